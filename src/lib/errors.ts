@@ -1,0 +1,48 @@
+/**
+ * The one error type of operating errors, and its constructors. Programmer errors are assertions instead.
+ *
+ * The code is chosen where the meaning of a failure is known; src/cri/edge.ts alone turns it into a gRPC status.
+ */
+
+/** The names of the gRPC codes that berth answers with. */
+export type ErrorCode =
+  | 'INVALID_ARGUMENT'
+  | 'DEADLINE_EXCEEDED'
+  | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
+  | 'RESOURCE_EXHAUSTED'
+  | 'FAILED_PRECONDITION'
+  | 'ABORTED'
+  | 'UNIMPLEMENTED'
+  | 'INTERNAL'
+  | 'UNAVAILABLE'
+  | 'UNAUTHENTICATED'
+  | 'CANCELLED';
+
+/** An operating error: `message` is one line that says what was tried, on what, and why it failed. */
+export class BerthError extends Error {
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = 'BerthError';
+    this.code = code;
+  }
+}
+
+export const invalidArgument = (message: string, cause?: unknown): BerthError => new BerthError('INVALID_ARGUMENT', message, cause);
+export const notFound = (message: string, cause?: unknown): BerthError => new BerthError('NOT_FOUND', message, cause);
+export const failedPrecondition = (message: string, cause?: unknown): BerthError => new BerthError('FAILED_PRECONDITION', message, cause);
+export const unimplemented = (message: string): BerthError => new BerthError('UNIMPLEMENTED', message);
+export const internal = (message: string, cause?: unknown): BerthError => new BerthError('INTERNAL', message, cause);
+
+/** The text of anything thrown, for the end of a message. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** The same failure with what was being attempted in front: `attempt: reason`. Keeps the code of a BerthError; else INTERNAL. */
+export function failedTo(attempt: string, error: unknown): BerthError {
+  const code = error instanceof BerthError ? error.code : 'INTERNAL';
+  return new BerthError(code, `${attempt}: ${reasonOf(error)}`, error);
+}
