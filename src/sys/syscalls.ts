@@ -1,0 +1,112 @@
+/**
+ * The system calls that berth's daemon makes itself, one typed function each; a failure throws SyscallError.
+ *
+ * All are synchronous and short. Mount calls are in mounts.ts, namespaces in namespaces.ts.
+ */
+import { checked, libc } from './ffi.ts';
+
+export const AT_FDCWD = -100;
+export const O_RDONLY = 0;
+export const O_WRONLY = 1;
+export const O_RDWR = 2;
+export const O_CREAT = 0o100;
+export const O_EXCL = 0o200;
+export const O_APPEND = 0o2000;
+export const O_NONBLOCK = 0o4000;
+export const O_DIRECTORY = process.arch === 'arm64' ? 0o40000 : 0o200000;
+export const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
+export const O_CLOEXEC = 0o2000000;
+export const O_PATH = 0o10000000;
+
+/** openat2(2) `resolve` bits: include/uapi/linux/openat2.h. */
+export const RESOLVE_NO_XDEV = 0x01;
+export const RESOLVE_NO_MAGICLINKS = 0x02;
+export const RESOLVE_NO_SYMLINKS = 0x04;
+export const RESOLVE_BENEATH = 0x08;
+export const RESOLVE_IN_ROOT = 0x10;
+
+/** Numbers added since the tables of architectures were unified (kernel 5.x): the same on every one. */
+const SYS_openat2 = 437;
+const SYS_pidfd_open = 434;
+const SYS_pidfd_send_signal = 424;
+
+const c_open = libc.func('int openat(int dir, const char *path, int flags, uint mode)');
+const c_openat2 = libc.func('long syscall(long nr, long dir, const char *path, void *how, long size)');
+const c_mkdirat = libc.func('int mkdirat(int dir, const char *path, uint mode)');
+const c_close = libc.func('int close(int fd)');
+const c_pipe2 = libc.func('int pipe2(void *fds, int flags)');
+const F_SETFL = 4;
+const c_memfd_create = libc.func('int memfd_create(const char *name, uint flags)');
+const c_fcntl = libc.func('int fcntl(int fd, int cmd, long arg)');
+const c_pidfd = libc.func('long syscall(long nr, long a, long b, long c, long d)');
+const c_syncfs = libc.func('int syncfs(int fd)');
+const c_umask = libc.func('uint umask(uint mask)');
+
+/** openat(2). @returns an fd, always close-on-exec. */
+export function openat(dir: number, path: string, flags: number, mode = 0): number {
+  return checked(c_open(dir, path, flags | O_CLOEXEC, mode), () => `opening ${path}`);
+}
+
+const how = Buffer.alloc(24);
+
+/** openat2(2). @returns an fd, always close-on-exec. */
+export function openat2(dir: number, path: string, options: { flags: number; mode?: number; resolve: number }): number {
+  how.writeBigUInt64LE(BigInt(options.flags | O_CLOEXEC), 0);
+  how.writeBigUInt64LE(BigInt(options.mode ?? 0), 8);
+  how.writeBigUInt64LE(BigInt(options.resolve), 16);
+  return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `opening ${path}`);
+}
+
+/** mkdirat(2). */
+export function mkdirat(dir: number, path: string, mode: number): void {
+  checked(c_mkdirat(dir, path, mode), () => `making directory ${path}`);
+}
+
+/** close(2). EINTR leaves the fd closed on Linux, so no failure is of use to a caller. */
+export function close(fd: number): void {
+  c_close(fd);
+}
+
+/** pipe2(2) with O_CLOEXEC; the read end does not block, the write end does, for it goes to a program. @returns [read end, write end]. */
+export function pipe(): [number, number] {
+  const fds = Buffer.alloc(8);
+  checked(c_pipe2(fds, O_CLOEXEC), () => 'making a pipe');
+  const [reader, writer] = [fds.readInt32LE(0), fds.readInt32LE(4)];
+  checked(c_fcntl(reader, F_SETFL, O_NONBLOCK), () => 'making a pipe non-blocking');
+  return [reader, writer];
+}
+
+const MFD_CLOEXEC = 1;
+const MFD_ALLOW_SEALING = 2;
+const F_ADD_SEALS = 1033;
+const allSeals = 0x1 | 0x2 | 0x4 | 0x8;
+
+/** memfd_create(2): an anonymous file, close-on-exec, that can be sealed. */
+export function memfd(name: string): number {
+  return checked(c_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), () => `making memory file ${name}`);
+}
+
+/** Seals a memfd against writing, growing, shrinking and further seals (fcntl(2) F_ADD_SEALS). */
+export function sealMemfd(fd: number): void {
+  checked(c_fcntl(fd, F_ADD_SEALS, allSeals), () => `sealing memory file ${fd}`);
+}
+
+/** pidfd_open(2). @throws ESRCH when no such process. */
+export function pidfdOpen(pid: number): number {
+  return checked(c_pidfd(SYS_pidfd_open, pid, 0, 0, 0), () => `opening process ${pid}`);
+}
+
+/** pidfd_send_signal(2). @throws ESRCH when the process has ended. */
+export function pidfdSendSignal(pidfd: number, signal: number): void {
+  checked(c_pidfd(SYS_pidfd_send_signal, pidfd, signal, 0, 0), () => `sending signal ${signal}`);
+}
+
+/** syncfs(2): everything written to the file system that holds `fd` is on disk afterwards. Blocks. */
+export function syncfs(fd: number): void {
+  checked(c_syncfs(fd), () => `syncing the file system of fd ${fd}`);
+}
+
+/** umask(2). */
+export function umask(mask: number): number {
+  return c_umask(mask);
+}
