@@ -1,0 +1,50 @@
+/**
+ * Files that are replaced as a whole, and trees that are removed without leaving their file system.
+ */
+import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { isErrno } from './ffi.ts';
+
+/**
+ * Replaces a file: a reader, or the next start after a crash, sees the old bytes or the new, never a part.
+ *
+ * @param survivesPowerLoss waits for the disk; not for /run, which dies with the kernel.
+ */
+export function replaceFile(path: string, bytes: string | Uint8Array, options: { survivesPowerLoss: boolean; mode?: number }): void {
+  const temporary = `${path}.new`;
+  const fd = openSync(temporary, 'w', options.mode ?? 0o600);
+  try {
+    const data = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
+    for (let offset = 0; offset < data.length; ) offset += writeSync(fd, data, offset);
+    if (options.survivesPowerLoss) fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(temporary, path);
+  if (options.survivesPowerLoss) syncDirectory(dirname(path));
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A file's bytes, or null when there is none. */
+export async function readIfThere(path: string): Promise<Buffer | null> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return null;
+    throw error;
+  }
+}
+
+/** Removes a tree; succeeds when it is not there. The caller has unmounted what was mounted in it. */
+export async function removeTree(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true, maxRetries: 3 });
+}

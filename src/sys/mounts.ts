@@ -1,0 +1,189 @@
+/**
+ * Mounts by file descriptor: detached overlays, clones of host trees, tmpfs, and attributes.
+ *
+ * A detached mount is in no namespace until it is moved to a place: if the daemon dies, it is gone. Source: mount_setattr(2), fsopen(2).
+ */
+import koffi from 'koffi';
+import { checked, errnoByName, isErrno, libc, SyscallError } from './ffi.ts';
+import { AT_FDCWD, close, O_CLOEXEC, O_DIRECTORY, O_PATH, openat } from './syscalls.ts';
+
+const SYS_open_tree = 428;
+const SYS_move_mount = 429;
+const SYS_fsopen = 430;
+const SYS_fsconfig = 431;
+const SYS_fsmount = 432;
+const SYS_mount_setattr = 442;
+
+const c_fsopen = libc.func('long syscall(long nr, const char *type, long flags)');
+const c_fsconfig = libc.func('long syscall(long nr, long fd, long command, const char *key, const char *value, long aux)');
+const c_fsmount = libc.func('long syscall(long nr, long fd, long flags, long attributes)');
+const c_openTree = libc.func('long syscall(long nr, long dir, const char *path, long flags)');
+const c_moveMount = libc.func('long syscall(long nr, long from, const char *fromPath, long to, const char *toPath, long flags)');
+const c_setattr = libc.func('long syscall(long nr, long dir, const char *path, long flags, void *attributes, long size)');
+const c_mount = libc.func('int mount(const char *source, const char *target, const char *type, ulong flags, const char *data)');
+const c_umount2 = libc.func('int umount2(const char *target, int flags)');
+const c_read = libc.func('long read(int fd, void *buffer, long length)');
+
+const AT_EMPTY_PATH = 0x1000;
+const AT_RECURSIVE = 0x8000;
+const OPEN_TREE_CLONE = 1;
+const MOVE_MOUNT_F_EMPTY_PATH = 0x4;
+const FSOPEN_CLOEXEC = 1;
+const FSMOUNT_CLOEXEC = 1;
+const FSCONFIG_SET_FLAG = 0;
+const FSCONFIG_SET_STRING = 1;
+const FSCONFIG_SET_FD = 5;
+const FSCONFIG_CMD_CREATE = 6;
+
+/** Attributes of one mount: include/uapi/linux/mount.h. */
+export const MOUNT_ATTR_RDONLY = 0x1;
+export const MOUNT_ATTR_NOSUID = 0x2;
+export const MOUNT_ATTR_NODEV = 0x4;
+export const MOUNT_ATTR_NOEXEC = 0x8;
+
+/** Propagation of one mount: mount(2). */
+export const MS_PRIVATE = 1 << 18;
+export const MS_SLAVE = 1 << 19;
+export const MS_SHARED = 1 << 20;
+
+const MS_BIND = 0x1000;
+const MS_REC = 0x4000;
+export const MNT_DETACH = 2;
+
+/** An option of a file system: a string, a bare flag, or an open fd. */
+export type FsOption = readonly [key: string, value: string | number | true];
+
+/**
+ * A new file system as a detached mount.
+ *
+ * @param options in order; a number is an fd.
+ * @returns the mount's fd.
+ * @throws {SyscallError} with the kernel's own sentence where it gives one.
+ */
+export function createDetachedMount(type: string, options: readonly FsOption[], attributes = 0): number {
+  const fs = checked(c_fsopen(SYS_fsopen, type, FSOPEN_CLOEXEC), () => `opening file system type ${type}`);
+  try {
+    for (const [key, value] of options) configure(fs, type, key, value);
+    const created: number = c_fsconfig(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, null, null, 0);
+    if (created < 0) throw explained(fs, `creating a file system of type ${type}`);
+    return checked(c_fsmount(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes), () => `mounting a file system of type ${type}`);
+  } finally {
+    close(fs);
+  }
+}
+
+function configure(fs: number, type: string, key: string, value: string | number | true): void {
+  const result: number =
+    value === true
+      ? c_fsconfig(SYS_fsconfig, fs, FSCONFIG_SET_FLAG, key, null, 0)
+      : typeof value === 'number'
+        ? c_fsconfig(SYS_fsconfig, fs, FSCONFIG_SET_FD, key, null, value)
+        : c_fsconfig(SYS_fsconfig, fs, FSCONFIG_SET_STRING, key, value, 0);
+  if (result < 0) throw explained(fs, `setting ${key} of a file system of type ${type}`);
+}
+
+/** The failure of the last call with the messages that the kernel left in the file system context. */
+function explained(fs: number, attempt: string): SyscallError {
+  const errno = koffi.errno();
+  const messages: string[] = [];
+  const buffer = Buffer.alloc(1024);
+  for (;;) {
+    const count: number = c_read(fs, buffer, buffer.length);
+    if (count <= 0) break;
+    messages.push(buffer.toString('utf8', 0, count).trim());
+  }
+  return new SyscallError([attempt, ...messages].join(': '), errno);
+}
+
+/**
+ * The layers of an image with a writable directory above them, as a detached mount.
+ *
+ * @param layers topmost first; at most 500, the kernel's limit.
+ */
+export function createOverlay(directories: { layers: readonly string[]; upper: string; work: string; isVolatile: boolean }): number {
+  const fds: number[] = [];
+  const fdOf = (path: string): number => {
+    const fd = openat(AT_FDCWD, path, O_PATH | O_DIRECTORY);
+    fds.push(fd);
+    return fd;
+  };
+  try {
+    const options: FsOption[] = directories.layers.map((layer) => ['lowerdir+', fdOf(layer)]);
+    options.push(['upperdir', fdOf(directories.upper)], ['workdir', fdOf(directories.work)]);
+    // Nobody exports it over NFS, and both cost look-ups.
+    options.push(['index', 'off'], ['xino', 'off']);
+    if (directories.isVolatile) options.push(['volatile', true]);
+    try {
+      return createDetachedMount('overlay', [['source', 'overlay'], ...options]);
+    } catch (error) {
+      // Before Linux 6.13 overlayfs takes its directories as paths only.
+      if (!isErrno(error, 'EINVAL')) throw error;
+      return createOverlayByPaths(directories);
+    }
+  } finally {
+    for (const fd of fds) close(fd);
+  }
+}
+
+function createOverlayByPaths(directories: { layers: readonly string[]; upper: string; work: string; isVolatile: boolean }): number {
+  const tail: FsOption[] = [
+    ['upperdir', directories.upper],
+    ['workdir', directories.work],
+    ['index', 'off'],
+    ['xino', 'off'],
+    ...(directories.isVolatile ? [['volatile', true] as const] : []),
+  ];
+  const source: FsOption = ['source', 'overlay'];
+  try {
+    return createDetachedMount('overlay', [source, ...directories.layers.map((layer): FsOption => ['lowerdir+', layer]), ...tail]);
+  } catch (error) {
+    // Before Linux 6.7 there is no lowerdir+; a string value may then hold 255 bytes only, so that mount(2) is the one way left.
+    if (!isErrno(error, 'EINVAL')) throw error;
+    return createDetachedMount('overlay', [source, ['lowerdir', directories.layers.join(':')], ...tail]);
+  }
+}
+
+/** A copy of the tree of mounts at a path, detached (open_tree(2)). */
+export function cloneTree(path: string, options: { isRecursive: boolean }): number {
+  const flags = OPEN_TREE_CLONE | O_CLOEXEC | (options.isRecursive ? AT_RECURSIVE : 0);
+  return checked(c_openTree(SYS_open_tree, AT_FDCWD, path, flags), () => `taking the mount at ${path}`);
+}
+
+/** Attaches a detached mount at a path of this mount namespace. */
+export function attachMount(mount: number, target: string): void {
+  checked(c_moveMount(SYS_move_mount, mount, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), () => `mounting on ${target}`);
+}
+
+/** The bytes of `struct mount_attr`. */
+export function mountAttr(change: { set?: number; clear?: number; propagation?: number }): Buffer {
+  const bytes = Buffer.alloc(32);
+  bytes.writeBigUInt64LE(BigInt(change.set ?? 0), 0);
+  bytes.writeBigUInt64LE(BigInt(change.clear ?? 0), 8);
+  bytes.writeBigUInt64LE(BigInt(change.propagation ?? 0), 16);
+  return bytes;
+}
+
+/** mount_setattr(2) on an open mount. */
+export function setMountAttributes(mount: number, change: { set?: number; clear?: number; propagation?: number; isRecursive: boolean }): void {
+  const attributes = mountAttr(change);
+  const flags = AT_EMPTY_PATH | (change.isRecursive ? AT_RECURSIVE : 0);
+  checked(c_setattr(SYS_mount_setattr, mount, '', flags, attributes, attributes.length), () => 'setting attributes of a mount');
+}
+
+/** Binds a file or directory (not what is mounted below it) on another. */
+export function bind(source: string, target: string): void {
+  checked(c_mount(source, target, null, MS_BIND, null), () => `binding ${source} on ${target}`);
+}
+
+/** Sets the propagation of the mount at a path. */
+export function setPropagation(target: string, propagation: number, isRecursive = false): void {
+  checked(c_mount(null, target, null, propagation | (isRecursive ? MS_REC : 0), null), () => `setting the propagation of ${target}`);
+}
+
+/** umount2(2). @returns false when nothing is mounted there, or there is no such path. */
+export function unmount(target: string, flags = MNT_DETACH): boolean {
+  if (c_umount2(target, flags) === 0) return true;
+  const errno = koffi.errno();
+  if (errno === errnoByName.EINVAL || errno === errnoByName.ENOENT) return false;
+  throw new SyscallError(`unmounting ${target}`, errno);
+}
