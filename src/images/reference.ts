@@ -4,6 +4,7 @@
  * Pure: never asks a registry what a name means, and never tries several domains for a short name.
  */
 import { invalidArgument } from '../lib/errors.ts';
+import { quoted } from './text.ts';
 
 /** A full image name. When a digest is given it alone says what is meant; a tag beside it is not recorded. */
 export type Reference = {
@@ -25,7 +26,8 @@ const textLengthMax = 600;
 /** Shortest prefix of an id that is looked up; shorter ones would name images by accident. */
 const imageIdPrefixMin = 7;
 
-const domainPattern = /^(?:\[[0-9a-fA-F:]{2,45}\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)(?::([0-9]{1,5}))?$/;
+const domainPattern =
+  /^(?:\[[0-9a-fA-F:]{2,45}\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)(?::([0-9]{1,5}))?$/;
 /** Source: OCI distribution spec, "Pulling manifests". */
 const pathComponentPattern = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/;
 const tagPattern = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
@@ -38,7 +40,7 @@ const digestPattern = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
  */
 export function parseReference(text: string): Reference {
   const refuse = (reason: string): never => {
-    throw invalidArgument(`image name ${quote(text)}: ${reason}`);
+    throw invalidArgument(`image name ${quoted(text, 300)}: ${reason}`);
   };
   if (text === '') return refuse('is empty');
   if (text.length > textLengthMax) return refuse(`longer than ${textLengthMax} characters`);
@@ -127,9 +129,4 @@ function reasonAgainst(domain: string, path: string): string | undefined {
     return 'the repository is not made of lower-case letters and digits, separated by one of ".", "_", "__", "-" or "/"';
   }
   return domain.length + 1 + path.length > nameLengthMax ? `registry and repository are longer than ${nameLengthMax} characters` : undefined;
-}
-
-/** Text of a user inside a one-line message: no control characters, no more than fits. */
-function quote(text: string): string {
-  return JSON.stringify(text.length > 300 ? `${text.slice(0, 300)}…` : text);
 }
