@@ -14,14 +14,14 @@ export function createKeyedQueue(): KeyedQueue {
   const run = <T>(key: string, task: () => Promise<T>): Promise<T> => {
     const result = (tails.get(key) ?? Promise.resolve()).then(task);
     // What waits next does so for the end, whatever it was; the failure itself goes to the caller alone.
-    const tail = result.then(
+    const tail: Promise<void> = result.then(
       () => release(key, tail),
       () => release(key, tail),
     );
     tails.set(key, tail);
     return result;
   };
-  const release = (key: string, tail: Promise<unknown>) => {
+  const release = (key: string, tail: Promise<void>): void => {
     if (tails.get(key) === tail) tails.delete(key);
   };
   return { run, size: () => tails.size };

@@ -1,0 +1,76 @@
+/**
+ * What this kernel and node can do, probed once at start.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { hostname, release } from 'node:os';
+import { join } from 'node:path';
+import { close } from './syscalls.ts';
+import { createDetachedMount, createOverlay, MOUNT_ATTR_RDONLY, setMountAttributes } from './mounts.ts';
+
+export type HostFacts = {
+  readonly kernel: string;
+  readonly arch: string;
+  readonly hostname: string;
+  /** Null when overlay mounts work, else what the kernel said. */
+  readonly overlayFailure: string | null;
+  readonly canMountRecursivelyReadonly: boolean;
+  readonly hasAppArmor: boolean;
+  readonly hasSelinux: boolean;
+  /** Capabilities that the daemon itself holds: it can give no others. */
+  readonly capabilities: bigint;
+  /** The daemon's own, below which it may only go with CAP_SYS_RESOURCE. */
+  readonly oomScoreAdj: number;
+  readonly bootId: string;
+};
+
+/** @param rootDir where containers' writable layers will be: overlay depends on the file system. */
+export function probeHost(rootDir: string): HostFacts {
+  return {
+    kernel: release(),
+    arch: process.arch,
+    hostname: hostname(),
+    overlayFailure: probeOverlay(rootDir),
+    canMountRecursivelyReadonly: probeRecursiveReadonly(),
+    hasAppArmor: readOr('/sys/module/apparmor/parameters/enabled', 'N').startsWith('Y'),
+    hasSelinux: readOr('/sys/fs/selinux/enforce', '') !== '',
+    capabilities: BigInt(`0x${/^CapBnd:\s*([0-9a-f]+)/m.exec(readOr('/proc/self/status', ''))?.[1] ?? '0'}`),
+    oomScoreAdj: Number(readOr('/proc/self/oom_score_adj', '0')),
+    bootId: readOr('/proc/sys/kernel/random/boot_id', '').trim(),
+  };
+}
+
+function readOr(path: string, otherwise: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return otherwise;
+  }
+}
+
+function probeOverlay(rootDir: string): string | null {
+  const directory = mkdtempSync(join(rootDir, '.overlay-probe-'));
+  try {
+    const [layer, upper, work] = ['layer', 'upper', 'work'].map((name) => join(directory, name)) as [string, string, string];
+    for (const path of [layer, upper, work]) mkdirSync(path);
+    close(createOverlay({ layers: [layer], upper, work, isVolatile: true }));
+    return null;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function probeRecursiveReadonly(): boolean {
+  try {
+    const mount = createDetachedMount('tmpfs', []);
+    try {
+      setMountAttributes(mount, { set: MOUNT_ATTR_RDONLY, isRecursive: true });
+      return true;
+    } finally {
+      close(mount);
+    }
+  } catch {
+    return false;
+  }
+}
