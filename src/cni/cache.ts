@@ -1,0 +1,94 @@
+/**
+ * Attachments on disk: which sandbox is attached to which list, with which result. DEL and CHECK use this, never the configuration directory.
+ *
+ * The directory must be berth's own: every entry in it counts as a sandbox of this node.
+ * Never runs a plugin.
+ */
+import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { failedTo } from '../lib/errors.ts';
+import { type CacheEntry, encodeEntry, entryName, parseEntry, parseEntryName } from './cache-entry.ts';
+
+/** An entry that cannot be read has `entry` undefined; its name still tells what it was for. */
+export type StoredEntry = {
+  readonly fileName: string;
+  readonly networkName: string;
+  readonly containerId: string;
+  readonly ifName: string;
+};
+
+export type Cache = {
+  /** Replaces the attachment's entry; it is on disk, and survives a power cut, when this resolves. */
+  readonly put: (entry: CacheEntry) => Promise<void>;
+  readonly list: () => Promise<readonly StoredEntry[]>;
+  /** @throws {BerthError} INTERNAL when the entry cannot be read or understood. */
+  readonly read: (stored: StoredEntry) => Promise<CacheEntry>;
+  /** Succeeds when there is none. */
+  readonly remove: (fileName: string) => Promise<void>;
+};
+
+/** Opens (and makes) `<cacheDir>/results`, as libcni lays it out. */
+export async function openCache(cacheDir: string): Promise<Cache> {
+  const dir = join(cacheDir, 'results');
+  // Arguments of pods are nobody else's business.
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await removeTemporaries(dir);
+  return {
+    put: (entry) => put(dir, entry),
+    list: () => list(dir),
+    read: (stored) => read(dir, stored),
+    remove: (fileName) => rm(join(dir, fileName), { force: true }),
+  };
+}
+
+const temporaryPrefix = '.new-';
+
+async function put(dir: string, entry: CacheEntry): Promise<void> {
+  const fileName = entryName(entry.list.name, entry.attachment);
+  // One writer an attachment at a time: the temporary name needs no number.
+  const temporary = join(dir, `${temporaryPrefix}${fileName}`);
+  try {
+    const file = await open(temporary, 'w', 0o600);
+    try {
+      await file.writeFile(encodeEntry(entry));
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, join(dir, fileName));
+    await syncDirectory(dir);
+  } catch (error) {
+    throw failedTo(`writing the CNI attachment ${join(dir, fileName)}`, error);
+  }
+}
+
+async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function list(dir: string): Promise<readonly StoredEntry[]> {
+  const names = (await readdir(dir)).sort();
+  return names.flatMap((fileName) => {
+    const parsed = parseEntryName(fileName);
+    return parsed === null ? [] : [{ fileName, ...parsed }];
+  });
+}
+
+async function read(dir: string, { fileName }: StoredEntry): Promise<CacheEntry> {
+  try {
+    return parseEntry(await readFile(join(dir, fileName), 'utf8'));
+  } catch (error) {
+    throw failedTo(`reading the CNI attachment ${join(dir, fileName)}`, error);
+  }
+}
+
+/** Left by a daemon that ended while writing. */
+async function removeTemporaries(dir: string): Promise<void> {
+  const names = (await readdir(dir)).filter((name) => name.startsWith(temporaryPrefix));
+  await Promise.all(names.map((name) => rm(join(dir, name), { force: true })));
+}
