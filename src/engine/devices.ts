@@ -1,0 +1,162 @@
+/**
+ * Plans a container's /dev: the nodes every program expects, the links, terminals, and the devices that were asked for.
+ *
+ * Pure. Which of them a process may open is the cgroup's to say: device-rules.ts.
+ */
+import { AT, IOCTL, MOUNT_ATTR, O, S_IF } from './abi.ts';
+import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
+import type { Op, Reg } from './plan.ts';
+import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
+
+/** A device special file. */
+export type DeviceNode = {
+  /** Absolute, inside the container. */
+  readonly path: string;
+  readonly type: 'char' | 'block';
+  readonly major: number;
+  readonly minor: number;
+  /** Permission bits. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+};
+
+/** Numbers from the kernel's admin-guide/devices.txt. */
+const standardNodes = [
+  ['null', 1, 3],
+  ['zero', 1, 5],
+  ['full', 1, 7],
+  ['random', 1, 8],
+  ['urandom', 1, 9],
+  ['tty', 5, 0],
+] as const;
+
+const links = [
+  ['/proc/self/fd', 'fd'],
+  ['/proc/self/fd/0', 'stdin'],
+  ['/proc/self/fd/1', 'stdout'],
+  ['/proc/self/fd/2', 'stderr'],
+  ['pts/ptmx', 'ptmx'],
+] as const;
+
+/** Group `tty` of Debian, Red Hat and the rest: grantpt(3) gives terminals to it. */
+const ttyGid = '5';
+
+export const devReg: Reg = 'dev';
+
+/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm. */
+export function devMounts(shmReg: Reg): RootMount[] {
+  const quiet = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NOEXEC;
+  return [
+    {
+      target: '/dev',
+      isDirectory: true,
+      source: {
+        kind: 'new',
+        type: 'tmpfs',
+        options: [
+          ['source', 'tmpfs'],
+          ['mode', '755'],
+          ['size', '65536k'],
+        ],
+      },
+      attributes: MOUNT_ATTR.NOSUID | MOUNT_ATTR.STRICTATIME,
+      isRecursive: false,
+      keepAs: devReg,
+    },
+    {
+      target: '/dev/pts',
+      isDirectory: true,
+      source: {
+        kind: 'new',
+        type: 'devpts',
+        options: [
+          ['source', 'devpts'],
+          ['newinstance', true],
+          ['ptmxmode', '0666'],
+          ['mode', '0620'],
+          ['gid', ttyGid],
+        ],
+      },
+      attributes: quiet,
+      isRecursive: false,
+    },
+    {
+      target: '/dev/mqueue',
+      isDirectory: true,
+      source: { kind: 'new', type: 'mqueue', options: [['source', 'mqueue']] },
+      attributes: quiet | MOUNT_ATTR.NODEV,
+      isRecursive: false,
+    },
+    { target: '/dev/shm', isDirectory: true, source: { kind: 'inherited', reg: shmReg }, attributes: 0, isRecursive: false },
+  ];
+}
+
+/** The nodes and links of a default /dev. To run once `dev` is attached, with umask 0. */
+export function planStandardDevices(): Op[] {
+  return [
+    ...standardNodes.map(
+      ([name, major, minor]): Op => ({
+        call: 'mknodat',
+        dir: devReg,
+        path: name,
+        mode: S_IF.IFCHR | 0o666,
+        dev: deviceNumber(major, minor),
+        note: `making device /dev/${name}`,
+      }),
+    ),
+    ...links.map(([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` })),
+  ];
+}
+
+/** `dev_t` as mknod(2) takes it: makedev(3). */
+export function deviceNumber(major: number, minor: number): bigint {
+  const [ma, mi] = [BigInt(major), BigInt(minor)];
+  return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
+}
+
+/** Devices that were asked for, wherever they are to be; the node replaces one of the image. */
+export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
+  return nodes.flatMap((node, i): Op[] => {
+    const path = normalPath(node.path);
+    const slash = path.lastIndexOf('/');
+    const parent = `device${i}@`;
+    const name = path.slice(slash + 1);
+    const type = node.type === 'char' ? S_IF.IFCHR : S_IF.IFBLK;
+    return [
+      ...makeInRoot(path.slice(0, slash) || '/', 'directory', parent),
+      { call: 'unlinkat', dir: parent, path: name, flags: 0, tolerate: ['ENOENT'], note: `removing the image's ${path}` },
+      { call: 'mknodat', dir: parent, path: name, mode: type | node.mode, dev: deviceNumber(node.major, node.minor), note: `making device ${path}` },
+      { call: 'fchownat', dir: parent, path: name, uid: node.uid, gid: node.gid, flags: AT.SYMLINK_NOFOLLOW, note: `giving ${path} its owner` },
+      { call: 'close', fd: parent, note: `closing the directory of ${path}` },
+    ];
+  });
+}
+
+/**
+ * A terminal of the container's own devpts as its input, output, controlling terminal and /dev/console; the monitor gets the other side.
+ * To run after setsid and after all mounts.
+ *
+ * @param uid gets the terminal, so that a program of this user can open it again by name.
+ */
+export function planTerminal(uid: number): Op[] {
+  const open = (path: string, out: Reg, flags: number): Op => ({
+    call: 'openat2',
+    dir: rootReg,
+    path,
+    how: { flags: flags | O.CLOEXEC, resolve: inRoot },
+    out,
+    note: `opening ${path}`,
+  });
+  return [
+    open('/dev/pts/ptmx', 'terminal', O.RDWR | O.NOCTTY),
+    { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlocking the terminal' },
+    { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: O.RDWR | O.NOCTTY | O.CLOEXEC, out: 'tty', note: 'opening the terminal' },
+    { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'giving the terminal to its user' },
+    ...makeInRoot('/dev/console', 'file', 'console@'),
+    cloneOf('tty', 'console', 'preparing /dev/console'),
+    moveOnto('console', 'console@', 'mounting the terminal on /dev/console'),
+    { call: 'sendterminal', master: 'terminal', note: 'handing the terminal to the monitor' },
+    { call: 'ioctl', fd: 'tty', request: IOCTL.TIOCSCTTY, value: 0, note: 'making the terminal the controlling one' },
+  ];
+}
