@@ -1,0 +1,36 @@
+/**
+ * Removal of the cgroups that a test made under a name of its own, in every hierarchy.
+ */
+import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const top = '/sys/fs/cgroup';
+
+/** @returns the directories that a cgroup of this name has: one a hierarchy, fewer when some lack it. @param name e.g. `berth-test-17`. */
+export function cgroupDirectories(name: string): string[] {
+  const hierarchies = existsSync(join(top, 'cgroup.procs')) ? [top] : readdirSync(top).map((hierarchy) => join(top, hierarchy));
+  return hierarchies.map((hierarchy) => join(hierarchy, name)).filter((path) => existsSync(path));
+}
+
+/** Kills what is left inside and removes the cgroup with all below. Succeeds when there is none. */
+export async function removeCgroup(name: string): Promise<void> {
+  for (const directory of cgroupDirectories(name)) {
+    for (let attempt = 0; attempt < 50 && !removeTree(directory); attempt += 1) await sleep(100);
+  }
+}
+
+function removeTree(directory: string): boolean {
+  try {
+    const children = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    const isEmpty = children.map((child) => removeTree(join(directory, child.name))).every((done) => done);
+    const pids = readFileSync(join(directory, 'cgroup.procs'), 'utf8')
+      .split('\n')
+      .filter((pid) => pid !== '' && pid !== '0');
+    for (const pid of pids) process.kill(Number(pid), 'SIGKILL');
+    if (isEmpty) rmdirSync(directory);
+    return isEmpty && pids.length === 0;
+  } catch {
+    return !existsSync(directory);
+  }
+}
