@@ -1,0 +1,89 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { defaultToml, loadConfig, parseArguments } from './config.ts';
+import { BerthError } from './lib/errors.ts';
+
+const refuses = (call: () => unknown, message: RegExp) =>
+  assert.throws(call, (error) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message));
+
+test('loadConfig() of the default file gives the defaults', () => {
+  assert.deepEqual(loadConfig(defaultToml(), {}), loadConfig('', {}));
+});
+
+test('loadConfig() has the documented defaults', () => {
+  const config = loadConfig('', {});
+  assert.equal(config.socket, '/run/berth/berth.sock');
+  assert.equal(config.root, '/var/lib/berth');
+  assert.equal(config.state, '/run/berth');
+  assert.equal(config.netnsDir, '/run/berth/netns');
+  assert.equal(config.cniConfDir, '/etc/cni/net.d');
+  assert.deepEqual(config.cniBinDirs, ['/opt/cni/bin', '/usr/lib/cni']);
+  assert.equal(config.registryDir, '/etc/berth/certs.d');
+  assert.equal(config.metrics, null);
+  assert.deepEqual(config.defaultUlimits, [{ name: 'nofile', soft: 1024, hard: 524288 }]);
+  assert.equal(config.defaultSysctls['net.ipv4.ping_group_range'], '0 2147483647');
+});
+
+test('loadConfig() takes the file, and flags before it', () => {
+  const config = loadConfig('root = "/a"\nstate = "/b"\npull_parallel_layers = 5\nvolatile_layers = true', {
+    state: '/c',
+    metrics: '127.0.0.1:9000',
+  });
+  assert.deepEqual([config.root, config.state, config.netnsDir], ['/a', '/c', '/c/netns']);
+  assert.deepEqual([config.pullParallelLayers, config.isVolatile, config.metrics], [5, true, '127.0.0.1:9000']);
+});
+
+test('loadConfig() returns what cannot be changed', () => {
+  const config = loadConfig('', {});
+  assert.ok(Object.isFrozen(config) && Object.isFrozen(config.cniBinDirs) && Object.isFrozen(config.defaultUlimits));
+});
+
+test('loadConfig() names an unknown key and the nearest known one', () => {
+  refuses(() => loadConfig('cni_conf_dirs = "/a"', {}), /unknown key cni_conf_dirs: did you mean cni_conf_dir\?/);
+});
+
+test('loadConfig() refuses text that is no TOML, in one line', () => {
+  refuses(() => loadConfig('root = ', {}), /^reading the configuration: [^\n]+$/);
+});
+
+test('loadConfig() refuses wrong types, formats and values beyond both limits', () => {
+  refuses(() => loadConfig('root = 1', {}), /root: 1 is not a text/);
+  refuses(() => loadConfig('root = "relative"', {}), /root: "relative" is not an absolute path/);
+  refuses(() => loadConfig('pinned_images = "a"', {}), /not a list of texts/);
+  refuses(() => loadConfig('volatile_layers = "yes"', {}), /not true or false/);
+  refuses(() => loadConfig('pull_parallel_layers = 1.5', {}), /not a whole number/);
+  refuses(() => loadConfig('pull_parallel_layers = 0', {}), /not between 1 and 32/);
+  refuses(() => loadConfig('pull_parallel_layers = 33', {}), /not between 1 and 32/);
+  refuses(() => loadConfig('default_ulimits = ["nofile"]', {}), /NAME=SOFT:HARD/);
+  refuses(() => loadConfig('default_ulimits = ["nofile=2:1"]', {}), /soft limit is above/);
+  refuses(() => loadConfig('', { log_level: 'loud' }), /flag --log-level: "loud" is not trace/);
+  assert.equal(loadConfig('pull_parallel_layers = 1', {}).pullParallelLayers, 1);
+  assert.equal(loadConfig('pull_parallel_layers = 32', {}).pullParallelLayers, 32);
+});
+
+test('parseArguments() reads every flag of serve, in both spellings', () => {
+  const words = ['serve', '--config', '/c.toml', '--socket=/s', '--root', '/r', '--cni-bin-dir', '/a:/b', '--cni-bin-dir', '/c', '--metrics', 'off'];
+  const command = parseArguments(words);
+  assert.ok(command.command === 'serve');
+  assert.deepEqual([command.configFile, command.isConfigFileNamed], ['/c.toml', true]);
+  assert.deepEqual(command.flags, { socket: '/s', root: '/r', cni_bin_dirs: '/a:/b:/c', metrics: 'off' });
+  assert.deepEqual(loadConfig('', command.flags).cniBinDirs, ['/a', '/b', '/c']);
+});
+
+test('parseArguments() uses the default file when none is named', () => {
+  assert.deepEqual(parseArguments(['serve']), { command: 'serve', configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} });
+});
+
+test('parseArguments() knows version and config default', () => {
+  assert.deepEqual(parseArguments(['version']), { command: 'version' });
+  assert.deepEqual(parseArguments(['config', 'default']), { command: 'config-default' });
+});
+
+test('parseArguments() names an unknown flag or command and the nearest known one', () => {
+  refuses(() => parseArguments(['serve', '--sockt', '/s']), /unknown flag --sockt: did you mean --socket\?/);
+  refuses(() => parseArguments(['serve', 'root']), /unknown flag root: did you mean --root\?/);
+  refuses(() => parseArguments(['sevre']), /unknown command sevre: did you mean serve\?/);
+  refuses(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
+  refuses(() => parseArguments([]), /no command given/);
+  refuses(() => parseArguments(['serve', '--socket']), /--socket needs a value/);
+});

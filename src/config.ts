@@ -1,0 +1,305 @@
+/**
+ * The settings: one table that makes the flags, the configuration file's keys, their checks and the default file.
+ *
+ * Pure: reads neither arguments, environment nor files itself; a problem is a BerthError INVALID_ARGUMENT that names the setting.
+ */
+import { parse } from 'smol-toml';
+import { invalidArgument, reasonOf } from './lib/errors.ts';
+
+/** Effective settings. Paths are absolute. */
+export type Config = {
+  readonly socket: string;
+  readonly root: string;
+  readonly state: string;
+  readonly cniConfDir: string;
+  readonly cniBinDirs: readonly string[];
+  readonly registryDir: string;
+  /** `address:port`, or null: no metrics are served. */
+  readonly metrics: string | null;
+  readonly logLevel: string;
+  readonly cgroupParent: string;
+  readonly netnsDir: string;
+  readonly cniTimeoutMs: number;
+  readonly pullIdleTimeoutMs: number;
+  readonly pullParallelLayers: number;
+  readonly logLineBytesMax: number;
+  readonly isVolatile: boolean;
+  readonly pinnedImages: readonly string[];
+  readonly defaultUlimits: readonly Ulimit[];
+  readonly defaultSysctls: Readonly<Record<string, string>>;
+};
+
+/** `name` as in setrlimit(2) without `RLIMIT_`, lower case. */
+export type Ulimit = { readonly name: string; readonly soft: number; readonly hard: number };
+
+/** Values of flags, by key of the file; a flag wins over the file. */
+export type Flags = Readonly<Record<string, string>>;
+
+export type Command =
+  | { readonly command: 'serve'; readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags }
+  | { readonly command: 'version' }
+  | { readonly command: 'config-default' };
+
+const defaultConfigFile = '/etc/berth/config.toml';
+
+type Value = string | number | boolean | readonly string[];
+
+type Setting = {
+  readonly key: string;
+  /** Present when the command line has it too. */
+  readonly flag?: string;
+  readonly default: Value;
+  readonly meaning: string;
+  /** Of each string of the value. */
+  readonly format?: { readonly pattern: RegExp; readonly text: string };
+  /** Bounds of a number. */
+  readonly min?: number;
+  readonly max?: number;
+};
+
+const absolutePath = { pattern: /^\//, text: 'an absolute path' };
+
+const settings = [
+  {
+    key: 'socket',
+    flag: 'socket',
+    default: '/run/berth/berth.sock',
+    format: absolutePath,
+    meaning: 'The CRI socket that the kubelet and crictl talk to.',
+  },
+  { key: 'root', flag: 'root', default: '/var/lib/berth', format: absolutePath, meaning: 'Images, layers and writable layers; survives a reboot.' },
+  {
+    key: 'state',
+    flag: 'state',
+    default: '/run/berth',
+    format: absolutePath,
+    meaning: 'Records of sandboxes and containers; must not survive a reboot.',
+  },
+  {
+    key: 'cni_conf_dir',
+    flag: 'cni-conf-dir',
+    default: '/etc/cni/net.d',
+    format: absolutePath,
+    meaning: 'Where network configuration lists lie; the first valid one is used.',
+  },
+  {
+    key: 'cni_bin_dirs',
+    flag: 'cni-bin-dir',
+    default: ['/opt/cni/bin', '/usr/lib/cni'],
+    format: absolutePath,
+    meaning: 'Where network plugins are looked for, in this order. The flag may be repeated, or name several joined by colons.',
+  },
+  {
+    key: 'registry_dir',
+    flag: 'registry-dir',
+    default: '/etc/berth/certs.d',
+    format: absolutePath,
+    meaning: 'A directory per registry host with its hosts.toml: mirrors and certificates.',
+  },
+  {
+    key: 'metrics',
+    flag: 'metrics',
+    default: 'off',
+    format: { pattern: /^(off|.+:\d{1,5})$/, text: '"off" or ADDRESS:PORT' },
+    meaning: 'Where /metrics is served over HTTP, or "off".',
+  },
+  {
+    key: 'log_level',
+    flag: 'log-level',
+    default: 'info',
+    format: { pattern: /^(trace|debug|info|warn|error|fatal|silent)$/, text: 'trace, debug, info, warn, error, fatal or silent' },
+    meaning: 'The least severe messages that are logged: trace, debug, info, warn, error, fatal or silent.',
+  },
+  { key: 'cgroup_parent', default: '/berth', format: absolutePath, meaning: 'Cgroup of sandboxes for which the kubelet names none.' },
+  {
+    key: 'netns_dir',
+    default: '',
+    format: { pattern: /^(\/.*)?$/, text: 'an absolute path or ""' },
+    meaning: 'Where network namespaces are pinned; "": the directory netns below state.',
+  },
+  {
+    key: 'cni_timeout_ms',
+    default: 120_000,
+    min: 1000,
+    max: 3_600_000,
+    meaning: 'How long attaching or detaching a sandbox may take in all, in milliseconds.',
+  },
+  {
+    key: 'pull_idle_timeout_ms',
+    default: 60_000,
+    min: 1000,
+    max: 3_600_000,
+    meaning: 'A download that receives nothing for so long is given up, in milliseconds.',
+  },
+  { key: 'pull_parallel_layers', default: 3, min: 1, max: 32, meaning: 'Layers of one image that are downloaded and unpacked at the same time.' },
+  {
+    key: 'log_line_bytes_max',
+    default: 16_384,
+    min: 512,
+    max: 1_048_576,
+    meaning: 'Longer lines of a container are logged in parts of this size, in bytes.',
+  },
+  { key: 'volatile_layers', default: false, meaning: 'true: writable layers skip syncing to disk, and are discarded when the machine crashes.' },
+  { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
+  {
+    key: 'default_ulimits',
+    default: ['nofile=1024:524288'],
+    format: { pattern: /^[a-z]+=\d+:\d+$/, text: 'NAME=SOFT:HARD' },
+    meaning: "Resource limits of containers, each NAME=SOFT:HARD; a hard limit above the daemon's own is lowered to it.",
+  },
+  {
+    key: 'default_sysctls',
+    default: ['net.ipv4.ip_unprivileged_port_start=0', 'net.ipv4.ping_group_range=0 2147483647'],
+    format: { pattern: /^[a-z0-9_./-]+=.+$/i, text: 'NAME=VALUE' },
+    meaning: 'Kernel parameters of each sandbox with a network of its own, unless the kubelet sets them, each NAME=VALUE.',
+  },
+] as const satisfies readonly Setting[];
+
+const table: readonly Setting[] = settings;
+
+/**
+ * Reads the words after `berth`.
+ * @throws {BerthError} INVALID_ARGUMENT naming the unknown word and the nearest known one.
+ */
+export function parseArguments(argv: readonly string[]): Command {
+  const [command = '', ...rest] = argv;
+  if (command === 'version' && rest.length === 0) return { command: 'version' };
+  if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
+  if (command === 'serve') return parseServe(rest);
+  const wrong = argv.join(' ');
+  throw invalidArgument(
+    wrong === '' ? 'no command given: serve, version or config default' : unknownText('command', wrong, ['serve', 'version', 'config default']),
+  );
+}
+
+function parseServe(words: readonly string[]): Command {
+  const keys = new Map(table.flatMap((setting) => (setting.flag === undefined ? [] : [[setting.flag, setting] as const])));
+  const flags: Record<string, string> = {};
+  let configFile: string | undefined;
+  for (let index = 0; index < words.length; index += 1) {
+    const [word = '', inline] = splitAtEquals(words[index] ?? '');
+    const name = word.replace(/^--/, '');
+    const setting = keys.get(name);
+    if (!word.startsWith('--') || (name !== 'config' && setting === undefined)) {
+      throw invalidArgument(unknownText('flag', word, ['--config', ...[...keys.keys()].map((key) => `--${key}`)]));
+    }
+    if (inline === undefined) index += 1;
+    const value = inline ?? words[index];
+    if (value === undefined || value === '') throw invalidArgument(`flag ${word} needs a value`);
+    if (setting === undefined) configFile = value;
+    else flags[setting.key] = Array.isArray(setting.default) && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
+  }
+  return { command: 'serve', configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
+}
+
+function splitAtEquals(word: string): [string, string?] {
+  const at = word.indexOf('=');
+  return at < 0 ? [word] : [word.slice(0, at), word.slice(at + 1)];
+}
+
+/**
+ * @param tomlText the configuration file; '' when there is none.
+ * @throws {BerthError} INVALID_ARGUMENT for text that is no TOML, an unknown key (with the nearest known one), a wrong type or a value out of bounds.
+ */
+export function loadConfig(tomlText: string, flags: Flags): Config {
+  const file = parseToml(tomlText);
+  const known = table.map((setting) => setting.key);
+  for (const key of Object.keys(file)) if (!known.includes(key)) throw invalidArgument(unknownText('key', key, known));
+  const values = new Map(table.map((setting) => [setting.key, effectiveValue(setting, file[setting.key], flags[setting.key])]));
+  return toConfig((key) => values.get(key));
+}
+
+function toConfig(value: (key: (typeof settings)[number]['key']) => Value | undefined): Config {
+  const text = (key: Parameters<typeof value>[0]) => value(key) as string;
+  const number = (key: Parameters<typeof value>[0]) => value(key) as number;
+  const list = (key: Parameters<typeof value>[0]) => Object.freeze([...(value(key) as readonly string[])]);
+  return Object.freeze({
+    socket: text('socket'),
+    root: text('root'),
+    state: text('state'),
+    cniConfDir: text('cni_conf_dir'),
+    cniBinDirs: list('cni_bin_dirs'),
+    registryDir: text('registry_dir'),
+    metrics: text('metrics') === 'off' ? null : text('metrics'),
+    logLevel: text('log_level'),
+    cgroupParent: text('cgroup_parent'),
+    netnsDir: text('netns_dir') || `${text('state')}/netns`,
+    cniTimeoutMs: number('cni_timeout_ms'),
+    pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
+    pullParallelLayers: number('pull_parallel_layers'),
+    logLineBytesMax: number('log_line_bytes_max'),
+    isVolatile: value('volatile_layers') as boolean,
+    pinnedImages: list('pinned_images'),
+    defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
+    defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),
+  });
+}
+
+function toUlimit(text: string): Ulimit {
+  const [name = '', soft = '', hard = ''] = text.split(/[=:]/);
+  if (Number(soft) > Number(hard)) throw invalidArgument(`default_ulimits: ${text}: the soft limit is above the hard one`);
+  return Object.freeze({ name, soft: Number(soft), hard: Number(hard) });
+}
+
+function parseToml(text: string): Record<string, unknown> {
+  try {
+    return parse(text);
+  } catch (error) {
+    throw invalidArgument(`reading the configuration: ${reasonOf(error)}`.split('\n')[0] ?? '', error);
+  }
+}
+
+function effectiveValue(setting: Setting, fromFile: unknown, fromFlag: string | undefined): Value {
+  // Only texts and lists have flags.
+  if (fromFlag !== undefined) return checked(setting, Array.isArray(setting.default) ? fromFlag.split(':') : fromFlag, `flag --${setting.flag}`);
+  return fromFile === undefined ? setting.default : checked(setting, fromFile, setting.key);
+}
+
+function checked(setting: Setting, value: unknown, name: string): Value {
+  const wanted = Array.isArray(setting.default)
+    ? 'a list of texts'
+    : { string: 'a text', number: 'a whole number', boolean: 'true or false' }[typeof setting.default as 'string'];
+  if (!hasTypeOf(setting.default, value)) throw invalidArgument(`${name}: ${JSON.stringify(value)} is not ${wanted}`);
+  const { min = -Infinity, max = Infinity, format } = setting;
+  if (typeof value === 'number' && (value < min || value > max)) throw invalidArgument(`${name}: ${value} is not between ${min} and ${max}`);
+  const texts = typeof value === 'string' ? [value] : Array.isArray(value) ? (value as readonly string[]) : [];
+  const wrong = format && texts.find((text) => !format.pattern.test(text));
+  if (wrong !== undefined) throw invalidArgument(`${name}: ${JSON.stringify(wrong)} is not ${format?.text}`);
+  return value;
+}
+
+function hasTypeOf(sample: Value, value: unknown): value is Value {
+  if (Array.isArray(sample)) return Array.isArray(value) && value.every((item) => typeof item === 'string');
+  return typeof sample === 'number' ? Number.isSafeInteger(value) : typeof value === typeof sample;
+}
+
+/** @returns a configuration file with every setting at its default, each with its meaning; loadConfig() reads it back to the defaults. */
+export function defaultToml(): string {
+  const entries = table.map((setting) => {
+    const flag = setting.flag === undefined ? '' : ` Flag: --${setting.flag}.`;
+    return `# ${setting.meaning}${flag}\n${setting.key} = ${JSON.stringify(setting.default).replaceAll(',', ', ')}\n`;
+  });
+  return `# Configuration of berth. Every setting is shown with its default.\n\n${entries.join('\n')}`;
+}
+
+function unknownText(what: string, name: string, known: readonly string[]): string {
+  return `unknown ${what} ${name}: did you mean ${nearest(name, known)}?`;
+}
+
+function nearest(name: string, known: readonly string[]): string {
+  const ranked = known.map((candidate) => ({ candidate, distance: editDistance(name, candidate) })).sort((a, b) => a.distance - b.distance);
+  return ranked[0]?.candidate ?? '';
+}
+
+/** Insertions, deletions and replacements that turn one text into the other (Levenshtein). */
+function editDistance(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, index) => index);
+  for (const [i, letter] of [...from].entries()) {
+    const next = [i + 1];
+    for (const [j, other] of [...to].entries()) {
+      next.push(Math.min((row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1, (row[j] ?? 0) + (letter === other ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[to.length] ?? 0;
+}
