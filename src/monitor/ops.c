@@ -1,0 +1,183 @@
+/*
+ * Runs operations: one system call each, and the few that need more than their arguments.
+ *
+ * An operation that fails with an errno it tolerates leaves its register absent; an operation that uses an absent register is skipped.
+ */
+#define _GNU_SOURCE
+#include "monitor.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int registers[REGISTERS_MAX];
+
+#define OP_NUMBER(name, number, kinds) number,
+static const long numbers[] = {OPERATIONS(OP_NUMBER)};
+#undef OP_NUMBER
+
+/* What the PATH search hides: a later "not found" must not replace an earlier "not allowed", execvp(3). */
+static bool was_denied;
+
+static int fd_of(const struct arg *arg) { return arg->reg < 0 ? arg->reg : registers[arg->reg]; }
+
+static bool uses_absent(const struct op *op) {
+  for (uint16_t i = 0; i < op->arg_count; i++)
+    if (op->args[i].kind == 'F' && fd_of(&op->args[i]) == -1) return true;
+  return false;
+}
+
+static bool tolerates(const struct op *op, int error) {
+  for (uint16_t i = 0; i < op->tolerated_count; i++)
+    if (op->tolerated[i] == error) return true;
+  return false;
+}
+
+static long value_of(const struct arg *arg) {
+  if (arg->kind == 'F') return fd_of(arg);
+  return arg->kind == 'L' ? (long)arg->number : (long)arg->bytes;
+}
+
+/* The system call with the arguments that the table says. */
+static long call(const struct op *op) {
+  long values[6] = {0};
+  size_t used = 0, i = 0;
+  for (const char *kind = op_kinds(op->code); *kind != '\0'; kind++, i++) {
+    if (*kind >= '0' && *kind <= '9') values[i] = *kind - '0';
+    else if (*kind == 'N') values[i] = (long)op->args[used - 1].length;
+    else if (*kind == 'G') values[i] = (long)(op->args[used].length / 4);
+    else if (*kind != 'Z') values[i] = value_of(&op->args[used++]);
+  }
+  const long result = syscall(numbers[op->code], values[0], values[1], values[2], values[3], values[4], values[5]);
+  if (op->code == OP_close && op->args[0].reg >= 0) registers[op->args[0].reg] = -1;
+  if (op->code == OP_write && result >= 0 && (uint32_t)result != op->args[1].length) {
+    errno = EIO;
+    return -1;
+  }
+  return result;
+}
+
+/* From here on the process is its own: it outlives the monitor, and keeps no fd of it. Before a filter that may forbid these calls. */
+static void leave_monitor(void) {
+  prctl(PR_SET_PDEATHSIG, 0);
+  syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+}
+
+static long seccomp(const struct op *op) {
+  const struct arg *filter = &op->args[1];
+  const size_t count = filter->length / sizeof(struct sock_filter);
+  if (count == 0 || count > 65535 || filter->length % sizeof(struct sock_filter) != 0) {
+    errno = EINVAL;
+    return -1;
+  }
+  const struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)(uintptr_t)filter->bytes};
+  leave_monitor();
+  return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned int)op->args[0].number, &program);
+}
+
+/* Points at each string of a section; the place after the null pointer. */
+static char **point(char **at, const struct strings *strings) {
+  const char *text = strings->at;
+  for (uint32_t i = 0; i < strings->count; i++) {
+    *at++ = (char *)(uintptr_t)text;
+    text += strlen(text) + 1;
+  }
+  *at++ = NULL;
+  return at;
+}
+
+static long execute(const struct plan *plan, const struct op *op) {
+  static char *pointers[STRINGS_MAX];
+  char **env = point(pointers, &plan->argv);
+  point(env, &plan->env);
+  leave_monitor();
+  execve((const char *)op->args[0].bytes, pointers, env);
+  if (errno == EACCES) was_denied = true;
+  if (was_denied && (errno == ENOENT || errno == ENOTDIR) && op->tolerated_count == 0) errno = EACCES;
+  return -1;
+}
+
+/* Sends `bytes` with an fd, unix(7). */
+static long send_fd(int socket, int fd, const void *bytes, size_t length) {
+  union {
+    struct cmsghdr head;
+    char space[CMSG_SPACE(sizeof(int))];
+  } control = {0};
+  struct iovec data = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+  head->cmsg_level = SOL_SOCKET;
+  head->cmsg_type = SCM_RIGHTS;
+  head->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(head), &fd, sizeof fd);
+  return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+static long send_terminal(int link, int master) {
+  const struct record record = {.kind = RECORD_TERMINAL};
+  return send_fd(link, master, &record, sizeof record);
+}
+
+/* A pid 1 for processes whose parents have ended: waits for them until it is told to end. Does not return when it succeeds. */
+static long reap(int link) {
+  const struct record record = {.kind = RECORD_REAPING};
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGCHLD);
+  sigaddset(&signals, SIGTERM);
+  sigprocmask(SIG_BLOCK, &signals, NULL);
+  prctl(PR_SET_NAME, "berth-reaper");
+  leave_monitor();
+  if (write(link, &record, sizeof record) < 0) return -1;
+  close_all_but(NULL, 0);
+  forget_plan();
+  for (;;) {
+    while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+    if (sigwaitinfo(&signals, NULL) == SIGTERM) _exit(0);
+  }
+}
+
+static long perform(const struct plan *plan, const struct op *op, int link) {
+  switch (op->code) {
+    case OP_seccomp:
+      return seccomp(op);
+    case OP_execve:
+      return execute(plan, op);
+    case OP_reap:
+      return reap(link);
+    case OP_sendterminal:
+      return send_terminal(link, fd_of(&op->args[0]));
+    case OP_sendfd:
+      return send_fd(fd_of(&op->args[0]), fd_of(&op->args[1]), "", 1);
+    default:
+      return call(op);
+  }
+}
+
+static int run_op(const struct plan *plan, const struct op *op, int link) {
+  const bool skipped = uses_absent(op);
+  if (op->out >= 0) registers[op->out] = -1;
+  if (skipped) return 0;
+  const long result = perform(plan, op, link);
+  if (result < 0) return tolerates(op, errno) ? 0 : errno;
+  if (op->out >= 0) registers[op->out] = (int)result;
+  return 0;
+}
+
+int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, uint32_t *index) {
+  struct op op;
+  for (*index = 0; *index < count; ++*index) {
+    /* Checked before; what an operation may have written into the plan is checked again. */
+    if (decode_op(at, plan->end, &op) != REFUSED_NOT) return EFAULT;
+    const int error = run_op(plan, &op, link);
+    if (error != 0) return error;
+  }
+  return 0;
+}

@@ -1,0 +1,247 @@
+/*
+ * Parents a container until it ends: drains its output into the log, answers the control socket, and leaves the exit record.
+ *
+ * Nothing here waits but poll(2): neither a client nor a full disk nor a process that holds the output open delays the end of the container.
+ *
+ * Control, one frame of 16 bytes (operation and three arguments, u32 each, unused ones 0), answered by 8 (operation u32, errno i32):
+ *   1  reopen the log                2  resize the terminal: rows, columns                16 and up  for attach
+ */
+#define _GNU_SOURCE
+#include "monitor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CLIENTS_MAX = 8, READ_BYTES = 65536, PAGE_BYTES = 4096, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10 };
+/* What may still be in a pipe or a terminal when its writer has ended; more comes from processes that nobody waits for. */
+enum { DRAIN_BYTES_MAX = 1 << 20 };
+enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2 };
+
+struct client {
+  int fd;
+  uint32_t filled;
+  unsigned char frame[16];
+};
+
+static struct stream streams[2];
+static struct client clients[CLIENTS_MAX];
+static size_t next_client;
+static unsigned char read_buffer[READ_BYTES] __attribute__((aligned(PAGE_BYTES)));
+
+static int register_fd(int32_t reg) { return reg < 0 ? -1 : registers[reg]; }
+
+int supervise_prepare(const struct plan *plan) {
+  if (plan->mode != MODE_CONTAINER) return 0;
+  if (register_fd(plan->exit_dir) < 0) return EBADF;
+  return log_open(register_fd(plan->log_dir), plan->log_name.at, plan->line_bytes_max);
+}
+
+void close_all_but(int *fds, size_t count) {
+  for (size_t i = 1; i < count; i++)
+    for (size_t j = i; j > 0 && fds[j - 1] > fds[j]; j--) {
+      const int larger = fds[j - 1];
+      fds[j - 1] = fds[j];
+      fds[j] = larger;
+    }
+  unsigned int from = 3;
+  for (size_t i = 0; i < count; i++) {
+    if (fds[i] < (int)from) continue;
+    if ((unsigned int)fds[i] > from) syscall(SYS_close_range, from, (unsigned int)fds[i] - 1, 0);
+    from = (unsigned int)fds[i] + 1;
+  }
+  syscall(SYS_close_range, from, ~0U, 0);
+}
+
+static void unblock(int fd) {
+  if (fd >= 0) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+static void end_stream(struct stream *stream) {
+  log_end(stream);
+  close(stream->fd);
+  stream->fd = -1;
+}
+
+/* Reads once. The number of bytes; 0 when there is nothing more, now or ever. */
+static size_t pump(struct stream *stream) {
+  const ssize_t count = read(stream->fd, read_buffer, sizeof read_buffer);
+  if (count > 0) {
+    log_bytes(stream, read_buffer, (size_t)count);
+    return (size_t)count;
+  }
+  /* EIO: the terminal has been hung up. */
+  if (count == 0 || (errno != EAGAIN && errno != EINTR)) end_stream(stream);
+  return 0;
+}
+
+static void drain(struct stream *stream) {
+  size_t drained = 0;
+  while (stream->fd >= 0 && drained < DRAIN_BYTES_MAX) {
+    const size_t count = pump(stream);
+    if (count == 0) break;
+    drained += count;
+  }
+  if (stream->fd >= 0) end_stream(stream);
+}
+
+static uint32_t word(const unsigned char *frame, size_t index) {
+  uint32_t value;
+  memcpy(&value, frame + 4 * index, sizeof value);
+  return value;
+}
+
+static int resize(int terminal, uint32_t rows, uint32_t columns) {
+  if (terminal < 0) return ENOTTY;
+  if (rows > UINT16_MAX || columns > UINT16_MAX) return EINVAL;
+  const struct winsize size = {.ws_row = (unsigned short)rows, .ws_col = (unsigned short)columns};
+  return ioctl(terminal, TIOCSWINSZ, &size) < 0 ? errno : 0;
+}
+
+static int answer(const unsigned char *frame, int terminal) {
+  switch (word(frame, 0)) {
+    case CONTROL_REOPEN_LOG:
+      return word(frame, 1) | word(frame, 2) | word(frame, 3) ? EINVAL : log_reopen();
+    case CONTROL_RESIZE:
+      return word(frame, 3) ? EINVAL : resize(terminal, word(frame, 1), word(frame, 2));
+    default:
+      return EOPNOTSUPP;
+  }
+}
+
+static void drop_client(struct client *client) {
+  close(client->fd);
+  client->fd = -1;
+}
+
+static void serve_client(struct client *client, int terminal) {
+  const ssize_t count = recv(client->fd, client->frame + client->filled, sizeof client->frame - client->filled, MSG_DONTWAIT);
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count <= 0) {
+    drop_client(client);
+    return;
+  }
+  client->filled += (uint32_t)count;
+  if (client->filled < sizeof client->frame) return;
+  client->filled = 0;
+  const int32_t reply[2] = {(int32_t)word(client->frame, 0), answer(client->frame, terminal)};
+  /* A client that does not read its answers is none. */
+  if (send(client->fd, reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof reply) drop_client(client);
+}
+
+/* When all places are taken the oldest client goes: eight that never speak must not shut out the daemon. */
+static void accept_client(int control) {
+  const int fd = accept4(control, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) return;
+  struct client *client = &clients[next_client];
+  next_client = (next_client + 1) % CLIENTS_MAX;
+  if (client->fd >= 0) close(client->fd);
+  client->fd = fd;
+  client->filled = 0;
+}
+
+static char *put_text(char *at, const char *text) {
+  const size_t length = strlen(text);
+  memcpy(at, text, length);
+  return at + length;
+}
+
+static size_t exit_record(char *record, pid_t pid, int status, uint64_t finished_ns) {
+  const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  const struct {
+    const char *name;
+    uint64_t value;
+  } fields[] = {
+      {"{\"version\":1,\"pid\":", (uint64_t)pid},
+      {",\"status\":", (uint64_t)status},
+      {",\"exitCode\":", (uint64_t)(signal ? 128 + signal : WEXITSTATUS(status))},
+      {",\"signal\":", (uint64_t)signal},
+      {",\"droppedLogBytes\":", log_dropped_bytes()},
+      {",\"finishedAtNs\":\"", finished_ns},
+  };
+  char *at = record;
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) at = put_number(put_text(at, fields[i].name), fields[i].value, 1);
+  return (size_t)(put_text(at, "\"}\n") - record);
+}
+
+static bool write_record(int dir, const char *record, size_t length) {
+  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return false;
+  const bool is_written = write(fd, record, length) == (ssize_t)length;
+  return close(fd) == 0 && is_written && renameat(dir, "exit.json.tmp", dir, "exit.json") == 0;
+}
+
+/* The log is complete before the record appears: who sees the exit may read the log to its end. */
+static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
+static void finish(int exit_dir, pid_t child, int status) {
+  char record[256];
+  const struct timespec pause = {.tv_nsec = 200000000};
+  const uint64_t finished_ns = now_ns();
+  for (size_t i = 0; i < 2; i++) drain(&streams[i]);
+  log_flush();
+  const size_t length = exit_record(record, child, status, finished_ns);
+  for (int tries = 0; tries < RECORD_TRIES; tries++) {
+    if (write_record(exit_dir, record, length)) _exit(0);
+    nanosleep(&pause, NULL);
+  }
+  _exit(EXIT_NO_RECORD);
+}
+
+/* Ends the monitor when the container has ended. */
+static void reap_child(int signals, int exit_dir, pid_t child) {
+  struct signalfd_siginfo info;
+  int status;
+  while (read(signals, &info, sizeof info) > 0) continue;
+  if (waitpid(child, &status, WNOHANG) == child) finish(exit_dir, child, status);
+}
+
+static void start_streams(const struct plan *plan, int terminal) {
+  streams[0] = (struct stream){.fd = terminal >= 0 ? terminal : register_fd(plan->out), .name = "stdout"};
+  streams[1] = (struct stream){.fd = register_fd(plan->err), .name = "stderr"};
+  for (size_t i = 0; i < 2; i++) unblock(streams[i].fd);
+  for (size_t i = 0; i < CLIENTS_MAX; i++) clients[i].fd = -1;
+}
+
+void supervise(const struct plan *plan, pid_t child, int terminal, int signals) {
+  enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, POLLED = CLIENTS + CLIENTS_MAX };
+  const int exit_dir = register_fd(plan->exit_dir);
+  const int control = register_fd(plan->control);
+  /* A terminal that nobody has open reads as hung up, and a container may open its own anew: so it is held open. */
+  const int held = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  start_streams(plan, terminal);
+  unblock(control);
+  int kept[] = {signals, control, streams[0].fd, streams[1].fd, register_fd(plan->in), register_fd(plan->log_dir), log_fd(), exit_dir, held};
+  close_all_but(kept, sizeof kept / sizeof *kept);
+  bool is_idle = false;
+  for (;;) {
+    struct pollfd polled[POLLED] = {[SIGNALS] = {.fd = signals}, [CONTROL] = {.fd = control}};
+    for (size_t i = 0; i < 2; i++) polled[STREAMS + i].fd = streams[i].fd;
+    for (size_t i = 0; i < CLIENTS_MAX; i++) polled[CLIENTS + i].fd = clients[i].fd;
+    for (size_t i = 0; i < POLLED; i++) polled[i].events = POLLIN;
+    const int ready = poll(polled, POLLED, is_idle ? -1 : IDLE_AFTER_MS);
+    is_idle = ready == 0;
+    if (is_idle) {
+      madvise(read_buffer, sizeof read_buffer, MADV_DONTNEED);
+      log_idle();
+    }
+    if (ready <= 0) continue;
+    for (size_t i = 0; i < 2; i++)
+      if (polled[STREAMS + i].revents != 0) pump(&streams[i]);
+    log_flush();
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+      if (polled[CLIENTS + i].revents != 0) serve_client(&clients[i], streams[0].fd == terminal ? terminal : -1);
+    if (polled[CONTROL].revents != 0) accept_client(control);
+    if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, child);
+  }
+}
