@@ -5,6 +5,7 @@
  * instructions of 8 bytes as in RFC 9669, context struct bpf_cgroup_dev_ctx of include/uapi/linux/bpf.h, little-endian machines only.
  */
 import assert from 'node:assert/strict';
+import type { DevicePolicy } from '../sys/cgroup-facts.ts';
 
 /** May be opened or made. `any`: every number. */
 export type DeviceRule = {
@@ -14,9 +15,6 @@ export type DeviceRule = {
   /** Any of `r` (open for reading), `w` (for writing), `m` (make the node). */
   readonly access: string;
 };
-
-/** `all`: no rule at all. Else v1 takes the lines in order, v2 the program; what no rule allows is refused. */
-export type DevicePolicy = { readonly kind: 'all' } | { readonly kind: 'listed'; readonly v1Allows: readonly string[]; readonly v2Program: Buffer };
 
 /** Numbers: Documentation/admin-guide/devices.txt. */
 const defaultRules: readonly DeviceRule[] = [

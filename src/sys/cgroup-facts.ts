@@ -1,7 +1,7 @@
 /**
  * What this node's cgroups offer, and the words for a change to one: parsed from /proc, never read here. Pure.
  */
-import { parseMountInfo } from './proc.ts';
+import { type MountInfo, parseMountInfo } from './proc.ts';
 
 type CommonFacts = {
   /** Controllers that containers can have: `cpu`, `memory`, `pids` ... */
@@ -40,6 +40,12 @@ export type CgroupWrite = {
   readonly note: string;
 };
 
+/**
+ * Which devices a cgroup may use. `all`: whatever its parent may. `listed`: v1 takes the lines in order, v2 the BPF program
+ * (BPF_PROG_TYPE_CGROUP_DEVICE); what neither allows is refused.
+ */
+export type DevicePolicy = { readonly kind: 'all' } | { readonly kind: 'listed'; readonly v1Allows: readonly string[]; readonly v2Program: Buffer };
+
 export type CgroupMounts =
   | { readonly version: 1; readonly mounts: ReadonlyMap<string, string>; readonly unifiedRoot: string | null }
   | { readonly version: 2; readonly root: string };
@@ -56,17 +62,22 @@ const plainOptions = new Set(['rw', 'ro', 'all', 'none', 'noprefix', 'clone_chil
 export function findCgroupMounts(mountInfo: string): CgroupMounts | null {
   const mounts = new Map<string, string>();
   let unifiedRoot: string | null = null;
-  for (const mount of parseMountInfo(mountInfo)) {
+  for (const mount of usualPlaceFirst(parseMountInfo(mountInfo))) {
     if (mount.type === 'cgroup2') unifiedRoot ??= mount.mountPoint;
     if (mount.type !== 'cgroup') continue;
     for (const option of mount.superOptions) {
-      // Containers of others may show binds of a part of the hierarchy further down; the first mount is the node's.
       if (!isPlainOption(option) && !mounts.has(option)) mounts.set(option, mount.mountPoint);
     }
   }
   const hasControllers = [...mounts.keys()].some((name) => !name.startsWith('name='));
   if (hasControllers) return { version: 1, mounts, unifiedRoot };
   return unifiedRoot === null ? null : { version: 2, root: unifiedRoot };
+}
+
+/** Others may have bound a hierarchy, or a part of it, to places of theirs. */
+function usualPlaceFirst(mounts: readonly MountInfo[]): MountInfo[] {
+  const isUsual = (mount: MountInfo): boolean => mount.mountPoint === '/sys/fs/cgroup' || mount.mountPoint.startsWith('/sys/fs/cgroup/');
+  return [...mounts.filter(isUsual), ...mounts.filter((mount) => !isUsual(mount))];
 }
 
 const isPlainOption = (option: string): boolean => plainOptions.has(option) || option.startsWith('release_agent=') || option === '';
