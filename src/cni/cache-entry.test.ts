@@ -1,0 +1,42 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { encodeEntry, entryName, parseEntry, parseEntryName } from './cache-entry.ts';
+import { parseList } from './list.ts';
+
+const list = parseList('{"cniVersion":"1.0.0","name":"my-net.1","plugins":[{"type":"bridge"}]}', true);
+const attachment = { containerId: 'abc', ifName: 'eth0', netns: '/n', cniArgs: [['IgnoreUnknown', '1']] as const, capabilityArgs: { dns: { servers: [] } } };
+
+test('encodeEntry() writes the shape of libcni', () => {
+  const entry = JSON.parse(encodeEntry({ list, attachment, result: { cniVersion: '1.0.0' } }));
+  assert.deepEqual(
+    { ...entry, config: Buffer.from(entry.config, 'base64').toString() },
+    {
+      kind: 'cniCacheV1',
+      containerId: 'abc',
+      config: '{"cniVersion":"1.0.0","name":"my-net.1","plugins":[{"type":"bridge"}]}',
+      ifName: 'eth0',
+      networkName: 'my-net.1',
+      netns: '/n',
+      cniArgs: [['IgnoreUnknown', '1']],
+      capabilityArgs: { dns: { servers: [] } },
+      result: { cniVersion: '1.0.0' },
+    },
+  );
+});
+
+test('parseEntry() gives back what encodeEntry() took, with and without a result', () => {
+  assert.deepEqual(parseEntry(encodeEntry({ list, attachment, result: undefined })), { list, attachment, result: undefined });
+  assert.deepEqual(parseEntry(encodeEntry({ list, attachment, result: { ips: [] } })).result, { ips: [] });
+});
+
+test('parseEntry() refuses what is cut off, of another kind, or without a usable configuration', () => {
+  const whole = JSON.parse(encodeEntry({ list, attachment, result: undefined }));
+  for (const text of ['', '{', '[]', JSON.stringify({ ...whole, kind: 'x' }), JSON.stringify({ ...whole, config: 'e30=' }), JSON.stringify({ ...whole, ifName: '' })]) {
+    assert.throws(() => parseEntry(text), { name: 'BerthError' }, text);
+  }
+});
+
+test('parseEntryName() gives back what entryName() took, hyphens in the network name included', () => {
+  assert.deepEqual(parseEntryName(entryName('my-net.1', attachment)), { networkName: 'my-net.1', containerId: 'abc', ifName: 'eth0' });
+  for (const name of ['.new-a-b-eth0', 'a-b', 'a', '']) assert.equal(parseEntryName(name), null, name);
+});

@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { atVersion, parseList } from './list.ts';
+
+const bridge = { type: 'bridge' };
+
+function parse(document: unknown) {
+  return parseList(JSON.stringify(document), false);
+}
+
+test('parseList() reads a list with its capabilities and delegated IPAM', () => {
+  const list = parse({
+    cniVersion: '1.0.0',
+    name: 'n',
+    disableCheck: true,
+    plugins: [
+      { type: 'bridge', ipam: { type: 'host-local' } },
+      { type: 'portmap', capabilities: { portMappings: true, x: false } },
+    ],
+  });
+  assert.equal(list.name, 'n');
+  assert.equal(list.version, '1.0.0');
+  assert.equal(list.isCheckDisabled, true);
+  assert.equal(list.isGcDisabled, false);
+  assert.deepEqual(
+    list.plugins.map(({ type, capabilities, ipamType }) => ({ type, capabilities, ipamType })),
+    [
+      { type: 'bridge', capabilities: [], ipamType: 'host-local' },
+      { type: 'portmap', capabilities: ['portMappings'], ipamType: '' },
+    ],
+  );
+});
+
+test('parseList() wraps a single configuration in a list', () => {
+  const list = parse({ cniVersion: '0.3.1', name: 'n', type: 'bridge', mtu: 1400 });
+  assert.equal(list.version, '0.3.1');
+  assert.equal(list.plugins[0]?.raw.mtu, 1400);
+  assert.equal(parseList(JSON.stringify(list.raw), true).name, 'n');
+});
+
+test('parseList() takes a missing cniVersion for 0.1.0', () => {
+  assert.equal(parse({ name: 'n', type: 'bridge' }).version, '0.1.0');
+});
+
+test('parseList() chooses the highest known of cniVersion and cniVersions', () => {
+  const list = parse({ cniVersion: '0.4.0', cniVersions: ['1.1.0', '9.0.0', '0.3.1'], name: 'n', plugins: [bridge] });
+  assert.equal(list.version, '1.1.0');
+  assert.deepEqual(list.versions, ['0.3.1', '0.4.0', '1.1.0']);
+});
+
+test('atVersion() makes a list that parses to that version alone', () => {
+  const list = parse({ cniVersion: '0.4.0', cniVersions: ['1.1.0'], name: 'n', plugins: [bridge] });
+  const lower = parse(atVersion(list, '0.4.0').raw);
+  assert.deepEqual([lower.version, lower.versions], ['0.4.0', ['0.4.0']]);
+});
+
+test('parseList() says what is wrong', () => {
+  const cases: readonly (readonly [string, RegExp])[] = [
+    ['', /^empty file$/],
+    ['{"name":', /^not JSON: /],
+    ['[]', /^not a JSON object$/],
+    ['{"name":"n"}', /^neither "plugins" nor "type"$/],
+    ['{"name":"n","plugins":[]}', /^"plugins" is empty$/],
+    ['{"name":"n","plugins":{}}', /^"plugins" is not a list$/],
+    ['{"plugins":[{"type":"bridge"}]}', /^no "name"$/],
+    ['{"name":"../n","plugins":[{"type":"bridge"}]}', /^name "..\/n" is not letters/],
+    [`{"name":"${'n'.repeat(129)}","plugins":[{"type":"bridge"}]}`, /^name is longer than 128/],
+    ['{"name":"n","plugins":[{"type":"bridge"},{}]}', /^plugins\[1\]: no "type"$/],
+    ['{"name":"n","plugins":[{"type":"../../bin/sh"}]}', /^plugins\[0\]: type "..\/..\/bin\/sh" is not/],
+    ['{"name":"n","plugins":[{"type":".."}]}', /^plugins\[0\]: type ".." is not/],
+    ['{"name":"n","plugins":[{"type":"a","ipam":{"type":"a/b"}}]}', /^plugins\[0\]: ipam type "a\/b" is not/],
+    ['{"name":"n","plugins":[{"type":"a","capabilities":{"dns":"yes"}}]}', /^plugins\[0\]: capability dns is neither/],
+    ['{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}', /^cniVersion "2.0.0" is none of 0.1.0, /],
+    ['{"name":"n","cniVersion":1,"plugins":[{"type":"a"}]}', /^cniVersion 1 is none of /],
+    ['{"name":"n","disableCheck":"maybe","plugins":[{"type":"a"}]}', /^disableCheck is neither/],
+  ];
+  for (const [text, message] of cases) assert.throws(() => parseList(text, false), { message, code: 'FAILED_PRECONDITION' }, text);
+});
+
+test('parseList() wants a list in a *.conflist', () => {
+  assert.throws(() => parseList('{"name":"n","type":"bridge"}', true), { message: 'no "plugins"' });
+});
+
+test('parseList() takes flags written as text', () => {
+  assert.equal(parse({ name: 'n', disableGC: 'True', plugins: [bridge] }).isGcDisabled, true);
+});

@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { NetworkAttachment } from '../engine/spec.ts';
+import { type NetworkList, type PluginConfig, parseList } from './list.ts';
+import { planAttachment, planConfig, planEnvironment } from './request.ts';
+
+const request: NetworkAttachment = {
+  sandboxId: 'abc123',
+  metadata: { name: 'pod', namespace: 'ns', uid: 'u-1', attempt: 0 },
+  netnsPath: '/run/netns/x',
+  portMappings: [],
+  annotations: {},
+  cgroupParent: '',
+};
+
+function listOf(...plugins: readonly object[]): NetworkList {
+  return parseList(JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins }), true);
+}
+
+function withCapability(name: string): NetworkList {
+  return listOf({ type: 'p', capabilities: { [name]: true } });
+}
+
+const first = (list: NetworkList) => list.plugins[0] as PluginConfig;
+
+function capability(name: string, overrides: Partial<NetworkAttachment>): unknown {
+  return planAttachment(withCapability(name), { ...request, ...overrides }).capabilityArgs[name];
+}
+
+function bandwidth(annotations: Record<string, string>): unknown {
+  return capability('bandwidth', { annotations });
+}
+
+test('planEnvironment() has all that the specification names, and CNI_ARGS as Kubernetes plugins know them', () => {
+  const attachment = planAttachment(listOf({ type: 'p' }), request);
+  assert.deepEqual(planEnvironment(['PATH=/bin', 'CNI_COMMAND=evil'], 'ADD', ['/opt/cni/bin', '/usr/lib/cni'], attachment), [
+    'PATH=/bin',
+    'CNI_COMMAND=ADD',
+    'CNI_PATH=/opt/cni/bin:/usr/lib/cni',
+    'CNI_CONTAINERID=abc123',
+    'CNI_NETNS=/run/netns/x',
+    'CNI_IFNAME=eth0',
+    'CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod;K8S_POD_INFRA_CONTAINER_ID=abc123;K8S_POD_UID=u-1',
+  ]);
+});
+
+test('planAttachment() refuses names that would smuggle arguments into CNI_ARGS', () => {
+  for (const name of ['a;IP=10.0.0.1', 'a=b']) {
+    assert.throws(() => planAttachment(listOf({ type: 'p' }), { ...request, metadata: { ...request.metadata, name } }), { code: 'INVALID_ARGUMENT' });
+  }
+  assert.throws(() => planAttachment(listOf({ type: 'p' }), { ...request, sandboxId: 'a-b' }), { code: 'INVALID_ARGUMENT' });
+});
+
+test('planConfig() passes unknown fields on, inserts name and version, drops what is reserved', () => {
+  const list = listOf({ type: 'p', mtu: 9, args: { a: 1 }, name: 'old', cniVersion: '0.1.0', prevResult: {}, capabilities: { dns: true }, 'cni.dev/x': 1 });
+  assert.deepEqual(JSON.parse(planConfig(list, first(list), {})), { type: 'p', mtu: 9, args: { a: 1 }, name: 'net', cniVersion: '1.0.0' });
+});
+
+test('planConfig() gives each plugin only the capabilities it declared true', () => {
+  const list = listOf({ type: 'a', capabilities: { portMappings: true } }, { type: 'b', capabilities: { portMappings: false, dns: true } });
+  const attachment = planAttachment(list, {
+    ...request,
+    portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '' }],
+    dns: { servers: ['1.1.1.1'], searches: ['s'], options: ['ndots:5'] },
+    cgroupParent: '/kubepods/x',
+  });
+  const [a, b] = list.plugins.map((plugin) => JSON.parse(planConfig(list, plugin, { attachment, prevResult: { ips: [] } })));
+  assert.deepEqual(a.runtimeConfig, { portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }] });
+  assert.deepEqual(b.runtimeConfig, { dns: { servers: ['1.1.1.1'], searches: ['s'], options: ['ndots:5'] } });
+  assert.deepEqual(a.prevResult, { ips: [] });
+  assert.equal(attachment.capabilityArgs.cgroupPath, undefined);
+});
+
+test('planAttachment() maps only ports that are exposed, with their host address', () => {
+  const portMappings = [
+    { protocol: 'udp', containerPort: 53, hostPort: 0, hostIp: '' },
+    { protocol: 'sctp', containerPort: 5, hostPort: 6, hostIp: '127.0.0.1' },
+  ] as const;
+  assert.deepEqual(capability('portMappings', { portMappings }), [{ hostPort: 6, containerPort: 5, protocol: 'sctp', hostIP: '127.0.0.1' }]);
+  assert.equal(capability('portMappings', { portMappings: portMappings.slice(0, 1) }), undefined);
+});
+
+test('planAttachment() hands over the cgroup parent and the annotations to networks that want them', () => {
+  assert.equal(capability('cgroupPath', { cgroupParent: '/kubepods/x' }), '/kubepods/x');
+  assert.deepEqual(capability('io.kubernetes.cri.pod-annotations', { annotations: { a: 'b' } }), { a: 'b' });
+  assert.equal(capability('ipRanges', {}), undefined);
+});
+
+test('planAttachment() reads bandwidth annotations as quantities of bits a second', () => {
+  const burst = 4294967295;
+  assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 10_000_000, ingressBurst: burst });
+  assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '1k', 'kubernetes.io/egress-bandwidth': '1P' }), {
+    ingressRate: 1000,
+    ingressBurst: burst,
+    egressRate: 1e15,
+    egressBurst: burst,
+  });
+  assert.equal(bandwidth({}), undefined);
+});
+
+test('planAttachment() refuses bandwidth out of bounds, naming the annotation', () => {
+  for (const rate of ['999', '1000000000000001', 'fast', '-1M', '']) {
+    assert.throws(() => bandwidth({ 'kubernetes.io/egress-bandwidth': rate }), { code: 'INVALID_ARGUMENT', message: /kubernetes.io\/egress-bandwidth/ }, rate);
+  }
+});
+
+test('planAttachment() ignores a bad bandwidth annotation where no plugin shapes traffic', () => {
+  const attachment = planAttachment(listOf({ type: 'p' }), { ...request, annotations: { 'kubernetes.io/egress-bandwidth': 'fast' } });
+  assert.deepEqual(attachment.capabilityArgs, {});
+});
