@@ -4,7 +4,13 @@ import { encodeEntry, entryName, parseEntry, parseEntryName } from './cache-entr
 import { parseList } from './list.ts';
 
 const list = parseList('{"cniVersion":"1.0.0","name":"my-net.1","plugins":[{"type":"bridge"}]}', true);
-const attachment = { containerId: 'abc', ifName: 'eth0', netns: '/n', cniArgs: [['IgnoreUnknown', '1']] as const, capabilityArgs: { dns: { servers: [] } } };
+const attachment = {
+  containerId: 'abc',
+  ifName: 'eth0',
+  netns: '/n',
+  cniArgs: [['IgnoreUnknown', '1']] as const,
+  capabilityArgs: { dns: { servers: [] } },
+};
 
 test('encodeEntry() writes the shape of libcni', () => {
   const entry = JSON.parse(encodeEntry({ list, attachment, result: { cniVersion: '1.0.0' } }));
@@ -31,7 +37,14 @@ test('parseEntry() gives back what encodeEntry() took, with and without a result
 
 test('parseEntry() refuses what is cut off, of another kind, or without a usable configuration', () => {
   const whole = JSON.parse(encodeEntry({ list, attachment, result: undefined }));
-  for (const text of ['', '{', '[]', JSON.stringify({ ...whole, kind: 'x' }), JSON.stringify({ ...whole, config: 'e30=' }), JSON.stringify({ ...whole, ifName: '' })]) {
+  for (const text of [
+    '',
+    '{',
+    '[]',
+    JSON.stringify({ ...whole, kind: 'x' }),
+    JSON.stringify({ ...whole, config: 'e30=' }),
+    JSON.stringify({ ...whole, ifName: '' }),
+  ]) {
     assert.throws(() => parseEntry(text), { name: 'BerthError' }, text);
   }
 });

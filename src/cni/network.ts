@@ -39,6 +39,8 @@ export type NetworkStatus = {
   /** Undefined when there is no valid one. */
   readonly file?: string;
   readonly config?: JsonObject;
+  /** Files before it, with what is wrong with them. */
+  readonly skipped?: readonly string[];
   readonly notReadyReason: string | null;
 };
 
@@ -227,6 +229,6 @@ async function collectGarbage(context: Context, liveSandboxIds: readonly string[
 
 function status(deps: NetworkDeps, configuration: Configuration, notReadyReason: string | null): NetworkStatus {
   const loaded = configuration.current();
-  const found = loaded.list === null ? {} : { file: loaded.file, config: loaded.list.raw };
+  const found = loaded.list === null ? {} : { file: loaded.file, config: loaded.list.raw, skipped: loaded.skipped };
   return { confDir: deps.confDir, binDirs: deps.binDirs, ...found, notReadyReason };
 }

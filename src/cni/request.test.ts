@@ -52,7 +52,16 @@ test('planAttachment() refuses names that would smuggle arguments into CNI_ARGS'
 });
 
 test('planConfig() passes unknown fields on, inserts name and version, drops what is reserved', () => {
-  const list = listOf({ type: 'p', mtu: 9, args: { a: 1 }, name: 'old', cniVersion: '0.1.0', prevResult: {}, capabilities: { dns: true }, 'cni.dev/x': 1 });
+  const list = listOf({
+    type: 'p',
+    mtu: 9,
+    args: { a: 1 },
+    name: 'old',
+    cniVersion: '0.1.0',
+    prevResult: {},
+    capabilities: { dns: true },
+    'cni.dev/x': 1,
+  });
   assert.deepEqual(JSON.parse(planConfig(list, first(list), {})), { type: 'p', mtu: 9, args: { a: 1 }, name: 'net', cniVersion: '1.0.0' });
 });
 
@@ -100,7 +109,11 @@ test('planAttachment() reads bandwidth annotations as quantities of bits a secon
 
 test('planAttachment() refuses bandwidth out of bounds, naming the annotation', () => {
   for (const rate of ['999', '1000000000000001', 'fast', '-1M', '']) {
-    assert.throws(() => bandwidth({ 'kubernetes.io/egress-bandwidth': rate }), { code: 'INVALID_ARGUMENT', message: /kubernetes.io\/egress-bandwidth/ }, rate);
+    assert.throws(
+      () => bandwidth({ 'kubernetes.io/egress-bandwidth': rate }),
+      { code: 'INVALID_ARGUMENT', message: /kubernetes.io\/egress-bandwidth/ },
+      rate,
+    );
   }
 });
 

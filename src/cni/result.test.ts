@@ -35,7 +35,9 @@ test('addressesOf() leaves out addresses of the host and of other interfaces', (
 });
 
 test('addressesOf() takes an interface without sandbox where no other has the name', () => {
-  assert.deepEqual(addressesOf({ cniVersion: '0.4.0', interfaces: [{ name: 'eth0' }], ips: [{ address: '10.0.0.2/24', interface: 0 }] }, 'eth0'), ['10.0.0.2']);
+  assert.deepEqual(addressesOf({ cniVersion: '0.4.0', interfaces: [{ name: 'eth0' }], ips: [{ address: '10.0.0.2/24', interface: 0 }] }, 'eth0'), [
+    '10.0.0.2',
+  ]);
 });
 
 test('addressesOf() refuses results without an address on the interface, and malformed ones', () => {
@@ -47,7 +49,8 @@ test('addressesOf() refuses results without an address on the interface, and mal
     { cniVersion: '1.0.0', interfaces: host, ips: [{ address: '10.0.0.2/24', interface: 7 }] },
     { cniVersion: '0.2.0', ips: [{ address: '10.0.0.2/24' }] },
   ];
-  for (const result of none) assert.throws(() => addressesOf(result, 'eth0'), { message: 'the result has no address on eth0' }, JSON.stringify(result));
+  for (const result of none)
+    assert.throws(() => addressesOf(result, 'eth0'), { message: 'the result has no address on eth0' }, JSON.stringify(result));
   for (const address of ['10.0.0.2/33', '10.0.0/8', 'x', '10.0.0.2/24/1', '10.0.0.2/', 7, 'fd00::2/129']) {
     assert.throws(() => addressesOf({ cniVersion: '1.0.0', ips: [{ address }] }, 'eth0'), /the result has the address/, String(address));
   }
