@@ -117,6 +117,12 @@ export function toMediaType(contentType: string | undefined, bytes: Buffer): str
   return named;
 }
 
+/** Whether the media type is that of a manifest or index that parseManifest() reads. */
+export function isManifestType(mediaType: string): boolean {
+  const kind = kindOfType(mediaType);
+  return kind === 'index' || kind === 'manifest';
+}
+
 function kindOfType(mediaType: string): 'index' | 'manifest' | 'schema1' | undefined {
   if (indexTypes.includes(mediaType)) return 'index';
   if (manifestTypes.includes(mediaType)) return 'manifest';
@@ -209,8 +215,7 @@ export function selectPlatform(manifests: readonly Descriptor[], platform: Platf
 
 /** Lower is better; undefined: cannot run here. */
 function rankOf(descriptor: Descriptor, platform: Platform, accepted: readonly string[]): number | undefined {
-  const kind = kindOfType(descriptor.mediaType);
-  if (kind !== 'index' && kind !== 'manifest') return undefined;
+  if (!isManifestType(descriptor.mediaType)) return undefined;
   // Tools that pack a single image leave it out; whether it fits shows in its config.
   if (descriptor.platform === undefined) return accepted.length;
   const { os, architecture, variant } = normalized(descriptor.platform);

@@ -3,10 +3,22 @@
  *
  * Never keeps anything on disk, and knows nothing of layers or stores. No token or password leaves in an error or a log line.
  */
+import { createHash } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import type { RegistryAuth } from './auth.ts';
-import type { Descriptor } from './manifest.ts';
-import type { Reference } from './reference.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import { credentialsFrom, isAddressOf, type RegistryAuth } from './auth.ts';
+import { streamBlob } from './blob.ts';
+import { readBody } from './body.ts';
+import { type Attempt, errorOfAttempts, failureOfError, HostFailure, retryDelayMs } from './failure.ts';
+import { createHostClient, type HostClient } from './host-client.ts';
+import type { RegistryHost } from './hosts.ts';
+import { loadRegistryHosts } from './hosts-directory.ts';
+import { type Descriptor, isManifestType, manifestAccept, manifestBytesMax, toMediaType } from './manifest.ts';
+import type { ProxySettings } from './proxy.ts';
+import { formatReference, isDigest, type Reference } from './reference.ts';
+import { createTransport, discard, type Transport } from './transport.ts';
 
 /** A log that takes fields and a message, as pino's. */
 export type RegistryLog = { warn(fields: object, message: string): void; debug(fields: object, message: string): void };
@@ -17,7 +29,7 @@ export type RegistryDeps = {
   readonly userAgent: string;
   readonly log?: RegistryLog;
   /** URLs as in the environment variables of these names; '' or absent for none. */
-  readonly proxy?: { readonly httpProxy?: string; readonly httpsProxy?: string; readonly noProxy?: string };
+  readonly proxy?: ProxySettings;
   /** Changes the built-in times, for tests. */
   readonly timing?: Partial<RegistryTiming>;
 };
@@ -54,6 +66,12 @@ export type RegistrySession = {
   openBlob(descriptor: Descriptor, options?: { readonly offset?: number }): Promise<{ readonly stream: Readable; readonly offset: number }>;
   /** A whole blob of at most `bytesMax`, size and digest checked. */
   fetchSmallBlob(descriptor: Descriptor, bytesMax: number): Promise<Buffer>;
+  /**
+   * From now on only the registry itself is asked: for a caller that found a mirror's bytes to be wrong.
+   *
+   * @returns whether that changes anything, and another attempt makes sense.
+   */
+  avoidMirrors(): boolean;
   /** Ends its connections. Streams still open fail. Idempotent. */
   close(): void;
 };
@@ -68,6 +86,189 @@ export type RegistryClient = {
   openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<RegistrySession>;
 };
 
+const defaultTiming: RegistryTiming = { responseTimeoutMs: 30_000, stallTimeoutMs: 60_000, backoffMs: 500, backoffMsMax: 10_000 };
+/** Requests of one thing to the last host; those before it have successors, and get fewer. */
+const attemptsMax = 5;
+const attemptsBeforeNextHostMax = 2;
+
 export function createRegistryClient(deps: RegistryDeps): RegistryClient {
-  throw new Error(`not written yet: ${deps.registryDir}`);
+  const timing = { ...defaultTiming, ...deps.timing };
+
+  async function openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<RegistrySession> {
+    const hosts = await loadRegistryHosts(deps.registryDir, ref.domain);
+    const transport = createTransport({ userAgent: deps.userAgent, proxy: deps.proxy ?? {}, responseTimeoutMs: timing.responseTimeoutMs, signal });
+    const hostDeps = { transport, stallTimeoutMs: timing.stallTimeoutMs, signal };
+    const clients = hosts.map((host) => createHostClient(hostDeps, host, ref, credentialsFrom(authFor(auth, host, ref), ref.domain)));
+    return createSession({ log: deps.log, timing, signal, transport, clients, subject: `image ${formatReference(ref)}` });
+  }
+
+  return { openSession };
+}
+
+/** A mirror gets only credentials that name it; those that name nobody are for the registry itself. */
+function authFor(auth: RegistryAuth | undefined, host: RegistryHost, ref: Reference): RegistryAuth | undefined {
+  if (auth === undefined || !host.isMirror) return auth;
+  return auth.serverAddress !== '' && isAddressOf(auth.serverAddress, host.host) ? { ...auth, serverAddress: ref.domain } : undefined;
+}
+
+type SessionDeps = {
+  readonly log: RegistryLog | undefined;
+  readonly timing: RegistryTiming;
+  readonly signal: AbortSignal;
+  readonly transport: Transport;
+  readonly clients: readonly HostClient[];
+  /** What the pull is about, for messages. */
+  readonly subject: string;
+};
+
+function createSession(deps: SessionDeps): RegistrySession {
+  const { ask, avoidMirrors } = createAsker(deps);
+  return {
+    resolveTag: (tag) => ask(deps.subject, 'resolve', (client) => headManifest(client, tag)),
+    fetchManifest: (tagOrDigest) => ask(deps.subject, isDigest(tagOrDigest) ? 'pull' : 'resolve', (client) => getManifest(deps, client, tagOrDigest)),
+    fetchSmallBlob: async (descriptor, bytesMax) => {
+      const subject = `${deps.subject}, blob ${descriptor.digest}`;
+      if (descriptor.sizeBytes > bytesMax)
+        throw failedPrecondition(`${subject}: ${descriptor.sizeBytes} bytes, more than the ${bytesMax} that are allowed`);
+      return ask(subject, 'pull', (client) => getSmallBlob(deps, client, descriptor));
+    },
+    openBlob: (descriptor, options) => {
+      const subject = `${deps.subject}, blob ${descriptor.digest}`;
+      const open = (offset: number) => ask(subject, 'pull', (client) => getBlob(client, descriptor, offset));
+      return streamBlob(
+        { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject) },
+        descriptor,
+        options?.offset ?? 0,
+      );
+    },
+    avoidMirrors,
+    close: () => deps.transport.close(),
+  };
+}
+
+type Asker = {
+  ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T>;
+  avoidMirrors(): boolean;
+};
+
+/** Asks one host after the other until one has it. A host that could not be reached or was busy is asked last from then on. */
+function createAsker(deps: SessionDeps): Asker {
+  const failing = new Set<HostClient>();
+  let clients = deps.clients;
+
+  async function ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T> {
+    const able = clients.filter((client) => client.host.capabilities[capability]);
+    const ordered = [...able.filter((client) => !failing.has(client)), ...able.filter((client) => failing.has(client))];
+    const attempts: Attempt[] = [];
+    for (const [position, client] of ordered.entries()) {
+      try {
+        return await askPatiently(deps, client, position === ordered.length - 1, act);
+      } catch (error) {
+        throwIfOver(deps.signal, subject);
+        const failure = failureOfError(error);
+        attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
+        if (failure.kind === 'unreachable' || failure.kind === 'busy') failing.add(client);
+        deps.log?.debug({ host: client.origin, kind: failure.kind, reason: failure.message, subject }, 'registry host failed');
+      }
+    }
+    throw errorOfAttempts(subject, attempts);
+  }
+
+  function avoidMirrors(): boolean {
+    const hadMirrors = clients.some((client) => client.host.isMirror);
+    clients = clients.filter((client) => !client.host.isMirror);
+    return hadMirrors;
+  }
+
+  return { ask, avoidMirrors };
+}
+
+async function askPatiently<T>(deps: SessionDeps, client: HostClient, isLast: boolean, act: (client: HostClient) => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await act(client);
+    } catch (error) {
+      const failure = failureOfError(error);
+      const delayMs = retryDelayMs(failure, attempt, deps.timing, Math.random());
+      if (delayMs === undefined || attempt + 1 >= (isLast ? attemptsMax : attemptsBeforeNextHostMax)) throw failure;
+      // Nothing listens there, or it asks for patience: with another host to ask, waiting would be lost time.
+      if (!isLast && (failure.kind === 'unreachable' || failure.retryAfterMs !== undefined)) throw failure;
+      await sleep(delayMs, undefined, { signal: deps.signal });
+    }
+  }
+}
+
+/** @throws {BerthError} when the caller has given up: its own error if it gave one, else by the kind of signal. */
+function throwIfOver(signal: AbortSignal, subject: string): void {
+  if (!signal.aborted) return;
+  const reason: unknown = signal.reason;
+  if (reason instanceof BerthError) throw reason;
+  const isLate = reason instanceof Error && reason.name === 'TimeoutError';
+  throw new BerthError(
+    isLate ? 'DEADLINE_EXCEEDED' : 'CANCELLED',
+    `pulling ${subject}: ${isLate ? 'not done in time' : `given up: ${reasonOf(reason)}`}`,
+  );
+}
+
+async function headManifest(client: HostClient, tag: string): Promise<{ digest: string; mediaType: string } | undefined> {
+  const statuses = [200, 400, 405, 501];
+  const message = await client.request({ method: 'HEAD', resource: `manifests/${tag}`, headers: { accept: manifestAccept }, statuses });
+  discard(message);
+  const digest = headerText(message.headers['docker-content-digest']);
+  const mediaType = toMediaType(message.headers['content-type'], Buffer.alloc(0));
+  return message.statusCode === 200 && isDigest(digest) && isManifestType(mediaType) ? { digest, mediaType } : undefined;
+}
+
+async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: string): Promise<FetchedManifest> {
+  const message = await client.request({ method: 'GET', resource: `manifests/${tagOrDigest}`, headers: { accept: manifestAccept }, statuses: [200] });
+  const bytes = await readBody(message, manifestBytesMax, deps.timing.stallTimeoutMs, deps.signal);
+  const claimed = headerText(message.headers['docker-content-digest']);
+  // By tag the registry's word is all there is; it must at least agree with what it sent.
+  const expected = isDigest(tagOrDigest) ? tagOrDigest : isDigest(claimed) ? claimed : undefined;
+  const digest = digestOf(bytes, expected?.split(':', 1)[0] ?? 'sha256');
+  if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `sends a manifest of digest ${digest} instead of ${expected}`);
+  return { bytes, mediaType: toMediaType(message.headers['content-type'], bytes), digest };
+}
+
+async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: Descriptor): Promise<Buffer> {
+  const message = await getBlob(client, descriptor, 0);
+  const bytes = await readBody(message, descriptor.sizeBytes, deps.timing.stallTimeoutMs, deps.signal);
+  if (bytes.length !== descriptor.sizeBytes) throw new HostFailure('wrong', `sends ${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
+  const digest = digestOf(bytes, descriptor.digest.split(':', 1)[0] ?? '');
+  if (digest !== descriptor.digest) throw new HostFailure('wrong', `sends bytes of digest ${digest}`);
+  return bytes;
+}
+
+/** The response for a blob from `offset` on, or from 0 (status 200) where the host knows no ranges. Its length is checked. */
+async function getBlob(client: HostClient, descriptor: Descriptor, offset: number): Promise<IncomingMessage> {
+  const range: Record<string, string> = offset === 0 ? {} : { range: `bytes=${offset}-` };
+  const message = await client.request({
+    method: 'GET',
+    resource: `blobs/${descriptor.digest}`,
+    headers: range,
+    statuses: offset === 0 ? [200] : [200, 206],
+  });
+  const reason = reasonAgainst(message, descriptor.sizeBytes, offset);
+  if (reason === undefined) return message;
+  message.on('error', () => undefined).destroy();
+  throw new HostFailure('wrong', reason);
+}
+
+function reasonAgainst(message: IncomingMessage, sizeBytes: number, offset: number): string | undefined {
+  const encoding = message.headers['content-encoding'] ?? 'identity';
+  if (encoding !== 'identity') return 'sends the blob encoded again, though asked not to';
+  const isPart = message.statusCode === 206;
+  const expectedBytes = isPart ? sizeBytes - offset : sizeBytes;
+  const length = message.headers['content-length'];
+  if (length !== undefined && Number(length) !== expectedBytes) return `announces ${Number(length)} bytes instead of ${expectedBytes}`;
+  const range = /^bytes ([0-9]+)-[0-9]+\/([0-9]+|\*)$/.exec(message.headers['content-range'] ?? '');
+  return isPart && Number(range?.[1]) !== offset ? 'answers with another part of the blob than was asked for' : undefined;
+}
+
+function digestOf(bytes: Buffer, algorithm: string): string {
+  return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`;
+}
+
+function headerText(value: string | string[] | undefined): string {
+  return typeof value === 'string' ? value : '';
 }
