@@ -1,0 +1,69 @@
+/**
+ * Builds what `bin/berth` runs: the monitor, and dist/ with the daemon and its workers as one file each, and the data files they read.
+ */
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { build } from 'esbuild';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const dist = join(root, 'dist');
+
+/** Directories at the top of the repository that the daemon reads at run time. */
+const dataDirs = ['proto', 'deploy'];
+
+const monitorBuild = join(root, 'scripts/build-monitor.mjs');
+if (existsSync(monitorBuild)) await import(pathToFileURL(monitorBuild).href);
+
+const main = join(root, 'src/main.ts');
+if (existsSync(main)) {
+  rmSync(dist, { recursive: true, force: true });
+  mkdirSync(dist, { recursive: true });
+  for (const directory of dataDirs) cpSync(join(root, directory), join(dist, directory), { recursive: true });
+  const workers = new Set();
+  await bundle(main, 'berth.mjs', workers);
+  for (const worker of workers) await bundle(worker, workerName(worker), new Set());
+}
+
+async function bundle(entry, name, workers) {
+  await build({
+    entryPoints: [entry],
+    outfile: join(dist, name),
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node24',
+    // A native module, found in node_modules when the bundle runs.
+    external: ['koffi'],
+    sourcemap: 'linked',
+    // CommonJS packages inside call require().
+    banner: { js: "import { createRequire as createRequireOfBundle } from 'node:module'; const require = createRequireOfBundle(import.meta.url);" },
+    plugins: [fileReferences(workers)],
+    logLevel: 'warning',
+  });
+}
+
+/** Makes references relative to a source file fit the bundle: workers lie beside it, data directories below it. */
+function fileReferences(workers) {
+  return {
+    name: 'file-references',
+    setup(context) {
+      context.onLoad({ filter: /\/src\/.*\.ts$/ }, ({ path }) => {
+        const text = readFileSync(path, 'utf8');
+        if (!text.includes('import.meta')) return undefined;
+        const contents = text
+          .replace(/new URL\('(\.{1,2}\/[\w./-]+\.ts)', import\.meta\.url\)/g, (_, reference) => {
+            const worker = join(dirname(path), reference);
+            workers.add(worker);
+            return `new URL('./${workerName(worker)}', import.meta.url)`;
+          })
+          .replace(new RegExp(`'(?:\\.\\./)+(${dataDirs.join('|')})/`, 'g'), "'./$1/");
+        return { contents, loader: 'ts' };
+      });
+    },
+  };
+}
+
+function workerName(path) {
+  return `${basename(path, '.ts')}.mjs`;
+}

@@ -1,0 +1,25 @@
+/**
+ * The sample image of `npm start`: Debian's static busybox, nothing else. Its program is kept under build/.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { takeFromPackage } from './debian.ts';
+import { buildImage, buildLayer, type Entry, type Image } from './image-builder.ts';
+
+const busyboxFile = resolve(import.meta.dirname, '../build/sample/busybox');
+
+/** Fetches the program when it is not there yet. */
+export async function buildSampleImage(): Promise<Image> {
+  if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', 'bin/busybox', busyboxFile);
+  const applets = execFileSync(busyboxFile, ['--list'], { encoding: 'utf8' }).trim().split('\n');
+  const entries: Entry[] = [
+    { kind: 'directory', path: 'tmp', mode: 0o1777 },
+    { kind: 'file', path: 'bin/busybox', data: readFileSync(busyboxFile), mode: 0o755 },
+    ...applets.filter((name) => name !== 'busybox').map((name): Entry => ({ kind: 'hardlink', path: `bin/${name}`, target: 'bin/busybox' })),
+    { kind: 'file', path: 'etc/passwd', data: 'root:x:0:0:root:/:/bin/sh\n' },
+    { kind: 'file', path: 'etc/group', data: 'root:x:0:\n' },
+  ];
+  const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
+  return buildImage([await buildLayer(entries)], { Env: ['PATH=/bin'], Cmd: ['sh'] }, undefined, architecture);
+}

@@ -1,0 +1,305 @@
+/**
+ * Holds the sources against the project's own rules: layers, purity, cycles, dead code, size, and words that have no place in them.
+ */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { test } from 'node:test';
+
+const root = resolve(import.meta.dirname, '..');
+
+/** Rooms of src and the rooms whose functions each may use. Types may be taken from engine/spec.ts everywhere. */
+const mayImport: Readonly<Record<string, readonly string[]>> = {
+  lib: [],
+  sys: ['lib'],
+  engine: ['sys', 'lib'],
+  images: ['sys', 'lib'],
+  cni: ['sys', 'lib'],
+  streaming: ['engine', 'sys', 'lib'],
+  cri: ['engine', 'images', 'streaming', 'lib'],
+  '': ['cri', 'engine', 'images', 'cni', 'streaming', 'sys', 'lib'],
+};
+
+/** Files with effects; every other file of src is pure: it imports only pure files of lib and of its own room, node:assert, and types. */
+const effectful: readonly (string | RegExp)[] = [
+  'src/main.ts',
+  /^src\/sys\/(?!proc\.ts|abi\.ts)/,
+  // EFFECTFUL
+];
+
+/** Packages and built-in modules that compute and touch nothing, so that a pure file may use them. */
+const pureModules = ['node:assert/strict', 'node:assert', 'smol-toml', 'node:path', 'node:path/posix', 'node:util', 'node:buffer'];
+
+/** Exports that no file of src uses, each with the reason why it stays. */
+const usedFromOutside: readonly string[] = [];
+
+const functionLinesMax = 70;
+
+type Import = { readonly from: string; readonly names: readonly string[]; readonly isTypeOnly: boolean };
+type Source = { readonly path: string; readonly text: string; readonly imports: readonly Import[] };
+
+const everySource = ['src', 'test', 'scripts', 'bench'].flatMap((top) => listFiles(join(root, top))).filter((path) => path.endsWith('.ts'));
+const sources = everySource.map(readSource);
+const product = sources.filter((source) => source.path.startsWith('src/') && !source.path.endsWith('.test.ts'));
+
+test('imports go down the layers only', () => {
+  const wrong = product.flatMap((source) => {
+    const allowed = mayImport[roomOf(source.path)];
+    assert.ok(allowed, `${source.path} lies in a room that the table does not know`);
+    const own = roomOf(source.path);
+    const other = source.imports.filter((each) => each.from.startsWith('src/') && roomOf(each.from) !== own && !isTypeOfSpec(each));
+    return other.filter((each) => !allowed.includes(roomOf(each.from)) && !isConfigType(each)).map((each) => `${source.path} imports ${each.from}`);
+  });
+  assert.deepEqual(wrong, []);
+});
+
+test('a pure file imports nothing that has effects', () => {
+  const wrong = product
+    .filter((source) => isPure(source.path))
+    .flatMap((source) =>
+      source.imports
+        .filter((each) => !each.isTypeOnly && !mayPureImport(source.path, each.from))
+        .map((each) => `${source.path} imports ${each.from}`),
+    );
+  assert.deepEqual(wrong, []);
+});
+
+test('the table of files with effects names no file that is pure or gone', () => {
+  const isNeeded = (path: string) =>
+    product.some((source) => source.path === path && source.imports.some((each) => !each.isTypeOnly && !mayPureImport(path, each.from)));
+  assert.deepEqual(
+    effectful.filter((entry) => typeof entry === 'string' && entry !== 'src/main.ts' && !isNeeded(entry)),
+    [],
+  );
+});
+
+test('only src/sys imports koffi', () => {
+  const wrong = product.filter((source) => roomOf(source.path) !== 'sys' && source.imports.some((each) => each.from === 'koffi'));
+  assert.deepEqual(
+    wrong.map((source) => source.path),
+    [],
+  );
+});
+
+test('there is no import cycle', () => {
+  assert.deepEqual(findCycle(), []);
+});
+
+test('every import leads to a file', () => {
+  const wrong = sources.flatMap((source) =>
+    source.imports.filter((each) => isOwn(each.from) && !existsSync(join(root, each.from))).map((each) => `${source.path}: ${each.from}`),
+  );
+  assert.deepEqual(wrong, []);
+});
+
+test('every file begins by saying what it is for', () => {
+  const wrong = sources.filter((source) => !source.path.endsWith('.test.ts') && !/^(#!.*\n)?\/\*\*\n \* \S/.test(source.text));
+  assert.deepEqual(
+    wrong.map((source) => source.path),
+    [],
+  );
+});
+
+test('no file of the product is dead', () => {
+  const wanted = new Set(
+    sources.filter((source) => !isTestOf(source.path)).flatMap((source) => [...source.imports.map((each) => each.from), ...workersOf(source)]),
+  );
+  const dead = product.filter((source) => source.path !== 'src/main.ts' && !wanted.has(source.path));
+  assert.deepEqual(
+    dead.map((source) => source.path),
+    [],
+  );
+});
+
+test('no export is dead, and none is used by its own tests alone', () => {
+  const imports = sources.filter((source) => !isTestOf(source.path)).flatMap((source) => source.imports);
+  const used = new Set(imports.flatMap((each) => each.names.map((name) => `${each.from}:${name}`)));
+  const isUsed = (source: Source, name: string) =>
+    used.has(`${source.path}:${name}`) || used.has(`${source.path}:*`) || isTypeInOwnSignatures(source, name);
+  const dead = product.flatMap((source) =>
+    exportsOf(source.text)
+      .filter((name) => !isUsed(source, name))
+      .map((name) => `${source.path}:${name}`),
+  );
+  assert.deepEqual(
+    dead.filter((name) => !usedFromOutside.includes(name)),
+    [],
+  );
+});
+
+test('every setting is used', () => {
+  const config = product.find((source) => source.path === 'src/config.ts')?.text ?? '';
+  const fields = [...(/export type Config = \{([\s\S]*?)\n\};/.exec(config)?.[1] ?? '').matchAll(/readonly (\w+):/g)].map((match) => match[1] ?? '');
+  const others = product
+    .filter((source) => source.path !== 'src/config.ts')
+    .map((source) => source.text)
+    .join('\n');
+  assert.ok(fields.length > 10);
+  assert.deepEqual(
+    fields.filter((field) => !new RegExp(`\\b${field}\\b`).test(others)),
+    [],
+  );
+});
+
+test('no type check is switched off', () => {
+  const wrong = sources.filter(
+    (source) => source.path !== 'test/tidy.test.ts' && /\bas any\b|: any\b|@ts-(ignore|nocheck|expect-error)|as unknown as any/.test(source.text),
+  );
+  assert.deepEqual(
+    wrong.map((source) => source.path),
+    [],
+  );
+});
+
+test('no default export, re-export, index file, or inheritance except from Error', () => {
+  const wrong = product.filter((source) => {
+    return (
+      /^export default|^export (\*|\{[^}]*\}|type \{[^}]*\}) from/m.test(source.text) ||
+      /\/index\.ts$/.test(source.path) ||
+      /class \w+ extends (?!Error\b)/.test(source.text)
+    );
+  });
+  assert.deepEqual(
+    wrong.map((source) => source.path),
+    [],
+  );
+});
+
+test('no state of a module changes', () => {
+  const wrong = product.filter((source) => /^(export )?(let|var) /m.test(source.text));
+  assert.deepEqual(
+    wrong.map((source) => source.path),
+    [],
+  );
+});
+
+test(`no function is longer than ${functionLinesMax} lines`, () => {
+  const wrong = product.flatMap((source) => longFunctions(source.text).map(({ name, lines }) => `${source.path}: ${name}: ${lines} lines`));
+  assert.deepEqual(wrong, []);
+});
+
+test('the monitor keeps the same length of functions', () => {
+  const files = listFiles(join(root, 'src/monitor')).filter((path) => path.endsWith('.c'));
+  const wrong = files.flatMap((path) =>
+    longCFunctions(readFileSync(path, 'utf8')).map(({ name, lines }) => `${relative(root, path)}: ${name}: ${lines} lines`),
+  );
+  assert.deepEqual(wrong, []);
+});
+
+test('no file names a machine, a registry of packages or an issue', () => {
+  const words = ['/work' + '/', 'shared' + '/', 'deb' + '.debian.org', 'registry.' + 'npmjs', 'proxy.' + 'golang', 'py' + 'pi.org', 'issue' + ' #'];
+  const files = [
+    ...everySource,
+    ...['README.md', 'ARCHITECTURE.md', 'package.json', 'package-lock.json', 'test/critest/images/make-parts'].map((name) => join(root, name)),
+  ];
+  const others = ['deploy', 'proto', 'src/monitor', 'scripts'].flatMap((top) => listFiles(join(root, top)));
+  const wrong = [...files, ...others]
+    .filter((path) => existsSync(path))
+    .flatMap((path) => {
+      const text = readFileSync(path, 'utf8').replaceAll('/usr/' + 'shared/', '');
+      return words.filter((word) => text.includes(word)).map((word) => `${relative(root, path)}: ${word}`);
+    });
+  assert.deepEqual(wrong, []);
+});
+
+function listFiles(directory: string): string[] {
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(directory, entry.name);
+    return entry.isDirectory() ? listFiles(path) : [path];
+  });
+}
+
+function readSource(path: string): Source {
+  const text = readFileSync(path, 'utf8');
+  return { path: relative(root, path), text, imports: importsOf(relative(root, path), text) };
+}
+
+function importsOf(path: string, text: string): Import[] {
+  const statements = [...text.matchAll(/^(?:import|export)\s+(type\s+)?([^'";]*?)\s*from\s+'([^']+)'/gm)].map(([, type, clause = '', from = '']) => ({
+    type,
+    clause,
+    from,
+  }));
+  const calls = [...text.matchAll(/\bimport\('([^']+)'\)/g)].map(([, from = '']) => ({ type: undefined, clause: '', from }));
+  return [...statements, ...calls].map(({ type, clause, from }) => {
+    const members = (/\{([\s\S]*)\}/.exec(clause)?.[1] ?? '')
+      .split(',')
+      .map((name) => name.trim())
+      .filter((name) => name !== '');
+    const isTypeOnly = type !== undefined || (members.length > 0 && members.every((name) => name.startsWith('type ')) && /^\{/.test(clause));
+    const names = members.map((name) => name.replace(/^type /, '').split(' as ')[0] ?? '');
+    if (clause.includes('* as ')) names.push('*');
+    return { from: from.startsWith('.') ? join(dirname(path), from) : from, names, isTypeOnly };
+  });
+}
+
+/** The directory below src; '' for src itself. */
+function roomOf(path: string): string {
+  return path.split('/').length > 2 ? (path.split('/')[1] ?? '') : '';
+}
+
+const isOwn = (path: string) => /^(src|test|scripts|bench)\//.test(path);
+const isTestOf = (path: string) => path.endsWith('.test.ts') || path.startsWith('test/');
+const isTypeOfSpec = (each: Import) => each.isTypeOnly && each.from === 'src/engine/spec.ts';
+const isConfigType = (each: Import) => each.isTypeOnly && each.from === 'src/config.ts';
+const isPure = (path: string) => !effectful.some((pattern) => (typeof pattern === 'string' ? pattern === path : pattern.test(path)));
+
+function mayPureImport(path: string, from: string): boolean {
+  if (!isOwn(from)) return pureModules.includes(from);
+  return isPure(from) && (roomOf(from) === roomOf(path) || roomOf(from) === 'lib');
+}
+
+function workersOf(source: Source): string[] {
+  return [...source.text.matchAll(/new URL\('(\.[^']+\.ts)', import\.meta\.url\)/g)].map(([, from = '']) => join(dirname(source.path), from));
+}
+
+function exportsOf(text: string): string[] {
+  return [...text.matchAll(/^export (?:async )?(?:function\*?|const|class|type|interface) (\w+)/gm)].map(([, name = '']) => name);
+}
+
+/** A type that a file exports may also serve only to name what its own exports take or give. */
+function isTypeInOwnSignatures(source: Source, name: string): boolean {
+  const isType = new RegExp(`^export (type|interface) ${name}\\b`, 'm').test(source.text);
+  return isType && (source.text.match(new RegExp(`\\b${name}\\b`, 'g')) ?? []).length > 1;
+}
+
+/** @returns the files of a cycle of imports, types included; none when there is none. */
+function findCycle(): string[] {
+  const byPath = new Map(product.map((source) => [source.path, source]));
+  const done = new Set<string>();
+  const visit = (path: string, trail: readonly string[]): string[] => {
+    if (trail.includes(path)) return [...trail.slice(trail.indexOf(path)), path];
+    if (done.has(path)) return [];
+    done.add(path);
+    for (const { from } of byPath.get(path)?.imports ?? []) {
+      const cycle = byPath.has(from) ? visit(from, [...trail, path]) : [];
+      if (cycle.length > 0) return cycle;
+    }
+    return [];
+  };
+  return product.reduce<string[]>((found, source) => (found.length > 0 ? found : visit(source.path, [])), []);
+}
+
+/** Functions at any depth by indentation, which the formatter guarantees: from the head to the closing brace at the same indent. */
+function longFunctions(text: string): { name: string; lines: number }[] {
+  const lines = text.split('\n');
+  return lines.flatMap((line, start) => {
+    const head = /^(\s*)(?:export )?(?:async )?(?:function\*? (\w+)|const (\w+) = (?:async )?(?:\([^)]*\)|\w+)[^=]*=>)/.exec(line);
+    if (!head) return [];
+    const [, indent = '', named, assigned] = head;
+    const length = lines.slice(start + 1).findIndex((later) => later === `${indent}}` || later === `${indent}};`) + 2;
+    const endsHere = /[;}]\s*$/.test(line);
+    return !endsHere && length > functionLinesMax ? [{ name: named ?? assigned ?? '', lines: length }] : [];
+  });
+}
+
+function longCFunctions(text: string): { name: string; lines: number }[] {
+  const lines = text.split('\n');
+  return lines.flatMap((line, start) => {
+    const isHead = line === '{' || (/^\w.*\)\s*\{$/.test(line) && !line.includes('='));
+    if (!isHead) return [];
+    const length = lines.slice(start + 1).findIndex((later) => later === '}') + 2;
+    return length > functionLinesMax ? [{ name: (line === '{' ? lines[start - 1] : line) ?? '', lines: length }] : [];
+  });
+}
