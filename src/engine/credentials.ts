@@ -4,16 +4,14 @@
  * Pure. Everything that needs privilege has been done before these operations run.
  */
 import { PR, PR_CAP_AMBIENT, RLIMIT } from './abi.ts';
+import { capabilityNames, type CapabilitySets } from './capabilities.ts';
 import type { Op } from './plan.ts';
 
 export type Credentials = {
   readonly uid: number;
   readonly gid: number;
   readonly groups: readonly number[];
-  /** Bit n: capability number n. Permitted and effective are the same at the start. */
-  readonly capabilities: { readonly permitted: bigint; readonly inheritable: bigint; readonly ambient: bigint; readonly bounding: bigint };
-  /** Capabilities the kernel knows: those that are not in `bounding` are dropped from it. */
-  readonly lastCapability: number;
+  readonly capabilities: CapabilitySets;
   readonly noNewPrivs: boolean;
   readonly seccomp: { readonly program: Buffer; readonly flags: number } | null;
   readonly rlimits: readonly Rlimit[];
@@ -55,17 +53,18 @@ function planRlimit(limit: Rlimit): Op {
   return { call: 'prlimit64', resource: RLIMIT[limit.name], limit: { soft, hard }, note: `limiting ${limit.name.toLowerCase()} to ${soft}:${hard}` };
 }
 
-function planBounding({ capabilities, lastCapability }: Credentials): Op[] {
+function planBounding({ capabilities }: Credentials): Op[] {
   const ops: Op[] = [];
-  for (let capability = 0; capability <= lastCapability; capability++) {
-    if ((capabilities.bounding >> BigInt(capability)) & 1n) continue;
-    ops.push({ call: 'prctl', option: PR.CAPBSET_DROP, a: capability, b: 0, c: 0, d: 0, note: `dropping capability ${capability}` });
-  }
+  capabilityNames.forEach((name, number) => {
+    if ((capabilities.bounding >> BigInt(number)) & 1n) return;
+    // An older kernel does not know the newest, and cannot give them either.
+    ops.push({ call: 'prctl', option: PR.CAPBSET_DROP, a: number, b: 0, c: 0, d: 0, tolerate: ['EINVAL'], note: `dropping capability ${name}` });
+  });
   return ops;
 }
 
-function planCapset({ capabilities: { permitted, inheritable } }: Credentials): Op {
-  return { call: 'capset', capabilities: { effective: permitted, permitted, inheritable }, note: 'setting capabilities' };
+function planCapset({ capabilities: { effective, permitted, inheritable } }: Credentials): Op {
+  return { call: 'capset', capabilities: { effective, permitted, inheritable }, note: 'setting capabilities' };
 }
 
 function planAmbient(ambient: bigint): Op[] {

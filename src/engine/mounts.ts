@@ -22,6 +22,8 @@ export type RootMount = {
   readonly isRecursive: boolean;
   /** Of an inherited tree; undefined leaves it. */
   readonly propagation?: typeof MS.PRIVATE | typeof MS.SLAVE | typeof MS.SHARED;
+  /** Becomes read-only when all other mounts are attached: some have their place in it. */
+  readonly isSealedLast?: boolean;
   /** Keeps the mount's fd open under this name, for operations that come later. */
   readonly keepAs?: Reg;
 };
@@ -44,16 +46,22 @@ export function normalPath(path: string): string {
 
 const depth = (path: string): number => normalPath(path).split('/').filter(Boolean).length;
 
-/**
- * @param mounts as orderMounts() gives them.
- * @returns `make`, to run before the root is entered, and `attach`, to run after.
- */
-export function planMounts(mounts: readonly RootMount[]): { make: Op[]; attach: Op[] } {
+export type MountOps = {
+  /** To run before the root is entered. */
+  readonly make: Op[];
+  /** To run after. */
+  readonly attach: Op[];
+  /** To run when everything that has its place in a mount is there. */
+  readonly seal: Op[];
+};
+
+/** @param mounts as orderMounts() gives them. */
+export function planMounts(mounts: readonly RootMount[]): MountOps {
   const plans = mounts.map((mount, i) => planMount(mount, mount.keepAs ?? `mount${i}`));
-  return { make: plans.flatMap((plan) => plan.make), attach: plans.flatMap((plan) => plan.attach) };
+  return { make: plans.flatMap((plan) => plan.make), attach: plans.flatMap((plan) => plan.attach), seal: plans.flatMap((plan) => plan.seal) };
 }
 
-function planMount(mount: RootMount, name: Reg): { make: Op[]; attach: Op[] } {
+function planMount(mount: RootMount, name: Reg): MountOps {
   const target = normalPath(mount.target);
   const { source } = mount;
   const reg = source.kind === 'inherited' ? source.reg : name;
@@ -64,8 +72,10 @@ function planMount(mount: RootMount, name: Reg): { make: Op[]; attach: Op[] } {
     moveOnto(reg, at, `mounting ${describeSource(mount)} on ${target}`),
     { call: 'close', fd: at, note: `closing the mount point ${target}` },
   ];
-  if (mount.keepAs === undefined) attach.push({ call: 'close', fd: reg, note: `closing the mount of ${target}` });
-  return { make, attach };
+  const close: Op[] = mount.keepAs === undefined ? [{ call: 'close', fd: reg, note: `closing the mount of ${target}` }] : [];
+  if (!mount.isSealedLast) return { make, attach: [...attach, ...close], seal: [] };
+  const attr = { set: MOUNT_ATTR.RDONLY };
+  return { make, attach, seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `making ${target} read-only` }, ...close] };
 }
 
 function describeSource(mount: RootMount): string {

@@ -7,7 +7,7 @@ import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
 import { type Credentials, planCredentials } from './credentials.ts';
 import { type DeviceNode, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import { cloneOf, type MaskedPath, moveOnto, normalPath, orderMounts, planMaskedPaths, planMounts, planReadonlyPaths, type RootMount } from './mounts.ts';
-import type { Bytes, Op, Plan, Reg, Supervise } from './plan.ts';
+import type { Op, Plan, Reg, Supervise } from './plan.ts';
 import { enterRoot, isolateMounts, makeInRoot, sealRoot } from './rootfs.ts';
 
 /** How a process gets into its cgroup. v1: a `cgroup.procs` to write to in each hierarchy. v2: the directory to be born in. */
@@ -44,6 +44,8 @@ export type ContainerPlan = {
   /** Whether /dev is berth's, with nodes to be made. */
   readonly hasStandardDev: boolean;
   readonly devices: readonly DeviceNode[];
+  /** Symbolic links inside a kept mount. */
+  readonly links: readonly { readonly mount: Reg; readonly name: string; readonly target: string }[];
   readonly maskedPaths: readonly MaskedPath[];
   readonly readonlyPaths: readonly string[];
   readonly hasReadonlyRoot: boolean;
@@ -74,6 +76,8 @@ export function planContainer(container: ContainerPlan): Plan {
     ...mounts.attach,
     ...(container.hasStandardDev ? planStandardDevices() : []),
     ...planDeviceNodes(container.devices),
+    ...planLinks(container.links),
+    ...mounts.seal,
     ...planMaskedPaths(container.maskedPaths),
     ...planReadonlyPaths(container.readonlyPaths),
     ...(process.stdio === null ? planTerminal(process.credentials.uid) : []),
@@ -150,6 +154,10 @@ const joinKeyring: Op = {
   tolerate: ['ENOSYS', 'EPERM', 'EACCES', 'EDQUOT'],
   note: 'starting a session keyring',
 };
+
+function planLinks(links: ContainerPlan['links']): Op[] {
+  return links.map(({ mount, name, target }): Op => ({ call: 'symlinkat', target, dir: mount, path: name, note: `linking ${name} to ${target}` }));
+}
 
 /** Resolved in the root, whatever links lie on the way. */
 function planWorkingDir(path: string): Op[] {

@@ -70,6 +70,8 @@ export type ContainerRecord = {
 export type ContainerStatus = {
   /** Set once its root and its plan are good. Before that it is not shown to anybody. */
   readonly readyAtNs?: string;
+  /** Set before its monitor is started: whoever finds it without startedAtNs after a crash ends what may have begun. */
+  readonly startingAtNs?: string;
   readonly startedAtNs?: string;
   readonly finishedAtNs?: string;
   readonly exitCode?: number;
@@ -81,11 +83,9 @@ export type ContainerStatus = {
   readonly monitor?: ProcessIdentity;
   /** In force now: those of the request, with what updates changed. */
   readonly resources: Resources;
-  /** What was clamped or left out at the start, for people. */
-  readonly warnings?: readonly string[];
 };
 
-export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'unknown';
+export type ContainerState = 'creating' | 'created' | 'running' | 'exited';
 
 export type ContainerView = { readonly record: ContainerRecord; readonly status: ContainerStatus };
 

@@ -67,11 +67,16 @@ export function close(fd: number): void {
   c_close(fd);
 }
 
-/** pipe2(2) with O_CLOEXEC; the read end does not block, the write end does, for it goes to a program. @returns [read end, write end]. */
-export function pipe(): [number, number] {
+/** pipe2(2) with O_CLOEXEC, both ends for programs. @returns [read end, write end]. */
+export function programPipe(): [number, number] {
   const fds = Buffer.alloc(8);
   checked(c_pipe2(fds, O_CLOEXEC), () => 'making a pipe');
-  const [reader, writer] = [fds.readInt32LE(0), fds.readInt32LE(4)];
+  return [fds.readInt32LE(0), fds.readInt32LE(4)];
+}
+
+/** A pipe whose read end is for the daemon, and does not block. @returns [read end, write end]. */
+export function pipe(): [number, number] {
+  const [reader, writer] = programPipe();
   checked(c_fcntl(reader, F_SETFL, O_NONBLOCK), () => 'making a pipe non-blocking');
   return [reader, writer];
 }

@@ -1,0 +1,202 @@
+/**
+ * Opens everything that a container's plan takes from the host, and composes the plan.
+ *
+ * Done twice: when the container is created, to refuse what can be refused, and when it starts.
+ */
+import { constants, mkdirSync, openSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { failedPrecondition, failedTo } from '../lib/errors.ts';
+import type { CgroupFacts, DevicePolicy } from '../sys/cgroup-facts.ts';
+import { openCgroup } from '../sys/cgroups.ts';
+import { cloneTree } from '../sys/mounts.ts';
+import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../sys/syscalls.ts';
+import { CLONE } from './abi.ts';
+import type { EngineDeps } from './deps.ts';
+import { deviceRules } from './device-rules.ts';
+import { findDevices, hostDevices } from './host-devices.ts';
+import { inspectMaskedPaths } from './inspect-root.ts';
+import { type CgroupEntry, type ContainerPlan, type JoinedNamespace, planContainer, stateReg } from './plan-container.ts';
+import type { Plan, Reg, Supervise } from './plan.ts';
+import { containerCapabilities, planProcess, type ProcessFacts, type ProcessFds } from './process-plan.ts';
+import { containerState, type ContainerRecord, type SandboxView } from './records.ts';
+import { createRegisters, type Registers } from './registers.ts';
+import { rootReg } from './rootfs.ts';
+import { sandboxPaths } from './sandbox-paths.ts';
+import type { Resources } from './spec.ts';
+import { type CgroupSight, cgroupReg, standardMounts, withoutCovered } from './standard-mounts.ts';
+import { openVolumes } from './volumes.ts';
+
+export type ContainerSources = { readonly plan: Plan; readonly registers: Registers };
+
+/**
+ * @param root fd of the container's overlay.
+ * @returns the plan, and the open fds it names; the caller closes them.
+ * @throws {BerthError} with what cannot be had, nothing left open.
+ */
+export function openContainer(deps: EngineDeps, record: ContainerRecord, resources: Resources, sandbox: SandboxView, root: number): ContainerSources {
+  const registers = createRegisters();
+  try {
+    return { plan: planContainer(composeContainer(deps, record, resources, sandbox, root, registers)), registers };
+  } catch (error) {
+    registers.closeAll();
+    throw error;
+  }
+}
+
+function composeContainer(
+  deps: EngineDeps,
+  record: ContainerRecord,
+  resources: Resources,
+  sandbox: SandboxView,
+  root: number,
+  registers: Registers,
+): ContainerPlan {
+  const { spec } = record;
+  const { security } = spec;
+  registers.add(stateReg, openDirectory(deps.store.containers.directory(record.id)));
+  registers.add(rootReg, openSync(`/proc/self/fd/${root}`, O_PATH));
+  const { stdio, supervise } = openStdio(deps, record, registers);
+  const cgroup = openCgroupEntry(deps.cgroups, record.cgroupPath, registers);
+  const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
+  const facts = processFacts(deps);
+  const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
+  const volumes = openVolumes({ ...deps.facts, ownDirs: [deps.settings.rootDir, deps.settings.stateDir] }, spec.mounts, registers);
+  const targets = spec.mounts.map((mount) => mount.containerPath);
+  const defaults = standardMounts({
+    isPrivileged: security.isPrivileged,
+    hasReadonlyRoot: security.hasReadonlyRootfs,
+    cgroups: sight,
+    shm: registers.add('shm', cloneTree(sandboxPaths(deps, sandbox.record).shm, { isRecursive: false })),
+    files: openSandboxFiles(deps, sandbox, registers),
+  });
+  const kept = withoutCovered(defaults, targets);
+  const has = (target: string) => kept.some((mount) => mount.target === target);
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources, seccomp });
+  const pid = openPidNamespace(deps, record, sandbox, registers);
+  return {
+    namespaces: openNamespaces(deps, sandbox, registers),
+    pid,
+    hasOwnCgroupNamespace: !security.isPrivileged,
+    mounts: [...kept, ...volumes],
+    hasStandardDev: has('/dev'),
+    devices: containerDevices(record).nodes,
+    links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
+    maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
+    readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
+    hasReadonlyRoot: security.hasReadonlyRootfs,
+    volumes: record.image.config.volumes.filter((path) => !targets.includes(path)),
+    process,
+    supervise,
+    fds: registers.names,
+  };
+}
+
+export function processFacts(deps: EngineDeps): ProcessFacts {
+  const { capabilities, oomScoreAdj, hostname } = deps.facts;
+  return { capabilities, oomScoreAdj, hostname, rlimits: deps.settings.rlimits };
+}
+
+function openDirectory(path: string): number {
+  return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY);
+}
+
+type Stdio = { readonly stdio: ProcessFds['stdio']; readonly supervise: Extract<Supervise, { mode: 'container' }> };
+
+function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registers): Stdio {
+  const { spec } = record;
+  const log = openLog(deps, spec.logPath, registers);
+  const base = { mode: 'container', exitDir: stateReg, ...(log ? { log } : {}) } as const;
+  if (spec.hasTerminal) return { stdio: null, supervise: { ...base, hasTerminal: true } };
+  const pipeOf = (reader: Reg, writer: Reg): void => {
+    const [read, write] = programPipe();
+    registers.add(reader, read);
+    registers.add(writer, write);
+  };
+  pipeOf('stdout.read', 'stdout');
+  pipeOf('stderr.read', 'stderr');
+  if (spec.hasStdin) pipeOf('stdin', 'stdin.write');
+  else registers.add('stdin', openSync('/dev/null', 'r'));
+  return {
+    stdio: ['stdin', 'stdout', 'stderr'],
+    supervise: { ...base, hasTerminal: false, stdout: 'stdout.read', stderr: 'stderr.read', ...(spec.hasStdin ? { stdin: 'stdin.write' } : {}) },
+  };
+}
+
+function openLog(deps: EngineDeps, path: string | undefined, registers: Registers): Extract<Supervise, { mode: 'container' }>['log'] {
+  if (path === undefined) return undefined;
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+    const dir = registers.add('logs', openDirectory(dirname(path)));
+    return { dir, name: basename(path), lineBytesMax: deps.settings.logLineBytesMax };
+  } catch (error) {
+    throw failedTo(`opening the log directory ${dirname(path)}`, error);
+  }
+}
+
+/** The fds through which a process gets into a cgroup, as registers. */
+export function openCgroupEntry(facts: CgroupFacts, path: string, registers: Registers): CgroupEntry {
+  const fds = openCgroup(facts, path);
+  if (fds.version === 2) return { version: 2, directory: registers.add('cgroup', fds.directoryFd) };
+  return { version: 1, procs: fds.procsFds.map((fd, i) => registers.add(`cgroup${i}`, fd)) };
+}
+
+/** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */
+function openCgroupSight(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupSight {
+  if (facts.version === 2) return { version: 2 };
+  const points = new Set(facts.mounts.values());
+  const part = isPrivileged ? '' : path;
+  const hierarchies = [...points].map((point) => ({
+    name: basename(point),
+    reg: registers.add(`cgroup.${basename(point)}`, cloneTree(`${point}${part}`, { isRecursive: false })),
+  }));
+  const links = [...facts.mounts]
+    .filter(([controller, point]) => !controller.includes('=') && basename(point) !== controller)
+    .map(([controller, point]) => ({ name: controller, target: basename(point) }));
+  return { version: 1, hierarchies, links };
+}
+
+function openSandboxFiles(deps: EngineDeps, sandbox: SandboxView, registers: Registers): { path: string; reg: Reg }[] {
+  const paths = sandboxPaths(deps, sandbox.record);
+  return (['hostname', 'hosts', 'resolv.conf'] as const).map((name) => ({
+    path: `/etc/${name}`,
+    reg: registers.add(name, cloneTree(join(paths.directory, name), { isRecursive: false })),
+  }));
+}
+
+function openNamespaces(deps: EngineDeps, sandbox: SandboxView, registers: Registers): JoinedNamespace[] {
+  const flags = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS };
+  return Object.entries(sandboxPaths(deps, sandbox.record).pins).map(([what, path]) => ({
+    what,
+    flag: flags[what as keyof typeof flags],
+    reg: registers.add(what, openSync(path, constants.O_RDONLY)),
+  }));
+}
+
+function openPidNamespace(deps: EngineDeps, record: ContainerRecord, sandbox: SandboxView, registers: Registers): ContainerPlan['pid'] {
+  const { pid, targetId } = record.spec.security.namespaces;
+  if (pid === 'container') return 'new';
+  if (pid === 'node') return 'host';
+  const owner = pid === 'pod' ? sandbox.status.reaper?.pid : targetPid(deps, record, targetId);
+  if (owner === undefined) throw failedPrecondition(`joining the pod's pid namespace: sandbox ${sandbox.record.id} has none`);
+  return { join: registers.add('pid', openSync(`/proc/${owner}/ns/pid`, constants.O_RDONLY)) };
+}
+
+function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string | undefined): number {
+  const target = targetId === undefined ? undefined : deps.store.containers.get(targetId);
+  if (target === undefined || target.record.sandboxId !== record.sandboxId) {
+    throw failedPrecondition(`joining the pid namespace of container ${targetId}: no such container in this sandbox`);
+  }
+  if (containerState(target.status) !== 'running' || target.status.process === undefined) {
+    throw failedPrecondition(`joining the pid namespace of container ${targetId}: it is not running`);
+  }
+  return target.status.process.pid;
+}
+
+/** The nodes a container gets, and what its cgroup allows. @throws {BerthError} for a device that is not there. */
+export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
+  const { devices, security } = record.spec;
+  const found = findDevices(devices);
+  const asked = new Set(found.nodes.map((node) => node.path));
+  const all = security.isPrivileged ? hostDevices().filter((node) => !asked.has(node.path)) : [];
+  return { nodes: [...all, ...found.nodes], policy: deviceRules({ isPrivileged: security.isPrivileged, requested: found.rules }) };
+}

@@ -1,0 +1,255 @@
+/**
+ * A container's life: create, start, stop, update, remove. Undo is remove, whoever asks for it.
+ *
+ * Calls on one container run one after another; waiting for an end does not hold the queue.
+ */
+import { randomBytes } from 'node:crypto';
+import { dirname } from 'node:path';
+import { endsWithin } from '../lib/deadline.ts';
+import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
+import { killCgroup, processes } from '../sys/cgroup-processes.ts';
+import { readMemoryUsage, updateCgroup, writeCgroup } from '../sys/cgroup-values.ts';
+import { createCgroup, removeCgroup, removeIfEmpty, setDevices } from '../sys/cgroups.ts';
+import { isErrno } from '../sys/ffi.ts';
+import { processStartTime } from '../sys/processes.ts';
+import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
+import { containerCgroupPath, planCgroup, planCgroupUpdate, mergeResources } from './cgroup.ts';
+import { containerDevices, openContainer } from './container-sources.ts';
+import type { EngineDeps } from './deps.ts';
+import { watchExit } from './exits.ts';
+import { resolveIdentity } from './identity.ts';
+import { readInRoot } from './inspect-root.ts';
+import { reopenLog, startMonitor } from './monitor.ts';
+import { encodePlan } from './plan.ts';
+import { type ContainerRecord, containerState, type ContainerView, type ProcessIdentity, recordVersion, sandboxState, type SandboxView } from './records.ts';
+import { parseSignal } from './signals.ts';
+import type { ContainerSpec, Resources } from './spec.ts';
+
+/** An image as a container is made from it. */
+export type ContainerImage = ContainerRecord['image'];
+
+const SIGKILL = 9;
+/** Exit code and reason of a container that could not be started, as containerd has them. */
+const startFailure = { exitCode: 128, reason: 'StartError' } as const;
+/** How long a process may take to die of SIGKILL before StopContainer says that it does not. */
+const killTimeoutMs = 30_000;
+
+export const newId = (): string => randomBytes(32).toString('hex');
+
+/**
+ * Creates a container in a sandbox: everything that can be refused is refused here; nothing runs before startContainer().
+ *
+ * A call for a name that is being created joins; for one that was created meanwhile it gives that id.
+ * @throws {BerthError} with the step that failed; then nothing of it is left.
+ */
+export function createContainer(deps: EngineDeps, sandboxId: string, spec: ContainerSpec, image: ContainerImage): Promise<string> {
+  const { name, attempt } = spec.metadata;
+  return deps.creations.join(`container ${sandboxId} ${name} ${attempt}`, async () => {
+    const sandbox = readySandbox(deps, sandboxId);
+    const existing = deps.store.containers
+      .all()
+      .find(({ record }) => record.sandboxId === sandbox.record.id && record.spec.metadata.name === name && record.spec.metadata.attempt === attempt);
+    if (existing === undefined) return makeContainer(deps, sandbox, spec, image);
+    if (containerState(existing.status) === 'created') return existing.record.id;
+    throw new BerthError('ALREADY_EXISTS', `creating container ${name}: attempt ${attempt} in this sandbox is there, ${containerState(existing.status)}`);
+  });
+}
+
+function readySandbox(deps: EngineDeps, id: string): SandboxView {
+  const sandbox = deps.store.sandboxes.get(id);
+  if (sandbox === undefined || sandboxState(sandbox.status) === 'creating') throw notFound(`sandbox ${id} not found`);
+  if (sandboxState(sandbox.status) !== 'ready') throw failedPrecondition(`sandbox ${id} is not ready: it was stopped`);
+  return sandbox;
+}
+
+async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage): Promise<string> {
+  const id = newId();
+  deps.layers.lease(id, image.diffIds);
+  try {
+    deps.roots.create(id, image.layerDirs);
+    const root = await deps.roots.open(id, image.layerDirs);
+    const record = composeRecord(deps, id, sandbox, spec, image, root);
+    deps.store.containers.create(record, { resources: spec.resources });
+    prepareCgroup(deps, record);
+    const { plan, registers } = openContainer(deps, record, spec.resources, sandbox, root);
+    registers.closeAll();
+    encodePlan(plan);
+    deps.store.containers.update(id, (status) => ({ ...status, readyAtNs: deps.clock.nowNs() }));
+    return id;
+  } catch (error) {
+    await discard(deps, id).catch((leftover: unknown) => deps.log.warn({ id, reason: reasonOf(leftover) }, 'left for recovery'));
+    throw failedTo(`creating container ${spec.metadata.name}`, error);
+  }
+}
+
+function composeRecord(deps: EngineDeps, id: string, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage, root: number): ContainerRecord {
+  const files = { passwd: readInRoot(root, '/etc/passwd'), group: readInRoot(root, '/etc/group') };
+  return {
+    version: recordVersion,
+    id,
+    sandboxId: sandbox.record.id,
+    spec,
+    image,
+    identity: resolveIdentity({ userSpec: spec.security.user, imageUser: image.config.user }, files),
+    stopSignal: parseSignal(spec.stopSignal ?? (image.config.stopSignal || 'SIGTERM')),
+    cgroupPath: containerCgroupPath(sandbox.record.spec.cgroupParent, id, deps.settings.defaultCgroupParent),
+    createdAtNs: deps.clock.nowNs(),
+  };
+}
+
+function prepareCgroup(deps: EngineDeps, record: ContainerRecord): void {
+  createCgroup(deps.cgroups, record.cgroupPath);
+  writeCgroup(deps.cgroups, record.cgroupPath, planCgroup(record.spec.resources, deps.cgroups));
+  setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
+}
+
+/**
+ * Starts a created container; answers when its program has been executed.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION for one that is not CREATED; with the failing operation's text when it cannot be started: it is EXITED then.
+ */
+export function startContainer(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, async () => {
+    const view = containerOf(deps, id);
+    const state = containerState(view.status);
+    if (state !== 'created') throw failedPrecondition(`starting container ${id}: it is ${state}`);
+    const sandbox = readySandbox(deps, view.record.sandboxId);
+    deps.store.containers.update(id, (status) => ({ ...status, startingAtNs: deps.clock.nowNs() }));
+    try {
+      await launch(deps, view, sandbox);
+    } catch (error) {
+      await recordStartFailure(deps, id, reasonOf(error));
+      throw failedTo(`starting container ${view.record.spec.metadata.name}`, error);
+    }
+  });
+}
+
+async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView): Promise<void> {
+  const { id } = record;
+  const root = await deps.roots.open(id, record.image.layerDirs);
+  const { plan, registers } = openContainer(deps, record, status.resources, sandbox, root);
+  const started = await startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll);
+  const monitor = identify(started.monitorPid);
+  deps.store.containers.update(id, (before) => ({ ...before, startedAtNs: deps.clock.nowNs(), process: identify(started.pid), monitor }));
+  deps.roots.release(id);
+  watchExit(deps, id, monitor);
+}
+
+/** A process that is over already has no start time, and is never found alive. */
+function identify(pid: number): ProcessIdentity {
+  return { pid, startTime: processStartTime(pid) ?? '' };
+}
+
+/** Makes a container whose start failed, or was cut off, EXITED. */
+export async function recordStartFailure(deps: EngineDeps, id: string, message: string): Promise<void> {
+  const cgroupPath = deps.store.containers.get(id)?.record.cgroupPath;
+  deps.store.containers.update(id, (status) => {
+    const now = deps.clock.nowNs();
+    return { ...status, startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, ...startFailure, message };
+  });
+  deps.roots.release(id);
+  if (cgroupPath === undefined) return;
+  await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
+  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
+}
+
+/**
+ * Stops a running container: its stop signal, then SIGKILL after `timeoutMs`; 0 kills at once. Returns when the status says EXITED.
+ *
+ * A stop during another does not send the signal again, but its shorter timeout holds. Anything that does not run is stopped already.
+ * @throws {BerthError} DEADLINE_EXCEEDED naming the processes when they do not die of SIGKILL.
+ */
+export async function stopContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
+  // After a start that is under way; the wait itself must not hold up others.
+  await deps.queue.run(id, async () => {});
+  await endContainer(deps, id, timeoutMs);
+}
+
+async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
+  const view = deps.store.containers.get(id);
+  const watch = deps.watches.of(id);
+  if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
+  if (timeoutMs > 0) {
+    if (!watch.isStopping) signalContainer(view, view.record.stopSignal);
+    watch.isStopping = true;
+    if (await endsWithin(timeoutMs, watch.exited)) return watch.exited;
+  }
+  signalContainer(view, SIGKILL);
+  // Without a pid namespace of its own, the end of the first process is not the end of the others.
+  if (view.record.spec.security.namespaces.pid !== 'container') await killCgroup(deps.cgroups, view.record.cgroupPath, killTimeoutMs);
+  if (await endsWithin(killTimeoutMs, watch.exited)) return watch.exited;
+  const left = await processes(deps.cgroups, view.record.cgroupPath);
+  throw new BerthError('DEADLINE_EXCEEDED', `stopping container ${id}: processes ${left.join(', ')} do not die of SIGKILL`);
+}
+
+function signalContainer({ status }: ContainerView, signal: number): void {
+  const { process } = status;
+  if (process === undefined) return;
+  try {
+    const pidfd = pidfdOpen(process.pid);
+    try {
+      // The pidfd is of whoever has the pid now: the start time tells whether it is still ours.
+      if (processStartTime(process.pid) === process.startTime) pidfdSendSignal(pidfd, signal);
+    } finally {
+      close(pidfd);
+    }
+  } catch (error) {
+    if (!isErrno(error, 'ESRCH')) throw error;
+  }
+}
+
+/** Removes a container and what it wrote, killing it first; its logs stay. Idempotent. */
+export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, async () => {
+    await endContainer(deps, id, 0);
+    await discard(deps, id);
+  });
+}
+
+/** Removes all that is left of a container, in an order that a crash between any two steps leaves repeatable. */
+export async function discard(deps: EngineDeps, id: string): Promise<void> {
+  const record = deps.store.containers.get(id)?.record;
+  if (record !== undefined) {
+    await killCgroup(deps.cgroups, record.cgroupPath, killTimeoutMs);
+    await removeCgroup(deps.cgroups, record.cgroupPath);
+    if (dirname(record.cgroupPath) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
+  }
+  await deps.roots.remove(id);
+  await deps.store.containers.remove(id);
+  deps.layers.release(id);
+}
+
+/**
+ * Changes a container's resources: all of them or none. Before the start they are kept for it, after the end only remembered.
+ *
+ * @throws {BerthError} naming file and value that the kernel refused; FAILED_PRECONDITION for a memory limit below what is in use.
+ */
+export function updateContainerResources(deps: EngineDeps, id: string, wanted: Resources): Promise<void> {
+  return deps.queue.run(id, async () => {
+    const { record, status } = containerOf(deps, id);
+    const state = containerState(status);
+    if (state === 'exited') {
+      deps.store.containers.update(id, (before) => ({ ...before, resources: mergeResources(before.resources, wanted) }));
+      return;
+    }
+    const memoryBytes = state === 'running' ? readMemoryUsage(deps.cgroups, record.cgroupPath) : null;
+    const usage = memoryBytes === null ? null : { memoryBytes };
+    const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
+    await updateCgroup(deps.cgroups, record.cgroupPath, writes);
+    deps.store.containers.update(id, (before) => ({ ...before, resources }));
+  });
+}
+
+/** Makes the container's monitor open its log file anew. @throws {BerthError} FAILED_PRECONDITION when it does not run. */
+export async function reopenContainerLog(deps: EngineDeps, id: string): Promise<void> {
+  const { status } = containerOf(deps, id);
+  if (containerState(status) !== 'running') throw failedPrecondition(`reopening the log of container ${id}: it is ${containerState(status)}`);
+  await reopenLog(deps.store.containers.directory(id));
+}
+
+/** @throws {BerthError} NOT_FOUND. */
+export function containerOf(deps: EngineDeps, id: string): ContainerView {
+  const view = deps.store.containers.get(id);
+  if (view === undefined || containerState(view.status) === 'creating') throw notFound(`container ${id} not found`);
+  return view;
+}

@@ -1,0 +1,47 @@
+/**
+ * What the engine works with, built once in main.ts. Types only.
+ */
+import type { Clock } from '../lib/clock.ts';
+import type { Log } from '../lib/log.ts';
+import type { KeyedQueue } from '../lib/queue.ts';
+import type { CgroupFacts } from '../sys/cgroup-facts.ts';
+import type { HostFacts } from '../sys/host.ts';
+import type { Rlimit } from './credentials.ts';
+import type { Watches } from './watches.ts';
+import type { MonitorBinary } from './monitor.ts';
+import type { Creations } from './creations.ts';
+import type { Roots } from './roots.ts';
+import type { SeccompFilters } from './seccomp-filter.ts';
+import type { Network } from './spec.ts';
+import type { Store } from './store.ts';
+
+export type EngineSettings = {
+  readonly rootDir: string;
+  readonly stateDir: string;
+  /** Where net namespaces are pinned: on a shared mount, so that network agents in pods see them. */
+  readonly netnsDir: string;
+  readonly defaultCgroupParent: string;
+  readonly logLineBytesMax: number;
+  readonly rlimits: readonly Rlimit[];
+  readonly networkTimeoutMs: number;
+};
+
+/** Keeps layers from being collected while a container stands on them. */
+export type LayerLeases = { readonly lease: (ownerId: string, diffIds: readonly string[]) => void; readonly release: (ownerId: string) => void };
+
+export type EngineDeps = {
+  readonly settings: EngineSettings;
+  readonly facts: HostFacts;
+  readonly cgroups: CgroupFacts;
+  readonly store: Store;
+  readonly roots: Roots;
+  readonly monitor: MonitorBinary;
+  readonly seccomp: SeccompFilters;
+  readonly network: Network;
+  readonly layers: LayerLeases;
+  readonly watches: Watches;
+  readonly creations: Creations;
+  readonly queue: KeyedQueue;
+  readonly clock: Clock;
+  readonly log: Log;
+};

@@ -1,0 +1,71 @@
+/**
+ * Looks up devices on the host: those a container asks for, and for a privileged one all of them.
+ */
+import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
+import type { DeviceRule } from './device-rules.ts';
+import type { DeviceNode } from './devices.ts';
+import type { Device } from './spec.ts';
+
+export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: DeviceRule[] };
+
+/**
+ * A host path may be a link, or a directory: then all devices below it are meant.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION for a path that is not there, INVALID_ARGUMENT for one that is no device.
+ */
+export function findDevices(devices: readonly Device[]): FoundDevices {
+  const nodes = devices.flatMap((device) => findDevice(device).map((node) => ({ node, access: device.permissions || 'rwm' })));
+  return {
+    nodes: nodes.map(({ node }) => node),
+    rules: nodes.map(({ node, access }) => ({ type: node.type, major: node.major, minor: node.minor, access })),
+  };
+}
+
+function findDevice(device: Device): DeviceNode[] {
+  const stat = statSync(device.hostPath, { throwIfNoEntry: false });
+  if (stat === undefined) throw failedPrecondition(`device ${device.hostPath}: no such file or directory`);
+  if (stat.isDirectory()) return devicesBelow(device.hostPath, device.containerPath);
+  const node = nodeOf(stat, device.containerPath);
+  if (node === undefined) throw invalidArgument(`device ${device.hostPath} is not a device`);
+  return [node];
+}
+
+/** Parts of /dev that a container has of its own. */
+const ownPaths = new Set(['/dev/pts', '/dev/shm', '/dev/mqueue', '/dev/console', '/dev/ptmx']);
+const standardPaths = new Set(['null', 'zero', 'full', 'random', 'urandom', 'tty'].map((name) => `/dev/${name}`));
+
+/** All device nodes of the host's /dev, for a privileged container, but those that it has anyway. */
+export function hostDevices(): DeviceNode[] {
+  return devicesBelow('/dev', '/dev').filter((node) => !standardPaths.has(node.path));
+}
+
+function devicesBelow(hostPath: string, containerPath: string): DeviceNode[] {
+  const nodes: DeviceNode[] = [];
+  for (const name of readdirSync(hostPath)) {
+    const [from, to] = [join(hostPath, name), join(containerPath, name)];
+    if (ownPaths.has(from)) continue;
+    // A device may go at any moment; links in a directory are not followed.
+    const stat = lstatSync(from, { throwIfNoEntry: false });
+    if (stat?.isDirectory()) nodes.push(...devicesBelow(from, to));
+    const node = stat && nodeOf(stat, to);
+    if (node !== undefined) nodes.push(node);
+  }
+  return nodes;
+}
+
+function nodeOf(stat: Stats, path: string): DeviceNode | undefined {
+  if (!stat.isCharacterDevice() && !stat.isBlockDevice()) return undefined;
+  const { major, minor } = numbersOf(stat.rdev);
+  return { path, type: stat.isBlockDevice() ? 'block' : 'char', major, minor, mode: stat.mode & 0o777, uid: stat.uid, gid: stat.gid };
+}
+
+/** gnu_dev_major(3) and gnu_dev_minor(3) on a number that may exceed 32 bits. */
+function numbersOf(rdev: number): { major: number; minor: number } {
+  const device = BigInt(rdev);
+  return {
+    major: Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n)),
+    minor: Number((device & 0xffn) | ((device >> 12n) & 0xffffff00n)),
+  };
+}

@@ -1,0 +1,96 @@
+/**
+ * The mounts that every container has unless its own cover them: /proc, /dev, /sys, cgroups, and the sandbox's files in /etc.
+ *
+ * Pure.
+ */
+import { MOUNT_ATTR } from './abi.ts';
+import { devMounts } from './devices.ts';
+import { normalPath, type RootMount } from './mounts.ts';
+import type { Reg } from './plan.ts';
+
+const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
+
+/** Where cgroups are to be seen: on v1 one register a hierarchy, already bound to the container's own part. */
+export type CgroupSight =
+  | { readonly version: 2 }
+  | { readonly version: 1; readonly hierarchies: readonly { readonly name: string; readonly reg: Reg }[]; readonly links: readonly { readonly name: string; readonly target: string }[] };
+
+export type StandardMounts = {
+  readonly isPrivileged: boolean;
+  readonly hasReadonlyRoot: boolean;
+  readonly cgroups: CgroupSight;
+  /** The sandbox's /dev/shm, or the host's. */
+  readonly shm: Reg;
+  /** Files of the sandbox, by their path in the container. */
+  readonly files: readonly { readonly path: string; readonly reg: Reg }[];
+};
+
+export const cgroupReg: Reg = 'cgroups';
+
+export function standardMounts(given: StandardMounts): RootMount[] {
+  const own = (target: string, type: string, attributes: number): RootMount => ({
+    target,
+    isDirectory: true,
+    source: { kind: 'new', type, options: [['source', type]] },
+    attributes,
+    isRecursive: false,
+  });
+  return [
+    own('/proc', 'proc', guarded),
+    ...devMounts(given.shm),
+    own('/sys', 'sysfs', guarded | (given.isPrivileged ? 0 : MOUNT_ATTR.RDONLY)),
+    ...cgroupMounts(given.cgroups, given.isPrivileged),
+    ...given.files.map(
+      ({ path, reg }): RootMount => ({
+        target: path,
+        isDirectory: false,
+        source: { kind: 'inherited', reg },
+        attributes: MOUNT_ATTR.NODEV | MOUNT_ATTR.NOSUID | (given.hasReadonlyRoot ? MOUNT_ATTR.RDONLY : 0),
+        isRecursive: false,
+      }),
+    ),
+  ];
+}
+
+function cgroupMounts(cgroups: CgroupSight, isPrivileged: boolean): RootMount[] {
+  const root = '/sys/fs/cgroup';
+  const readonly = isPrivileged ? 0 : MOUNT_ATTR.RDONLY;
+  if (cgroups.version === 2) {
+    const source = { kind: 'new', type: 'cgroup2', options: [['source', 'cgroup']] } as const;
+    return [{ target: root, isDirectory: true, source, attributes: guarded | readonly, isRecursive: false }];
+  }
+  const options = [
+    ['source', 'tmpfs'],
+    ['mode', '755'],
+  ] as const;
+  return [
+    {
+      target: root,
+      isDirectory: true,
+      source: { kind: 'new', type: 'tmpfs', options },
+      attributes: guarded,
+      isRecursive: false,
+      isSealedLast: true,
+      keepAs: cgroupReg,
+    },
+    ...cgroups.hierarchies.map(
+      ({ name, reg }): RootMount => ({
+        target: `${root}/${name}`,
+        isDirectory: true,
+        source: { kind: 'inherited', reg },
+        attributes: guarded | readonly,
+        isRecursive: false,
+      }),
+    ),
+  ];
+}
+
+/** Mount points whose own default mounts go when a volume is put there. */
+const takenWhole = ['/dev', '/sys', '/proc'];
+
+/** The defaults that are left beside a container's own volumes: a volume on /dev, /sys or /proc takes all below it too. */
+export function withoutCovered(defaults: readonly RootMount[], volumeTargets: readonly string[]): RootMount[] {
+  const targets = volumeTargets.map(normalPath);
+  const taken = takenWhole.filter((path) => targets.includes(path));
+  return defaults.filter(({ target }) => !targets.includes(target) && !taken.some((path) => target.startsWith(`${path}/`)));
+}

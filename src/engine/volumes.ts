@@ -1,0 +1,98 @@
+/**
+ * Takes a container's volumes from the host: each source as a detached copy of its tree of mounts, checked against what was asked.
+ */
+import { mkdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { BerthError, failedPrecondition, failedTo, invalidArgument } from '../lib/errors.ts';
+import { isErrno } from '../sys/ffi.ts';
+import { cloneTree } from '../sys/mounts.ts';
+import { type MountInfo, mountOf, parseMountInfo } from '../sys/proc.ts';
+import { MOUNT_ATTR, MS } from './abi.ts';
+import type { RootMount } from './mounts.ts';
+import type { Registers } from './registers.ts';
+import type { Mount } from './spec.ts';
+
+export type VolumeFacts = {
+  readonly canMountRecursivelyReadonly: boolean;
+  /** Directories with mounts of berth's own: who takes them along must let them go again. */
+  readonly ownDirs: readonly string[];
+};
+
+/**
+ * Opens the sources as registers.
+ *
+ * @throws {BerthError} INVALID_ARGUMENT or FAILED_PRECONDITION, naming the volume. What was opened until then is in `registers`.
+ */
+export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], registers: Registers): RootMount[] {
+  const needsTable = mounts.some((mount) => mount.propagation !== 'private');
+  const table = needsTable ? parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')) : [];
+  return mounts.map((mount, i) => {
+    try {
+      return openVolume(facts, table, mount, `volume${i}`, registers);
+    } catch (error) {
+      if (error instanceof BerthError) throw error;
+      throw failedTo(`mounting ${mount.hostPath} on ${mount.containerPath}`, failedPrecondition(error instanceof Error ? error.message : String(error)));
+    }
+  });
+}
+
+function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
+  const source = resolveSource(mount);
+  const isDirectory = statSync(source).isDirectory();
+  checkReadonly(facts, mount);
+  checkPropagation(table, mount, source);
+  const reg = registers.add(name, cloneTree(source, { isRecursive: true }));
+  return {
+    target: mount.containerPath,
+    isDirectory,
+    source: { kind: 'inherited', reg },
+    attributes: attributesOf(mount),
+    isRecursive: mount.isRecursiveReadonly,
+    propagation: propagationOf(facts, mount, source),
+  };
+}
+
+/** Links are followed on the host, where whoever asked controls them. A missing source is made, as both peers do. */
+function resolveSource(mount: Mount): string {
+  try {
+    return realpathSync(mount.hostPath);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error;
+    mkdirSync(mount.hostPath, { recursive: true, mode: 0o755 });
+    return realpathSync(mount.hostPath);
+  }
+}
+
+function checkReadonly(facts: VolumeFacts, mount: Mount): void {
+  if (!mount.isRecursiveReadonly) return;
+  if (!mount.isReadonly || mount.propagation !== 'private') {
+    throw invalidArgument(`mount on ${mount.containerPath}: recursively read-only needs readonly and private propagation`);
+  }
+  if (!facts.canMountRecursivelyReadonly) {
+    throw failedPrecondition(`RROUnsupported: mount on ${mount.containerPath}: this kernel cannot make a tree of mounts read-only`);
+  }
+}
+
+function checkPropagation(table: readonly MountInfo[], mount: Mount, source: string): void {
+  if (mount.propagation === 'private') return;
+  const place = mountOf(table, source);
+  const has = (kind: string) => place?.propagation.some((tag) => tag.startsWith(kind)) ?? false;
+  if (mount.propagation === 'bidirectional' && !has('shared:')) {
+    throw invalidArgument(`mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is not shared`);
+  }
+  if (mount.propagation === 'host-to-container' && !has('shared:') && !has('master:')) {
+    throw invalidArgument(`mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is neither shared nor slave`);
+  }
+}
+
+function propagationOf(facts: VolumeFacts, mount: Mount, source: string): NonNullable<RootMount['propagation']> {
+  if (mount.propagation === 'bidirectional') return MS.SHARED;
+  if (mount.propagation === 'host-to-container') return MS.SLAVE;
+  // As a private copy it would keep other containers' mounts busy for as long as it lives.
+  const holdsOurs = facts.ownDirs.some((dir) => source === '/' || dir === source || dir.startsWith(`${source}/`));
+  return holdsOurs ? MS.SLAVE : MS.PRIVATE;
+}
+
+function attributesOf(mount: Mount): number {
+  const bits = { noexec: MOUNT_ATTR.NOEXEC, nodev: MOUNT_ATTR.NODEV, nosuid: MOUNT_ATTR.NOSUID };
+  return mount.options.reduce((all, option) => all | bits[option], mount.isReadonly ? MOUNT_ATTR.RDONLY : 0);
+}
