@@ -1,0 +1,151 @@
+/**
+ * Runs everything that must pass, one part after the other, and counts: `npm test`.
+ *
+ *   node test/run.ts [PART ...]     only these parts, by name
+ *
+ * Ends with `N passed, N failed, N skipped` over all parts; exits 1 when anything failed. A part that the machine cannot run is skipped with the reason.
+ */
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { delimiter, join, resolve } from 'node:path';
+
+type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
+
+type Part = {
+  readonly name: string;
+  /** Why this machine cannot run it; undefined when it can. */
+  readonly lacks?: string | undefined;
+  readonly run: () => Promise<Counts>;
+};
+
+const root = resolve(import.meta.dirname, '..');
+const outputDir = join(root, 'build/test');
+const node = process.execPath;
+
+/** So that what the tests start by the name of `node` is this one. */
+const env = { ...process.env, PATH: `${join(root, 'node_modules/.bin')}${delimiter}${process.env['PATH']}` };
+
+const minute = 60_000;
+const notRoot = process.getuid?.() === 0 ? undefined : 'not root';
+const noGo = spawnSync('go', ['version']).status === 0 ? undefined : 'no Go to build critest and crictl with (Debian: a golang of 1.26 or newer)';
+const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the daemon is not built';
+
+/** A mount and a network namespace of its own, with loopback up. */
+const isolated = ['unshare', '--mount', '--net', '--propagation', 'private', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh'];
+
+const parts: readonly Part[] = [
+  { name: 'types', run: () => one('types', ['tsc', '-p', '.'], 5 * minute) },
+  { name: 'lint', run: () => one('lint', ['biome', 'ci', '--error-on-warnings'], 5 * minute) },
+  { name: 'pure', run: () => nodeTests('pure', testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts'), [], 10 * minute) },
+  ...[...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
+    return { name: file.replace(/^test\/|\.test\.ts$/g, ''), lacks: notRoot, run: () => nodeTests(file, [file], isolated, 15 * minute) };
+  }),
+  { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
+  { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
+];
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main(names: readonly string[]): Promise<number> {
+  const chosen = names.length === 0 ? parts : parts.filter((part) => names.includes(part.name));
+  const unknown = names.filter((name) => !parts.some((part) => part.name === name));
+  if (unknown.length > 0) throw new Error(`no such part: ${unknown.join(', ')}; there are ${parts.map((part) => part.name).join(', ')}`);
+  mkdirSync(outputDir, { recursive: true });
+  const cgroupsBefore = cgroups();
+  const results: Counts[] = [];
+  for (const part of chosen) results.push(await runPart(part));
+  results.push(leftovers(cgroupsBefore));
+  const sum = (key: keyof Counts) => results.reduce((total, counts) => total + counts[key], 0);
+  say(`\n${sum('passed')} passed, ${sum('failed')} failed, ${sum('skipped')} skipped`);
+  return sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
+}
+
+async function runPart(part: Part): Promise<Counts> {
+  if (part.lacks !== undefined) {
+    say(`== ${part.name}: skipped: ${part.lacks}`);
+    return { passed: 0, failed: 0, skipped: 1 };
+  }
+  const startedAt = performance.now();
+  const counts = await part.run();
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(0);
+  say(`== ${part.name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped in ${seconds} s`);
+  return counts;
+}
+
+/** A command that is one test: its exit code tells. */
+async function one(name: string, command: readonly string[], timeoutMs: number): Promise<Counts> {
+  const { isGood } = await execute(name, command, timeoutMs);
+  return { passed: isGood ? 1 : 0, failed: isGood ? 0 : 1, skipped: 0 };
+}
+
+/** A program that ends with a line `NAME: N passed, N failed, N skipped`, in which known failures count as failed; its exit code tells whether it is good. */
+async function counting(name: string, command: readonly string[], timeoutMs: number): Promise<Counts> {
+  const { isGood, output } = await execute(name, command, timeoutMs);
+  const [, passed = 0, failed = 0, skipped = 0] = /: (\d+) passed, (\d+) failed, (\d+) skipped\s*$/.exec(output) ?? [];
+  // Listed failures are expected, so they are no failures of this run.
+  if (isGood) return { passed: Number(passed), failed: 0, skipped: Number(skipped) + Number(failed) };
+  return { passed: Number(passed), failed: Math.max(1, Number(failed)), skipped: Number(skipped) };
+}
+
+async function nodeTests(name: string, files: readonly string[], prefix: readonly string[], timeoutMs: number): Promise<Counts> {
+  const report = join(outputDir, `${name.replaceAll('/', '-')}.tap`);
+  rmSync(report, { force: true });
+  const reporters = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${report}`];
+  const { isGood } = await execute(name, [...prefix, node, '--test', ...reporters, ...files], timeoutMs);
+  const tap = existsSync(report) ? readFileSync(report, 'utf8') : '';
+  const count = (key: string) => Number(new RegExp(`^# ${key} (\\d+)$`, 'm').exec(tap)?.[1] ?? 0);
+  const failed = count('fail') + count('cancelled');
+  return { passed: count('pass'), failed: isGood ? failed : Math.max(1, failed), skipped: count('skipped') + count('todo') };
+}
+
+/** Shows the output as it comes and keeps it; ends a command that is late, with all that it started. */
+async function execute(name: string, command: readonly string[], timeoutMs: number): Promise<{ isGood: boolean; output: string }> {
+  const [program = '', ...args] = command;
+  const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output = (output + text).slice(-65_536);
+      process.stdout.write(text);
+    });
+  }
+  const timer = setTimeout(() => {
+    say(`== ${name}: not done after ${timeoutMs / minute} minutes: ended`);
+    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  }, timeoutMs);
+  const code = await new Promise<number | null>((settle) => {
+    child.once('error', () => settle(null));
+    child.once('exit', settle);
+  });
+  clearTimeout(timer);
+  return { isGood: code === 0, output };
+}
+
+/** A test that leaves a cgroup behind, or an interface of this machine, has failed. */
+function leftovers(cgroupsBefore: ReadonlySet<string>): Counts {
+  const left = [...cgroups()].filter((path) => !cgroupsBefore.has(path));
+  for (const path of left) say(`== left behind: cgroup ${path}`);
+  return { passed: left.length === 0 ? 1 : 0, failed: left.length === 0 ? 0 : 1, skipped: 0 };
+}
+
+function cgroups(): Set<string> {
+  const paths = execFileSync('find', ['/sys/fs/cgroup', '-maxdepth', '3', '-type', 'd'], { encoding: 'utf8' }).split('\n');
+  return new Set(paths.filter((path) => /berth/.test(path)));
+}
+
+/** Test files below directories of the repository, and files themselves, relative to its top; sorted. */
+function testsBelow(...places: readonly string[]): string[] {
+  return places.flatMap((place) => {
+    if (!existsSync(join(root, place))) return [];
+    if (place.endsWith('.ts')) return [place];
+    const names = readdirSync(join(root, place), { recursive: true, encoding: 'utf8' });
+    return names
+      .filter((name) => name.endsWith('.test.ts'))
+      .map((name) => join(place, name))
+      .sort();
+  });
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
