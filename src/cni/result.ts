@@ -104,13 +104,14 @@ function textOf(value: unknown): string {
 }
 
 /** Plugins may print anything; a message is one line of bounded length. */
-const excerptCharsMax = 1000;
+const excerptHeadChars = 300;
+const excerptTailChars = 700;
 
-/** The end of a text on one line: what failed is usually said last. */
+/** A text on one line: of a long one the beginning, where a crash names its cause, and the end, where most programs do. */
 export function excerpt(text: string | undefined): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what must go
   const line = (text ?? 'undefined').replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
-  return line.length <= excerptCharsMax ? line : `...${line.slice(-excerptCharsMax)}`;
+  return line.length <= excerptHeadChars + excerptTailChars ? line : `${line.slice(0, excerptHeadChars)}...${line.slice(-excerptTailChars)}`;
 }
 
 function malformed(reason: string): BerthError {

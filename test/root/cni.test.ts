@@ -1,0 +1,255 @@
+/**
+ * The network with Debian's plugins, in a network and mount namespace of the test's own.
+ *
+ * What the plugins keep between pods (their iptables chains, the bridge) stays; everything of a pod must go.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { before, type TestContext, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { type CniNetwork, createNetwork } from '../../src/cni/network.ts';
+import type { NetworkAttachment } from '../../src/engine/spec.ts';
+
+const repository = fileURLToPath(new URL('../..', import.meta.url));
+const pluginDir = '/usr/lib/cni';
+const never = new AbortController().signal;
+
+function run(command: string, ...args: readonly string[]): string {
+  return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** Directories that plugins and ip(8) write to are empty ones of the test's own; they end with its mount namespace. */
+before(() => {
+  const addresses = (JSON.parse(run('ip', '-json', 'address')) as { addr_info: unknown[] }[]).flatMap((link) => link.addr_info);
+  assert.deepEqual(addresses, [], 'needs network and mount namespaces of its own: unshare --net --mount');
+  for (const dir of ['/run', '/var/lib']) run('mount', '-t', 'tmpfs', 'cni-test', dir);
+  run('ip', 'link', 'set', 'lo', 'up');
+});
+
+type Node = { readonly confDir: string; readonly binDir: string; readonly cacheDir: string; readonly open: () => Promise<CniNetwork> };
+
+function nodeWith(t: TestContext, conf: object | string): Node {
+  const dir = mkdtempSync('/run/node-');
+  const [confDir, binDir, cacheDir] = [join(dir, 'net.d'), join(dir, 'bin'), join(dir, 'cache')];
+  mkdirSync(confDir);
+  mkdirSync(binDir);
+  writeFileSync(join(confDir, '10-net.conflist'), typeof conf === 'string' ? conf : JSON.stringify(conf));
+  const open = async () => {
+    const network = await createNetwork({ confDir, binDirs: [binDir, pluginDir], cacheDir, addTimeoutMs: 60_000, delTimeoutMs: 60_000 });
+    // One failing test must not fail the next.
+    t.after(async () => {
+      for (const id of await network.attachedSandboxIds()) await network.remove(id, never).catch(() => {});
+      network.close();
+    });
+    return network;
+  };
+  return { confDir, binDir, cacheDir, open };
+}
+
+function sandbox(t: TestContext, sandboxId: string, overrides: Partial<NetworkAttachment> = {}): NetworkAttachment {
+  run('ip', 'netns', 'add', sandboxId);
+  t.after(() => existsSync(`/run/netns/${sandboxId}`) && run('ip', 'netns', 'delete', sandboxId));
+  const metadata = { name: sandboxId, namespace: 'test', uid: sandboxId, attempt: 0 };
+  return { sandboxId, metadata, netnsPath: `/run/netns/${sandboxId}`, portMappings: [], annotations: {}, cgroupParent: '', ...overrides };
+}
+
+/** Answers `hello` on a port inside a sandbox, once somebody listens there. */
+async function serve(t: TestContext, sandboxId: string, port: number): Promise<void> {
+  const server = spawn('ip', ['netns', 'exec', sandboxId, 'busybox', 'nc', '-ll', '-p', String(port), '-e', '/bin/echo', 'hello'], {
+    stdio: 'ignore',
+  });
+  t.after(() => ended(server));
+  const isListening = () =>
+    run('ip', 'netns', 'exec', sandboxId, 'cat', '/proc/net/tcp', '/proc/net/tcp6').includes(`:${port.toString(16).toUpperCase().padStart(4, '0')} `);
+  while (!isListening()) await pause();
+}
+
+async function ended(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exit = new Promise((resolve) => child.once('exit', resolve));
+  child.kill('SIGKILL');
+  await exit;
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 20));
+}
+
+function ask(address: string, port: number, prefix: readonly string[] = []): string {
+  const client = ['busybox', 'nc', '-w', '5', address, String(port)];
+  return run('env', ...prefix, ...client).trim();
+}
+
+function interfaces(): readonly string[] {
+  return (JSON.parse(run('ip', '-json', 'link')) as { ifname: string }[]).map((link) => link.ifname).sort();
+}
+
+/** Rules and interfaces, without counters and comments. */
+function state(): string {
+  const rules = run('iptables-save')
+    .split('\n')
+    .filter((line) => !/^[#:]/.test(line) || line.startsWith(':CNI-'));
+  return [...interfaces(), ...rules.map((line) => line.replace(/\[\d+:\d+\]/, ''))].join('\n');
+}
+
+function leases(network: string): readonly string[] {
+  const dir = `/var/lib/cni/networks/${network}`;
+  return existsSync(dir) ? readdirSync(dir).filter((name) => /^\d+\./.test(name)) : [];
+}
+
+const tuned = { 'net.ipv4.conf.eth0.arp_filter': '1' };
+
+/** Every plugin that berth promises to work with. */
+const everyPlugin = {
+  cniVersion: '1.0.0',
+  name: 'every',
+  plugins: [
+    {
+      type: 'bridge',
+      bridge: 'every0',
+      isGateway: true,
+      ipMasq: true,
+      ipam: { type: 'host-local', ranges: [[{ subnet: '10.207.0.0/24' }]], routes: [{ dst: '0.0.0.0/0' }] },
+    },
+    { type: 'tuning', sysctl: tuned },
+    { type: 'portmap', capabilities: { portMappings: true } },
+    { type: 'firewall' },
+    { type: 'bandwidth', capabilities: { bandwidth: true } },
+    { type: 'loopback' },
+  ],
+};
+
+const exposed = {
+  portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080, hostIp: '' }],
+  annotations: { 'kubernetes.io/ingress-bandwidth': '50M', 'kubernetes.io/egress-bandwidth': '50M' },
+} as const;
+
+test('two sandboxes reach each other and a host port answers, with every plugin; DEL leaves nothing of a sandbox', async (t) => {
+  const network = await nodeWith(t, everyPlugin).open();
+  assert.equal(network.notReadyReason(), null);
+  const first = await network.add(sandbox(t, 'first', { annotations: exposed.annotations }), never);
+  const alone = state();
+
+  const second = await network.add(sandbox(t, 'second', exposed), never);
+  assert.deepEqual(first.ips.concat(second.ips), ['10.207.0.2', '10.207.0.3']);
+  await serve(t, 'second', 80);
+  assert.equal(ask('10.207.0.3', 80, ['ip', 'netns', 'exec', 'first']), 'hello');
+  assert.equal(ask('10.207.0.1', 8080), 'hello');
+  assert.equal(ask('127.0.0.1', 8080), 'hello');
+  assert.match(run('tc', 'qdisc'), /tbf .* rate 50Mbit/);
+  assert.equal(run('ip', 'netns', 'exec', 'second', 'cat', '/proc/sys/net/ipv4/conf/eth0/arp_filter').trim(), '1');
+  // Not of `second`: Debian's portmap looks for IPv6 chains of a sandbox that has no IPv6 address.
+  await network.check('first', never);
+
+  await network.remove('second', never);
+  assert.equal(state(), alone);
+  assert.deepEqual(leases('every'), ['10.207.0.2']);
+  assert.throws(() => run('ip', 'netns', 'exec', 'second', 'ip', 'link', 'show', 'eth0'));
+  await network.remove('second', never);
+  await network.remove('first', never);
+  assert.deepEqual(leases('every'), []);
+  assert.doesNotMatch(state(), /10\.207\.0\.[23]\b|veth|bwp/);
+  assert.deepEqual(await network.attachedSandboxIds(), []);
+});
+
+test('the default configuration works with the plugins of the distribution', async (t) => {
+  const conf = readFileSync(join(repository, 'deploy/10-berth.conflist'), 'utf8');
+  const network = await nodeWith(t, conf).open();
+  const { ips } = await network.add(sandbox(t, 'default', exposed), never);
+  assert.deepEqual(ips, ['10.206.0.2']);
+  await serve(t, 'default', 80);
+  assert.equal(ask('127.0.0.1', 8080), 'hello');
+  // A pod reaches itself through its own host port.
+  assert.equal(ask('10.206.0.1', 8080, ['ip', 'netns', 'exec', 'default']), 'hello');
+  await network.remove('default', never);
+  assert.deepEqual(leases('berth'), []);
+});
+
+test('check() finds that an interface is gone', async (t) => {
+  const network = await nodeWith(t, everyPlugin).open();
+  await network.add(sandbox(t, 'checked'), never);
+  run('ip', 'netns', 'exec', 'checked', 'ip', 'link', 'delete', 'eth0');
+  await assert.rejects(network.check('checked', never), { message: /^CNI plugin bridge \(network every\): CHECK failed: / });
+  await network.remove('checked', never);
+  assert.deepEqual(leases('every'), []);
+});
+
+test('remove() gives the address back when the namespace is gone', async (t) => {
+  const network = await nodeWith(t, everyPlugin).open();
+  await network.add(sandbox(t, 'gone', exposed), never);
+  run('ip', 'netns', 'delete', 'gone');
+  await network.remove('gone', never);
+  assert.deepEqual(leases('every'), []);
+  assert.doesNotMatch(run('iptables-save'), /dport 8080/);
+  assert.deepEqual(
+    interfaces().filter((name) => /^(veth|bwp)/.test(name)),
+    [],
+  );
+});
+
+test('an ADD that fails late leaves no interface, rule or lease', async (t) => {
+  const taken = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'tuning', sysctl: { 'net.no.such.key': '1' } }] };
+  const network = await nodeWith(t, taken).open();
+  const empty = state();
+  await assert.rejects(network.add(sandbox(t, 'failing', exposed), never), {
+    message: /^CNI plugin tuning \(network every\): ADD failed: .*net\/no\/such\/key/,
+  });
+  assert.equal(state(), empty);
+  assert.deepEqual(leases('every'), []);
+});
+
+test('a full address range is told in the words of the IPAM plugin', async (t) => {
+  const ipam = { type: 'host-local', ranges: [[{ subnet: '10.208.0.0/30' }]] };
+  const network = await nodeWith(t, { cniVersion: '1.0.0', name: 'tiny', plugins: [{ type: 'bridge', bridge: 'tiny0', ipam }] }).open();
+  await network.add(sandbox(t, 'fits'), never);
+  await assert.rejects(network.add(sandbox(t, 'full'), never), {
+    message: /^CNI plugin bridge \(network tiny\): ADD failed: .*no IP addresses available/,
+  });
+  await network.remove('fits', never);
+  assert.deepEqual(leases('tiny'), []);
+});
+
+test('a daemon killed during ADD has left enough on disk to detach', async (t) => {
+  const stalled = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'stall' }] };
+  const node = nodeWith(t, stalled);
+  const pidFile = join(node.binDir, 'stall.pid');
+  const answers = `VERSION) echo '{"supportedVersions":["1.0.0"]}';;\nADD) echo $$ > ${pidFile}.new; mv ${pidFile}.new ${pidFile}; exec sleep 1000;;`;
+  writeFileSync(join(node.binDir, 'stall'), `#!/bin/sh\ncase $CNI_COMMAND in\n${answers}\nesac\n`);
+  chmodSync(join(node.binDir, 'stall'), 0o755);
+  const empty = state();
+  const request = sandbox(t, 'crashed', exposed);
+  const program = `
+    import { createNetwork } from '${repository}/src/cni/network.ts';
+    const network = await createNetwork({ confDir: '${node.confDir}', binDirs: ['${node.binDir}', '${pluginDir}'], cacheDir: '${node.cacheDir}', addTimeoutMs: 60000, delTimeoutMs: 60000 });
+    await network.add(${JSON.stringify(request)}, new AbortController().signal);`;
+  const daemon = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'inherit' });
+  while (!existsSync(pidFile)) await pause();
+  await ended(daemon);
+  process.kill(Number(readFileSync(pidFile, 'utf8')), 'SIGKILL');
+  assert.equal(leases('every').length, 1);
+
+  const network = await node.open();
+  assert.deepEqual(await network.attachedSandboxIds(), ['crashed']);
+  await network.remove('crashed', never);
+  assert.equal(state(), empty);
+  assert.deepEqual(leases('every'), []);
+});
+
+test('a changed configuration directory does not leak what the old one attached', async (t) => {
+  const node = nodeWith(t, everyPlugin);
+  const request = sandbox(t, 'moved', exposed);
+  const network = await node.open();
+  const empty = state();
+  await network.add(request, never);
+  rmSync(join(node.confDir, '10-net.conflist'));
+  cpSync(join(repository, 'deploy/10-berth.conflist'), join(node.confDir, '10-other.conflist'));
+  await network.remove('moved', never);
+  assert.equal(state(), empty);
+  assert.deepEqual(leases('every'), []);
+  assert.deepEqual((await network.add(request, never)).ips.length, 1);
+  assert.equal(leases('berth').length, 1);
+  await network.remove('moved', never);
+  assert.deepEqual(leases('berth'), []);
+});
