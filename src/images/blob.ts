@@ -45,13 +45,29 @@ export async function streamBlob(
   // Ranges cannot name nothing, and every host has it.
   if (offset === blob.sizeBytes) return { stream: Readable.from([], { objectMode: false }), offset };
   const first = await deps.open(offset);
-  const stream = Readable.from(bytesOf(deps, blob.sizeBytes, offset, first), { objectMode: false, highWaterMark: bufferBytes });
-  // A stream that is thrown away before it is read never runs its generator, which would let the response go.
-  stream.once('close', () => first.destroy());
+  // A reader that goes away must not wait for the sender's next byte.
+  const left = new AbortController();
+  const signal = AbortSignal.any([deps.signal, left.signal]);
+  const bytes = bytesOf({ ...deps, signal }, blob.sizeBytes, offset, first);
+  const stream = new Readable({
+    highWaterMark: bufferBytes,
+    read: () => {
+      bytes.next().then(
+        ({ done, value }) => stream.push(done === true ? null : value),
+        (error: unknown) => stream.destroy(error instanceof Error ? error : new Error(String(error))),
+      );
+    },
+    destroy: (error, done) => {
+      left.abort();
+      // Before the first read nothing else holds it.
+      first.destroy();
+      done(error);
+    },
+  });
   return { stream, offset };
 }
 
-async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first: IncomingMessage): AsyncGenerator<Buffer> {
+async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first: IncomingMessage): AsyncGenerator<Buffer, undefined> {
   let position = offset;
   let barrenBreaks = 0;
   let message = first;
@@ -76,6 +92,10 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
       await sleep(delayMs, undefined, { signal: deps.signal }).catch(() => deps.throwIfOver());
     }
     message = await deps.open(position);
+    if (!deps.signal.aborted) continue;
+    message.destroy();
+    deps.throwIfOver();
+    return;
   }
 }
 

@@ -66,10 +66,7 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
     if (url.host === host.host) return failure;
     // Storage's 403 is a signature that expired, not a verdict on credentials: a new redirect may bring a better one.
     const kind = failure.kind === 'unauthorized' ? 'busy' : failure.kind;
-    return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, {
-      status: message.statusCode ?? 0,
-      retryAfterMs: failure.retryAfterMs,
-    });
+    return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
   }
 
   return {
