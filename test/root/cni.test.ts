@@ -94,6 +94,15 @@ function state(): string {
   return [...interfaces(), ...rules.map((line) => line.replace(/\[\d+:\d+\]/, ''))].join('\n');
 }
 
+/** The state without sandboxes, once the plugins have made what they keep between them: the bridge and the common chains. */
+async function restingState(t: TestContext): Promise<string> {
+  const network = await nodeWith(t, everyPlugin).open();
+  await network.add(sandbox(t, 'warm', exposed), never);
+  await network.remove('warm', never);
+  run('ip', 'netns', 'delete', 'warm');
+  return state();
+}
+
 function leases(network: string): readonly string[] {
   const dir = `/var/lib/cni/networks/${network}`;
   return existsSync(dir) ? readdirSync(dir).filter((name) => /^\d+\./.test(name)) : [];
@@ -127,15 +136,17 @@ const exposed = {
 } as const;
 
 test('two sandboxes reach each other and a host port answers, with every plugin; DEL leaves nothing of a sandbox', async (t) => {
+  const empty = await restingState(t);
   const network = await nodeWith(t, everyPlugin).open();
   assert.equal(network.notReadyReason(), null);
   const first = await network.add(sandbox(t, 'first', { annotations: exposed.annotations }), never);
   const alone = state();
 
   const second = await network.add(sandbox(t, 'second', exposed), never);
-  assert.deepEqual(first.ips.concat(second.ips), ['10.207.0.2', '10.207.0.3']);
+  const [from = '', to = ''] = first.ips.concat(second.ips);
+  assert.match(`${from} ${to}`, /^10\.207\.0\.\d+ 10\.207\.0\.\d+$/);
   await serve(t, 'second', 80);
-  assert.equal(ask('10.207.0.3', 80, ['ip', 'netns', 'exec', 'first']), 'hello');
+  assert.equal(ask(to, 80, ['ip', 'netns', 'exec', 'first']), 'hello');
   assert.equal(ask('10.207.0.1', 8080), 'hello');
   assert.equal(ask('127.0.0.1', 8080), 'hello');
   assert.match(run('tc', 'qdisc'), /tbf .* rate 50Mbit/);
@@ -145,12 +156,12 @@ test('two sandboxes reach each other and a host port answers, with every plugin;
 
   await network.remove('second', never);
   assert.equal(state(), alone);
-  assert.deepEqual(leases('every'), ['10.207.0.2']);
+  assert.deepEqual(leases('every'), [from]);
   assert.throws(() => run('ip', 'netns', 'exec', 'second', 'ip', 'link', 'show', 'eth0'));
   await network.remove('second', never);
   await network.remove('first', never);
   assert.deepEqual(leases('every'), []);
-  assert.doesNotMatch(state(), /10\.207\.0\.[23]\b|veth|bwp/);
+  assert.equal(state(), empty);
   assert.deepEqual(await network.attachedSandboxIds(), []);
 });
 
@@ -192,7 +203,7 @@ test('remove() gives the address back when the namespace is gone', async (t) => 
 test('an ADD that fails late leaves no interface, rule or lease', async (t) => {
   const taken = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'tuning', sysctl: { 'net.no.such.key': '1' } }] };
   const network = await nodeWith(t, taken).open();
-  const empty = state();
+  const empty = await restingState(t);
   await assert.rejects(network.add(sandbox(t, 'failing', exposed), never), {
     message: /^CNI plugin tuning \(network every\): ADD failed: .*net\/no\/such\/key/,
   });
@@ -218,7 +229,7 @@ test('a daemon killed during ADD has left enough on disk to detach', async (t) =
   const answers = `VERSION) echo '{"supportedVersions":["1.0.0"]}';;\nADD) echo $$ > ${pidFile}.new; mv ${pidFile}.new ${pidFile}; exec sleep 1000;;`;
   writeFileSync(join(node.binDir, 'stall'), `#!/bin/sh\ncase $CNI_COMMAND in\n${answers}\nesac\n`);
   chmodSync(join(node.binDir, 'stall'), 0o755);
-  const empty = state();
+  const empty = await restingState(t);
   const request = sandbox(t, 'crashed', exposed);
   const program = `
     import { createNetwork } from '${repository}/src/cni/network.ts';
@@ -241,7 +252,7 @@ test('a changed configuration directory does not leak what the old one attached'
   const node = nodeWith(t, everyPlugin);
   const request = sandbox(t, 'moved', exposed);
   const network = await node.open();
-  const empty = state();
+  const empty = await restingState(t);
   await network.add(request, never);
   rmSync(join(node.confDir, '10-net.conflist'));
   cpSync(join(repository, 'deploy/10-berth.conflist'), join(node.confDir, '10-other.conflist'));
