@@ -51,7 +51,7 @@ function enumOf(op: Op, name: string): Readonly<Record<string, number>> | undefi
   return undefined;
 }
 
-const octal = (mode: number): string => `0${mode.toString(8)}`;
+const octal = (mode: number): string => (mode === 0 ? '0' : `0${mode.toString(8)}`);
 const hex = (number: number | bigint): string => (number < 10n ? String(number) : `0x${number.toString(16)}`);
 /** Long bytes would bury the rest. */
 const hexBytes = (bytes: Buffer): string => (bytes.length > 64 ? `${bytes.length} bytes` : bytes.toString('hex'));

@@ -1,18 +1,20 @@
 /**
- * Starts monitors, hears their reports, and reads the records they leave. The exchange is drawn in src/monitor/main.c.
+ * Starts monitors, asks running ones for things, and reads the records they leave. The exchange is drawn in src/monitor/main.c.
  *
  * Knows plans and no containers. A report is (operation, errno); the plan's notes supply the words.
  */
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { BerthError, type ErrorCode, failedPrecondition, failedTo, internal } from '../lib/errors.ts';
 import { isErrno, SyscallError } from '../sys/ffi.ts';
-import { onReadable, reap, whenReadable } from '../sys/processes.ts';
+import { reap, whenReadable } from '../sys/processes.ts';
 import { spawnProcess } from '../sys/spawn.ts';
-import { memfd, pidfdOpen, pidfdSendSignal, pipe, sealMemfd } from '../sys/syscalls.ts';
+import { memfd, O_CLOEXEC, O_DIRECTORY, O_PATH, pidfdOpen, pidfdSendSignal, pipe, sealMemfd } from '../sys/syscalls.ts';
+import { kinds, phases, type Report, type Reports, readReports } from './monitor-reports.ts';
 import { encodePlan, type Op, type Plan } from './plan.ts';
 
 /** A private copy of the monitor's program: an upgrade of the file does not reach it, and no container can write it. */
@@ -37,11 +39,6 @@ export type StartedMonitor = { readonly monitorPid: number; readonly pid: number
 export type Exit = { readonly exitCode: number; readonly signal: number };
 
 const startTimeoutMs = 60_000;
-const recordBytes = 16;
-/** enum record_kind of src/monitor/monitor.h. */
-const kinds = { started: 1, failed: 2, exited: 3, refused: 4 } as const;
-/** enum phase of src/monitor/monitor.h. */
-const phases = { parent: 1, clone: 2, child: 3, supervise: 4 } as const;
 const superviseSteps = ['opening the log', 'waiting for the terminal'];
 /** enum refusal of src/monitor/monitor.h. */
 const refusals = [
@@ -198,47 +195,6 @@ function codeOf(op: Op | undefined, cause: SyscallError): ErrorCode {
   return isErrno(cause, 'ENOSPC', 'ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN', 'EDQUOT') ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
 }
 
-/** struct record of src/monitor/monitor.h. */
-type Report = { readonly kind: number; readonly a: number; readonly b: number; readonly c: number };
-type Reports = {
-  /** The next report, or null when the monitor has ended. One call at a time. */
-  readonly next: () => Promise<Report | null>;
-  readonly close: () => void;
-};
-
-function readReports(fd: number): Reports {
-  let stopWatching = () => {};
-  let isOpen = true;
-  const next = (): Promise<Report | null> =>
-    new Promise((resolve) => {
-      const attempt = () => {
-        const report = isOpen ? readReport(fd) : null;
-        if (report === 'later') stopWatching = onReadable(fd, attempt);
-        else resolve(report);
-      };
-      attempt();
-    });
-  const close = () => {
-    if (!isOpen) return;
-    isOpen = false;
-    stopWatching();
-    closeSync(fd);
-  };
-  return { next, close };
-}
-
-/** Reports are written whole: they are far below PIPE_BUF, pipe(7). */
-function readReport(fd: number): Report | null | 'later' {
-  const bytes = Buffer.alloc(recordBytes);
-  try {
-    if (readSync(fd, bytes) !== recordBytes) return null;
-  } catch (error) {
-    if (isErrno(error, 'EAGAIN')) return 'later';
-    throw error;
-  }
-  return { kind: bytes.readInt32LE(0), a: bytes.readInt32LE(4), b: bytes.readInt32LE(8), c: bytes.readInt32LE(12) };
-}
-
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | 'late'> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<'late'>((resolve) => {
@@ -266,6 +222,76 @@ async function ended(pid: number): Promise<void> {
   } finally {
     closeSync(pidfd);
   }
+}
+
+/** A monitor answers at once or never. */
+const controlTimeoutMs = 5_000;
+const frameBytes = 16;
+const replyBytes = 8;
+/** The requests of src/monitor/supervise.c. */
+const controlOperations = { reopenLog: 1, resize: 2 } as const;
+
+/**
+ * Makes a container's monitor write to a new log file of the same name.
+ *
+ * @param directory holds the monitor's socket `control`.
+ * @throws {BerthError} FAILED_PRECONDITION when no monitor listens; INTERNAL when the file cannot be made (the old one stays in use).
+ */
+export async function reopenLog(directory: string): Promise<void> {
+  await control(directory, [controlOperations.reopenLog, 0, 0, 0], 'reopening the log');
+}
+
+/** Sets the size of a container's terminal. @throws {BerthError} as reopenLog(); INTERNAL also when there is no terminal. */
+export async function resizeTerminal(directory: string, size: { readonly rows: number; readonly columns: number }): Promise<void> {
+  await control(directory, [controlOperations.resize, size.rows, size.columns, 0], 'resizing the terminal');
+}
+
+async function control(directory: string, words: readonly number[], attempt: string): Promise<void> {
+  const frame = Buffer.alloc(frameBytes);
+  words.forEach((word, i) => {
+    frame.writeUInt32LE(word, 4 * i);
+  });
+  const errno = (await exchange(directory, frame, attempt)).readInt32LE(4);
+  if (errno === 0) return;
+  const cause = new SyscallError(attempt, errno);
+  throw internal(cause.message, cause);
+}
+
+/** One frame there, eight bytes back. */
+async function exchange(directory: string, frame: Buffer, attempt: string): Promise<Buffer> {
+  let dir: number;
+  try {
+    dir = openSync(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  } catch (error) {
+    throw failedPrecondition(`${attempt}: ${error instanceof Error ? error.message : error}`, error);
+  }
+  try {
+    // Through the fd: a socket's address holds 108 bytes, unix(7).
+    return await converse(`/proc/self/fd/${dir}/control`, frame, attempt);
+  } finally {
+    closeSync(dir);
+  }
+}
+
+function converse(path: string, frame: Buffer, attempt: string): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    let reply: Buffer = Buffer.alloc(0);
+    const socket = connect(path);
+    const give = (error: BerthError) => {
+      socket.destroy();
+      reject(error);
+    };
+    socket.setTimeout(controlTimeoutMs, () => give(new BerthError('DEADLINE_EXCEEDED', `${attempt}: no answer within ${controlTimeoutMs} ms`)));
+    socket.on('error', (error) => give(failedPrecondition(`${attempt}: the container's monitor does not listen: ${error.message}`, error)));
+    socket.on('close', () => give(failedPrecondition(`${attempt}: the container's monitor ended`)));
+    socket.on('data', (bytes: Buffer) => {
+      reply = Buffer.concat([reply, bytes]);
+      if (reply.length < replyBytes) return;
+      resolve(reply);
+      socket.destroy();
+    });
+    socket.write(frame);
+  });
 }
 
 /** What a monitor leaves of its container. */

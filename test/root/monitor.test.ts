@@ -1,0 +1,257 @@
+/** The monitor runs plans: order, failures, absent registers, exec, reaping, refusals. */
+import assert from 'node:assert/strict';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { CLONE, MNT, MOUNT_ATTR, MOVE_MOUNT, O, PR } from '../../src/engine/abi.ts';
+import { startExec, startMonitor } from '../../src/engine/monitor.ts';
+import { encodePlan, type Op, type Plan } from '../../src/engine/plan.ts';
+import { processStartTime, whenReadable } from '../../src/sys/processes.ts';
+import { spawnProcess } from '../../src/sys/spawn.ts';
+import { close, memfd, pidfdOpen, pidfdSendSignal, pipe } from '../../src/sys/syscalls.ts';
+import { barePlan, ended, execve, monitorDeps, ownProc, runContainer, scratch, shell, startContainer, stdio } from './support/monitor.ts';
+
+/** Runs an exec plan whose standard output is read. */
+async function output(t: TestContext, plan: Plan, fds: readonly number[] = []): Promise<{ text: string; exitCode: number; signal: number }> {
+  const deps = await monitorDeps(t);
+  const [reader, writer] = pipe();
+  const child = [stdio('out', 1), ...plan.child];
+  const exec = await startExec(deps, { plan: { ...plan, fds: [...plan.fds, 'out'], child }, fds: [...fds, writer], name: 'test' });
+  close(writer);
+  const exit = await exec.exited;
+  const bytes = Buffer.alloc(65536);
+  const length = readSync(reader, bytes);
+  close(reader);
+  return { text: bytes.toString('latin1', 0, length), ...exit };
+}
+
+const script = (text: string): Plan => barePlan([execve(shell)], { process: { argv: ['sh', '-c', text], env: ['PATH=/usr/bin:/bin'] } });
+
+test('a plan gives the process its arguments and its environment, and nothing else', async (t) => {
+  const plan = barePlan([execve('/usr/bin/busybox')], { process: { argv: ['env'], env: ['A=1', Buffer.from('B=\xff', 'latin1')] } });
+  assert.deepEqual(await output(t, plan), { text: 'A=1\nB=\xff\n', exitCode: 0, signal: 0 });
+});
+
+test('the process inherits no fd and no blocked or ignored signal', async (t) => {
+  const fd = openSync('/', 'r');
+  t.after(() => closeSync(fd));
+  const busybox = (...argv: string[]): Plan => barePlan([execve(shell)], { fds: ['spare'], process: { argv, env: [] } });
+  assert.equal((await output(t, busybox('ls', '/proc/self/fd'), [fd])).text, '0\n1\n2\n3\n', '3 is the directory that ls reads');
+  const { text } = await output(t, busybox('grep', '-E', 'Sig(Blk|Ign)', '/proc/self/status'), [fd]);
+  assert.equal(text, 'SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n');
+});
+
+test('exec reports the exit code, and the signal', async (t) => {
+  assert.equal((await output(t, script('echo; exit 42'))).exitCode, 42);
+  const killed = await output(t, script('echo; kill -9 $$'));
+  assert.deepEqual([killed.exitCode, killed.signal], [137, 9]);
+});
+
+test('a container gets its root from a plan: tmpfs, files, devices, pivot', async (t) => {
+  const dir = openSync('/', 'r');
+  t.after(() => closeSync(dir));
+  const put = (path: string, bytes: Buffer, mode: number): Op[] => [
+    { call: 'openat', dir: 'root', path, flags: O.WRONLY | O.CREAT | O.CLOEXEC, mode, out: path, note: `making ${path}` },
+    { call: 'write', fd: path, bytes, note: `writing ${path}` },
+    { call: 'close', fd: path, note: `closing ${path}` },
+  ];
+  const child: Op[] = [
+    ...ownProc,
+    { call: 'fsopen', type: 'tmpfs', flags: 1, out: 'fs', note: 'making a tmpfs' },
+    { call: 'fsconfig_string', fs: 'fs', key: 'size', value: '8m', note: 'sizing the tmpfs' },
+    { call: 'fsconfig_create', fs: 'fs', note: 'creating the tmpfs' },
+    { call: 'fsmount', fs: 'fs', flags: 1, attributes: MOUNT_ATTR.NOSUID, out: 'root', note: 'taking the tmpfs' },
+    { call: 'move_mount', from: 'root', fromPath: '', to: 'cwd', toPath: '/mnt', flags: MOVE_MOUNT.F_EMPTY_PATH, note: 'mounting the tmpfs' },
+    ...put('sh', readFileSync(shell), 0o755),
+    ...put('hostname', Buffer.from('pod\n'), 0o644),
+    { call: 'mknodat', dir: 'root', path: 'null', mode: 0o20666, dev: 0x103, note: 'making null' },
+    { call: 'symlinkat', target: 'hostname', dir: 'root', path: 'link', note: 'making link' },
+    { call: 'fchdir', fd: 'root', note: 'entering the root' },
+    { call: 'pivot_root', newRoot: '.', putOld: '.', note: 'changing the root' },
+    { call: 'umount2', target: '.', flags: MNT.DETACH, note: 'leaving the old root' },
+    { call: 'sethostname', name: Buffer.from('inside'), note: 'setting the hostname' },
+    { call: 'prlimit64', resource: 7, limit: { soft: 77n, hard: 99n }, note: 'limiting files' },
+    { call: 'prctl', option: PR.SET_NO_NEW_PRIVS, a: 1, b: 0, c: 0, d: 0, note: 'forbidding new privileges' },
+    { call: 'setgroups', groups: [5, 7], note: 'setting groups' },
+    { call: 'setresgid', real: 10, effective: 10, saved: 10, note: 'setting the group' },
+    { call: 'setresuid', real: 20, effective: 20, saved: 20, note: 'setting the user' },
+    { call: 'capset', capabilities: { effective: 0n, permitted: 0n, inheritable: 0n }, note: 'dropping capabilities' },
+    execve('/sh'),
+  ];
+  const text = 'read h < /link; echo $h; echo *; hostname; id -u; id -G; ulimit -n; echo x > /null; echo $$';
+  const plan = barePlan(child, { clone: { namespaces: CLONE.NEWNS | CLONE.NEWPID | CLONE.NEWUTS }, process: { argv: ['sh', '-c', text], env: [] } });
+  const result = await output(t, plan);
+  assert.equal(result.text, 'pod\nhostname link null sh\ninside\n20\n10 5 7\n77\n1\n');
+});
+
+const impossible: Op = { call: 'mkdirat', dir: 'cwd', path: '/proc/no', mode: 0o755, note: 'making /proc/no' };
+
+test('a failing operation is told by its note and errno, whoever ran it', async (t) => {
+  const deps = await monitorDeps(t);
+  const failure = { code: 'INTERNAL', message: 'making /proc/no: no such file or directory (ENOENT)' };
+  const start = (plan: Plan) => startExec(deps, { plan, fds: [], name: 'test' });
+  await assert.rejects(start({ ...script(''), parent: [impossible] }), failure);
+  await assert.rejects(start(barePlan([impossible, execve(shell)])), failure);
+  await assert.rejects(start(barePlan([execve('/no/such')])), {
+    code: 'FAILED_PRECONDITION',
+    message: 'starting "/no/such": no such file or directory (ENOENT)',
+  });
+});
+
+test('a log that cannot be opened fails the start before anything is cloned', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  await assert.rejects(startContainer(deps, dir, { script: 'touch ran', logDir: '/proc' }), /opening the log: .*ENOENT/);
+  assert.deepEqual(readdirSync(dir), ['control']);
+});
+
+test('a tolerated failure leaves its register absent and skips what uses it', async (t) => {
+  const dir = scratch(t);
+  const child: Op[] = [
+    {
+      call: 'openat',
+      dir: 'cwd',
+      path: `${dir}/absent`,
+      flags: O.PATH,
+      mode: 0,
+      out: 'absent',
+      tolerate: ['EACCES', 'ENOENT'],
+      note: 'opening absent',
+    },
+    { call: 'mkdirat', dir: 'absent', path: `${dir}/skipped`, mode: 0o755, note: 'making skipped' },
+    { call: 'openat', dir: 'absent', path: dir, flags: O.PATH, mode: 0, out: 'second', note: 'opening from absent' },
+    { call: 'mkdirat', dir: 'second', path: `${dir}/skippedToo`, mode: 0o755, note: 'making skippedToo' },
+    { call: 'mkdirat', dir: 'cwd', path: `${dir}/made`, mode: 0o755, note: 'making made' },
+  ];
+  await output(t, { ...script('echo'), child: [...child, execve(shell)] });
+  assert.deepEqual(readdirSync(dir), ['made']);
+});
+
+test('an errno that is not in the list is not tolerated', async (t) => {
+  const deps = await monitorDeps(t);
+  const plan = barePlan([{ ...impossible, tolerate: ['EEXIST', 'EPERM'] }, execve(shell)]);
+  await assert.rejects(startExec(deps, { plan, fds: [], name: 'test' }), /ENOENT/);
+});
+
+test('execve in a row searches a PATH, and a denial outlives later absences', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  writeFileSync(join(dir, 'tool'), '', { mode: 0o644 });
+  const search = ['ENOENT', 'ENOTDIR', 'EACCES'] as const;
+  assert.equal(
+    (await output(t, { ...script('echo found'), child: [execve('/no/sh', search), execve(join(dir, 'tool'), search), execve(shell)] })).text,
+    'found\n',
+  );
+  const denied = barePlan([execve(join(dir, 'tool'), search), execve('/no/tool')]);
+  await assert.rejects(startExec(deps, { plan: denied, fds: [], name: 'test' }), /EACCES/);
+});
+
+test('exec joins the namespaces of a running container by its pidfd', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  const { monitorPid, pid } = await startContainer(deps, dir, { script: 'exec sleep 1000' });
+  const pidfd = pidfdOpen(pid);
+  const join: Op = { call: 'setns', fd: 'target', namespaces: CLONE.NEWPID | CLONE.NEWNS, note: 'joining the container' };
+  const plan: Plan = { ...script('readlink /proc/1/ns/pid; readlink /proc/self/ns/pid; cat /proc/1/cmdline'), fds: ['target'], parent: [join] };
+  const { text } = await output(t, plan, [pidfd]);
+  const namespace = readlinkSync(`/proc/${pid}/ns/pid`);
+  pidfdSendSignal(pidfd, 9);
+  close(pidfd);
+  await ended(monitorPid);
+  assert.equal(text, `${namespace}\n${namespace}\nsleep\x001000\0`);
+});
+
+test('a start that takes too long is given up, and neither monitor nor process stays', async (t) => {
+  const deps = await monitorDeps(t);
+  const [reader, writer] = pipe();
+  // Opening a FIFO waits for its other end, for ever.
+  const dir = scratch(t);
+  const child: Op[] = [
+    { call: 'mknodat', dir: 'cwd', path: `${dir}/fifo`, mode: 0o10644, dev: 0, note: 'making a FIFO' },
+    { call: 'openat', dir: 'cwd', path: `${dir}/fifo`, flags: O.WRONLY, mode: 0, out: 'fifo', note: 'opening a FIFO' },
+    execve(shell),
+  ];
+  const plan = barePlan(child, { fds: ['held'] });
+  await assert.rejects(startExec(deps, { plan, fds: [writer], name: 'test', timeoutMs: 200 }), { code: 'DEADLINE_EXCEEDED' });
+  close(writer);
+  // Readable at the end of file: all holders of the other end are gone.
+  await whenReadable(reader);
+  assert.equal(readSync(reader, Buffer.alloc(1)), 0);
+  close(reader);
+});
+
+test('reap becomes a pid 1 that waits for orphans, until SIGTERM', async (t) => {
+  const deps = await monitorDeps(t);
+  const plan: Plan = barePlan([{ call: 'setsid', note: 'making a session' }, ...ownProc, { call: 'reap', note: 'reaping' }], {
+    clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
+    process: { argv: [], env: [] },
+    supervise: { mode: 'none' },
+  });
+  const { pid, monitorPid } = await startMonitor(deps, { plan, fds: [], name: 'pod' });
+  assert.equal(processStartTime(monitorPid), null, 'the monitor has ended');
+  const pidfd = pidfdOpen(pid);
+  assert.deepEqual(readdirSync(`/proc/${pid}/fd`), ['0', '1', '2']);
+  const join: Op = { call: 'setns', fd: 'target', namespaces: CLONE.NEWPID | CLONE.NEWNS, note: 'joining' };
+  // The orphan ends after its parent; once no other process is listed it has been waited for.
+  const orphan =
+    '(sleep 0.05 &) ; echo $$; while ls -d /proc/[0-9]* | grep -qvE "^/proc/(1|$$)$" && [ $((n+=1)) -lt 200 ]; do sleep 0.02; set -- /proc/[0-9]*; [ $# -le 2 ] && break; done; echo $#';
+  const { text } = await output(t, { ...script(orphan), fds: ['target'], parent: [join] }, [pidfd]);
+  assert.match(text, /^\d+\n2\n$/, 'pid 1 and the shell are left');
+  pidfdSendSignal(pidfd, 15);
+  await whenReadable(pidfd);
+  close(pidfd);
+});
+
+/** Sends bytes that are no good plan to a monitor. @returns its report, or null. */
+async function refusal(path: string, bytes: Buffer): Promise<Buffer | null> {
+  const plan = memfd('plan');
+  const nothing = openSync('/dev/null', 'r+');
+  const [reader, writer] = pipe();
+  if (bytes.length > 0) writeSync(plan, bytes);
+  const pid = spawnProcess({ path, argv: ['berth-monitor'], env: [], fds: [nothing, nothing, 2, plan, writer] });
+  for (const fd of [plan, nothing, writer]) closeSync(fd);
+  assert.equal((await ended(pid)) & 0x7f, 0, 'no signal');
+  const report = Buffer.alloc(32);
+  const length = readSync(reader, report);
+  close(reader);
+  return length === 0 ? null : report.subarray(0, length);
+}
+
+test('a plan that is cut anywhere is refused before its first operation', async (t) => {
+  const { monitor } = await monitorDeps(t);
+  const dir = scratch(t);
+  const made: Op = { call: 'mkdirat', dir: 'cwd', path: join(dir, 'made'), mode: 0o755, tolerate: ['EEXIST'], note: 'making a directory' };
+  const whole = encodePlan(barePlan([execve(shell)], { parent: [made] }));
+  for (let length = 0; length < whole.length; length += 1) {
+    const cut = Buffer.from(whole.subarray(0, length));
+    // Also with a length that agrees: then the contents must be found wanting.
+    if (length >= 12) cut.writeUInt32LE(length, 8);
+    assert.equal((await refusal(monitor.path, cut))?.readInt32LE(0), 4, `${length} bytes`);
+  }
+  assert.equal((await refusal(monitor.path, Buffer.concat([whole, Buffer.alloc(8)])))?.readInt32LE(4), 1, 'trailing bytes');
+  assert.ok(!existsSync(join(dir, 'made')));
+});
+
+test('the monitor cannot be written, and names its container', async (t) => {
+  const deps = await monitorDeps(t);
+  const program = openSync(deps.monitor.path, 'r+');
+  assert.throws(() => writeSync(program, 'x', 0), { code: 'EPERM' });
+  closeSync(program);
+  const { monitorPid, pid } = await startContainer(deps, scratch(t), { script: 'exec sleep 1000' });
+  assert.match(readFileSync(`/proc/${monitorPid}/status`, 'latin1'), /^Name:\tberth-monitor$/m);
+  assert.equal(readFileSync(`/proc/${monitorPid}/cmdline`, 'latin1'), 'berth-monitor\0test\0');
+  process.kill(pid, 'SIGKILL');
+  await ended(monitorPid);
+});
+
+test('the exit record says what happened', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  const before = BigInt(Date.now()) * 1_000_000n;
+  const { record, pid } = await runContainer(deps, dir, { script: 'exit 7' });
+  assert.ok(record.finishedAtNs >= before && record.finishedAtNs <= BigInt(Date.now() + 1) * 1_000_000n);
+  assert.deepEqual({ ...record, finishedAtNs: 0n }, { pid, exitCode: 7, signal: 0, finishedAtNs: 0n, droppedLogBytes: 0 });
+  const killed = await runContainer(deps, scratch(t), { script: 'kill -9 $$; exit 3' });
+  assert.equal(killed.record.exitCode, 3, 'pid 1 of its namespace is not hit by its own signal');
+  assert.deepEqual(readdirSync(dir).sort(), ['0.log', 'control', 'exit.json']);
+});

@@ -1,0 +1,135 @@
+/**
+ * What the monitor's tests share: a directory, pipes, and the smallest plan of a container (the host's files, a new pid namespace).
+ *
+ * BERTH_MONITOR names another build of the monitor, e.g. the one with sanitizers.
+ */
+import assert from 'node:assert/strict';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { CLONE, MS, O } from '../../../src/engine/abi.ts';
+import {
+  type ExitRecord,
+  type MonitorDeps,
+  openMonitorBinary,
+  readExitRecord,
+  type StartedMonitor,
+  startMonitor,
+} from '../../../src/engine/monitor.ts';
+import type { Op, Plan, Supervise } from '../../../src/engine/plan.ts';
+import { reap, whenReadable } from '../../../src/sys/processes.ts';
+import { close, pidfdOpen, pipe } from '../../../src/sys/syscalls.ts';
+
+export const binaryPath = process.env.BERTH_MONITOR ?? fileURLToPath(new URL('../../../build/monitor', import.meta.url));
+
+export async function monitorDeps(t: TestContext): Promise<MonitorDeps> {
+  const monitor = await openMonitorBinary(binaryPath);
+  t.after(monitor.close);
+  return { monitor };
+}
+
+export function scratch(t: TestContext): string {
+  const dir = mkdtempSync(join(tmpdir(), 'berth-monitor-'));
+  t.after(() => rmSync(dir, { recursive: true }));
+  return dir;
+}
+
+/** Its own mounts, and a /proc of its own pid namespace. */
+export const ownProc: Op[] = [
+  { call: 'mount', source: '', target: '/', type: '', flags: MS.REC | MS.PRIVATE, data: '', note: 'making mounts private' },
+  { call: 'mount', source: 'proc', target: '/proc', type: 'proc', flags: MS.NOSUID, data: '', note: 'mounting /proc' },
+];
+
+export const stdio = (fd: string, to: number): Op => ({ call: 'dup3', fd, to, flags: 0, note: `setting fd ${to}` });
+export const execve = (path: string, tolerate?: Op['tolerate']): Op => ({
+  call: 'execve',
+  path,
+  note: `starting ${JSON.stringify(path)}`,
+  ...(tolerate && { tolerate }),
+});
+export const shell = '/usr/bin/busybox';
+
+export type ContainerPlan = {
+  readonly script: string;
+  readonly lineBytesMax?: number;
+  /** Directory of the log; default: that of the exit record. */
+  readonly logDir?: string;
+  readonly hasLog?: boolean;
+};
+
+/** A container that runs a shell script, with log `0.log`, exit record and control socket in `dir`. */
+export async function startContainer(deps: MonitorDeps, dir: string, options: ContainerPlan): Promise<StartedMonitor> {
+  const [outReader, outWriter] = pipe();
+  const [errReader, errWriter] = pipe();
+  const fds = [outReader, errReader, outWriter, errWriter, openSync(dir, 'r'), openSync(options.logDir ?? dir, 'r')];
+  const log = options.hasLog === false ? {} : { log: { dir: 'logs', name: '0.log', lineBytesMax: options.lineBytesMax ?? 16384 } };
+  try {
+    const plan: Plan = {
+      fds: ['out', 'err', 'childOut', 'childErr', 'dir', 'logs'],
+      parent: controlSocket,
+      clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
+      child: [{ call: 'setsid', note: 'making a session' }, ...ownProc, stdio('childOut', 1), stdio('childErr', 2), execve(shell)],
+      process: { argv: ['sh', '-c', options.script], env: ['PATH=/usr/bin:/bin'] },
+      supervise: { mode: 'container', stdout: 'out', stderr: 'err', hasTerminal: false, exitDir: 'dir', control: 'control', ...log },
+    };
+    return await startMonitor(deps, { plan, fds, name: 'test' });
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
+}
+
+/** Bound by a short name in the directory itself: the address holds 108 bytes. AF_UNIX = 1, SOCK_STREAM | SOCK_CLOEXEC. */
+export const controlSocket: Op[] = [
+  { call: 'fchdir', fd: 'dir', note: 'entering the directory' },
+  { call: 'unlinkat', dir: 'cwd', path: 'control', flags: 0, tolerate: ['ENOENT'], note: 'removing an old socket' },
+  { call: 'socket', family: 1, type: 1 | O.CLOEXEC, protocol: 0, out: 'control', note: 'making the control socket' },
+  { call: 'bind', socket: 'control', address: Buffer.from('\u0001\0control\0'), note: 'binding the control socket' },
+  { call: 'listen', socket: 'control', backlog: 8, note: 'listening on the control socket' },
+  { call: 'chdir', path: '/', note: 'leaving the directory' },
+];
+
+/** Waits for a child's end and reaps it. @returns the wait status. */
+export async function ended(pid: number): Promise<number> {
+  const pidfd = pidfdOpen(pid);
+  await whenReadable(pidfd);
+  close(pidfd);
+  const status = reap(pid);
+  assert.notEqual(status, null);
+  return status as number;
+}
+
+/** Runs a container to its end. */
+export async function runContainer(
+  deps: MonitorDeps,
+  dir: string,
+  options: ContainerPlan,
+): Promise<{ record: ExitRecord; log: string; pid: number }> {
+  const { monitorPid, pid } = await startContainer(deps, dir, options);
+  assert.equal(await ended(monitorPid), 0);
+  const record = await readExitRecord(dir);
+  assert.ok(record);
+  return { record, log: options.hasLog === false ? '' : readFileSync(join(options.logDir ?? dir, '0.log'), 'latin1'), pid };
+}
+
+/** `stdout F text`: lines of a log without their times, which are checked. */
+export function linesOf(log: string): string[] {
+  const lines = log.split('\n');
+  assert.equal(lines.pop(), '', 'the log ends with a newline');
+  const times = lines.map((line) => line.slice(0, 30));
+  for (const time of times) assert.match(time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$/);
+  assert.deepEqual(times, [...times].sort(), 'times do not go back');
+  return lines.map((line) => line.slice(31));
+}
+
+/** A plan without supervision, for what is over before the process runs. */
+export const barePlan = (child: readonly Op[], more: Partial<Plan> = {}): Plan => ({
+  fds: [],
+  parent: [],
+  clone: { namespaces: 0 },
+  child,
+  process: { argv: ['sh'], env: [] },
+  supervise: { mode: 'exec' } satisfies Supervise,
+  ...more,
+});
