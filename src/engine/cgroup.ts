@@ -11,7 +11,7 @@ import { planV1 } from './cgroup-v1.ts';
 import { planV2 } from './cgroup-v2.ts';
 import type { Resources } from './spec.ts';
 
-/** Bytes of one path component: NAME_MAX. */
+/** Bytes of one path component: NAME_MAX. A line feed would break /proc/PID/cgroup, so the kernel refuses it. */
 const componentBytesMax = 255;
 
 /**
@@ -29,7 +29,7 @@ export function containerCgroupPath(parent: string, containerId: string, default
 export function parentCgroupPath(parent: string, defaultParent: string): string {
   const components = (parent === '' ? defaultParent : parent).split('/').filter((component) => component !== '');
   for (const component of components) {
-    if (component === '.' || component === '..' || component.includes('\0') || Buffer.byteLength(component) > componentBytesMax) {
+    if (component === '.' || component === '..' || /[\0\n]/.test(component) || Buffer.byteLength(component) > componentBytesMax) {
       throw invalidArgument(`cgroup parent ${JSON.stringify(parent)}: ${JSON.stringify(component)} is no name of a cgroup`);
     }
   }

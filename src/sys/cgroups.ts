@@ -50,7 +50,7 @@ function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: st
 
 function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
   // The root has no limits, so the kernel's files are looked for in any cgroup with a memory controller.
-  const limited = [join(root, ownV2Path()), ...namesIn(root).map((name) => join(root, name))].find((directory) =>
+  const limited = [join(root, v2PathOf('self') ?? '/'), ...namesIn(root).map((name) => join(root, name))].find((directory) =>
     existsSync(join(directory, 'memory.max')),
   );
   return {
@@ -62,7 +62,8 @@ function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
   };
 }
 
-const ownV2Path = (): string => /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1] ?? '/';
+/** Path of a process in the unified hierarchy, proc_pid_cgroup(5); null when there is no such process. */
+const v2PathOf = (pid: number | 'self'): string | null => /^0::(.*)$/m.exec(readOrEmpty(`/proc/${pid}/cgroup`))?.[1] ?? null;
 
 /**
  * Makes a cgroup and those above it that are missing, in every hierarchy. One that is there already is taken as it is.
@@ -119,24 +120,27 @@ function createV2(root: string, components: readonly string[]): void {
 }
 
 /**
- * What cannot be enabled (processes in the cgroup, real-time tasks under `cpu`) is left out:
- * a limit that needs it then fails with its own name.
+ * What cannot be enabled is left out, and a limit that needs it then fails with its own name.
+ *
+ * One by one only when the kernel dislikes one of them (`cpu` where real-time tasks run). In a cgroup with processes (EBUSY) none: of the
+ * controllers that can divide threads it would take some, and with that make cgroups below unfit for processes (`domain invalid`).
  */
 function enableControllers(directory: string): void {
-  const enabled = words(readText(`${directory}/cgroup.subtree_control`));
+  const file = `${directory}/cgroup.subtree_control`;
+  const enabled = words(readText(file));
   const missing = words(readText(`${directory}/cgroup.controllers`)).filter((controller) => !enabled.includes(controller));
   if (missing.length === 0) return;
-  const file = `${directory}/cgroup.subtree_control`;
-  if (tryToWrite(file, missing.map((controller) => `+${controller}`).join(' '))) return;
-  for (const controller of missing) tryToWrite(file, `+${controller}`);
+  if (enableInOneWrite(file, missing) !== 'EINVAL') return;
+  for (const controller of missing) enableInOneWrite(file, [controller]);
 }
 
-function tryToWrite(file: string, value: string): boolean {
+/** @returns null, or the name of the errno. */
+function enableInOneWrite(file: string, controllers: readonly string[]): string | null {
   try {
-    writeFile(file, value);
-    return true;
-  } catch {
-    return false;
+    writeFile(file, controllers.map((controller) => `+${controller}`).join(' '));
+    return null;
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
   }
 }
 
@@ -183,6 +187,19 @@ export function openCgroup(facts: CgroupFacts, path: string): CgroupFds {
     for (const fd of procsFds) closeSync(fd);
     throw internal(`opening cgroup ${path}: ${kernelReason(error)}`, error);
   }
+}
+
+/**
+ * openCgroup() for a process that joins a running one, such as an exec. A container that manages cgroups itself (systemd in it) may have
+ * moved on: on v2 its own cgroup then takes no process any more, so the new one is born where `pid` is, if that is below `path`.
+ *
+ * @throws {BerthError} as openCgroup().
+ */
+export function openProcessCgroup(facts: CgroupFacts, path: string, pid: number): CgroupFds {
+  checkPath(path);
+  const current = facts.version === 2 ? (v2PathOf(pid) ?? path) : path;
+  // What ends in ` (deleted)` or leads out of our root is not below.
+  return openCgroup(facts, current.startsWith(`${path}/`) && existsSync(`${cgroupDirectories(facts, current)[0]}/cgroup.procs`) ? current : path);
 }
 
 /**

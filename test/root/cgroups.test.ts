@@ -1,0 +1,453 @@
+/**
+ * Cgroups on the running kernel, v1 or v2, whichever it has: limits by their effect, updates that fail, killing, removal.
+ *
+ * Needs root. Makes cgroups below one of its own name only, and removes them.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { planCgroup, planCgroupUpdate } from '../../src/engine/cgroup.ts';
+import { deviceRules } from '../../src/engine/device-rules.ts';
+import type { Resources } from '../../src/engine/spec.ts';
+import { BerthError } from '../../src/lib/errors.ts';
+import { type CgroupFacts, type CgroupWrite, cgroupDirectories, controllerDirectory } from '../../src/sys/cgroup-facts.ts';
+import { freeze, killCgroup, processes, thaw } from '../../src/sys/cgroup-processes.ts';
+import { oomKills, readMemoryUsage, updateCgroup, writeCgroup } from '../../src/sys/cgroup-values.ts';
+import {
+  type CgroupFds,
+  createCgroup,
+  openCgroup,
+  openProcessCgroup,
+  probeCgroups,
+  removeCgroup,
+  removeIfEmpty,
+  setDevices,
+} from '../../src/sys/cgroups.ts';
+
+const facts = probeCgroups();
+const isV2 = facts.version === 2;
+const parent = `/berth-test-${process.pid}`;
+const killTimeoutMs = 20_000;
+const MiB = 1024 * 1024;
+
+/** Runs the body with a fresh cgroup, which is killed and removed after it. */
+async function withCgroup(body: (path: string) => Promise<void>, of: CgroupFacts = facts): Promise<void> {
+  const path = `${parent}/pod/${Math.random().toString(16).slice(2)}`;
+  createCgroup(of, path);
+  try {
+    await body(path);
+  } finally {
+    await killCgroup(of, path, killTimeoutMs);
+    await removeCgroup(of, path);
+  }
+}
+
+/** Starts a shell that enters the cgroup through the fds of openCgroup() before it runs the script. */
+function startIn(path: string, script: string, of: CgroupFacts = facts, opened: CgroupFds = openCgroup(of, path)): ChildProcess {
+  const fds = opened.version === 1 ? opened.procsFds : [opened.directoryFd];
+  const files = fds.map((_, index) => `/proc/self/fd/${3 + index}${opened.version === 2 ? '/cgroup.procs' : ''}`);
+  const enter = `for file in ${files.join(' ')}; do echo 0 >$file || exit 99; done`;
+  const child = spawn('/bin/sh', ['-c', `${enter}; ${script}`], {
+    stdio: ['ignore', 'pipe', 'pipe', ...fds],
+    env: { PATH: process.env['PATH'] ?? '' },
+  });
+  for (const fd of fds) closeSync(fd);
+  return child;
+}
+
+/** startIn() until the end. */
+async function runIn(path: string, script: string): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = startIn(path, script);
+  let [stdout, stderr] = ['', ''];
+  child.stdout?.on('data', (data: Buffer) => (stdout += data.toString()));
+  child.stderr?.on('data', (data: Buffer) => (stderr += data.toString()));
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { code, stdout, stderr };
+}
+
+async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + killTimeoutMs;
+  while (!(await holds())) {
+    assert(performance.now() < deadline, `waiting until ${what}`);
+    await sleep(10);
+  }
+}
+
+const apply = (path: string, resources: Resources, pidsMax?: number): void => writeCgroup(facts, path, planCgroup(resources, facts, pidsMax));
+const readValue = (path: string, controller: string, file: string): string =>
+  readFileSync(`${controllerDirectory(facts, path, controller)}/${file}`, 'utf8').trim();
+const directoriesThere = (path: string): string[] => cgroupDirectories(facts, path).filter((directory) => existsSync(directory));
+
+describe(`cgroup v${facts.version}`, () => {
+  after(async () => {
+    await removeCgroup(facts, parent);
+    assert.deepEqual(directoriesThere(parent), []);
+  });
+
+  test('probeCgroups() finds the controllers that limits need', () => {
+    for (const controller of ['cpu', 'cpuset', 'memory', 'pids']) assert.ok(facts.controllers.has(controller), controller);
+  });
+
+  test('createCgroup() makes the cgroup in every hierarchy, and takes one that is there', async () => {
+    await withCgroup(async (path) => {
+      assert.deepEqual(directoriesThere(path), cgroupDirectories(facts, path));
+      createCgroup(facts, path);
+      assert.notEqual(readValue(path, 'cpuset', isV2 ? 'cpuset.cpus.effective' : 'cpuset.cpus'), '');
+    });
+  });
+
+  test('createCgroup() leaves nothing of a cgroup that it cannot make', () => {
+    const path = `${parent}/two\nlines`;
+    assert.throws(() => createCgroup(facts, path), /creating cgroup .*: invalid argument \(EINVAL\)$/s);
+    assert.deepEqual(directoriesThere(path), []);
+  });
+
+  test('createCgroup() below a cgroup with processes makes one that takes processes, and a limit says what it lacks', {
+    skip: !isV2 && 'cgroup v2 only',
+  }, async () => {
+    await withCgroup(async (path) => {
+      const first = startIn(path, 'exec sleep 1000');
+      await until('it is in', async () => (await processes(facts, path)).includes(first.pid ?? 0));
+      createCgroup(facts, `${path}/below`);
+      assert.equal((await runIn(`${path}/below`, 'true')).code, 0);
+      const reason = 'no such file or directory (ENOENT); controller pids is not enabled for this cgroup';
+      assert.throws(() => apply(`${path}/below`, {}, 5), isFailure('FAILED_PRECONDITION', `writing 5 to pids.max of ${path}/below: ${reason}`));
+    });
+  });
+
+  test('a process that enters by openCgroup() is in the cgroup of every hierarchy', async () => {
+    await withCgroup(async (path) => {
+      const { stdout } = await runIn(path, 'cat /proc/self/cgroup');
+      const entered = stdout
+        .trim()
+        .split('\n')
+        .filter((line) => line.endsWith(path));
+      assert.equal(entered.length, cgroupDirectories(facts, path).length, stdout);
+    });
+  });
+
+  test('openProcessCgroup() finds a process that moved into a cgroup of its own', async () => {
+    await withCgroup(async (path) => {
+      const own = `${controllerDirectory(facts, path, 'pids')}/own`;
+      const delegate = isV2 ? `echo +pids >${own}/../cgroup.subtree_control;` : '';
+      const child = startIn(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
+      await until('it sleeps', async () => readFileSync(`/proc/${child.pid}/comm`, 'utf8') === 'sleep\n');
+      const second = startIn(path, 'exec sleep 1000', facts, openProcessCgroup(facts, path, child.pid ?? 0));
+      await until('the second is in', async () => (await processes(facts, path)).includes(second.pid ?? 0));
+      // v2 allows no process beside cgroups with controllers, so it can only be in the first one's.
+      assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second.pid] : [child.pid]);
+    });
+  });
+
+  test("openProcessCgroup() opens the container's own cgroup when the process is elsewhere or gone", async () => {
+    await withCgroup(async (path) => {
+      for (const pid of [process.pid, 0x3f_ffff]) {
+        const child = startIn(path, 'exec sleep 1000', facts, openProcessCgroup(facts, path, pid));
+        await until('it is in', async () => (await processes(facts, path)).includes(child.pid ?? 0));
+      }
+    });
+  });
+
+  test('openCgroup() of an absent cgroup names it', () => {
+    assert.throws(() => openCgroup(facts, `${parent}/none`), /opening cgroup \/berth-test-\d+\/none: no such file or directory \(ENOENT\)$/);
+  });
+
+  test('a container above its memory limit is killed, and the kill is counted', async () => {
+    await withCgroup(async (path) => {
+      apply(path, { memoryLimitBytes: 24 * MiB });
+      assert.equal(await oomKills(facts, path), 0);
+      const { code } = await runIn(path, 'head -c 200000000 /dev/zero | tail >/dev/null');
+      assert.notEqual(code, 0);
+      assert.ok(((await oomKills(facts, path)) ?? 0) >= 1);
+    });
+  });
+
+  test('a kill in a cgroup that the container made itself is counted', async () => {
+    await withCgroup(async (path) => {
+      apply(path, { memoryLimitBytes: 24 * MiB });
+      mkdirSync(`${controllerDirectory(facts, path, 'memory')}/own`);
+      const own = `${controllerDirectory(facts, path, 'memory')}/own/cgroup.procs`;
+      await runIn(path, `echo 0 >${own}; head -c 200000000 /dev/zero | tail >/dev/null`);
+      assert.ok(((await oomKills(facts, path)) ?? 0) >= 1);
+    });
+  });
+
+  test('oomKills() and readMemoryUsage() know nothing of an absent cgroup', async () => {
+    assert.equal(await oomKills(facts, `${parent}/none`), null);
+    assert.equal(readMemoryUsage(facts, `${parent}/none`), null);
+  });
+
+  test('readMemoryUsage() counts what a process holds', async () => {
+    await withCgroup(async (path) => {
+      startIn(path, 'held=$(head -c 8000000 /dev/zero | tr "\\0" x); sleep 1000; echo $held');
+      await until('8 MB are held', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
+    });
+  });
+
+  test('a container cannot have more processes than its limit', async () => {
+    await withCgroup(async (path) => {
+      apply(path, {}, 4);
+      const { code, stderr } = await runIn(path, 'for i in 1 2 3 4 5 6; do sleep 1 & done; wait');
+      assert.notEqual(code, 0);
+      assert.match(stderr, /fork/);
+    });
+  });
+
+  test('a container runs on the cpus given to it', async () => {
+    await withCgroup(async (path) => {
+      apply(path, { cpusetCpus: '0', cpusetMems: '0' });
+      assert.match((await runIn(path, 'cat /proc/self/status')).stdout, /^Cpus_allowed_list:\t0$/m);
+    });
+  });
+
+  test('cpu shares, quota and period are in the kernel', async () => {
+    await withCgroup(async (path) => {
+      apply(path, { cpuShares: 512, cpuQuotaUs: 50_000, cpuPeriodUs: 20_000 });
+      const found = isV2
+        ? [readValue(path, 'cpu', 'cpu.weight'), readValue(path, 'cpu', 'cpu.max')]
+        : [readValue(path, 'cpu', 'cpu.shares'), readValue(path, 'cpu', 'cpu.cfs_quota_us'), readValue(path, 'cpu', 'cpu.cfs_period_us')];
+      assert.deepEqual(found, isV2 ? ['59', '50000 20000'] : ['512', '50000', '20000']);
+    });
+  });
+
+  test('huge page limits are in the kernel where it has them, and 0 hurts nowhere', async () => {
+    await withCgroup(async (path) => {
+      apply(path, { hugepageLimits: [...facts.hugepageSizes, '3MB'].map((pageSize) => ({ pageSize, limitBytes: 0 })) });
+      if (!facts.controllers.has('hugetlb') || !facts.hugepageSizes.includes('2MB')) return;
+      assert.equal(readValue(path, 'hugetlb', isV2 ? 'hugetlb.2MB.max' : 'hugetlb.2MB.limit_in_bytes'), '0');
+    });
+  });
+
+  test('unified values reach their files, and a name that no file has is in the error', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+    await withCgroup(async (path) => {
+      apply(path, { memoryLimitBytes: 64 * MiB, unified: { 'memory.high': String(32 * MiB), 'memory.oom.group': '1' } });
+      assert.deepEqual([readValue(path, 'memory', 'memory.high'), readValue(path, 'memory', 'memory.oom.group')], [String(32 * MiB), '1']);
+      assert.throws(
+        () => apply(path, { unified: { 'memory.nonsense': '1' } }),
+        isFailure('FAILED_PRECONDITION', `writing 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
+      );
+    });
+  });
+
+  describe('devices', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'berth-devices-'));
+    const node = join(directory, 'kmsg');
+    after(() => rmSync(directory, { recursive: true }));
+    const kmsg = { type: 'char', major: 1, minor: 11 } as const;
+    const openForReading = `: <${node} && echo opened`;
+
+    test('a container makes any node, opens the standard ones, and no other', async () => {
+      await withCgroup(async (path) => {
+        setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
+        assert.equal((await runIn(path, `mknod ${node} c 1 11 && : >/dev/null && : </dev/urandom`)).code, 0);
+        const { stdout, stderr } = await runIn(path, openForReading);
+        assert.equal(stdout, '');
+        assert.match(stderr, /not permitted/);
+      });
+    });
+
+    test('a requested device opens as far as it was asked for, by the rules set last', async () => {
+      await withCgroup(async (path) => {
+        setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
+        setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [{ ...kmsg, access: 'r' }] }));
+        assert.equal((await runIn(path, openForReading)).stdout, 'opened\n');
+        assert.match((await runIn(path, `: >${node}`)).stderr, /not permitted/);
+      });
+    });
+
+    test('a privileged container opens every device', async () => {
+      await withCgroup(async (path) => {
+        setDevices(facts, path, deviceRules({ isPrivileged: true, requested: [] }));
+        assert.equal((await runIn(path, openForReading)).stdout, 'opened\n');
+      });
+    });
+
+    test('a program that the kernel refuses is an error that says why', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+      await withCgroup(async (path) => {
+        const policy = { kind: 'listed', v1Allows: [], v2Program: Buffer.alloc(16) } as const;
+        assert.throws(() => setDevices(facts, path, policy), /setting the devices of cgroup .*: loading a device program of 2 instructions.*EINVAL/);
+      });
+    });
+  });
+
+  describe('updateCgroup()', () => {
+    const limitFile = isV2 ? 'memory.max' : 'memory.limit_in_bytes';
+    const quota = (path: string): string => readValue(path, 'cpu', isV2 ? 'cpu.max' : 'cpu.cfs_quota_us').split(' ')[0] ?? '';
+
+    test('grows and shrinks the limits of a running container', async () => {
+      await withCgroup(async (path) => {
+        let resources: Resources = { memoryLimitBytes: 32 * MiB, cpuQuotaUs: 50_000 };
+        apply(path, resources);
+        startIn(path, 'sleep 1000');
+        for (const wanted of [
+          { memoryLimitBytes: 64 * MiB, cpuQuotaUs: 60_000, cpuPeriodUs: 50_000 },
+          { memoryLimitBytes: 16 * MiB, cpuQuotaUs: 5_000, cpuPeriodUs: 10_000 },
+        ]) {
+          const usage = readMemoryUsage(facts, path);
+          const update = planCgroupUpdate(resources, wanted, facts, usage === null ? null : { memoryBytes: usage });
+          await updateCgroup(facts, path, update.writes);
+          resources = update.resources;
+          assert.equal(readValue(path, 'memory', limitFile), String(wanted.memoryLimitBytes));
+          assert.equal(quota(path), String(wanted.cpuQuotaUs));
+        }
+      });
+    });
+
+    test('puts back what it wrote when a later value is refused', async () => {
+      await withCgroup(async (path) => {
+        const resources = { memoryLimitBytes: 32 * MiB, cpuQuotaUs: 50_000 };
+        apply(path, resources);
+        const bad: CgroupWrite = { controller: 'memory', file: limitFile, value: 'nonsense', note: '' };
+        for (const memoryLimitBytes of [16 * MiB, 64 * MiB]) {
+          const { writes } = planCgroupUpdate(resources, { memoryLimitBytes, cpuQuotaUs: 60_000 }, facts, null);
+          const expected = isFailure('INVALID_ARGUMENT', `writing nonsense to ${limitFile} of ${path}: invalid argument (EINVAL)`);
+          await assert.rejects(updateCgroup(facts, path, [...writes, bad]), expected);
+          assert.equal(readValue(path, 'memory', limitFile), String(32 * MiB));
+          assert.equal(quota(path), '50000');
+        }
+      });
+    });
+
+    test('puts back an empty cpuset', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+      await withCgroup(async (path) => {
+        const { writes } = planCgroupUpdate({}, { cpusetCpus: '0' }, facts, null);
+        const bad: CgroupWrite = { controller: 'memory', file: 'memory.nonsense', value: '1', note: '' };
+        await assert.rejects(
+          updateCgroup(facts, path, [...writes, bad]),
+          isFailure('FAILED_PRECONDITION', `writing 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
+        );
+        assert.equal(readValue(path, 'cpuset', 'cpuset.cpus'), '');
+      });
+    });
+
+    test('passes over a missing file only where that is tolerated', async () => {
+      await withCgroup(async (path) => {
+        const missing: CgroupWrite = { controller: 'pids', file: 'pids.nonsense', value: '1', note: '' };
+        await updateCgroup(facts, path, [{ ...missing, tolerate: 'missing' }]);
+        writeCgroup(facts, path, [{ ...missing, tolerate: 'missing' }]);
+        await assert.rejects(updateCgroup(facts, path, [missing]), /pids\.nonsense/);
+        assert.throws(() => writeCgroup(facts, path, [missing]), /pids\.nonsense/);
+      });
+    });
+  });
+
+  /** Children that keep forking, one with a session of its own, one that ignores what it can. */
+  const forking =
+    'for i in 1 2 3 4; do (trap "" TERM HUP INT; while :; do sleep 0.05; done) & done; setsid sh -c "while :; do sleep 0.05; done" & wait';
+  /** v1: the ways with and without a unified hierarchy beside it, for only that one has cgroup.kill. */
+  const ways: readonly CgroupFacts[] = facts.version === 2 || facts.unifiedRoot === null ? [facts] : [facts, { ...facts, unifiedRoot: null }];
+
+  for (const way of ways) {
+    const name = way === facts ? 'killCgroup()' : 'killCgroup() by the freezer';
+
+    test(`${name} kills forking children, in nested cgroups too`, async () => {
+      await withCgroup(async (path) => {
+        const nested = `${path}/nested/deeper`;
+        startIn(path, forking, way);
+        await until('the first have started', async () => (await processes(way, path)).length >= 6);
+        createCgroup(way, nested);
+        startIn(nested, forking, way);
+        await until('all have started', async () => (await processes(way, nested)).length >= 6 && (await processes(way, path)).length >= 12);
+        assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
+        assert.deepEqual(await processes(way, path), []);
+        await removeCgroup(way, path);
+        assert.deepEqual(directoriesThere(path), []);
+      }, way);
+    });
+
+    test(`${name} kills a frozen container`, async () => {
+      await withCgroup(async (path) => {
+        startIn(path, forking, way);
+        await until('all have started', async () => (await processes(way, path)).length >= 6);
+        await freeze(way, path, killTimeoutMs);
+        assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
+      }, way);
+    });
+
+    test(`${name} of an empty or absent cgroup finds nothing to do`, async () => {
+      await withCgroup(async (path) => assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []), way);
+      assert.deepEqual(await killCgroup(way, `${parent}/none`, killTimeoutMs), []);
+    });
+  }
+
+  test('freeze() stops a container where it is and thaw() lets it go on', async () => {
+    await withCgroup(async (path) => {
+      let [ticks, isFrozen, lateTicks] = [0, false, 0];
+      const child = startIn(path, 'while :; do echo tick; sleep 0.02; done');
+      child.stdout?.on('data', () => {
+        ticks++;
+        if (isFrozen) lateTicks++;
+      });
+      await until('it ticks', async () => ticks > 2);
+      await freeze(facts, path, killTimeoutMs);
+      // What was in the pipe before is read first.
+      await sleep(100);
+      isFrozen = true;
+      await sleep(200);
+      assert.equal(lateTicks, 0);
+      isFrozen = false;
+      const before = ticks;
+      thaw(facts, path);
+      await until('it ticks again', async () => ticks > before);
+    });
+  });
+
+  test('freeze() of an absent cgroup is refused, thaw() succeeds', async () => {
+    await assert.rejects(
+      freeze(facts, `${parent}/none`, 1000),
+      isFailure('FAILED_PRECONDITION', `freezing cgroup ${parent}/none: it does not exist, or the node has no freezer`),
+    );
+    thaw(facts, `${parent}/none`);
+  });
+
+  test('removeCgroup() removes what the container made below, in any hierarchy, and succeeds again', async () => {
+    await withCgroup(async (path) => {
+      for (const directory of cgroupDirectories(facts, path)) mkdirSync(`${directory}/one/two/three`, { recursive: true });
+      await removeCgroup(facts, path);
+      assert.deepEqual(directoriesThere(path), []);
+      await removeCgroup(facts, path);
+    });
+  });
+
+  test('removeCgroup() of a cgroup in use fails within its time and names the process', async () => {
+    await withCgroup(async (path) => {
+      const child = startIn(path, 'exec sleep 1000');
+      await until('it is in', async () => (await processes(facts, path)).includes(child.pid ?? 0));
+      await assert.rejects(
+        removeCgroup(facts, path, 50),
+        new RegExp(`removing cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${child.pid}$`),
+      );
+    });
+  });
+
+  test('removeIfEmpty() leaves a parent that has cgroups, and removes it later', async () => {
+    await withCgroup(async (path) => {
+      const pod = path.slice(0, path.lastIndexOf('/'));
+      removeIfEmpty(facts, pod);
+      assert.deepEqual(directoriesThere(pod), cgroupDirectories(facts, pod));
+      await removeCgroup(facts, path);
+      removeIfEmpty(facts, pod);
+      assert.deepEqual(directoriesThere(pod), []);
+    });
+  });
+
+  test('the root and paths that climb are never touched', async () => {
+    for (const path of ['/', '', '/a/..', '/a//b', 'a']) {
+      assert.throws(() => createCgroup(facts, path), /no cgroup path/);
+      await assert.rejects(removeCgroup(facts, path), /no cgroup path/);
+      await assert.rejects(killCgroup(facts, path, 1), /no cgroup path/);
+    }
+  });
+});
+
+function isFailure(code: string, message: string): (error: unknown) => boolean {
+  return (error) => {
+    assert(error instanceof BerthError);
+    assert.deepEqual([error.code, error.message], [code, message]);
+    return true;
+  };
+}
