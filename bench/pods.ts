@@ -1,0 +1,194 @@
+/**
+ * Measures what pods cost on this machine, over the CRI socket, in namespaces of its own: memory a pod, latencies, and a burst.
+ *
+ *   npm run bench -- [--pods N] [--burst N] [--runtime berth|containerd] [--peer containerd]
+ *
+ * With --peer the peer is measured in the same run, after berth, and the ratios are printed. Figures of one machine compare with nothing else.
+ */
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { loadavg } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { type CriClient, connectCri } from '../scripts/cri-client.ts';
+import { buildDir, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
+import { enterIsolation } from '../test/support/isolation.ts';
+import { type RuntimeName, startRuntime } from '../test/support/runtime.ts';
+import { percentile } from './statistics.ts';
+
+const image = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
+/** What runs in each container; tells the containers' own processes from the runtime's. */
+const idleCommand = ['sleep', '86399'];
+const warmUpPods = 5;
+const inFlight = 8;
+/** For the daemon to collect its garbage and the kernel to free what has ended. */
+const settleMs = 10_000;
+
+type Pod = { readonly sandboxId: string; readonly containerId: string };
+type Samples = Map<string, number[]>;
+type Figures = {
+  /** Milliseconds by method. */
+  readonly samples: Samples;
+  /** PSS in KiB: the daemon before and with the pods, and the runtime's other processes. */
+  readonly daemonKib: readonly [number, number];
+  readonly othersKib: number;
+  readonly otherProcesses: number;
+  readonly burstPodsPerSecond: number;
+};
+
+const { values } = parseArgs({
+  options: {
+    pods: { type: 'string', default: '50' },
+    burst: { type: 'string', default: '40' },
+    runtime: { type: 'string', default: 'berth' },
+    peer: { type: 'string' },
+  },
+});
+const podCount = Number(values.pods);
+const burstCount = Number(values.burst);
+const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])].map(toRuntimeName);
+
+mkdirSync(buildDir, { recursive: true });
+const toolsDir = prepareTools();
+enterIsolation();
+await main();
+
+async function main(): Promise<void> {
+  const stopRegistry = await serveImages(toolsDir);
+  const figures: [RuntimeName, Figures][] = [];
+  for (const name of names) figures.push([name, await measureRuntime(name)]);
+  stopRegistry();
+  print(figures);
+}
+
+function toRuntimeName(name: string): RuntimeName {
+  if (name === 'berth' || name === 'containerd') return name;
+  throw new Error(`no runtime ${name}: berth or containerd`);
+}
+
+async function measureRuntime(name: RuntimeName): Promise<Figures> {
+  const workDir = mkdtempSync(join(buildDir, 'bench-'));
+  const runtime = await startRuntime(name, { workDir, mirrorUrl: registryUrl });
+  const client = connectCri(runtime.endpoint);
+  try {
+    await client.call('PullImage', { image: { image } });
+    return await measure(client, runtime.pid);
+  } finally {
+    client.close();
+    await runtime.stop();
+    rmSync(workDir, { recursive: true, force: true });
+  }
+}
+
+async function measure(client: CriClient, daemonPid: number): Promise<Figures> {
+  await removePods(client, await makePods(client, warmUpPods, 'warm', 1, new Map()), new Map());
+  const known = new Set(processes());
+  await sleep(settleMs);
+  const daemonBefore = pssKib(daemonPid);
+  const samples: Samples = new Map();
+  const pods = await makePods(client, podCount, 'idle', 1, samples);
+  for (const pod of pods)
+    await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
+  await sleep(settleMs);
+  const daemonWith = pssKib(daemonPid);
+  const others = processes().filter((pid) => !known.has(pid) && !isIdleCommand(pid));
+  const othersKib = others.reduce((sum, pid) => sum + pssKib(pid), 0);
+  await removePods(client, pods, samples);
+  const startedAt = performance.now();
+  const burst = await makePods(client, burstCount, 'burst', inFlight, new Map());
+  const burstPodsPerSecond = (burstCount * 1000) / (performance.now() - startedAt);
+  await removePods(client, burst, new Map());
+  return { samples, daemonKib: [daemonBefore, daemonWith], othersKib, otherProcesses: others.length, burstPodsPerSecond };
+}
+
+async function makePods(client: CriClient, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
+  const pods: Pod[] = [];
+  const queue = Array.from({ length: count }, (_, index) => `${prefix}-${index}`);
+  const worker = async () => {
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, name, samples));
+  };
+  await Promise.all(Array.from({ length: concurrency }, worker));
+  return pods;
+}
+
+async function makePod(client: CriClient, name: string, samples: Samples): Promise<Pod> {
+  const sandbox = {
+    metadata: { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 },
+    hostname: name,
+    log_directory: `/run/bench-logs/${name}`,
+    linux: {},
+  };
+  const config = { metadata: { name, attempt: 0 }, image: { image }, command: idleCommand, log_path: 'log', linux: {} };
+  const run = () => client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
+  const { pod_sandbox_id: sandboxId } = await timed(samples, 'RunPodSandbox', run);
+  const creation = { pod_sandbox_id: sandboxId, config, sandbox_config: sandbox };
+  const create = () => client.call<{ container_id: string }>('CreateContainer', creation);
+  const { container_id: containerId } = await timed(samples, 'CreateContainer', create);
+  await timed(samples, 'StartContainer', () => client.call('StartContainer', { container_id: containerId }));
+  return { sandboxId, containerId };
+}
+
+async function removePods(client: CriClient, pods: readonly Pod[], samples: Samples): Promise<void> {
+  for (const { sandboxId, containerId } of pods) {
+    await timed(samples, 'StopContainer', () => client.call('StopContainer', { container_id: containerId, timeout: '0' }));
+    await timed(samples, 'RemoveContainer', () => client.call('RemoveContainer', { container_id: containerId }));
+    await timed(samples, 'StopPodSandbox', () => client.call('StopPodSandbox', { pod_sandbox_id: sandboxId }));
+    await timed(samples, 'RemovePodSandbox', () => client.call('RemovePodSandbox', { pod_sandbox_id: sandboxId }));
+  }
+}
+
+async function timed<T>(samples: Samples, method: string, call: () => Promise<T>): Promise<T> {
+  const startedAt = performance.now();
+  const answer = await call();
+  samples.set(method, [...(samples.get(method) ?? []), performance.now() - startedAt]);
+  return answer;
+}
+
+/** All in this pid namespace. */
+function processes(): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && pid > 0);
+}
+
+function isIdleCommand(pid: number): boolean {
+  return readProc(pid, 'cmdline') === `${idleCommand.join('\0')}\0`;
+}
+
+/** Proportional set size: private memory, and of shared memory the part that falls on this process. 0 for one that has ended. */
+function pssKib(pid: number): number {
+  return Number(/^Pss:\s+(\d+) kB$/m.exec(readProc(pid, 'smaps_rollup'))?.[1] ?? 0);
+}
+
+function readProc(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function print(figures: readonly [RuntimeName, Figures][]): void {
+  const rows: (readonly [string, (each: Figures) => number])[] = [
+    ['memory a pod, KiB PSS, all but the containers', (each) => (each.othersKib + each.daemonKib[1] - each.daemonKib[0]) / podCount],
+    ["  of it the runtime's processes beside the daemon", (each) => each.othersKib / podCount],
+    ['  of it growth of the daemon', (each) => (each.daemonKib[1] - each.daemonKib[0]) / podCount],
+    ['processes a pod beside the daemon', (each) => each.otherProcesses / podCount],
+    ['daemon without pods, MiB PSS', (each) => each.daemonKib[0] / 1024],
+    ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
+      [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
+    ),
+    [`burst of ${burstCount}, ${inFlight} in flight, pods/s`, (each) => each.burstPodsPerSecond],
+  ];
+  say(`${podCount} pods with one idle container each; load average at the end ${loadavg()[0]?.toFixed(1)}`);
+  say(['figure'.padEnd(52), ...figures.map(([name]) => name.padStart(12)), figures.length > 1 ? 'peer/berth'.padStart(12) : ''].join(''));
+  for (const [label, value] of rows) {
+    const numbers = figures.map(([, each]) => value(each));
+    const ratio = numbers.length > 1 ? [((numbers[1] ?? 0) / (numbers[0] ?? 0)).toFixed(1)] : [];
+    say([label.padEnd(52), ...[...numbers.map((number) => number.toFixed(1)), ...ratio].map((text) => text.padStart(12))].join(''));
+  }
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
