@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type CriClient, connectCri } from '../scripts/cri-client.ts';
-import { buildDir, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
+import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
 import { enterIsolation } from '../test/support/isolation.ts';
 import { type RuntimeName, startRuntime } from '../test/support/runtime.ts';
 import { percentile } from './statistics.ts';
@@ -50,6 +50,7 @@ const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer
 
 mkdirSync(buildDir, { recursive: true });
 const toolsDir = prepareTools();
+if (names.includes('containerd')) preparePeer();
 enterIsolation();
 await main();
 

@@ -4,14 +4,18 @@
  * Everything lies under build/critest, by a digest of what it was made from.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { takeFromPackage } from '../../scripts/debian.ts';
 import { digestOf } from '../../scripts/image-builder.ts';
+import { peerDir } from '../support/runtime.ts';
 import { buildTestImages, pushImage } from './images/images.ts';
 
 export const buildDir = resolve(import.meta.dirname, '../../build/critest');
 export const registryUrl = 'http://127.0.0.1:5000';
+
+const registryProgram = join(buildDir, 'docker-registry');
 
 const here = import.meta.dirname;
 const toolsSource = join(here, 'tools');
@@ -45,7 +49,20 @@ export function prepareTools(): string {
     execFileSync(join(imagesSource, 'make-parts'), [unfinished], { stdio: 'inherit' });
     renameSync(unfinished, partsDir());
   }
+  takeOnce('docker-registry', 'usr/bin/docker-registry', registryProgram);
   return toolsDir;
+}
+
+/** Gets containerd and runc for comparisons, when they are not there yet. Needs the network; belongs outside isolation. */
+export function preparePeer(): void {
+  takeOnce('containerd', 'usr/bin', peerDir);
+  takeOnce('runc', 'usr/sbin/runc', join(peerDir, 'runc'));
+}
+
+function takeOnce(packageName: string, path: string, destination: string): void {
+  if (existsSync(destination) && !lstatSync(destination).isSymbolicLink()) return;
+  say(`taking ${packageName} from its Debian package`);
+  takeFromPackage(packageName, path, destination);
 }
 
 /**
@@ -87,7 +104,7 @@ async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() 
   const maintenance = isReadonly ? '  maintenance: { readonly: { enabled: true } }\n' : '';
   const head = 'version: 0.1\nlog: { level: error, accesslog: { disabled: true } }\n';
   writeFileSync(configFile, `${head}storage:\n  filesystem: { rootdirectory: ${storeDir} }\n${maintenance}http: { addr: '127.0.0.1:5000' }\n`);
-  const registry = spawn('docker-registry', ['serve', configFile], { stdio: 'ignore' });
+  const registry = spawn(registryProgram, ['serve', configFile], { stdio: 'ignore' });
   for (let attempt = 0; attempt < 100; attempt += 1) {
     const answer = await fetch(`${registryUrl}/v2/`).catch(() => null);
     if (answer?.ok) return () => void registry.kill('SIGKILL');

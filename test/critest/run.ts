@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { enterIsolation } from '../support/isolation.ts';
 import { type Runtime, type RuntimeName, startRuntime } from '../support/runtime.ts';
-import { buildDir, prepareTools, registryUrl, serveImages } from './prepare.ts';
+import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
 import { countStates, type Expected, judge, readReport, type Spec, unknownNames } from './report.ts';
 
 type Options = {
@@ -26,6 +26,7 @@ type Options = {
 const options = readOptions(process.argv.slice(2));
 mkdirSync(buildDir, { recursive: true });
 const toolsDir = prepareTools();
+if (options.runtime === 'containerd') preparePeer();
 enterIsolation();
 process.exitCode = await main();
 

@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util';
 import { cgroupDirectories } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { type Runtime, type RuntimeName, startRuntime } from '../support/runtime.ts';
-import { buildDir, prepareTools, registryUrl, serveImages } from './prepare.ts';
+import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
 
 type Crictl = (...args: readonly string[]) => string;
 type Step = { readonly name: string; readonly run: (walk: Walk) => void | Promise<void> };
@@ -255,5 +255,6 @@ function say(text: string): void {
 const { values } = parseArgs({ options: { runtime: { type: 'string', default: 'berth' } } });
 mkdirSync(buildDir, { recursive: true });
 const toolsDir = prepareTools();
+if (values.runtime === 'containerd') preparePeer();
 enterIsolation();
 process.exitCode = await main(toolsDir, values.runtime === 'containerd' ? 'containerd' : 'berth');

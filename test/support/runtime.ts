@@ -31,6 +31,9 @@ export type RuntimeOptions = {
 /** Hosts whose images come from the mirror. */
 const mirroredHosts = ['registry.k8s.io', 'k8s.gcr.io', 'gcr.io', 'public.ecr.aws', '127.0.0.1:5000'];
 
+/** Where test/critest/prepare.ts puts containerd and runc. */
+export const peerDir = resolve(import.meta.dirname, '../../build/peer');
+
 const startTimeoutMs = 60_000;
 const stopTimeoutMs = 20_000;
 
@@ -50,7 +53,7 @@ export async function startRuntime(name: RuntimeName, options: RuntimeOptions): 
   const logFile = join(options.workDir, `${name}.log`);
   const [command = '', ...args] = name === 'berth' ? berthCommand(layout) : containerdCommand(layout);
   const log = openSync(logFile, 'a');
-  const child = spawn(command, args, { stdio: ['ignore', log, log] });
+  const child = spawn(command, args, { stdio: ['ignore', log, log], env: { ...process.env, PATH: `${peerDir}:${process.env['PATH']}` } });
   const failure = new Promise<never>((_, reject) => {
     child.once('error', (error) => reject(new Error(`starting ${command}: ${error.message}`)));
     child.once('exit', (code, signal) => reject(new Error(`${name} ended (${code ?? signal}):\n${tail(logFile)}`)));
@@ -128,7 +131,7 @@ state = "${layout.state}/state"
     runtime_type = "io.containerd.runc.v2"
 `,
   );
-  return [process.env['BERTH_TEST_CONTAINERD'] ?? 'containerd', '--config', layout.configFile];
+  return [join(peerDir, 'containerd'), '--config', layout.configFile];
 }
 
 async function answers(socket: string): Promise<void> {
