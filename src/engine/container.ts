@@ -13,7 +13,7 @@ import { createCgroup, removeCgroup, removeIfEmpty, setDevices } from '../sys/cg
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
-import { containerCgroupPath, planCgroup, planCgroupUpdate, mergeResources } from './cgroup.ts';
+import { containerCgroupPath, mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 import { containerDevices, openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { watchExit } from './exits.ts';
@@ -21,7 +21,15 @@ import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
 import { reopenLog, startMonitor } from './monitor.ts';
 import { encodePlan } from './plan.ts';
-import { type ContainerRecord, containerState, type ContainerView, type ProcessIdentity, recordVersion, sandboxState, type SandboxView } from './records.ts';
+import {
+  type ContainerRecord,
+  type ContainerView,
+  containerState,
+  type ProcessIdentity,
+  recordVersion,
+  type SandboxView,
+  sandboxState,
+} from './records.ts';
 import { parseSignal } from './signals.ts';
 import type { ContainerSpec, Resources } from './spec.ts';
 
@@ -51,7 +59,10 @@ export function createContainer(deps: EngineDeps, sandboxId: string, spec: Conta
       .find(({ record }) => record.sandboxId === sandbox.record.id && record.spec.metadata.name === name && record.spec.metadata.attempt === attempt);
     if (existing === undefined) return makeContainer(deps, sandbox, spec, image);
     if (containerState(existing.status) === 'created') return existing.record.id;
-    throw new BerthError('ALREADY_EXISTS', `creating container ${name}: attempt ${attempt} in this sandbox is there, ${containerState(existing.status)}`);
+    throw new BerthError(
+      'ALREADY_EXISTS',
+      `creating container ${name}: attempt ${attempt} in this sandbox is there, ${containerState(existing.status)}`,
+    );
   });
 }
 
@@ -82,7 +93,14 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
   }
 }
 
-function composeRecord(deps: EngineDeps, id: string, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage, root: number): ContainerRecord {
+function composeRecord(
+  deps: EngineDeps,
+  id: string,
+  sandbox: SandboxView,
+  spec: ContainerSpec,
+  image: ContainerImage,
+  root: number,
+): ContainerRecord {
   const files = { passwd: readInRoot(root, '/etc/passwd'), group: readInRoot(root, '/etc/group') };
   return {
     version: recordVersion,
@@ -150,7 +168,9 @@ export async function recordStartFailure(deps: EngineDeps, id: string, message: 
   deps.roots.release(id);
   if (cgroupPath === undefined) return;
   await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
-  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
+  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
+    deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
+  );
 }
 
 /**

@@ -4,7 +4,7 @@
  * Pure. Everything that needs privilege has been done before these operations run.
  */
 import { PR, PR_CAP_AMBIENT, RLIMIT } from './abi.ts';
-import { capabilityNames, type CapabilitySets } from './capabilities.ts';
+import { type CapabilitySets, capabilityNames } from './capabilities.ts';
 import type { Op } from './plan.ts';
 
 export type Credentials = {
@@ -71,7 +71,15 @@ function planAmbient(ambient: bigint): Op[] {
   const ops: Op[] = [];
   for (let capability = 0; ambient >> BigInt(capability) !== 0n; capability++) {
     if (((ambient >> BigInt(capability)) & 1n) === 0n) continue;
-    ops.push({ call: 'prctl', option: PR.CAP_AMBIENT, a: PR_CAP_AMBIENT.RAISE, b: capability, c: 0, d: 0, note: `raising ambient capability ${capability}` });
+    ops.push({
+      call: 'prctl',
+      option: PR.CAP_AMBIENT,
+      a: PR_CAP_AMBIENT.RAISE,
+      b: capability,
+      c: 0,
+      d: 0,
+      note: `raising ambient capability ${capability}`,
+    });
   }
   return ops;
 }

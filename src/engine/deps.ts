@@ -6,14 +6,14 @@ import type { Log } from '../lib/log.ts';
 import type { KeyedQueue } from '../lib/queue.ts';
 import type { CgroupFacts } from '../sys/cgroup-facts.ts';
 import type { HostFacts } from '../sys/host.ts';
-import type { Rlimit } from './credentials.ts';
-import type { Watches } from './watches.ts';
-import type { MonitorBinary } from './monitor.ts';
 import type { Creations } from './creations.ts';
+import type { Rlimit } from './credentials.ts';
+import type { MonitorBinary } from './monitor.ts';
 import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
 import type { Network } from './spec.ts';
 import type { Store } from './store.ts';
+import type { Watches } from './watches.ts';
 
 export type EngineSettings = {
   readonly rootDir: string;

@@ -52,7 +52,9 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const end = describeEnd(view, record, kills, deps.clock.nowNs());
   deps.store.containers.update(id, (status) => ({ ...status, ...end }));
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
-  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
+  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
+    deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
+  );
 }
 
 /** Exit code of a container whose end nobody saw. */

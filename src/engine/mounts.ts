@@ -4,7 +4,7 @@
  * Pure. Mounts are made before the old root goes (a user namespace may make a proc only while one is in sight) and attached after it,
  * onto an fd of the target that was resolved inside the root: no link of an image can lead a mount outside.
  */
-import { AT, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, MS, OPEN_TREE } from './abi.ts';
+import { AT, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, type MS, OPEN_TREE } from './abi.ts';
 import type { Op, Reg } from './plan.ts';
 import { makeInRoot, openInRoot } from './rootfs.ts';
 
@@ -75,14 +75,23 @@ function planMount(mount: RootMount, name: Reg): MountOps {
   const close: Op[] = mount.keepAs === undefined ? [{ call: 'close', fd: reg, note: `closing the mount of ${target}` }] : [];
   if (!mount.isSealedLast) return { make, attach: [...attach, ...close], seal: [] };
   const attr = { set: MOUNT_ATTR.RDONLY };
-  return { make, attach, seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `making ${target} read-only` }, ...close] };
+  return {
+    make,
+    attach,
+    seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `making ${target} read-only` }, ...close],
+  };
 }
 
 function describeSource(mount: RootMount): string {
   return mount.source.kind === 'new' ? mount.source.type : 'a volume';
 }
 
-function makeNew(source: { type: string; options: readonly (readonly [string, string | true])[] }, attributes: number, out: Reg, target: string): Op[] {
+function makeNew(
+  source: { type: string; options: readonly (readonly [string, string | true])[] },
+  attributes: number,
+  out: Reg,
+  target: string,
+): Op[] {
   const fs = `${out}.fs`;
   const what = `${source.type} for ${target}`;
   return [
@@ -103,11 +112,25 @@ function adjustInherited(mount: RootMount, reg: Reg): Op[] {
   const ops: Op[] = [];
   if (mount.propagation !== undefined) {
     const flags = AT.EMPTY_PATH | AT.RECURSIVE;
-    ops.push({ call: 'mount_setattr', dir: reg, path: '', flags, attr: { propagation: mount.propagation }, note: `setting the propagation of ${mount.target}` });
+    ops.push({
+      call: 'mount_setattr',
+      dir: reg,
+      path: '',
+      flags,
+      attr: { propagation: mount.propagation },
+      note: `setting the propagation of ${mount.target}`,
+    });
   }
   if (mount.attributes !== 0) {
     const flags = AT.EMPTY_PATH | (mount.isRecursive ? AT.RECURSIVE : 0);
-    ops.push({ call: 'mount_setattr', dir: reg, path: '', flags, attr: { set: mount.attributes }, note: `setting the attributes of ${mount.target}` });
+    ops.push({
+      call: 'mount_setattr',
+      dir: reg,
+      path: '',
+      flags,
+      attr: { set: mount.attributes },
+      note: `setting the attributes of ${mount.target}`,
+    });
   }
   return ops;
 }

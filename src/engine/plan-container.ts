@@ -6,7 +6,17 @@
 import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
 import { type Credentials, planCredentials } from './credentials.ts';
 import { type DeviceNode, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
-import { cloneOf, type MaskedPath, moveOnto, normalPath, orderMounts, planMaskedPaths, planMounts, planReadonlyPaths, type RootMount } from './mounts.ts';
+import {
+  cloneOf,
+  type MaskedPath,
+  moveOnto,
+  normalPath,
+  orderMounts,
+  planMaskedPaths,
+  planMounts,
+  planReadonlyPaths,
+  type RootMount,
+} from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
 import { enterRoot, isolateMounts, makeInRoot, sealRoot } from './rootfs.ts';
 

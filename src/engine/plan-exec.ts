@@ -4,8 +4,8 @@
  * Pure. The namespaces are those of the container's own process, joined all at once by its pidfd: setns(2).
  */
 import { CLONE, O, RESOLVE } from './abi.ts';
-import { planCgroupEntry, planOomScore, planStart, type ProcessPlan } from './plan-container.ts';
 import type { Op, Plan, Reg } from './plan.ts';
+import { type ProcessPlan, planCgroupEntry, planOomScore, planStart } from './plan-container.ts';
 
 export type ExecPlan = {
   readonly fds: readonly Reg[];

@@ -4,8 +4,8 @@
  * Pure.
  */
 import { CLONE, CLOSE_RANGE } from './abi.ts';
-import { type CgroupEntry, type JoinedNamespace, planCgroupEntry, planOomScore } from './plan-container.ts';
 import type { Op, Plan, Reg } from './plan.ts';
+import { type CgroupEntry, type JoinedNamespace, planCgroupEntry, planOomScore } from './plan-container.ts';
 
 export type ReaperPlan = {
   readonly fds: readonly Reg[];

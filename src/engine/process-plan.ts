@@ -8,8 +8,8 @@ import { resolveCapabilities } from './capabilities.ts';
 import { executableCandidates, mergeCommand } from './command.ts';
 import type { Credentials, Rlimit } from './credentials.ts';
 import { composeEnvironment, environmentValue } from './environment.ts';
-import type { CgroupEntry, ProcessPlan } from './plan-container.ts';
 import type { Reg } from './plan.ts';
+import type { CgroupEntry, ProcessPlan } from './plan-container.ts';
 import type { ContainerRecord } from './records.ts';
 import type { Resources, SandboxSpec } from './spec.ts';
 

@@ -88,7 +88,10 @@ export type Resources = {
   readonly unified?: Readonly<Record<string, string>>;
 };
 
-export type SeccompProfile = { readonly kind: 'unconfined' } | { readonly kind: 'runtime-default' } | { readonly kind: 'localhost'; readonly path: string };
+export type SeccompProfile =
+  | { readonly kind: 'unconfined' }
+  | { readonly kind: 'runtime-default' }
+  | { readonly kind: 'localhost'; readonly path: string };
 
 /** Who the process is. A name and a number are never both given. */
 export type UserSpec = {
@@ -120,7 +123,12 @@ export type EnvVar = { readonly name: string; readonly value: Buffer };
 export type ContainerSpec = {
   readonly metadata: ContainerMetadata;
   /** As the request named it; shown back in the status. */
-  readonly image: { readonly requested: string; readonly userSpecified: string; readonly annotations: Readonly<Record<string, string>>; readonly runtimeHandler: string };
+  readonly image: {
+    readonly requested: string;
+    readonly userSpecified: string;
+    readonly annotations: Readonly<Record<string, string>>;
+    readonly runtimeHandler: string;
+  };
   /** Replaces the image's ENTRYPOINT when not empty. */
   readonly command: readonly string[];
   /** Replaces the image's CMD when not empty. */

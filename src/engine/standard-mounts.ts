@@ -13,7 +13,11 @@ const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
 /** Where cgroups are to be seen: on v1 one register a hierarchy, already bound to the container's own part. */
 export type CgroupSight =
   | { readonly version: 2 }
-  | { readonly version: 1; readonly hierarchies: readonly { readonly name: string; readonly reg: Reg }[]; readonly links: readonly { readonly name: string; readonly target: string }[] };
+  | {
+      readonly version: 1;
+      readonly hierarchies: readonly { readonly name: string; readonly reg: Reg }[];
+      readonly links: readonly { readonly name: string; readonly target: string }[];
+    };
 
 export type StandardMounts = {
   readonly isPrivileged: boolean;

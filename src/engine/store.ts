@@ -82,7 +82,10 @@ function openObjects<Record extends { readonly id: string; readonly version: num
   };
 }
 
-function readObject<Record extends { readonly id: string; readonly version: number }, Status>(directory: string, id: string): { record: Record; status: Status } {
+function readObject<Record extends { readonly id: string; readonly version: number }, Status>(
+  directory: string,
+  id: string,
+): { record: Record; status: Status } {
   const record = fromJson<Record>(readFileSync(join(directory, 'record.json'), 'utf8'));
   if (record.version !== recordVersion) throw new Error(`record of ${id} has version ${record.version}; this berth reads ${recordVersion}`);
   if (record.id !== id) throw new Error(`record of ${id} names itself ${record.id}`);

@@ -30,7 +30,10 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
       return openVolume(facts, table, mount, `volume${i}`, registers);
     } catch (error) {
       if (error instanceof BerthError) throw error;
-      throw failedTo(`mounting ${mount.hostPath} on ${mount.containerPath}`, failedPrecondition(error instanceof Error ? error.message : String(error)));
+      throw failedTo(
+        `mounting ${mount.hostPath} on ${mount.containerPath}`,
+        failedPrecondition(error instanceof Error ? error.message : String(error)),
+      );
     }
   });
 }
@@ -80,7 +83,9 @@ function checkPropagation(table: readonly MountInfo[], mount: Mount, source: str
     throw invalidArgument(`mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is not shared`);
   }
   if (mount.propagation === 'host-to-container' && !has('shared:') && !has('master:')) {
-    throw invalidArgument(`mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is neither shared nor slave`);
+    throw invalidArgument(
+      `mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is neither shared nor slave`,
+    );
   }
 }
 

@@ -5,12 +5,14 @@ import { createKeyedQueue } from './queue.ts';
 test('run() keeps tasks of one key in order and apart, also after a failure', async () => {
   const queue = createKeyedQueue();
   const seen: string[] = [];
-  const task = (name: string, fails = false) => async () => {
-    seen.push(`${name} begins`);
-    await new Promise((resolve) => setImmediate(resolve));
-    seen.push(`${name} ends`);
-    if (fails) throw new Error(name);
-  };
+  const task =
+    (name: string, fails = false) =>
+    async () => {
+      seen.push(`${name} begins`);
+      await new Promise((resolve) => setImmediate(resolve));
+      seen.push(`${name} ends`);
+      if (fails) throw new Error(name);
+    };
   const first = queue.run('k', task('a', true));
   const second = queue.run('k', task('b'));
   await assert.rejects(first, /a/);
@@ -22,9 +24,13 @@ test('run() keeps tasks of one key in order and apart, also after a failure', as
 test('run() lets tasks of different keys overlap', async () => {
   const queue = createKeyedQueue();
   let release = () => {};
-  const blocked = queue.run('a', () => new Promise<void>((resolve) => {
-    release = resolve;
-  }));
+  const blocked = queue.run(
+    'a',
+    () =>
+      new Promise<void>((resolve) => {
+        release = resolve;
+      }),
+  );
   assert.equal(await queue.run('b', async () => 'done'), 'done');
   release();
   await blocked;

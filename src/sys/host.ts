@@ -4,8 +4,8 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { hostname, release } from 'node:os';
 import { join } from 'node:path';
-import { close } from './syscalls.ts';
 import { createDetachedMount, createOverlay, MOUNT_ATTR_RDONLY, setMountAttributes } from './mounts.ts';
+import { close } from './syscalls.ts';
 
 export type HostFacts = {
   readonly kernel: string;

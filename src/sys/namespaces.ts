@@ -115,4 +115,3 @@ export function unpinNamespaces(pins: readonly string[]): void {
     while (unmount(path));
   }
 }
-

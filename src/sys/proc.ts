@@ -31,12 +31,12 @@ export function parseMountInfo(text: string): MountInfo[] {
         id: Number(id),
         parentId: Number(parentId),
         device: device ?? '',
-        root: unescape(root ?? ''),
-        mountPoint: unescape(mountPoint ?? ''),
+        root: unescapeOctal(root ?? ''),
+        mountPoint: unescapeOctal(mountPoint ?? ''),
         options: options.split(','),
         propagation,
         type,
-        source: unescape(source ?? ''),
+        source: unescapeOctal(source ?? ''),
         superOptions: (superOptions ?? '').split(','),
       },
     ];
@@ -44,7 +44,7 @@ export function parseMountInfo(text: string): MountInfo[] {
 }
 
 /** Space, tab, newline and backslash stand as octal escapes. */
-function unescape(field: string): string {
+function unescapeOctal(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 

@@ -1,0 +1,132 @@
+/**
+ * The engine as its callers see it: sandboxes and containers by id or unambiguous prefix, and what can be done with them.
+ */
+import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
+import type { HostFacts } from '../sys/host.ts';
+import {
+  type ContainerImage,
+  createContainer,
+  removeContainer,
+  reopenContainerLog,
+  startContainer,
+  stopContainer,
+  updateContainerResources,
+} from './container.ts';
+import type { EngineDeps } from './deps.ts';
+import { type ExecResult, execSync } from './exec.ts';
+import { type ContainerView, containerState, type SandboxView, sandboxState } from './records.ts';
+import { removeSandbox, runSandbox, stopSandbox } from './sandbox.ts';
+import { sandboxPaths } from './sandbox-paths.ts';
+import type { ContainerSpec, Resources, SandboxSpec } from './spec.ts';
+
+/** What of the node its callers ask for. */
+export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAppArmor' | 'hasSelinux'> & {
+  /** Null when sandboxes can run, else what is missing. */
+  readonly notReadyReason: string | null;
+};
+
+/** An id may be given as a prefix that only one object has; what is being created is not shown. */
+export type Engine = {
+  readonly facts: () => EngineFacts;
+  readonly runSandbox: (spec: SandboxSpec) => Promise<string>;
+  /** Succeeds for one that is not there, like the next two. */
+  readonly stopSandbox: (id: string) => Promise<void>;
+  readonly removeSandbox: (id: string) => Promise<void>;
+  readonly sandboxes: () => readonly SandboxView[];
+  /** @throws {BerthError} NOT_FOUND; INVALID_ARGUMENT for a prefix of several. */
+  readonly sandbox: (id: string) => SandboxView;
+  readonly createContainer: (sandboxId: string, spec: ContainerSpec, image: ContainerImage) => Promise<string>;
+  readonly startContainer: (id: string) => Promise<void>;
+  readonly stopContainer: (id: string, timeoutMs: number) => Promise<void>;
+  readonly removeContainer: (id: string) => Promise<void>;
+  readonly containers: () => readonly ContainerView[];
+  /** @throws {BerthError} as sandbox(). */
+  readonly container: (id: string) => ContainerView;
+  /** @param timeoutMs 0: none. */
+  readonly execSync: (id: string, argv: readonly string[], timeoutMs: number, signal: AbortSignal) => Promise<ExecResult>;
+  readonly reopenLog: (id: string) => Promise<void>;
+  readonly updateResources: (id: string, resources: Resources) => Promise<void>;
+  /** What people may want to know of a sandbox or a container, for JSON. No environment values. */
+  readonly explain: (id: string) => unknown;
+};
+
+export function createEngine(deps: EngineDeps): Engine {
+  const { sandboxes, containers } = deps.store;
+  const listedSandboxes = () => sandboxes.all().filter(({ status }) => sandboxState(status) !== 'creating');
+  const listedContainers = () => containers.all().filter(({ status }) => containerState(status) !== 'creating');
+  const sandbox = (id: string) => pick('sandbox', id, sandboxes.get(id), listedSandboxes);
+  const container = (id: string) => pick('container', id, containers.get(id), listedContainers);
+  const sandboxId = (id: string) => sandbox(id).record.id;
+  const containerId = (id: string) => container(id).record.id;
+  return {
+    facts: () => ({ ...deps.facts, notReadyReason: deps.facts.overlayFailure }),
+    sandboxes: listedSandboxes,
+    sandbox,
+    containers: listedContainers,
+    container,
+    runSandbox: (spec) => runSandbox(deps, spec),
+    stopSandbox: async (id) => ifThere(sandboxId, id, (whole) => stopSandbox(deps, whole)),
+    removeSandbox: async (id) => ifThere(sandboxId, id, (whole) => removeSandbox(deps, whole)),
+    createContainer: async (id, spec, image) => createContainer(deps, sandboxId(id), spec, image),
+    startContainer: async (id) => startContainer(deps, containerId(id)),
+    stopContainer: async (id, timeoutMs) => ifThere(containerId, id, (whole) => stopContainer(deps, whole, timeoutMs)),
+    removeContainer: async (id) => ifThere(containerId, id, (whole) => removeContainer(deps, whole)),
+    execSync: async (id, argv, timeoutMs, signal) => execSync(deps, containerId(id), { argv, timeoutMs, signal }),
+    reopenLog: async (id) => reopenContainerLog(deps, containerId(id)),
+    updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
+    explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(container(id)) : explainSandbox(deps, sandbox(id))),
+  };
+}
+
+/** The object of this id, or the only one whose id begins so. */
+function pick<View extends { readonly record: { readonly id: string } }>(
+  what: string,
+  id: string,
+  exact: View | undefined,
+  listed: () => readonly View[],
+): View {
+  const views = listed();
+  if (exact !== undefined && views.includes(exact)) return exact;
+  const matches = id === '' ? [] : views.filter(({ record }) => record.id.startsWith(id));
+  if (matches.length > 1) throw invalidArgument(`${what} id ${id} is ambiguous: it begins ${matches.length} ids`);
+  const [only] = matches;
+  if (only === undefined) throw notFound(`${what} ${id} not found`);
+  return only;
+}
+
+/** Stopping and removing what is not there has been done already. */
+async function ifThere(resolve: (id: string) => string, id: string, action: (id: string) => Promise<void>): Promise<void> {
+  let whole: string;
+  try {
+    whole = resolve(id);
+  } catch (error) {
+    if (error instanceof BerthError && error.code === 'NOT_FOUND') return;
+    throw error;
+  }
+  await action(whole);
+}
+
+function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): unknown {
+  const { pins, directory } = sandboxPaths(deps, record);
+  return {
+    // Those who look for a pause process find the reaper, or none.
+    pid: status.reaper?.pid ?? 0,
+    netnsPath: record.netnsPath ?? '',
+    directory,
+    namespaces: pins,
+    cniResult: status.network?.cniResult ?? null,
+  };
+}
+
+function explainContainer({ record, status }: ContainerView): unknown {
+  const { cgroupPath, identity, sandboxId, image } = record;
+  return {
+    sandboxID: sandboxId,
+    pid: status.process?.pid ?? 0,
+    monitorPid: status.monitor?.pid ?? 0,
+    cgroupPath,
+    identity,
+    layers: image.layerDirs,
+    resources: status.resources,
+  };
+}

@@ -1,0 +1,123 @@
+/**
+ * Runs a program beside a container's own, and gives back what it printed.
+ *
+ * No files and no thread: two pipes and a monitor that goes with the program.
+ */
+import { constants, openSync } from 'node:fs';
+import { endsWithin } from '../lib/deadline.ts';
+import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
+import { killTree } from '../sys/process-tree.ts';
+import { processStartTime } from '../sys/processes.ts';
+import { collect } from '../sys/spawn.ts';
+import { close, pidfdOpen, pipe } from '../sys/syscalls.ts';
+import { containerOf } from './container.ts';
+import { openCgroupEntry, processFacts } from './container-sources.ts';
+import type { EngineDeps } from './deps.ts';
+import { startExec } from './monitor.ts';
+import type { Plan } from './plan.ts';
+import { planExec } from './plan-exec.ts';
+import { containerCapabilities, planProcess } from './process-plan.ts';
+import { type ContainerView, containerState, type ProcessIdentity } from './records.ts';
+import { createRegisters, type Registers } from './registers.ts';
+
+export type ExecRequest = {
+  readonly argv: readonly string[];
+  /** 0: no limit. */
+  readonly timeoutMs: number;
+  /** Ends the program when the caller has gone. */
+  readonly signal: AbortSignal;
+};
+
+/** Kept of each stream; the rest is dropped. Both together must stay below the 16 MiB that the kubelet takes in one message. */
+const outputBytesMax = 8 * 1024 * 1024 - 64 * 1024;
+
+export type ExecResult = { readonly exitCode: number; readonly stdout: Buffer; readonly stderr: Buffer };
+
+/**
+ * Runs a program in a running container to its end. What it leaves in the background goes on, and does not hold the call.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when the container does not run or the program cannot be executed;
+ *   DEADLINE_EXCEEDED after the timeout: it and its descendants are dead then; CANCELLED likewise.
+ */
+export async function execSync(deps: EngineDeps, id: string, request: ExecRequest): Promise<ExecResult> {
+  const view = containerOf(deps, id);
+  const [out, outEnd] = pipe();
+  const stdout = collect(out, outputBytesMax);
+  const [err, errEnd] = pipe();
+  const stderr = collect(err, outputBytesMax);
+  try {
+    const { pid, exited } = await start(deps, view, request.argv, [outEnd, errEnd]);
+    await awaitEnd(deps, view, pid, exited, request);
+    const { exitCode } = await exited;
+    return { exitCode, stdout: stdout.finish(), stderr: stderr.finish() };
+  } finally {
+    stdout.finish();
+    stderr.finish();
+  }
+}
+
+async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number]) {
+  const registers = createRegisters();
+  try {
+    registers.add('stdout', outputs[0]);
+    registers.add('stderr', outputs[1]);
+    const plan = composeExec(deps, view, argv, registers);
+    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id });
+  } catch (error) {
+    throw failedTo(`executing in container ${view.record.spec.metadata.name}`, error);
+  } finally {
+    registers.closeAll();
+  }
+}
+
+function composeExec(deps: EngineDeps, { record, status }: ContainerView, argv: readonly string[], registers: Registers): Plan {
+  const sandbox = deps.store.sandboxes.get(record.sandboxId);
+  if (containerState(status) !== 'running' || status.process === undefined || sandbox === undefined) {
+    throw failedPrecondition(`it is ${containerState(status)}`);
+  }
+  const target = registers.add('target', openProcess(status.process));
+  registers.add('stdin', openSync('/dev/null', constants.O_RDONLY));
+  const cgroup = openCgroupEntry(deps.cgroups, record.cgroupPath, registers);
+  const facts = processFacts(deps);
+  const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
+  const given = { argv, resources: status.resources, seccomp };
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio: ['stdin', 'stdout', 'stderr'] }, given);
+  return planExec({ fds: registers.names, process, target });
+}
+
+/** @returns a pidfd that is of this very process. */
+function openProcess(process: ProcessIdentity): number {
+  const pidfd = pidfdOpen(process.pid);
+  if (processStartTime(process.pid) === process.startTime) return pidfd;
+  close(pidfd);
+  throw failedPrecondition('its process has ended');
+}
+
+/** Waits for the end in time, or makes it. */
+async function awaitEnd(deps: EngineDeps, view: ContainerView, pid: number, exited: Promise<unknown>, request: ExecRequest): Promise<void> {
+  const late = await ending(exited, request);
+  if (late === null) return;
+  await killTree(deps.cgroups, view.record.cgroupPath, pid);
+  await endsWithin(killTimeoutMs, exited);
+  throw late;
+}
+
+const killTimeoutMs = 10_000;
+
+/** @returns why the program must be ended, or null when it has. */
+function ending(exited: Promise<unknown>, { timeoutMs, signal, argv }: ExecRequest): Promise<BerthError | null> {
+  const what = `executing ${JSON.stringify(argv[0])}`;
+  return new Promise((resolve) => {
+    const timeout = () => resolve(new BerthError('DEADLINE_EXCEEDED', `${what}: not done within ${timeoutMs / 1000} s; it was killed`));
+    const timer = timeoutMs > 0 ? setTimeout(timeout, timeoutMs) : undefined;
+    const cancel = () => resolve(new BerthError('CANCELLED', `${what}: the caller has gone; it was killed`));
+    signal.addEventListener('abort', cancel, { once: true });
+    if (signal.aborted) cancel();
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', cancel);
+      resolve(null);
+    };
+    exited.then(end, end);
+  });
+}

@@ -1,0 +1,73 @@
+/**
+ * Takes up where an earlier daemon ended: what is on disk is compared with what the kernel has, finished or undone.
+ *
+ * Runs before the socket answers. Each object is bounded and on its own: a bad one is logged and does not stop the node.
+ */
+import { reasonOf } from '../lib/errors.ts';
+import { isAlive } from '../sys/processes.ts';
+import { discard, recordStartFailure } from './container.ts';
+import type { EngineDeps } from './deps.ts';
+import { recordExit, watchExit } from './exits.ts';
+import { type ContainerView, containerState, sandboxState } from './records.ts';
+import { discardSandbox, hasNamespaces } from './sandbox.ts';
+
+/** The newest time in any record, so that the clock does not go back behind it. 0 when there is none. */
+export function latestTimeNs(deps: Pick<EngineDeps, 'store'>): bigint {
+  const times = [
+    ...deps.store.sandboxes.all().flatMap(({ record, status }) => [record.createdAtNs, status.readyAtNs, status.stoppedAtNs]),
+    ...deps.store.containers.all().flatMap(({ record, status }) => [record.createdAtNs, status.startedAtNs, status.finishedAtNs]),
+  ];
+  return times.reduce((latest, time) => (time !== undefined && BigInt(time) > latest ? BigInt(time) : latest), 0n);
+}
+
+export async function recover(deps: EngineDeps): Promise<void> {
+  const { sandboxes, containers } = deps.store;
+  for (const [id, reason] of [...sandboxes.unreadable, ...containers.unreadable])
+    deps.log.error({ id, reason }, 'a record cannot be read; it is left alone');
+  await Promise.all(containers.all().map((view) => guarded(deps, view.record.id, () => recoverContainer(deps, view))));
+  await Promise.all(
+    sandboxes.all().map(({ record, status }) =>
+      guarded(deps, record.id, async () => {
+        const state = sandboxState(status);
+        if (state === 'creating') await discardSandbox(deps, record.id);
+        if (state === 'ready' && !hasNamespaces(deps, record)) {
+          sandboxes.update(record.id, ({ network: _, ...before }) => ({ ...before, stoppedAtNs: deps.clock.nowNs() }));
+        }
+      }),
+    ),
+  );
+  await removeOrphans(deps);
+}
+
+async function guarded(deps: EngineDeps, id: string, task: () => Promise<void>): Promise<void> {
+  try {
+    await task();
+  } catch (error) {
+    deps.log.error({ id, reason: reasonOf(error) }, 'recovering failed');
+  }
+}
+
+async function recoverContainer(deps: EngineDeps, { record, status }: ContainerView): Promise<void> {
+  const { id } = record;
+  deps.layers.lease(id, record.image.diffIds);
+  const state = containerState(status);
+  if (state === 'creating') return discard(deps, id);
+  if (state === 'created' && status.startingAtNs !== undefined) {
+    return recordStartFailure(deps, id, 'the daemon was interrupted while it started the container');
+  }
+  if (state !== 'running') return;
+  if (status.monitor !== undefined && isAlive(status.monitor.pid, status.monitor.startTime)) watchExit(deps, id, status.monitor);
+  else await recordExit(deps, id);
+}
+
+/** What survives a restart of the node, or a crash between two steps, without a record that it belongs to. */
+async function removeOrphans(deps: EngineDeps): Promise<void> {
+  const isKnown = (id: string) => deps.store.containers.get(id) !== undefined || deps.store.containers.unreadable.has(id);
+  for (const id of deps.roots.ids()) {
+    if (!isKnown(id)) await guarded(deps, id, () => deps.roots.remove(id));
+  }
+  for (const id of await deps.network.attachedSandboxIds()) {
+    if (deps.store.sandboxes.get(id) !== undefined || deps.store.sandboxes.unreadable.has(id)) continue;
+    await guarded(deps, id, () => deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs)));
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
+ */
+import { randomUUID } from 'node:crypto';
+import { constants, mkdirSync, openSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { BerthError, failedTo, reasonOf } from '../lib/errors.ts';
+import { killCgroup } from '../sys/cgroup-processes.ts';
+import { createCgroup, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
+import { replaceFile } from '../sys/files.ts';
+import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../sys/mounts.ts';
+import { createNamespaces, unpinNamespaces } from '../sys/namespaces.ts';
+import { processStartTime } from '../sys/processes.ts';
+import { close } from '../sys/syscalls.ts';
+import { CLONE } from './abi.ts';
+import { containerCgroupPath } from './cgroup.ts';
+import { newId, removeContainer, stopContainer } from './container.ts';
+import { openCgroupEntry } from './container-sources.ts';
+import type { EngineDeps } from './deps.ts';
+import { startMonitor } from './monitor.ts';
+import type { JoinedNamespace } from './plan-container.ts';
+import { planReaper } from './plan-reaper.ts';
+import { clampOomScore } from './process-plan.ts';
+import { type ProcessIdentity, recordVersion, type SandboxRecord, sandboxState } from './records.ts';
+import { createRegisters } from './registers.ts';
+import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
+import { type SandboxPaths, sandboxPaths } from './sandbox-paths.ts';
+import type { SandboxSpec } from './spec.ts';
+
+/** Of a pod's /dev/shm, as containerd and CRI-O have it. */
+const shmSize = '65536k';
+/** As both peers give their pause process: the pod must outlive its containers. */
+const reaperOomScore = -998;
+const killTimeoutMs = 10_000;
+
+/**
+ * Runs a sandbox: its files, its namespaces, its network. It is listed once all of it is there.
+ *
+ * A call for the same name, namespace, uid and attempt joins the one in flight; when that is done it gets its id.
+ * @throws {BerthError} with the step that failed; then nothing of it is left, or a sandbox that is not ready and can be stopped and removed.
+ */
+export function runSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
+  const key = nameOf(spec);
+  return deps.creations.join(`sandbox ${key}`, async () => {
+    const existing = deps.store.sandboxes.all().find(({ record }) => nameOf(record.spec) === key);
+    if (existing === undefined) return makeSandbox(deps, spec);
+    if (sandboxState(existing.status) === 'ready') return existing.record.id;
+    throw new BerthError('ALREADY_EXISTS', `running sandbox ${spec.metadata.namespace}/${spec.metadata.name}: this attempt is there, stopped`);
+  });
+}
+
+function nameOf({ metadata }: SandboxSpec): string {
+  return JSON.stringify([metadata.namespace, metadata.name, metadata.uid, metadata.attempt]);
+}
+
+async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
+  const id = newId();
+  const hasNetwork = spec.namespaces.network === 'pod';
+  const netnsPath = join(deps.settings.netnsDir, `cni-${randomUUID()}`);
+  const record: SandboxRecord = { version: recordVersion, id, spec, createdAtNs: deps.clock.nowNs(), ...(hasNetwork ? { netnsPath } : {}) };
+  try {
+    // Before the first effect: after a crash, whatever follows is found through this record.
+    deps.store.sandboxes.create(record, {});
+    const paths = sandboxPaths(deps, record);
+    writeFiles(deps, spec, paths);
+    createNamespaces({ pins: paths.pins, hostname: spec.hostname, sysctls: sandboxSysctls(spec.sysctls, hasNetwork) });
+    const reaper = spec.namespaces.pid === 'pod' ? await startReaper(deps, record, paths) : undefined;
+    const network = hasNetwork ? await attach(deps, record, netnsPath) : undefined;
+    deps.store.sandboxes.update(id, () => ({ readyAtNs: deps.clock.nowNs(), ...(network ? { network } : {}), ...(reaper ? { reaper } : {}) }));
+    return id;
+  } catch (error) {
+    await discardSandbox(deps, id).catch((leftover: unknown) =>
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'left as a sandbox that is not ready'),
+    );
+    throw failedTo(`running sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
+  }
+}
+
+function writeFiles(deps: EngineDeps, spec: SandboxSpec, paths: SandboxPaths): void {
+  const write = (name: string, text: string) => replaceFile(join(paths.directory, name), text, { survivesPowerLoss: false, mode: 0o644 });
+  write('hostname', `${spec.hostname || deps.facts.hostname}\n`);
+  write('hosts', hostFile('/etc/hosts'));
+  write('resolv.conf', resolvConf(spec.dns, spec.dns === undefined ? hostFile('/etc/resolv.conf') : ''));
+  if (!paths.hasOwnShm) return;
+  mkdirSync(paths.shm);
+  const options = [
+    ['source', 'shm'],
+    ['mode', '1777'],
+    ['size', shmSize],
+  ] as const;
+  const mount = createDetachedMount('tmpfs', options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+  attachMount(mount, paths.shm);
+  close(mount);
+}
+
+function hostFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: string) {
+  const { metadata, portMappings, annotations, cgroupParent, dns } = spec;
+  const attachment = { sandboxId: id, metadata, netnsPath, portMappings, annotations, cgroupParent, ...(dns ? { dns } : {}) };
+  return deps.network.add(attachment, AbortSignal.timeout(deps.settings.networkTimeoutMs));
+}
+
+/** The reaper's cgroup: beside those of the pod's containers. */
+function reaperCgroup(deps: EngineDeps, { id, spec }: SandboxRecord): string {
+  return containerCgroupPath(spec.cgroupParent, id, deps.settings.defaultCgroupParent);
+}
+
+async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
+  const cgroupPath = reaperCgroup(deps, record);
+  createCgroup(deps.cgroups, cgroupPath);
+  const registers = createRegisters();
+  try {
+    const flags = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS };
+    const namespaces = Object.entries(paths.pins).map(
+      ([what, path]): JoinedNamespace => ({
+        what,
+        flag: flags[what as keyof typeof flags],
+        reg: registers.add(what, openSync(path, constants.O_RDONLY)),
+      }),
+    );
+    const cgroup = openCgroupEntry(deps.cgroups, cgroupPath, registers);
+    const plan = planReaper({ namespaces, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
+    const { pid } = await startMonitor(deps, { plan, fds: registers.fds, name: record.id });
+    return { pid, startTime: processStartTime(pid) ?? '' };
+  } finally {
+    registers.closeAll();
+  }
+}
+
+/**
+ * Stops a sandbox: kills its containers, detaches its network, lets its namespaces go. Called as often as one likes, also on one that is gone.
+ *
+ * @throws {BerthError} when a step fails; the sandbox is not ready from then on, and the next call goes on.
+ */
+export function stopSandbox(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, () => endSandbox(deps, id));
+}
+
+async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
+  const view = deps.store.sandboxes.get(id);
+  if (view === undefined) return;
+  // First: from here on nothing new starts in it.
+  deps.store.sandboxes.update(id, ({ network: _, ...status }) => ({ ...status, stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs() }));
+  await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
+  if (view.record.spec.namespaces.pid === 'pod') await endReaper(deps, view.record);
+  if (view.record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
+  const paths = sandboxPaths(deps, view.record);
+  unpinNamespaces(Object.values(paths.pins));
+  if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
+  if (paths.hasOwnShm) while (unmount(paths.shm));
+}
+
+function containersOf(deps: EngineDeps, sandboxId: string): string[] {
+  return deps.store.containers
+    .all()
+    .filter(({ record }) => record.sandboxId === sandboxId)
+    .map(({ record }) => record.id);
+}
+
+async function endReaper(deps: EngineDeps, record: SandboxRecord): Promise<void> {
+  const cgroupPath = reaperCgroup(deps, record);
+  await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
+  await removeCgroup(deps.cgroups, cgroupPath);
+  if (dirname(cgroupPath) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
+}
+
+/** Removes a sandbox with all its containers, stopping it first. Idempotent. @throws {BerthError} as stopSandbox(). */
+export function removeSandbox(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, () => discardSandbox(deps, id));
+}
+
+/** For a sandbox that nobody else works on. */
+export async function discardSandbox(deps: EngineDeps, id: string): Promise<void> {
+  await endSandbox(deps, id);
+  await Promise.all(containersOf(deps, id).map((containerId) => removeContainer(deps, containerId)));
+  await deps.store.sandboxes.remove(id);
+}
+
+/** NSFS_MAGIC of include/uapi/linux/magic.h. */
+const nsfsMagic = 0x6e736673;
+
+/** Whether the namespaces that a sandbox had are still pinned: they are not after a restart of the node. */
+export function hasNamespaces(deps: EngineDeps, record: SandboxRecord): boolean {
+  return Object.values(sandboxPaths(deps, record).pins).every((path) => {
+    try {
+      return statfsSync(path).type === nsfsMagic;
+    } catch {
+      return false;
+    }
+  });
+}
