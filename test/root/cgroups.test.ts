@@ -59,6 +59,17 @@ function startIn(path: string, script: string, of: CgroupFacts = facts, opened: 
   return child;
 }
 
+/** A process in the cgroup of every hierarchy that does nothing. @returns its pid. */
+async function startSleeper(path: string, opened: CgroupFds = openCgroup(facts, path)): Promise<number> {
+  const child = startIn(path, 'exec sleep 1000', facts, opened);
+  await untilItSleeps(child);
+  return child.pid ?? 0;
+}
+
+/** The shell has entered the last hierarchy once it has become sleep(1). */
+const untilItSleeps = (child: ChildProcess): Promise<void> =>
+  until('it sleeps', async () => readFileSync(`/proc/${child.pid}/comm`, 'utf8') === 'sleep\n');
+
 /** startIn() until the end. */
 async function runIn(path: string, script: string): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const child = startIn(path, script);
@@ -110,8 +121,7 @@ describe(`cgroup v${facts.version}`, () => {
     skip: !isV2 && 'cgroup v2 only',
   }, async () => {
     await withCgroup(async (path) => {
-      const first = startIn(path, 'exec sleep 1000');
-      await until('it is in', async () => (await processes(facts, path)).includes(first.pid ?? 0));
+      await startSleeper(path);
       createCgroup(facts, `${path}/below`);
       assert.equal((await runIn(`${path}/below`, 'true')).code, 0);
       const reason = 'no such file or directory (ENOENT); controller pids is not enabled for this cgroup';
@@ -135,19 +145,18 @@ describe(`cgroup v${facts.version}`, () => {
       const own = `${controllerDirectory(facts, path, 'pids')}/own`;
       const delegate = isV2 ? `echo +pids >${own}/../cgroup.subtree_control;` : '';
       const child = startIn(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
-      await until('it sleeps', async () => readFileSync(`/proc/${child.pid}/comm`, 'utf8') === 'sleep\n');
-      const second = startIn(path, 'exec sleep 1000', facts, openProcessCgroup(facts, path, child.pid ?? 0));
-      await until('the second is in', async () => (await processes(facts, path)).includes(second.pid ?? 0));
+      await untilItSleeps(child);
+      const second = await startSleeper(path, openProcessCgroup(facts, path, child.pid ?? 0));
       // v2 allows no process beside cgroups with controllers, so it can only be in the first one's.
-      assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second.pid] : [child.pid]);
+      assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second] : [child.pid]);
     });
   });
 
   test("openProcessCgroup() opens the container's own cgroup when the process is elsewhere or gone", async () => {
     await withCgroup(async (path) => {
       for (const pid of [process.pid, 0x3f_ffff]) {
-        const child = startIn(path, 'exec sleep 1000', facts, openProcessCgroup(facts, path, pid));
-        await until('it is in', async () => (await processes(facts, path)).includes(child.pid ?? 0));
+        const sleeper = await startSleeper(path, openProcessCgroup(facts, path, pid));
+        assert.ok((await processes(facts, path)).includes(sleeper));
       }
     });
   });
@@ -415,12 +424,8 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('removeCgroup() of a cgroup in use fails within its time and names the process', async () => {
     await withCgroup(async (path) => {
-      const child = startIn(path, 'exec sleep 1000');
-      await until('it is in', async () => (await processes(facts, path)).includes(child.pid ?? 0));
-      await assert.rejects(
-        removeCgroup(facts, path, 50),
-        new RegExp(`removing cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${child.pid}$`),
-      );
+      const pid = await startSleeper(path);
+      await assert.rejects(removeCgroup(facts, path, 50), new RegExp(`removing cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${pid}$`));
     });
   });
 
