@@ -5,7 +5,7 @@
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -26,10 +26,18 @@ const runPackages = [
 
 const testPackages = [
   ['clang', ['clang']],
-  ['libclang-rt-14-dev', ['/usr/lib/llvm-14/lib/clang', '/usr/lib/clang']],
+  // The sanitizers' runtime, in a directory per version of clang.
+  [
+    'libclang-rt-dev',
+    llvmDirs()
+      .map((directory) => `${directory}/lib/clang`)
+      .filter(hasSanitizers),
+  ],
+  ['docker-registry', ['docker-registry']],
   ['make', ['make']],
   ['dpkg-dev', ['dpkg-source']],
-  ['strace', ['strace']],
+  ['apache2-utils', ['htpasswd']],
+  ['openssl', ['openssl']],
 ];
 
 try {
@@ -44,6 +52,16 @@ try {
   process.exit(1);
 }
 
+function llvmDirs() {
+  return readdirSync('/usr/lib')
+    .filter((name) => name.startsWith('llvm-'))
+    .map((name) => `/usr/lib/${name}`);
+}
+
+function hasSanitizers(directory) {
+  return existsSync(directory) && readdirSync(directory).some((version) => existsSync(join(directory, version, 'lib/linux')));
+}
+
 function installSystemPackages(packages) {
   const missing = packages.filter(([, places]) => !places.some(isThere)).map(([name]) => name);
   if (missing.length === 0) return;
@@ -54,9 +72,21 @@ function installSystemPackages(packages) {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const update = spawnSync('apt-get', ['-qq', 'update'], { stdio: ['ignore', 'ignore', 'inherit'], env });
   const options = ['-qq', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', 'install'];
-  const install = spawnSync('apt-get', [...options, ...missing], { stdio: ['ignore', 'ignore', 'inherit'], env });
+  const install = withoutServices(() => spawnSync('apt-get', [...options, ...missing], { stdio: ['ignore', 'ignore', 'inherit'], env }));
   const hint = update.status === 0 ? '' : ' (its package lists could not be fetched either: is there a network?)';
   if (install.status !== 0) fail(`apt-get could not install ${names}${hint}`);
+}
+
+/** Keeps packages from starting the services that they bring, as Debian's policy lets the local administrator. */
+function withoutServices(install) {
+  const policy = '/usr/sbin/policy-rc.d';
+  if (existsSync(policy)) return install();
+  writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
+  try {
+    return install();
+  } finally {
+    rmSync(policy);
+  }
 }
 
 /** A name without a slash is looked for on PATH, and where a root's PATH may not lead. */

@@ -15,8 +15,6 @@ import { buildTestImages, pushImage } from './images/images.ts';
 export const buildDir = resolve(import.meta.dirname, '../../build/critest');
 export const registryUrl = 'http://127.0.0.1:5000';
 
-const registryProgram = join(buildDir, 'docker-registry');
-
 const here = import.meta.dirname;
 const toolsSource = join(here, 'tools');
 const imagesSource = join(here, 'images');
@@ -49,7 +47,6 @@ export function prepareTools(): string {
     execFileSync(join(imagesSource, 'make-parts'), [unfinished], { stdio: 'inherit' });
     renameSync(unfinished, partsDir());
   }
-  takeOnce('docker-registry', 'usr/bin/docker-registry', registryProgram);
   return toolsDir;
 }
 
@@ -104,7 +101,7 @@ async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() 
   const maintenance = isReadonly ? '  maintenance: { readonly: { enabled: true } }\n' : '';
   const head = 'version: 0.1\nlog: { level: error, accesslog: { disabled: true } }\n';
   writeFileSync(configFile, `${head}storage:\n  filesystem: { rootdirectory: ${storeDir} }\n${maintenance}http: { addr: '127.0.0.1:5000' }\n`);
-  const registry = spawn(registryProgram, ['serve', configFile], { stdio: 'ignore' });
+  const registry = spawn('docker-registry', ['serve', configFile], { stdio: 'ignore' });
   for (let attempt = 0; attempt < 100; attempt += 1) {
     const answer = await fetch(`${registryUrl}/v2/`).catch(() => null);
     if (answer?.ok) return () => void registry.kill('SIGKILL');
