@@ -18,8 +18,12 @@ export type StoredEntry = {
 };
 
 export type Cache = {
-  /** Replaces the attachment's entry; it is on disk, and survives a power cut, when this resolves. */
-  readonly put: (entry: CacheEntry) => Promise<void>;
+  /**
+   * Makes or replaces the attachment's entry. Any reader sees the old one or the new, also after a crash of the daemon.
+   *
+   * @param survivesPowerLoss waits for the disk.
+   */
+  readonly put: (entry: CacheEntry, options: { readonly survivesPowerLoss: boolean }) => Promise<void>;
   readonly list: () => Promise<readonly StoredEntry[]>;
   /** @throws {BerthError} INTERNAL when the entry cannot be read or understood. */
   readonly read: (stored: StoredEntry) => Promise<CacheEntry>;
@@ -34,7 +38,7 @@ export async function openCache(cacheDir: string): Promise<Cache> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await removeTemporaries(dir);
   return {
-    put: (entry) => put(dir, entry),
+    put: (entry, options) => put(dir, entry, options),
     list: () => list(dir),
     read: (stored) => read(dir, stored),
     remove: (fileName) => rm(join(dir, fileName), { force: true }),
@@ -43,7 +47,7 @@ export async function openCache(cacheDir: string): Promise<Cache> {
 
 const temporaryPrefix = '.new-';
 
-async function put(dir: string, entry: CacheEntry): Promise<void> {
+async function put(dir: string, entry: CacheEntry, { survivesPowerLoss }: { survivesPowerLoss: boolean }): Promise<void> {
   const fileName = entryName(entry.list.name, entry.attachment);
   // One writer an attachment at a time: the temporary name needs no number.
   const temporary = join(dir, `${temporaryPrefix}${fileName}`);
@@ -51,12 +55,12 @@ async function put(dir: string, entry: CacheEntry): Promise<void> {
     const file = await open(temporary, 'w', 0o600);
     try {
       await file.writeFile(encodeEntry(entry));
-      await file.sync();
+      if (survivesPowerLoss) await file.sync();
     } finally {
       await file.close();
     }
     await rename(temporary, join(dir, fileName));
-    await syncDirectory(dir);
+    if (survivesPowerLoss) await syncDirectory(dir);
   } catch (error) {
     throw failedTo(`writing the CNI attachment ${join(dir, fileName)}`, error);
   }

@@ -4,7 +4,7 @@
  * Watched, and looked at again on each question as well: a watch may miss its directory's replacement, and nodes stay "not ready" for that.
  * Never runs a plugin, never writes.
  */
-import { type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs';
+import { type BigIntStats, type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { reasonOf } from '../lib/errors.ts';
 import { type NetworkList, parseList } from './list.ts';
@@ -76,9 +76,18 @@ function report(log: Log, loaded: Loaded): void {
 function markOf(confDir: string, loaded: Loaded | null): string {
   const paths = loaded?.list ? [confDir, loaded.file] : [confDir];
   return paths
-    .map((path) => statSync(path, { bigint: true, throwIfNoEntry: false }))
-    .map((s) => `${s?.ino}:${s?.mtimeNs}:${s?.ctimeNs}:${s?.size}`)
+    .map(statOf)
+    .map((found) => (found === null ? '-' : `${found.ino}:${found.mtimeNs}:${found.ctimeNs}:${found.size}`))
     .join(' ');
+}
+
+/** Null for whatever reason: load() tells it. */
+function statOf(path: string): BigIntStats | null {
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -142,7 +151,7 @@ function watchPath(path: string, onEvent: () => void, log: Log): { close: () => 
 
 /** Names the directory itself too: another of the same path needs another watch. */
 function nearest(path: string): string {
-  const found = statSync(path, { throwIfNoEntry: false });
+  const found = statOf(path);
   return found?.isDirectory() || path === dirname(path) ? `${found?.ino} ${path}` : nearest(dirname(path));
 }
 

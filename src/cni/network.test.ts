@@ -157,7 +157,7 @@ test('add() says what a plugin without an error object printed, and bounds it', 
 
 test('add() kills a plugin at the deadline, with its children, and undoes in time of its own', async (t) => {
   const node = twoPlugins(t, { ADD: 'sleep 1000 & echo $! > $dir/child; wait' });
-  const network = await node.open({ addTimeoutMs: 1500 });
+  const network = await node.open({ addTimeoutMs: 3000 });
   await assert.rejects(network.add(attachment(), never), {
     code: 'DEADLINE_EXCEEDED',
     message: /^CNI plugin two \(network net\): ADD failed: no answer within \d+ ms$/,
@@ -195,7 +195,7 @@ test('add() asks again when a plugin says to try again later', async (t) => {
 
 test('add() answers UNAVAILABLE when a plugin still says so near the deadline', async (t) => {
   const node = twoPlugins(t, { ADD: `echo '{"code":11,"msg":"busy"}'; exit 1` });
-  await assert.rejects((await node.open({ addTimeoutMs: 600 })).add(attachment(), never), { code: 'UNAVAILABLE', message: /two .*: busy$/ });
+  await assert.rejects((await node.open({ addTimeoutMs: 3000 })).add(attachment(), never), { code: 'UNAVAILABLE', message: /two .*: busy$/ });
 });
 
 test('add() of a sandbox that is attached already detaches it first', async (t) => {

@@ -5,6 +5,7 @@
  * Never touches a namespace or an interface itself: `lo` is the engine's.
  */
 import { statfs } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Network, NetworkAttachment, NetworkResult } from '../engine/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import { type Cache, openCache, type StoredEntry } from './cache.ts';
@@ -54,6 +55,9 @@ export type CniNetwork = Network & {
   readonly close: () => void;
 };
 
+/** Plugins answer VERSION and STATUS in tens of milliseconds. */
+const firstLookMs = 2000;
+
 /** Several plugins run iptables or tc. */
 const defaultEnvironment = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
 
@@ -83,7 +87,8 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   const readiness = createReadiness(configuration, prober);
   const context: Context = { deps, log, host, cache, prober, configuration, gate: createGate() };
   const removals = new Map<string, Promise<void>>();
-  await readiness.look();
+  // A plugin that hangs must not hold up the daemon's start.
+  await Promise.race([readiness.look(), sleep(firstLookMs, undefined, { ref: false })]);
   return {
     notReadyReason: () => readiness.reason(),
     add: (request, signal) => context.gate.share(() => add(context, request, signal)),
@@ -135,12 +140,13 @@ async function add(context: Context, request: NetworkAttachment, signal: AbortSi
   const deadline: Deadline = { atMs: performance.now() + deps.addTimeoutMs, signal };
   // The specification forbids a second ADD without a DEL between.
   await remove(context, request.sandboxId);
-  await cache.put({ list, attachment, result: undefined });
+  await cache.put({ list, attachment, result: undefined }, { survivesPowerLoss: true });
   try {
-    const onResult = (result: JsonObject) => cache.put({ list, attachment, result });
+    // For a crash of the daemon only: a power cut takes with it all that a DEL needs these results for, rules and interfaces.
+    const onResult = (result: JsonObject) => cache.put({ list, attachment, result }, { survivesPowerLoss: false });
     const result = await addChain(host, { list, attachment, deadline, onResult });
     const ips = addresses(list, attachment, result);
-    await cache.put({ list, attachment, result });
+    await cache.put({ list, attachment, result }, { survivesPowerLoss: true });
     return { ips, cniResult: result };
   } catch (error) {
     // What is left after this stays on disk, for the sandbox's removal; the caller needs the first error.
