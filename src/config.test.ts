@@ -15,7 +15,7 @@ test('loadConfig() has the documented defaults', () => {
   assert.equal(config.socket, '/run/berth/berth.sock');
   assert.equal(config.root, '/var/lib/berth');
   assert.equal(config.state, '/run/berth');
-  assert.equal(config.netnsDir, '/run/berth/netns');
+  assert.equal(config.netnsDir, '/run/netns');
   assert.equal(config.cniConfDir, '/etc/cni/net.d');
   assert.deepEqual(config.cniBinDirs, ['/opt/cni/bin', '/usr/lib/cni']);
   assert.equal(config.registryDir, '/etc/berth/certs.d');
@@ -29,7 +29,7 @@ test('loadConfig() takes the file, and flags before it', () => {
     state: '/c',
     metrics: '127.0.0.1:9000',
   });
-  assert.deepEqual([config.root, config.state, config.netnsDir], ['/a', '/c', '/c/netns']);
+  assert.deepEqual([config.root, config.state, config.netnsDir], ['/a', '/c', '/run/netns']);
   assert.deepEqual([config.pullParallelLayers, config.isVolatile, config.metrics], [5, true, '127.0.0.1:9000']);
 });
 

@@ -113,9 +113,9 @@ const settings = [
   { key: 'cgroup_parent', default: '/berth', format: absolutePath, meaning: 'Cgroup of sandboxes for which the kubelet names none.' },
   {
     key: 'netns_dir',
-    default: '',
-    format: { pattern: /^(\/.*)?$/, text: 'an absolute path or ""' },
-    meaning: 'Where network namespaces are pinned; "": the directory netns below state.',
+    default: '/run/netns',
+    format: absolutePath,
+    meaning: 'Where network namespaces are pinned: where network agents look for them. It is made a shared mount.',
   },
   {
     key: 'cni_timeout_ms',
@@ -136,10 +136,14 @@ const settings = [
     key: 'log_line_bytes_max',
     default: 16_384,
     min: 512,
-    max: 1_048_576,
+    max: 65_536,
     meaning: 'Longer lines of a container are logged in parts of this size, in bytes.',
   },
-  { key: 'volatile_layers', default: false, meaning: 'true: writable layers skip syncing to disk, and are discarded when the machine crashes.' },
+  {
+    key: 'volatile_layers',
+    default: true,
+    meaning: 'true: writable layers are not synced to disk; after a crash of the machine no container is left to miss them.',
+  },
   { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
   {
     key: 'default_ulimits',
@@ -223,7 +227,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     metrics: text('metrics') === 'off' ? null : text('metrics'),
     logLevel: text('log_level'),
     cgroupParent: text('cgroup_parent'),
-    netnsDir: text('netns_dir') || `${text('state')}/netns`,
+    netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
     pullParallelLayers: number('pull_parallel_layers'),
