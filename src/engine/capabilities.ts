@@ -61,8 +61,8 @@ export function resolveCapabilities(request: CapabilityRequest, held: bigint): C
   return { bounding: set, permitted: set, effective: set, inheritable: raised, ambient: raised };
 }
 
-/** The numbers in a set, in order: arguments of PR_CAP_AMBIENT_RAISE, and of PR_CAPBSET_DROP for `held & ~bounding`. */
-export function capabilityNumbers(set: bigint): number[] {
+/** The numbers in a set, in order. */
+function capabilityNumbers(set: bigint): number[] {
   const numbers: number[] = [];
   for (let number = 0; set >> BigInt(number) !== 0n; number++) if ((set >> BigInt(number)) & 1n) numbers.push(number);
   return numbers;

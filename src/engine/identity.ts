@@ -6,8 +6,8 @@
 import { invalidArgument } from '../lib/errors.ts';
 import type { UserSpec } from './spec.ts';
 
-export type PasswdEntry = { readonly name: string; readonly uid: number; readonly gid: number; readonly home: string };
-export type GroupEntry = { readonly name: string; readonly gid: number; readonly members: readonly string[] };
+type PasswdEntry = { readonly name: string; readonly uid: number; readonly gid: number; readonly home: string };
+type GroupEntry = { readonly name: string; readonly gid: number; readonly members: readonly string[] };
 
 export type Identity = {
   readonly uid: number;
@@ -50,7 +50,7 @@ export function resolveIdentity(request: { readonly userSpec: UserSpec; readonly
 }
 
 /** passwd(5): the lines that have a name and two ids. */
-export function parsePasswd(bytes: Buffer): PasswdEntry[] {
+function parsePasswd(bytes: Buffer): PasswdEntry[] {
   return linesOf(bytes).flatMap(([name = '', , uidText, gidText, , home = '']) => {
     const [uid, gid] = [parseId(uidText), parseId(gidText)];
     return name === '' || uid === undefined || gid === undefined ? [] : [{ name, uid, gid, home }];
@@ -58,7 +58,7 @@ export function parsePasswd(bytes: Buffer): PasswdEntry[] {
 }
 
 /** group(5): the lines that have a name and an id. */
-export function parseGroup(bytes: Buffer): GroupEntry[] {
+function parseGroup(bytes: Buffer): GroupEntry[] {
   return linesOf(bytes).flatMap(([name = '', , gidText, members = '']) => {
     const gid = parseId(gidText);
     return name === '' || gid === undefined ? [] : [{ name, gid, members: members.split(',').map((member) => member.trim()) }];
