@@ -23,6 +23,8 @@ export type EngineSettings = {
   readonly defaultCgroupParent: string;
   readonly logLineBytesMax: number;
   readonly rlimits: readonly Rlimit[];
+  /** Of sandboxes with a network of their own. */
+  readonly defaultSysctls: Readonly<Record<string, string>>;
   readonly networkTimeoutMs: number;
 };
 

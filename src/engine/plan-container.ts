@@ -82,7 +82,7 @@ export function planContainer(container: ContainerPlan): Plan {
     { call: 'umask', mask: 0, note: 'clearing the umask' },
     isolateMounts(),
     ...mounts.make,
-    ...enterRoot(stateReg),
+    ...enterRoot(),
     ...mounts.attach,
     ...(container.hasStandardDev ? planStandardDevices() : []),
     ...planDeviceNodes(container.devices),
@@ -126,7 +126,6 @@ function planControlSocket(): Op[] {
     },
     { call: 'bind', socket: 'control', address, note: 'binding the control socket' },
     { call: 'listen', socket: 'control', backlog: 8, note: 'listening on the control socket' },
-    { call: 'chdir', path: '/', note: 'leaving the state directory' },
   ];
 }
 

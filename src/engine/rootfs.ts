@@ -10,19 +10,18 @@ import type { Op, Reg } from './plan.ts';
 export const rootReg: Reg = 'root';
 
 /**
- * The operations before any other mount is attached. Needs a mount namespace of its own.
- *
- * @param anchorReg a directory of the host to attach the root on; nobody sees it there, for the namespace is the container's.
+ * The operations before any other mount is attached. Needs a mount namespace of its own, and as working directory any directory of the host:
+ * the root is attached on it. Nobody sees it there, for the namespace is the container's; an fd from before would be of the host's namespace.
  */
-export function enterRoot(anchorReg: Reg): Op[] {
+export function enterRoot(): Op[] {
   return [
     {
       call: 'move_mount',
       from: rootReg,
       fromPath: '',
-      to: anchorReg,
-      toPath: '',
-      flags: MOVE_MOUNT.F_EMPTY_PATH | MOVE_MOUNT.T_EMPTY_PATH,
+      to: 'cwd',
+      toPath: '.',
+      flags: MOVE_MOUNT.F_EMPTY_PATH,
       note: 'attaching the root file system',
     },
     { call: 'fchdir', fd: rootReg, note: 'entering the root file system' },

@@ -19,15 +19,17 @@ export function resolvConf(dns: DnsConfig | undefined, hostFile: string): string
     .join('');
 }
 
-/** Sysctls that users of container runtimes rely on: servers of ordinary users on port 80, and ping without a capability. */
-const defaultNetSysctls: Readonly<Record<string, string>> = {
-  'net.ipv4.ip_unprivileged_port_start': '0',
-  'net.ipv4.ping_group_range': '0 2147483647',
-};
-
-/** What is written in a sandbox's new namespaces: the defaults, then what was asked for, whichever way it is spelt. */
-export function sandboxSysctls(requested: Readonly<Record<string, string>>, hasOwnNetwork: boolean): Record<string, string> {
+/**
+ * What is written in a sandbox's new namespaces: the defaults, then what was asked for, whichever way it is spelt.
+ *
+ * @param defaults of a sandbox with a network of its own.
+ */
+export function sandboxSysctls(
+  requested: Readonly<Record<string, string>>,
+  defaults: Readonly<Record<string, string>>,
+  hasOwnNetwork: boolean,
+): Record<string, string> {
   const asked = new Set(Object.keys(requested).map((name) => name.replaceAll('/', '.')));
-  const defaults = Object.entries(hasOwnNetwork ? defaultNetSysctls : {}).filter(([name]) => !asked.has(name));
-  return { ...Object.fromEntries(defaults), ...requested };
+  const kept = Object.entries(hasOwnNetwork ? defaults : {}).filter(([name]) => !asked.has(name.replaceAll('/', '.')));
+  return { ...Object.fromEntries(kept), ...requested };
 }

@@ -63,7 +63,7 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     deps.store.sandboxes.create(record, {});
     const paths = sandboxPaths(deps, record);
     writeFiles(deps, spec, paths);
-    createNamespaces({ pins: paths.pins, hostname: spec.hostname, sysctls: sandboxSysctls(spec.sysctls, hasNetwork) });
+    createNamespaces({ pins: paths.pins, hostname: spec.hostname, sysctls: sandboxSysctls(spec.sysctls, deps.settings.defaultSysctls, hasNetwork) });
     const reaper = spec.namespaces.pid === 'pod' ? await startReaper(deps, record, paths) : undefined;
     const network = hasNetwork ? await attach(deps, record, netnsPath) : undefined;
     deps.store.sandboxes.update(id, () => ({ readyAtNs: deps.clock.nowNs(), ...(network ? { network } : {}), ...(reaper ? { reaper } : {}) }));

@@ -1,0 +1,146 @@
+/**
+ * An engine in directories of its own, with busybox as the image and no network plugins, for tests that go through the engine's functions.
+ */
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createCreations } from '../../../src/engine/creations.ts';
+import { type ContainerImage } from '../../../src/engine/container.ts';
+import type { EngineDeps } from '../../../src/engine/deps.ts';
+import { createEngine, type Engine } from '../../../src/engine/engine.ts';
+import { openMonitorBinary } from '../../../src/engine/monitor.ts';
+import { createRoots } from '../../../src/engine/roots.ts';
+import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
+import { createSeccompFilters } from '../../../src/engine/seccomp-filter.ts';
+import type { ContainerSpec, Network, SandboxSpec, SecuritySpec } from '../../../src/engine/spec.ts';
+import { openStore } from '../../../src/engine/store.ts';
+import { createWatches } from '../../../src/engine/watches.ts';
+import { createClock } from '../../../src/lib/clock.ts';
+import { createLog } from '../../../src/lib/log.ts';
+import { createKeyedQueue } from '../../../src/lib/queue.ts';
+import { probeCgroups, removeIfEmpty } from '../../../src/sys/cgroups.ts';
+import { probeHost } from '../../../src/sys/host.ts';
+import { createLibseccomp } from '../../../src/sys/libseccomp.ts';
+
+export type TestEngine = { readonly engine: Engine; readonly deps: EngineDeps; readonly image: ContainerImage; readonly directory: string; readonly end: () => Promise<void> };
+
+/** @param network what the sandboxes get; without it they have loopback only. */
+export async function startEngine(network: Network = noNetwork, directory = mkdtempSync('/var/tmp/berth-test-')): Promise<TestEngine> {
+  const settings = {
+    rootDir: join(directory, 'root'),
+    stateDir: join(directory, 'state'),
+    netnsDir: join(directory, 'netns'),
+    defaultCgroupParent: `/berth-test-${process.pid}`,
+    logLineBytesMax: 16384,
+    rlimits: [],
+    defaultSysctls: {},
+    networkTimeoutMs: 30_000,
+  };
+  for (const path of [settings.rootDir, settings.stateDir, settings.netnsDir]) mkdirSync(path, { recursive: true });
+  const facts = probeHost(settings.rootDir);
+  const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
+  const deps: EngineDeps = {
+    settings,
+    facts,
+    cgroups: probeCgroups(),
+    store: openStore(settings.stateDir),
+    roots: createRoots(settings.rootDir, true),
+    monitor: await openMonitorBinary(process.env.BERTH_MONITOR ?? join(import.meta.dirname, '../../../build/monitor')),
+    seccomp: createSeccompFilters({ compiler, facts }),
+    network,
+    layers: { lease: () => {}, release: () => {} },
+    watches: createWatches(),
+    creations: createCreations(),
+    queue: createKeyedQueue(),
+    clock: createClock(),
+    log: createLog('silent'),
+  };
+  const engine = createEngine(deps);
+  const image = makeImage(directory);
+  const end = async () => {
+    for (const { record } of engine.sandboxes()) await engine.removeSandbox(record.id);
+    removeIfEmpty(deps.cgroups, settings.defaultCgroupParent);
+    deps.monitor.close();
+    rmSync(directory, { recursive: true, force: true });
+  };
+  return { engine, deps, image, directory, end };
+}
+
+const noNetwork: Network = {
+  notReadyReason: () => null,
+  add: async () => ({ ips: ['192.0.2.1'], cniResult: null }),
+  remove: async () => {},
+  attachedSandboxIds: async () => [],
+};
+
+function makeImage(directory: string): ContainerImage {
+  const layer = join(directory, 'layer');
+  for (const path of ['bin', 'etc', 'tmp', 'masked']) mkdirSync(join(layer, path), { recursive: true });
+  copyFileSync('/bin/busybox', join(layer, 'bin/busybox'));
+  for (const applet of ['sh', 'sleep', 'cat', 'id', 'true', 'ls', 'mount', 'echo', 'ps', 'stat', 'touch', 'grep', 'kill', 'env', 'pwd', 'hostname']) {
+    try {
+      symlinkSync('busybox', join(layer, 'bin', applet));
+    } catch {
+      // There from an earlier engine in the same directory.
+    }
+  }
+  writeFileSync(join(layer, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/home/web:/bin/sh\n');
+  writeFileSync(join(layer, 'etc/group'), 'root:x:0:\nweb:x:1001:\nextra:x:2000:web\n');
+  writeFileSync(join(layer, 'masked/file'), 'secret\n');
+  const config = { id: 'sha256:test', entrypoint: [], cmd: ['sh'], env: [], workingDir: '', user: '', stopSignal: '', volumes: [] };
+  return { id: config.id, ref: config.id, name: 'test', config, layerDirs: [layer], diffIds: ['sha256:layer'] };
+}
+
+let sandboxes = 0;
+
+export function sandboxSpec(changes: Partial<SandboxSpec> = {}): SandboxSpec {
+  sandboxes += 1;
+  return {
+    metadata: { name: `pod${sandboxes}`, namespace: 'test', uid: `uid${sandboxes}`, attempt: 0 },
+    hostname: 'pod',
+    logDirectory: '',
+    portMappings: [],
+    labels: {},
+    annotations: {},
+    cgroupParent: '',
+    sysctls: {},
+    namespaces: { network: 'pod', ipc: 'pod', pid: 'container' },
+    isPrivileged: false,
+    runtimeHandler: '',
+    ...changes,
+  };
+}
+
+export const security: SecuritySpec = {
+  isPrivileged: false,
+  addCapabilities: [],
+  dropCapabilities: [],
+  addAmbientCapabilities: [],
+  hasReadonlyRootfs: false,
+  noNewPrivs: false,
+  maskedPaths: [],
+  readonlyPaths: [],
+  seccomp: { kind: 'unconfined' },
+  user: { supplementalGroups: [], groupsPolicy: 'merge' },
+  namespaces: { network: 'pod', ipc: 'pod', pid: 'container' },
+};
+
+export function containerSpec(command: readonly string[], changes: Partial<ContainerSpec> = {}): ContainerSpec {
+  return {
+    metadata: { name: 'main', attempt: 0 },
+    image: { requested: 'test', userSpecified: 'test', annotations: {}, runtimeHandler: '' },
+    command,
+    args: [],
+    workingDir: '',
+    env: [],
+    mounts: [],
+    devices: [],
+    labels: {},
+    annotations: {},
+    hasStdin: false,
+    closesStdinAfterFirstAttach: false,
+    hasTerminal: false,
+    resources: {},
+    security,
+    ...changes,
+  };
+}
