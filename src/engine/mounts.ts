@@ -169,6 +169,7 @@ export function planMaskedPaths(paths: readonly MaskedPath[]): Op[] {
 
 function coverFirst(path: string): Op[] {
   const options = [
+    ['source', 'tmpfs'],
     ['nr_blocks', '1'],
     ['mode', '0555'],
   ] as const;
