@@ -21,7 +21,8 @@ const small = ['-Os', '-static', '-ffunction-sections', '-fdata-sections', '-Wl,
 
 mkdirSync(out, { recursive: true });
 buildStatic(join(out, 'monitor'));
-if (options.sanitize) compile(clang(), ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g', '-O1', ...sources], join(out, 'monitor-asan'));
+if (options.sanitize)
+  compile(clang(), ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g', '-O1', join(root, 'test/fuzz/sanitizer-options.c'), ...sources], join(out, 'monitor-asan'));
 if (options.fuzz) {
   const fuzzed = [join(root, 'test/fuzz/monitor-decode.c'), source('decode.c')];
   compile(clang(), ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all', '-g', '-O1', ...fuzzed], join(out, 'monitor-fuzz'));

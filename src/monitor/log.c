@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* Of a line besides its content: time 30, names 6, tag 1, blanks 3, newline 1. */
-enum { OUT_BYTES_MAX = 4 * LINE_BYTES_MAX, FRAME_BYTES = 41, PAGE_BYTES = 4096 };
+enum { OUT_BYTES_MAX = 4 * LINE_BYTES_MAX, FRAME_BYTES = 41 };
 
 static struct {
   int dir, fd;

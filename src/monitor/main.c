@@ -40,7 +40,7 @@ struct clone3_args {
 };
 static const uint64_t clone_into_cgroup = 0x200000000U;
 
-static unsigned char plan_bytes[PLAN_BYTES_MAX + 8] __attribute__((aligned(4096)));
+static unsigned char plan_bytes[PLAN_BYTES_MAX + PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
 void forget_plan(void) { madvise(plan_bytes, sizeof plan_bytes, MADV_DONTNEED); }
 

@@ -14,6 +14,8 @@
 #include "ops.h"
 
 enum {
+  /* The largest page of any machine. Memory that is given back is whole pages: madvise(2) takes the rest of the last one too. */
+  PAGE_BYTES = 65536,
   PLAN_BYTES_MAX = 4 << 20,
   REGISTERS_MAX = 512,
   TOLERATED_MAX = 8,

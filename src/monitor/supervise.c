@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 8, READ_BYTES = 65536, PAGE_BYTES = 4096, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10 };
+enum { CLIENTS_MAX = 8, READ_BYTES = PAGE_BYTES, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10 };
 /* What may still be in a pipe or a terminal when its writer has ended; more comes from processes that nobody waits for. */
 enum { DRAIN_BYTES_MAX = 1 << 20 };
 enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2 };

@@ -108,23 +108,22 @@ test('the log file is for its owner to write and its group to read', async (t) =
   assert.equal(statSync(join(dir, 'exit.json')).mode & 0o7777, 0o600);
 });
 
-async function mountTmpfs(dir: string, size: string): Promise<void> {
-  const { exitCode } = await runProgram({
-    ...{ path: '/usr/bin/mount', argv: ['mount', '-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', dir], env: [] },
-    ...{ stdin: Buffer.alloc(0), timeoutMs: 5000, outputBytesMax: 1000 },
+async function run(...argv: readonly string[]): Promise<void> {
+  const { exitCode, stderr } = await runProgram({
+    ...{ path: `/usr/bin/${argv[0]}`, argv, env: [], stdin: Buffer.alloc(0), timeoutMs: 5000, outputBytesMax: 1000 },
   });
-  assert.equal(exitCode, 0);
+  assert.equal(exitCode, 0, stderr.toString());
 }
 
 test('a full disk loses lines and counts them, holds whole lines only, and takes lines again when there is room', async (t) => {
   const deps = await monitorDeps(t);
+  // Hooks run in the order in which they are registered: first unmounted, then removed.
+  let logDir = '';
+  t.after(() => run('umount', '-l', logDir));
   const dir = scratch(t);
-  const logDir = join(dir, 'logs');
+  logDir = join(dir, 'logs');
   mkdirSync(logDir);
-  await mountTmpfs(logDir, '64k');
-  t.after(() =>
-    runProgram({ path: '/usr/bin/umount', argv: ['umount', logDir], env: [], stdin: Buffer.alloc(0), timeoutMs: 5000, outputBytesMax: 1000 }),
-  );
+  await run('mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', logDir);
   writeFileSync(join(logDir, 'filler'), Buffer.alloc(16384));
   const script = `seq 1 5000; touch ${dir}/full; while [ ! -e ${dir}/go ]; do sleep 0.02; done; echo again`;
   const { monitorPid } = await startContainer(deps, dir, { script, logDir });
@@ -226,7 +225,8 @@ test('a terminal is logged as stdout, resized, and ends with its process', async
     supervise: { mode: 'container', hasTerminal: true, exitDir: 'dir', control: 'control', log: { dir: 'dir', name: '0.log', lineBytesMax: 1000 } },
   };
   const fd = openSync(dir, 'r');
-  const { monitorPid } = await startMonitor(deps, { plan, fds: [fd], name: 'test' });
+  const { monitorPid, pid } = await startMonitor(deps, { plan, fds: [fd], name: 'test' });
+  deps.killAfter(pid);
   closeSync(fd);
   await resizeTerminal(dir, { rows: 33, columns: 111 });
   await assert.rejects(resizeTerminal(dir, { rows: 70000, columns: 1 }), /EINVAL/);
@@ -254,8 +254,8 @@ const standIn = `
   const { openMonitorBinary } = await import(new URL('../../../src/engine/monitor.ts', support).href);
   const { binaryPath } = await import(support);
   const script = 'echo before; while [ ! -e ' + directory + '/go ]; do sleep 0.02; done; seq 1 20000; echo after >&2; exit 9';
-  const { monitorPid } = await startContainer({ monitor: await openMonitorBinary(binaryPath) }, directory, { script });
-  process.stdout.write(monitorPid + '\\n', () => process.kill(process.pid, 'SIGKILL'));
+  const { monitorPid, pid } = await startContainer({ monitor: await openMonitorBinary(binaryPath), killAfter() {} }, directory, { script });
+  process.stdout.write(monitorPid + ' ' + pid + '\\n', () => process.kill(process.pid, 'SIGKILL'));
 `;
 
 test('a container outlives the daemon that started it, with its log, its control socket and its exit record', async (t) => {
@@ -272,7 +272,9 @@ test('a container outlives the daemon that started it, with its log, its control
     outputBytesMax: 10000,
   });
   assert.equal(signal, 'SIGKILL', stderr.toString());
-  const pidfd = pidfdOpen(Number(stdout.toString()));
+  const [monitorPid, pid] = stdout.toString().trim().split(' ').map(Number);
+  (await monitorDeps(t)).killAfter(pid as number);
+  const pidfd = pidfdOpen(monitorPid as number);
   renameSync(join(dir, '0.log'), join(dir, 'old'));
   await reopenLog(dir);
   writeFileSync(join(dir, 'go'), '');

@@ -20,14 +20,36 @@ import {
 } from '../../../src/engine/monitor.ts';
 import type { Op, Plan, Supervise } from '../../../src/engine/plan.ts';
 import { reap, whenReadable } from '../../../src/sys/processes.ts';
-import { close, pidfdOpen, pipe } from '../../../src/sys/syscalls.ts';
+import { close, pidfdOpen, pidfdSendSignal, pipe } from '../../../src/sys/syscalls.ts';
 
 export const binaryPath = process.env.BERTH_MONITOR ?? fileURLToPath(new URL('../../../build/monitor', import.meta.url));
 
-export async function monitorDeps(t: TestContext): Promise<MonitorDeps> {
+export type TestDeps = MonitorDeps & { readonly killAfter: (pid: number) => void };
+
+/** The monitor, and a way to end a process with the test, whatever the test's result. */
+export async function monitorDeps(t: TestContext): Promise<TestDeps> {
   const monitor = await openMonitorBinary(binaryPath);
   t.after(monitor.close);
-  return { monitor };
+  const killAfter = (pid: number) => {
+    try {
+      const pidfd = pidfdOpen(pid);
+      t.after(() => {
+        signalIfAlive(pidfd);
+        close(pidfd);
+      });
+    } catch {
+      // It has ended already.
+    }
+  };
+  return { monitor, killAfter };
+}
+
+function signalIfAlive(pidfd: number): void {
+  try {
+    pidfdSendSignal(pidfd, 9);
+  } catch {
+    // It has ended, as it should.
+  }
 }
 
 export function scratch(t: TestContext): string {
@@ -60,7 +82,7 @@ export type ContainerPlan = {
 };
 
 /** A container that runs a shell script, with log `0.log`, exit record and control socket in `dir`. */
-export async function startContainer(deps: MonitorDeps, dir: string, options: ContainerPlan): Promise<StartedMonitor> {
+export async function startContainer(deps: TestDeps, dir: string, options: ContainerPlan): Promise<StartedMonitor> {
   const [outReader, outWriter] = pipe();
   const [errReader, errWriter] = pipe();
   const fds = [outReader, errReader, outWriter, errWriter, openSync(dir, 'r'), openSync(options.logDir ?? dir, 'r')];
@@ -74,7 +96,9 @@ export async function startContainer(deps: MonitorDeps, dir: string, options: Co
       process: { argv: ['sh', '-c', options.script], env: ['PATH=/usr/bin:/bin'] },
       supervise: { mode: 'container', stdout: 'out', stderr: 'err', hasTerminal: false, exitDir: 'dir', control: 'control', ...log },
     };
-    return await startMonitor(deps, { plan, fds, name: 'test' });
+    const started = await startMonitor(deps, { plan, fds, name: 'test' });
+    deps.killAfter(started.pid);
+    return started;
   } finally {
     for (const fd of fds) closeSync(fd);
   }
@@ -86,7 +110,7 @@ export const controlSocket: Op[] = [
   { call: 'unlinkat', dir: 'cwd', path: 'control', flags: 0, tolerate: ['ENOENT'], note: 'removing an old socket' },
   { call: 'socket', family: 1, type: 1 | O.CLOEXEC, protocol: 0, out: 'control', note: 'making the control socket' },
   { call: 'bind', socket: 'control', address: Buffer.from('\u0001\0control\0'), note: 'binding the control socket' },
-  { call: 'listen', socket: 'control', backlog: 8, note: 'listening on the control socket' },
+  { call: 'listen', socket: 'control', backlog: 64, note: 'listening on the control socket' },
   { call: 'chdir', path: '/', note: 'leaving the directory' },
 ];
 
@@ -101,11 +125,7 @@ export async function ended(pid: number): Promise<number> {
 }
 
 /** Runs a container to its end. */
-export async function runContainer(
-  deps: MonitorDeps,
-  dir: string,
-  options: ContainerPlan,
-): Promise<{ record: ExitRecord; log: string; pid: number }> {
+export async function runContainer(deps: TestDeps, dir: string, options: ContainerPlan): Promise<{ record: ExitRecord; log: string; pid: number }> {
   const { monitorPid, pid } = await startContainer(deps, dir, options);
   assert.equal(await ended(monitorPid), 0);
   const record = await readExitRecord(dir);
