@@ -1,0 +1,340 @@
+/**
+ * Writes a layer's entries as a directory that overlayfs can stack: the sink of a tar parser.
+ *
+ * Synchronous, for a worker thread. Writes nothing outside the directory that it was given, and knows neither digests nor compression.
+ */
+import assert from 'node:assert/strict';
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { BerthError, invalidArgument, reasonOf } from '../lib/errors.ts';
+import { isErrno } from '../sys/ffi.ts';
+import {
+  createFileAt,
+  makeDirectoryAt,
+  makeLinkAt,
+  makeNodeAt,
+  makeSymlinkAt,
+  openDirectoryAt,
+  removeAt,
+  setLinkOwner,
+  setLinkTimes,
+  setNodeOwnerAndMode,
+  setOwnerAndMode,
+  setTimes,
+  setXattr,
+  setXattrAt,
+  type Timestamp,
+} from '../sys/inodes.ts';
+import { close as closeFd } from '../sys/syscalls.ts';
+import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
+import { openLayerTree } from './layer-tree.ts';
+import type { TarEntry, TarSink } from './tar.ts';
+
+export type LayerLimits = {
+  readonly entriesMax: number;
+  /** Paths of directories and whiteouts, which are kept in memory until the end. */
+  readonly pathBytesMax: number;
+};
+
+export type WrittenLayer = {
+  /** Space that files and directories take, in blocks of the usual size. */
+  readonly sizeBytes: number;
+  readonly inodes: number;
+  /** Nothing of the layers below is to be seen. */
+  readonly isRootOpaque: boolean;
+  /** Extended attributes that the file system does not take, by name. */
+  readonly refusedXattrs: readonly string[];
+};
+
+export type LayerWriter = TarSink & {
+  /** To be called after the last entry: sets the times of directories. */
+  readonly finish: () => WrittenLayer;
+  /** Closes all files. Removes nothing. Idempotent. */
+  readonly close: () => void;
+};
+
+export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20 };
+
+const blockBytes = 4096;
+/** How much may be written between two looks at what space is left. */
+const spaceCheckBytes = 32 << 20;
+/** Left free for the node, whose other services are on the same disk. */
+const spaceReserveBytes = 64 << 20;
+const opaqueXattr = 'trusted.overlay.opaque';
+const opaqueValue = Buffer.from('y');
+/** Attributes of the machine that made the image: another overlay's bookkeeping, another policy's labels and signatures. */
+const foreignXattr = /^(?:(?:trusted|user)\.overlay\.|security\.(?:selinux|ima|evm|SMACK64))/;
+
+/**
+ * @param directory empty, made for this layer.
+ * @param freeBytes what the file system still has; asked every 32 MiB.
+ * Sink calls throw BerthError: INVALID_ARGUMENT for an entry that no layer may have, RESOURCE_EXHAUSTED for limits and a full disk.
+ */
+export function createLayerWriter(directory: string, limits: LayerLimits, freeBytes: () => number): LayerWriter {
+  const rootFd = openSync(directory, 'r');
+  const mtimes = new Map<string, Timestamp>();
+  const whiteouts = new Set<string>();
+  const refusedXattrs = new Set<string>();
+  const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0 };
+  let isRootOpaque = false;
+  let file: { readonly fd: number; readonly entry: TarEntry } | undefined;
+
+  const tree = openLayerTree(rootFd, (path, fd) => {
+    count(blockBytes);
+    if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
+  });
+
+  const count = (sizeBytes: number): void => {
+    totals.inodes += 1;
+    totals.sizeBytes += Math.ceil(sizeBytes / blockBytes) * blockBytes;
+  };
+
+  const remember = (path: string): void => {
+    totals.pathBytes += path.length + 64;
+    if (totals.pathBytes > limits.pathBytesMax) throw exhausted('has too many directories and whiteouts');
+  };
+
+  const checkSpace = (sizeBytes: number): void => {
+    totals.uncheckedBytes += sizeBytes;
+    if (totals.uncheckedBytes < spaceCheckBytes) return;
+    const isTooMuch = freeBytes() - spaceReserveBytes < sizeBytes;
+    totals.uncheckedBytes = 0;
+    if (isTooMuch) throw exhausted('does not fit on the disk');
+  };
+
+  const entry = (found: TarEntry): void => {
+    totals.entries += 1;
+    if (totals.entries > limits.entriesMax) throw exhausted(`has more than ${limits.entriesMax} entries`);
+    named(found.path, () => place(found));
+  };
+
+  const place = (found: TarEntry): void => {
+    const path = toLayerPath(found.path);
+    if (path.kind === 'ignored') return;
+    if (path.kind === 'root') placeRoot(found);
+    else if (path.kind === 'opaque') makeOpaque(path.parent);
+    else if (path.kind === 'whiteout') placeWhiteout(path.parent, path.name);
+    else if (found.kind === 'directory') placeDirectory(path.parent, path.name, found);
+    else if (found.kind === 'file') placeFile(path.parent, path.name, found);
+    else placeNode(path.parent, path.name, found);
+  };
+
+  const placeRoot = (found: TarEntry): void => {
+    if (found.kind !== 'directory') throw invalidArgument("the layer's root is not a directory");
+    describe(rootFd, found);
+    mtimes.set('', found.mtime);
+  };
+
+  const makeOpaque = (parent: string): void => {
+    const fd = tree.enter(parent);
+    // overlayfs does not look at this mark on a layer's own root.
+    if (tree.where() === '') isRootOpaque = true;
+    setXattr(fd, opaqueXattr, opaqueValue);
+  };
+
+  const placeWhiteout = (parent: string, name: string): void => {
+    const dir = tree.enter(parent);
+    try {
+      makeNodeAt(dir, name, { kind: 'char', major: 0, minor: 0 });
+    } catch (error) {
+      if (!isErrno(error, 'EEXIST')) throw error;
+      hideBelow(dir, name);
+      return;
+    }
+    count(0);
+    const path = under(tree.where(), name);
+    remember(path);
+    whiteouts.add(path);
+  };
+
+  /** The layer has the name too: what it has stays, and of the layers below nothing shows through. */
+  const hideBelow = (dir: number, name: string): void => {
+    const fd = openDirectoryAt(dir, name);
+    if (fd === undefined) return;
+    try {
+      setXattr(fd, opaqueXattr, opaqueValue);
+    } finally {
+      closeFd(fd);
+    }
+  };
+
+  const placeDirectory = (parent: string, name: string, found: TarEntry): void => {
+    const dir = tree.enter(parent);
+    const path = under(tree.where(), name);
+    // A link of this name is replaced, not followed: the entry says that a directory is here.
+    if (makeUnlessDirectory(dir, name)) count(blockBytes);
+    const fd = tree.find(path);
+    assert(fd !== undefined, 'it was just made');
+    if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
+    describe(fd, found);
+    if (!mtimes.has(path)) remember(path);
+    mtimes.set(path, found.mtime);
+  };
+
+  const placeFile = (parent: string, name: string, found: TarEntry): void => {
+    checkSpace(found.sizeBytes);
+    const dir = tree.enter(parent);
+    file = { fd: anew(dir, name, () => createFileAt(dir, name)), entry: found };
+    count(found.sizeBytes);
+  };
+
+  const placeNode = (parent: string, name: string, found: TarEntry): void => {
+    const dir = tree.enter(parent);
+    if (found.kind === 'link') {
+      placeLink(dir, name, found);
+      return;
+    }
+    count(0);
+    if (found.kind === 'symlink') {
+      anew(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
+      setLinkOwner(dir, name, found.uid, found.gid);
+    } else {
+      const { major, minor } = found;
+      const kind = found.kind === 'fifo' ? 'fifo' : found.kind === 'char' ? 'char' : 'block';
+      anew(dir, name, () => makeNodeAt(dir, name, { kind, major, minor }));
+      setNodeOwnerAndMode(dir, name, found.uid, found.gid, found.mode);
+    }
+    writeXattrs(found, (attribute, value) => setXattrAt(dir, name, attribute, value));
+    setLinkTimes(dir, name, found.mtime);
+  };
+
+  const placeLink = (dir: number, name: string, found: TarEntry): void => {
+    const here = under(tree.where(), name);
+    const clean = toCleanPath(found.linkPath);
+    if (clean === '') throw invalidArgument("a hard link to the layer's root");
+    // Its own tree, so that the place of the new name stays open.
+    const targets = openLayerTree(rootFd, () => {
+      throw invalidArgument(`hard link to ${shownPath(found.linkPath)}, which is not in this layer`);
+    });
+    try {
+      const target = splitPath(clean);
+      const targetDir = targets.enter(target.parent);
+      if (under(targets.where(), target.name) === here) return;
+      anew(dir, name, () => linkTo(targetDir, target.name, dir, name, found.linkPath));
+    } finally {
+      targets.leave();
+    }
+  };
+
+  const describe = (fd: number, found: TarEntry): void => {
+    setOwnerAndMode(fd, found.uid, found.gid, found.mode);
+    writeXattrs(found, (attribute, value) => setXattr(fd, attribute, value));
+  };
+
+  const writeXattrs = (found: TarEntry, set: (attribute: string, value: Uint8Array) => void): void => {
+    for (const [attribute, value] of found.xattrs) {
+      if (foreignXattr.test(attribute)) continue;
+      try {
+        set(attribute, value);
+      } catch (error) {
+        if (!isErrno(error, 'EOPNOTSUPP', 'ENOTSUP', 'EPERM')) throw error;
+        if (refusedXattrs.size < 8) refusedXattrs.add(attribute);
+      }
+    }
+  };
+
+  const content = (bytes: Buffer): void => {
+    // Content of whiteouts and of other entries that make no file.
+    if (file === undefined) return;
+    const { fd, entry: found } = file;
+    named(found.path, () => {
+      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+    });
+  };
+
+  const entryEnd = (): void => {
+    if (file === undefined) return;
+    const { fd, entry: found } = file;
+    file = undefined;
+    try {
+      named(found.path, () => {
+        describe(fd, found);
+        setTimes(fd, found.mtime);
+      });
+    } finally {
+      closeFd(fd);
+    }
+  };
+
+  const finish = (): WrittenLayer => {
+    // Last of all: every name made in a directory changed its time.
+    for (const [path, mtime] of mtimes) {
+      const fd = tree.find(path);
+      if (fd !== undefined) setTimes(fd, mtime);
+    }
+    return { sizeBytes: totals.sizeBytes, inodes: totals.inodes, isRootOpaque, refusedXattrs: [...refusedXattrs] };
+  };
+
+  let isClosed = false;
+  const close = (): void => {
+    if (isClosed) return;
+    isClosed = true;
+    if (file !== undefined) closeFd(file.fd);
+    file = undefined;
+    tree.leave();
+    closeSync(rootFd);
+  };
+
+  return { entry, content, entryEnd, finish, close };
+}
+
+function under(parent: string, name: string): string {
+  return parent === '' ? name : `${parent}/${name}`;
+}
+
+/** Makes what has this name; what had it before is removed: of two entries the last one wins. */
+function anew<T>(dir: number, name: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+    removeAt(dir, name);
+    return make();
+  }
+}
+
+/** @returns false when it was there already. */
+function makeUnlessDirectory(dir: number, name: string): boolean {
+  try {
+    makeDirectoryAt(dir, name);
+    return true;
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  }
+  const fd = openDirectoryAt(dir, name);
+  if (fd !== undefined) {
+    closeFd(fd);
+    return false;
+  }
+  removeAt(dir, name);
+  makeDirectoryAt(dir, name);
+  return true;
+}
+
+function linkTo(targetDir: number, targetName: string, dir: number, name: string, shown: string): void {
+  try {
+    makeLinkAt(targetDir, targetName, dir, name);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is not in this layer`, error);
+    if (isErrno(error, 'EPERM')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is no file`, error);
+    throw error;
+  }
+}
+
+/** Puts the entry's path before any failure. */
+function named(path: string, action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    throw new BerthError(codeOf(error), `entry ${shownPath(path)}: ${reasonOf(error)}`, error);
+  }
+}
+
+function codeOf(error: unknown): BerthError['code'] {
+  if (error instanceof BerthError) return error.code;
+  if (isErrno(error, 'ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'EMLINK')) return 'RESOURCE_EXHAUSTED';
+  return isErrno(error, 'ENAMETOOLONG', 'ENOENT', 'EINVAL', 'ERANGE', 'E2BIG', 'EFBIG') ? 'INVALID_ARGUMENT' : 'INTERNAL';
+}
+
+function exhausted(reason: string): BerthError {
+  return new BerthError('RESOURCE_EXHAUSTED', `layer ${reason}`);
+}

@@ -1,0 +1,312 @@
+/**
+ * Reads a tar archive as its bytes come: old, ustar, GNU and PAX headers, in pieces of any size.
+ *
+ * Pure: tells a sink what it finds. Paths, targets and attribute names are byte strings (one character a byte); whether they may be used is
+ * the sink's business. Sources: POSIX.1-2024 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" (facts).
+ */
+import assert from 'node:assert/strict';
+import { invalidArgument, unimplemented } from '../lib/errors.ts';
+import { applyPaxRecords, type PaxValues } from './pax.ts';
+
+export type TarEntryKind = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo';
+
+export type TarEntry = {
+  readonly kind: TarEntryKind;
+  readonly path: string;
+  /** Bytes of content; 0 for all but files. */
+  readonly sizeBytes: number;
+  /** Permission bits, with set-id and sticky. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtime: { readonly seconds: number; readonly nanoseconds: number };
+  /** Target of a symbolic or hard link. */
+  readonly linkPath: string;
+  readonly major: number;
+  readonly minor: number;
+  /** Attribute name -> value. */
+  readonly xattrs: ReadonlyMap<string, Buffer>;
+};
+
+/** Called in order: entry, its content in pieces (a view that is only good during the call), end of the entry. */
+export type TarSink = {
+  readonly entry: (entry: TarEntry) => void;
+  readonly content: (bytes: Buffer) => void;
+  readonly entryEnd: () => void;
+};
+
+export type TarParser = {
+  /** @throws {BerthError} INVALID_ARGUMENT or UNIMPLEMENTED for what is no usable tar; whatever the sink throws. The parser is of no use then. */
+  readonly push: (chunk: Buffer) => void;
+  /** To be called after the last byte. @throws {BerthError} INVALID_ARGUMENT when the archive stops in the middle of an entry. */
+  readonly end: () => void;
+};
+
+const blockBytes = 512;
+/** Long names, PAX and global headers: far above what PATH_MAX and 64 KiB of attribute need. */
+const metadataBytesMax = 1 << 20;
+/** What may follow the end of the archive: record padding of the usual sizes. */
+const trailingBytesMax = 16 << 20;
+const emptyXattrs: ReadonlyMap<string, Buffer> = new Map();
+
+/** Of the headers read so far, what the next entry inherits. */
+type Pending = { longPath?: string; longLink?: string; readonly pax: PaxValues };
+type State = 'header' | 'content' | 'metadata' | 'padding' | 'after-end';
+
+export function createTarParser(sink: TarSink): TarParser {
+  const header = Buffer.alloc(blockBytes);
+  let headerFill = 0;
+  let state: State = 'header';
+  /** Bytes left of the present content, metadata or padding. */
+  let left = 0;
+  let padding = 0;
+  let trailing = 0;
+  let isInEntry = false;
+  let metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
+  let globals: PaxValues = new Map();
+  let pending: Pending = { pax: new Map() };
+
+  const push = (chunk: Buffer): void => {
+    for (let at = 0; at < chunk.length; ) at += take(chunk, at);
+  };
+
+  /** @returns how many bytes were used; at least one. */
+  const take = (chunk: Buffer, at: number): number => {
+    if (state === 'header') return takeHeader(chunk, at);
+    const used = Math.min(chunk.length - at, left);
+    if (state === 'after-end') return takeTrailing(chunk.length - at);
+    if (state === 'content') sink.content(chunk.subarray(at, at + used));
+    if (state === 'metadata') takeMetadata(chunk, at, used);
+    left -= used;
+    if (left === 0) finishPart();
+    return used;
+  };
+
+  const takeHeader = (chunk: Buffer, at: number): number => {
+    // The usual case: a whole block, used where it lies.
+    if (headerFill === 0 && chunk.length - at >= blockBytes) {
+      readHeader(chunk.subarray(at, at + blockBytes));
+      return blockBytes;
+    }
+    const used = chunk.copy(header, headerFill, at, Math.min(chunk.length, at + blockBytes - headerFill));
+    headerFill += used;
+    if (headerFill === blockBytes) {
+      headerFill = 0;
+      readHeader(header);
+    }
+    return used;
+  };
+
+  const takeTrailing = (length: number): number => {
+    trailing += length;
+    if (trailing > trailingBytesMax) throw invalidArgument(`tar: more than ${trailingBytesMax} bytes after its end`);
+    return length;
+  };
+
+  const takeMetadata = (chunk: Buffer, at: number, used: number): void => {
+    assert(metadata !== undefined);
+    chunk.copy(metadata.bytes, metadata.fill, at, at + used);
+    metadata.fill += used;
+  };
+
+  const begin = (next: 'content' | 'metadata', sizeBytes: number): void => {
+    state = next;
+    left = sizeBytes;
+    padding = (blockBytes - (sizeBytes % blockBytes)) % blockBytes;
+    if (sizeBytes === 0) finishPart();
+  };
+
+  const finishPart = (): void => {
+    if (state === 'metadata') applyMetadata();
+    if (state === 'content' && isInEntry) {
+      isInEntry = false;
+      sink.entryEnd();
+    }
+    const isPadded = state !== 'padding' && padding > 0;
+    state = isPadded ? 'padding' : 'header';
+    left = isPadded ? padding : 0;
+  };
+
+  const readHeader = (block: Buffer): void => {
+    // Like Go's reader one block of zeros is enough: everybody stops at the same byte.
+    if (isZero(block)) {
+      if (pending.longPath !== undefined || pending.longLink !== undefined || pending.pax.size > 0)
+        throw invalidArgument('tar: ends after an extended header');
+      state = 'after-end';
+      return;
+    }
+    checkSum(block);
+    const type = String.fromCharCode(block[156] ?? 0);
+    if ('xgLK'.includes(type)) {
+      const sizeBytes = parseNumber(block, 124, 12, 'size');
+      if (sizeBytes > metadataBytesMax)
+        throw invalidArgument(`tar: extended header of ${sizeBytes} bytes, more than the ${metadataBytesMax} that are allowed`);
+      metadata = { type, bytes: Buffer.alloc(sizeBytes), fill: 0 };
+      begin('metadata', sizeBytes);
+      return;
+    }
+    const entry = toEntry(block, type, pending, globals);
+    pending = { pax: new Map() };
+    isInEntry = true;
+    sink.entry(entry);
+    begin('content', entry.sizeBytes);
+  };
+
+  const applyMetadata = (): void => {
+    assert(metadata !== undefined);
+    const { type, bytes } = metadata;
+    metadata = undefined;
+    if (type === 'x') pending = { ...pending, pax: applyPaxRecords(new Map(), bytes) };
+    else if (type === 'g') globals = applyPaxRecords(globals, bytes);
+    else if (type === 'L') pending = { ...pending, longPath: untilNul(bytes, 0, bytes.length) };
+    else pending = { ...pending, longLink: untilNul(bytes, 0, bytes.length) };
+  };
+
+  const end = (): void => {
+    const isBetweenEntries = state === 'header' && headerFill === 0 && pending.pax.size === 0 && pending.longPath === undefined;
+    if (state !== 'after-end' && !isBetweenEntries) throw invalidArgument('tar: stops in the middle of an entry');
+  };
+
+  return { push, end };
+}
+
+function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValues): TarEntry {
+  const value = (key: string): Buffer | undefined => pending.pax.get(key) ?? globals.get(key);
+  const text = (key: string): string | undefined => {
+    const bytes = value(key);
+    return bytes === undefined || bytes.length === 0 ? undefined : bytes.toString('latin1');
+  };
+  const number = (key: string, at: number, length: number): number => toPaxInteger(text(key), key) ?? parseNumber(block, at, length, key);
+  const path = text('path') ?? pending.longPath ?? headerPath(block);
+  const kind = kindOf(type, path);
+  if ([...pending.pax.keys(), ...globals.keys()].some((key) => key.startsWith('GNU.sparse.'))) throw sparse(path);
+  // The types without content have none, whatever the size field says: POSIX leaves it to the type.
+  const sizeBytes = number('size', 124, 12);
+  const isDevice = kind === 'char' || kind === 'block';
+  return {
+    kind,
+    path: checkedText(path, 'path'),
+    sizeBytes: kind === 'file' ? sizeBytes : 0,
+    mode: parseNumber(block, 100, 8, 'mode') & 0o7777,
+    uid: toId(number('uid', 108, 8), 'uid'),
+    gid: toId(number('gid', 116, 8), 'gid'),
+    mtime: toTime(text('mtime')) ?? { seconds: parseSigned(block, 136, 12, 'mtime'), nanoseconds: 0 },
+    linkPath:
+      kind === 'symlink' || kind === 'link' ? checkedText(text('linkpath') ?? pending.longLink ?? untilNul(block, 157, 100), 'link target') : '',
+    major: isDevice ? parseNumber(block, 329, 8, 'major number') : 0,
+    minor: isDevice ? parseNumber(block, 337, 8, 'minor number') : 0,
+    xattrs: xattrsOf(pending.pax, globals),
+  };
+}
+
+function kindOf(type: string, path: string): TarEntryKind {
+  if (type === '0' || type === '7') return 'file';
+  // Archives older than ustar have no type for directories.
+  if (type === '\0') return path.endsWith('/') ? 'directory' : 'file';
+  const kinds: Readonly<Record<string, TarEntryKind>> = { '1': 'link', '2': 'symlink', '3': 'char', '4': 'block', '5': 'directory', '6': 'fifo' };
+  const kind = Object.hasOwn(kinds, type) ? kinds[type] : undefined;
+  if (kind !== undefined) return kind;
+  if (type === 'S') throw sparse(path);
+  throw unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is of type ${JSON.stringify(type)}, which no image layer should have`);
+}
+
+function sparse(path: string): Error {
+  return unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is stored as a sparse file, which berth does not read`);
+}
+
+function xattrsOf(pax: PaxValues, globals: PaxValues): ReadonlyMap<string, Buffer> {
+  if (pax.size === 0 && globals.size === 0) return emptyXattrs;
+  const prefix = 'SCHILY.xattr.';
+  const entries = [...globals, ...pax].filter(([key]) => key.startsWith(prefix)).map(([key, value]) => [key.slice(prefix.length), value] as const);
+  return entries.length === 0 ? emptyXattrs : new Map(entries);
+}
+
+/** Name with the prefix that ustar has, and GNU has not. */
+function headerPath(block: Buffer): string {
+  const name = untilNul(block, 0, 100);
+  const isUstar = block.toString('latin1', 257, 263) === 'ustar\0';
+  const prefix = isUstar ? untilNul(block, 345, 155) : '';
+  return prefix === '' ? name : `${prefix}/${name}`;
+}
+
+function untilNul(bytes: Buffer, at: number, length: number): string {
+  const end = bytes.indexOf(0, at);
+  return bytes.toString('latin1', at, end < 0 || end > at + length ? at + length : end);
+}
+
+function checkedText(text: string, what: string): string {
+  if (text.includes('\0')) throw invalidArgument(`tar: ${what} contains a NUL`);
+  return text;
+}
+
+function isZero(block: Buffer): boolean {
+  if (block[0] !== 0) return false;
+  return block.every((byte) => byte === 0);
+}
+
+/** The sum of all bytes, its own eight taken as spaces; old tars summed them as signed. */
+function checkSum(block: Buffer): void {
+  let unsigned = 0;
+  let negative = 0;
+  for (let at = 0; at < blockBytes; at += 1) {
+    const byte = at >= 148 && at < 156 ? 32 : (block[at] ?? 0);
+    unsigned += byte;
+    if (byte > 127) negative += 256;
+  }
+  const stored = parseNumber(block, 148, 8, 'checksum');
+  if (stored !== unsigned && stored !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
+}
+
+/** A number that is not negative. */
+function parseNumber(block: Buffer, at: number, length: number, what: string): number {
+  const value = parseSigned(block, at, length, what);
+  if (value < 0) throw invalidArgument(`tar: ${what} is negative`);
+  return value;
+}
+
+/** Octal digits, or GNU's base 256: the first bit set, then a big-endian number in two's complement. */
+function parseSigned(block: Buffer, at: number, length: number, what: string): number {
+  const lead = block[at] ?? 0;
+  if ((lead & 0x80) !== 0) return parseBase256(block.subarray(at, at + length), what);
+  const text = block
+    .toString('latin1', at, at + length)
+    .replace(/^[ \0]+/, '')
+    .replace(/[ \0].*$/s, '');
+  if (text === '') return 0;
+  if (!/^[0-7]+$/.test(text)) throw invalidArgument(`tar: ${what} ${JSON.stringify(text)} is not an octal number`);
+  return Number.parseInt(text, 8);
+}
+
+function parseBase256(field: Buffer, what: string): number {
+  const isNegative = ((field[0] ?? 0) & 0x40) !== 0;
+  let value = BigInt.asIntN(7, BigInt((field[0] ?? 0) & 0x7f));
+  for (const byte of field.subarray(1)) value = (value << 8n) | BigInt(byte);
+  if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER)) {
+    throw invalidArgument(`tar: ${what} is a number of more than 53 bits${isNegative ? ' below zero' : ''}`);
+  }
+  return Number(value);
+}
+
+function toPaxInteger(text: string | undefined, key: string): number | undefined {
+  if (text === undefined) return undefined;
+  const value = /^[0-9]{1,16}$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) throw invalidArgument(`tar: PAX ${key} ${JSON.stringify(text.slice(0, 40))} is not a number of bytes or an id`);
+  return value;
+}
+
+/** chown(2) takes 32 bits, of which all ones mean "leave it". */
+function toId(value: number, what: string): number {
+  if (value >= 0xffffffff) throw invalidArgument(`tar: ${what} ${value} is not a user or group id`);
+  return value;
+}
+
+/** Seconds with a fraction of any length, of which nanoseconds are kept; rounded down also before the epoch. */
+function toTime(text: string | undefined): { seconds: number; nanoseconds: number } | undefined {
+  if (text === undefined) return undefined;
+  const parts = /^(-?)([0-9]{1,15})(?:\.([0-9]*))?$/.exec(text);
+  if (parts === null) throw invalidArgument(`tar: PAX mtime ${JSON.stringify(text.slice(0, 40))} is not a time`);
+  const seconds = Number(parts[2]);
+  const nanoseconds = Number((parts[3] ?? '').slice(0, 9).padEnd(9, '0'));
+  if (parts[1] === '') return { seconds, nanoseconds };
+  return nanoseconds === 0 ? { seconds: 0 - seconds, nanoseconds } : { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds };
+}

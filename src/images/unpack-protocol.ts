@@ -1,0 +1,40 @@
+/**
+ * What the daemon's thread and an unpacking worker say to each other.
+ *
+ * One layer at a time per worker:
+ *
+ *     daemon                                worker
+ *       unpack  ───────────────────────────▶
+ *       bytes (moved, not copied) ─────────▶  hash, decompress, hash, parse, write
+ *             ◀─────────────────── returned   (the same memory, to be filled again)
+ *       end / cancel ──────────────────────▶
+ *             ◀──────────── unpacked / failed
+ *
+ * The other jobs are one message each way. Pure types.
+ */
+import type { ErrorCode } from '../lib/errors.ts';
+import type { WrittenLayer } from './layer-writer.ts';
+
+export type LayerJob = {
+  /** Empty directory, made for this layer. */
+  readonly directory: string;
+  /** Of the bytes as they come. */
+  readonly digest: string;
+  /** Of the tar within. */
+  readonly diffId: string;
+  readonly sizeBytes: number;
+};
+
+export type ToWorker =
+  | { readonly kind: 'unpack'; readonly job: LayerJob }
+  | { readonly kind: 'bytes'; readonly memory: ArrayBuffer; readonly length: number }
+  | { readonly kind: 'end' }
+  | { readonly kind: 'cancel' }
+  | { readonly kind: 'remove'; readonly path: string }
+  | { readonly kind: 'sync'; readonly path: string };
+
+export type FromWorker =
+  | { readonly kind: 'returned'; readonly memory: ArrayBuffer }
+  | { readonly kind: 'unpacked'; readonly layer: WrittenLayer }
+  | { readonly kind: 'done' }
+  | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string };

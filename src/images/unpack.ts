@@ -1,0 +1,248 @@
+/**
+ * The pool of unpacking workers, as the daemon's thread sees it: layers and trees go in, results come out, memory stays bounded.
+ *
+ * Workers are started when there is work and end when there has been none for a while. Nothing here touches a layer's bytes but to copy them.
+ */
+import type { Readable } from 'node:stream';
+import { Worker } from 'node:worker_threads';
+import { BerthError, internal, reasonOf } from '../lib/errors.ts';
+import type { WrittenLayer } from './layer-writer.ts';
+import type { FromWorker, LayerJob, ToWorker } from './unpack-protocol.ts';
+
+export type UnpackerDeps = {
+  /** The worker's program: src/images/unpack-worker.ts, or what it was bundled to. */
+  readonly workerFile: URL;
+  readonly workersMax: number;
+  /** Changes the built-in times, for tests. */
+  readonly idleMs?: number;
+};
+
+export type Unpacker = {
+  /**
+   * Writes one layer into the job's directory, and checks its digests. On failure the directory is left as it is then.
+   *
+   * @param open called when a worker is free: nothing is buffered while a layer waits.
+   * @param onBytes told how many bytes have come, each time that some have.
+   * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
+   */
+  readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<WrittenLayer>;
+  /** Removes a tree. Succeeds when it is not there. */
+  readonly remove: (path: string) => Promise<void>;
+  /** All that was written to the file system of `path` is on disk afterwards. */
+  readonly sync: (path: string) => Promise<void>;
+  /** Ends all workers. What is under way fails. */
+  readonly close: () => Promise<void>;
+};
+
+/** Bytes that go to a worker at once, and how many such pieces a layer has in flight: 1 MiB a layer. */
+const pieceBytes = 256 << 10;
+const piecesMax = 4;
+const idleMsDefault = 2000;
+/** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
+const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 8 };
+
+type Pooled = { readonly worker: Worker; listener: ((message: FromWorker) => void) | undefined; idleTimer: NodeJS.Timeout | undefined };
+
+export function createUnpacker(deps: UnpackerDeps): Unpacker {
+  const idle: Pooled[] = [];
+  const all = new Set<Pooled>();
+  const waiting: { readonly resolve: (pooled: Pooled) => void }[] = [];
+
+  const start = (): Pooled => {
+    const pooled: Pooled = { worker: new Worker(deps.workerFile, { resourceLimits: workerLimits }), listener: undefined, idleTimer: undefined };
+    all.add(pooled);
+    pooled.worker.unref();
+    pooled.worker.on('message', (message: FromWorker) => pooled.listener?.(message));
+    const gone = (reason: string): void => {
+      all.delete(pooled);
+      pooled.listener?.({ kind: 'failed', code: 'INTERNAL', message: reason });
+      const next = waiting.shift();
+      if (next !== undefined) next.resolve(start());
+    };
+    let why = 'the unpacking worker ended';
+    pooled.worker.on('error', (error) => {
+      why = `the unpacking worker failed: ${reasonOf(error)}`;
+    });
+    pooled.worker.on('exit', () => gone(why));
+    return pooled;
+  };
+
+  const acquire = async (): Promise<Pooled> => {
+    const ready = idle.pop();
+    if (ready !== undefined) {
+      clearTimeout(ready.idleTimer);
+      return ready;
+    }
+    if (all.size < deps.workersMax) return start();
+    return await new Promise((resolve) => waiting.push({ resolve }));
+  };
+
+  const release = (pooled: Pooled): void => {
+    pooled.listener = undefined;
+    if (!all.has(pooled)) return;
+    const next = waiting.shift();
+    if (next !== undefined) {
+      next.resolve(pooled);
+      return;
+    }
+    idle.push(pooled);
+    pooled.idleTimer = setTimeout(() => end(pooled), deps.idleMs ?? idleMsDefault).unref();
+  };
+
+  const end = (pooled: Pooled): void => {
+    idle.splice(idle.indexOf(pooled), 1);
+    all.delete(pooled);
+    void pooled.worker.terminate();
+  };
+
+  const withWorker = async <T>(use: (pooled: Pooled) => Promise<T>): Promise<T> => {
+    const pooled = await acquire();
+    // While it works it keeps the process alive, as any other operation would.
+    pooled.worker.ref();
+    try {
+      return await use(pooled);
+    } finally {
+      pooled.worker.unref();
+      release(pooled);
+    }
+  };
+
+  const simple = (message: ToWorker): Promise<void> =>
+    withWorker(
+      (pooled) =>
+        new Promise((resolve, reject) => {
+          pooled.listener = (answer) => (answer.kind === 'failed' ? reject(new BerthError(answer.code, answer.message)) : resolve());
+          pooled.worker.postMessage(message);
+        }),
+    );
+
+  return {
+    unpack: (job, open, signal, onBytes) =>
+      withWorker((pooled) => runLayer(pooled, job, open, signal, onBytes)).catch((error: unknown) => {
+        throw layerError(job, error, signal);
+      }),
+    remove: (path) => simple({ kind: 'remove', path }),
+    sync: (path) => simple({ kind: 'sync', path }),
+    close: async () => {
+      waiting.length = 0;
+      await Promise.all([...all].map((pooled) => pooled.worker.terminate()));
+    },
+  };
+}
+
+function layerError(job: LayerJob, error: unknown, signal: AbortSignal): unknown {
+  if (signal.aborted && signal.reason instanceof BerthError) return signal.reason;
+  if (!(error instanceof BerthError)) return internal(`layer ${job.digest}: ${reasonOf(error)}`, error);
+  // A registry's errors have a fixed beginning that callers look for.
+  return error.message.includes(job.digest) || error.code === 'UNAVAILABLE'
+    ? error
+    : new BerthError(error.code, `layer ${job.digest}: ${error.message}`, error);
+}
+
+/** Feeds one layer to a worker, and waits until the worker has nothing of it any more. */
+async function runLayer(
+  pooled: Pooled,
+  job: LayerJob,
+  open: () => Promise<Readable>,
+  signal: AbortSignal,
+  onBytes: ((count: number) => void) | undefined,
+): Promise<WrittenLayer> {
+  signal.throwIfAborted();
+  const lane = openLane(pooled);
+  lane.post({ kind: 'unpack', job });
+  let source: Readable | undefined;
+  const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
+  signal.addEventListener('abort', abort);
+  try {
+    source = await open();
+    if (signal.aborted) abort();
+    // A worker that fails early ends the download too.
+    const broken = source;
+    lane.result.catch(() => broken.destroy());
+    await feed(lane, source, onBytes);
+    lane.post({ kind: 'end' });
+    return await lane.result;
+  } catch (error) {
+    source?.destroy();
+    lane.post({ kind: 'cancel' });
+    // The worker's reason comes first: it is why the source was destroyed. A cancelled job has none of its own.
+    const reason = await lane.result.then(
+      () => error,
+      (failure: unknown) => (failure instanceof BerthError && failure.code === 'CANCELLED' ? error : failure),
+    );
+    throw reason;
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+type Lane = {
+  readonly post: (message: ToWorker) => void;
+  /** An empty piece, as soon as there is one. Rejects when the worker has failed. */
+  readonly piece: () => Promise<Buffer>;
+  readonly send: (piece: Buffer, length: number) => void;
+  /** True when the worker has nothing to do. */
+  readonly isIdle: () => boolean;
+  readonly result: Promise<WrittenLayer>;
+};
+
+function openLane(pooled: Pooled): Lane {
+  const free: ArrayBuffer[] = [];
+  let made = 0;
+  let sent = 0;
+  let wake: (() => void) | undefined;
+  const { promise: result, resolve, reject } = Promise.withResolvers<WrittenLayer>();
+  let failure: BerthError | undefined;
+  result.catch(() => undefined);
+  pooled.listener = (message) => {
+    if (message.kind === 'returned') {
+      free.push(message.memory);
+      sent -= 1;
+    }
+    if (message.kind === 'unpacked') resolve(message.layer);
+    if (message.kind === 'failed') {
+      failure = new BerthError(message.code, message.message);
+      reject(failure);
+    }
+    wake?.();
+  };
+  const piece = async (): Promise<Buffer> => {
+    for (;;) {
+      if (failure !== undefined) throw failure;
+      const memory = free.pop();
+      if (memory !== undefined) return Buffer.from(memory);
+      if (made < piecesMax) {
+        made += 1;
+        return Buffer.from(new ArrayBuffer(pieceBytes));
+      }
+      await new Promise<void>((ready) => {
+        wake = ready;
+      });
+    }
+  };
+  const send = (bytes: Buffer, length: number): void => {
+    const memory = bytes.buffer as ArrayBuffer;
+    sent += 1;
+    pooled.worker.postMessage({ kind: 'bytes', memory, length } satisfies ToWorker, [memory]);
+  };
+  return { post: (message) => pooled.worker.postMessage(message), piece, send, isIdle: () => sent === 0, result };
+}
+
+/** Copies the source into pieces; a worker that waits gets what there is. */
+async function feed(lane: Lane, source: Readable, onBytes: ((count: number) => void) | undefined): Promise<void> {
+  let piece = await lane.piece();
+  let fill = 0;
+  for await (const chunk of source as AsyncIterable<Buffer>) {
+    onBytes?.(chunk.length);
+    for (let at = 0; at < chunk.length; ) {
+      const copied = chunk.copy(piece, fill, at);
+      at += copied;
+      fill += copied;
+      if (fill < piece.length && !lane.isIdle()) continue;
+      lane.send(piece, fill);
+      piece = await lane.piece();
+      fill = 0;
+    }
+  }
+  if (fill > 0) lane.send(piece, fill);
+}
