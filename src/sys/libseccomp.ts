@@ -4,7 +4,7 @@
  * Never installs a filter (the monitor does), and knows nothing of profiles.
  */
 import { fstatSync, readSync } from 'node:fs';
-import { BerthError, failedPrecondition, internal, reasonOf } from '../lib/errors.ts';
+import { failedPrecondition, internal, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { errnoText, library } from './ffi.ts';
 import { close, memfd } from './syscalls.ts';
 
@@ -30,6 +30,7 @@ export type FilterSource = {
 export type Libseccomp = {
   /**
    * The program of struct sock_filter (8 bytes each). Calls of other architectures end the thread. Names that the library does not know are skipped.
+   * Of several rules for a call, one without conditions counts before those with, and the first of its kind before the others.
    *
    * @throws {BerthError} INVALID_ARGUMENT for rules that contradict each other, FAILED_PRECONDITION when the library is not on the node.
    */
@@ -111,9 +112,8 @@ function addRule(bindings: Bindings, context: unknown, rule: FilterRule): void {
     const number = bindings.resolveName(name);
     if (number === unknownName) continue;
     const result = bindings.addRule(context, rule.action, number, rule.args.length, args);
-    if (result === 0) continue;
-    const code = result === -EEXIST ? 'INVALID_ARGUMENT' : 'INTERNAL';
-    throw new BerthError(code, `making a seccomp filter: adding a rule for ${name}: ${errnoText(-result)}`);
+    if (result === -EEXIST) throw invalidArgument(`making a seccomp filter: rules for ${name} give the same arguments different actions`);
+    if (result < 0) throw internal(`making a seccomp filter: adding a rule for ${name}: ${errnoText(-result)}`);
   }
 }
 
