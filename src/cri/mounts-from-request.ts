@@ -1,0 +1,70 @@
+/**
+ * Mounts and devices of a container, as requested. Pure: whether sources exist, and what they are, is the engine's to find out.
+ */
+import type { Device, Mount, Propagation } from '../engine/spec.ts';
+import { BerthError, invalidArgument, unimplemented } from '../lib/errors.ts';
+import { absolutePath, quoted, type RequestFacts } from './checks.ts';
+import type * as cri from './messages.ts';
+
+const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
+  PROPAGATION_PRIVATE: 'private',
+  PROPAGATION_HOST_TO_CONTAINER: 'host-to-container',
+  PROPAGATION_BIDIRECTIONAL: 'bidirectional',
+};
+
+/**
+ * Paths stay as given, since ContainerStatus shows them in that form.
+ *
+ * @throws {BerthError} INVALID_ARGUMENT for a mount that contradicts itself, UNIMPLEMENTED for images and id mappings,
+ *   FAILED_PRECONDITION `RROUnsupported: …` (the kubelet reads that word) where the kernel cannot mount recursively read-only.
+ */
+export function mountFrom(message: cri.Mount, facts: RequestFacts): Mount {
+  const containerPath = absolutePath('mounts: container_path', message.container_path);
+  if (message.image?.image) refuseImageVolume(containerPath, message);
+  if ((message.uidMappings?.length ?? 0) + (message.gidMappings?.length ?? 0) > 0) {
+    throw unimplemented(`mount ${containerPath}: berth does not map the ids of mounts yet`);
+  }
+  const propagation = propagations[message.propagation ?? 'PROPAGATION_PRIVATE'];
+  if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: there is no propagation ${message.propagation}`);
+  const mount = {
+    containerPath,
+    hostPath: absolutePath(`mount ${containerPath}: host_path`, message.host_path),
+    isReadonly: message.readonly ?? false,
+    isRecursiveReadonly: message.recursive_read_only ?? false,
+    propagation,
+    wantsSelinuxRelabel: message.selinux_relabel ?? false,
+    options: (message.mount_options ?? []).map((option) => mountOption(containerPath, option)),
+  };
+  if (mount.isRecursiveReadonly) checkRecursiveReadonly(mount, facts);
+  return mount;
+}
+
+function checkRecursiveReadonly({ containerPath, isReadonly, propagation }: Mount, facts: RequestFacts): void {
+  if (!isReadonly) throw invalidArgument(`mount ${containerPath}: recursive_read_only needs readonly`);
+  if (propagation !== 'private') throw invalidArgument(`mount ${containerPath}: recursive_read_only needs private propagation, not ${propagation}`);
+  if (!facts.canMountRecursivelyReadonly) {
+    throw new BerthError('FAILED_PRECONDITION', `RROUnsupported: mount ${containerPath}: this kernel cannot mount recursively read-only`);
+  }
+}
+
+function mountOption(containerPath: string, option: string): Mount['options'][number] {
+  if (option === 'noexec' || option === 'nodev' || option === 'nosuid') return option;
+  throw invalidArgument(`mount ${containerPath}: mount option ${quoted(option)} is none of noexec, nodev and nosuid`);
+}
+
+function refuseImageVolume(containerPath: string, message: cri.Mount): never {
+  if (message.host_path) throw invalidArgument(`mount ${containerPath}: it has both an image and a host_path`);
+  if (!message.readonly) throw invalidArgument(`mount ${containerPath}: an image is mounted read-only, but readonly is not set`);
+  throw unimplemented(`mount ${containerPath}: berth does not mount images as volumes yet`);
+}
+
+/** @throws {BerthError} INVALID_ARGUMENT for paths that are not absolute, and for other permissions than r, w and m. */
+export function deviceFrom(message: cri.Device): Device {
+  const containerPath = absolutePath('devices: container_path', message.container_path);
+  // Callers that leave it out expect a device that works.
+  const permissions = message.permissions || 'rwm';
+  if (!/^[rwm]{1,3}$/.test(permissions) || new Set(permissions).size !== permissions.length) {
+    throw invalidArgument(`device ${containerPath}: permissions ${quoted(permissions)} are not a subset of rwm`);
+  }
+  return { containerPath, hostPath: absolutePath(`device ${containerPath}: host_path`, message.host_path), permissions };
+}
