@@ -24,6 +24,8 @@ import { isErrno } from './ffi.ts';
 /** How long a cgroup may stay busy after its last process has ended: the kernel drops references a little later. */
 const removeTimeoutMs = 2_000;
 
+const createAttemptsMax = 3;
+
 /** @throws {BerthError} FAILED_PRECONDITION when no cgroup file system is mounted, with what to do. */
 export function probeCgroups(): CgroupFacts {
   const found = findCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
@@ -75,13 +77,18 @@ const v2PathOf = (pid: number | 'self'): string | null => /^0::(.*)$/m.exec(read
  */
 export function createCgroup(facts: CgroupFacts, path: string): void {
   checkPath(path);
-  try {
-    const components = path.slice(1).split('/');
-    if (facts.version === 1) createV1(facts, components);
-    else createV2(facts.root, components);
-  } catch (error) {
-    removeIfEmpty(facts, path);
-    throw internal(`creating cgroup ${path}: ${kernelReason(error)}`, error);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const components = path.slice(1).split('/');
+      if (facts.version === 1) createV1(facts, components);
+      else createV2(facts.root, components);
+      return;
+    } catch (error) {
+      removeIfEmpty(facts, path);
+      // Another daemon with the same parent may have removed that, empty as it still was, between two of our steps.
+      if (attempt === createAttemptsMax || !isErrno(error, 'ENOENT', 'ENODEV'))
+        throw internal(`creating cgroup ${path}: ${kernelReason(error)}`, error);
+    }
   }
 }
 
