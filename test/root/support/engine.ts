@@ -3,8 +3,8 @@
  */
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { ContainerImage } from '../../../src/engine/container.ts';
 import { createCreations } from '../../../src/engine/creations.ts';
-import { type ContainerImage } from '../../../src/engine/container.ts';
 import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
@@ -21,7 +21,13 @@ import { probeCgroups, removeIfEmpty } from '../../../src/sys/cgroups.ts';
 import { probeHost } from '../../../src/sys/host.ts';
 import { createLibseccomp } from '../../../src/sys/libseccomp.ts';
 
-export type TestEngine = { readonly engine: Engine; readonly deps: EngineDeps; readonly image: ContainerImage; readonly directory: string; readonly end: () => Promise<void> };
+export type TestEngine = {
+  readonly engine: Engine;
+  readonly deps: EngineDeps;
+  readonly image: ContainerImage;
+  readonly directory: string;
+  readonly end: () => Promise<void>;
+};
 
 /** @param network what the sandboxes get; without it they have loopback only. */
 export async function startEngine(network: Network = noNetwork, directory = mkdtempSync('/var/tmp/berth-test-')): Promise<TestEngine> {
@@ -76,7 +82,25 @@ function makeImage(directory: string): ContainerImage {
   const layer = join(directory, 'layer');
   for (const path of ['bin', 'etc', 'tmp', 'masked']) mkdirSync(join(layer, path), { recursive: true });
   copyFileSync('/bin/busybox', join(layer, 'bin/busybox'));
-  for (const applet of ['sh', 'sleep', 'cat', 'id', 'true', 'ls', 'mount', 'echo', 'ps', 'stat', 'touch', 'grep', 'kill', 'env', 'pwd', 'hostname']) {
+  for (const applet of [
+    'sh',
+    'sleep',
+    'cat',
+    'id',
+    'true',
+    'ls',
+    'mount',
+    'echo',
+    'ps',
+    'stat',
+    'touch',
+    'grep',
+    'kill',
+    'dd',
+    'env',
+    'pwd',
+    'hostname',
+  ]) {
     try {
       symlinkSync('busybox', join(layer, 'bin', applet));
     } catch {

@@ -1,0 +1,284 @@
+/** Containers through the engine's functions: what a process sees of its root, namespaces, user and limits, and what is left when it has gone. */
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
+import { isAlive } from '../../src/sys/processes.ts';
+import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
+
+const never = new AbortController().signal;
+let host: TestEngine;
+let traces: string[];
+
+before(async () => {
+  traces = findTraces();
+  host = await startEngine();
+});
+after(async () => {
+  await host.end();
+  assert.deepEqual(findTraces(), traces, 'nothing is left');
+});
+
+/** Mounts, cgroups and open files of this process: what a leak would show in. */
+function findTraces(): string[] {
+  const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
+  const cgroups = readdirSync('/sys/fs/cgroup/pids').filter((name) => name === `berth-test-${process.pid}`);
+  return [...mounts, ...cgroups];
+}
+
+async function start(spec: ContainerSpec, sandbox: Partial<SandboxSpec> = {}): Promise<{ id: string; sandboxId: string }> {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec(sandbox));
+  const id = await host.engine.createContainer(sandboxId, spec, host.image);
+  await host.engine.startContainer(id);
+  return { id, sandboxId };
+}
+
+const idle = (changes: Partial<ContainerSpec> = {}): ContainerSpec => containerSpec(['sleep', '1000'], changes);
+
+async function run(id: string, script: string): Promise<string> {
+  const { stdout, stderr, exitCode } = await host.engine.execSync(id, ['sh', '-c', script], 20_000, never);
+  assert.equal(exitCode, 0, `${script}: ${stdout}${stderr}`);
+  return stdout.toString();
+}
+
+/** A container's whole output, once it has ended. */
+async function output(spec: ContainerSpec, sandbox: Partial<SandboxSpec> = {}): Promise<string> {
+  const logPath = join(host.directory, 'logs', `${Math.random()}`, '0.log');
+  const { id } = await start({ ...spec, logPath }, sandbox);
+  await host.deps.watches.of(id)?.exited;
+  return readFileSync(logPath, 'utf8').replace(/^\S+ \S+ [FP] /gm, '');
+}
+
+test('startContainer() gives a process its own pid, mount, net, ipc and uts namespaces', async () => {
+  const { id } = await start(idle());
+  const inside = await run(id, 'ls -l /proc/self/ns');
+  for (const kind of ['pid', 'mnt', 'net', 'ipc', 'uts']) {
+    const [, own] = /\[(\d+)\]/.exec(readlinkSync(`/proc/self/ns/${kind}`)) ?? [];
+    const [, theirs] = new RegExp(`${kind}:\\[(\\d+)\\]`).exec(inside) ?? [];
+    assert.ok(theirs !== undefined && theirs !== own, `${kind}: ${theirs}`);
+  }
+  assert.match(await run(id, 'ps'), /^ +1 root +sleep 1000$/m);
+  assert.equal(await run(id, 'hostname'), 'pod\n');
+});
+
+test('containers of a sandbox share net, ipc and uts, and /dev/shm', async () => {
+  const { id, sandboxId } = await start(idle());
+  const other = await host.engine.createContainer(sandboxId, idle({ metadata: { name: 'other', attempt: 0 } }), host.image);
+  await host.engine.startContainer(other);
+  const namespaces = (container: string) => run(container, 'stat -L -c %i /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts');
+  assert.equal(await namespaces(id), await namespaces(other));
+  await run(id, 'echo shared > /dev/shm/file');
+  assert.equal(await run(other, 'cat /dev/shm/file'), 'shared\n');
+});
+
+test('a shared pid namespace has a reaper as pid 1, and ends with the sandbox', async () => {
+  const namespaces = { network: 'pod', ipc: 'pod', pid: 'pod' } as const;
+  const { id, sandboxId } = await start(idle({ security: { ...security, namespaces } }), { namespaces });
+  const list = await run(id, 'ps');
+  assert.match(list, /^ +1 root +.*(berth|monitor)/m);
+  assert.match(list, /sleep 1000/);
+  await run(id, 'sh -c "sleep 0.1 & " ; sleep 0.5; ps | grep -c "\\[sleep\\]" || true').then((zombies) => assert.equal(zombies.trim(), '0'));
+  const reaper = host.engine.sandbox(sandboxId).status.reaper;
+  assert.ok(reaper && isAlive(reaper.pid, reaper.startTime));
+  await host.engine.stopSandbox(sandboxId);
+  assert.equal(isAlive(reaper.pid, reaper.startTime), false);
+});
+
+test('pid modes node and target join those namespaces', async () => {
+  const { id, sandboxId } = await start(idle());
+  const node = { ...security, namespaces: { ...security.namespaces, pid: 'node' } } as const;
+  const target = { ...security, namespaces: { ...security.namespaces, pid: 'target', targetId: id } } as const;
+  const add = async (name: string, spec: typeof node | typeof target): Promise<string> => {
+    const other = await host.engine.createContainer(sandboxId, idle({ metadata: { name, attempt: 0 }, security: spec }), host.image);
+    await host.engine.startContainer(other);
+    return run(other, 'stat -L -c %i /proc/self/ns/pid');
+  };
+  assert.equal(await add('debug', target), await run(id, 'stat -L -c %i /proc/self/ns/pid'));
+  assert.equal(await add('host', node), `${statSync('/proc/self/ns/pid').ino}\n`);
+});
+
+test('user, groups and home come from the image, and bounding capabilities go with drop ALL', async () => {
+  const user = { username: 'web', supplementalGroups: [3000], groupsPolicy: 'merge' } as const;
+  const text = await output(
+    containerSpec(['sh', '-c', 'id; echo $HOME; grep CapBnd /proc/self/status'], { security: { ...security, user, dropCapabilities: ['ALL'] } }),
+  );
+  assert.match(text, /uid=1000\(web\) gid=1001\(web\) groups=1001\(web\),2000\(extra\),3000/);
+  assert.match(text, /\/home\/web/);
+  assert.match(text, /CapBnd:\t0000000000000000/);
+});
+
+test('ambient capabilities reach a program of another user', async () => {
+  const user = { uid: 1000, supplementalGroups: [], groupsPolicy: 'merge' } as const;
+  const spec = { ...security, user, addAmbientCapabilities: ['NET_BIND_SERVICE'] };
+  assert.match(await output(containerSpec(['grep', 'CapEff', '/proc/self/status'], { security: spec })), /CapEff:\t0000000000000400/);
+});
+
+test('no_new_privs, seccomp and a privileged container are as asked', async () => {
+  const status = (changes: Partial<typeof security>) =>
+    output(containerSpec(['grep', '-E', 'NoNewPrivs|Seccomp:', '/proc/self/status'], { security: { ...security, ...changes } }), {
+      isPrivileged: true,
+    });
+  assert.equal(await status({ noNewPrivs: true, seccomp: { kind: 'runtime-default' } }), 'NoNewPrivs:\t1\nSeccomp:\t2\n');
+  assert.equal(await status({}), 'NoNewPrivs:\t0\nSeccomp:\t0\n');
+  assert.equal(await status({ isPrivileged: true, seccomp: { kind: 'runtime-default' } }), 'NoNewPrivs:\t0\nSeccomp:\t0\n');
+});
+
+test('a read-only root refuses writes, and volumes, declared volumes and /dev/shm take them', async () => {
+  const volume = join(host.directory, 'volume');
+  mkdirSync(volume);
+  const mount = {
+    hostPath: volume,
+    containerPath: '/data',
+    isReadonly: false,
+    isRecursiveReadonly: false,
+    propagation: 'private',
+    wantsSelinuxRelabel: false,
+    options: [],
+  } as const;
+  const image = { ...host.image, config: { ...host.image.config, volumes: ['/declared'] } };
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const spec = idle({ mounts: [mount], security: { ...security, hasReadonlyRootfs: true } });
+  const id = await host.engine.createContainer(sandboxId, spec, image);
+  await host.engine.startContainer(id);
+  await run(id, 'touch /data/a /declared/a /dev/shm/a; ! touch /a 2>/dev/null; ! touch /etc/hostname 2>/dev/null');
+  assert.ok(existsSync(join(volume, 'a')));
+});
+
+test('masked paths are empty, read-only paths refuse writes', async () => {
+  const paths = { maskedPaths: ['/masked', '/proc/version', '/etc/passwd', '/not/there'], readonlyPaths: ['/proc/sys', '/tmp'] };
+  const { id } = await start(idle({ security: { ...security, ...paths } }));
+  assert.equal(await run(id, 'ls /masked; cat /etc/passwd /proc/version'), '');
+  await run(id, '! touch /masked/x 2>/dev/null; ! touch /tmp/x 2>/dev/null; ! echo 1 2>/dev/null > /proc/sys/kernel/hostname');
+});
+
+test("a link in the image does not lead a mount out of the container's root", async () => {
+  const layer = host.image.layerDirs[0] as string;
+  symlinkSync(host.directory, join(layer, 'escape'));
+  symlinkSync('/proc/self/root', join(layer, 'magic'));
+  const volume = join(host.directory, 'inner');
+  mkdirSync(volume);
+  writeFileSync(join(volume, 'seen'), '');
+  const at = (containerPath: string) =>
+    ({
+      hostPath: volume,
+      containerPath,
+      isReadonly: false,
+      isRecursiveReadonly: false,
+      propagation: 'private',
+      wantsSelinuxRelabel: false,
+      options: [],
+    }) as const;
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const id = await host.engine.createContainer(sandboxId, idle({ mounts: [at('/escape/target')] }), host.image);
+  // The link points at a directory that the container does not have: refused, and nothing made on the host.
+  await assert.rejects(host.engine.startContainer(id), /opening \/escape/);
+  assert.equal(existsSync(join(host.directory, 'target')), false);
+});
+
+test('what cannot run is refused with the step and the reason, at create when it can be known', async () => {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const create = (name: string, changes: Partial<ContainerSpec>, command = ['sleep', '1']) =>
+    host.engine.createContainer(sandboxId, containerSpec(command, { metadata: { name, attempt: 0 }, ...changes }), host.image);
+  await assert.rejects(
+    create('user', { security: { ...security, user: { username: 'nobody-here', supplementalGroups: [], groupsPolicy: 'merge' } } }),
+    /nobody-here/,
+  );
+  await assert.rejects(
+    create('device', { devices: [{ hostPath: '/dev/nope', containerPath: '/dev/nope', permissions: 'rwm' }] }),
+    /\/dev\/nope: no such file/,
+  );
+  await assert.rejects(create('seccomp', { security: { ...security, seccomp: { kind: 'localhost', path: '/nope.json' } } }), /\/nope\.json/);
+  await assert.rejects(create('capability', { security: { ...security, addCapabilities: ['FLY'] } }), /FLY/);
+  assert.deepEqual(
+    host.engine.containers().filter(({ record }) => record.sandboxId === sandboxId),
+    [],
+  );
+
+  const missing = await create('program', {}, ['/missing']);
+  await assert.rejects(host.engine.startContainer(missing), /starting "\/missing": no such file or directory \(ENOENT\)/);
+  const { status } = host.engine.container(missing);
+  assert.deepEqual([status.exitCode, status.reason], [128, 'StartError']);
+});
+
+test('stopContainer() sends the stop signal, then kills; the status says how it ended', async () => {
+  const trap = (signal: string, code: number) =>
+    containerSpec(['sh', '-c', `trap 'exit ${code}' ${signal}; echo ready; while :; do sleep 0.1; done`]);
+  const { id } = await start({ ...trap('USR1', 7), stopSignal: 'SIGUSR1', logPath: join(host.directory, 'logs/trap.log') });
+  while (readFileSync(join(host.directory, 'logs/trap.log'), 'utf8') === '') await new Promise((resolve) => setTimeout(resolve, 20));
+  await host.engine.stopContainer(id, 20_000);
+  const { status } = host.engine.container(id);
+  assert.deepEqual([status.exitCode, status.reason], [7, 'Error']);
+  const deaf = await start(idle());
+  await host.engine.stopContainer(deaf.id, 100);
+  assert.equal(host.engine.container(deaf.id).status.exitCode, 137);
+  await host.engine.stopContainer(deaf.id, 100);
+});
+
+test('execSync() gives output and code, ends all of it at the timeout, and does not wait for what it leaves behind', async () => {
+  const { id } = await start(idle());
+  const result = await host.engine.execSync(id, ['sh', '-c', 'echo out; echo err >&2; exit 3'], 0, never);
+  assert.deepEqual([String(result.stdout), String(result.stderr), result.exitCode], ['out\n', 'err\n', 3]);
+  await assert.rejects(host.engine.execSync(id, ['sh', '-c', 'sleep 500 & sleep 600'], 200, never), { code: 'DEADLINE_EXCEEDED' });
+  assert.doesNotMatch(await run(id, 'ps'), /sleep [56]00/);
+  assert.equal(String((await host.engine.execSync(id, ['sh', '-c', 'sleep 700 & echo done'], 10_000, never)).stdout), 'done\n');
+  const large = await host.engine.execSync(id, ['dd', 'if=/dev/zero', 'bs=1M', 'count=20'], 60_000, never);
+  assert.equal(large.exitCode, 0);
+  assert.ok(large.stdout.length <= 8 * 1024 * 1024 && large.stdout.length > 7 * 1024 * 1024);
+});
+
+test('a call that is repeated while it runs, or after, gets the same object', async () => {
+  const spec = sandboxSpec();
+  const [first, second] = await Promise.all([host.engine.runSandbox(spec), host.engine.runSandbox(spec)]);
+  assert.equal(first, second);
+  assert.equal(await host.engine.runSandbox(spec), first);
+  const [one, two] = await Promise.all([1, 2].map(() => host.engine.createContainer(first, idle(), host.image)));
+  assert.equal(one, two);
+});
+
+test('stop and remove of what is not there succeed, and are the same twice', async () => {
+  const { id, sandboxId } = await start(idle());
+  await Promise.all([host.engine.removeContainer(id), host.engine.removeContainer(id)]);
+  assert.throws(() => host.engine.container(id), { code: 'NOT_FOUND' });
+  await host.engine.stopSandbox(sandboxId);
+  await host.engine.stopSandbox(sandboxId);
+  await assert.rejects(host.engine.createContainer(sandboxId, idle(), host.image), { code: 'FAILED_PRECONDITION' });
+  await Promise.all([host.engine.removeSandbox(sandboxId), host.engine.removeSandbox(sandboxId)]);
+  await host.engine.stopContainer('0'.repeat(64), 0);
+  await host.engine.removeSandbox('0'.repeat(64));
+});
+
+test('sysctls are set in the sandbox, and a bad one fails it with nothing left', async () => {
+  const { id } = await start(idle(), { sysctls: { 'kernel.shm_rmid_forced': '1', 'net.ipv4.ip_forward': '1' } });
+  assert.equal(await run(id, 'cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward'), '1\n1\n');
+  const count = host.engine.sandboxes().length;
+  await assert.rejects(host.engine.runSandbox(sandboxSpec({ sysctls: { 'net.ipv4.none': '1' } })), /sysctl net\.ipv4\.none/);
+  assert.equal(host.engine.sandboxes().length, count);
+});
+
+test('a terminal is the container’s stdin, stdout, stderr and console', async () => {
+  const text = await output(
+    containerSpec(['sh', '-c', 'test -t 0 && test -t 1 && test -t 2 && echo terminal; ls -l /dev/console; exit 0'], { hasTerminal: true }),
+  );
+  assert.match(text, /^terminal\r$/m);
+  assert.match(text, /136,/);
+});
+
+test('privileged: host devices, writable /sys, all capabilities the daemon has', async () => {
+  const { id } = await start(idle({ security: { ...security, isPrivileged: true } }), { isPrivileged: true });
+  const held = /^CapBnd:.*$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[0] as string;
+  assert.ok((await run(id, 'cat /proc/1/status')).includes(held));
+  if (existsSync('/dev/kmsg')) assert.match(await run(id, 'ls -l /dev/kmsg'), /1, +11/);
+  assert.match(await run(id, 'mount'), /^sysfs on \/sys type sysfs \(rw/m);
+});
+
+test('an OOM kill is reported as such', async () => {
+  const { id } = await start(
+    containerSpec(['sh', '-c', 'x=a; while :; do x=$x$x$x; done'], {
+      resources: { memoryLimitBytes: 20 * 1024 * 1024, memorySwapLimitBytes: 20 * 1024 * 1024 },
+    }),
+  );
+  await host.deps.watches.of(id)?.exited;
+  const { status } = host.engine.container(id);
+  assert.deepEqual([status.exitCode, status.reason], [137, 'OOMKilled']);
+});
