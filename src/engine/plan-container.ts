@@ -176,11 +176,11 @@ function planWorkingDir(path: string): Op[] {
 /** A mount of its own keeps its own read-only flag. */
 function planVolumes(paths: readonly string[]): Op[] {
   return paths.flatMap((path, i): Op[] => [
-    ...makeInRoot(path, 'directory', `volume${i}@`),
-    cloneOf(`volume${i}@`, `volume${i}`, `preparing volume ${path}`),
-    moveOnto(`volume${i}`, `volume${i}@`, `mounting volume ${path}`),
-    { call: 'close', fd: `volume${i}`, note: `closing volume ${path}` },
-    { call: 'close', fd: `volume${i}@`, note: `closing volume ${path}` },
+    ...makeInRoot(path, 'directory', `declared${i}@`),
+    cloneOf(`declared${i}@`, `declared${i}`, `preparing volume ${path}`),
+    moveOnto(`declared${i}`, `declared${i}@`, `mounting volume ${path}`),
+    { call: 'close', fd: `declared${i}`, note: `closing volume ${path}` },
+    { call: 'close', fd: `declared${i}@`, note: `closing volume ${path}` },
   ]);
 }
 

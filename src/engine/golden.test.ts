@@ -1,0 +1,134 @@
+/** Whole plans as text: UPDATE_GOLDEN=1 rewrites them, and the difference is reviewed. */
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { MS } from './abi.ts';
+import { resolveCapabilities } from './capabilities.ts';
+import type { Credentials } from './credentials.ts';
+import { describePlan } from './describe-plan.ts';
+import { encodePlan, type Plan } from './plan.ts';
+import { type ContainerPlan, type ProcessPlan, planContainer } from './plan-container.ts';
+import { planExec } from './plan-exec.ts';
+import { planReaper } from './plan-reaper.ts';
+import { standardMounts } from './standard-mounts.ts';
+
+const all = (1n << 41n) - 1n;
+const credentials: Credentials = {
+  uid: 0,
+  gid: 0,
+  groups: [0],
+  capabilities: resolveCapabilities({ add: [], drop: [], addAmbient: [], isPrivileged: false }, all),
+  noNewPrivs: false,
+  seccomp: { program: Buffer.alloc(16, 6), flags: 0 },
+  rlimits: [{ name: 'NOFILE', soft: 1024n, hard: 524288n }],
+};
+const process: ProcessPlan = {
+  argv: ['app', '--flag'],
+  env: [Buffer.from('PATH=/bin')],
+  executables: ['/usr/bin/app', '/bin/app'],
+  workingDir: '/srv/app',
+  credentials,
+  oomScoreAdj: 1000,
+  cgroup: { version: 2, directory: 'cgroup' },
+  stdio: ['stdin', 'stdout', 'stderr'],
+};
+const namespaces = [
+  { reg: 'net', flag: 0x40000000, what: 'net' },
+  { reg: 'uts', flag: 0x04000000, what: 'uts' },
+  { reg: 'ipc', flag: 0x08000000, what: 'ipc' },
+];
+const files = [{ path: '/etc/hostname', reg: 'hostname' }];
+const fds = ['state', 'root', 'cgroup', 'net', 'uts', 'ipc', 'shm', 'hostname', 'stdin', 'stdout', 'stderr', 'stdout.read', 'stderr.read', 'logs'];
+const container: ContainerPlan = {
+  fds,
+  process,
+  namespaces,
+  pid: 'new',
+  hasOwnCgroupNamespace: true,
+  mounts: standardMounts({ isPrivileged: false, hasReadonlyRoot: false, cgroups: { version: 2 }, shm: 'shm', files }),
+  hasStandardDev: true,
+  devices: [],
+  links: [],
+  maskedPaths: [
+    { path: '/proc/kcore', isDirectory: false },
+    { path: '/proc/acpi', isDirectory: true },
+    { path: '/sys/firmware', isDirectory: true },
+  ],
+  readonlyPaths: ['/proc/sys'],
+  hasReadonlyRoot: false,
+  volumes: [],
+  supervise: {
+    mode: 'container',
+    hasTerminal: false,
+    stdout: 'stdout.read',
+    stderr: 'stderr.read',
+    exitDir: 'state',
+    log: { dir: 'logs', name: '0.log', lineBytesMax: 16384 },
+  },
+};
+
+function checkGolden(name: string, plan: Plan): void {
+  encodePlan(plan);
+  const path = join(import.meta.dirname, 'golden', `${name}.txt`);
+  const text = `${describePlan(plan)}\n`;
+  if (globalThis.process.env.UPDATE_GOLDEN === '1') writeFileSync(path, text);
+  assert.equal(text, readFileSync(path, 'utf8'));
+}
+
+test('planContainer() composes an ordinary container on cgroup v2', () => checkGolden('container', planContainer(container)));
+
+test('planContainer() composes one with a terminal, a read-only root, volumes and a device on cgroup v1', () => {
+  const cgroups = { version: 1, hierarchies: [{ name: 'cpu,cpuacct', reg: 'cpu' }], links: [{ name: 'cpu', target: 'cpu,cpuacct' }] } as const;
+  const volume = {
+    target: '/data/deep',
+    isDirectory: true,
+    source: { kind: 'inherited', reg: 'volume0' },
+    attributes: 1,
+    isRecursive: true,
+    propagation: MS.PRIVATE,
+  } as const;
+  checkGolden(
+    'terminal',
+    planContainer({
+      ...container,
+      fds: [...fds, 'cpu', 'cgroup0', 'volume0'],
+      process: { ...process, stdio: null, cgroup: { version: 1, procs: ['cgroup0'] }, credentials: { ...credentials, uid: 1000, noNewPrivs: true } },
+      mounts: [...standardMounts({ isPrivileged: false, hasReadonlyRoot: true, cgroups, shm: 'shm', files }), volume],
+      devices: [{ path: '/dev/fuse', type: 'char', major: 10, minor: 229, mode: 0o666, uid: 0, gid: 0 }],
+      links: [{ mount: 'cgroups', name: 'cpu', target: 'cpu,cpuacct' }],
+      maskedPaths: [],
+      readonlyPaths: [],
+      hasReadonlyRoot: true,
+      volumes: ['/cache'],
+      supervise: { mode: 'container', hasTerminal: true, exitDir: 'state' },
+    }),
+  );
+});
+
+test('planExec() joins a container by its pidfd', () => {
+  checkGolden('exec', planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target' }));
+});
+
+test('planReaper() composes the first process of a shared pid namespace', () => {
+  checkGolden(
+    'reaper',
+    planReaper({ fds: ['net', 'uts', 'ipc', 'cgroup'], namespaces, cgroup: { version: 2, directory: 'cgroup' }, oomScoreAdj: -998 }),
+  );
+});
+
+test('planContainer() never leaves a mount of a volume to be resolved outside the root', () => {
+  const volume = {
+    target: '/../../etc/../escape',
+    isDirectory: true,
+    source: { kind: 'inherited', reg: 'v' },
+    attributes: 0,
+    isRecursive: false,
+  } as const;
+  const plan = planContainer({ ...container, fds: [...fds, 'v'], mounts: [...container.mounts, volume] });
+  const entered = plan.child.findIndex((op) => op.call === 'pivot_root');
+  for (const [i, op] of plan.child.entries()) {
+    if (op.call === 'move_mount' && i > entered) assert.equal(op.toPath, '', 'onto an fd, not a path');
+    if (op.call === 'openat2') assert.ok((op.how.resolve ?? 0) & 0x10, 'resolved in the root');
+  }
+});
