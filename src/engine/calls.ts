@@ -93,8 +93,6 @@ export const calls = {
   reap: { kinds: '', args: {} },
   /** The child hands the master of its terminal to the monitor. */
   sendterminal: { kinds: 'F', args: { master: 'fd' } },
-  /** Sends `fd` over a connected unix socket (SCM_RIGHTS, one byte of data). */
-  sendfd: { kinds: 'FF', args: { socket: 'fd', fd: 'fd' } },
 } as const satisfies Readonly<Record<string, Row>>;
 
 export type CallName = keyof typeof calls;

@@ -126,7 +126,7 @@ static void hold(struct stream *stream, const unsigned char *bytes, size_t lengt
   while (length > 0) {
     const size_t room = log_file.line_bytes_max - stream->held;
     if (room == 0) {
-      put_line(stream, 'P', NULL, 0, time_ns);
+      put_line(stream, 'P', stream->line, 0, time_ns);
       stream->held = 0;
       continue;
     }
@@ -159,7 +159,7 @@ void log_bytes(struct stream *stream, const unsigned char *bytes, size_t length)
 }
 
 void log_end(struct stream *stream) {
-  if (log_file.fd >= 0 && stream->held > 0) put_line(stream, 'P', NULL, 0, now_ns());
+  if (log_file.fd >= 0 && stream->held > 0) put_line(stream, 'P', stream->line, 0, now_ns());
   stream->held = 0;
 }
 

@@ -104,25 +104,21 @@ static long execute(const struct plan *plan, const struct op *op) {
   return -1;
 }
 
-/* Sends `bytes` with an fd, unix(7). */
-static long send_fd(int socket, int fd, const void *bytes, size_t length) {
+/* The master as a message to the monitor, unix(7). */
+static long send_terminal(int link, int master) {
+  struct record record = {.kind = RECORD_TERMINAL};
   union {
     struct cmsghdr head;
     char space[CMSG_SPACE(sizeof(int))];
   } control = {0};
-  struct iovec data = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
+  struct iovec data = {.iov_base = &record, .iov_len = sizeof record};
   struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
   struct cmsghdr *head = CMSG_FIRSTHDR(&message);
   head->cmsg_level = SOL_SOCKET;
   head->cmsg_type = SCM_RIGHTS;
   head->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(head), &fd, sizeof fd);
-  return sendmsg(socket, &message, MSG_NOSIGNAL);
-}
-
-static long send_terminal(int link, int master) {
-  const struct record record = {.kind = RECORD_TERMINAL};
-  return send_fd(link, master, &record, sizeof record);
+  memcpy(CMSG_DATA(head), &master, sizeof master);
+  return sendmsg(link, &message, MSG_NOSIGNAL);
 }
 
 /* A pid 1 for processes whose parents have ended: waits for them until it is told to end. Does not return when it succeeds. */
@@ -154,8 +150,6 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
       return reap(link);
     case OP_sendterminal:
       return send_terminal(link, fd_of(&op->args[0]));
-    case OP_sendfd:
-      return send_fd(fd_of(&op->args[0]), fd_of(&op->args[1]), "", 1);
     default:
       return call(op);
   }

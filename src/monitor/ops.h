@@ -59,8 +59,7 @@
   X(seccomp, -1, "LB") \
   X(execve, -1, "S") \
   X(reap, -1, "") \
-  X(sendterminal, -1, "F") \
-  X(sendfd, -1, "FF")
+  X(sendterminal, -1, "F")
 
 #define OP_CODE(name, number, kinds) OP_##name,
 enum { OPERATIONS(OP_CODE) OP_COUNT };

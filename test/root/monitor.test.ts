@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { CLONE, MNT, MOUNT_ATTR, MOVE_MOUNT, O, PR } from '../../src/engine/abi.ts';
+import { AT, CLONE, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, O, OPEN_TREE, PR, RESOLVE } from '../../src/engine/abi.ts';
 import { startExec, startMonitor } from '../../src/engine/monitor.ts';
 import { encodePlan, type Op, type Plan } from '../../src/engine/plan.ts';
 import { processStartTime, whenReadable } from '../../src/sys/processes.ts';
@@ -66,6 +66,20 @@ test('a container gets its root from a plan: tmpfs, files, devices, pivot', asyn
     ...put('hostname', Buffer.from('pod\n'), 0o644),
     { call: 'mknodat', dir: 'root', path: 'null', mode: 0o20666, dev: 0x103, note: 'making null' },
     { call: 'symlinkat', target: 'hostname', dir: 'root', path: 'link', note: 'making link' },
+    { call: 'open_tree', dir: 'cwd', path: '/etc', flags: OPEN_TREE.CLONE | AT.RECURSIVE, out: 'etc', note: 'taking /etc' },
+    { call: 'mount_setattr', dir: 'etc', path: '', flags: AT.EMPTY_PATH | AT.RECURSIVE, attr: { set: MOUNT_ATTR.RDONLY }, note: 'sealing /etc' },
+    { call: 'mkdirat', dir: 'root', path: 'etc', mode: 0o755, note: 'making /etc' },
+    { call: 'openat2', dir: 'root', path: 'etc', how: { flags: O.PATH, resolve: RESOLVE.IN_ROOT }, out: 'at', note: 'opening /etc' },
+    {
+      call: 'move_mount',
+      from: 'etc',
+      fromPath: '',
+      to: 'at',
+      toPath: '',
+      flags: MOVE_MOUNT.F_EMPTY_PATH | MOVE_MOUNT.T_EMPTY_PATH,
+      note: 'mounting /etc',
+    },
+    { call: 'keyctl', operation: KEYCTL.JOIN_SESSION_KEYRING, name: 'test', tolerate: ['ENOSYS', 'EDQUOT'], note: 'making a keyring' },
     { call: 'fchdir', fd: 'root', note: 'entering the root' },
     { call: 'pivot_root', newRoot: '.', putOld: '.', note: 'changing the root' },
     { call: 'umount2', target: '.', flags: MNT.DETACH, note: 'leaving the old root' },
@@ -78,10 +92,62 @@ test('a container gets its root from a plan: tmpfs, files, devices, pivot', asyn
     { call: 'capset', capabilities: { effective: 0n, permitted: 0n, inheritable: 0n }, note: 'dropping capabilities' },
     execve('/sh'),
   ];
-  const text = 'read h < /link; echo $h; echo *; hostname; id -u; id -G; ulimit -n; echo x > /null; echo $$';
+  const text = 'read h < /link; echo $h; echo *; hostname; id -u; id -G; ulimit -n; echo x > /null; echo $$; (echo > /etc/new) 2>&1';
   const plan = barePlan(child, { clone: { namespaces: CLONE.NEWNS | CLONE.NEWPID | CLONE.NEWUTS }, process: { argv: ['sh', '-c', text], env: [] } });
   const result = await output(t, plan);
-  assert.equal(result.text, 'pod\nhostname link null sh\ninside\n20\n10 5 7\n77\n1\n');
+  assert.equal(result.text, "pod\netc hostname link null sh\ninside\n20\n10 5 7\n77\n1\nsh: can't create /etc/new: Read-only file system\n");
+});
+
+/** Denies mkdir and mkdirat with EPERM: struct sock_filter { code u16, jt u8, jf u8, k u32 }, bpf(2) classic. */
+function denyMkdir(): Buffer {
+  const [mkdir, mkdirat] = process.arch === 'arm64' ? [1030, 34] : [83, 258];
+  const rows = [
+    [0x20, 0, 0, 0],
+    [0x15, 1, 0, mkdir],
+    [0x15, 0, 1, mkdirat],
+    [0x06, 0, 0, 0x50001],
+    [0x06, 0, 0, 0x7fff0000],
+  ] as const;
+  const filter = Buffer.alloc(8 * rows.length);
+  rows.forEach(([code, jt, jf, k], i) => {
+    filter.writeUInt16LE(code, 8 * i);
+    filter.writeUInt8(jt, 8 * i + 2);
+    filter.writeUInt8(jf, 8 * i + 3);
+    filter.writeUInt32LE(k as number, 8 * i + 4);
+  });
+  return filter;
+}
+
+test('a seccomp filter is in force when the process starts, and a bad one fails the start', async (t) => {
+  const dir = scratch(t);
+  const filter = (bytes: Buffer): Op => ({ call: 'seccomp', flags: 0, filter: bytes, note: 'setting the seccomp filter' });
+  const denied = await output(t, {
+    ...script(`mkdir ${dir}/made 2>&1; grep Seccomp: /proc/self/status`),
+    child: [filter(denyMkdir()), execve(shell)],
+  });
+  assert.match(denied.text, /Operation not permitted\nSeccomp:\t2\n$/);
+  for (const bytes of [Buffer.alloc(0), Buffer.alloc(7), Buffer.alloc(8)]) {
+    await assert.rejects(
+      startExec(await monitorDeps(t), { plan: barePlan([filter(bytes), execve(shell)]), fds: [], name: 'test' }),
+      /seccomp filter: .*EINVAL/,
+    );
+  }
+});
+
+test('a process begins in the cgroup that the plan names', async (t) => {
+  const [mountPoint, name] = [scratch(t), `berth-monitor-test-${process.pid}`];
+  const mounting: Op = { call: 'mount', source: 'cgroup2', target: mountPoint, type: 'cgroup2', flags: 0, data: '', note: 'mounting the cgroups' };
+  const parent: Op[] = [
+    { call: 'unshare', namespaces: CLONE.NEWNS, note: 'leaving the mounts' },
+    ...ownProc.slice(0, 1),
+    mounting,
+    { call: 'mkdirat', dir: 'cwd', path: `${mountPoint}/${name}`, mode: 0o755, note: 'making a cgroup' },
+    { call: 'openat', dir: 'cwd', path: `${mountPoint}/${name}`, flags: O.PATH | O.CLOEXEC, mode: 0, out: 'cgroup', note: 'opening the cgroup' },
+  ];
+  const { text } = await output(t, { ...script('grep ^0: /proc/self/cgroup'), parent, clone: { namespaces: 0, cgroup: 'cgroup' } });
+  const remove: Op = { call: 'unlinkat', dir: 'cwd', path: `${mountPoint}/${name}`, flags: AT.REMOVEDIR, note: 'removing the cgroup' };
+  await output(t, { ...script('echo'), parent: [...parent.slice(0, 3), remove] });
+  assert.ok(text.endsWith(`/${name}\n`), text);
 });
 
 const impossible: Op = { call: 'mkdirat', dir: 'cwd', path: '/proc/no', mode: 0o755, note: 'making /proc/no' };
