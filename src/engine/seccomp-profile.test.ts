@@ -64,6 +64,7 @@ const refused: [string, unknown, string, ErrorCode?][] = [
   ['no default action', {}, 'defaultAction: nothing is none of'],
   ['an unknown action', profile({ defaultAction: 'ALLOW' }), 'defaultAction: "ALLOW" is none of'],
   ['an inherited name as action', profile({ defaultAction: 'toString' }), 'defaultAction: "toString" is none of'],
+  ['a number beyond 2^53 as action', profile({ defaultAction: 2 ** 60 }), 'defaultAction: what is no text (bigint) is none of'],
   ['a list as document', [], 'the document: must be an object'],
   ['null as document', null, 'the document: must be an object'],
   ['syscalls that are an object', profile({ syscalls: {} }), 'syscalls: must be a list'],

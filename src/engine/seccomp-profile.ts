@@ -233,4 +233,4 @@ function noListener(node: Node): BerthError {
   return unimplemented(`seccomp profile ${node.where}: ${node.path}: notification of a listener (SCMP_ACT_NOTIFY) is not supported`);
 }
 
-const shown = (value: unknown): string => String(JSON.stringify(value)).slice(0, 64);
+const shown = (value: unknown): string => (typeof value === 'string' ? JSON.stringify(value.slice(0, 64)) : `what is no text (${typeof value})`);
