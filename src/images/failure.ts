@@ -80,10 +80,11 @@ export function retryDelayMs(
 }
 
 /** Seconds or a date. Source: RFC 9110 section 10.2.3. */
-export function parseRetryAfter(header: string | undefined, nowMs: number): number | undefined {
+function parseRetryAfter(header: string | undefined, nowMs: number): number | undefined {
   if (header === undefined || header === '') return undefined;
   if (/^[0-9]+$/.test(header)) return Number(header) * 1000;
-  const date = Date.parse(header);
+  // Date.parse() makes a date of almost anything that has a number in it.
+  const date = /^[A-Z][a-z]+,? /.test(header) ? Date.parse(header) : Number.NaN;
   return Number.isNaN(date) ? undefined : Math.max(0, date - nowMs);
 }
 

@@ -52,7 +52,7 @@ export function defaultHost(domain: string, tls: TlsFiles = noTlsFiles): Registr
 }
 
 /** `localhost`, 127.0.0.0/8 or `::1`, with or without a port. */
-export function isLoopback(domain: string): boolean {
+function isLoopback(domain: string): boolean {
   const host = domain.replace(/:[0-9]+$/, '');
   return host === 'localhost' || host === '[::1]' || /^127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$/.test(host);
 }

@@ -56,7 +56,7 @@ export type ImageConfigBlob = {
 /** No registry takes a manifest above 4 MiB; this is twice that. Source: OCI distribution spec, "Pushing manifests". */
 export const manifestBytesMax = 8 << 20;
 /** Layers that Linux stacks in one overlay. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
-export const layersMax = 500;
+const layersMax = 500;
 export const imageConfigBytesMax = 8 << 20;
 /** Elements of one list, far above what execve(2) would take. */
 const listLengthMax = 10_000;
@@ -75,7 +75,7 @@ const configTypes: readonly string[] = [
   'application/vnd.docker.container.image.v1+json',
   'application/octet-stream',
 ];
-/** Foreign and non-distributable layers too: they are asked of the registry as any other, their URLs are never followed. */
+/** Foreign and non-distributable layers too: they are asked of the registry like all others, their URLs are never followed. */
 const layerTypePattern =
   /^application\/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+gzip|\+zstd)?|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.gzip|\.zstd)?)$/;
 

@@ -17,7 +17,7 @@ export type Reference = {
   readonly digest?: string;
 };
 
-export const defaultDomain = 'docker.io';
+const defaultDomain = 'docker.io';
 
 /** Domain and path together. Source: distribution/reference, NameTotalLengthMax. */
 const nameLengthMax = 255;

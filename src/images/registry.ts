@@ -125,7 +125,10 @@ function createSession(deps: SessionDeps): RegistrySession {
   const { ask, avoidMirrors } = createAsker(deps);
   return {
     resolveTag: (tag) => ask(deps.subject, 'resolve', (client) => headManifest(client, tag)),
-    fetchManifest: (tagOrDigest) => ask(deps.subject, isDigest(tagOrDigest) ? 'pull' : 'resolve', (client) => getManifest(deps, client, tagOrDigest)),
+    fetchManifest: (tagOrDigest) => {
+      const subject = deps.subject.endsWith(tagOrDigest) ? deps.subject : `${deps.subject}, manifest ${tagOrDigest}`;
+      return ask(subject, isDigest(tagOrDigest) ? 'pull' : 'resolve', (client) => getManifest(deps, client, tagOrDigest));
+    },
     fetchSmallBlob: async (descriptor, bytesMax) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
       if (descriptor.sizeBytes > bytesMax)

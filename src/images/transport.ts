@@ -91,7 +91,9 @@ export function createTransport(deps: TransportDeps): Transport {
 export function discard(message: http.IncomingMessage): void {
   const lengthBytes = Number(message.headers['content-length'] ?? Number.POSITIVE_INFINITY);
   message.on('error', () => undefined);
-  if (lengthBytes <= discardBytesMax) message.resume();
+  // The answer to a HEAD has a length and no body. What arrived whole is not waited for.
+  const isShort = lengthBytes <= discardBytesMax || message.complete;
+  if (isShort) message.resume();
   else message.destroy();
 }
 

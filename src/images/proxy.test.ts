@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { proxyFor } from './proxy.ts';
+
+const through = (url: string, noProxy = ''): boolean =>
+  proxyFor(new URL(url), { httpProxy: 'http://p:1', httpsProxy: 'http://s:2', noProxy }) !== undefined;
+
+test('proxyFor() picks by scheme, and completes a proxy without one', () => {
+  assert.equal(proxyFor(new URL('http://r.io'), { httpProxy: 'http://p:1', httpsProxy: 'http://s:2' }), 'http://p:1');
+  assert.equal(proxyFor(new URL('https://r.io'), { httpProxy: 'http://p:1', httpsProxy: 's:2' }), 'http://s:2');
+  assert.equal(proxyFor(new URL('https://r.io'), { httpProxy: 'http://p:1' }), undefined);
+  assert.equal(proxyFor(new URL('https://r.io'), { httpsProxy: '' }), undefined);
+});
+
+test('proxyFor() leaves the loopback alone', () => {
+  for (const url of ['http://localhost:5000', 'http://127.0.0.1', 'https://127.5.5.5', 'http://[::1]:5000']) assert.equal(through(url), false, url);
+});
+
+const cases: readonly (readonly [string, string, boolean])[] = [
+  ['*', 'https://r.io', false],
+  ['r.io', 'https://r.io', false],
+  ['R.IO', 'https://r.io', false],
+  ['r.io', 'https://sub.r.io', false],
+  ['r.io', 'https://xr.io', true],
+  ['.r.io', 'https://sub.r.io', false],
+  ['*.r.io', 'https://sub.r.io', false],
+  ['a.io, r.io', 'https://r.io', false],
+  ['a.io r.io', 'https://r.io', false],
+  ['r.io:443', 'https://r.io', false],
+  ['r.io:443', 'http://r.io', true],
+  ['r.io:5000', 'https://r.io:5000', false],
+  ['10.0.0.0/8', 'https://10.1.2.3:5000', false],
+  ['10.0.0.0/8', 'https://11.0.0.1', true],
+  ['10.0.0.128/25', 'http://10.0.0.127', true],
+  ['10.0.0.128/25', 'http://10.0.0.128', false],
+  ['0.0.0.0/0', 'http://8.8.8.8', false],
+  ['10.0.0.0/33', 'http://10.0.0.0', true],
+  ['10.0.0.0/8', 'https://ten.io', true],
+  ['10.0.0.1', 'http://10.0.0.1', false],
+  ['2001:db8::1', 'http://[2001:db8::1]:80', false],
+  ['[2001:db8::1]', 'http://[2001:db8::1]:80', false],
+  ['', 'https://r.io', true],
+  [',, ,', 'https://r.io', true],
+];
+for (const [noProxy, url, expected] of cases) {
+  test(`NO_PROXY=${noProxy} ${expected ? 'does not spare' : 'spares'} ${url}`, () => assert.equal(through(url, noProxy), expected));
+}

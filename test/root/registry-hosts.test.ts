@@ -1,0 +1,217 @@
+/**
+ * The registry client against fake servers on the loopback: mirrors, certificates and proxies.
+ *
+ * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import net, { type AddressInfo } from 'node:net';
+import { before, describe, test } from 'node:test';
+import { answer, type FakeRegistry, layer, layerBytes, manifestDigest, sendError, startFakeRegistry } from '../support/fake-registry.ts';
+import { failure, readAll, readLayer, useRegistries, userAuth } from '../support/registry-bed.ts';
+
+const bed = useRegistries();
+
+describe('mirrors', () => {
+  test('a dead one, one without the image, then the registry: it works, and mirrors see no credentials', async () => {
+    bed.other.misbehave = (_request, response) => sendError(response, 404, 'NAME_UNKNOWN', 'not here');
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${bed.other.host}/prefix"]\n`);
+    bed.fake.misbehave = (request, response) =>
+      request.headers.authorization === undefined && sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
+    bed.other.misbehave = (_request, response) => sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
+    await bed.withSession(
+      async (session) => {
+        assert.equal((await session.fetchManifest('1')).digest, manifestDigest);
+        await readLayer(session);
+        assert.equal(bed.other.seen[0]?.url, '/prefix/v2/team/app/manifests/1?ns=registry.test');
+        assert.ok(bed.other.seen.every((request) => request.headers.authorization === undefined));
+        assert.equal(bed.fake.seen[0]?.url, '/v2/team/app/manifests/1?ns=registry.test');
+      },
+      { name: 'registry.test/team/app:1', auth: userAuth },
+    );
+  });
+
+  test('one that may only pull is not asked what a tag means', async () => {
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\ncapabilities = ["pull"]\n`);
+    await bed.withSession(
+      async (session) => {
+        await session.fetchManifest('1');
+        assert.equal(bed.other.seen.length, 0);
+        await session.fetchManifest(manifestDigest);
+        assert.equal(bed.other.seen.length, 1);
+      },
+      { name: 'registry.test/team/app:1' },
+    );
+  });
+
+  test('one with wrong bytes is passed over for manifests, and can be avoided for blobs', async () => {
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n`);
+    bed.other.misbehave = (request, response) => {
+      response.end(request.url?.includes('/blobs/') ? Buffer.alloc(layer.sizeBytes) : 'not what was asked for');
+      return true;
+    };
+    await bed.withSession(
+      async (session) => {
+        assert.equal((await session.fetchManifest(manifestDigest)).digest, manifestDigest);
+        assert.ok(!(await readAll((await session.openBlob(layer)).stream)).equals(layerBytes));
+        assert.equal(session.avoidMirrors(), true);
+        await readLayer(session);
+        assert.equal(session.avoidMirrors(), false);
+      },
+      { name: 'registry.test/team/app:1' },
+    );
+  });
+
+  test('the error of all names every host and its reason; the registry decides the code', async () => {
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${bed.other.host}"]\n`);
+    bed.other.misbehave = (_request, response) => sendError(response, 503, 'UNAVAILABLE', 'under repair');
+    await bed.withSession(
+      async (session) => {
+        const message = await failure(session.fetchManifest('2'), 'NOT_FOUND');
+        assert.match(
+          message,
+          new RegExp(
+            `not found on http://${bed.fake.host}: status 404 .*; also asked http://127.0.0.1:1: .*ECONNREFUSED.*; http://${bed.other.host}: status 503 .*under repair`,
+          ),
+        );
+      },
+      { name: 'registry.test/team/app:2' },
+    );
+  });
+});
+
+describe('TLS', () => {
+  let secure: FakeRegistry;
+  const file = (name: string) => `${bed.directory}/${name}`;
+
+  before(() => {
+    const openssl = (...args: string[]) => execFileSync('openssl', args, { stdio: 'pipe' });
+    const ec = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
+    openssl('req', '-x509', ...ec, '-keyout', file('ca.key'), '-out', file('ca.pem'), '-subj', '/CN=test authority');
+    for (const name of ['server', 'client']) {
+      openssl('req', ...ec.slice(0, -2), '-keyout', file(`${name}.key`), '-out', file(`${name}.csr`), '-subj', `/CN=${name}`);
+      writeFileSync(file('ext'), 'subjectAltName=IP:127.0.0.1,DNS:registry.test\n');
+      openssl(
+        'x509',
+        '-req',
+        '-in',
+        file(`${name}.csr`),
+        '-CA',
+        file('ca.pem'),
+        '-CAkey',
+        file('ca.key'),
+        '-CAcreateserial',
+        '-days',
+        '2',
+        '-extfile',
+        file('ext'),
+        '-out',
+        file(`${name}.pem`),
+      );
+    }
+  });
+
+  async function withSecure(mutual: boolean, body: () => Promise<void>): Promise<void> {
+    const [cert, key, ca] = ['server.pem', 'server.key', 'ca.pem'].map((name) => readFileSync(file(name)));
+    secure = await startFakeRegistry({ cert: cert as Buffer, key: key as Buffer, ca: ca as Buffer, requestCert: mutual, rejectUnauthorized: mutual });
+    try {
+      await body();
+    } finally {
+      await secure.close();
+    }
+  }
+
+  test('a private authority is trusted by hosts.toml alone', async () => {
+    await withSecure(false, async () => {
+      bed.hostsToml(`127.0.0.1_${secure.port}_`, `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`);
+      await bed.withSession(async (session) => readLayer(session), { name: `${secure.host}/team/app:1` });
+      bed.hostsToml(`127.0.0.1_${secure.port}_`, `server = "https://${secure.host}"\n`);
+      await bed.withSession(
+        async (session) => assert.match(await failure(session.fetchManifest('1'), 'UNAVAILABLE'), /RegistryUnavailable: .*certificate/),
+        {
+          name: `${secure.host}/team/app:1`,
+        },
+      );
+      bed.hostsToml(`127.0.0.1_${secure.port}_`, `server = "https://${secure.host}"\nskip_verify = true\n`);
+      await bed.withSession(async (session) => readLayer(session), { name: `${secure.host}/team/app:1` });
+      bed.hostsToml(`127.0.0.1_${secure.port}_`, `server = "https://${secure.host}"\nca = "absent.pem"\n`);
+      await bed.withSession(
+        async (session) => assert.match(await failure(session.fetchManifest('1'), 'FAILED_PRECONDITION'), /absent\.pem: ENOENT/),
+        {
+          name: `${secure.host}/team/app:1`,
+        },
+      );
+    });
+  });
+
+  test('a client certificate is shown where one is configured', async () => {
+    await withSecure(true, async () => {
+      const hosts = `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`;
+      bed.hostsToml(secure.host, hosts);
+      await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'UNAVAILABLE')), {
+        name: `${secure.host}/team/app:1`,
+      });
+      bed.hostsToml(secure.host, `${hosts}client = [["${file('client.pem')}", "${file('client.key')}"]]\n`);
+      await bed.withSession(async (session) => void (await session.fetchManifest('1')), { name: `${secure.host}/team/app:1` });
+    });
+  });
+
+  test('a token service without TLS gets no credentials of a registry with TLS, and neither does a redirect', async () => {
+    await withSecure(false, async () => {
+      bed.hostsToml(secure.host, `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`);
+      secure.misbehave = (request, response) => {
+        if (request.url?.includes('/blobs/')) response.writeHead(302, { location: `http://${bed.fake.host}/blobs/${layer.digest}` }).end();
+        else sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': `Bearer realm="http://${bed.fake.host}/token"` });
+        return true;
+      };
+      await bed.withSession(
+        async (session) => {
+          await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
+          await failure(session.openBlob(layer), 'FAILED_PRECONDITION');
+          assert.equal(bed.fake.seen.length, 0);
+        },
+        { name: `${secure.host}/team/app:1`, auth: userAuth },
+      );
+    });
+  });
+
+  test('a proxy is used for http and https, but not for the loopback and what NO_PROXY names', async () => {
+    await withSecure(false, async () => {
+      const asked: string[] = [];
+      const proxy = http.createServer((request, response) => {
+        asked.push(request.url ?? '');
+        answer(request, response);
+      });
+      proxy.on('connect', (request, client) => {
+        asked.push(`CONNECT ${request.url}`);
+        const upstream = net.connect(secure.port, '127.0.0.1', () => {
+          client.write('HTTP/1.1 200 OK\r\n\r\n');
+          upstream.pipe(client).pipe(upstream);
+        });
+        for (const socket of [client, upstream]) socket.on('error', () => undefined);
+      });
+      await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+      const url = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+      const deps = { proxy: { httpProxy: url, httpsProxy: url, noProxy: 'unproxied.invalid' } };
+      bed.hostsToml('plain.test', 'server = "http://plain.test"\n');
+      bed.hostsToml('registry.test', `ca = "${file('ca.pem')}"\n`);
+      try {
+        await bed.withSession(async (session) => readLayer(session), { name: 'plain.test/team/app:1', deps });
+        assert.deepEqual(asked.splice(0), [`http://plain.test/v2/team/app/blobs/${layer.digest}`]);
+        await bed.withSession(async (session) => readLayer(session), { name: 'registry.test/team/app:1', deps });
+        assert.deepEqual(asked.splice(0), ['CONNECT registry.test:443']);
+        await bed.withSession(async (session) => readLayer(session), { deps });
+        await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'UNAVAILABLE')), {
+          name: 'unproxied.invalid/app:1',
+          deps,
+        });
+        assert.deepEqual(asked, []);
+      } finally {
+        proxy.closeAllConnections();
+        proxy.close();
+      }
+    });
+  });
+});

@@ -1,0 +1,147 @@
+/**
+ * The registry client against fake servers on the loopback: retries, broken connections and silence.
+ *
+ * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ */
+import assert from 'node:assert/strict';
+import type http from 'node:http';
+import { describe, test } from 'node:test';
+import { layer, layerBytes, sendError } from '../support/fake-registry.ts';
+import { failure, readLayer, timing, useRegistries } from '../support/registry-bed.ts';
+
+const bed = useRegistries();
+
+describe('patience', () => {
+  test('429 with Retry-After and 503 are waited out', async () => {
+    const answers = [
+      { status: 429, headers: { 'retry-after': '0' } },
+      { status: 503, headers: {} },
+    ];
+    bed.fake.misbehave = (_request, response) => {
+      const next = answers.shift();
+      return next !== undefined && sendError(response, next.status, 'TOOMANYREQUESTS', 'slow down', next.headers as Record<string, string>);
+    };
+    await bed.withSession(async (session) => {
+      await session.fetchManifest('1');
+      assert.equal(bed.fake.seen.length, 3);
+    });
+  });
+
+  test('a Retry-After beyond a minute is told instead of waited for', async () => {
+    bed.fake.misbehave = (_request, response) => sendError(response, 429, 'TOOMANYREQUESTS', 'pull rate limit', { 'retry-after': '3600' });
+    await bed.withSession(async (session) => {
+      assert.match(
+        await failure(session.fetchManifest('1'), 'UNAVAILABLE'),
+        /^RegistryUnavailable: .*come back in 3600 s: status 429 .*pull rate limit/,
+      );
+      assert.equal(bed.fake.seen.length, 1);
+    });
+  });
+
+  test('five attempts are made, not more', async () => {
+    bed.fake.misbehave = (_request, response) => sendError(response, 500, 'UNKNOWN', '');
+    await bed.withSession(async (session) => {
+      await failure(session.fetchManifest('1'), 'UNAVAILABLE');
+      assert.equal(bed.fake.seen.length, 5);
+    });
+  });
+
+  for (const knowsRanges of [true, false]) {
+    test(`a blob goes on after broken connections, from a registry ${knowsRanges ? 'with' : 'without'} ranges`, async () => {
+      let breaks = 2;
+      bed.fake.misbehave = (request, response) => {
+        if (!knowsRanges) delete request.headers.range;
+        if (breaks === 0) return false;
+        breaks -= 1;
+        const offset = Number(/[0-9]+/.exec(request.headers.range ?? '')?.[0] ?? 0);
+        const total = layerBytes.length;
+        if (offset === 0) response.writeHead(200, { 'content-length': total });
+        else response.writeHead(206, { 'content-length': total - offset, 'content-range': `bytes ${offset}-${total - 1}/${total}` });
+        response.write(layerBytes.subarray(offset, 100_000 * (2 - breaks)), () => response.destroy());
+        return true;
+      };
+      await bed.withSession(async (session) => {
+        await readLayer(session);
+        assert.equal(bed.fake.seen.length, 3);
+        assert.match(bed.fake.seen[1]?.headers.range ?? (knowsRanges ? '' : 'bytes=1-'), /^bytes=[1-9][0-9]*-$/);
+      });
+    });
+  }
+
+  test('a blob without an announced length that ends early goes on', async () => {
+    bed.fake.misbehave = (request, response) => {
+      if (request.headers.range !== undefined) return false;
+      response.write(layerBytes.subarray(0, 12_345));
+      response.end();
+      return true;
+    };
+    await bed.withSession(async (session) => {
+      await readLayer(session);
+      assert.equal(bed.fake.seen[1]?.headers.range, 'bytes=12345-');
+    });
+  });
+
+  test('a stalled blob goes on over a new connection, and fails when it always stalls', async () => {
+    const stall = (_request: http.IncomingMessage, response: http.ServerResponse): boolean => {
+      response.writeHead(200, { 'content-length': layerBytes.length });
+      response.write(layerBytes.subarray(0, 1000));
+      return true;
+    };
+    bed.fake.misbehave = (request, response) => request.headers.range === undefined && stall(request, response);
+    await bed.withSession(async (session) => {
+      await readLayer(session);
+      assert.equal(bed.fake.seen.length, 2);
+      bed.fake.misbehave = (request, response) => {
+        delete request.headers.range;
+        return stall(request, response);
+      };
+      assert.match(await failure(readLayer(session), 'UNAVAILABLE'), /^RegistryUnavailable: .*sent no byte for 0.3 s/);
+    });
+  });
+
+  test('a reader that takes its time is no stall', async () => {
+    const bytes = Buffer.alloc(4 << 20, 'x');
+    bed.fake.misbehave = (_request, response) => {
+      response.writeHead(200, { 'content-length': bytes.length });
+      response.end(bytes);
+      return true;
+    };
+    await bed.withSession(async (session) => {
+      const { stream } = await session.openBlob({ ...layer, sizeBytes: bytes.length });
+      const first: Buffer[] = [];
+      for await (const chunk of stream) {
+        if (first.length === 0) await new Promise((resolve) => setTimeout(resolve, timing.stallTimeoutMs * 3));
+        first.push(chunk);
+      }
+      assert.equal(Buffer.concat(first).length, bytes.length);
+      assert.equal(bed.fake.seen.length, 1);
+    });
+  });
+
+  test('no answer at all is RegistryUnavailable', async () => {
+    bed.fake.misbehave = () => true;
+    await bed.withSession(async (session) => assert.match(await failure(session.fetchManifest('1'), 'UNAVAILABLE'), /no answer within 0.05 s/), {
+      deps: { timing: { ...timing, responseTimeoutMs: 50 } },
+    });
+  });
+
+  test('a stream that is thrown away ends its connection', async () => {
+    await bed.withSession(async (session) => {
+      bed.fake.misbehave = (_request, response) => {
+        response.writeHead(200, { 'content-length': layerBytes.length });
+        response.write(layerBytes.subarray(0, 1000));
+        return true;
+      };
+      const unread = await session.openBlob(layer);
+      const begun = await session.openBlob(layer);
+      await begun.stream[Symbol.asyncIterator]().next();
+      const gone = new Promise<void>((resolve) => {
+        const look = () => bed.fake.server.getConnections((_error, count) => (count === 0 ? resolve() : setTimeout(look, 10)));
+        look();
+      });
+      unread.stream.destroy();
+      begun.stream.destroy();
+      await gone;
+    });
+  });
+});
