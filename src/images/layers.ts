@@ -1,0 +1,208 @@
+/**
+ * Layer directories, `<root>/layers/<hex of the diff id>/diff`: staged beside their place, published whole, leased, removed.
+ *
+ * What has its place is complete and on disk. Knows nothing of images; nothing that takes long runs on this thread.
+ */
+import { randomBytes } from 'node:crypto';
+import { renameSync } from 'node:fs';
+import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { failedPrecondition, reasonOf } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import { isDigest } from './reference.ts';
+import { parseJsonObject, toSizeBytes } from './text.ts';
+import type { Unpacker } from './unpack.ts';
+
+export type LayerFacts = {
+  /** What it takes on disk. */
+  readonly sizeBytes: number;
+  readonly inodes: number;
+  /** Nothing of the layers below it is to be seen. */
+  readonly isRootOpaque: boolean;
+};
+
+export type StagedLayer = { readonly diffId: string; readonly stagingDir: string; readonly facts: LayerFacts };
+
+export type LayerStore = {
+  /** Undefined when the layer is not there. */
+  readonly facts: (diffId: string) => LayerFacts | undefined;
+  /** The unpacked files of a layer, there or not. */
+  readonly filesDir: (diffId: string) => string;
+  readonly usage: () => { readonly sizeBytes: number; readonly inodes: number };
+  /** Keeps layers from removal, there or not, until release() of the same owner; a second lease adds to the first. In memory only. */
+  readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
+  /** Removes nothing: that is removeUnused()'s. Idempotent. */
+  readonly release: (ownerId: string) => void;
+  /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
+  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string }>;
+  /** Waits for the disk, then puts the layers in their places; one that came there by another way is discarded. */
+  readonly publish: (layers: readonly StagedLayer[]) => Promise<void>;
+  /** Idempotent. */
+  readonly discard: (stagingDir: string) => Promise<void>;
+  /** Removes layers that are neither used nor leased. They are gone at once; resolves when their space is free. */
+  readonly removeUnused: (isUsed: (diffId: string) => boolean) => Promise<void>;
+  /** Removes what an earlier daemon left half done. */
+  readonly removeLeftovers: () => Promise<void>;
+};
+
+const layerVersion = 1;
+const factsFile = 'layer.json';
+const filesName = 'diff';
+
+export type LayerStoreDeps = { readonly root: string; readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>; readonly log?: Log };
+
+/** Reads what is there; a directory that is no complete layer is only remembered for removeLeftovers(). */
+export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> {
+  const root = join(deps.root, 'layers');
+  // Set-id programs of images lie below: no user of the node may reach them.
+  await mkdir(root, { recursive: true, mode: 0o700 });
+  const { layers, leftovers } = await readLayers(root, deps.log);
+  const leases = new Map<string, Set<string>>();
+  const staging = new Set<string>();
+
+  const placeOf = (diffId: string): string => join(root, hexOf(diffId));
+  const isLeased = (diffId: string): boolean => [...leases.values()].some((leased) => leased.has(diffId));
+
+  const lease = (ownerId: string, diffIds: readonly string[]): void => {
+    const leased = leases.get(ownerId) ?? new Set();
+    for (const diffId of diffIds) leased.add(diffId);
+    leases.set(ownerId, leased);
+  };
+
+  const stage = async () => {
+    const stagingDir = join(root, `new-${randomName()}`);
+    staging.add(stagingDir);
+    const filesDir = join(stagingDir, filesName);
+    await mkdir(filesDir, { recursive: true, mode: 0o755 });
+    return { stagingDir, filesDir };
+  };
+
+  const discard = async (stagingDir: string): Promise<void> => {
+    await deps.unpacker.remove(stagingDir);
+    staging.delete(stagingDir);
+  };
+
+  const publish = async (staged: readonly StagedLayer[]): Promise<void> => {
+    const missing = staged.filter((layer) => !layers.has(layer.diffId));
+    if (missing.length > 0) {
+      for (const layer of missing) await writeFacts(layer);
+      await deps.unpacker.sync(root);
+      for (const layer of missing) place(layer);
+      await syncDirectory(root);
+    }
+    for (const layer of staged) if (staging.has(layer.stagingDir)) await discard(layer.stagingDir);
+  };
+
+  /** Another pull may have been faster since the check: its layer is as good. */
+  const place = (layer: StagedLayer): void => {
+    if (layers.has(layer.diffId)) return;
+    renameSync(layer.stagingDir, placeOf(layer.diffId));
+    staging.delete(layer.stagingDir);
+    layers.set(layer.diffId, layer.facts);
+  };
+
+  const removeUnused = async (isUsed: (diffId: string) => boolean): Promise<void> => {
+    const unused = [...layers.keys()].filter((diffId) => !isUsed(diffId) && !isLeased(diffId));
+    const away = unused.map((diffId) => {
+      const aside = join(root, `old-${randomName()}`);
+      // No await between the check and this: whoever needs the layer from here on fetches it again.
+      renameSync(placeOf(diffId), aside);
+      layers.delete(diffId);
+      return aside;
+    });
+    await Promise.all(away.map((path) => deps.unpacker.remove(path)));
+  };
+
+  const removeLeftovers = async (): Promise<void> => {
+    const names = leftovers.splice(0).map((name) => join(root, name));
+    await Promise.all(names.filter((path) => !staging.has(path)).map((path) => deps.unpacker.remove(path)));
+  };
+
+  return {
+    facts: (diffId) => layers.get(diffId),
+    filesDir: (diffId) => join(placeOf(diffId), filesName),
+    usage: () => sum(layers.values()),
+    lease,
+    release: (ownerId) => void leases.delete(ownerId),
+    stage,
+    publish,
+    discard,
+    removeUnused,
+    removeLeftovers,
+  };
+}
+
+/** The name of a layer's directory; lengths keep the two algorithms apart. */
+function hexOf(diffId: string): string {
+  if (!isDigest(diffId)) throw failedPrecondition(`diff id ${JSON.stringify(diffId)} is no digest`);
+  return diffId.slice(diffId.indexOf(':') + 1);
+}
+
+function diffIdOf(name: string): string | undefined {
+  const diffId = `${name.length === 64 ? 'sha256' : 'sha512'}:${name}`;
+  return isDigest(diffId) ? diffId : undefined;
+}
+
+function randomName(): string {
+  return randomBytes(12).toString('hex');
+}
+
+async function readLayers(root: string, log: Log | undefined): Promise<{ layers: Map<string, LayerFacts>; leftovers: string[] }> {
+  const layers = new Map<string, LayerFacts>();
+  const leftovers: string[] = [];
+  for (const name of await readdir(root)) {
+    const diffId = diffIdOf(name);
+    if (diffId === undefined) {
+      leftovers.push(name);
+      continue;
+    }
+    try {
+      layers.set(diffId, await readFacts(join(root, name, factsFile)));
+    } catch (error) {
+      log?.warn({ diffId, reason: reasonOf(error) }, 'a layer that cannot be read is set aside, and fetched again when it is needed');
+      // Its place must be free for the layer that is fetched again.
+      const aside = `old-${randomName()}`;
+      renameSync(join(root, name), join(root, aside));
+      leftovers.push(aside);
+    }
+  }
+  return { layers, leftovers };
+}
+
+async function readFacts(path: string): Promise<LayerFacts> {
+  const document = parseJsonObject(await readFile(path), 'layer record');
+  if (document.version !== layerVersion)
+    throw failedPrecondition(`layer record: has version ${String(document.version)}; this berth reads ${layerVersion}`);
+  return {
+    sizeBytes: toSizeBytes(document.sizeBytes, 'layer record sizeBytes'),
+    inodes: toSizeBytes(document.inodes, 'layer record inodes'),
+    isRootOpaque: document.isRootOpaque === true,
+  };
+}
+
+async function writeFacts(layer: StagedLayer): Promise<void> {
+  const { sizeBytes, inodes, isRootOpaque } = layer.facts;
+  await writeFile(
+    join(layer.stagingDir, factsFile),
+    JSON.stringify({ version: layerVersion, diffId: layer.diffId, sizeBytes, inodes, isRootOpaque }),
+  );
+}
+
+/** Names made or removed in a directory are on disk afterwards. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path);
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+function sum(layers: Iterable<LayerFacts>): { sizeBytes: number; inodes: number } {
+  let [sizeBytes, inodes] = [0, 0];
+  for (const layer of layers) {
+    sizeBytes += layer.sizeBytes;
+    inodes += layer.inodes;
+  }
+  return { sizeBytes, inodes };
+}

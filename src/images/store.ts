@@ -1,0 +1,247 @@
+/**
+ * The images of the node: records on disk, `<root>/images/<hex>.json`, with memory as their view, and which layers they keep.
+ *
+ * Never talks to a registry. A record is replaced as a whole and on disk before it is shown; only then do older ones lose a tag to it.
+ */
+import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ImageRoot } from '../engine/spec.ts';
+import { BerthError, reasonOf } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import { createKeyedQueue } from '../lib/queue.ts';
+import {
+  type ImageLayer,
+  type ImageRecord,
+  idOfConfig,
+  imageRecordVersion,
+  parseStoredImage,
+  recordFileName,
+  type StoredImage,
+  salvageDiffIds,
+  toEngineConfig,
+  toImageRecord,
+} from './image-record.ts';
+import { type LayerStore, openLayerStore, syncDirectory } from './layers.ts';
+import { formatDigest, formatTag, isImageId, parseReference, toImageIdPrefix } from './reference.ts';
+import type { Unpacker } from './unpack.ts';
+
+export type ImageStoreDeps = {
+  /** Holds `images` and `layers`. */
+  readonly root: string;
+  readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
+  readonly log?: Log;
+  /** Full names with tag of images that garbage collection must leave; a `*` at the end stands for any rest. */
+  readonly pinnedImages?: readonly string[];
+};
+
+/** An image that was pulled, with its layers in place and leased by the caller. */
+export type NewImage = {
+  readonly config: Buffer;
+  readonly layers: readonly ImageLayer[];
+  /** As formatTag() and formatDigest() have them. */
+  readonly tag: string | undefined;
+  readonly digest: string;
+};
+
+export type ImageStore = {
+  /** One record per image. @param reference restricts to the image that find() gives. */
+  readonly list: (reference?: string) => readonly ImageRecord[];
+  /** By id with or without `sha256:`, an unambiguous beginning of one (7 digits or more), tag, digest, or both. Undefined for anything else. */
+  readonly find: (reference: string) => ImageRecord | undefined;
+  /** Adds names to the image, makes it if need be. A tag that another image had is taken from it. */
+  readonly put: (image: NewImage) => Promise<ImageRecord>;
+  /** Removes the image with all its names; its layers when nothing else has them. Succeeds when there is none. */
+  readonly remove: (reference: string) => Promise<void>;
+  /** Of everything below the root, from what was counted while unpacking. */
+  readonly fsInfo: () => Promise<{ readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number }>;
+  /** Keeps layers, also of an image that is removed, until release() of the same owner. In memory: at start, to be set before collect(). */
+  readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
+  /** Removes the layers that nothing else has. Idempotent. */
+  readonly release: (ownerId: string) => Promise<void>;
+  /** Removes what no image and no lease has, and what an earlier daemon left half done. */
+  readonly collect: () => Promise<void>;
+  readonly rootOf: (image: ImageRecord) => ImageRoot;
+  readonly layers: LayerStore;
+};
+
+/** @throws when the directories cannot be made or read; a record that cannot be read is left where it is, and its layers with it. */
+export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore> {
+  const directory = join(deps.root, 'images');
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const layers = await openLayerStore(deps);
+  const stored = new Map<string, StoredImage>();
+  const views = new Map<string, ImageRecord>();
+  /** Layers of records that cannot be read. */
+  const held = new Set<string>();
+  const writes = createKeyedQueue();
+  const inTurn = <T>(task: () => Promise<T>): Promise<T> => writes.run('images', task);
+
+  const show = (image: StoredImage): ImageRecord => {
+    const view = toImageRecord(image, bytesOf(layers, image), isPinned(image, deps.pinnedImages ?? []));
+    stored.set(image.id, image);
+    views.set(image.id, view);
+    return view;
+  };
+  const write = async (image: StoredImage): Promise<ImageRecord> => {
+    await replaceDurably(directory, recordFileName(image.id), JSON.stringify(image));
+    return show(image);
+  };
+  const find = (reference: string): ImageRecord | undefined => findImage(views, reference);
+  const removeUnused = async (): Promise<void> => {
+    const used = new Set([...held, ...[...stored.values()].flatMap((image) => image.layers.map((layer) => layer.diffId))]);
+    await layers.removeUnused((diffId) => used.has(diffId));
+  };
+
+  const put = (image: NewImage): Promise<ImageRecord> =>
+    inTurn(async () => {
+      const named = withNames(stored.get(idOfConfig(image.config)), image);
+      const view = await write(named);
+      // Last: after a crash in between two have the tag, and the later one keeps it.
+      for (const loser of [...stored.values()].filter((other) => other.id !== named.id && sharesName(other, image))) {
+        await write(withoutNames(loser, image));
+      }
+      return view;
+    });
+
+  const remove = (reference: string): Promise<void> =>
+    inTurn(async () => {
+      const image = find(reference);
+      if (image === undefined) return;
+      await rm(join(directory, recordFileName(image.id)), { force: true });
+      stored.delete(image.id);
+      views.delete(image.id);
+      await syncDirectory(directory);
+      await removeUnused();
+    });
+
+  for (const name of await readdir(directory)) {
+    const bytes = await readFile(join(directory, name));
+    if (!name.endsWith('.json')) continue;
+    try {
+      show(completeImage(layers, parseStoredImage(bytes)));
+    } catch (error) {
+      for (const diffId of salvageDiffIds(bytes)) held.add(diffId);
+      deps.log?.warn({ file: name, reason: reasonOf(error) }, 'an image that cannot be read is left out; its layers are kept');
+    }
+  }
+  for (const image of settledTags([...stored.values()])) show(image);
+
+  return {
+    list: (reference) => (reference === undefined ? [...views.values()] : [find(reference)].filter((image) => image !== undefined)),
+    find,
+    put,
+    remove,
+    fsInfo: async () => fsInfoOf(deps.root, layers, stored),
+    lease: layers.lease,
+    release: async (ownerId) => {
+      layers.release(ownerId);
+      await inTurn(removeUnused);
+    },
+    collect: async () => {
+      for (const name of await readdir(directory)) if (!name.endsWith('.json')) await rm(join(directory, name), { force: true });
+      await inTurn(removeUnused);
+      await layers.removeLeftovers();
+    },
+    rootOf: (image) => rootOf(layers, image),
+    layers,
+  };
+}
+
+function findImage(views: ReadonlyMap<string, ImageRecord>, reference: string): ImageRecord | undefined {
+  if (isImageId(reference)) return views.get(reference.startsWith('sha256:') ? reference : `sha256:${reference}`);
+  const name = fullName(reference);
+  const named =
+    name === undefined ? undefined : [...views.values()].find((image) => image.repoTags.includes(name) || image.repoDigests.includes(name));
+  if (named !== undefined) return named;
+  const prefix = toImageIdPrefix(reference);
+  const matches = prefix === undefined ? [] : [...views.values()].filter((image) => image.id.startsWith(prefix));
+  return matches.length === 1 ? matches[0] : undefined;
+}
+
+/** The one tag or digest that a name stands for; undefined for what is no name. */
+function fullName(reference: string): string | undefined {
+  try {
+    const parsed = parseReference(reference);
+    return parsed.digest === undefined ? formatTag(parsed) : formatDigest(parsed, parsed.digest);
+  } catch (error) {
+    if (error instanceof BerthError) return undefined;
+    throw error;
+  }
+}
+
+function withNames(before: StoredImage | undefined, image: NewImage): StoredImage {
+  return {
+    version: imageRecordVersion,
+    id: idOfConfig(image.config),
+    configText: image.config.toString('utf8'),
+    tags: [...new Set([...(before?.tags ?? []), ...(image.tag === undefined ? [] : [image.tag])])],
+    digests: [...new Set([...(before?.digests ?? []), image.digest])],
+    layers: image.layers,
+    namedAtMs: Date.now(),
+  };
+}
+
+function sharesName(other: StoredImage, image: NewImage): boolean {
+  return other.digests.includes(image.digest) || (image.tag !== undefined && other.tags.includes(image.tag));
+}
+
+function withoutNames(other: StoredImage, image: NewImage): StoredImage {
+  return { ...other, tags: other.tags.filter((tag) => tag !== image.tag), digests: other.digests.filter((digest) => digest !== image.digest) };
+}
+
+/** @returns the records that lose a tag to a later one. */
+function settledTags(images: readonly StoredImage[]): StoredImage[] {
+  const latestFirst = [...images].sort((a, b) => b.namedAtMs - a.namedAtMs);
+  const taken = new Set<string>();
+  return latestFirst.flatMap((image) => {
+    const tags = image.tags.filter((tag) => !taken.has(tag));
+    for (const tag of tags) taken.add(tag);
+    return tags.length === image.tags.length ? [] : [{ ...image, tags }];
+  });
+}
+
+/** @throws {BerthError} FAILED_PRECONDITION when a layer is not there: the image cannot be used until it is pulled again. */
+function completeImage(layers: LayerStore, image: StoredImage): StoredImage {
+  const missing = image.layers.find((layer) => layers.facts(layer.diffId) === undefined);
+  if (missing !== undefined) throw new BerthError('FAILED_PRECONDITION', `image ${image.id}: layer ${missing.diffId} is not there`);
+  return image;
+}
+
+function bytesOf(layers: LayerStore, image: StoredImage): number {
+  const diffIds = [...new Set(image.layers.map((layer) => layer.diffId))];
+  return diffIds.reduce((total, diffId) => total + (layers.facts(diffId)?.sizeBytes ?? 0), 0);
+}
+
+function isPinned(image: StoredImage, patterns: readonly string[]): boolean {
+  const matches = (name: string, pattern: string): boolean => (pattern.endsWith('*') ? name.startsWith(pattern.slice(0, -1)) : name === pattern);
+  return [...image.tags, ...image.digests].some((name) => patterns.some((pattern) => matches(name, pattern)));
+}
+
+function fsInfoOf(root: string, layers: LayerStore, stored: ReadonlyMap<string, StoredImage>) {
+  const { sizeBytes, inodes } = layers.usage();
+  // Each record is one file of a few blocks.
+  const recordsBytes = [...stored.values()].reduce((total, image) => total + Math.ceil((image.configText.length + 1024) / 4096) * 4096, 0);
+  return { mountpoint: root, usedBytes: sizeBytes + recordsBytes, inodesUsed: inodes + stored.size };
+}
+
+function rootOf(layers: LayerStore, image: ImageRecord): ImageRoot {
+  // Overlayfs refuses a layer that is there twice; of two the lower one adds nothing.
+  const topmostFirst = [...new Set([...image.diffIds].reverse())];
+  const opaque = topmostFirst.findIndex((diffId) => layers.facts(diffId)?.isRootOpaque === true);
+  const visible = opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
+  return { config: toEngineConfig(image), layerDirs: visible.map(layers.filesDir) };
+}
+
+/** As sys/files.ts does it, but without holding up the event loop while the disk works. */
+async function replaceDurably(directory: string, name: string, text: string): Promise<void> {
+  const temporary = join(directory, `${name}.new`);
+  const file = await open(temporary, 'w', 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(temporary, join(directory, name));
+  await syncDirectory(directory);
+}
