@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { normalPath, orderMounts, type RootMount } from './mounts.ts';
+import { standardMounts, withoutCovered } from './standard-mounts.ts';
+
+const mount = (target: string, reg = target): RootMount => ({
+  target,
+  isDirectory: true,
+  source: { kind: 'inherited', reg },
+  attributes: 0,
+  isRecursive: false,
+});
+
+test('orderMounts() puts parents first, and of two on one path keeps the later', () => {
+  const ordered = orderMounts([mount('/a/b/c'), mount('/a'), mount('/x/', 'first'), mount('/x', 'second'), mount('/a/b')]);
+  assert.deepEqual(
+    ordered.map(({ source }) => source.kind === 'inherited' && source.reg),
+    ['/a', 'second', '/a/b', '/a/b/c'],
+  );
+});
+
+test('normalPath() never goes above the root', () => {
+  assert.equal(normalPath('/../..//a/./b/../c/'), '/a/c');
+  assert.equal(normalPath('/..'), '/');
+});
+
+test('withoutCovered() lets a volume on /dev replace all of /dev, and one on /etc/hosts only that', () => {
+  const defaults = standardMounts({
+    isPrivileged: false,
+    hasReadonlyRoot: false,
+    cgroups: { version: 2 },
+    shm: 'shm',
+    files: [{ path: '/etc/hosts', reg: 'hosts' }],
+  });
+  const targets = withoutCovered(defaults, ['/dev/', '/etc/hosts']).map(({ target }) => target);
+  assert.deepEqual(targets, ['/proc', '/sys', '/sys/fs/cgroup']);
+  assert.ok(withoutCovered(defaults, ['/devices']).some(({ target }) => target === '/dev/shm'));
+});

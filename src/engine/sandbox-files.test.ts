@@ -1,0 +1,19 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
+
+test('resolvConf() copies the host only when nothing is said', () => {
+  assert.equal(resolvConf(undefined, 'nameserver 1.1.1.1\n'), 'nameserver 1.1.1.1\n');
+  assert.equal(resolvConf({ servers: [], searches: [], options: [] }, 'nameserver 1.1.1.1\n'), '');
+  assert.equal(
+    resolvConf({ servers: ['10.0.0.1', '::1'], searches: ['a', 'b'], options: ['ndots:5'] }, ''),
+    'search a b\nnameserver 10.0.0.1\nnameserver ::1\noptions ndots:5\n',
+  );
+});
+
+test('sandboxSysctls() gives defaults with a network of its own, unless asked for in either spelling', () => {
+  const defaults = { 'net.ipv4.ip_unprivileged_port_start': '0' };
+  assert.deepEqual(sandboxSysctls({ 'net/ipv4/ip_unprivileged_port_start': '80' }, defaults, true), { 'net/ipv4/ip_unprivileged_port_start': '80' });
+  assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), { ...defaults, 'kernel.sem': '1' });
+  assert.deepEqual(sandboxSysctls({}, defaults, false), {});
+});
