@@ -15,12 +15,14 @@ import { failure, readAll, readLayer, useRegistries, userAuth } from '../support
 const bed = useRegistries();
 
 describe('mirrors', () => {
-  test('a dead one, one without the image, then the registry: it works, and mirrors see no credentials', async () => {
-    bed.other.misbehave = (_request, response) => sendError(response, 404, 'NAME_UNKNOWN', 'not here');
+  test('a dead one, one that refuses or lacks it, then the registry: it works, and mirrors see no credentials', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${bed.other.host}/prefix"]\n`);
     bed.fake.misbehave = (request, response) =>
       request.headers.authorization === undefined && sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
-    bed.other.misbehave = (_request, response) => sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
+    bed.other.misbehave = (request, response) =>
+      request.url?.includes('/blobs/') === true
+        ? sendError(response, 404, 'BLOB_UNKNOWN', 'not here')
+        : sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
     await bed.withSession(
       async (session) => {
         assert.equal((await session.fetchManifest('1')).digest, manifestDigest);

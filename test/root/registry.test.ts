@@ -226,6 +226,22 @@ describe('credentials', () => {
     );
   });
 
+  test('a token is renewed before it expires', async () => {
+    demandToken(bed.fake, ['token-one', 'token-two'], (header) => header !== undefined);
+    const demand = bed.fake.misbehave;
+    bed.fake.misbehave = (request, response, body) => {
+      if (request.url?.startsWith('/token') !== true) return demand(request, response, body);
+      response.end(JSON.stringify({ access_token: `token-${bed.fake.seen.length}`, expires_in: 1 }));
+      return true;
+    };
+    await bed.withSession(async (session) => {
+      await session.fetchManifest('1');
+      await session.fetchManifest('1');
+      const sent = bed.fake.seen.filter((request) => request.url.includes('/manifests/')).map((request) => request.headers.authorization);
+      assert.equal(new Set(sent).size, sent.length, 'no expired token is sent');
+    });
+  });
+
   test('an identity token is exchanged by POST', async () => {
     demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(
