@@ -9,9 +9,15 @@ import { buildImage, buildLayer, type Entry, type Image } from './image-builder.
 
 const busyboxFile = resolve(import.meta.dirname, '../build/sample/busybox');
 
-/** Fetches the program when it is not there yet. */
-export async function buildSampleImage(): Promise<Image> {
+if (import.meta.main) fetchProgram();
+
+/** Needs the network the first time: set-up runs this file for it. */
+function fetchProgram(): void {
   if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', 'bin/busybox', busyboxFile);
+}
+
+export async function buildSampleImage(): Promise<Image> {
+  fetchProgram();
   const applets = execFileSync(busyboxFile, ['--list'], { encoding: 'utf8' }).trim().split('\n');
   const entries: Entry[] = [
     { kind: 'directory', path: 'tmp', mode: 0o1777 },

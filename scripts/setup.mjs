@@ -47,6 +47,7 @@ try {
   installSystemPackages(process.argv.includes('--test') ? [...runPackages, ...testPackages] : runPackages);
   installNpmPackages();
   run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/build.mjs')], 'building berth');
+  run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/sample-image.ts')], 'fetching the program of the sample image');
 } catch (error) {
   process.stderr.write(`setup: ${error.message}\n`);
   process.exit(1);

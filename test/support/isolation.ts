@@ -4,30 +4,31 @@
  * Cgroups have no such border here: whoever makes some removes them (cgroups.ts).
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 
 const marker = 'BERTH_TEST_ISOLATED';
+
+/** Directories that are empty inside. */
+const hidden = ['/run', '/var/lib/cni'];
 
 /**
  * Starts this very program again inside new namespaces and ends with its exit code; returns only inside them, where loopback is up, and
  * /run and /var/lib/cni are empty. Needs root.
  */
 export function enterIsolation(): void {
-  if (process.env[marker] === undefined) {
-    // A shell as the first process reaps what is orphaned; Node would not.
-    const unshare = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--propagation', 'private'];
-    const program = ['sh', '-c', '"$@"; exit $?', 'sh', process.execPath, ...process.execArgv, ...process.argv.slice(1)];
-    const result = spawnSync('unshare', [...unshare, ...program], { stdio: 'inherit', env: { ...process.env, [marker]: '1' } });
-    if (result.error) throw result.error;
-    process.exit(result.status ?? 1);
-  }
+  if (process.env[marker] === undefined) process.exit(runAgain());
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
-  hide('/run');
-  hide('/var/lib/cni');
+  for (const directory of hidden) execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', directory]);
 }
 
-/** Lays an empty tmpfs over a directory. */
-function hide(directory: string): void {
-  if (!existsSync(directory)) mkdirSync(directory, { recursive: true });
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', directory]);
+function runAgain(): number {
+  const absent = hidden.filter((directory) => !existsSync(directory));
+  for (const directory of absent) mkdirSync(directory, { recursive: true });
+  // A shell as the first process reaps what is orphaned; Node would not.
+  const unshare = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--propagation', 'private'];
+  const program = ['sh', '-c', '"$@"; exit $?', 'sh', process.execPath, ...process.execArgv, ...process.argv.slice(1)];
+  const result = spawnSync('unshare', [...unshare, ...program], { stdio: 'inherit', env: { ...process.env, [marker]: '1' } });
+  for (const directory of absent) rmdirSync(directory);
+  if (result.error) throw result.error;
+  return result.status ?? 1;
 }

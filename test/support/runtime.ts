@@ -62,7 +62,8 @@ export async function startRuntime(name: RuntimeName, options: RuntimeOptions): 
   await Promise.race([failure, answers(layout.socket)]);
   const stop = async () => {
     await end(child);
-    await removeCgroup(layout.cgroupParent.slice(1));
+    // containerd's parent cannot be chosen.
+    await removeCgroup(name === 'containerd' ? 'k8s.io' : layout.cgroupParent.slice(1));
   };
   return { endpoint: `unix://${layout.socket}`, pid: child.pid ?? 0, logFile, stop };
 }
