@@ -7,7 +7,7 @@ import { constants, mkdirSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { failedPrecondition, failedTo } from '../lib/errors.ts';
 import type { CgroupFacts, DevicePolicy } from '../sys/cgroup-facts.ts';
-import { openCgroup } from '../sys/cgroups.ts';
+import { type CgroupFds, openCgroup } from '../sys/cgroups.ts';
 import { cloneTree } from '../sys/mounts.ts';
 import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../sys/syscalls.ts';
 import { CLONE } from './abi.ts';
@@ -56,7 +56,7 @@ function composeContainer(
   registers.add(stateReg, openDirectory(deps.store.containers.directory(record.id)));
   registers.add(rootReg, openSync(`/proc/self/fd/${root}`, O_PATH));
   const { stdio, supervise } = openStdio(deps, record, registers);
-  const cgroup = openCgroupEntry(deps.cgroups, record.cgroupPath, registers);
+  const cgroup = addCgroupEntry(openCgroup(deps.cgroups, record.cgroupPath), registers);
   const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
@@ -133,9 +133,8 @@ function openLog(deps: EngineDeps, path: string | undefined, registers: Register
   }
 }
 
-/** The fds through which a process gets into a cgroup, as registers. */
-export function openCgroupEntry(facts: CgroupFacts, path: string, registers: Registers): CgroupEntry {
-  const fds = openCgroup(facts, path);
+/** The fds through which a process gets into a cgroup (openCgroup(), openProcessCgroup()), as registers. */
+export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntry {
   if (fds.version === 2) return { version: 2, directory: registers.add('cgroup', fds.directoryFd) };
   return { version: 1, procs: fds.procsFds.map((fd, i) => registers.add(`cgroup${i}`, fd)) };
 }

@@ -6,12 +6,13 @@
 import { constants, openSync } from 'node:fs';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
+import { openProcessCgroup } from '../sys/cgroups.ts';
 import { killTree } from '../sys/process-tree.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { collect } from '../sys/spawn.ts';
 import { close, pidfdOpen, pipe } from '../sys/syscalls.ts';
 import { containerOf } from './container.ts';
-import { openCgroupEntry, processFacts } from './container-sources.ts';
+import { addCgroupEntry, processFacts } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startExec } from './monitor.ts';
 import type { Plan } from './plan.ts';
@@ -77,7 +78,7 @@ function composeExec(deps: EngineDeps, { record, status }: ContainerView, argv: 
   }
   const target = registers.add('target', openProcess(status.process));
   registers.add('stdin', openSync('/dev/null', constants.O_RDONLY));
-  const cgroup = openCgroupEntry(deps.cgroups, record.cgroupPath, registers);
+  const cgroup = addCgroupEntry(openProcessCgroup(deps.cgroups, record.cgroupPath, status.process.pid), registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
   const given = { argv, resources: status.resources, seccomp };

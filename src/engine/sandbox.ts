@@ -6,7 +6,7 @@ import { constants, mkdirSync, openSync, readFileSync, rmSync, statfsSync } from
 import { dirname, join } from 'node:path';
 import { BerthError, failedTo, reasonOf } from '../lib/errors.ts';
 import { killCgroup } from '../sys/cgroup-processes.ts';
-import { createCgroup, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
+import { createCgroup, openCgroup, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
 import { replaceFile } from '../sys/files.ts';
 import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../sys/mounts.ts';
 import { createNamespaces, unpinNamespaces } from '../sys/namespaces.ts';
@@ -15,7 +15,7 @@ import { close } from '../sys/syscalls.ts';
 import { CLONE } from './abi.ts';
 import { containerCgroupPath } from './cgroup.ts';
 import { newId, removeContainer, stopContainer } from './container.ts';
-import { openCgroupEntry } from './container-sources.ts';
+import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
 import type { JoinedNamespace } from './plan-container.ts';
@@ -125,7 +125,7 @@ async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: Sandb
         reg: registers.add(what, openSync(path, constants.O_RDONLY)),
       }),
     );
-    const cgroup = openCgroupEntry(deps.cgroups, cgroupPath, registers);
+    const cgroup = addCgroupEntry(openCgroup(deps.cgroups, cgroupPath), registers);
     const plan = planReaper({ namespaces, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
     const { pid } = await startMonitor(deps, { plan, fds: registers.fds, name: record.id });
     return { pid, startTime: processStartTime(pid) ?? '' };

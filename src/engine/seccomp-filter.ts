@@ -1,7 +1,7 @@
 /**
  * The seccomp filter of a container: its profile read, resolved for its capabilities and this machine, compiled once.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { invalidArgument, reasonOf } from '../lib/errors.ts';
 import type { HostFacts } from '../sys/host.ts';
 import { resolveProfile } from './seccomp.ts';
@@ -19,31 +19,27 @@ export type SeccompFilters = {
   readonly filterFor: (security: Pick<SecuritySpec, 'isPrivileged' | 'seccomp'>, capabilities: bigint) => SeccompProgram | null;
 };
 
+/** A profile is some tens of KiB; parseSeccompProfile() takes no more either. */
+const profileBytesMax = 1024 * 1024;
+
 export function createSeccompFilters(deps: {
   readonly compiler: SeccompCompiler;
   readonly facts: Pick<HostFacts, 'arch' | 'kernel'>;
 }): SeccompFilters {
-  const defaults = new Map<bigint, SeccompProgram>();
-  const context = (capabilities: bigint) => ({ capabilities, ...deps.facts });
-  const defaultFor = (capabilities: bigint): SeccompProgram => {
-    const known = defaults.get(capabilities);
-    if (known !== undefined) return known;
-    const program = deps.compiler.compile(resolveProfile(defaultProfile, context(capabilities)));
-    defaults.set(capabilities, program);
-    return program;
-  };
   return {
     filterFor: ({ isPrivileged, seccomp }, capabilities) => {
       if (isPrivileged || seccomp.kind === 'unconfined') return null;
-      if (seccomp.kind === 'runtime-default') return defaultFor(capabilities);
-      const profile = parseSeccompProfile(readProfile(seccomp.path), seccomp.path);
-      return deps.compiler.compile(resolveProfile(profile, context(capabilities)));
+      const profile = seccomp.kind === 'runtime-default' ? defaultProfile : parseSeccompProfile(readProfile(seccomp.path), seccomp.path);
+      return deps.compiler.compile(resolveProfile(profile, { capabilities, ...deps.facts }));
     },
   };
 }
 
 function readProfile(path: string): string {
   try {
+    const stat = statSync(path);
+    // A pipe in its place would hold the daemon.
+    if (!stat.isFile() || stat.size > profileBytesMax) throw new Error(`not a regular file of at most ${profileBytesMax} bytes`);
     return readFileSync(path, 'utf8');
   } catch (error) {
     throw invalidArgument(`reading seccomp profile ${path}: ${reasonOf(error)}`, error);
