@@ -107,8 +107,9 @@ void forget_plan(void);
 struct stream {
   int fd;
   const char *name;
+  /* The beginning of a line whose end has not come: `held` bytes of at most LINE_BYTES_MAX. */
   uint32_t held;
-  unsigned char line[LINE_BYTES_MAX];
+  unsigned char *line;
 };
 /* 0 or errno. dir -1: output is thrown away. */
 int log_open(int dir, const char *name, uint32_t line_bytes_max);

@@ -94,7 +94,7 @@ static char **point(char **at, const struct strings *strings) {
 }
 
 static long execute(const struct plan *plan, const struct op *op) {
-  static char *pointers[STRINGS_MAX];
+  static char *pointers[STRINGS_MAX] __attribute__((aligned(PAGE_BYTES)));
   char **env = point(pointers, &plan->argv);
   point(env, &plan->env);
   leave_monitor();

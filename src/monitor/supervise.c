@@ -38,6 +38,8 @@ struct client {
 static struct stream streams[2];
 static struct client clients[CLIENTS_MAX];
 static size_t next_client;
+/* Apart from the streams, for most containers never need these pages. */
+static unsigned char lines[2][LINE_BYTES_MAX] __attribute__((aligned(PAGE_BYTES)));
 static unsigned char read_buffer[READ_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
 static int register_fd(int32_t reg) { return reg < 0 ? -1 : registers[reg]; }
@@ -207,8 +209,8 @@ static void reap_child(int signals, int exit_dir, pid_t child) {
 }
 
 static void start_streams(const struct plan *plan, int terminal) {
-  streams[0] = (struct stream){.fd = terminal >= 0 ? terminal : register_fd(plan->out), .name = "stdout"};
-  streams[1] = (struct stream){.fd = register_fd(plan->err), .name = "stderr"};
+  streams[0] = (struct stream){.fd = terminal >= 0 ? terminal : register_fd(plan->out), .name = "stdout", .line = lines[0]};
+  streams[1] = (struct stream){.fd = register_fd(plan->err), .name = "stderr", .line = lines[1]};
   for (size_t i = 0; i < 2; i++) unblock(streams[i].fd);
   for (size_t i = 0; i < CLIENTS_MAX; i++) clients[i].fd = -1;
 }

@@ -1,6 +1,6 @@
 /** The monitor parents containers: logs, rotation, terminal, full disks, stuck clients, and the end. */
 import assert from 'node:assert/strict';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -144,6 +144,26 @@ test('a full disk loses lines and counts them, holds whole lines only, and takes
   const contents = [...Array.from({ length: 5000 }, (_, i) => String(i + 1)), 'again'];
   const whole = contents.reduce((sum, content) => sum + frame + content.length, 0);
   assert.equal((record?.droppedLogBytes ?? 0) + written, whole);
+});
+
+test('a monitor that cannot leave its record tells by its exit code', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  const gone = join(dir, 'gone');
+  mkdirSync(gone);
+  const { monitorPid } = await startContainer(deps, gone, { script: `while [ ! -e ${dir}/go ]; do sleep 0.02; done`, hasLog: false });
+  rmSync(gone, { recursive: true });
+  writeFileSync(join(dir, 'go'), '');
+  assert.equal((await ended(monitorPid)) >> 8, 3);
+});
+
+test('an exit record that is none is an error', async (t) => {
+  const dir = scratch(t);
+  assert.equal(await readExitRecord(dir), null);
+  for (const text of ['', '{}', '{"version":1,"pid":1,"exitCode":"0"}']) {
+    writeFileSync(join(dir, 'exit.json'), text);
+    await assert.rejects(readExitRecord(dir), { code: 'INTERNAL', message: /^reading the exit record in / });
+  }
 });
 
 test('processes that hold the output open do not delay the end', async (t) => {

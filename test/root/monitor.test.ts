@@ -171,6 +171,22 @@ test('a log that cannot be opened fails the start before anything is cloned', as
   assert.deepEqual(readdirSync(dir), ['control']);
 });
 
+test('a monitor that cannot be started, or ends without a report, is an error that says so', async (t) => {
+  const deps = await monitorDeps(t);
+  const start = (path: string) => startExec({ monitor: { ...deps.monitor, path } }, { plan: script(''), fds: [], name: 'pod-1' });
+  await assert.rejects(start('/no/monitor'), { message: /^starting the monitor of pod-1: .*ENOENT/ });
+  await assert.rejects(start('/usr/bin/true'), { code: 'INTERNAL', message: 'starting pod-1: its monitor ended without a report' });
+});
+
+test('exec fails when its monitor is killed before the process ends', async (t) => {
+  const deps = await monitorDeps(t);
+  const { pid, monitorPid, exited } = await startExec(deps, { plan: script('exec sleep 1000'), fds: [], name: 'pod-1' });
+  deps.killAfter(pid);
+  process.kill(monitorPid, 'SIGKILL');
+  await assert.rejects(exited, { code: 'INTERNAL', message: 'waiting for pod-1: its monitor ended before it' });
+  assert.doesNotThrow(() => process.kill(pid, 0), 'the process goes on');
+});
+
 test('a tolerated failure leaves its register absent and skips what uses it', async (t) => {
   const dir = scratch(t);
   const child: Op[] = [
