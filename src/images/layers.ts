@@ -9,6 +9,7 @@ import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
+import { createKeyedQueue } from '../lib/queue.ts';
 import { isDigest } from './reference.ts';
 import { parseJsonObject, toSizeBytes } from './text.ts';
 import type { Unpacker } from './unpack.ts';
@@ -35,7 +36,7 @@ export type LayerStore = {
   readonly release: (ownerId: string) => void;
   /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
   readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string }>;
-  /** Waits for the disk, then puts the layers in their places; one that came there by another way is discarded. */
+  /** Waits for the disk, then puts the layers in their places; one that has come there in the meantime is left to discard(). */
   readonly publish: (layers: readonly StagedLayer[]) => Promise<void>;
   /** Idempotent. */
   readonly discard: (stagingDir: string) => Promise<void>;
@@ -59,6 +60,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
   const { layers, leftovers } = await readLayers(root, deps.log);
   const leases = new Map<string, Set<string>>();
   const staging = new Set<string>();
+  const publishing = createKeyedQueue();
 
   const placeOf = (diffId: string): string => join(root, hexOf(diffId));
   const isLeased = (diffId: string): boolean => [...leases.values()].some((leased) => leased.has(diffId));
@@ -78,24 +80,23 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
   };
 
   const discard = async (stagingDir: string): Promise<void> => {
+    if (!staging.has(stagingDir)) return;
     await deps.unpacker.remove(stagingDir);
     staging.delete(stagingDir);
   };
 
-  const publish = async (staged: readonly StagedLayer[]): Promise<void> => {
-    const missing = staged.filter((layer) => !layers.has(layer.diffId));
-    if (missing.length > 0) {
+  // One after the other: two pulls may share a layer, and the second must find it in its place.
+  const publish = (staged: readonly StagedLayer[]): Promise<void> =>
+    publishing.run(root, async () => {
+      const missing = staged.filter((layer) => !layers.has(layer.diffId));
+      if (missing.length === 0) return;
       for (const layer of missing) await writeFacts(layer);
       await deps.unpacker.sync(root);
       for (const layer of missing) place(layer);
       await syncDirectory(root);
-    }
-    for (const layer of staged) if (staging.has(layer.stagingDir)) await discard(layer.stagingDir);
-  };
+    });
 
-  /** Another pull may have been faster since the check: its layer is as good. */
   const place = (layer: StagedLayer): void => {
-    if (layers.has(layer.diffId)) return;
     renameSync(layer.stagingDir, placeOf(layer.diffId));
     staging.delete(layer.stagingDir);
     layers.set(layer.diffId, layer.facts);

@@ -118,7 +118,13 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
     const bytes = await readFile(join(directory, name));
     if (!name.endsWith('.json')) continue;
     try {
-      show(completeImage(layers, parseStoredImage(bytes)));
+      const image = parseStoredImage(bytes);
+      if (isComplete(layers, image)) show(image);
+      else {
+        // Of no use to anybody; what is left of it is collected, and the next pull fetches it anew.
+        deps.log?.warn({ image: image.id }, 'an image whose layers are not all there is removed');
+        await rm(join(directory, name), { force: true });
+      }
     } catch (error) {
       for (const diffId of salvageDiffIds(bytes)) held.add(diffId);
       deps.log?.warn({ file: name, reason: reasonOf(error) }, 'an image that cannot be read is left out; its layers are kept');
@@ -200,11 +206,8 @@ function settledTags(images: readonly StoredImage[]): StoredImage[] {
   });
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION when a layer is not there: the image cannot be used until it is pulled again. */
-function completeImage(layers: LayerStore, image: StoredImage): StoredImage {
-  const missing = image.layers.find((layer) => layers.facts(layer.diffId) === undefined);
-  if (missing !== undefined) throw new BerthError('FAILED_PRECONDITION', `image ${image.id}: layer ${missing.diffId} is not there`);
-  return image;
+function isComplete(layers: LayerStore, image: StoredImage): boolean {
+  return image.layers.every((layer) => layers.facts(layer.diffId) !== undefined);
 }
 
 function bytesOf(layers: LayerStore, image: StoredImage): number {

@@ -1,0 +1,254 @@
+/**
+ * One pull, from a name to an image in the store: resolve, check, fetch the layers that are missing, publish. Equal pulls are joined.
+ *
+ * Leaves nothing when it fails. Knows no protocol of registries, and unpacks nothing itself.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import type { RegistryAuth } from './auth.ts';
+import type { ImageLayer, ImageRecord } from './image-record.ts';
+import type { StagedLayer } from './layers.ts';
+import { type Descriptor, type ImageConfigBlob, imageConfigBytesMax, parseImageConfig, parseManifest, selectPlatform } from './manifest.ts';
+import { checkPlatform, type Platform } from './platform.ts';
+import { formatDigest, formatReference, formatTag, parseReference, type Reference } from './reference.ts';
+import type { RegistryClient, RegistrySession } from './registry.ts';
+import { createSharedLayers, type SharedLayers } from './shared-layers.ts';
+import type { ImageStore } from './store.ts';
+import type { Unpacker } from './unpack.ts';
+
+export type PullDeps = {
+  readonly store: ImageStore;
+  readonly registry: RegistryClient;
+  readonly unpacker: Pick<Unpacker, 'unpack'>;
+  /** Of this node. */
+  readonly platform: Platform;
+  readonly log?: Log;
+};
+
+/** Compressed bytes of the layers that this pull fetches. */
+export type PullProgress = { readonly doneBytes: number; readonly totalBytes: number };
+
+export type PullRequest = {
+  /** As a user writes it. */
+  readonly reference: string;
+  readonly auth?: RegistryAuth | undefined;
+  /** Ends the waiting of this caller; the pull goes on as long as anybody waits. Its reason tells late from cancelled. */
+  readonly signal: AbortSignal;
+  readonly onProgress?: (progress: PullProgress) => void;
+};
+
+export type ImagePuller = {
+  /**
+   * Asks the registry what the name means now, also when the image is here, and makes it be in the store, whole, under that name.
+   *
+   * @throws {BerthError} INVALID_ARGUMENT for what is no name; DEADLINE_EXCEEDED or CANCELLED when the signal was aborted; NOT_FOUND,
+   *   UNAUTHENTICATED, UNAVAILABLE (`RegistryUnavailable: …`) as the registry answers; FAILED_PRECONDITION for an image that is not what
+   *   its digests say; RESOURCE_EXHAUSTED when it does not fit.
+   */
+  readonly pullImage: (request: PullRequest) => Promise<ImageRecord>;
+};
+
+type Running = {
+  readonly result: Promise<ImageRecord>;
+  readonly controller: AbortController;
+  readonly listeners: Set<(progress: PullProgress) => void>;
+  waiters: number;
+};
+
+export function createImagePuller(deps: PullDeps): ImagePuller {
+  const running = new Map<string, Running>();
+  const shared = createSharedLayers(deps);
+
+  const start = (ref: Reference, auth: RegistryAuth | undefined, key: string): Running => {
+    const controller = new AbortController();
+    const listeners = new Set<(progress: PullProgress) => void>();
+    const tell = (progress: PullProgress): void => listeners.forEach((listener) => void listener(progress));
+    const result = runPull({ ...deps, shared }, { ref, auth, signal: controller.signal, tell }).finally(() => {
+      if (running.get(key) === pull) running.delete(key);
+    });
+    // Nobody may be left to hear of it.
+    result.catch(() => undefined);
+    const pull: Running = { result, controller, listeners, waiters: 0 };
+    running.set(key, pull);
+    return pull;
+  };
+
+  const pullImage = async (request: PullRequest): Promise<ImageRecord> => {
+    const ref = parseReference(request.reference);
+    if (request.signal.aborted) throw givenUp(request.signal, ref);
+    // Whoever may not see an image must not get it by joining one who may.
+    const key = createHash('sha256')
+      .update(JSON.stringify([formatReference(ref), request.auth ?? null]))
+      .digest('hex');
+    const pull = running.get(key) ?? start(ref, request.auth, key);
+    pull.waiters += 1;
+    if (request.onProgress !== undefined) pull.listeners.add(request.onProgress);
+    try {
+      return await untilAborted(pull.result, request.signal, () => givenUp(request.signal, ref));
+    } finally {
+      pull.waiters -= 1;
+      if (request.onProgress !== undefined) pull.listeners.delete(request.onProgress);
+      if (pull.waiters === 0 && request.signal.aborted) {
+        // From here on a new request starts anew.
+        if (running.get(key) === pull) running.delete(key);
+        pull.controller.abort(givenUp(request.signal, ref));
+      }
+    }
+  };
+
+  return { pullImage };
+}
+
+function givenUp(signal: AbortSignal, ref: Reference): BerthError {
+  if (signal.reason instanceof BerthError) return signal.reason;
+  const isLate = signal.reason instanceof Error && signal.reason.name === 'TimeoutError';
+  const reason = isLate ? 'not done in time' : `given up: ${reasonOf(signal.reason)}`;
+  return new BerthError(isLate ? 'DEADLINE_EXCEEDED' : 'CANCELLED', `pulling image ${formatReference(ref)}: ${reason}`);
+}
+
+async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, toError: () => Error): Promise<T> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(toError());
+  signal.addEventListener('abort', abort);
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+type RunDeps = PullDeps & { readonly shared: SharedLayers };
+type Run = {
+  readonly ref: Reference;
+  readonly auth: RegistryAuth | undefined;
+  readonly signal: AbortSignal;
+  readonly tell: (progress: PullProgress) => void;
+};
+
+async function runPull(deps: RunDeps, run: Run): Promise<ImageRecord> {
+  const startedMs = performance.now();
+  const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
+  try {
+    const known = await knownImage(deps.store, session, run.ref);
+    const fetched = known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0 };
+    const durationMs = Math.round(performance.now() - startedMs);
+    const { image, layers, bytes } = fetched;
+    deps.log?.info({ image: formatReference(run.ref), id: image.id, host: run.ref.domain, layers, bytes, durationMs }, 'image pulled');
+    return image;
+  } finally {
+    session.close();
+  }
+}
+
+/** The image, when it is here under this very name and the registry says that the name still means it. */
+async function knownImage(store: ImageStore, session: RegistrySession, ref: Reference): Promise<ImageRecord | undefined> {
+  if (store.find(formatReference(ref)) === undefined) return undefined;
+  const found = await session.resolveTag(ref.digest ?? ref.tag ?? 'latest');
+  if (found === undefined || (ref.digest !== undefined && found.digest !== ref.digest)) return undefined;
+  const digestName = formatDigest(ref, found.digest);
+  // Looked up again: it may have been removed in the meantime.
+  const image = store.find(formatReference(ref));
+  return image?.repoDigests.includes(digestName) ? image : undefined;
+}
+
+/** What the registry says an image is, all of it checked. */
+type Resolved = {
+  /** Of the manifest or index that the name stands for. */
+  readonly digest: string;
+  readonly configBytes: Buffer;
+  readonly config: ImageConfigBlob;
+  /** Lowest first, each with its diff id. */
+  readonly layers: readonly { readonly diffId: string; readonly descriptor: Descriptor }[];
+};
+
+async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Promise<{ image: ImageRecord; layers: number; bytes: number }> {
+  const resolved = await resolve(deps, session, run.ref);
+  const ownerId = `pull ${randomUUID()}`;
+  // Before looking which layers are there: what is there must stay.
+  deps.store.lease(ownerId, resolved.config.diffIds);
+  const missing = [...new Map(resolved.layers.map((layer) => [layer.diffId, layer])).values()].filter(
+    (layer) => deps.store.layers.facts(layer.diffId) === undefined,
+  );
+  const bytes = missing.reduce((total, layer) => total + layer.descriptor.sizeBytes, 0);
+  let isStored = false;
+  try {
+    const staged = await fetchLayers(deps, session, run, missing, bytes, ownerId);
+    run.signal.throwIfAborted();
+    await deps.store.layers.publish(staged);
+    const layers = resolved.layers.map(
+      ({ diffId, descriptor }): ImageLayer => ({ diffId, digest: descriptor.digest, compressedBytes: descriptor.sizeBytes }),
+    );
+    const image = await deps.store.put({
+      config: resolved.configBytes,
+      layers,
+      tag: formatTag(run.ref),
+      digest: formatDigest(run.ref, resolved.digest),
+    });
+    isStored = true;
+    return { image, layers: missing.length, bytes };
+  } finally {
+    await deps.shared.leave(ownerId);
+    if (isStored) deps.store.layers.release(ownerId);
+    else await deps.store.release(ownerId);
+  }
+}
+
+/** Indexes within indexes that are followed. */
+const indexDepthMax = 3;
+
+async function resolve(deps: RunDeps, session: RegistrySession, ref: Reference): Promise<Resolved> {
+  const top = await session.fetchManifest(ref.digest ?? ref.tag ?? 'latest');
+  let manifest = parseManifest(top.bytes, top.mediaType);
+  for (let depth = 0; manifest.kind === 'index'; depth += 1) {
+    if (depth === indexDepthMax) throw failedPrecondition(`image ${formatReference(ref)}: more than ${indexDepthMax} indexes within each other`);
+    const chosen = selectPlatform(manifest.manifests, deps.platform);
+    const next = await session.fetchManifest(chosen.digest);
+    if (next.bytes.length !== chosen.sizeBytes) {
+      throw failedPrecondition(`image ${formatReference(ref)}: manifest ${chosen.digest} has ${next.bytes.length} bytes, not ${chosen.sizeBytes}`);
+    }
+    manifest = parseManifest(next.bytes, next.mediaType);
+  }
+  const configBytes = await session.fetchSmallBlob(manifest.config, imageConfigBytesMax);
+  const config = parseImageConfig(configBytes);
+  checkPlatform(config, deps.platform);
+  return { digest: top.digest, configBytes, config, layers: pairLayers(manifest.layers, config.diffIds, ref) };
+}
+
+function pairLayers(descriptors: readonly Descriptor[], diffIds: readonly string[], ref: Reference): Resolved['layers'] {
+  if (descriptors.length !== diffIds.length) {
+    throw failedPrecondition(`image ${formatReference(ref)}: manifest has ${descriptors.length} layers, config has ${diffIds.length}`);
+  }
+  if (descriptors.length === 0) throw failedPrecondition(`image ${formatReference(ref)}: has no layers, so no container could be made of it`);
+  return descriptors.map((descriptor, position) => ({ descriptor, diffId: diffIds[position] ?? '' }));
+}
+
+/** All missing layers at once; the first failure ends the rest, and is what is thrown once nothing is under way any more. */
+async function fetchLayers(
+  deps: RunDeps,
+  session: RegistrySession,
+  run: Run,
+  missing: Resolved['layers'],
+  totalBytes: number,
+  ownerId: string,
+): Promise<readonly StagedLayer[]> {
+  const others = new AbortController();
+  const signal = AbortSignal.any([run.signal, others.signal]);
+  let doneBytes = 0;
+  const onBytes = (count: number): void => {
+    doneBytes += count;
+    run.tell({ doneBytes, totalBytes });
+  };
+  const fetches = missing.map(async ({ diffId, descriptor }) => {
+    try {
+      return await deps.shared.obtain({ ownerId, diffId, descriptor, session, signal, onBytes });
+    } catch (error) {
+      others.abort(error);
+      throw error;
+    }
+  });
+  await Promise.allSettled(fetches);
+  if (run.signal.aborted) throw givenUp(run.signal, run.ref);
+  if (others.signal.aborted) throw others.signal.reason;
+  return (await Promise.all(fetches)).filter((staged) => staged !== undefined);
+}
