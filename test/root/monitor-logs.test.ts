@@ -168,6 +168,8 @@ test('an exit record that is none is an error', async (t) => {
 
 test('processes that hold the output open do not delay the end', async (t) => {
   const deps = await monitorDeps(t);
+  // Before scratch()'s own hook, which removes the file.
+  t.after(() => process.kill(Number(readFileSync(join(dir, 'noise'), 'latin1')), 'SIGKILL'));
   const dir = scratch(t);
   const childDir = openSync(dir, 'r');
   const script = `(while :; do echo noise; done) & echo $! > ${dir}/noise; exit 4`;
@@ -188,7 +190,6 @@ test('processes that hold the output open do not delay the end', async (t) => {
   closeSync(childDir);
   await ended(monitorPid);
   assert.equal((await readExitRecord(dir))?.exitCode, 4);
-  process.kill(Number(readFileSync(join(dir, 'noise'), 'latin1')), 'SIGKILL');
 });
 
 test('clients that say nothing, or nonsense, or do not read, block neither others nor the end', async (t) => {
