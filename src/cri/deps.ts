@@ -1,63 +1,10 @@
 /**
  * What the RPC handlers need from the rest of berth: the interfaces that main.ts fills. Types only.
  */
+import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/records.ts';
-import type { ContainerSpec, ImageRoot, Network, Resources, SandboxSpec } from '../engine/spec.ts';
-import type { Log } from '../lib/log.ts';
+import type { ImageRoot, Network } from '../engine/spec.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';
-
-/** An image's root and the names under which a container made from it is shown. */
-export type ContainerImage = ImageRoot & {
-  /** `sha256:…`, as PullImage gave it. */
-  readonly id: string;
-  /** A repository digest when there is one, else the id. */
-  readonly ref: string;
-  /** The first tag when there is one, else what was requested. */
-  readonly name: string;
-  /** Topmost first, one for each of `layerDirs`. */
-  readonly diffIds: readonly string[];
-};
-
-/** At most so much is kept of each stream; the rest is read and dropped. */
-export type ExecResult = { readonly stdout: Buffer; readonly stderr: Buffer; readonly exitCode: number };
-
-/**
- * Sandboxes and containers. Ids may be unambiguous prefixes wherever one is taken.
- *
- * Errors are BerthErrors: NOT_FOUND for an unknown id (never from stop and remove, which then succeed), FAILED_PRECONDITION for a wrong state.
- */
-export type Engine = {
-  /** The new id; that of the same sandbox when an abandoned call made it. */
-  readonly runSandbox: (spec: SandboxSpec, signal: AbortSignal) => Promise<string>;
-  readonly stopSandbox: (id: string) => Promise<void>;
-  readonly removeSandbox: (id: string) => Promise<void>;
-  /** From memory; the same objects until something changes, so that what was made of them can be kept. */
-  readonly sandboxes: () => readonly SandboxView[];
-  readonly sandbox: (idOrPrefix: string) => SandboxView;
-  readonly createContainer: (sandboxId: string, spec: ContainerSpec, image: ContainerImage, signal: AbortSignal) => Promise<string>;
-  readonly startContainer: (id: string) => Promise<void>;
-  /** @param timeoutMs between the stop signal and the kill; 0: kill at once. */
-  readonly stopContainer: (id: string, timeoutMs: number) => Promise<void>;
-  readonly removeContainer: (id: string) => Promise<void>;
-  readonly containers: () => readonly ContainerView[];
-  readonly container: (idOrPrefix: string) => ContainerView;
-  /** @param timeoutMs 0: none. @throws {BerthError} DEADLINE_EXCEEDED when it has passed; the processes are dead then. */
-  readonly execSync: (id: string, argv: readonly string[], timeoutMs: number, signal: AbortSignal) => Promise<ExecResult>;
-  readonly reopenLog: (id: string) => Promise<void>;
-  /** Fields that are undefined stay as they are. */
-  readonly updateResources: (id: string, resources: Resources) => Promise<void>;
-  readonly facts: () => EngineFacts;
-  /** What people may want to know of a sandbox or a container; becomes JSON. No secrets, no environment values. */
-  readonly explain: (id: string) => unknown;
-};
-
-export type EngineFacts = {
-  /** Null when sandboxes can run, else what is missing and what to do. */
-  readonly notReadyReason: string | null;
-  readonly canMountRecursivelyReadonly: boolean;
-  readonly hasAppArmor: boolean;
-  readonly hasSelinux: boolean;
-};
 
 /** An image on this node. */
 export type ImageView = {
@@ -122,5 +69,4 @@ export type CriDeps = {
   readonly items: ItemBytes;
   readonly settings: { readonly version: string; readonly rootDir: string; readonly stateDir: string };
   readonly nowNs: () => string;
-  readonly log: Log;
 };

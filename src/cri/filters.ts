@@ -6,24 +6,22 @@
 import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/records.ts';
 import type * as cri from './messages.ts';
 
-/** A sandbox is shown once all of it is there. */
 export function selectSandboxes(views: readonly SandboxView[], filter: cri.PodSandboxFilter = {}): readonly SandboxView[] {
   const { id = '', label_selector: labels = {} } = filter;
   const state = filter.state && (filter.state.state ?? 'SANDBOX_READY');
   return views.filter(({ record, status }) => {
     const present = sandboxState(status);
-    if (present === 'creating' || !record.id.startsWith(id)) return false;
+    if (!record.id.startsWith(id)) return false;
     return (state === undefined || (state === 'SANDBOX_READY') === (present === 'ready')) && hasLabels(record.spec.labels, labels);
   });
 }
 
-/** A container is shown once CreateContainer has made all of it. */
 export function selectContainers(views: readonly ContainerView[], filter: cri.ContainerFilter = {}): readonly ContainerView[] {
   const { id = '', pod_sandbox_id: sandboxId = '', label_selector: labels = {} } = filter;
   const state = filter.state && (filter.state.state ?? 'CONTAINER_CREATED');
   return views.filter(({ record, status }) => {
     const present = containerState(status);
-    if (present === 'creating' || !record.id.startsWith(id) || !record.sandboxId.startsWith(sandboxId)) return false;
+    if (!record.id.startsWith(id) || !record.sandboxId.startsWith(sandboxId)) return false;
     return (state === undefined || state === `CONTAINER_${present.toUpperCase()}`) && hasLabels(record.spec.labels, labels);
   });
 }

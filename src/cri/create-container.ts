@@ -1,0 +1,46 @@
+/**
+ * CreateContainer: refuses all that can be refused, and prepares. Nothing runs before StartContainer.
+ */
+import { containerState } from '../engine/records.ts';
+import type { ContainerSpec } from '../engine/spec.ts';
+import { failedPrecondition, notFound } from '../lib/errors.ts';
+import { quoted, requiredName } from './checks.ts';
+import { containerSpecFrom } from './container-from-request.ts';
+import type { CriDeps, ImageView } from './deps.ts';
+import type { CreateContainerRequest, CreateContainerResponse } from './messages.ts';
+
+type Deps = Pick<CriDeps, 'engine' | 'images'>;
+
+/**
+ * @throws {BerthError} NOT_FOUND for an unknown sandbox or image, INVALID_ARGUMENT, FAILED_PRECONDITION and UNIMPLEMENTED as containerSpecFrom(),
+ *   else as the engine. A retry after a deadline gets the container that the first call made.
+ */
+export async function createContainer({ engine, images }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
+  const sandbox = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id)).record;
+  const spec = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
+  const image = findImage(images, spec.image.requested);
+  const { config, layerDirs, diffIds } = await images.rootOf(image);
+  const names = {
+    id: image.id,
+    ref: image.repoDigests[0] ?? image.id,
+    name: image.repoTags[0] ?? (spec.image.userSpecified || spec.image.requested),
+  };
+  return { container_id: await engine.createContainer(sandbox.id, spec, { ...names, config, layerDirs, diffIds }) };
+}
+
+/** Never pulls: that is PullImage's, with the pod's credentials. */
+function findImage(images: CriDeps['images'], reference: string): ImageView {
+  const image = images.find(reference);
+  if (image === undefined) throw notFound(`image ${quoted(reference)} is not on this node; pull it first`);
+  return image;
+}
+
+/** The target's id in full. Its state is looked at again when the container starts; here so that the pod's event names the mistake early. */
+function withTarget(engine: CriDeps['engine'], spec: ContainerSpec, sandboxId: string): ContainerSpec {
+  const { namespaces } = spec.security;
+  if (namespaces.targetId === undefined) return spec;
+  const { record, status } = engine.container(namespaces.targetId);
+  if (record.sandboxId !== sandboxId) throw failedPrecondition(`namespace_options.target_id: container ${record.id} is in another sandbox`);
+  if (containerState(status) !== 'running') throw failedPrecondition(`namespace_options.target_id: container ${record.id} does not run`);
+  return { ...spec, security: { ...spec.security, namespaces: { ...namespaces, targetId: record.id } } };
+}

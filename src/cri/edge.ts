@@ -1,0 +1,122 @@
+/**
+ * Around every handler: the caller's deadline becomes an AbortSignal, every rejection a status, every change of the node one log line.
+ *
+ * Decides nothing of what a call does.
+ */
+import type { handleServerStreamingCall, handleUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
+import { BerthError } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import { type Failure, failureFrom } from './grpc-status.ts';
+
+export type EdgeDeps = {
+  readonly log: Log;
+  /** For metrics: called once for each call that ended. `code` is `OK` or the name of a gRPC code. */
+  readonly observe?: (rpc: string, code: string, seconds: number) => void;
+};
+
+export type Guarded = {
+  readonly rpc: string;
+  /** It changes nothing and comes all the time: no line in the log, unless it fails in a way that nobody foresaw. */
+  readonly isQuiet: boolean;
+};
+
+export type UnaryWork = (request: unknown, signal: AbortSignal) => Promise<unknown>;
+export type StreamingWork = (request: unknown, signal: AbortSignal) => AsyncIterable<unknown> | Iterable<unknown>;
+
+/** grpc-js knows nothing of promises: what `work` gives or throws becomes the answer. */
+export function guardUnary(deps: EdgeDeps, guarded: Guarded, work: UnaryWork): handleUnaryCall<unknown, unknown> {
+  return (call, callback) => {
+    void supervise(deps, guarded, call, (signal) => work(call.request, signal)).then(({ response, failure }) => callback(failure ?? null, response));
+  };
+}
+
+/** As guardUnary(); messages wait until the caller takes them. */
+export function guardStreaming(deps: EdgeDeps, guarded: Guarded, work: StreamingWork): handleServerStreamingCall<unknown, unknown> {
+  return (call) => {
+    void supervise(deps, guarded, call, (signal) => pump(call, work(call.request, signal), signal)).then(({ failure }) => {
+      if (failure === undefined) call.end();
+      else call.emit('error', failure);
+    });
+  };
+}
+
+async function pump(
+  call: ServerWritableStream<unknown, unknown>,
+  messages: AsyncIterable<unknown> | Iterable<unknown>,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const message of messages) {
+    signal.throwIfAborted();
+    if (!call.write(message)) await drained(call, signal);
+  }
+}
+
+function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    call.once('drain', () => {
+      signal.removeEventListener('abort', onAbort);
+      resolve();
+    });
+  });
+}
+
+/** What of a call of grpc-js is needed here. */
+type Call = {
+  readonly request: unknown;
+  readonly getDeadline: () => Date | number;
+  readonly on: (event: 'cancelled', listener: () => void) => unknown;
+};
+
+type Outcome = { readonly response?: unknown; readonly failure?: Failure };
+
+async function supervise(deps: EdgeDeps, guarded: Guarded, call: Call, work: (signal: AbortSignal) => Promise<unknown>): Promise<Outcome> {
+  const startedAtMs = performance.now();
+  const controller = new AbortController();
+  let hasEnded = false;
+  // grpc-js says `cancelled` at the end of every call; by then nothing may be stopped any more.
+  call.on('cancelled', () => {
+    if (!hasEnded) controller.abort(reasonOfCancel(guarded.rpc, call.getDeadline()));
+  });
+  const outcome = await settle(() => work(controller.signal), controller.signal);
+  hasEnded = true;
+  report(deps, guarded, call.request, outcome, performance.now() - startedAtMs);
+  return outcome;
+}
+
+async function settle(work: () => Promise<unknown>, signal: AbortSignal): Promise<Outcome> {
+  try {
+    return { response: await work() };
+  } catch (error) {
+    // What Node throws when a signal aborts it does not say why; the signal does.
+    const isAbort = signal.aborted && error instanceof Error && error.name === 'AbortError';
+    return { failure: failureFrom(isAbort ? signal.reason : error) };
+  }
+}
+
+function reasonOfCancel(rpc: string, deadline: Date | number): BerthError {
+  const isLate = Date.now() >= Number(deadline);
+  return isLate
+    ? new BerthError('DEADLINE_EXCEEDED', `${rpc}: the caller's deadline has passed`)
+    : new BerthError('CANCELLED', `${rpc}: the caller has gone`);
+}
+
+function report({ log, observe }: EdgeDeps, { rpc, isQuiet }: Guarded, request: unknown, { response, failure }: Outcome, durationMs: number): void {
+  const code = failure?.name ?? 'OK';
+  observe?.(rpc, code, durationMs / 1000);
+  const fields = { rpc, id: idOf(response) ?? idOf(request), code, durationMs: Math.round(durationMs * 10) / 10 };
+  if (failure === undefined) log[isQuiet ? 'debug' : 'info'](fields, 'call');
+  else log[isQuiet && code !== 'INTERNAL' ? 'debug' : 'warn']({ ...fields, error: failure.details }, 'call failed');
+}
+
+/** The object that a message is about: never more of it, for there may be secrets in the rest. */
+function idOf(message: unknown): string | undefined {
+  const { container_id, pod_sandbox_id, image } = (message ?? {}) as {
+    container_id?: unknown;
+    pod_sandbox_id?: unknown;
+    image?: { image?: unknown };
+  };
+  const id = container_id ?? pod_sandbox_id ?? image?.image;
+  return typeof id === 'string' ? id : undefined;
+}

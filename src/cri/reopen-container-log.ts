@@ -1,0 +1,15 @@
+/**
+ * ReopenContainerLog: goes on writing to a new file after the old one was renamed.
+ */
+import { requiredName } from './checks.ts';
+import type { CriDeps } from './deps.ts';
+import type { ReopenContainerLogRequest, ReopenContainerLogResponse } from './messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without an id, else as the engine. */
+export async function reopenContainerLog(
+  { engine }: Pick<CriDeps, 'engine'>,
+  request: ReopenContainerLogRequest,
+): Promise<ReopenContainerLogResponse> {
+  await engine.reopenLog(requiredName('container_id', request.container_id));
+  return {};
+}

@@ -1,0 +1,14 @@
+/**
+ * RuntimeConfig and UpdateRuntimeConfig: what the kubelet and the runtime tell each other at start.
+ */
+import type { RuntimeConfigResponse, UpdateRuntimeConfigResponse } from './messages.ts';
+
+/** Said in so many words: the zero value of the field means systemd. */
+export async function runtimeConfig(): Promise<RuntimeConfigResponse> {
+  return { linux: { cgroup_driver: 'CGROUPFS' } };
+}
+
+/** The pod CIDR is the network plugins' business, which read their own configuration. */
+export async function updateRuntimeConfig(): Promise<UpdateRuntimeConfigResponse> {
+  return {};
+}

@@ -1,0 +1,102 @@
+/**
+ * The CRI socket: both services on one Unix socket, answering from listen() to close().
+ *
+ * Knows neither what calls mean nor what they change.
+ */
+import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { connect } from 'node:net';
+import { dirname } from 'node:path';
+import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
+import { failedPrecondition, failedTo } from '../lib/errors.ts';
+import type { Contract } from './contract.ts';
+import type { CriDeps } from './deps.ts';
+import { type EdgeDeps, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
+import { type AnyMethod, imageMethods, refuse, runtimeMethods } from './methods.ts';
+
+export type CriServer = {
+  /** Waits for the calls in flight, at most so long; then ends them. The socket is gone afterwards. */
+  readonly close: (timeoutMs: number) => Promise<void>;
+};
+
+/** Requests may hold large environments; grpc-js would stop at 4 MiB. */
+const receiveBytesMax = 64 * 1024 * 1024;
+
+/**
+ * Starts to answer: call it when recovery is done, for the kubelet acts on what it sees first.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when another daemon answers on the socket, or something that is no socket lies there.
+ */
+export async function listen(contract: Contract, socketPath: string, deps: CriDeps & EdgeDeps): Promise<CriServer> {
+  mkdirSync(dirname(socketPath), { recursive: true, mode: 0o755 });
+  await unlinkStale(socketPath);
+  const server = new Server({ 'grpc.max_receive_message_length': receiveBytesMax, 'grpc.max_send_message_length': -1 });
+  server.addService(contract.runtime, implementation(contract.runtime, runtimeMethods as Methods, deps));
+  server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
+  await bind(server, socketPath);
+  // Whoever may write to it is root on this node: the group is for an administrator to give.
+  chmodSync(socketPath, 0o660);
+  return { close: (timeoutMs) => shutDown(server, timeoutMs) };
+}
+
+type Methods = Readonly<Record<string, AnyMethod>>;
+
+function implementation(service: ServiceDefinition, methods: Methods, deps: CriDeps & EdgeDeps): UntypedServiceImplementation {
+  const handlers = Object.entries(service).map(([rpc, { responseStream }]) => {
+    const method = methods[rpc];
+    if (method === undefined) throw new Error(`no method for ${rpc}`);
+    const guarded = { rpc, isQuiet: method.kind !== 'change' };
+    const work = async (request: unknown, signal: AbortSignal) =>
+      method.kind === 'missing' ? refuse(rpc, method) : method.handle(deps, request, signal);
+    return [rpc, responseStream ? guardStreaming(deps, guarded, streamOf(work)) : guardUnary(deps, guarded, work)];
+  });
+  return Object.fromEntries(handlers);
+}
+
+function streamOf(work: UnaryWork): StreamingWork {
+  return async function* (request, signal) {
+    yield* (await work(request, signal)) as AsyncIterable<unknown>;
+  };
+}
+
+/** A daemon that was killed leaves its socket behind; one that lives answers on it. */
+async function unlinkStale(path: string): Promise<void> {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return;
+  if (!stat.isSocket()) throw failedPrecondition(`listening on ${path}: something lies there that is not a socket`);
+  if (await answers(path)) throw failedPrecondition(`listening on ${path}: another daemon answers there`);
+  unlinkSync(path);
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    // Any other error, a full queue for one, comes from somebody who lives.
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
+  });
+}
+
+function bind(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.bindAsync(`unix://${path}`, ServerCredentials.createInsecure(), (error) => {
+      if (error) reject(failedTo(`listening on ${path}`, error));
+      else resolve();
+    });
+  });
+}
+
+function shutDown(server: Server, timeoutMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      server.forceShutdown();
+      resolve();
+    }, timeoutMs);
+    server.tryShutdown(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

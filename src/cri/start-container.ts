@@ -1,0 +1,12 @@
+/**
+ * StartContainer: runs the command; answers once it has been executed, or with the step that failed.
+ */
+import { requiredName } from './checks.ts';
+import type { CriDeps } from './deps.ts';
+import type { StartContainerRequest, StartContainerResponse } from './messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without an id, else as the engine. */
+export async function startContainer({ engine }: Pick<CriDeps, 'engine'>, request: StartContainerRequest): Promise<StartContainerResponse> {
+  await engine.startContainer(requiredName('container_id', request.container_id));
+  return {};
+}
