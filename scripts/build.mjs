@@ -1,13 +1,15 @@
 /**
  * Builds what `bin/berth` runs: the monitor, and dist/ with the daemon and its workers as one file each, and the data files they read.
  */
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const dist = join(root, 'dist');
+const target = join(root, 'dist');
+/** Built beside the old one, which stays when this fails. */
+const dist = `${target}.unfinished`;
 
 /** Directories at the top of the repository that the daemon reads at run time. */
 const dataDirs = ['proto', 'deploy'];
@@ -23,6 +25,8 @@ if (existsSync(main)) {
   const workers = new Set();
   await bundle(main, 'berth.mjs', workers);
   for (const worker of workers) await bundle(worker, workerName(worker), new Set());
+  rmSync(target, { recursive: true, force: true });
+  renameSync(dist, target);
 }
 
 async function bundle(entry, name, workers) {
@@ -40,7 +44,7 @@ async function bundle(entry, name, workers) {
     banner: { js: "import { createRequire as createRequireOfBundle } from 'node:module'; const require = createRequireOfBundle(import.meta.url);" },
     plugins: [fileReferences(workers)],
     logLevel: 'warning',
-  });
+  }).catch(() => process.exit(1)); // esbuild has said why.
 }
 
 /** Makes references relative to a source file fit the bundle: workers lie beside it, data directories below it. */

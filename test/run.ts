@@ -30,8 +30,8 @@ const notRoot = process.getuid?.() === 0 ? undefined : 'not root';
 const noGo = spawnSync('go', ['version']).status === 0 ? undefined : 'no Go to build critest and crictl with (Debian: a golang of 1.26 or newer)';
 const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the daemon is not built';
 
-/** A mount and a network namespace of its own, with loopback up. */
-const isolated = ['unshare', '--mount', '--net', '--propagation', 'private', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh'];
+/** A mount and a network namespace of its own. */
+const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
 
 const parts: readonly Part[] = [
   { name: 'types', run: () => one('types', ['tsc', '-p', '.'], 5 * minute) },

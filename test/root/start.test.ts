@@ -11,6 +11,7 @@ const repository = resolve(import.meta.dirname, '../..');
 const isBuilt = existsSync(join(repository, 'dist/berth.mjs'));
 
 before(() => {
+  execFileSync('ip', ['link', 'set', 'lo', 'up']);
   // The socket's place is fixed: hide what the machine itself may have there.
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', '/run']);
 });
