@@ -125,7 +125,7 @@ function planControlSocket(): Op[] {
       note: 'making the control socket',
     },
     { call: 'bind', socket: 'control', address, note: 'binding the control socket' },
-    { call: 'listen', socket: 'control', backlog: 8, note: 'listening on the control socket' },
+    { call: 'listen', socket: 'control', backlog: 64, note: 'listening on the control socket' },
   ];
 }
 

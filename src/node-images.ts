@@ -1,0 +1,44 @@
+/**
+ * The node's images as the CRI asks for them: the store and the puller behind one interface.
+ */
+import type { Images, ImageView } from './cri/deps.ts';
+import type { ImageRecord } from './images/image-record.ts';
+import type { ImagePuller } from './images/pull.ts';
+import type { ImageStore } from './images/store.ts';
+import { notFound } from './lib/errors.ts';
+
+export function createNodeImages(store: ImageStore, puller: ImagePuller): Images {
+  // The same view for the same record: lists keep bytes by it.
+  const views = new WeakMap<ImageRecord, ImageView>();
+  const viewOf = (record: ImageRecord): ImageView => {
+    const known = views.get(record);
+    if (known !== undefined) return known;
+    const { id, repoTags, repoDigests, sizeBytes, isPinned, config } = record;
+    const view = { id, repoTags, repoDigests, sizeBytes, isPinned, user: config.user };
+    views.set(record, view);
+    return view;
+  };
+  const recordOf = (id: string): ImageRecord => {
+    const record = store.find(id);
+    if (record === undefined) throw notFound(`image ${id} is not on this node`);
+    return record;
+  };
+  return {
+    pull: (request) => puller.pullImage(request),
+    find: (reference) => {
+      const record = store.find(reference);
+      return record && viewOf(record);
+    },
+    list: () => store.list().map(viewOf),
+    remove: (reference) => store.remove(reference),
+    fsInfo: () => store.fsInfo(),
+    rootOf: async (image) => {
+      const record = recordOf(image.id);
+      return { ...store.rootOf(record), diffIds: record.diffIds };
+    },
+    explain: async (image) => {
+      const { chainId, configText, layers } = recordOf(image.id);
+      return { chainID: chainId, imageSpec: JSON.parse(configText) as unknown, layers };
+    },
+  };
+}

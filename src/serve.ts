@@ -1,0 +1,155 @@
+/**
+ * Wires the daemon: host facts, stores, network, engine, recovery, socket; and ends it.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createNetwork } from './cni/network.ts';
+import type { Config } from './config.ts';
+import { loadContract } from './cri/contract.ts';
+import { createItemBytes } from './cri/item-bytes.ts';
+import { listen } from './cri/server.ts';
+import { createCreations } from './engine/creations.ts';
+import type { EngineDeps, EngineSettings } from './engine/deps.ts';
+import { createEngine } from './engine/engine.ts';
+import { openMonitorBinary } from './engine/monitor.ts';
+import { latestTimeNs, recover } from './engine/recover.ts';
+import { planRlimits } from './engine/rlimits.ts';
+import { createRoots } from './engine/roots.ts';
+import { createSeccompCompiler } from './engine/seccomp-compiler.ts';
+import { createSeccompFilters } from './engine/seccomp-filter.ts';
+import { openStore } from './engine/store.ts';
+import { createWatches } from './engine/watches.ts';
+import { toPlatform } from './images/platform.ts';
+import { createImagePuller } from './images/pull.ts';
+import { createRegistryClient } from './images/registry.ts';
+import { createImageStore, type ImageStore } from './images/store.ts';
+import { createUnpacker } from './images/unpack.ts';
+import { createClock } from './lib/clock.ts';
+import { failedPrecondition, reasonOf } from './lib/errors.ts';
+import { createLog, type Log } from './lib/log.ts';
+import { createKeyedQueue } from './lib/queue.ts';
+import { createNodeImages } from './node-images.ts';
+import { probeCgroups } from './sys/cgroups.ts';
+import { type HostFacts, probeHost } from './sys/host.ts';
+import { createLibseccomp } from './sys/libseccomp.ts';
+import { hardLimit } from './sys/limits.ts';
+import { makeSharedDirectory } from './sys/shared-directory.ts';
+import { version } from './version.ts';
+
+/** Calls in flight at the end get so long; the containers live on in any case. */
+const drainTimeoutMs = 10_000;
+const seccompProgramsMax = 64;
+
+/**
+ * Serves until SIGTERM or SIGINT.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION with what this node lacks, and what to do.
+ */
+export async function serve(config: Config): Promise<void> {
+  const wasStopped = new Promise<string>((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal));
+  });
+  const log = createLog(config.logLevel);
+  const facts = checkNode(config);
+  const dropNetnsMount = makeSharedDirectory(config.netnsDir);
+  const unpacker = createUnpacker({ workerFile: new URL('./images/unpack-worker.ts', import.meta.url), workersMax: config.pullParallelLayers });
+  const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
+  const network = await createNetwork({
+    confDir: config.cniConfDir,
+    binDirs: config.cniBinDirs,
+    cacheDir: join(config.root, 'cni'),
+    log,
+    addTimeoutMs: config.cniTimeoutMs,
+    delTimeoutMs: config.cniTimeoutMs,
+  });
+  const deps = await wireEngine(config, facts, images, network, log);
+  await recover(deps);
+  await images.collect();
+  await network.collectGarbage(deps.store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
+    log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
+  });
+
+  const registry = createRegistryClient({
+    registryDir: config.registryDir,
+    userAgent: `berth/${version}`,
+    log,
+    proxy: proxyFrom(process.env),
+    timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
+  });
+  const puller = createImagePuller({ store: images, registry, unpacker, platform: toPlatform(process.arch), log });
+  const contract = loadContract();
+  const server = await listen(contract, config.socket, {
+    engine: createEngine(deps),
+    images: createNodeImages(images, puller),
+    network,
+    items: createItemBytes(contract.encoders),
+    settings: { version, rootDir: config.root, stateDir: config.state },
+    nowNs: deps.clock.nowNs,
+    log,
+  });
+  log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, kernel: facts.kernel }, 'serving');
+
+  const signal = await wasStopped;
+  log.info({ signal }, 'ending; containers run on');
+  await server.close(drainTimeoutMs);
+  network.close();
+  await unpacker.close();
+  if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
+  // Watches on containers that run on would keep the process.
+  process.exit(0);
+}
+
+/** What cannot be done without is looked at first, and named all at once. */
+function checkNode(config: Config): HostFacts {
+  if (process.getuid?.() !== 0) throw failedPrecondition('serving needs root: namespaces, mounts and cgroups are root’s to make; run berth as root');
+  for (const path of [config.root, config.state]) mkdirSync(path, { recursive: true, mode: 0o711 });
+  const facts = probeHost(config.root);
+  if (facts.overlayFailure !== null) {
+    throw failedPrecondition(
+      `overlay mounts do not work on ${config.root}: ${facts.overlayFailure}; load the overlay module (modprobe overlay), or choose a root on ext4, xfs or btrfs`,
+    );
+  }
+  return facts;
+}
+
+async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, network: EngineDeps['network'], log: Log): Promise<EngineDeps> {
+  const settings: EngineSettings = {
+    rootDir: config.root,
+    stateDir: config.state,
+    netnsDir: config.netnsDir,
+    defaultCgroupParent: config.cgroupParent,
+    logLineBytesMax: config.logLineBytesMax,
+    rlimits: planRlimits(config.defaultUlimits, hardLimit),
+    defaultSysctls: config.defaultSysctls,
+    networkTimeoutMs: config.cniTimeoutMs,
+  };
+  const store = openStore(config.state);
+  const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
+  return {
+    settings,
+    facts,
+    cgroups: probeCgroups(),
+    store,
+    roots: createRoots(config.root, config.isVolatile),
+    monitor: await openMonitorBinary(join(import.meta.dirname, '../build/monitor')),
+    seccomp: createSeccompFilters({ compiler, facts }),
+    network,
+    layers: {
+      lease: images.lease,
+      release: (ownerId) => {
+        images.release(ownerId).catch((error: unknown) => log.warn({ ownerId, reason: reasonOf(error) }, 'removing unused layers failed'));
+      },
+    },
+    watches: createWatches(),
+    creations: createCreations(),
+    queue: createKeyedQueue(),
+    clock: createClock(latestTimeNs({ store })),
+    log,
+  };
+}
+
+/** As curl and Go read them: lower case first. */
+function proxyFrom(env: NodeJS.ProcessEnv): { httpProxy?: string; httpsProxy?: string; noProxy?: string } {
+  const [httpProxy, httpsProxy, noProxy] = [env.http_proxy ?? env.HTTP_PROXY, env.https_proxy ?? env.HTTPS_PROXY, env.no_proxy ?? env.NO_PROXY];
+  return { ...(httpProxy ? { httpProxy } : {}), ...(httpsProxy ? { httpsProxy } : {}), ...(noProxy ? { noProxy } : {}) };
+}
