@@ -1,0 +1,181 @@
+import assert from 'node:assert/strict';
+import { linkSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { type Client, status as Codes, credentials, loadPackageDefinition, type ServiceDefinition } from '@grpc/grpc-js';
+import { containerView, fakeDeps, fakeLog, imageView, sandboxView } from '../../test/support/cri-fakes.ts';
+import { loadContract } from './contract.ts';
+import { createItemBytes } from './item-bytes.ts';
+import { listen } from './server.ts';
+
+const contract = loadContract();
+const directory = mkdtempSync(join(tmpdir(), 'berth-cri-'));
+after(() => rmSync(directory, { recursive: true }));
+
+type Answer = { readonly code: number; readonly details: string; readonly messages: readonly Record<string, never>[] };
+
+/** A server on a socket of its own and a way to call it; both end with the test. */
+async function serve(t: { after: (end: () => Promise<void>) => void }, name: string, world: Parameters<typeof fakeDeps>[0] = {}) {
+  const path = join(directory, `${name}.sock`);
+  const [deps, log] = [fakeDeps(world), fakeLog()];
+  const server = await listen(contract, path, { ...deps, items: createItemBytes(contract.encoders), log });
+  const clients = [contract.runtime, contract.image].map((service) => clientOf(service, path));
+  t.after(async () => {
+    for (const client of clients) client.close();
+    await server.close(1000);
+  });
+  const call = (rpc: string, request: object = {}) => callOnce(rpc in contract.runtime ? clients[0] : clients[1], rpc, request);
+  return { path, deps, log, call };
+}
+
+function clientOf(service: ServiceDefinition, path: string): Client {
+  const { Service } = loadPackageDefinition({ Service: service }) as unknown as { Service: new (target: string, creds: unknown) => Client };
+  return new Service(`unix://${path}`, credentials.createInsecure());
+}
+
+function callOnce(client: Client | undefined, rpc: string, request: object): Promise<Answer> {
+  const method = { ...contract.runtime, ...contract.image }[rpc];
+  assert.ok(client && method);
+  const messages: Record<string, never>[] = [];
+  return new Promise((resolve) => {
+    const stream = client.makeServerStreamRequest(method.path, method.requestSerialize, method.responseDeserialize, request);
+    stream.on('data', (message) => messages.push(message));
+    stream.on('error', ({ code, details }: { code: number; details: string } & Error) => resolve({ code, details, messages }));
+    stream.on('end', () => resolve({ code: Codes.OK, details: '', messages }));
+  });
+}
+
+const config = { metadata: { name: 'web', namespace: 'default', uid: 'u1' } };
+const container = { metadata: { name: 'main' }, image: { image: 'sha256:1111' } };
+
+/** Every RPC with a request that it serves, and the field of the answer that must be there. */
+const served: Readonly<Record<string, readonly [request: object, field?: string]>> = {
+  Version: [{}, 'runtime_api_version'],
+  Status: [{ verbose: true }, 'status'],
+  RuntimeConfig: [{}, 'linux'],
+  UpdateRuntimeConfig: [{ runtime_config: { network_config: { pod_cidr: '10.1.0.0/24' } } }],
+  RunPodSandbox: [{ config }, 'pod_sandbox_id'],
+  StopPodSandbox: [{ pod_sandbox_id: 's1' }],
+  RemovePodSandbox: [{ pod_sandbox_id: 's1' }],
+  PodSandboxStatus: [{ pod_sandbox_id: 's1' }, 'status'],
+  ListPodSandbox: [{}, 'items'],
+  StreamPodSandboxes: [{}, 'pod_sandboxes'],
+  CreateContainer: [{ pod_sandbox_id: 's1', config: container }, 'container_id'],
+  StartContainer: [{ container_id: 'c1' }],
+  StopContainer: [{ container_id: 'c1', timeout: '2' }],
+  RemoveContainer: [{ container_id: 'c1' }],
+  ListContainers: [{}, 'containers'],
+  StreamContainers: [{}, 'containers'],
+  ContainerStatus: [{ container_id: 'c1' }, 'status'],
+  UpdateContainerResources: [{ container_id: 'c1', linux: { cpu_shares: '51' } }],
+  ReopenContainerLog: [{ container_id: 'c1' }],
+  ExecSync: [{ container_id: 'c1', cmd: ['true'] }, 'exit_code'],
+  ListImages: [{}, 'images'],
+  StreamImages: [{}, 'images'],
+  ImageStatus: [{ image: { image: 'sha256:1111' } }, 'image'],
+  PullImage: [{ image: { image: 'busybox' } }, 'image_ref'],
+  RemoveImage: [{ image: { image: 'busybox' } }],
+  ImageFsInfo: [{}, 'image_filesystems'],
+};
+
+test('every rpc of both services answers over the socket, or says in a sentence what is not there yet', async (t) => {
+  const { call } = await serve(t, 'every', { sandboxes: [sandboxView('s1')], containers: [containerView('c1', {}, { startedAtNs: '5' })] });
+  for (const rpc of [...Object.keys(contract.runtime), ...Object.keys(contract.image)]) {
+    const [request = {}, field] = served[rpc] ?? [];
+    const { code, details, messages } = await call(rpc, request);
+    if (served[rpc] === undefined) {
+      assert.equal(code, Codes.UNIMPLEMENTED, rpc);
+      assert.match(details, new RegExp(`^${rpc}: .{20}`), rpc);
+    } else {
+      assert.equal(code, Codes.OK, `${rpc}: ${details}`);
+      assert.ok(field === undefined || field in (messages[0] ?? {}), `${rpc} answers without ${field}`);
+    }
+  }
+});
+
+test('an object that is not there is NOT_FOUND for a status, nothing for an image, an empty answer for a list', async (t) => {
+  const { call } = await serve(t, 'absent', { images: [] });
+  assert.equal((await call('ContainerStatus', { container_id: 'c9' })).code, Codes.NOT_FOUND);
+  assert.equal((await call('PodSandboxStatus', { pod_sandbox_id: 's9' })).code, Codes.NOT_FOUND);
+  const image = await call('ImageStatus', { image: { image: 'nothing' } });
+  assert.deepEqual([image.code, image.messages[0]?.['image']], [Codes.OK, undefined]);
+  assert.deepEqual((await call('ListContainers', { filter: { id: 'c9' } })).messages, [{ containers: [] }]);
+  assert.deepEqual((await call('StreamContainers', {})).messages, []);
+});
+
+test('a call that changes the node is one line in the log, a poll none, and no line has more of the request than an id', async (t) => {
+  const { call, log } = await serve(t, 'log');
+  await call('Version');
+  await call('PullImage', { image: { image: 'busybox' }, auth: { password: 'hunter2' } });
+  await call('StopContainer', {});
+  assert.deepEqual(
+    log.lines.map(({ level, fields }) => [level, fields['rpc'], fields['code'], fields['id']]),
+    [
+      ['debug', 'Version', 'OK', undefined],
+      ['info', 'PullImage', 'OK', 'busybox'],
+      ['warn', 'StopContainer', 'INVALID_ARGUMENT', undefined],
+    ],
+  );
+  assert.doesNotMatch(JSON.stringify(log.lines), /hunter2/);
+});
+
+test('requests reach the engine as specs, with times in milliseconds', async (t) => {
+  const { call, deps } = await serve(t, 'specs', { sandboxes: [sandboxView('s1')], images: [imageView] });
+  await call('StopContainer', { container_id: 'c1', timeout: '-3' });
+  await call('StopContainer', { container_id: 'c1', timeout: '9223372036854775807' });
+  await call('ExecSync', { container_id: 'c1', cmd: ['cat'], timeout: '3' });
+  await call('CreateContainer', { pod_sandbox_id: 's', config: container });
+  const [first, second, exec, create] = deps.calls;
+  assert.deepEqual(first?.args, ['c1', 0]);
+  assert.deepEqual(second?.args, ['c1', 2 ** 31 - 1]);
+  assert.deepEqual(exec?.args.slice(0, 3), ['c1', ['cat'], 3000]);
+  const [sandboxId, , image] = create?.args ?? [];
+  assert.equal(sandboxId, 's1');
+  assert.equal((image as { ref: string }).ref, 'docker.io/library/busybox@sha256:2222');
+});
+
+test('listen() takes over the socket of a daemon that is gone, with mode 660, and no other', async (t) => {
+  const path = join(directory, 'stale.sock');
+  const { path: live } = await serve(t, 'live');
+  const deps = { ...fakeDeps(), items: createItemBytes(contract.encoders), log: fakeLog() };
+  await assert.rejects(listen(contract, live, deps), { code: 'FAILED_PRECONDITION', message: /another daemon answers/ });
+  await leaveStaleSocket(path);
+  const server = await listen(contract, path, deps);
+  assert.equal(statSync(path).mode & 0o777, 0o660);
+  await server.close(1000);
+  writeFileSync(path, 'precious');
+  await assert.rejects(listen(contract, path, deps), { code: 'FAILED_PRECONDITION', message: /not a socket/ });
+  assert.equal(statSync(path).size, 8);
+});
+
+test('close() lets a call in flight end, and takes no more', async () => {
+  const path = join(directory, 'drain.sock');
+  const { promise: gate, resolve: open } = Promise.withResolvers<void>();
+  const { promise: entered, resolve: enter } = Promise.withResolvers<void>();
+  const fakes = fakeDeps();
+  const stopContainer = () => {
+    enter();
+    return gate;
+  };
+  const engine = { ...fakes.engine, stopContainer };
+  const server = await listen(contract, path, { ...fakes, engine, items: createItemBytes(contract.encoders), log: fakeLog() });
+  const client = clientOf(contract.runtime, path);
+  const answer = callOnce(client, 'StopContainer', { container_id: 'c1' });
+  await entered;
+  const closed = server.close(60_000);
+  open();
+  assert.equal((await answer).code, Codes.OK);
+  await closed;
+  assert.equal((await callOnce(client, 'Version', {})).code, Codes.UNAVAILABLE);
+  client.close();
+});
+
+/** A socket that nobody answers on: Node would take the file away with the server, so its name is taken first. */
+async function leaveStaleSocket(path: string): Promise<void> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(`${path}.live`, resolve));
+  linkSync(`${path}.live`, path);
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+}

@@ -1,0 +1,160 @@
+/**
+ * Stands in for engine and images in tests of src/cri: remembers what it was asked, and shows what it was given.
+ */
+
+import type { CriDeps, ImageView } from '../../src/cri/deps.ts';
+import type { ContainerView, SandboxView } from '../../src/engine/records.ts';
+import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
+import { notFound } from '../../src/lib/errors.ts';
+import type { Log } from '../../src/lib/log.ts';
+
+type Call = { readonly name: string; readonly args: readonly unknown[] };
+
+export const sandboxSpec: SandboxSpec = {
+  metadata: { name: 'web', namespace: 'default', uid: 'u1', attempt: 0 },
+  hostname: 'web',
+  logDirectory: '/logs/web',
+  portMappings: [],
+  labels: { app: 'web' },
+  annotations: {},
+  cgroupParent: '/kubepods/podu1',
+  sysctls: {},
+  namespaces: { network: 'pod', ipc: 'pod', pid: 'container' },
+  isPrivileged: false,
+  runtimeHandler: '',
+};
+
+export const containerSpec: ContainerSpec = {
+  metadata: { name: 'main', attempt: 0 },
+  image: { requested: 'sha256:1111', userSpecified: 'busybox', annotations: {}, runtimeHandler: '' },
+  command: ['sleep'],
+  args: [],
+  workingDir: '',
+  env: [],
+  mounts: [],
+  devices: [],
+  labels: { app: 'web', tier: '' },
+  annotations: {},
+  hasStdin: false,
+  closesStdinAfterFirstAttach: false,
+  hasTerminal: false,
+  resources: {},
+  security: {
+    isPrivileged: false,
+    addCapabilities: [],
+    dropCapabilities: [],
+    addAmbientCapabilities: [],
+    hasReadonlyRootfs: false,
+    noNewPrivs: false,
+    maskedPaths: [],
+    readonlyPaths: [],
+    seccomp: { kind: 'unconfined' },
+    user: { supplementalGroups: [], groupsPolicy: 'merge' },
+    namespaces: { network: 'pod', ipc: 'pod', pid: 'container' },
+  },
+};
+
+export function sandboxView(id: string, change: Partial<SandboxView['record']> = {}, status: SandboxView['status'] = {}): SandboxView {
+  return {
+    record: { version: 1, id, spec: sandboxSpec, createdAtNs: '1795246688214071083', ...change },
+    status: { readyAtNs: '1795246688214071084', network: { ips: ['10.1.0.2', 'fd00::2'], cniResult: {} }, ...status },
+  };
+}
+
+const config = { id: 'sha256:1111', entrypoint: [], cmd: [], env: [], workingDir: '', user: '', stopSignal: '', volumes: [] };
+
+export function containerView(
+  id: string,
+  change: Partial<ContainerView['record']> = {},
+  status: Partial<ContainerView['status']> = {},
+): ContainerView {
+  return {
+    record: {
+      version: 1,
+      id,
+      sandboxId: 's1',
+      spec: containerSpec,
+      image: {
+        id: 'sha256:1111',
+        ref: 'docker.io/library/busybox@sha256:2222',
+        name: 'docker.io/library/busybox:latest',
+        config,
+        layerDirs: [],
+        diffIds: [],
+      },
+      identity: { uid: 0, gid: 0, additionalGids: [0], home: '/' },
+      stopSignal: 15,
+      cgroupPath: `/kubepods/podu1/${id}`,
+      createdAtNs: '1795246692080405238',
+      ...change,
+    },
+    status: { readyAtNs: '1795246692080405239', resources: {}, ...status },
+  };
+}
+
+export const imageView: ImageView = {
+  id: 'sha256:1111',
+  repoTags: ['docker.io/library/busybox:latest'],
+  repoDigests: ['docker.io/library/busybox@sha256:2222'],
+  sizeBytes: 4096,
+  user: '',
+  isPinned: false,
+};
+
+type World = { readonly sandboxes?: readonly SandboxView[]; readonly containers?: readonly ContainerView[]; readonly images?: readonly ImageView[] };
+
+/** @returns deps that show the world given, and `calls`: what was asked of engine and images that changes anything. */
+export function fakeDeps({ sandboxes = [], containers = [], images = [imageView] }: World = {}): Omit<CriDeps, 'items'> & { readonly calls: Call[] } {
+  const calls: Call[] = [];
+  const note =
+    <Result>(name: string, result: Result) =>
+    async (...args: unknown[]): Promise<Result> => {
+      calls.push({ name, args });
+      return result;
+    };
+  const pick = <View extends { readonly record: { readonly id: string } }>(views: readonly View[], id: string): View => {
+    const view = views.find(({ record }) => record.id.startsWith(id));
+    if (view === undefined) throw notFound(`${id} not found`);
+    return view;
+  };
+  return {
+    calls,
+    engine: {
+      runSandbox: note('runSandbox', 'new-sandbox'),
+      stopSandbox: note('stopSandbox', undefined),
+      removeSandbox: note('removeSandbox', undefined),
+      sandboxes: () => sandboxes,
+      sandbox: (id) => pick(sandboxes, id),
+      createContainer: note('createContainer', 'new-container'),
+      startContainer: note('startContainer', undefined),
+      stopContainer: note('stopContainer', undefined),
+      removeContainer: note('removeContainer', undefined),
+      containers: () => containers,
+      container: (id) => pick(containers, id),
+      execSync: note('execSync', { stdout: Buffer.from('out'), stderr: Buffer.alloc(0), exitCode: 3 }),
+      reopenLog: note('reopenLog', undefined),
+      updateResources: note('updateResources', undefined),
+      facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false }),
+      explain: (id) => ({ about: id }),
+    },
+    images: {
+      pull: note('pull', { id: 'sha256:1111' }),
+      find: (reference) => images.find(({ id, repoTags }) => id === reference || repoTags.includes(reference)),
+      list: () => images,
+      remove: note('remove', undefined),
+      fsInfo: async () => ({ mountpoint: '/var/lib/berth', usedBytes: 8192, inodesUsed: 2 }),
+      rootOf: async () => ({ config, layerDirs: ['/layers/a'], diffIds: ['sha256:aaaa'] }),
+      explain: async () => ({ imageSpec: {} }),
+    },
+    network: { notReadyReason: () => null },
+    settings: { version: '0.1.0', rootDir: '/var/lib/berth', stateDir: '/run/berth' },
+    nowNs: () => '1795246692080405238',
+  };
+}
+
+/** A log that keeps what it is told. */
+export function fakeLog(): Log & { readonly lines: { readonly level: string; readonly fields: Record<string, unknown> }[] } {
+  const lines: { level: string; fields: Record<string, unknown> }[] = [];
+  const at = (level: string) => (fields: object) => void lines.push({ level, fields: { ...fields } });
+  return { lines, debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+}
