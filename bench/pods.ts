@@ -49,13 +49,13 @@ const burstCount = Number(values.burst);
 const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])].map(toRuntimeName);
 
 mkdirSync(buildDir, { recursive: true });
-const toolsDir = prepareTools();
+prepareTools();
 if (names.includes('containerd')) preparePeer();
 enterIsolation();
 await main();
 
 async function main(): Promise<void> {
-  const stopRegistry = await serveImages(toolsDir);
+  const stopRegistry = await serveImages();
   const figures: [RuntimeName, Figures][] = [];
   for (const name of names) figures.push([name, await measureRuntime(name)]);
   stopRegistry();

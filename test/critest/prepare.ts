@@ -63,11 +63,10 @@ function takeOnce(packageName: string, path: string, destination: string): void 
 }
 
 /**
- * Makes the registry's store and the fitting copy of critest, when they are not there yet, and serves the store on 127.0.0.1:5000.
- * Belongs inside isolation. @returns what ends the registry.
+ * Makes the registry's store, when it is not there yet, and serves it on 127.0.0.1:5000. Belongs inside isolation. @returns what ends the registry.
  */
-export async function serveImages(toolsDir: string): Promise<() => void> {
-  const storeDir = join(buildDir, `store-${keyOf(imagesSource, resolve(here, '../../scripts/image-builder.ts'))}`);
+export async function serveImages(): Promise<() => void> {
+  const storeDir = storeDirectory();
   if (!existsSync(storeDir)) {
     say('building the test images');
     const unfinished = `${storeDir}.unfinished`;
@@ -79,20 +78,26 @@ export async function serveImages(toolsDir: string): Promise<() => void> {
     writeFileSync(join(unfinished, 'digest'), images.get(unmakeable.reference)?.digest ?? '');
     renameSync(unfinished, storeDir);
   }
-  patchCritest(toolsDir, readFileSync(join(storeDir, 'digest'), 'utf8'));
   return startRegistry(storeDir, true);
 }
 
-/** Writes `critest-patched`, in which the 64 characters of the unmakeable digest are those of our image. */
-function patchCritest(toolsDir: string, digest: string): void {
+/** @returns a copy of critest, made when it is not there yet, in which the 64 characters of the unmakeable digest are those of our image. */
+export function fittingCritest(toolsDir: string): string {
+  const hex = readFileSync(join(storeDirectory(), 'digest'), 'utf8').replace('sha256:', '');
+  const fitting = join(toolsDir, `critest-${hex.slice(0, 12)}`);
+  if (existsSync(fitting)) return fitting;
   const program = readFileSync(join(toolsDir, 'critest'));
-  const replacement = Buffer.from(digest.replace('sha256:', ''));
-  if (replacement.length !== unmakeable.hex.length) throw new Error(`the test image has the digest ${digest}`);
+  const replacement = Buffer.from(hex);
+  if (replacement.length !== unmakeable.hex.length) throw new Error(`the test image has the digest ${hex}`);
   const places = [];
   for (let at = program.indexOf(unmakeable.hex); at >= 0; at = program.indexOf(unmakeable.hex, at + 1)) places.push(at);
   if (places.length === 0) throw new Error('critest no longer names the image by that digest: the copy is needless');
   for (const at of places) replacement.copy(program, at);
-  writeFileSync(join(toolsDir, 'critest-patched'), program, { mode: 0o755 });
+  // Another run may be at the same.
+  const unfinished = `${fitting}.${Date.now()}`;
+  writeFileSync(unfinished, program, { mode: 0o755 });
+  renameSync(unfinished, fitting);
+  return fitting;
 }
 
 async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() => void> {
@@ -110,6 +115,7 @@ async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() 
   throw new Error('docker-registry does not answer on 127.0.0.1:5000');
 }
 
+const storeDirectory = () => join(buildDir, `store-${keyOf(imagesSource, resolve(here, '../../scripts/image-builder.ts'))}`);
 const partsDir = () => join(buildDir, `parts-${keyOf(join(imagesSource, 'make-parts'), join(imagesSource, 'pause.c'), join(imagesSource, 'nnp.c'))}`);
 
 /** A short digest over files, and all files directly in directories. */

@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { enterIsolation } from '../support/isolation.ts';
 import { type Runtime, type RuntimeName, startRuntime } from '../support/runtime.ts';
-import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
+import { buildDir, fittingCritest, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
 import { countStates, type Expected, judge, readReport, type Spec, unknownNames } from './report.ts';
 
 type Options = {
@@ -31,7 +31,7 @@ enterIsolation();
 process.exitCode = await main();
 
 async function main(): Promise<number> {
-  const stopRegistry = await serveImages(toolsDir);
+  const stopRegistry = await serveImages();
   const workDir = mkdtempSync(join(buildDir, 'work-'));
   let runtime: Runtime | undefined;
   try {
@@ -76,7 +76,7 @@ async function runCritest(runtime: Runtime, workDir: string): Promise<Spec[]> {
     ...options.critestFlags,
   ];
   const env = { ...process.env, PATH: `${toolsDir}:${process.env['PATH']}` };
-  const child = spawn(join(toolsDir, 'critest-patched'), args, { stdio: 'inherit', cwd: workDir, env });
+  const child = spawn(fittingCritest(toolsDir), args, { stdio: 'inherit', cwd: workDir, env });
   await new Promise((settle) => child.once('exit', settle));
   return readReport(readFileSync(report, 'utf8'));
 }
