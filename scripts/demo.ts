@@ -14,6 +14,8 @@ import { buildSampleImage } from './sample-image.ts';
 const repository = resolve(import.meta.dirname, '..');
 const state = '/run/berth';
 const root = '/var/lib/berth';
+/** The default of the setting netns_dir. */
+const netnsDir = '/run/netns';
 const socket = `${state}/berth.sock`;
 const logDirectory = '/var/log/pods/sample';
 const metadata = { name: 'sample', namespace: 'default', uid: 'sample-of-npm-start', attempt: 0 };
@@ -56,16 +58,17 @@ async function main(): Promise<number> {
 /** @returns what removes the directories, cgroups and network parts that were not there before. */
 function recordTraces(): () => void {
   const paths = [root, state, '/var/log/pods', logDirectory];
+  const hadNetns = existsSync(netnsDir);
   const missing = paths.filter((path) => !existsSync(path));
   const restoreNetwork = recordNetworkTraces(bridgeName());
   return () => {
     for (const path of missing) rmSync(path, { recursive: true, force: true });
     restoreNetwork();
-    for (const cgroup of ownCgroups()) {
+    for (const directory of [...ownCgroups(), ...(hadNetns ? [] : [netnsDir])]) {
       try {
-        rmdirSync(cgroup);
+        rmdirSync(directory);
       } catch {
-        // Not empty: then it is in use, and not ours to end.
+        // Absent, or not empty: then it is in use by others.
       }
     }
   };
