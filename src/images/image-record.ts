@@ -131,7 +131,7 @@ function userOf(user: string): { uid?: number; username?: string } {
   return uid <= 0xffffffff ? { uid } : { username: name };
 }
 
-export function chainIdOf(diffIds: readonly string[]): string {
+function chainIdOf(diffIds: readonly string[]): string {
   const [lowest = '', ...rest] = diffIds;
   return rest.reduce((chain, diffId) => `sha256:${createHash('sha256').update(`${chain} ${diffId}`).digest('hex')}`, lowest);
 }

@@ -9,7 +9,15 @@ import type { Log } from '../lib/log.ts';
 import type { RegistryAuth } from './auth.ts';
 import type { ImageLayer, ImageRecord } from './image-record.ts';
 import type { StagedLayer } from './layers.ts';
-import { type Descriptor, type ImageConfigBlob, imageConfigBytesMax, parseImageConfig, parseManifest, selectPlatform } from './manifest.ts';
+import {
+  checkLayerCount,
+  type Descriptor,
+  type ImageConfigBlob,
+  imageConfigBytesMax,
+  parseImageConfig,
+  parseManifest,
+  selectPlatform,
+} from './manifest.ts';
 import { checkPlatform, type Platform } from './platform.ts';
 import { formatDigest, formatReference, formatTag, parseReference, type Reference } from './reference.ts';
 import type { RegistryClient, RegistrySession } from './registry.ts';
@@ -212,15 +220,13 @@ async function resolve(deps: RunDeps, session: RegistrySession, ref: Reference):
   const configBytes = await session.fetchSmallBlob(manifest.config, imageConfigBytesMax);
   const config = parseImageConfig(configBytes);
   checkPlatform(config, deps.platform);
-  return { digest: top.digest, configBytes, config, layers: pairLayers(manifest.layers, config.diffIds, ref) };
+  return { digest: top.digest, configBytes, config, layers: pairLayers(manifest.layers, config, ref) };
 }
 
-function pairLayers(descriptors: readonly Descriptor[], diffIds: readonly string[], ref: Reference): Resolved['layers'] {
-  if (descriptors.length !== diffIds.length) {
-    throw failedPrecondition(`image ${formatReference(ref)}: manifest has ${descriptors.length} layers, config has ${diffIds.length}`);
-  }
+function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob, ref: Reference): Resolved['layers'] {
+  checkLayerCount(descriptors, config);
   if (descriptors.length === 0) throw failedPrecondition(`image ${formatReference(ref)}: has no layers, so no container could be made of it`);
-  return descriptors.map((descriptor, position) => ({ descriptor, diffId: diffIds[position] ?? '' }));
+  return descriptors.map((descriptor, position) => ({ descriptor, diffId: config.diffIds[position] ?? '' }));
 }
 
 /** All missing layers at once; the first failure ends the rest, and is what is thrown once nothing is under way any more. */

@@ -191,8 +191,7 @@ test('createTarParser() refuses an archive that stops in the middle', () => {
 });
 
 test('createTarParser() refuses malformed PAX records', () => {
-  for (const content of ['', '5 a=\n'.repeat(1)].slice(1))
-    assert.equal(readTar(makeTar([{ path: 'h', type: 'x', content }, { path: 'f' }])).length, 1);
+  assert.equal(readTar(makeTar([{ path: 'h', type: 'x', content: '5 a=\n' }, { path: 'f' }])).length, 1);
   for (const content of ['6 a=\n', '99 a=b\n', '0 a=b\n', 'x a=b\n', '7 a=bc', '6 =ab\n', '6 abc\n', ' 5 a=\n', '05 a=\n']) {
     refused([{ path: 'h', type: 'x', content }, { path: 'f' }], 'INVALID_ARGUMENT', /PAX/);
   }

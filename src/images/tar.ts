@@ -253,8 +253,9 @@ function checkSum(block: Buffer): void {
     unsigned += byte;
     if (byte > 127) negative += 256;
   }
-  const stored = parseNumber(block, 148, 8, 'checksum');
-  if (stored !== unsigned && stored !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
+  const stored = /^[ \0]*([0-7]+)/.exec(block.toString('latin1', 148, 156))?.[1];
+  const sum = stored === undefined ? Number.NaN : Number.parseInt(stored, 8);
+  if (sum !== unsigned && sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
 }
 
 /** A number that is not negative. */

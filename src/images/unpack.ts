@@ -133,8 +133,8 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
 function layerError(job: LayerJob, error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted && signal.reason instanceof BerthError) return signal.reason;
   if (!(error instanceof BerthError)) return internal(`layer ${job.digest}: ${reasonOf(error)}`, error);
-  // A registry's errors have a fixed beginning that callers look for.
-  return error.message.includes(job.digest) || error.code === 'UNAVAILABLE'
+  // A registry's errors have a fixed beginning that callers look for, and name the blob themselves.
+  return error.message.includes(`blob ${job.digest}`) || error.code === 'UNAVAILABLE'
     ? error
     : new BerthError(error.code, `layer ${job.digest}: ${error.message}`, error);
 }

@@ -1,0 +1,436 @@
+/**
+ * Unpacking against tar and umoci, entry by entry, and against archives that mean harm: nothing is ever written outside.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { createLayerWriter } from '../../src/images/layer-writer.ts';
+import { createTarParser } from '../../src/images/tar.ts';
+import { BerthError } from '../../src/lib/errors.ts';
+import { describeTree, digestOf, toStream, useLayers } from '../support/layer-bed.ts';
+import { type Member, makeTar } from '../support/tar-maker.ts';
+
+const bed = useLayers();
+
+/** One of everything that a layer may hold. */
+function makeSource(root: string): void {
+  mkdirSync(join(root, 'bin'));
+  writeFileSync(join(root, 'bin/su'), 'setuid');
+  chownSync(join(root, 'bin/su'), 12, 34);
+  chmodSync(join(root, 'bin/su'), 0o4755);
+  writeFileSync(join(root, 'bin/ping'), 'capable');
+  execFileSync('setfattr', ['-n', 'security.capability', '-v', '0x0100000200200000000000000000000000000000', join(root, 'bin/ping')]);
+  execFileSync('setfattr', ['-n', 'user.note', '-v', 'a note', join(root, 'bin')]);
+  linkSync(join(root, 'bin/su'), join(root, 'bin/zz-same'));
+  symlinkSync('su', join(root, 'bin/soft'));
+  execFileSync('chown', ['-h', '77:88', join(root, 'bin/soft')]);
+  linkSync(join(root, 'bin/soft'), join(root, 'bin/softer'));
+  mkdirSync(join(root, 'tmp'));
+  chmodSync(join(root, 'tmp'), 0o1777);
+  mkdirSync(join(root, 'shared'));
+  chownSync(join(root, 'shared'), 0, 50);
+  chmodSync(join(root, 'shared'), 0o2775);
+  writeFileSync(join(root, 'shared/roots-own'), '');
+  mkdirSync(join(root, 'closed/inner'), { recursive: true });
+  writeFileSync(join(root, 'closed/inner/file'), Buffer.alloc(700_000, 'q'));
+  chmodSync(join(root, 'closed'), 0o000);
+  execFileSync('mknod', ['-m', '666', join(root, 'null'), 'c', '1', '3']);
+  execFileSync('mknod', [join(root, 'disk'), 'b', '259', '300']);
+  execFileSync('mkfifo', ['-m', '622', join(root, 'pipe')]);
+  writeFileSync(Buffer.concat([Buffer.from(`${root}/not-utf8-`), Buffer.from([0xff, 0xe4])]), 'bytes');
+  mkdirSync(join(root, 'l'.repeat(200), 'm'.repeat(200)), { recursive: true });
+  writeFileSync(join(root, 'l'.repeat(200), 'm'.repeat(200), 'n'.repeat(200)), 'long');
+  execFileSync('touch', ['-h', '-d', '2001-02-03 04:05:06.123456789', join(root, 'bin/soft'), join(root, 'bin/ping')]);
+  execFileSync('touch', ['-d', '1960-01-01 00:00:00.5', join(root, 'tmp')]);
+  utimesSync(join(root, 'bin'), 1_000_000_000, 1_000_000_000);
+  utimesSync(root, 1_100_000_000, 1_100_000_000);
+}
+
+const tarOf = (root: string, ...options: string[]): Buffer =>
+  execFileSync('tar', ['-c', '--xattrs', '--xattrs-include=*', '--numeric-owner', ...options, '-C', root, '.'], { maxBuffer: 1 << 28 });
+
+const halves = (compress: (bytes: Buffer) => Buffer) => (tar: Buffer) =>
+  Buffer.concat([compress(tar.subarray(0, 3000)), compress(tar.subarray(3000))]);
+const skippableFrame = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+const compressions: Readonly<Record<string, (tar: Buffer) => Buffer>> = {
+  none: (tar) => tar,
+  gzip: (tar) => gzipSync(tar),
+  'gzip of several members': halves((bytes) => gzipSync(bytes)),
+  zstd: (tar) => zstdCompressSync(tar),
+  'zstd of several frames': (tar) => Buffer.concat([skippableFrame, halves((bytes) => zstdCompressSync(bytes))(tar), skippableFrame]),
+};
+
+for (const [name, compress] of Object.entries(compressions)) {
+  test(`unpacking gives the tree that tar gives, compression: ${name}`, async () => {
+    const source = bed.freshDir();
+    makeSource(source);
+    const tar = tarOf(source, '--format=posix');
+    const expected = bed.freshDir();
+    execFileSync('tar', ['-x', '-p', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], { input: tar });
+    const { root, layer } = await bed.unpack(tar, { compress });
+    const tree = describeTree(root);
+    assert.deepEqual(tree, describeTree(expected));
+    assert.equal(layer.inodes, new Set(Object.values(tree).map((entry) => (entry as { inode: string }).inode)).size);
+    assert.ok(layer.sizeBytes >= 700_000);
+    assert.deepEqual(layer.refusedXattrs, []);
+  });
+}
+
+test('unpacking gives the tree that umoci gives, whiteouts as overlayfs has them apart', async () => {
+  const source = bed.freshDir();
+  makeSource(source);
+  // umoci keeps neither of these as an extended attribute.
+  const tar = tarOf(source, '--format=posix', '--exclude=./null', '--exclude=./disk', '--sort=name');
+  const directory = bed.freshDir();
+  writeFileSync(join(directory, 'layer.tar'), tar);
+  const umoci = (...args: string[]) => execFileSync('umoci', args, { cwd: directory, stdio: 'pipe' });
+  umoci('init', '--layout', 'oci');
+  umoci('new', '--image', 'oci:test');
+  umoci('raw', 'add-layer', '--image', 'oci:test', 'layer.tar');
+  umoci('raw', 'unpack', '--image', 'oci:test', 'rootfs');
+  const { root } = await bed.unpack(tar);
+  assert.deepEqual(describeTree(root), describeTree(join(directory, 'rootfs')));
+});
+
+test('unpacking reads old formats and pieces of any size', async () => {
+  const source = bed.freshDir();
+  makeSource(source);
+  for (const format of ['gnu', 'oldgnu']) {
+    const tar = execFileSync('tar', ['-c', `--format=${format}`, '-C', source, '.'], { maxBuffer: 1 << 28 });
+    const expected = bed.freshDir();
+    execFileSync('tar', ['-x', '-p', '--numeric-owner', '-C', expected], { input: tar });
+    const { root } = await bed.unpack(tar, { pieceBytes: 1021, compress: (bytes) => gzipSync(bytes) });
+    assert.deepEqual(describeTree(root), describeTree(expected));
+  }
+});
+
+const trustedOpaque = 'trusted.overlay.opaque=0x79';
+type Seen = { mode: string; xattrs: string[]; device?: bigint; target?: string; inode: string; owner: string };
+const see = async (members: readonly Member[]): Promise<Record<string, Seen>> => {
+  const { root } = await bed.unpack(makeTar(members));
+  return describeTree(root, { hasTimes: false }) as Record<string, Seen>;
+};
+
+test('a whiteout becomes a character device 0:0, an opaque mark the attribute of overlayfs', async () => {
+  const tree = await see([
+    { path: 'a/.wh.gone' },
+    { path: 'b/' },
+    { path: 'b/.wh..wh..opq' },
+    { path: 'c/.wh..wh..opq' },
+    { path: '.wh..wh.plnk/1.2' },
+  ]);
+  assert.equal(tree['a/gone']?.device, 0n);
+  assert.match(tree['a/gone']?.mode ?? '', /^20/);
+  assert.deepEqual(tree['b']?.xattrs, [trustedOpaque]);
+  assert.deepEqual(tree['c']?.xattrs, [trustedOpaque]);
+  assert.deepEqual(Object.keys(tree), ['', 'a', 'a/gone', 'b', 'c']);
+});
+
+test('a whiteout of a name that the layer has too hides only what lies below', async () => {
+  for (const members of [
+    [{ path: 'd/' }, { path: 'd/new' }, { path: '.wh.d' }],
+    [{ path: '.wh.d' }, { path: 'd/' }, { path: 'd/new' }],
+    [{ path: '.wh.d' }, { path: 'd/new' }],
+  ]) {
+    const tree = await see(members);
+    assert.deepEqual(Object.keys(tree), ['', 'd', 'd/new']);
+    assert.deepEqual(tree['d']?.xattrs, [trustedOpaque]);
+  }
+  for (const members of [
+    [{ path: 'f', content: 'x' }, { path: '.wh.f' }],
+    [{ path: '.wh.f' }, { path: 'f', content: 'x' }],
+  ]) {
+    assert.match((await see(members))['f']?.mode ?? '', /^100644/);
+  }
+});
+
+test('an opaque mark at the top is told, for overlayfs does not read it there', async () => {
+  assert.equal((await bed.unpack(makeTar([{ path: '.wh..wh..opq' }]))).layer.isRootOpaque, true);
+  assert.equal((await bed.unpack(makeTar([{ path: 'a/.wh..wh..opq' }]))).layer.isRootOpaque, false);
+});
+
+test('overlayfs shows the layers as the images mean them', async () => {
+  const below = await bed.unpack(makeTar([{ path: 'keep' }, { path: 'gone' }, { path: 'd/old' }, { path: 'e/old' }, { path: 'f/old' }]));
+  const above = await bed.unpack(
+    makeTar([{ path: '.wh.gone' }, { path: 'd/.wh..wh..opq' }, { path: 'd/new' }, { path: 'e/new' }, { path: '.wh.f' }]),
+  );
+  const merged = bed.freshDir();
+  execFileSync('mount', ['-t', 'overlay', '-o', `ro,lowerdir=${above.root}:${below.root}`, 'overlay', merged]);
+  try {
+    assert.deepEqual(readdirSync(merged).sort(), ['d', 'e', 'keep']);
+    assert.deepEqual(readdirSync(join(merged, 'd')), ['new']);
+    assert.deepEqual(readdirSync(join(merged, 'e')).sort(), ['new', 'old']);
+  } finally {
+    execFileSync('umount', [merged]);
+  }
+});
+
+test('parents that have no entry, or a late one, are made as root has them', async () => {
+  const tree = await see([{ path: 'a/b/file' }, { path: 'c/file' }, { path: 'c/', mode: 0o700, uid: 5, gid: 6 }]);
+  assert.equal(tree['a']?.mode, '40755');
+  assert.equal(tree['a/b']?.owner, '0:0');
+  assert.deepEqual([tree['c']?.mode, tree['c']?.owner], ['40700', '5:6']);
+});
+
+test('of two entries of one name the last wins, whatever their types', async () => {
+  const kinds: Member[][] = [
+    [{ path: 'n', content: 'file' }],
+    [{ path: 'n/' }, { path: 'n/deep/file', content: 'inner' }],
+    [{ path: 'n', type: '2', link: 'nowhere' }],
+    [{ path: 'n', type: '3', major: 1, minor: 3 }],
+    [
+      { path: 'other', content: 'x' },
+      { path: 'n', type: '1', link: 'other' },
+    ],
+  ];
+  for (const first of kinds) {
+    for (const second of kinds) {
+      const tree = await see([...first, ...second]);
+      const alone = await see(second);
+      assert.deepEqual(tree['n'], alone['n']);
+      assert.equal('n/deep/file' in tree, 'n/deep/file' in alone);
+    }
+  }
+});
+
+test("attributes of another machine's overlay and policy are left out", async () => {
+  const names = ['trusted.overlay.redirect', 'trusted.overlay.opaque', 'user.overlay.metacopy', 'security.selinux', 'security.ima'];
+  const pax = Object.fromEntries(names.map((name) => [`SCHILY.xattr.${name}`, 'y']));
+  const tree = await see([
+    { path: 'd/', pax },
+    { path: 'f', pax: { ...pax, 'SCHILY.xattr.user.mine': 'z' } },
+  ]);
+  assert.deepEqual(tree['d']?.xattrs, []);
+  assert.deepEqual(tree['f']?.xattrs, ['user.mine=0x7a']);
+});
+
+/** A directory beside the layers that archives try to reach. */
+function makePrey(): { path: string; intact: () => void } {
+  const path = bed.freshDir();
+  writeFileSync(join(path, 'secret'), 'untouched');
+  const before = describeTree(path);
+  return { path, intact: () => assert.deepEqual(describeTree(path), before) };
+}
+
+test('paths with .. are refused and write nothing', async () => {
+  const prey = makePrey();
+  const up = `../${prey.path.split('/').at(-1)}/secret`;
+  for (const members of [
+    [{ path: up, content: 'evil' }],
+    [{ path: `a/../${up}`, content: 'evil' }],
+    [{ path: 'hard', type: '1', link: up }],
+    [{ path: `../${prey.path.split('/').at(-1)}/.wh.secret` }],
+  ]) {
+    assert.match(await bed.refusal(makeTar(members), 'INVALID_ARGUMENT'), /"\.\."/);
+    prey.intact();
+  }
+});
+
+test('absolute paths lie below the layer', async () => {
+  const prey = makePrey();
+  const { root } = await bed.unpack(makeTar([{ path: `${prey.path}/secret`, content: 'evil' }]));
+  assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
+  prey.intact();
+});
+
+test('entries through symbolic links stay within the layer', async () => {
+  const prey = makePrey();
+  const deep = '../'.repeat(20);
+  for (const link of [prey.path, `${deep}${prey.path.slice(1)}`, `/./..${prey.path}`]) {
+    const through: Member[] = [
+      { path: 'to', type: '2', link },
+      { path: 'to/secret', content: 'evil' },
+      { path: 'to/.wh.other' },
+      { path: 'to/.wh..wh..opq' },
+      { path: 'to/dir/', mode: 0o777 },
+      { path: 'to/soft', type: '2', link: '/etc' },
+    ];
+    const { root } = await bed.unpack(makeTar(through));
+    assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
+    assert.ok(lstatSync(join(root, 'to')).isSymbolicLink());
+    prey.intact();
+  }
+});
+
+test('a link in the place of a file is replaced, not written through', async () => {
+  const prey = makePrey();
+  const { root } = await bed.unpack(
+    makeTar([
+      { path: 'f', type: '2', link: `${prey.path}/secret` },
+      { path: 'f', content: 'mine', mode: 0o777, uid: 9, pax: { 'SCHILY.xattr.user.x': 'y' } },
+      { path: 'd', type: '2', link: prey.path },
+      { path: 'd/', mode: 0o777, uid: 9 },
+    ]),
+  );
+  assert.ok(lstatSync(join(root, 'f')).isFile());
+  assert.ok(lstatSync(join(root, 'd')).isDirectory());
+  prey.intact();
+});
+
+test('owner, mode, times and attributes of a link are its own', async () => {
+  const prey = makePrey();
+  await bed.unpack(
+    makeTar([{ path: 'l', type: '2', link: `${prey.path}/secret`, uid: 9, mode: 0o777, pax: { 'SCHILY.xattr.trusted.x': 'y', mtime: '5' } }]),
+  );
+  prey.intact();
+});
+
+test('a directory swapped for a link in the middle leads nowhere else', async () => {
+  const prey = makePrey();
+  const { root } = await bed.unpack(
+    makeTar([
+      { path: 'd/' },
+      { path: 'd/one', content: '1' },
+      { path: 'd', type: '2', link: prey.path },
+      { path: 'd/secret', content: 'evil' },
+      { path: 'd/e/', mtime: 77 },
+    ]),
+  );
+  assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
+  prey.intact();
+});
+
+test('hard links reach nothing outside the layer', async () => {
+  const prey = makePrey();
+  const secret = `${prey.path}/secret`;
+  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: secret }]), 'INVALID_ARGUMENT'), /not in this layer/);
+  const through: Member[] = [
+    { path: 'to', type: '2', link: prey.path },
+    { path: 'h', type: '1', link: 'to/secret' },
+  ];
+  assert.match(await bed.refusal(makeTar(through), 'INVALID_ARGUMENT'), /not in this layer/);
+  // The link itself is linked, and writing to that name replaces it.
+  const linked: Member[] = [
+    { path: 'soft', type: '2', link: secret },
+    { path: 'h', type: '1', link: 'soft' },
+    { path: 'h', content: 'evil' },
+  ];
+  await bed.unpack(makeTar(linked));
+  assert.match(await bed.refusal(makeTar([{ path: 'd/' }, { path: 'h', type: '1', link: 'd' }]), 'INVALID_ARGUMENT'), /which is no file/);
+  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT').catch(() => 'same'), /same|not in/);
+  prey.intact();
+});
+
+test('links in a circle, and names that are too long, are refused', async () => {
+  const circle: Member[] = [{ path: 'a', type: '2', link: 'b' }, { path: 'b', type: '2', link: 'a' }, { path: 'a/f' }];
+  assert.match(await bed.refusal(makeTar(circle), 'INVALID_ARGUMENT'), /more than 40 symbolic links/);
+  assert.match(await bed.refusal(makeTar([{ path: 'n'.repeat(65_536) }]), 'INVALID_ARGUMENT'), /path of 65536 bytes/);
+  assert.match(await bed.refusal(makeTar([{ path: 'n'.repeat(300) }]), 'INVALID_ARGUMENT'), /name of 300 bytes/);
+  assert.match(await bed.refusal(makeTar([{ path: 's', type: '2', link: 'n'.repeat(5000) }]), 'INVALID_ARGUMENT'), /ENAMETOOLONG/);
+  assert.match(await bed.refusal(makeTar([{ path: 's', type: '2', link: '' }]), 'INVALID_ARGUMENT'), /ENOENT/);
+  const deep = Array.from({ length: 40 }, (_, at): Member => ({ path: `${'d/'.repeat(at)}s`, type: '2', link: `${'d/'.repeat(400)}` }));
+  assert.match(
+    await bed.refusal(
+      makeTar([{ path: `${'d/'.repeat(500)}s`, type: '2', link: 'e/'.repeat(600) }, { path: `${'d/'.repeat(500)}s/f` }, ...deep]),
+      'INVALID_ARGUMENT',
+    ),
+    /directories deep/,
+  );
+});
+
+test('a layer whose bytes are not what was promised is refused', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x'.repeat(200_000) }]);
+  const gzip = { compress: (bytes: Buffer) => gzipSync(bytes) };
+  const wrong = digestOf(Buffer.from('other'));
+  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { ...gzip, digest: wrong }), /: digest should be sha256:/);
+  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { ...gzip, diffId: wrong }), /: diff id should be sha256:/);
+  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { sizeBytes: 100 }), /longer than the 100 bytes/);
+  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { sizeBytes: tar.length + 1 }), /bytes, and not the/);
+});
+
+test('a truncated layer is refused in every compression', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x'.repeat(200_000) }], false);
+  for (const compress of Object.values(compressions)) {
+    const bytes = compress(tar);
+    for (const cut of [1, 10, Math.floor(bytes.length / 2)]) {
+      const short = bytes.subarray(0, bytes.length - cut);
+      const message = await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => short });
+      assert.match(message, /in the middle|unexpected end|decompressing|not a tar/);
+    }
+  }
+});
+
+test('what is no known compression is refused by name', async () => {
+  const tar = makeTar([{ path: 'f' }]);
+  const piped = (program: string) => (bytes: Buffer) => execFileSync(program, ['-c'], { input: bytes });
+  assert.match(await bed.refusal(tar, 'UNIMPLEMENTED', { compress: piped('xz') }), /compressed with xz/);
+  assert.match(await bed.refusal(tar, 'UNIMPLEMENTED', { compress: piped('bzip2') }), /compressed with bzip2/);
+  assert.match(await bed.refusal(Buffer.from('not a layer at all'.repeat(100)), 'INVALID_ARGUMENT'), /not a tar archive/);
+  assert.match(
+    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: (bytes) => Buffer.concat([gzipSync(bytes), Buffer.from('garbage')]) }),
+    /decompressing/,
+  );
+});
+
+test('a source that breaks ends the layer with its own reason, and the worker serves the next', async () => {
+  const job = { directory: bed.freshDir(), digest: digestOf(Buffer.from('')), diffId: digestOf(Buffer.from('')), sizeBytes: 1 << 20 };
+  const broken = async () => {
+    const stream = toStream(makeTar([{ path: 'f', content: Buffer.alloc(1 << 20) }]), 1000, 1);
+    setTimeout(() => stream.destroy(new BerthError('UNAVAILABLE', 'RegistryUnavailable: broken')), 20);
+    return stream;
+  };
+  await assert.rejects(bed.unpacker.unpack(job, broken, new AbortController().signal), /^BerthError: RegistryUnavailable: broken$/);
+  const unopened = async () => {
+    throw new BerthError('NOT_FOUND', 'no such blob');
+  };
+  await assert.rejects(bed.unpacker.unpack(job, unopened, new AbortController().signal), /no such blob/);
+  await bed.unpack(makeTar([{ path: 'f' }]));
+});
+
+test('a layer that is given up stops, closes its files, and leaves the worker to others', async () => {
+  const fdsBefore = readdirSync('/proc/self/fd').length;
+  for (let turn = 0; turn < 5; turn += 1) {
+    const controller = new AbortController();
+    const reason = new BerthError('CANCELLED', 'nobody waits any more');
+    setTimeout(() => controller.abort(reason), 5 + turn * 10);
+    const members = Array.from({ length: 3000 }, (_, at): Member => ({ path: `d${at % 7}/e/f${at}`, content: 'x'.repeat(600) }));
+    const endless = { signal: controller.signal, pieceBytes: 4096, pauseMs: 1, compress: (bytes: Buffer) => gzipSync(bytes, { level: 0 }) };
+    await assert.rejects(bed.unpack(makeTar(members), endless), (error) => error === reason);
+  }
+  await bed.unpack(makeTar([{ path: 'f' }]));
+  assert.ok(readdirSync('/proc/self/fd').length <= fdsBefore + 2);
+});
+
+test('limits on entries, memory and disk end a bomb', () => {
+  const write = (members: readonly Member[], limits: { entriesMax: number; pathBytesMax: number }, freeBytes: number): void => {
+    const writer = createLayerWriter(bed.freshDir(), limits, () => freeBytes);
+    try {
+      const parser = createTarParser(writer);
+      parser.push(makeTar(members));
+      parser.end();
+      writer.finish();
+    } finally {
+      writer.close();
+    }
+  };
+  const many = Array.from({ length: 100 }, (_, at): Member => ({ path: `d${at}/` }));
+  const wide = { entriesMax: 100, pathBytesMax: 1 << 20 };
+  const isExhausted = (message: RegExp) => (error: unknown) =>
+    error instanceof BerthError && error.code === 'RESOURCE_EXHAUSTED' && message.test(error.message);
+  write(many, wide, 1e12);
+  assert.throws(() => write([...many, { path: 'one more' }], wide, 1e12), isExhausted(/more than 100 entries/));
+  assert.throws(() => write(many, { entriesMax: 100, pathBytesMax: 1000 }, 1e12), isExhausted(/too many directories/));
+  assert.throws(() => write([{ path: 'big', sizeBytes: 2 ** 33 - 1 }], wide, 2 ** 32), isExhausted(/does not fit on the disk/));
+});
+
+test('removing a tree succeeds also when there is none', async () => {
+  const { root } = await bed.unpack(makeTar([{ path: 'a/b/c/f' }, { path: 'l', type: '2', link: '/etc' }]));
+  await bed.unpacker.remove(root);
+  assert.equal(existsSync(root), false);
+  await bed.unpacker.remove(root);
+});

@@ -1,0 +1,135 @@
+/**
+ * What the tests of unpacking share: an unpacker, a directory, layers made of bytes, and trees described entry by entry.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { after } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { WrittenLayer } from '../../src/images/layer-writer.ts';
+import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
+import { BerthError } from '../../src/lib/errors.ts';
+
+export const workerFile = new URL('../../src/images/unpack-worker.ts', import.meta.url);
+
+export type LayerBed = {
+  readonly directory: string;
+  readonly unpacker: Unpacker;
+  /** A new empty directory. */
+  readonly freshDir: () => string;
+  /** Unpacks a tar, compressed as given, into a new directory. */
+  readonly unpack: (tar: Buffer, options?: UnpackOptions) => Promise<{ readonly root: string; readonly layer: WrittenLayer }>;
+  /** The message with which that fails. */
+  readonly refusal: (tar: Buffer, code: BerthError['code'], options?: UnpackOptions) => Promise<string>;
+};
+
+export type UnpackOptions = {
+  readonly compress?: (tar: Buffer) => Buffer;
+  readonly digest?: string;
+  readonly diffId?: string;
+  readonly sizeBytes?: number;
+  readonly pieceBytes?: number;
+  /** Between one piece and the next. */
+  readonly pauseMs?: number;
+  readonly signal?: AbortSignal;
+};
+
+/** Registers the hooks of a test file. */
+export function useLayers(): LayerBed {
+  const directory = mkdtempSync(join(tmpdir(), 'berth-layers-'));
+  const unpacker = createUnpacker({ workerFile, workersMax: 2 });
+  after(async () => {
+    await unpacker.close();
+    rmSync(directory, { recursive: true, force: true });
+  });
+  let count = 0;
+  const freshDir = (): string => {
+    count += 1;
+    const path = join(directory, `t${count}`);
+    mkdirSync(path, { mode: 0o755 });
+    return path;
+  };
+  const unpack = async (tar: Buffer, options: UnpackOptions = {}) => {
+    const root = freshDir();
+    const bytes = options.compress === undefined ? tar : options.compress(tar);
+    const job = {
+      directory: root,
+      digest: options.digest ?? digestOf(bytes),
+      diffId: options.diffId ?? digestOf(tar),
+      sizeBytes: options.sizeBytes ?? bytes.length,
+    };
+    const layer = await unpacker.unpack(
+      job,
+      async () => toStream(bytes, options.pieceBytes ?? 65_536, options.pauseMs),
+      options.signal ?? new AbortController().signal,
+    );
+    return { root, layer };
+  };
+  const refusal = async (tar: Buffer, code: BerthError['code'], options: UnpackOptions = {}): Promise<string> => {
+    try {
+      await unpack(tar, options);
+    } catch (error) {
+      assert.ok(error instanceof BerthError, String(error));
+      assert.equal(error.code, code, error.message);
+      assert.ok(!error.message.includes('\n'), 'one line');
+      assert.match(error.message, /^layer sha256:[0-9a-f]{64}: /);
+      return error.message;
+    }
+    assert.fail('was not refused');
+  };
+  return { directory, unpacker, freshDir, unpack, refusal };
+}
+
+export function digestOf(bytes: Buffer): string {
+  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+}
+
+/** @param pauseMs between one piece and the next. */
+export function toStream(bytes: Buffer, pieceBytes: number, pauseMs?: number): Readable {
+  const pieces = async function* () {
+    for (let at = 0; at < bytes.length; at += pieceBytes) {
+      if (pauseMs !== undefined) await sleep(pauseMs);
+      yield bytes.subarray(at, at + pieceBytes);
+    }
+  };
+  return Readable.from(pieces(), { objectMode: false });
+}
+
+/** Everything that can be seen of a tree, path by path (as latin1); names of one inode are said to be that of the first of them. */
+export function describeTree(root: string, options: { readonly hasTimes?: boolean } = {}): Record<string, unknown> {
+  const firstNames = new Map<bigint, string>();
+  const found: Record<string, unknown> = {};
+  const visit = (path: Buffer, name: string): void => {
+    const stat = lstatSync(path, { bigint: true });
+    const first = stat.isDirectory() ? name : (firstNames.get(stat.ino) ?? name);
+    firstNames.set(stat.ino, first);
+    found[name] = {
+      mode: stat.mode.toString(8),
+      owner: `${stat.uid}:${stat.gid}`,
+      device: stat.isBlockDevice() || stat.isCharacterDevice() ? stat.rdev : undefined,
+      mtimeNs: options.hasTimes === false ? undefined : stat.mtimeNs,
+      inode: first,
+      content: stat.isFile() ? digestOf(readFileSync(path)) : undefined,
+      target: stat.isSymbolicLink() ? readlinkSync(path, 'latin1') : undefined,
+      xattrs: xattrsOf(path),
+    };
+    if (!stat.isDirectory()) return;
+    for (const child of readdirSync(path, 'latin1').sort()) {
+      const childPath = Buffer.concat([path, Buffer.from(`/${child}`, 'latin1')]);
+      visit(childPath, name === '' ? child : `${name}/${child}`);
+    }
+  };
+  visit(Buffer.from(root), '');
+  return found;
+}
+
+/** Lines of getfattr, values in hex. */
+function xattrsOf(path: Buffer): string[] {
+  const dump = execFileSync('xargs', ['-0', 'getfattr', '-h', '-d', '-m', '-', '-e', 'hex', '--absolute-names'], { input: path });
+  const lines = dump.toString('latin1').split('\n');
+  return lines.filter((line) => line !== '' && !line.startsWith('#')).sort();
+}
