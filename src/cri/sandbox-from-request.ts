@@ -89,7 +89,7 @@ function portMapping(mapping: cri.PortMapping): PortMapping {
 
 function hostIp(address: string): string {
   const isV4 = /^\d{1,3}(\.\d{1,3}){3}$/.test(address) && address.split('.').every((part) => Number(part) <= 255);
-  const isV6 = address.includes(':') && URL.canParse(`http://[${address}]/`);
+  const isV6 = /^[0-9a-f:.]*:[0-9a-f:.]*$/i.test(address) && URL.canParse(`http://[${address}]/`);
   if (address !== '' && !isV4 && !isV6) throw invalidArgument(`port_mappings: host_ip: ${quoted(address)} is not an IP address`);
   return address;
 }

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { containerNamespaces, sandboxNamespaces } from './namespaces-from-request.ts';
+
+const pod = { network: 'pod', ipc: 'pod', pid: 'pod' } as const;
+const refusal = (code: string, message: RegExp) => ({ code, message });
+
+test('sandboxNamespaces() takes POD where nothing is said', () => {
+  assert.deepEqual(sandboxNamespaces(undefined), pod);
+  assert.deepEqual(sandboxNamespaces({ network: 'NODE', pid: 'CONTAINER', ipc: 'NODE' }), { network: 'node', ipc: 'node', pid: 'container' });
+});
+
+test('sandboxNamespaces() refuses modes that a sandbox cannot have', () => {
+  assert.throws(() => sandboxNamespaces({ pid: 'TARGET' }), refusal('INVALID_ARGUMENT', /pid: TARGET/));
+  for (const mode of ['CONTAINER', 'TARGET'] as const) {
+    assert.throws(() => sandboxNamespaces({ network: mode }), refusal('INVALID_ARGUMENT', /^namespace_options.network: /));
+    assert.throws(() => sandboxNamespaces({ ipc: mode }), refusal('INVALID_ARGUMENT', /^namespace_options.ipc: /));
+  }
+});
+
+test('a user namespace is refused as wrong where it is, else as not there yet', () => {
+  const userns = (userns_options: object) => () => sandboxNamespaces({ userns_options });
+  const map = [{ host_id: 100000, length: 65536 }];
+  userns({ mode: 'NODE' })();
+  assert.throws(userns({ mode: 'POD', uids: map, gids: map }), refusal('UNIMPLEMENTED', /^userns_options: /));
+  const wrong = [
+    { mode: 'NODE', uids: map },
+    { mode: 'CONTAINER', uids: map, gids: map },
+    { mode: 'TARGET', uids: map, gids: map },
+    { mode: 'POD' },
+    { uids: map },
+    { uids: map, gids: [...map, ...map] },
+    { uids: [{ host_id: 1, container_id: 1, length: 10 }], gids: map },
+    { uids: map, gids: [{ host_id: 1, length: 0 }] },
+  ];
+  for (const options of wrong) assert.throws(userns(options), refusal('INVALID_ARGUMENT', /^userns_options/), JSON.stringify(options));
+});
+
+test('a container that says nothing is placed as its sandbox is', () => {
+  const sandbox = { network: 'node', ipc: 'pod', pid: 'container' } as const;
+  assert.deepEqual(containerNamespaces(undefined, sandbox), sandbox);
+});
+
+test("pid POD of a container is the pod's namespace, which is the host's where the pod has none", () => {
+  assert.equal(containerNamespaces({}, pod).pid, 'pod');
+  assert.equal(containerNamespaces({}, { ...pod, pid: 'node' }).pid, 'node');
+  assert.throws(() => containerNamespaces({}, { ...pod, pid: 'container' }), refusal('FAILED_PRECONDITION', /no pid namespace to share/));
+});
+
+test("a container may have its own pid namespace, the host's, or that of another container", () => {
+  assert.equal(containerNamespaces({ pid: 'CONTAINER' }, pod).pid, 'container');
+  assert.equal(containerNamespaces({ pid: 'NODE' }, pod).pid, 'node');
+  assert.deepEqual(containerNamespaces({ pid: 'TARGET', target_id: 'c1' }, pod), { ...pod, pid: 'target', targetId: 'c1' });
+  assert.throws(() => containerNamespaces({ pid: 'TARGET' }, pod), refusal('INVALID_ARGUMENT', /target_id/));
+});
+
+test('a container cannot leave the network or ipc namespace of its sandbox', () => {
+  assert.throws(() => containerNamespaces({ network: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /network: NODE/));
+  assert.throws(() => containerNamespaces({ ipc: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /ipc: NODE/));
+  assert.equal(containerNamespaces({ pid: 'CONTAINER' }, { ...pod, network: 'node' }).network, 'node');
+});

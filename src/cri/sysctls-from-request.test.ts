@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { sandboxSysctls } from './sysctls-from-request.ts';
+
+const own = { network: 'pod', ipc: 'pod', pid: 'pod' } as const;
+const hosts = { network: 'node', ipc: 'node', pid: 'pod' } as const;
+const check = (name: string, value = '1', namespaces: typeof own | typeof hosts = own) => sandboxSysctls({ [name]: value }, namespaces);
+
+const ofNetwork = ['net.ipv4.ip_forward', 'net/ipv4/conf/eth0.100/forwarding', 'net.core.somaxconn'];
+const ofIpc = ['kernel.shm_rmid_forced', 'kernel.shmmax', 'kernel.msgmax', 'kernel.sem', 'fs.mqueue.msg_max', 'kernel/shmall'];
+
+test('sandboxSysctls() takes what belongs to the namespaces that the sandbox has of its own, as given', () => {
+  for (const name of [...ofNetwork, ...ofIpc]) assert.deepEqual(check(name), { [name]: '1' });
+});
+
+test("sandboxSysctls() refuses the same where the namespace is the host's", () => {
+  for (const name of ofNetwork) assert.throws(() => check(name, '1', hosts), { code: 'INVALID_ARGUMENT', message: /host's network/ }, name);
+  for (const name of ofIpc) assert.throws(() => check(name, '1', hosts), { code: 'INVALID_ARGUMENT', message: /host's ipc/ }, name);
+});
+
+test('sandboxSysctls() refuses what would change the node', () => {
+  for (const name of [
+    'kernel.panic',
+    'vm.swappiness',
+    'kernel.hostname',
+    'kernel.semaphore',
+    'fs.file-max',
+    'kernel.shm/../panic',
+    'netfilter.x',
+    'fs.mqueue.a.b',
+  ]) {
+    assert.throws(() => check(name), { code: 'INVALID_ARGUMENT' }, name);
+  }
+});
+
+test('sandboxSysctls() refuses names that are paths to elsewhere, and values of several lines', () => {
+  for (const name of ['', '/net/ipv4/x', 'net/../kernel/panic', 'net..x', 'net/', 'net/./x', '../net', 'net.ipv4.conf.a b', 'net.ipv4/x']) {
+    assert.throws(() => check(name), { code: 'INVALID_ARGUMENT' }, name);
+  }
+  assert.throws(() => check('net.core.somaxconn', '1\n2'), { message: /^linux.sysctls: net.core.somaxconn: / });
+});
