@@ -1,11 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { status } from '@grpc/grpc-js';
-import { invalidArgument } from '../lib/errors.ts';
-import { failureFrom, grpcCodes } from './grpc-status.ts';
+import { BerthError, type ErrorCode, invalidArgument } from '../lib/errors.ts';
+import { failureFrom } from './grpc-status.ts';
 
-test('every code has the number that grpc gives its name', () => {
-  for (const [name, code] of Object.entries(grpcCodes)) assert.equal(code, status[name as keyof typeof status], name);
+test('an error of each code gets the number that grpc gives that name; anything else is INTERNAL', () => {
+  const names: readonly ErrorCode[] = [
+    ...(['INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION'] as const),
+    ...(['ABORTED', 'UNIMPLEMENTED', 'INTERNAL', 'UNAVAILABLE', 'UNAUTHENTICATED', 'CANCELLED'] as const),
+  ];
+  for (const name of names) assert.equal(failureFrom(new BerthError(name, 'text')).code, status[name], name);
+  assert.equal(failureFrom(new TypeError('text')).code, status.INTERNAL);
 });
 
 test('failureFrom() bounds the text: it travels in a header', () => {

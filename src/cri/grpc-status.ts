@@ -4,7 +4,7 @@
 import { BerthError, type ErrorCode, reasonOf } from '../lib/errors.ts';
 
 /** Numbers of the codes: grpc.io, "Status codes and their use in gRPC". */
-export const grpcCodes: Readonly<Record<ErrorCode, number>> = {
+const codes: Readonly<Record<ErrorCode, number>> = {
   CANCELLED: 1,
   INVALID_ARGUMENT: 3,
   DEADLINE_EXCEEDED: 4,
@@ -32,5 +32,5 @@ export function failureFrom(error: unknown): Failure {
     .trim();
   const details = line.length > detailsLengthMax ? `${line.slice(0, detailsLengthMax)}…` : line;
   // A half of a surrogate pair would make the encoder of the header throw.
-  return { name, code: grpcCodes[name], details: details.toWellFormed() };
+  return { name, code: codes[name], details: details.toWellFormed() };
 }

@@ -88,7 +88,7 @@ export function image(view: ImageView): cri.Image {
 }
 
 /** Values that are undefined stay out of the message. */
-export function linuxResources(resources: Resources): cri.LinuxContainerResources {
+function linuxResources(resources: Resources): cri.LinuxContainerResources {
   return {
     cpu_period: decimal(resources.cpuPeriodUs),
     cpu_quota: decimal(resources.cpuQuotaUs),
