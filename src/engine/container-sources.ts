@@ -141,7 +141,8 @@ export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntr
 
 /** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */
 function openCgroupSight(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupSight {
-  if (facts.version === 2) return { version: 2 };
+  if (facts.version === 2)
+    return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
   const points = new Set(facts.mounts.values());
   const part = isPrivileged ? '' : path;
   const hierarchies = [...points].map((point) => ({

@@ -8,7 +8,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition } from '../lib/errors.ts';
 import { removeTree } from '../sys/files.ts';
-import { createOverlay } from '../sys/mounts.ts';
+import { createOverlay } from '../sys/overlay.ts';
 import { close } from '../sys/syscalls.ts';
 
 /** The kernel's limit: OVL_MAX_STACK of fs/overlayfs. */

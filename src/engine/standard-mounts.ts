@@ -10,9 +10,12 @@ import type { Reg } from './plan.ts';
 
 const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
 
-/** Where cgroups are to be seen: on v1 one register a hierarchy, already bound to the container's own part. */
+/**
+ * Where cgroups are to be seen. v1: one register a hierarchy, already bound to the container's own part. v2: a mount of its own in a
+ * cgroup namespace, or the host's as a register: a new mount from the host's namespace would reset the options of the one hierarchy there is.
+ */
 export type CgroupSight =
-  | { readonly version: 2 }
+  | { readonly version: 2; readonly host?: Reg }
   | {
       readonly version: 1;
       readonly hierarchies: readonly { readonly name: string; readonly reg: Reg }[];
@@ -60,7 +63,8 @@ function cgroupMounts(cgroups: CgroupSight, isPrivileged: boolean): RootMount[] 
   const root = '/sys/fs/cgroup';
   const readonly = isPrivileged ? 0 : MOUNT_ATTR.RDONLY;
   if (cgroups.version === 2) {
-    const source = { kind: 'new', type: 'cgroup2', options: [['source', 'cgroup']] } as const;
+    const own = { kind: 'new', type: 'cgroup2', options: [['source', 'cgroup']] } as const;
+    const source = cgroups.host === undefined ? own : ({ kind: 'inherited', reg: cgroups.host } as const);
     return [{ target: root, isDirectory: true, source, attributes: guarded | readonly, isRecursive: false }];
   }
   const options = [

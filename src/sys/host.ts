@@ -4,7 +4,8 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { hostname, release } from 'node:os';
 import { join } from 'node:path';
-import { createDetachedMount, createOverlay, MOUNT_ATTR_RDONLY, setMountAttributes } from './mounts.ts';
+import { createDetachedMount, MOUNT_ATTR_RDONLY, setMountAttributes } from './mounts.ts';
+import { createOverlay } from './overlay.ts';
 import { close } from './syscalls.ts';
 
 export type HostFacts = {

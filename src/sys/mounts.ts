@@ -1,11 +1,11 @@
 /**
- * Mounts by file descriptor: detached overlays, clones of host trees, tmpfs, and attributes.
+ * Mounts by file descriptor: detached file systems, clones of host trees, and attributes.
  *
  * A detached mount is in no namespace until it is moved to a place: if the daemon dies, it is gone. Source: mount_setattr(2), fsopen(2).
  */
 import koffi from 'koffi';
-import { checked, errnoByName, isErrno, libc, SyscallError } from './ffi.ts';
-import { AT_FDCWD, close, O_CLOEXEC, O_DIRECTORY, O_PATH, openat } from './syscalls.ts';
+import { checked, errnoByName, libc, SyscallError } from './ffi.ts';
+import { AT_FDCWD, close, O_CLOEXEC } from './syscalls.ts';
 
 const SYS_open_tree = 428;
 const SYS_move_mount = 429;
@@ -95,54 +95,6 @@ function explained(fs: number, attempt: string): SyscallError {
   return new SyscallError([attempt, ...messages].join(': '), errno);
 }
 
-/**
- * The layers of an image with a writable directory above them, as a detached mount.
- *
- * @param layers topmost first; at most 500, the kernel's limit.
- */
-export function createOverlay(directories: { layers: readonly string[]; upper: string; work: string; isVolatile: boolean }): number {
-  const fds: number[] = [];
-  const fdOf = (path: string): number => {
-    const fd = openat(AT_FDCWD, path, O_PATH | O_DIRECTORY);
-    fds.push(fd);
-    return fd;
-  };
-  try {
-    const options: FsOption[] = directories.layers.map((layer) => ['lowerdir+', fdOf(layer)]);
-    options.push(['upperdir', fdOf(directories.upper)], ['workdir', fdOf(directories.work)]);
-    // Nobody exports it over NFS, and both cost look-ups.
-    options.push(['index', 'off'], ['xino', 'off']);
-    if (directories.isVolatile) options.push(['volatile', true]);
-    try {
-      return createDetachedMount('overlay', [['source', 'overlay'], ...options]);
-    } catch (error) {
-      // Before Linux 6.13 overlayfs takes its directories as paths only.
-      if (!isErrno(error, 'EINVAL')) throw error;
-      return createOverlayByPaths(directories);
-    }
-  } finally {
-    for (const fd of fds) close(fd);
-  }
-}
-
-function createOverlayByPaths(directories: { layers: readonly string[]; upper: string; work: string; isVolatile: boolean }): number {
-  const tail: FsOption[] = [
-    ['upperdir', directories.upper],
-    ['workdir', directories.work],
-    ['index', 'off'],
-    ['xino', 'off'],
-    ...(directories.isVolatile ? [['volatile', true] as const] : []),
-  ];
-  const source: FsOption = ['source', 'overlay'];
-  try {
-    return createDetachedMount('overlay', [source, ...directories.layers.map((layer): FsOption => ['lowerdir+', layer]), ...tail]);
-  } catch (error) {
-    // Before Linux 6.7 there is no lowerdir+; a string value may then hold 255 bytes only, so that mount(2) is the one way left.
-    if (!isErrno(error, 'EINVAL')) throw error;
-    return createDetachedMount('overlay', [source, ['lowerdir', directories.layers.join(':')], ...tail]);
-  }
-}
-
 /** A copy of the tree of mounts at a path, detached (open_tree(2)). */
 export function cloneTree(path: string, options: { isRecursive: boolean }): number {
   const flags = OPEN_TREE_CLONE | O_CLOEXEC | (options.isRecursive ? AT_RECURSIVE : 0);
@@ -168,6 +120,11 @@ export function setMountAttributes(mount: number, change: { set?: number; clear?
   const attributes = mountAttr(change);
   const flags = AT_EMPTY_PATH | (change.isRecursive ? AT_RECURSIVE : 0);
   checked(c_setattr(SYS_mount_setattr, mount, '', flags, attributes, attributes.length), () => 'setting attributes of a mount');
+}
+
+/** mount(2), for kernels without a newer way. @param data options as text, at most 4095 bytes. */
+export function mountByText(type: string, target: string, data: string): void {
+  checked(c_mount(type, target, type, 0, data), () => `mounting a file system of type ${type}`);
 }
 
 /** Binds a file or directory (not what is mounted below it) on another. */

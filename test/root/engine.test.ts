@@ -23,7 +23,9 @@ after(async () => {
 /** Mounts, cgroups and open files of this process: what a leak would show in. */
 function findTraces(): string[] {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
-  const cgroups = readdirSync('/sys/fs/cgroup/pids').filter((name) => name === `berth-test-${process.pid}`);
+  const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup').filter(
+    (name) => name === `berth-test-${process.pid}`,
+  );
   return [...mounts, ...cgroups];
 }
 
