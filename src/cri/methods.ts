@@ -28,6 +28,7 @@ import { status } from './status.ts';
 import { stopContainer } from './stop-container.ts';
 import { stopPodSandbox } from './stop-pod-sandbox.ts';
 import { updateContainerResources } from './update-container-resources.ts';
+import { updatePodSandboxResources } from './update-pod-sandbox-resources.ts';
 import { version } from './version.ts';
 
 type Handler<Request, Result> = (deps: CriDeps, request: Request, signal: AbortSignal) => Result;
@@ -77,6 +78,7 @@ export const runtimeMethods: Table<RuntimeService> = {
   StreamContainers: poll(streamContainers),
   ContainerStatus: poll(containerStatus),
   UpdateContainerResources: change(updateContainerResources),
+  UpdatePodSandboxResources: change(updatePodSandboxResources),
   ReopenContainerLog: change(reopenContainerLog),
   // Probes come every few seconds for each container.
   ExecSync: poll(execSync),
@@ -96,7 +98,6 @@ export const runtimeMethods: Table<RuntimeService> = {
   CheckpointContainer: missing(noCheckpoints),
   CheckpointPod: missing(noCheckpoints),
   RestorePod: missing(noCheckpoints),
-  UpdatePodSandboxResources: missing("the pod's cgroup is the kubelet's own, and berth keeps nothing about it"),
 };
 
 export const imageMethods: Table<ImageService> = {

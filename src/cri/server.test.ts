@@ -30,9 +30,12 @@ async function serve(t: { after: (end: () => Promise<void>) => void }, name: str
   return { path, deps, log, call };
 }
 
+/** Takes 16 MiB, as the kubelet does. */
 function clientOf(service: ServiceDefinition, path: string): Client {
-  const { Service } = loadPackageDefinition({ Service: service }) as unknown as { Service: new (target: string, creds: unknown) => Client };
-  return new Service(`unix://${path}`, credentials.createInsecure());
+  const { Service } = loadPackageDefinition({ Service: service }) as unknown as {
+    Service: new (target: string, creds: unknown, options: object) => Client;
+  };
+  return new Service(`unix://${path}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': 16 * 1024 * 1024 });
 }
 
 function callOnce(client: Client | undefined, rpc: string, request: object): Promise<Answer> {
@@ -70,6 +73,7 @@ const served: Readonly<Record<string, readonly [request: object, field?: string]
   StreamContainers: [{}, 'containers'],
   ContainerStatus: [{ container_id: 'c1' }, 'status'],
   UpdateContainerResources: [{ container_id: 'c1', linux: { cpu_shares: '51' } }],
+  UpdatePodSandboxResources: [{ pod_sandbox_id: 's1', overhead: {}, resources: { cpu_shares: '51' } }],
   ReopenContainerLog: [{ container_id: 'c1' }],
   ExecSync: [{ container_id: 'c1', cmd: ['true'] }, 'exit_code'],
   ListImages: [{}, 'images'],
@@ -134,6 +138,19 @@ test('requests reach the engine as specs, with times in milliseconds', async (t)
   const [sandboxId, , image] = create?.args ?? [];
   assert.equal(sandboxId, 's1');
   assert.equal((image as { ref: string }).ref, 'docker.io/library/busybox@sha256:2222');
+});
+
+test('requests may be larger than 4 MiB, and the answer of ExecSync is smaller than the 16 MiB that the kubelet takes', async (t) => {
+  const { call, deps } = await serve(t, 'large');
+  const [word, output] = ['x'.repeat(9 * 1024 * 1024), Buffer.alloc(9 * 1024 * 1024)];
+  Object.assign(deps.engine, {
+    execSync: async (_: string, argv: readonly string[]) => ({ stdout: output, stderr: output, exitCode: argv[0] === word ? 0 : 1 }),
+  });
+  const { code, messages } = await call('ExecSync', { container_id: 'c1', cmd: [word] });
+  const { stdout, stderr, exit_code } = messages[0] as unknown as { stdout: Buffer; stderr: Buffer; exit_code?: number };
+  assert.deepEqual([code, exit_code], [Codes.OK, 0]);
+  assert.equal(stdout.length, stderr.length);
+  assert.ok(stdout.length > 8_000_000 && stdout.length + stderr.length + 1024 < 16 * 1024 * 1024);
 });
 
 test('listen() takes over the socket of a daemon that is gone, with mode 660, and no other', async (t) => {

@@ -18,8 +18,13 @@ export type CriServer = {
   readonly close: (timeoutMs: number) => Promise<void>;
 };
 
-/** Requests may hold large environments; grpc-js would stop at 4 MiB. */
-const receiveBytesMax = 64 * 1024 * 1024;
+const serverOptions = {
+  /** Requests may hold large environments; grpc-js would stop at 4 MiB. */
+  'grpc.max_receive_message_length': 64 * 1024 * 1024,
+  'grpc.max_send_message_length': -1,
+  /** Books about every call and connection that nobody here reads. */
+  'grpc.enable_channelz': 0,
+};
 
 /**
  * Starts to answer: call it when recovery is done, for the kubelet acts on what it sees first.
@@ -29,7 +34,7 @@ const receiveBytesMax = 64 * 1024 * 1024;
 export async function listen(contract: Contract, socketPath: string, deps: CriDeps & EdgeDeps): Promise<CriServer> {
   mkdirSync(dirname(socketPath), { recursive: true, mode: 0o755 });
   await unlinkStale(socketPath);
-  const server = new Server({ 'grpc.max_receive_message_length': receiveBytesMax, 'grpc.max_send_message_length': -1 });
+  const server = new Server(serverOptions);
   server.addService(contract.runtime, implementation(contract.runtime, runtimeMethods as Methods, deps));
   server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
   await bind(server, socketPath);
