@@ -48,6 +48,13 @@ try {
   installNpmPackages();
   run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/build.mjs')], 'building berth');
   run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/sample-image.ts')], 'fetching the program of the sample image');
+  if (process.argv.includes('--test')) {
+    run(
+      join(root, 'node_modules/.bin/node'),
+      [join(root, 'scripts/build-monitor.mjs'), '--sanitize', '--fuzz'],
+      'building the monitor with sanitizers, and its fuzzer',
+    );
+  }
 } catch (error) {
   process.stderr.write(`setup: ${error.message}\n`);
   process.exit(1);
