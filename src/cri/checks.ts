@@ -58,6 +58,20 @@ export function idNumber(field: string, text: string | undefined): number {
   return wholeNumber(field, text, 0, idMax);
 }
 
+/**
+ * The same bytes in memory of their own, one piece for all. What a decoder gives are views of the whole request, and small buffers
+ * share pages of 8 KiB: either would be held for as long as a single value is.
+ */
+export function ownBytes(values: readonly Buffer[]): Buffer[] {
+  const own = Buffer.allocUnsafeSlow(values.reduce((total, value) => total + value.length, 0));
+  let end = 0;
+  return values.map((value) => {
+    const start = end;
+    end += value.copy(own, start);
+    return own.subarray(start, end);
+  });
+}
+
 type Present<Fields> = { [Key in keyof Fields as undefined extends Fields[Key] ? never : Key]: Fields[Key] } & {
   [Key in keyof Fields as undefined extends Fields[Key] ? Key : never]?: Exclude<Fields[Key], undefined>;
 };

@@ -34,6 +34,18 @@ test('containerSpecFrom() takes env values as bytes, and shows no value when it 
   );
 });
 
+test('containerSpecFrom() holds the bytes of env values and no others: not those of the request', () => {
+  const request = Buffer.alloc(1_000_000, 'r');
+  const [first, second] = spec({
+    envs: [
+      { key: 'A', value: request.subarray(10, 13) },
+      { key: 'B', value: request.subarray(20, 25) },
+    ],
+  }).env;
+  assert.deepEqual([first?.value.toString(), second?.value.toString()], ['rrr', 'rrrrr']);
+  assert.deepEqual([first?.value.buffer.byteLength, second?.value.buffer.byteLength], [8, 8]);
+});
+
 test('containerSpecFrom() refuses NUL in words of the command, and a relative working directory', () => {
   refused({ command: ['a\0b'] }, 'command');
   refused({ args: ['a\0b'] }, 'args');

@@ -4,7 +4,7 @@
 import { posix } from 'node:path';
 import type { ContainerSpec, EnvVar, SandboxSpec } from '../engine/spec.ts';
 import { invalidArgument, unimplemented } from '../lib/errors.ts';
-import { absolutePath, present, quoted, type RequestFacts, requiredName, withoutNul } from './checks.ts';
+import { absolutePath, ownBytes, present, quoted, type RequestFacts, requiredName, withoutNul } from './checks.ts';
 import type * as cri from './messages.ts';
 import { deviceFrom, mountFrom } from './mounts-from-request.ts';
 import { initialResourcesFrom } from './resources-from-request.ts';
@@ -26,7 +26,7 @@ export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbo
     command: command.map((word) => withoutNul('command', word)),
     args: args.map((word) => withoutNul('args', word)),
     workingDir: config.working_dir ? absolutePath('working_dir', config.working_dir) : '',
-    env: (config.envs ?? []).map(envVar),
+    env: environment(config.envs ?? []),
     mounts: (config.mounts ?? []).map((mount) => mountFrom(mount, facts)),
     devices: (config.devices ?? []).map(deviceFrom),
     labels: config.labels ?? {},
@@ -51,10 +51,14 @@ function imageOf(image: cri.ImageSpec | undefined): ContainerSpec['image'] {
 }
 
 /** Never shows a value: those are where secrets are. */
-function envVar({ key = '', value = Buffer.alloc(0) }: cri.KeyValue): EnvVar {
-  if (key === '' || key.includes('=') || key.includes('\0')) throw invalidArgument(`envs: ${quoted(key)} is not the name of a variable`);
-  if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} holds a NUL`);
-  return { name: key, value };
+function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
+  const values = ownBytes(pairs.map(({ value }) => value ?? Buffer.alloc(0)));
+  return pairs.map(({ key = '' }, index) => {
+    const value = values[index] ?? Buffer.alloc(0);
+    if (key === '' || key.includes('=') || key.includes('\0')) throw invalidArgument(`envs: ${quoted(key)} is not the name of a variable`);
+    if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} holds a NUL`);
+    return { name: key, value };
+  });
 }
 
 /** Undefined when either part is missing: the output is then discarded. */

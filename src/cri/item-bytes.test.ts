@@ -29,6 +29,7 @@ test('bytes are kept as long as record and status are the same objects, and made
   const before = containerView('c1');
   const bytes = items.containers(before);
   assert.equal(items.containers({ ...before }), bytes);
+  assert.equal(bytes.buffer.byteLength, bytes.length);
   const after = { record: before.record, status: { ...before.status, startedAtNs: '5' } };
   assert.notDeepEqual(items.containers(after), bytes);
   assert.deepEqual(items.containers(after), encoders.container(container(after)));

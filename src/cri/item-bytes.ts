@@ -3,6 +3,7 @@
  *
  * Records never change and a status is replaced as a whole, so both being the same objects means the same bytes.
  */
+import { ownBytes } from './checks.ts';
 import type { ItemBytes, ItemEncoders } from './deps.ts';
 import { container, image, podSandbox } from './to-response.ts';
 
@@ -32,7 +33,7 @@ function keepBytes<View>(key: (view: View) => object, stamp: (view: View) => obj
   return (view) => {
     const known = kept.get(key(view));
     if (known?.stamp === stamp(view)) return known.bytes;
-    const bytes = encode(view);
+    const [bytes = Buffer.alloc(0)] = ownBytes([encode(view)]);
     kept.set(key(view), { stamp: stamp(view), bytes });
     return bytes;
   };
