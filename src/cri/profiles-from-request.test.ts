@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { checkAppArmor, checkSelinux, seccompProfile } from './profiles-from-request.ts';
+import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
 
 const plain = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false };
 
@@ -29,26 +29,30 @@ test('seccompProfile() wants an absolute path for a localhost profile', () => {
     assert.throws(() => seccompProfile({ seccomp_profile_path: text }), { message: /^seccomp_profile_path: / });
 });
 
-test('checkAppArmor() takes nothing and Unconfined on any node, and says why it takes no other', () => {
-  for (const hasAppArmor of [false, true]) {
-    const facts = { ...plain, hasAppArmor };
-    for (const fields of [
-      {},
-      { apparmor_profile: 'unconfined' },
-      { apparmor: { profile_type: 'Unconfined' }, apparmor_profile: 'localhost/x' } as const,
-    ]) {
-      checkAppArmor(fields, facts, false);
-    }
-    const code = hasAppArmor ? 'UNIMPLEMENTED' : 'INVALID_ARGUMENT';
-    for (const fields of [{ apparmor: {} }, { apparmor_profile: 'localhost/x' }, { apparmor: {}, apparmor_profile: 'unconfined' }]) {
-      assert.throws(() => checkAppArmor(fields, facts, false), { code }, JSON.stringify(fields));
-    }
+test('appArmorProfile() gives the profile that is asked for, the message before the text, and its own by default', () => {
+  const on = { ...plain, hasAppArmor: true };
+  const localhost = { profile_type: 'Localhost', localhost_ref: 'custom' } as const;
+  for (const facts of [plain, on]) {
+    assert.equal(appArmorProfile({ apparmor_profile: 'unconfined' }, facts, false), undefined);
+    assert.equal(appArmorProfile({ apparmor: { profile_type: 'Unconfined' }, apparmor_profile: 'localhost/x' }, facts, false), undefined);
   }
+  assert.equal(appArmorProfile({}, plain, false), undefined);
+  assert.equal(appArmorProfile({}, on, false), 'berth-default');
+  assert.equal(appArmorProfile({ apparmor: {}, apparmor_profile: 'unconfined' }, on, false), 'berth-default');
+  assert.equal(appArmorProfile({ apparmor: localhost, apparmor_profile: 'localhost/other' }, on, false), 'custom');
+  assert.equal(appArmorProfile({ apparmor_profile: 'localhost/other' }, on, false), 'other');
+  for (const fields of [{ apparmor: {} }, { apparmor: localhost }, { apparmor_profile: 'runtime/default' }]) {
+    assert.throws(() => appArmorProfile(fields, plain, false), { code: 'INVALID_ARGUMENT' }, JSON.stringify(fields));
+  }
+  assert.throws(() => appArmorProfile({ apparmor: { profile_type: 'Localhost' } }, on, false), /none of/);
+  assert.throws(() => appArmorProfile({ apparmor_profile: 'nonsense' }, on, false), /none of/);
 });
 
-test('checkAppArmor() lets a privileged container go without the default profile', () => {
-  checkAppArmor({ apparmor: {} }, { ...plain, hasAppArmor: true }, true);
-  assert.throws(() => checkAppArmor({ apparmor: { profile_type: 'Localhost', localhost_ref: 'x' } }, { ...plain, hasAppArmor: true }, true));
+test('appArmorProfile() lets a privileged container go without the default profile, not without a named one', () => {
+  const on = { ...plain, hasAppArmor: true };
+  assert.equal(appArmorProfile({}, on, true), undefined);
+  assert.equal(appArmorProfile({ apparmor: {} }, on, true), undefined);
+  assert.equal(appArmorProfile({ apparmor: { profile_type: 'Localhost', localhost_ref: 'x' } }, on, true), 'x');
 });
 
 test('checkSelinux() refuses a malformed level on any node, and a good one only where it would have to be set', () => {

@@ -1,6 +1,7 @@
 /**
  * Seccomp, AppArmor and SELinux as requests ask for them, in the present and the deprecated forms. Pure; profiles are read by the engine.
  */
+import { defaultProfileName } from '../engine/apparmor.ts';
 import type { SeccompProfile } from '../engine/spec.ts';
 import { invalidArgument, unimplemented } from '../lib/errors.ts';
 import { absolutePath, quoted, type RequestFacts } from './checks.ts';
@@ -39,16 +40,29 @@ function localhostSeccomp(field: string, ref: string): SeccompProfile {
 type AppArmorFields = { readonly apparmor?: cri.SecurityProfile | undefined; readonly apparmor_profile?: string | undefined };
 
 /**
- * The message wins over the text, which is deprecated; the kubelet sends both.
+ * The name of the profile; undefined: none. The message wins over the text, which is deprecated; the kubelet sends both.
+ * Neither on a node with AppArmor: berth's own, but none for a privileged container, unless it names one.
  *
- * @throws {BerthError} INVALID_ARGUMENT for a profile on a node without AppArmor, UNIMPLEMENTED for one on a node with it.
+ * @throws {BerthError} INVALID_ARGUMENT for a profile on a node without AppArmor, a localhost profile without a name, and an unknown kind.
  */
-export function checkAppArmor({ apparmor, apparmor_profile: text = '' }: AppArmorFields, facts: RequestFacts, isPrivileged: boolean): void {
-  const asked = apparmor === undefined ? text : (apparmor.profile_type ?? 'RuntimeDefault');
-  if (asked === '' || asked === 'unconfined' || asked === 'Unconfined') return;
-  if (!facts.hasAppArmor) throw invalidArgument(`apparmor: ${quoted(asked)} is asked for, but AppArmor is not enabled on this node`);
-  if (isPrivileged && (asked === 'RuntimeDefault' || asked === 'runtime/default')) return;
-  throw unimplemented(`apparmor: ${quoted(asked)} is asked for, but berth does not apply AppArmor profiles yet; use Unconfined`);
+export function appArmorProfile(
+  { apparmor, apparmor_profile: text = '' }: AppArmorFields,
+  facts: RequestFacts,
+  isPrivileged: boolean,
+): string | undefined {
+  const asked = apparmor === undefined ? text : textOf(apparmor);
+  if (asked === 'unconfined') return undefined;
+  if (asked !== '' && !facts.hasAppArmor) throw invalidArgument(`apparmor: ${quoted(asked)} is asked for, but AppArmor is not enabled on this node`);
+  if (asked === '' || asked === 'runtime/default') return facts.hasAppArmor && !isPrivileged ? defaultProfileName : undefined;
+  const name = asked.startsWith('localhost/') ? asked.slice('localhost/'.length) : '';
+  if (name === '') throw invalidArgument(`apparmor: ${quoted(asked)} is none of unconfined, runtime/default and localhost/<profile>`);
+  return name;
+}
+
+/** The message in the words of the text. */
+function textOf({ profile_type: type = 'RuntimeDefault', localhost_ref: ref = '' }: cri.SecurityProfile): string {
+  if (type === 'Localhost') return `localhost/${ref.replace(/^localhost\//, '')}`;
+  return type === 'Unconfined' ? 'unconfined' : 'runtime/default';
 }
 
 /** Sensitivity or a range of two, then categories 0 to 1023, single or from.to: selinux(8), MLS. */

@@ -7,7 +7,7 @@ import { absolutePath, present, quoted, type RequestFacts, requiredName, singleL
 import { runtimeHandlers } from './constants.ts';
 import type * as cri from './messages.ts';
 import { sandboxNamespaces } from './namespaces-from-request.ts';
-import { checkAppArmor, checkSelinux, seccompProfile } from './profiles-from-request.ts';
+import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
 import { sandboxSysctls } from './sysctls-from-request.ts';
 import { userSpec } from './user-from-request.ts';
 
@@ -111,6 +111,6 @@ function cgroupParent(parent: string): string {
 function checkSandboxSecurity(security: cri.LinuxSandboxSecurityContext, facts: RequestFacts): void {
   userSpec(security);
   seccompProfile(security);
-  checkAppArmor({ apparmor: security.apparmor }, facts, security.privileged ?? false);
+  appArmorProfile({ apparmor: security.apparmor }, facts, security.privileged ?? false);
   checkSelinux(security.selinux_options, facts, security.privileged ?? false);
 }

@@ -6,7 +6,7 @@ import { invalidArgument } from '../lib/errors.ts';
 import { absolutePath, quoted, type RequestFacts } from './checks.ts';
 import type * as cri from './messages.ts';
 import { containerNamespaces } from './namespaces-from-request.ts';
-import { checkAppArmor, checkSelinux, seccompProfile } from './profiles-from-request.ts';
+import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
 import { userSpec } from './user-from-request.ts';
 
 /**
@@ -18,7 +18,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
   if (isPrivileged && !sandbox.isPrivileged) {
     throw invalidArgument('security_context.privileged: a privileged container needs a sandbox that was made with privileged too');
   }
-  checkAppArmor(message, facts, isPrivileged);
+  const profile = appArmorProfile(message, facts, isPrivileged);
   checkSelinux(message.selinux_options, facts, isPrivileged);
   const seccomp = seccompProfile(message);
   const { add_capabilities: add = [], drop_capabilities: drop = [], add_ambient_capabilities: ambient = [] } = message.capabilities ?? {};
@@ -32,6 +32,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
     maskedPaths: paths('masked_paths', message.masked_paths, isPrivileged),
     readonlyPaths: paths('readonly_paths', message.readonly_paths, isPrivileged),
     seccomp: isPrivileged ? { kind: 'unconfined' } : seccomp,
+    ...(profile === undefined ? {} : { appArmorProfile: profile }),
     user: userSpec(message),
     namespaces: containerNamespaces(message.namespace_options, sandbox.namespaces),
   };

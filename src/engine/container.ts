@@ -13,6 +13,7 @@ import { createCgroup, removeCgroup, removeIfEmpty, setDevices } from '../sys/cg
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
+import { ensureAppArmorProfile } from './apparmor-profiles.ts';
 import { containerCgroupPath, mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 import { containerDevices, openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
@@ -77,6 +78,7 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
   const id = newId();
   deps.layers.lease(id, image.diffIds);
   try {
+    await ensureAppArmorProfile(spec.security.appArmorProfile);
     deps.roots.create(id, image.layerDirs);
     const root = await deps.roots.open(id, image.layerDirs);
     const record = composeRecord(deps, id, sandbox, spec, image, root);

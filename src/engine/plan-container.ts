@@ -3,7 +3,9 @@
  *
  * Pure. What comes from outside (mounts, namespaces, cgroups, logs) are registers that the daemon has opened.
  */
+
 import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
+import { planAppArmor } from './apparmor.ts';
 import { type Credentials, planCredentials } from './credentials.ts';
 import { type DeviceNode, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import {
@@ -36,6 +38,7 @@ export type ProcessPlan = {
   readonly credentials: Credentials;
   /** Clamped to what the daemon may give. */
   readonly oomScoreAdj: number;
+  readonly appArmorProfile?: string;
   readonly cgroup: CgroupEntry;
   /** Of fds 0, 1, 2; null: the terminal that planTerminal() makes. */
   readonly stdio: readonly [Reg, Reg, Reg] | null;
@@ -75,6 +78,7 @@ export function planContainer(container: ContainerPlan): Plan {
   const child: Op[] = [
     ...planCgroupEntry(process.cgroup),
     ...planOomScore(process.oomScoreAdj),
+    ...planAppArmor(process.appArmorProfile),
     ...container.namespaces.map(planJoin),
     ...(container.hasOwnCgroupNamespace && isV2 ? [ownCgroupNamespace] : []),
     { call: 'setsid', note: 'starting a session' },

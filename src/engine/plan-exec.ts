@@ -3,7 +3,9 @@
  *
  * Pure. The namespaces are those of the container's own process, joined all at once by its pidfd: setns(2).
  */
+
 import { CLONE, O, RESOLVE } from './abi.ts';
+import { planAppArmor } from './apparmor.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import { type ProcessPlan, planCgroupEntry, planOomScore, planStart } from './plan-container.ts';
 
@@ -26,6 +28,7 @@ export function planExec(exec: ExecPlan): Plan {
     child: [
       ...planCgroupEntry(process.cgroup),
       ...planOomScore(process.oomScoreAdj),
+      ...planAppArmor(process.appArmorProfile),
       { call: 'setsid', note: 'starting a session' },
       { call: 'setns', fd: target, namespaces: shared, note: "joining the container's namespaces" },
       ...planWorkingDir(process.workingDir),

@@ -70,6 +70,7 @@ export function planProcess(
       rlimits: facts.rlimits,
     },
     oomScoreAdj: clampOomScore(given.resources.oomScoreAdj ?? 0, facts),
+    ...(spec.security.appArmorProfile === undefined ? {} : { appArmorProfile: spec.security.appArmorProfile }),
     cgroup: fds.cgroup,
     stdio: fds.stdio,
   };

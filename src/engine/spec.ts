@@ -113,6 +113,8 @@ export type SecuritySpec = {
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly seccomp: SeccompProfile;
+  /** Name of a profile; undefined: none, as on every node without AppArmor. */
+  readonly appArmorProfile?: string;
   readonly user: UserSpec;
   readonly namespaces: NamespaceModes;
 };
