@@ -41,6 +41,31 @@ test('only user namespaces, image volumes and an unknown handler of the recorded
   ]);
 });
 
+test('a recorded request without any one of its fields, or with an enum of no name, still becomes a spec or a refusal', () => {
+  const outcomes = Object.values(recorded).flatMap(({ method, request }) => {
+    const make = makers[method];
+    if (make === undefined) return [];
+    const message = overTheWire(method, request);
+    return [...variants(message)].map((variant) => typeof orFailure(() => make(variant)));
+  });
+  assert.ok(outcomes.length > 1000);
+  assert.ok(outcomes.includes('string') && outcomes.includes('object'));
+});
+
+/** The message without one field or element, or with a number where the contract knows no name: for every one, at any depth. */
+function* variants(value: object): Generator<object> {
+  for (const [key, inner] of Object.entries(value)) {
+    if (Array.isArray(value)) yield value.filter((_, index) => String(index) !== key);
+    else yield Object.fromEntries(Object.entries(value).filter(([name]) => name !== key));
+    const others: Iterable<unknown> = isObject(inner) ? variants(inner) : enumFields.includes(key) ? [99] : [];
+    for (const other of others) yield Array.isArray(value) ? value.with(Number(key), other) : { ...value, [key]: other };
+  }
+}
+
+const enumFields = ['protocol', 'propagation', 'network', 'pid', 'ipc', 'mode', 'profile_type', 'supplemental_groups_policy', 'stop_signal'];
+
+const isObject = (value: unknown): value is object => typeof value === 'object' && value !== null && !Buffer.isBuffer(value);
+
 function specOf(name: string, { method, request }: Recorded): [string, unknown][] {
   const make = makers[method];
   return make === undefined ? [] : [[name, orFailure(() => make(overTheWire(method, request)))]];
