@@ -13,8 +13,7 @@
  *     |                           |                       child operations
  *     |                           | <------ TERMINAL + fd ------  |
  *     |                           | <- FAILED index, errno -----  |    then it exits
- *     |                           | <------- REAPING -----------  |    it has become a reaping pid 1
- *     |                           | <----- end of file ---------  |    execve has succeeded
+ *     |                           | <----- end of file ---------  |    execve has succeeded, or it has become a reaping pid 1
  *     | <- STARTED pid            |                               |
  *     | <- EXITED status          | <---------- exit -----------  |    `exec` plans only; a container leaves exit.json
  */
@@ -23,6 +22,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -88,12 +88,28 @@ static void reset_signals(void) {
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void run_child(const struct plan *plan, const unsigned char *at, int link) __attribute__((noreturn));
-static void run_child(const struct plan *plan, const unsigned char *at, int link) {
+/* True when nobody holds the other end any more: a pipe without a reader, a socket without its peer. */
+static bool is_abandoned(int fd) {
+  struct pollfd end = {.fd = fd};
+  return poll(&end, 1, 0) > 0;
+}
+
+/*
+ * Until the process has started, the end of the daemon is the end of the monitor, and that of the monitor the end of the process: the next daemon
+ * finds what an interrupted start began by its cgroup, where it may not be yet. Who became an orphan before it asked for the signal sees it by its fd.
+ */
+static void end_with_parent(int fd) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (is_abandoned(fd)) _exit(EXIT_FAILED);
+}
+
+static void run_child(const struct plan *plan, const unsigned char *at, const int *links) __attribute__((noreturn));
+static void run_child(const struct plan *plan, const unsigned char *at, const int *links) {
+  const int link = links[1];
   uint32_t index = 0;
   reset_signals();
-  /* A daemon that gives up kills the monitor: then this half-made process must not stay. */
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  close(links[0]);
+  end_with_parent(link);
   const int error = run_ops(plan, &at, plan->child_ops, link, &index);
   const struct record record = {RECORD_FAILED, PHASE_CHILD, (int32_t)index, error};
   if (write(link, &record, sizeof record) < 0) _exit(126);
@@ -177,6 +193,7 @@ int main(void) {
   prctl(PR_SET_DUMPABLE, 0);
   prctl(PR_SET_NAME, "berth-monitor");
   if (fcntl(PLAN_FD, F_GETFD) < 0 || fcntl(REPORT_FD, F_GETFD) < 0 || chdir("/") < 0) return EXIT_MISUSED;
+  end_with_parent(REPORT_FD);
   syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
   load_plan(&plan);
 
@@ -192,9 +209,10 @@ int main(void) {
 
   const pid_t child = clone_child(&plan);
   if (child < 0) fail(PHASE_CLONE, 0, errno);
-  if (child == 0) run_child(&plan, at, link[1]);
+  if (child == 0) run_child(&plan, at, link);
   close(link[1]);
   const int terminal = await_start(&plan, child, link[0]);
+  prctl(PR_SET_PDEATHSIG, 0);
   report(RECORD_STARTED, (int32_t)child, 0, 0);
   if (plan.mode == MODE_NONE) _exit(0);
   forget_plan();

@@ -121,9 +121,8 @@ static long send_terminal(int link, int master) {
   return sendmsg(link, &message, MSG_NOSIGNAL);
 }
 
-/* A pid 1 for processes whose parents have ended: waits for them until it is told to end. Does not return when it succeeds. */
-static long reap(int link) {
-  const struct record record = {.kind = RECORD_REAPING};
+/* A pid 1 for processes whose parents have ended: waits for them until it is told to end. Does not return. */
+static long reap(void) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGCHLD);
@@ -131,7 +130,7 @@ static long reap(int link) {
   sigprocmask(SIG_BLOCK, &signals, NULL);
   prctl(PR_SET_NAME, "berth-reaper");
   leave_monitor();
-  if (write(link, &record, sizeof record) < 0) return -1;
+  /* With the last fd the link to the monitor ends, which tells it that the process has started. */
   close_all_but(NULL, 0);
   forget_plan();
   for (;;) {
@@ -147,7 +146,7 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
     case OP_execve:
       return execute(plan, op);
     case OP_reap:
-      return reap(link);
+      return reap();
     case OP_sendterminal:
       return send_terminal(link, fd_of(&op->args[0]));
     default:

@@ -195,6 +195,8 @@ static void finish(int exit_dir, pid_t child, int status) {
   const size_t length = exit_record(record, child, status, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {
     if (write_record(exit_dir, record, length)) _exit(0);
+    /* The directory was removed: nobody asks for the record any more. */
+    if (errno == ENOENT) break;
     nanosleep(&pause, NULL);
   }
   _exit(EXIT_NO_RECORD);
