@@ -32,7 +32,7 @@ process.exitCode = await main();
 
 async function main(): Promise<number> {
   const stopRegistry = await serveImages();
-  const workDir = mkdtempSync(join(buildDir, 'work-'));
+  const workDir = mkdtempSync('/var/tmp/berth-critest-');
   let runtime: Runtime | undefined;
   try {
     runtime = await startRuntime(options.runtime, { workDir, mirrorUrl: registryUrl });
