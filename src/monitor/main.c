@@ -13,6 +13,7 @@
  *     |                           |                       child operations
  *     |                           | <------ TERMINAL + fd ------  |
  *     |                           | <- FAILED index, errno -----  |    then it exits
+ *     |                           | <------- MOVED pid ---------  |    another goes on with the plan, and this one exits
  *     |                           | <----- end of file ---------  |    execve has succeeded, or it has become a reaping pid 1
  *     | <- STARTED pid            |                               |
  *     | <- EXITED status          | <---------- exit -----------  |    `exec` plans only; a container leaves exit.json
@@ -98,7 +99,7 @@ static bool is_abandoned(int fd) {
  * Until the process has started, the end of the daemon is the end of the monitor, and that of the monitor the end of the process: the next daemon
  * finds what an interrupted start began by its cgroup, where it may not be yet. Who became an orphan before it asked for the signal sees it by its fd.
  */
-static void end_with_parent(int fd) {
+void end_with_parent(int fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (is_abandoned(fd)) _exit(EXIT_FAILED);
 }
@@ -144,23 +145,29 @@ static ssize_t receive(int link, struct record *record, int *fd) {
   return length;
 }
 
-/* Waits until the process has started. Its terminal, or -1. */
-static int await_start(const struct plan *plan, pid_t child, int link) {
+/* Waits until the process, which may be another than was cloned, has started. Its terminal, or -1. */
+static int await_start(const struct plan *plan, pid_t *child, int link) {
   int terminal = -1;
   for (;;) {
     struct record record = {0};
     const ssize_t length = receive(link, &record, &terminal);
     if (length > 0 && record.kind == RECORD_TERMINAL) continue;
+    if (length > 0 && record.kind == RECORD_MOVED) {
+      waitpid(*child, NULL, 0);
+      *child = record.a;
+      continue;
+    }
     if (length > 0 && record.kind == RECORD_FAILED) {
-      waitpid(child, NULL, 0);
+      /* Those of both, when it has moved. */
+      while (waitpid(-1, NULL, 0) > 0) continue;
       fail(PHASE_CHILD, (uint32_t)record.b, record.c);
     }
     if (length >= 0) break;
     fail(PHASE_CLONE, 0, errno);
   }
   if (terminal < 0 && plan->has_terminal) {
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
+    kill(*child, SIGKILL);
+    waitpid(*child, NULL, 0);
     fail(PHASE_SUPERVISE, 1, ENOTTY);
   }
   return terminal;
@@ -207,11 +214,11 @@ int main(void) {
   const int signals = hold_signals();
   if (signals < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0) fail(PHASE_CLONE, 0, errno);
 
-  const pid_t child = clone_child(&plan);
+  pid_t child = clone_child(&plan);
   if (child < 0) fail(PHASE_CLONE, 0, errno);
   if (child == 0) run_child(&plan, at, link);
   close(link[1]);
-  const int terminal = await_start(&plan, child, link[0]);
+  const int terminal = await_start(&plan, &child, link[0]);
   prctl(PR_SET_PDEATHSIG, 0);
   report(RECORD_STARTED, (int32_t)child, 0, 0);
   if (plan.mode == MODE_NONE) _exit(0);

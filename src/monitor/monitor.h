@@ -92,7 +92,7 @@ const char *op_kinds(uint16_t code);
 struct record {
   int32_t kind, a, b, c;
 };
-enum record_kind { RECORD_STARTED = 1, RECORD_FAILED = 2, RECORD_EXITED = 3, RECORD_REFUSED = 4, RECORD_TERMINAL = 5 };
+enum record_kind { RECORD_STARTED = 1, RECORD_FAILED = 2, RECORD_EXITED = 3, RECORD_REFUSED = 4, RECORD_TERMINAL = 5, RECORD_MOVED = 7 };
 enum phase { PHASE_PARENT = 1, PHASE_CLONE = 2, PHASE_CHILD = 3, PHASE_SUPERVISE = 4 };
 
 /* ops.c */
@@ -102,6 +102,8 @@ int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, i
 
 /* main.c: gives the memory of the plan back. */
 void forget_plan(void);
+/* main.c: the caller ends when its parent does, or has already: nobody holds the other end of fd then. */
+void end_with_parent(int fd);
 
 /* log.c */
 struct stream {

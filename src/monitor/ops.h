@@ -59,7 +59,8 @@
   X(seccomp, -1, "LB") \
   X(execve, -1, "S") \
   X(reap, -1, "") \
-  X(sendterminal, -1, "F")
+  X(sendterminal, -1, "F") \
+  X(move, -1, "L")
 
 #define OP_CODE(name, number, kinds) OP_##name,
 enum { OPERATIONS(OP_CODE) OP_COUNT };
