@@ -112,6 +112,7 @@ const containerStates: Readonly<Record<ContainerState, cri.ContainerState>> = {
   created: 'CONTAINER_CREATED',
   running: 'CONTAINER_RUNNING',
   exited: 'CONTAINER_EXITED',
+  unknown: 'CONTAINER_UNKNOWN',
 };
 
 const toContainerState = (state: ContainerState): cri.ContainerState => containerStates[state];

@@ -9,7 +9,7 @@ import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import { killCgroup, processes } from '../sys/cgroup-processes.ts';
 import { readMemoryUsage, updateCgroup, writeCgroup } from '../sys/cgroup-values.ts';
-import { createCgroup, removeCgroup, removeIfEmpty, setDevices } from '../sys/cgroups.ts';
+import { createCgroup, findCgroups, removeCgroup, removeIfEmpty, setDevices } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
@@ -134,12 +134,17 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
     const state = containerState(view.status);
     if (state !== 'created') throw failedPrecondition(`starting container ${id}: it is ${state}`);
     const sandbox = readySandbox(deps, view.record.sandboxId);
-    deps.store.containers.update(id, (status) => ({ ...status, startingAtNs: deps.clock.nowNs() }));
+    const attempt = `starting container ${view.record.spec.metadata.name}`;
+    try {
+      deps.store.containers.update(id, (status) => ({ ...status, startingAtNs: deps.clock.nowNs() }));
+    } catch (error) {
+      throw failedTo(attempt, error);
+    }
     try {
       await launch(deps, view, sandbox);
     } catch (error) {
       await recordStartFailure(deps, id, reasonOf(error));
-      throw failedTo(`starting container ${view.record.spec.metadata.name}`, error);
+      throw failedTo(attempt, error);
     }
   });
 }
@@ -160,16 +165,19 @@ function identify(pid: number): ProcessIdentity {
   return { pid, startTime: processStartTime(pid) ?? '' };
 }
 
-/** Makes a container whose start failed, or was cut off, EXITED. */
+/** Ends what a start that failed, or was cut off, has begun, and makes the container EXITED. */
 export async function recordStartFailure(deps: EngineDeps, id: string, message: string): Promise<void> {
   const cgroupPath = deps.store.containers.get(id)?.record.cgroupPath;
-  deps.store.containers.update(id, (status) => {
+  if (cgroupPath === undefined) return;
+  // Before the status says EXITED. The monitor of a start that was cut off has ended with its daemon, or has put the process here.
+  const left = await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
+  if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of a container that did not start do not die');
+  const unwritten = deps.store.containers.settle(id, (status) => {
     const now = deps.clock.nowNs();
     return { ...status, startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, ...startFailure, message };
   });
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's failed start is not on disk yet");
   deps.roots.release(id);
-  if (cgroupPath === undefined) return;
-  await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
   await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
     deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
   );
@@ -190,6 +198,8 @@ export async function stopContainer(deps: EngineDeps, id: string, timeoutMs: num
 async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
   const view = deps.store.containers.get(id);
   const watch = deps.watches.of(id);
+  // Of a record that cannot be read, nobody knows the process, let alone its stop signal.
+  if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stopping');
   if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
   if (timeoutMs > 0) {
     if (!watch.isStopping) signalContainer(view, view.record.stopSignal);
@@ -200,8 +210,23 @@ async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Pr
   // Without a pid namespace of its own, the end of the first process is not the end of the others.
   if (view.record.spec.security.namespaces.pid !== 'container') await killCgroup(deps.cgroups, view.record.cgroupPath, killTimeoutMs);
   if (await endsWithin(killTimeoutMs, watch.exited)) return watch.exited;
-  const left = await processes(deps.cgroups, view.record.cgroupPath);
-  throw new BerthError('DEADLINE_EXCEEDED', `stopping container ${id}: processes ${left.join(', ')} do not die of SIGKILL`);
+  throw undying('stopping', id, await processes(deps.cgroups, view.record.cgroupPath));
+}
+
+const undying = (attempt: string, id: string, pids: readonly number[]) =>
+  new BerthError('DEADLINE_EXCEEDED', `${attempt} container ${id}: processes ${pids.join(', ')} do not die of SIGKILL`);
+
+/** @throws {BerthError} DEADLINE_EXCEEDED naming what does not die. */
+async function killAll(deps: EngineDeps, view: ContainerView, attempt: string): Promise<void> {
+  for (const path of await cgroupsOf(deps, view)) {
+    const left = await killCgroup(deps.cgroups, path, killTimeoutMs);
+    if (left.length > 0) throw undying(attempt, view.record.id, left);
+  }
+}
+
+/** A record that cannot be read does not say where its cgroup is; the id names it, wherever it is. */
+async function cgroupsOf(deps: EngineDeps, { record, status }: ContainerView): Promise<readonly string[]> {
+  return status.damage === undefined ? [record.cgroupPath] : findCgroups(deps.cgroups, record.id);
 }
 
 function signalContainer({ status }: ContainerView, signal: number): void {
@@ -230,15 +255,20 @@ export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
 
 /** Removes all that is left of a container, in an order that a crash between any two steps leaves repeatable. */
 export async function discard(deps: EngineDeps, id: string): Promise<void> {
-  const record = deps.store.containers.get(id)?.record;
-  if (record !== undefined) {
-    await killCgroup(deps.cgroups, record.cgroupPath, killTimeoutMs);
-    await removeCgroup(deps.cgroups, record.cgroupPath);
-    if (dirname(record.cgroupPath) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
+  const view = deps.store.containers.get(id);
+  if (view !== undefined) {
+    await killAll(deps, view, 'removing');
+    for (const path of await cgroupsOf(deps, view)) await dropCgroup(deps, path);
   }
   await deps.roots.remove(id);
   await deps.store.containers.remove(id);
   deps.layers.release(id);
+}
+
+/** Removes a cgroup whose processes have ended, and the default parent with the last one below it. */
+export async function dropCgroup(deps: EngineDeps, path: string): Promise<void> {
+  await removeCgroup(deps.cgroups, path);
+  if (dirname(path) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
 }
 
 /**

@@ -50,7 +50,8 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an ended container do not die');
   const record = await readExitRecord(deps.store.containers.directory(id));
   const end = describeEnd(view, record, kills, deps.clock.nowNs());
-  deps.store.containers.update(id, (status) => ({ ...status, ...end }));
+  const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
   await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
     deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),

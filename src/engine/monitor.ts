@@ -9,7 +9,7 @@ import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { BerthError, type ErrorCode, failedPrecondition, failedTo, internal } from '../lib/errors.ts';
+import { BerthError, type ErrorCode, failedPrecondition, failedTo, internal, isExhaustion } from '../lib/errors.ts';
 import { isErrno, SyscallError } from '../sys/ffi.ts';
 import { reap, whenReadable } from '../sys/processes.ts';
 import { spawnProcess } from '../sys/spawn.ts';
@@ -192,7 +192,7 @@ const stepOf = (report: Report, name: string): string =>
 
 function codeOf(op: Op | undefined, cause: SyscallError): ErrorCode {
   if (op?.call === 'execve') return 'FAILED_PRECONDITION';
-  return isErrno(cause, 'ENOSPC', 'ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN', 'EDQUOT') ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
+  return isExhaustion(cause) ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
 }
 
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | 'late'> {

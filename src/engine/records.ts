@@ -25,14 +25,21 @@ export type SandboxStatus = {
   readonly network?: NetworkResult;
   /** Pid and start time of the process that reaps, when the pod shares its pid namespace. */
   readonly reaper?: ProcessIdentity;
+  /** As the kubelet told last; nobody but it acts on them. */
+  readonly resources?: SandboxResources;
+  /** Why its record or its status could not be read: then the rest of both is made up. */
+  readonly damage?: string;
 };
+
+/** Of a whole pod: what its containers may use together, and what runs them besides. */
+export type SandboxResources = { readonly resources: Resources; readonly overhead: Resources };
 
 export type SandboxState = 'creating' | 'ready' | 'not-ready';
 
 export type SandboxView = { readonly record: SandboxRecord; readonly status: SandboxStatus };
 
 export function sandboxState(status: SandboxStatus): SandboxState {
-  if (status.stoppedAtNs !== undefined) return 'not-ready';
+  if (status.stoppedAtNs !== undefined || status.damage !== undefined) return 'not-ready';
   return status.readyAtNs === undefined ? 'creating' : 'ready';
 }
 
@@ -83,13 +90,16 @@ export type ContainerStatus = {
   readonly monitor?: ProcessIdentity;
   /** In force now: those of the request, with what updates changed. */
   readonly resources: Resources;
+  /** Why its record or its status could not be read: then the rest of both is made up. */
+  readonly damage?: string;
 };
 
-export type ContainerState = 'creating' | 'created' | 'running' | 'exited';
+export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'unknown';
 
 export type ContainerView = { readonly record: ContainerRecord; readonly status: ContainerStatus };
 
 export function containerState(status: ContainerStatus): ContainerState {
+  if (status.damage !== undefined) return 'unknown';
   if (status.finishedAtNs !== undefined) return 'exited';
   if (status.startedAtNs !== undefined) return 'running';
   return status.readyAtNs === undefined ? 'creating' : 'created';

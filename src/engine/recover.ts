@@ -22,8 +22,9 @@ export function latestTimeNs(deps: Pick<EngineDeps, 'store'>): bigint {
 
 export async function recover(deps: EngineDeps): Promise<void> {
   const { sandboxes, containers } = deps.store;
-  for (const [id, reason] of [...sandboxes.unreadable, ...containers.unreadable])
-    deps.log.error({ id, reason }, 'a record cannot be read; it is left alone');
+  for (const { record, status } of [...sandboxes.all(), ...containers.all()]) {
+    if (status.damage !== undefined) deps.log.error({ id: record.id, reason: status.damage }, 'cannot be read; it can be removed');
+  }
   await Promise.all(containers.all().map((view) => guarded(deps, view.record.id, () => recoverContainer(deps, view))));
   await Promise.all(
     sandboxes.all().map(({ record, status }) =>
@@ -31,7 +32,7 @@ export async function recover(deps: EngineDeps): Promise<void> {
         const state = sandboxState(status);
         if (state === 'creating') await discardSandbox(deps, record.id);
         if (state === 'ready' && !hasNamespaces(deps, record)) {
-          sandboxes.update(record.id, ({ network: _, ...before }) => ({ ...before, stoppedAtNs: deps.clock.nowNs() }));
+          sandboxes.settle(record.id, ({ network: _, ...before }) => ({ ...before, stoppedAtNs: deps.clock.nowNs() }));
         }
       }),
     ),
@@ -62,12 +63,11 @@ async function recoverContainer(deps: EngineDeps, { record, status }: ContainerV
 
 /** What survives a restart of the node, or a crash between two steps, without a record that it belongs to. */
 async function removeOrphans(deps: EngineDeps): Promise<void> {
-  const isKnown = (id: string) => deps.store.containers.get(id) !== undefined || deps.store.containers.unreadable.has(id);
   for (const id of deps.roots.ids()) {
-    if (!isKnown(id)) await guarded(deps, id, () => deps.roots.remove(id));
+    if (deps.store.containers.get(id) === undefined) await guarded(deps, id, () => deps.roots.remove(id));
   }
   for (const id of await deps.network.attachedSandboxIds()) {
-    if (deps.store.sandboxes.get(id) !== undefined || deps.store.sandboxes.unreadable.has(id)) continue;
+    if (deps.store.sandboxes.get(id) !== undefined) continue;
     await guarded(deps, id, () => deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs)));
   }
 }

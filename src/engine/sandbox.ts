@@ -1,12 +1,11 @@
 /**
  * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
  */
-import { randomUUID } from 'node:crypto';
 import { constants, mkdirSync, openSync, readFileSync, rmSync, statfsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { BerthError, failedTo, reasonOf } from '../lib/errors.ts';
 import { killCgroup } from '../sys/cgroup-processes.ts';
-import { createCgroup, openCgroup, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
+import { createCgroup, findCgroups, openCgroup } from '../sys/cgroups.ts';
 import { replaceFile } from '../sys/files.ts';
 import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../sys/mounts.ts';
 import { createNamespaces, unpinNamespaces } from '../sys/namespaces.ts';
@@ -14,14 +13,14 @@ import { processStartTime } from '../sys/processes.ts';
 import { close } from '../sys/syscalls.ts';
 import { CLONE } from './abi.ts';
 import { containerCgroupPath } from './cgroup.ts';
-import { newId, removeContainer, stopContainer } from './container.ts';
+import { dropCgroup, newId, removeContainer, stopContainer } from './container.ts';
 import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
 import type { JoinedNamespace } from './plan-container.ts';
 import { planReaper } from './plan-reaper.ts';
 import { clampOomScore } from './process-plan.ts';
-import { type ProcessIdentity, recordVersion, type SandboxRecord, sandboxState } from './records.ts';
+import { type ProcessIdentity, recordVersion, type SandboxRecord, type SandboxView, sandboxState } from './records.ts';
 import { createRegisters } from './registers.ts';
 import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
 import { type SandboxPaths, sandboxPaths } from './sandbox-paths.ts';
@@ -56,7 +55,7 @@ function nameOf({ metadata }: SandboxSpec): string {
 async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
   const id = newId();
   const hasNetwork = spec.namespaces.network === 'pod';
-  const netnsPath = join(deps.settings.netnsDir, `cni-${randomUUID()}`);
+  const netnsPath = netnsPathOf(deps, id);
   const record: SandboxRecord = { version: recordVersion, id, spec, createdAtNs: deps.clock.nowNs(), ...(hasNetwork ? { netnsPath } : {}) };
   try {
     // Before the first effect: after a crash, whatever follows is found through this record.
@@ -74,6 +73,12 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     );
     throw failedTo(`running sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
   }
+}
+
+/** As libcni's users name them, `cni-<uuid>`, for agents that look for them; from the id, so that a lost record does not lose the namespace. */
+function netnsPathOf(deps: EngineDeps, id: string): string {
+  const [, ...parts] = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(id) ?? [];
+  return join(deps.settings.netnsDir, `cni-${parts.length > 0 ? parts.join('-') : id}`);
 }
 
 function writeFiles(deps: EngineDeps, spec: SandboxSpec, paths: SandboxPaths): void {
@@ -146,12 +151,17 @@ export function stopSandbox(deps: EngineDeps, id: string): Promise<void> {
 async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.sandboxes.get(id);
   if (view === undefined) return;
-  // First: from here on nothing new starts in it.
-  deps.store.sandboxes.update(id, ({ network: _, ...status }) => ({ ...status, stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs() }));
+  // First: from here on nothing new starts in it. A full disk must not keep anybody from letting go of things.
+  const unwritten = deps.store.sandboxes.settle(id, ({ network: _, ...status }) => ({
+    ...status,
+    stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs(),
+  }));
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
-  if (view.record.spec.namespaces.pid === 'pod') await endReaper(deps, view.record);
-  if (view.record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
-  const paths = sandboxPaths(deps, view.record);
+  const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
+  if (record.spec.namespaces.pid === 'pod') await endReaper(deps, view);
+  if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
+  const paths = sandboxPaths(deps, record);
   unpinNamespaces(Object.values(paths.pins));
   if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
   if (paths.hasOwnShm) while (unmount(paths.shm));
@@ -164,11 +174,14 @@ function containersOf(deps: EngineDeps, sandboxId: string): string[] {
     .map(({ record }) => record.id);
 }
 
-async function endReaper(deps: EngineDeps, record: SandboxRecord): Promise<void> {
-  const cgroupPath = reaperCgroup(deps, record);
-  await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
-  await removeCgroup(deps.cgroups, cgroupPath);
-  if (dirname(cgroupPath) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
+const isDamaged = ({ record, status }: SandboxView): boolean => status.damage !== undefined && record.netnsPath === undefined;
+
+async function endReaper(deps: EngineDeps, view: SandboxView): Promise<void> {
+  const paths = isDamaged(view) ? await findCgroups(deps.cgroups, view.record.id) : [reaperCgroup(deps, view.record)];
+  for (const path of paths) {
+    await killCgroup(deps.cgroups, path, killTimeoutMs);
+    await dropCgroup(deps, path);
+  }
 }
 
 /** Removes a sandbox with all its containers, stopping it first. Idempotent. @throws {BerthError} as stopSandbox(). */

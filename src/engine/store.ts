@@ -3,10 +3,12 @@
  *
  * The directories lie on /run, which dies with the kernel they describe; so nothing waits for a disk. Decides nothing.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { reasonOf } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { removeTree, replaceFile } from '../sys/files.ts';
+import { damagedContainer, damagedSandbox } from './damaged.ts';
 import type { ContainerRecord, ContainerStatus, SandboxRecord, SandboxStatus } from './records.ts';
 import { recordVersion } from './records.ts';
 
@@ -20,10 +22,13 @@ export type ObjectStore<Record extends { readonly id: string }, Status> = {
   readonly all: () => readonly { readonly record: Record; readonly status: Status }[];
   /** Writes what `change` makes of the status, then shows it. An object that is gone stays gone. */
   readonly update: (id: string, change: (status: Status) => Status) => void;
+  /**
+   * As update(), for what has happened already, or must go on: it is shown even when it cannot be written, for one, to a full disk.
+   * The next start finds it out again. @returns why it is not written, or null.
+   */
+  readonly settle: (id: string, change: (status: Status) => Status) => string | null;
   /** Removes the object and its directory. Idempotent. */
   readonly remove: (id: string) => Promise<void>;
-  /** Ids of directories whose files cannot be read, with why; nothing of them is touched. */
-  readonly unreadable: ReadonlyMap<string, string>;
 };
 
 export type Store = {
@@ -31,34 +36,30 @@ export type Store = {
   readonly containers: ObjectStore<ContainerRecord, ContainerStatus>;
 };
 
-/** Reads everything below the state directory. @throws when the directory cannot be made or read; a single bad record does not. */
+/** Reads everything below the state directory; what cannot be read has a stand-in. @throws when the directory cannot be made or read. */
 export function openStore(stateDir: string): Store {
   return {
-    sandboxes: openObjects<SandboxRecord, SandboxStatus>(join(stateDir, 'sandboxes')),
-    containers: openObjects<ContainerRecord, ContainerStatus>(join(stateDir, 'containers')),
+    sandboxes: openObjects<SandboxRecord, SandboxStatus>(join(stateDir, 'sandboxes'), damagedSandbox),
+    containers: openObjects<ContainerRecord, ContainerStatus>(join(stateDir, 'containers'), damagedContainer),
   };
 }
 
-function openObjects<Record extends { readonly id: string; readonly version: number }, Status>(root: string): ObjectStore<Record, Status> {
+type Versioned = { readonly id: string; readonly version: number };
+type StandIn<Record, Status> = (id: string, damage: string, createdAtNs: string) => { readonly record: Record; readonly status: Status };
+
+function openObjects<Record extends Versioned, Status>(root: string, standIn: StandIn<Record, Status>): ObjectStore<Record, Status> {
   mkdirSync(root, { recursive: true, mode: 0o711 });
   const views = new Map<string, { readonly record: Record; readonly status: Status }>();
-  const unreadable = new Map<string, string>();
   const directory = (id: string) => join(root, id);
   const writeStatus = (id: string, status: Status) => replaceFile(join(directory(id), 'status.json'), toJson(status), { survivesPowerLoss: false });
 
   for (const id of readdirSync(root)) {
-    try {
-      views.set(id, readObject(directory(id), id));
-    } catch (error) {
-      // The record is written before the first effect: without one there is nothing but the directory.
-      if (isErrno(error, 'ENOENT')) rmSync(directory(id), { recursive: true, force: true });
-      else unreadable.set(id, error instanceof Error ? error.message : String(error));
-    }
+    const view = readOrRemove(directory(id), id, standIn);
+    if (view !== null) views.set(id, view);
   }
 
   return {
     directory,
-    unreadable,
     create: (record, status) => {
       mkdirSync(directory(record.id), { mode: 0o711 });
       writeStatus(record.id, status);
@@ -74,22 +75,55 @@ function openObjects<Record extends { readonly id: string; readonly version: num
       writeStatus(id, status);
       views.set(id, { record: view.record, status });
     },
+    settle: (id, change) => {
+      const view = views.get(id);
+      if (view === undefined) return null;
+      const status = change(view.status);
+      views.set(id, { record: view.record, status });
+      try {
+        writeStatus(id, status);
+        return null;
+      } catch (error) {
+        return reasonOf(error);
+      }
+    },
     remove: async (id) => {
+      // First: what is left after a crash in the middle is then known for what it is.
+      rmSync(join(directory(id), 'record.json'), { force: true });
       await removeTree(directory(id));
       views.delete(id);
-      unreadable.delete(id);
     },
   };
 }
 
-function readObject<Record extends { readonly id: string; readonly version: number }, Status>(
+/** @returns null for what is left of an object that was not quite made, or not quite removed. */
+function readOrRemove<Record extends Versioned, Status>(
   directory: string,
   id: string,
-): { record: Record; status: Status } {
+  standIn: StandIn<Record, Status>,
+): { record: Record; status: Status } | null {
+  const damaged = (error: unknown) => standIn(id, reasonOf(error), String(statSync(directory, { bigint: true }).mtimeNs));
+  let record: Record;
+  try {
+    record = readRecord<Record>(directory, id);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) return damaged(error);
+    // The record is written before the first effect, and removed after the last undo: without one there is nothing but the directory.
+    rmSync(directory, { recursive: true, force: true });
+    return null;
+  }
+  try {
+    return { record, status: fromJson<Status>(readFileSync(join(directory, 'status.json'), 'utf8')) };
+  } catch (error) {
+    return { record, status: damaged(error).status };
+  }
+}
+
+function readRecord<Record extends Versioned>(directory: string, id: string): Record {
   const record = fromJson<Record>(readFileSync(join(directory, 'record.json'), 'utf8'));
   if (record.version !== recordVersion) throw new Error(`record of ${id} has version ${record.version}; this berth reads ${recordVersion}`);
   if (record.id !== id) throw new Error(`record of ${id} names itself ${record.id}`);
-  return { record, status: fromJson<Status>(readFileSync(join(directory, 'status.json'), 'utf8')) };
+  return record;
 }
 
 /** JSON in which bytes stand as `{"base64": …}`. */

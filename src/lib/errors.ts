@@ -41,8 +41,17 @@ export function reasonOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** The same failure with what was being attempted in front: `attempt: reason`. Keeps the code of a BerthError; else INTERNAL. */
+/** True for a system call's failure (ours or Node's) for want of something that comes back when others let go of it: space, memory, open files. */
+export function isExhaustion(error: unknown): boolean {
+  const exhausted = ['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN'];
+  return error instanceof Error && 'code' in error && exhausted.includes(String(error.code));
+}
+
+/**
+ * The same failure with what was being attempted in front: `attempt: reason`. Keeps the code of a BerthError; else RESOURCE_EXHAUSTED when
+ * something is full, else INTERNAL.
+ */
 export function failedTo(attempt: string, error: unknown): BerthError {
-  const code = error instanceof BerthError ? error.code : 'INTERNAL';
+  const code = error instanceof BerthError ? error.code : isExhaustion(error) ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
   return new BerthError(code, `${attempt}: ${reasonOf(error)}`, error);
 }

@@ -5,7 +5,7 @@
  * the processes in a cgroup that of cgroup-processes.ts.
  */
 import { closeSync, constants, existsSync, openSync, readFileSync, rmdirSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { failedPrecondition, internal } from '../lib/errors.ts';
 import { setDeviceProgram } from './bpf.ts';
@@ -18,7 +18,19 @@ import {
   findCgroupMounts,
   hugepageSizeOf,
 } from './cgroup-facts.ts';
-import { checkPath, childrenOf, isWritable, kernelReason, makeDirectory, namesIn, readOrEmpty, readText, words, writeFile } from './cgroup-files.ts';
+import {
+  checkPath,
+  childrenOf,
+  directoriesFrom,
+  isWritable,
+  kernelReason,
+  makeDirectory,
+  namesIn,
+  readOrEmpty,
+  readText,
+  words,
+  writeFile,
+} from './cgroup-files.ts';
 import { isErrno } from './ffi.ts';
 
 /** How long a cgroup may stay busy after its last process has ended: the kernel drops references a little later. */
@@ -173,6 +185,15 @@ function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly strin
   } finally {
     closeSync(fd);
   }
+}
+
+/** Paths of the cgroups of this name, wherever they are: for whoever has lost the path. Walks all of them. */
+export async function findCgroups(facts: CgroupFacts, name: string): Promise<readonly string[]> {
+  const paths = new Set<string>();
+  for (const root of cgroupDirectories(facts, '')) {
+    for await (const directory of directoriesFrom(root)) if (basename(directory) === name) paths.add(directory.slice(root.length));
+  }
+  return [...paths];
 }
 
 /** What a new process needs to be born in the cgroup, or to enter it. The fds are close-on-exec and the caller's to close. */

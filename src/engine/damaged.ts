@@ -1,0 +1,79 @@
+/**
+ * What stands in for an object whose files cannot be read: it is shown, in a state that promises nothing, and can be removed. Pure.
+ *
+ * Where its parts are is known from its id alone.
+ */
+import { type ContainerRecord, type ContainerStatus, recordVersion, type SandboxRecord, type SandboxStatus } from './records.ts';
+import type { NamespaceModes } from './spec.ts';
+
+type Object<Record, Status> = { readonly record: Record; readonly status: Status };
+
+/** In place of names that nobody can read any more. */
+const unreadable = 'unreadable';
+/** All that a sandbox can have of its own, so that all of it is looked for. */
+const namespaces: NamespaceModes = { network: 'pod', ipc: 'pod', pid: 'pod' };
+
+/** @param damage why its files cannot be read. */
+export function damagedSandbox(id: string, damage: string, createdAtNs: string): Object<SandboxRecord, SandboxStatus> {
+  const spec = {
+    metadata: { name: unreadable, namespace: unreadable, uid: id, attempt: 0 },
+    hostname: '',
+    logDirectory: '',
+    portMappings: [],
+    labels: {},
+    annotations: {},
+    cgroupParent: '',
+    sysctls: {},
+    namespaces,
+    isPrivileged: false,
+    runtimeHandler: '',
+  };
+  return { record: { version: recordVersion, id, spec, createdAtNs }, status: { stoppedAtNs: createdAtNs, damage } };
+}
+
+/** @param damage why its files cannot be read. */
+export function damagedContainer(id: string, damage: string, createdAtNs: string): Object<ContainerRecord, ContainerStatus> {
+  const security = {
+    isPrivileged: false,
+    addCapabilities: [],
+    dropCapabilities: [],
+    addAmbientCapabilities: [],
+    hasReadonlyRootfs: false,
+    noNewPrivs: false,
+    maskedPaths: [],
+    readonlyPaths: [],
+    seccomp: { kind: 'unconfined' },
+    user: { supplementalGroups: [], groupsPolicy: 'merge' },
+    namespaces,
+  } as const;
+  const spec = {
+    metadata: { name: unreadable, attempt: 0 },
+    image: { requested: '', userSpecified: '', annotations: {}, runtimeHandler: '' },
+    command: [],
+    args: [],
+    workingDir: '',
+    env: [],
+    mounts: [],
+    devices: [],
+    labels: {},
+    annotations: {},
+    hasStdin: false,
+    closesStdinAfterFirstAttach: false,
+    hasTerminal: false,
+    resources: {},
+    security,
+  };
+  const config = { id: '', entrypoint: [], cmd: [], env: [], workingDir: '', user: '', stopSignal: '', volumes: [] };
+  const record: ContainerRecord = {
+    version: recordVersion,
+    id,
+    sandboxId: '',
+    spec,
+    image: { id: '', ref: '', name: '', config, layerDirs: [], diffIds: [] },
+    identity: { uid: 0, gid: 0, additionalGids: [], home: '/' },
+    stopSignal: 15,
+    cgroupPath: '',
+    createdAtNs,
+  };
+  return { record, status: { message: damage, damage, resources: {} } };
+}
