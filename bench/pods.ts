@@ -19,20 +19,21 @@ import { percentile } from './statistics.ts';
 const image = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
 /** What runs in each container; tells the containers' own processes from the runtime's. */
 const idleCommand = ['sleep', '86399'];
-const warmUpPods = 5;
 const inFlight = 8;
 /** For the daemon to collect its garbage and the kernel to free what has ended. */
 const settleMs = 10_000;
 
 type Pod = { readonly sandboxId: string; readonly containerId: string };
 type Samples = Map<string, number[]>;
+/** PSS in KiB: the daemon before and with the pods, and the runtime's other processes. */
+type Memory = { readonly daemonKib: readonly [number, number]; readonly othersKib: number; readonly otherProcesses: number };
 type Figures = {
   /** Milliseconds by method. */
   readonly samples: Samples;
-  /** PSS in KiB: the daemon before and with the pods, and the runtime's other processes. */
-  readonly daemonKib: readonly [number, number];
-  readonly othersKib: number;
-  readonly otherProcesses: number;
+  /** With the first pods of a daemon's life, which include what its heap and compiled code need once. */
+  readonly first: Memory;
+  /** With as many pods again, after the first were removed: what pods themselves cost a daemon that has worked. */
+  readonly again: Memory;
   readonly burstPodsPerSecond: number;
 };
 
@@ -82,12 +83,22 @@ async function measureRuntime(name: RuntimeName): Promise<Figures> {
 }
 
 async function measure(client: CriClient, daemonPid: number): Promise<Figures> {
-  await removePods(client, await makePods(client, warmUpPods, 'warm', 1, new Map()), new Map());
-  const known = new Set(processes());
-  await sleep(settleMs);
-  const daemonBefore = pssKib(daemonPid);
+  const first = await measureMemory(client, daemonPid, 'first', new Map());
   const samples: Samples = new Map();
-  const pods = await makePods(client, podCount, 'idle', 1, samples);
+  const again = await measureMemory(client, daemonPid, 'again', samples);
+  const startedAt = performance.now();
+  const burst = await makePods(client, burstCount, 'burst', inFlight, new Map());
+  const burstPodsPerSecond = (burstCount * 1000) / (performance.now() - startedAt);
+  await removePods(client, burst, new Map());
+  return { samples, first, again, burstPodsPerSecond };
+}
+
+/** Makes the pods, measures, and removes them. */
+async function measureMemory(client: CriClient, daemonPid: number, prefix: string, samples: Samples): Promise<Memory> {
+  await sleep(settleMs);
+  const known = new Set(processes());
+  const daemonBefore = pssKib(daemonPid);
+  const pods = await makePods(client, podCount, prefix, 1, samples);
   for (const pod of pods)
     await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
   await sleep(settleMs);
@@ -95,11 +106,7 @@ async function measure(client: CriClient, daemonPid: number): Promise<Figures> {
   const others = processes().filter((pid) => !known.has(pid) && !isIdleCommand(pid));
   const othersKib = others.reduce((sum, pid) => sum + pssKib(pid), 0);
   await removePods(client, pods, samples);
-  const startedAt = performance.now();
-  const burst = await makePods(client, burstCount, 'burst', inFlight, new Map());
-  const burstPodsPerSecond = (burstCount * 1000) / (performance.now() - startedAt);
-  await removePods(client, burst, new Map());
-  return { samples, daemonKib: [daemonBefore, daemonWith], othersKib, otherProcesses: others.length, burstPodsPerSecond };
+  return { daemonKib: [daemonBefore, daemonWith], othersKib, otherProcesses: others.length };
 }
 
 async function makePods(client: CriClient, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
@@ -169,13 +176,24 @@ function readProc(pid: number, file: string): string {
   }
 }
 
+type Row = readonly [string, (each: Figures) => number];
+
+function memoryRows(label: string, memory: (each: Figures) => Memory): Row[] {
+  const growthKib = (each: Figures) => memory(each).daemonKib[1] - memory(each).daemonKib[0];
+  return [
+    [`${label}: KiB PSS a pod, all but the containers`, (each) => (memory(each).othersKib + growthKib(each)) / podCount],
+    [`${label}: of it beside the daemon`, (each) => memory(each).othersKib / podCount],
+    [`${label}: of it growth of the daemon`, (each) => growthKib(each) / podCount],
+  ];
+}
+
 function print(figures: readonly [RuntimeName, Figures][]): void {
-  const rows: (readonly [string, (each: Figures) => number])[] = [
-    ['memory a pod, KiB PSS, all but the containers', (each) => (each.othersKib + each.daemonKib[1] - each.daemonKib[0]) / podCount],
-    ["  of it the runtime's processes beside the daemon", (each) => each.othersKib / podCount],
-    ['  of it growth of the daemon', (each) => (each.daemonKib[1] - each.daemonKib[0]) / podCount],
-    ['processes a pod beside the daemon', (each) => each.otherProcesses / podCount],
-    ['daemon without pods, MiB PSS', (each) => each.daemonKib[0] / 1024],
+  const rows: Row[] = [
+    ...memoryRows('first pods', (each) => each.first),
+    ...memoryRows('pods again', (each) => each.again),
+    ['daemon fresh, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
+    ['daemon with the pods, MiB PSS', (each) => each.again.daemonKib[1] / 1024],
+    ["the runtime's processes a pod, beside the daemon", (each) => each.again.otherProcesses / podCount],
     ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
       [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
     ),

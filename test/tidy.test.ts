@@ -25,6 +25,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
   '': ['main', 'serve'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
   cri: [
+    'container-from-request',
     'container-status',
     'contract',
     'create-container',
@@ -35,10 +36,16 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'list-pod-sandbox',
     'methods',
     'pod-sandbox-status',
+    'profiles-from-request',
+    'pull-image',
+    'run-pod-sandbox',
+    'sandbox-from-request',
+    'security-from-request',
     'server',
     'to-response',
   ],
   engine: [
+    'apparmor-profiles',
     'container-sources',
     'container',
     'engine',
@@ -46,6 +53,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'exits',
     'host-devices',
     'inspect-root',
+    'layer-usage',
     'monitor-reports',
     'monitor',
     'recover',
@@ -53,6 +61,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'roots',
     'sandbox',
     'seccomp-filter',
+    'stats',
     'store',
     'volumes',
   ],
@@ -74,7 +83,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'unpack',
   ],
   lib: ['log'],
-  streaming: ['tokens'],
+  streaming: ['session', 'tokens'],
 };
 const pureInSys: readonly string[] = ['abi', 'proc'];
 
