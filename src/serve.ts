@@ -8,9 +8,11 @@ import type { Config } from './config.ts';
 import { loadContract } from './cri/contract.ts';
 import { createItemBytes } from './cri/item-bytes.ts';
 import { listen } from './cri/server.ts';
+import { announcingStore } from './engine/announcing-store.ts';
 import { createCreations } from './engine/creations.ts';
 import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine } from './engine/engine.ts';
+import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
 import { latestTimeNs, recover } from './engine/recover.ts';
 import { planRlimits } from './engine/rlimits.ts';
@@ -92,6 +94,7 @@ export async function serve(config: Config): Promise<void> {
   const signal = await wasStopped;
   log.info({ signal }, 'ending; containers run on');
   await server.close(drainTimeoutMs);
+  deps.events.close();
   network.close();
   await unpacker.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
@@ -123,13 +126,16 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
   };
-  const store = openStore(config.state);
+  const stored = openStore(config.state);
+  const clock = createClock(latestTimeNs({ store: stored }));
+  const events = createEvents();
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   return {
     settings,
     facts,
     cgroups: probeCgroups(),
-    store,
+    store: announcingStore(stored, events, clock),
+    events,
     roots: createRoots(config.root, config.isVolatile),
     monitor: await openMonitorBinary(join(import.meta.dirname, '../build/monitor')),
     seccomp: createSeccompFilters({ compiler, facts }),
@@ -143,7 +149,7 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     watches: createWatches(),
     creations: createCreations(),
     queue: createKeyedQueue(),
-    clock: createClock(latestTimeNs({ store })),
+    clock,
     log,
   };
 }

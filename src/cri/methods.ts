@@ -4,17 +4,22 @@
  * The type holds it against the contract: a method that is missing, or has another request or response, does not compile.
  */
 import { unimplemented } from '../lib/errors.ts';
+import { containerStats } from './container-stats.ts';
 import { containerStatus } from './container-status.ts';
 import { createContainer } from './create-container.ts';
 import type { CriDeps } from './deps.ts';
 import type { EncodedMessage } from './encoded.ts';
 import { execSync } from './exec-sync.ts';
+import { getContainerEvents } from './get-container-events.ts';
 import { imageFsInfo } from './image-fs-info.ts';
 import { imageStatus } from './image-status.ts';
+import { listContainerStats, streamContainerStats } from './list-container-stats.ts';
 import { listContainers, streamContainers } from './list-containers.ts';
 import { listImages, streamImages } from './list-images.ts';
 import { listPodSandbox, streamPodSandboxes } from './list-pod-sandbox.ts';
+import { listPodSandboxStats, streamPodSandboxStats } from './list-pod-sandbox-stats.ts';
 import type { ImageService, RuntimeService, Streaming, Unary } from './messages.ts';
+import { podSandboxStats } from './pod-sandbox-stats.ts';
 import { podSandboxStatus } from './pod-sandbox-status.ts';
 import { pullImage } from './pull-image.ts';
 import { removeContainer } from './remove-container.ts';
@@ -55,7 +60,6 @@ const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'po
 const missing = (sentence: string) => ({ kind: 'missing', sentence }) as const;
 
 const noStreaming = 'berth has no streaming server yet; ExecSync runs a program in a container';
-const noStats = 'berth does not give statistics by CRI yet; the cgroups of containers have the figures';
 const noMetrics = 'berth does not give metrics by CRI yet';
 const noCheckpoints = 'berth does not checkpoint or restore yet';
 
@@ -85,16 +89,16 @@ export const runtimeMethods: Table<RuntimeService> = {
   Exec: missing(noStreaming),
   Attach: missing(noStreaming),
   PortForward: missing(noStreaming),
-  ContainerStats: missing(noStats),
-  ListContainerStats: missing(noStats),
-  StreamContainerStats: missing(noStats),
-  PodSandboxStats: missing(noStats),
-  ListPodSandboxStats: missing(noStats),
-  StreamPodSandboxStats: missing(noStats),
+  ContainerStats: poll(containerStats),
+  ListContainerStats: poll(listContainerStats),
+  StreamContainerStats: poll(streamContainerStats),
+  PodSandboxStats: poll(podSandboxStats),
+  ListPodSandboxStats: poll(listPodSandboxStats),
+  StreamPodSandboxStats: poll(streamPodSandboxStats),
   ListMetricDescriptors: missing(noMetrics),
   ListPodSandboxMetrics: missing(noMetrics),
   StreamPodSandboxMetrics: missing(noMetrics),
-  GetContainerEvents: missing('berth does not send events yet; lists are cheap'),
+  GetContainerEvents: poll(getContainerEvents),
   CheckpointContainer: missing(noCheckpoints),
   CheckpointPod: missing(noCheckpoints),
   RestorePod: missing(noCheckpoints),

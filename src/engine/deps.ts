@@ -8,6 +8,7 @@ import type { CgroupFacts } from '../sys/cgroup-facts.ts';
 import type { HostFacts } from '../sys/host.ts';
 import type { Creations } from './creations.ts';
 import type { Rlimit } from './credentials.ts';
+import type { Events } from './events.ts';
 import type { MonitorBinary } from './monitor.ts';
 import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
@@ -35,7 +36,9 @@ export type EngineDeps = {
   readonly settings: EngineSettings;
   readonly facts: HostFacts;
   readonly cgroups: CgroupFacts;
+  /** Tells `events` of what it shows. */
   readonly store: Store;
+  readonly events: Events;
   readonly roots: Roots;
   readonly monitor: MonitorBinary;
   readonly seccomp: SeccompFilters;

@@ -13,11 +13,13 @@ import {
   updateContainerResources,
 } from './container.ts';
 import type { EngineDeps } from './deps.ts';
+import type { LifeEvent } from './events.ts';
 import { type ExecResult, execSync } from './exec.ts';
 import { type ContainerView, containerState, type SandboxView, sandboxState } from './records.ts';
 import { removeSandbox, runSandbox, stopSandbox } from './sandbox.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
 import type { ContainerSpec, Resources, SandboxSpec } from './spec.ts';
+import { createStats, type Stats } from './stats.ts';
 
 /** What of the node its callers ask for. */
 export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAppArmor' | 'hasSelinux'> & {
@@ -46,6 +48,10 @@ export type Engine = {
   readonly execSync: (id: string, argv: readonly string[], timeoutMs: number, signal: AbortSignal) => Promise<ExecResult>;
   readonly reopenLog: (id: string) => Promise<void>;
   readonly updateResources: (id: string, resources: Resources) => Promise<void>;
+  /** What running containers and ready sandboxes use. */
+  readonly stats: Stats;
+  /** What becomes of sandboxes and containers from now on, until the signal. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
+  readonly events: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
   /** What people may want to know of a sandbox or a container, for JSON. No environment values. */
   readonly explain: (id: string) => unknown;
 };
@@ -74,6 +80,8 @@ export function createEngine(deps: EngineDeps): Engine {
     execSync: async (id, argv, timeoutMs, signal) => execSync(deps, containerId(id), { argv, timeoutMs, signal }),
     reopenLog: async (id) => reopenContainerLog(deps, containerId(id)),
     updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
+    stats: createStats(deps),
+    events: (signal) => deps.events.listen(signal),
     explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(container(id)) : explainSandbox(deps, sandbox(id))),
   };
 }

@@ -25,14 +25,9 @@ export type SandboxStatus = {
   readonly network?: NetworkResult;
   /** Pid and start time of the process that reaps, when the pod shares its pid namespace. */
   readonly reaper?: ProcessIdentity;
-  /** As the kubelet told last; nobody but it acts on them. */
-  readonly resources?: SandboxResources;
   /** Why its record or its status could not be read: then the rest of both is made up. */
   readonly damage?: string;
 };
-
-/** Of a whole pod: what its containers may use together, and what runs them besides. */
-export type SandboxResources = { readonly resources: Resources; readonly overhead: Resources };
 
 export type SandboxState = 'creating' | 'ready' | 'not-ready';
 

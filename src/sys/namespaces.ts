@@ -4,7 +4,7 @@
  * Other threads of the process never leave the host's namespaces, for unshare(2) and setns(2) change the calling thread alone.
  */
 import { closeSync, openSync, writeFileSync } from 'node:fs';
-import { checked, libc } from './ffi.ts';
+import { checked, isErrno, libc } from './ffi.ts';
 import { bind, unmount } from './mounts.ts';
 
 const c_unshare = libc.func('int unshare(int flags)');
@@ -113,5 +113,37 @@ export function unpinNamespaces(pins: readonly string[]): void {
   for (const path of pins) {
     // A crash between two pins can leave two mounts on one file.
     while (unmount(path));
+/**
+ * Runs `visit` in each of the pinned net namespaces and comes back, in one synchronous section: some 40 us each, so give it a bounded number.
+ *
+ * @returns what `visit` gave, in order; null for a namespace that is gone. Ends the process as createNamespaces() does.
+ */
+export function visitNetNamespaces<Result>(pins: readonly string[], visit: () => Result): (Result | null)[] {
+  if (pins.length === 0) return [];
+  const home = openSync('/proc/thread-self/ns/net', 'r');
+  try {
+    return pins.map((pin) => (enterNet(pin) ? visit() : null));
+  } finally {
+    goBack('net', home);
+    closeSync(home);
+  }
+}
+
+/** @returns false when no net namespace is pinned there any more. */
+function enterNet(pin: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(pin, 'r');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return false;
+    throw error;
+  }
+  try {
+    return c_setns(fd, CLONE_NEWNET) === 0;
+  } finally {
+    closeSync(fd);
+  }
+}
+
   }
 }

@@ -134,6 +134,8 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       execSync: note('execSync', { stdout: Buffer.from('out'), stderr: Buffer.alloc(0), exitCode: 3 }),
       reopenLog: note('reopenLog', undefined),
       updateResources: note('updateResources', undefined),
+      stats: { containers: async function* () {}, sandboxes: async function* () {} },
+      events: async function* () {},
       facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false }),
       explain: (id) => ({ about: id }),
     },

@@ -3,10 +3,12 @@
  */
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { announcingStore } from '../../../src/engine/announcing-store.ts';
 import type { ContainerImage } from '../../../src/engine/container.ts';
 import { createCreations } from '../../../src/engine/creations.ts';
 import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
+import { createEvents } from '../../../src/engine/events.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
 import { createRoots } from '../../../src/engine/roots.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
@@ -44,11 +46,14 @@ export async function startEngine(network: Network = noNetwork, directory = mkdt
   for (const path of [settings.rootDir, settings.stateDir, settings.netnsDir]) mkdirSync(path, { recursive: true });
   const facts = probeHost(settings.rootDir);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
+  const events = createEvents();
+  const clock = createClock();
   const deps: EngineDeps = {
     settings,
     facts,
     cgroups: probeCgroups(),
-    store: openStore(settings.stateDir),
+    store: announcingStore(openStore(settings.stateDir), events, clock),
+    events,
     roots: createRoots(settings.rootDir, true),
     monitor: await openMonitorBinary(process.env.BERTH_MONITOR ?? join(import.meta.dirname, '../../../build/monitor')),
     seccomp: createSeccompFilters({ compiler, facts }),
@@ -57,7 +62,7 @@ export async function startEngine(network: Network = noNetwork, directory = mkdt
     watches: createWatches(),
     creations: createCreations(),
     queue: createKeyedQueue(),
-    clock: createClock(),
+    clock,
     log: createLog('silent'),
   };
   const engine = createEngine(deps);
