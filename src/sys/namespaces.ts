@@ -98,8 +98,13 @@ function raiseLoopback(): void {
 }
 
 function pin(kind: NamespaceKind, path: string): void {
+  pinNamespace(`/proc/thread-self/ns/${kind}`, path);
+}
+
+/** Pins a namespace, which a file below /proc names, on an empty file that is made for it. Undone by unpinNamespaces(). */
+export function pinNamespace(source: string, path: string): void {
   closeSync(openSync(path, 'a', 0o444));
-  bind(`/proc/thread-self/ns/${kind}`, path);
+  bind(source, path);
 }
 
 function goBack(kind: NamespaceKind, fd: number): void {
@@ -108,11 +113,6 @@ function goBack(kind: NamespaceKind, fd: number): void {
   process.abort();
 }
 
-/** Lets pinned namespaces go; with the last process in them they end. Idempotent. The files stay. */
-export function unpinNamespaces(pins: readonly string[]): void {
-  for (const path of pins) {
-    // A crash between two pins can leave two mounts on one file.
-    while (unmount(path));
 /**
  * Runs `visit` in each of the pinned net namespaces and comes back, in one synchronous section: some 40 us each, so give it a bounded number.
  *
@@ -145,5 +145,10 @@ function enterNet(pin: string): boolean {
   }
 }
 
+/** Lets pinned namespaces go; with the last process in them they end. Idempotent. The files stay. */
+export function unpinNamespaces(pins: readonly string[]): void {
+  for (const path of pins) {
+    // A crash between two pins can leave two mounts on one file.
+    while (unmount(path));
   }
 }
