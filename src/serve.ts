@@ -93,8 +93,8 @@ export async function serve(config: Config): Promise<void> {
 
   const signal = await wasStopped;
   log.info({ signal }, 'ending; containers run on');
-  await server.close(drainTimeoutMs);
   deps.events.close();
+  await server.close(drainTimeoutMs);
   network.close();
   await unpacker.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
