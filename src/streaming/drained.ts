@@ -1,0 +1,18 @@
+/**
+ * Waiting for a writable stream.
+ */
+import type { Writable } from 'node:stream';
+
+/** Until a stream takes more, or never will. */
+export function drained(stream: Writable): Promise<void> {
+  return new Promise((resolve) => {
+    if (!stream.writableNeedDrain || stream.destroyed) return resolve();
+    const done = () => {
+      stream.off('drain', done);
+      stream.off('close', done);
+      resolve();
+    };
+    stream.on('drain', done);
+    stream.on('close', done);
+  });
+}

@@ -1,0 +1,88 @@
+/**
+ * Port-forward over plain WebSocket, as old clients ask for it: ports in the query, two channels for each, one connection to each port.
+ *
+ *   port i of the query: channel 2i data, both ways; channel 2i+1 error, to the client.
+ *   The first message on each is the port as two bytes, the lower first.
+ */
+import { failedTo, invalidArgument, reasonOf } from '../lib/errors.ts';
+import { Inbound } from './inbound.ts';
+import type { ForwardDeps } from './port-forward.ts';
+import { relay } from './relay.ts';
+import { ChannelParser, type WebSocketProtocol } from './remote-command.ts';
+import { sendOn } from './remote-websocket.ts';
+import { type MessagePart, WebSocketConnection } from './websocket-connection.ts';
+import type { Link, LinkHandlers } from './wire.ts';
+
+/** Channels are one byte, and 255 is special elsewhere. */
+const portsMax = 100;
+
+const heldBytesMax = 262_144;
+
+/** @throws {BerthError} INVALID_ARGUMENT when the query names no port, or something else. */
+export function portsOfQuery(query: URLSearchParams): readonly number[] {
+  const ports = query.getAll('port').flatMap((text) => text.split(','));
+  if (ports.length === 0 || ports.length > portsMax) throw invalidArgument(`port-forward: the query must name 1 to ${portsMax} ports`);
+  return ports.map((text) => {
+    const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
+    if (port < 1 || port > 65_535) throw invalidArgument('port-forward: the query names something that is no port');
+    return port;
+  });
+}
+
+/** Serves a client until it is gone or all its connections have ended. */
+export function forwardOverWebSocket(
+  deps: ForwardDeps,
+  sandboxId: string,
+  ports: readonly number[],
+  protocol: WebSocketProtocol,
+  openLink: (handlers: LinkHandlers) => Link,
+): { close: () => void; closed: Promise<void> } {
+  const parser = new ChannelParser(protocol.isBase64);
+  const closed = Promise.withResolvers<void>();
+  const applyPause = () => connection.setPaused(inbounds.reduce((sum, { heldBytes }) => sum + heldBytes, 0) > heldBytesMax);
+  const inbounds = ports.map(() => new Inbound(applyPause));
+  const onPart = (part: MessagePart) => {
+    for (const { channel, bytes } of parser.parse(part)) if (channel % 2 === 0) inbounds[channel / 2]?.push(bytes);
+    applyPause();
+  };
+  const onClose = () => {
+    for (const inbound of inbounds) {
+      inbound.end();
+      inbound.discard();
+    }
+    closed.resolve();
+  };
+  const connection: WebSocketConnection = new WebSocketConnection(
+    openLink({
+      onBytes: (chunk) => connection.receive(chunk),
+      onClose: () => connection.lost(),
+      onHeartbeat: () => connection.heartbeat(),
+    }),
+    { onPart, onClose },
+  );
+  const forwards = ports.map(async (port, index) => {
+    const write = (offset: number, bytes: Buffer) => sendOn(connection, index * 2 + offset, bytes, protocol.isBase64);
+    const inbound = inbounds[index];
+    if (inbound) await forward(deps, sandboxId, port, { inbound, broken: closed.promise, write });
+  });
+  void Promise.all(forwards).then(() => connection.close());
+  return { close: () => connection.close(), closed: closed.promise };
+}
+
+type PortChannels = { readonly inbound: Inbound; readonly broken: Promise<void>; readonly write: (offset: 0 | 1, bytes: Buffer) => Promise<boolean> };
+
+async function forward(deps: ForwardDeps, sandboxId: string, port: number, channels: PortChannels): Promise<void> {
+  const portBytes = Buffer.from([port & 0xff, port >> 8]);
+  await channels.write(0, portBytes);
+  await channels.write(1, portBytes);
+  const attempt = `port-forward to port ${port} of sandbox ${sandboxId}`;
+  try {
+    const socket = await deps.backend.connect(sandboxId, port);
+    const sink = { write: (chunk: Buffer) => channels.write(0, chunk), end: () => {} };
+    const end = await relay({ inbound: channels.inbound, sink, broken: channels.broken }, socket, deps.halfCloseGraceMs);
+    if (end === 'broken') await channels.write(1, Buffer.from(`${attempt}: the connection broke`));
+  } catch (error) {
+    channels.inbound.discard();
+    await channels.write(1, Buffer.from(reasonOf(failedTo(attempt, error))));
+  }
+}

@@ -1,0 +1,252 @@
+/**
+ * The streaming server: gives out one-time URLs for exec, attach and port-forward, and serves whoever comes with one.
+ *
+ * Its clients are the kubelet, which passes on what kubectl sends, and crictl. Whoever knows a URL may use it once: it needs no other credential.
+ */
+import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { failedTo, reasonOf } from '../lib/errors.ts';
+import type { Log } from '../lib/log.ts';
+import type { AttachTarget, ContainerStreams, ExecTarget, StreamFlags, StreamingBackend } from './backend.ts';
+import { type CertificateFiles, readCertificate, watchCertificate } from './certificate.ts';
+import { type Agreement, agreeOnSpdy, agreeOnWebSocket, headerOf, type Refusal, writeRefusal, writeSwitch } from './handshake.ts';
+import { forwardOverSpdy } from './port-forward.ts';
+import { forwardOverWebSocket, portsOfQuery } from './port-forward-websocket.ts';
+import {
+  checkFlags,
+  spdyCommandProtocols,
+  spdyForwardProtocol,
+  tunnelProtocol,
+  webSocketCommandProtocols,
+  webSocketForwardProtocols,
+} from './remote-command.ts';
+import { receiveSpdyClient } from './remote-spdy.ts';
+import type { RemoteClient } from './remote-streams.ts';
+import { receiveWebSocketClient } from './remote-websocket.ts';
+import { runSession } from './session.ts';
+import { createTokens, type Tokens } from './tokens.ts';
+import { tunnelThrough, WebSocketConnection } from './websocket-connection.ts';
+import { type Link, type LinkHandlers, Wire } from './wire.ts';
+
+export type StreamingSettings = {
+  /** IP address to listen on. */
+  readonly address: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly tls?: CertificateFiles;
+};
+
+/** Bounds on waiting, in milliseconds. */
+export type StreamingLimits = {
+  /** For a client to open its streams. */
+  readonly creationTimeoutMs: number;
+  /** For a connection on which nothing moves. As long as the kubelet's own, which ends first. */
+  readonly idleTimeoutMs: number;
+  /** See ForwardDeps. */
+  readonly halfCloseGraceMs: number;
+  /** See SessionDeps. */
+  readonly outputGraceMs: number;
+};
+
+export const streamingLimits: StreamingLimits = {
+  creationTimeoutMs: 30_000,
+  idleTimeoutMs: 4 * 60 * 60_000,
+  halfCloseGraceMs: 1_000,
+  outputGraceMs: 2_000,
+};
+
+export type StreamingDeps = { readonly backend: StreamingBackend; readonly log: Log; readonly limits: StreamingLimits };
+
+export type StreamingServer = {
+  /**
+   * Checks the flags and @returns a URL for one session, valid for a minute. Whether the container is there is for the caller to check before.
+   * @throws {BerthError} INVALID_ARGUMENT for flags that make no sense, RESOURCE_EXHAUSTED when 1000 URLs wait.
+   */
+  readonly prepareExec: (target: ExecTarget) => string;
+  readonly prepareAttach: (target: AttachTarget) => string;
+  readonly preparePortForward: (sandboxId: string) => string;
+  /** `http://address:port` or `https://…`. */
+  readonly baseUrl: string;
+  /** Ends all sessions and stops listening. */
+  readonly close: () => Promise<void>;
+};
+
+type Command = { readonly kind: 'exec' | 'attach'; readonly flags: StreamFlags; readonly start: () => Promise<ContainerStreams> };
+type Forward = { readonly kind: 'portforward'; readonly sandboxId: string };
+type Ticket = Command | Forward;
+
+/** What serves an agreed protocol on a connection. */
+type Service = (openLink: (handlers: LinkHandlers) => Link) => void;
+
+type Choice = { readonly agreement: Agreement; readonly serve: (protocol: string) => Service };
+type Chosen = { readonly agreement: Exclude<Agreement, Refusal>; readonly serve: (protocol: string) => Service };
+
+/** @throws {BerthError} when the address cannot be listened on, or the certificate not be used. */
+export async function startStreamingServer(deps: StreamingDeps, settings: StreamingSettings): Promise<StreamingServer> {
+  const tokens = createTokens<Ticket>(() => performance.now());
+  const sockets = new Set<Duplex>();
+  const { server, stopWatching } = createServer(deps.log, settings.tls);
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+  });
+  server.on('request', (request, response) => refuseRequest(tokens, request, response));
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => upgrade(deps, tokens, request, socket as Socket, head));
+  await listen(server, settings);
+  const baseUrl = urlOf(server.address() as AddressInfo, settings.tls !== undefined);
+  const issue = (ticket: Ticket) => `${baseUrl}/${ticket.kind}/${tokens.issue(ticket)}`;
+  const prepare = (kind: Command['kind'], flags: StreamFlags, start: Command['start']) => {
+    checkFlags(flags);
+    return issue({ kind, flags, start });
+  };
+  return {
+    prepareExec: (target) => prepare('exec', target, () => deps.backend.exec(target)),
+    prepareAttach: (target) => prepare('attach', target, () => deps.backend.attach(target)),
+    preparePortForward: (sandboxId) => issue({ kind: 'portforward', sandboxId }),
+    baseUrl,
+    close: async () => {
+      stopWatching();
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+function createServer(log: Log, tls: CertificateFiles | undefined): { server: Server | HttpsServer; stopWatching: () => void } {
+  if (tls === undefined) return { server: createHttpServer(), stopWatching: () => {} };
+  const server = createHttpsServer({ ...readCertificate(tls), minVersion: 'TLSv1.2' });
+  return { server, stopWatching: watchCertificate(log, tls, (certificate) => server.setSecureContext({ ...certificate, minVersion: 'TLSv1.2' })) };
+}
+
+function listen(server: Server, { address, port }: StreamingSettings): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) => reject(failedTo(`streaming server on ${address} port ${port}`, error)));
+    server.listen(port, address, () => resolve());
+  });
+}
+
+function urlOf({ address, port, family }: AddressInfo, isTls: boolean): string {
+  return `${isTls ? 'https' : 'http'}://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+}
+
+/** A request that switches to no protocol uses its token up all the same. */
+function refuseRequest(tokens: Tokens<Ticket>, request: IncomingMessage, response: ServerResponse): void {
+  const isKnown = takeTicket(tokens, request) !== undefined;
+  response.writeHead(isKnown ? 400 : 404, { 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
+  response.end(isKnown ? 'the request must upgrade to SPDY/3.1 or WebSocket\n' : 'no such session: a URL serves once, and for a minute\n');
+}
+
+function takeTicket(tokens: Tokens<Ticket>, request: IncomingMessage): Ticket | undefined {
+  const [, kind, token] = /^\/(exec|attach|portforward)\/([A-Za-z0-9_-]{1,64})\/?(?:\?|$)/.exec(request.url ?? '') ?? [];
+  if (token === undefined || (request.method !== 'GET' && request.method !== 'POST')) return undefined;
+  const ticket = tokens.take(token);
+  return ticket?.kind === kind ? ticket : undefined;
+}
+
+function upgrade(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingMessage, socket: Socket, head: Buffer): void {
+  socket.on('error', () => {});
+  const choice = choose(deps, tokens, request);
+  if ('status' in choice) {
+    writeRefusal(socket, choice);
+    return;
+  }
+  const { protocol, head: lines } = choice.agreement;
+  socket.setNoDelay(true);
+  socket.setTimeout(deps.limits.idleTimeoutMs, () => socket.destroy());
+  writeSwitch(socket, lines);
+  choice.serve(protocol)((handlers) => {
+    const wire = new Wire(socket, handlers);
+    // Not before whoever opens the link knows it.
+    queueMicrotask(() => wire.start(head));
+    return wire;
+  });
+}
+
+/** The agreed protocol and its service, or why there is none. */
+function choose(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingMessage): Chosen | Refusal {
+  const ticket = takeTicket(tokens, request);
+  if (ticket === undefined) return { status: 404, text: 'no such session: a URL serves once, and for a minute' };
+  const choice = ticket.kind === 'portforward' ? chooseForward(deps, ticket, request) : chooseCommand(deps, ticket, request);
+  if ('status' in choice) return choice;
+  const { agreement, serve } = choice;
+  return 'status' in agreement ? agreement : { agreement, serve };
+}
+
+function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingMessage): Choice | Refusal {
+  const run = (client: RemoteClient) => void runSession(deps.limits, client, command.start);
+  switch (protocolAskedFor(request)) {
+    case 'spdy':
+      return {
+        agreement: agreeOnSpdy(request, [...spdyCommandProtocols.keys()]),
+        serve: (protocol) => (openLink) =>
+          run(receiveSpdyClient(openLink, command.flags, spdyCommandProtocols.get(protocol) ?? 1, deps.limits.creationTimeoutMs)),
+      };
+    case 'websocket':
+      return {
+        agreement: agreeOnWebSocket(request, [...webSocketCommandProtocols.keys()]),
+        serve: (protocol) => (openLink) =>
+          run(receiveWebSocketClient(openLink, command.flags, webSocketCommandProtocols.get(protocol) ?? { version: 1, isBase64: false })),
+      };
+    default:
+      return unknownUpgrade;
+  }
+}
+
+function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: IncomingMessage): Choice | Refusal {
+  const forwardDeps = { backend: deps.backend, ...deps.limits };
+  const overSpdy: Service = (openLink) => void forwardOverSpdy(forwardDeps, sandboxId, openLink);
+  switch (protocolAskedFor(request)) {
+    case 'spdy':
+      return { agreement: agreeOnSpdy(request, [spdyForwardProtocol]), serve: () => overSpdy };
+    case 'websocket': {
+      const agreement = agreeOnWebSocket(request, [tunnelProtocol, ...webSocketForwardProtocols.keys()]);
+      if ('protocol' in agreement && agreement.protocol === tunnelProtocol) {
+        return { agreement, serve: () => (openLink) => overSpdy((handlers) => openTunnel(openLink, handlers)) };
+      }
+      return chooseOldForward(forwardDeps, sandboxId, request, agreement);
+    }
+    default:
+      return unknownUpgrade;
+  }
+}
+
+function chooseOldForward(
+  deps: StreamingDeps['limits'] & Pick<StreamingDeps, 'backend'>,
+  sandboxId: string,
+  request: IncomingMessage,
+  agreement: Agreement,
+): Choice | Refusal {
+  try {
+    const ports = portsOfQuery(new URL(request.url ?? '', 'http://server').searchParams);
+    const protocolOf = (name: string) => webSocketForwardProtocols.get(name) ?? { version: 4, isBase64: false };
+    return { agreement, serve: (name) => (openLink) => void forwardOverWebSocket(deps, sandboxId, ports, protocolOf(name), openLink) };
+  } catch (error) {
+    return { status: 400, text: reasonOf(error) };
+  }
+}
+
+const unknownUpgrade: Refusal = { status: 400, text: 'the request must upgrade to SPDY/3.1 or WebSocket' };
+
+function protocolAskedFor(request: IncomingMessage): 'spdy' | 'websocket' | undefined {
+  const names = headerOf(request, 'upgrade')
+    .toLowerCase()
+    .split(',')
+    .map((name) => name.trim());
+  if (names.includes('spdy/3.1')) return 'spdy';
+  return names.includes('websocket') ? 'websocket' : undefined;
+}
+
+function openTunnel(openLink: (handlers: LinkHandlers) => Link, handlers: LinkHandlers): Link {
+  const connection: WebSocketConnection = new WebSocketConnection(
+    openLink({
+      onBytes: (chunk) => connection.receive(chunk),
+      onClose: () => connection.lost(),
+      onHeartbeat: () => connection.heartbeat(),
+    }),
+    { onPart: ({ bytes }) => handlers.onBytes(bytes), onClose: handlers.onClose },
+  );
+  return tunnelThrough(connection);
+}

@@ -1,0 +1,229 @@
+/**
+ * SPDY/3.1 frames from and to bytes. Source: the SPDY/3 and 3.1 drafts of the Chromium project, section 2.6.
+ *
+ *   control: |1 version(15) type(16)| flags(8) length(24) | payload        data: |0 stream(31)| flags(8) length(24) | payload
+ *
+ * Pure. Holds no more than one control frame: data goes on as it comes, whatever length its frame announces.
+ */
+import { BerthError } from '../lib/errors.ts';
+import { Inflater } from './inflate.ts';
+import { spdyDictionary } from './spdy-dictionary.ts';
+
+const version = 3;
+const frameHeadBytes = 8;
+
+/** Longer control frames are refused. Those of Kubernetes' clients have less than 200 bytes. */
+const controlBytesMax = 16_384;
+
+/** What one header block may decompress to. */
+const headerBlockBytesMax = 4096;
+
+/** Status of RST_STREAM (2.6.3). */
+export const resetStatus = { protocolError: 1, invalidStream: 2, refusedStream: 3, cancel: 5, flowControlError: 7 } as const;
+
+/** Status of GOAWAY (2.6.6). */
+export const goAwayStatus = { ok: 0, protocolError: 1 } as const;
+
+const frameType = { synStream: 1, synReply: 2, rstStream: 3, settings: 4, ping: 6, goAway: 7, headers: 8, windowUpdate: 9 } as const;
+const settingInitialWindowSize = 7;
+const flagFin = 1;
+const flagUnidirectional = 2;
+
+/** Names are lower case; values of one name are joined by NUL. */
+export type SpdyHeaders = ReadonlyMap<string, string>;
+
+/** What a client sent. `bytes` are views of what was parsed. */
+export type SpdyFrame =
+  | {
+      readonly type: 'syn-stream';
+      readonly streamId: number;
+      readonly headers: SpdyHeaders;
+      readonly isFin: boolean;
+      readonly isUnidirectional: boolean;
+    }
+  | { readonly type: 'data'; readonly streamId: number; readonly bytes: Buffer; readonly isFin: boolean }
+  | { readonly type: 'rst-stream'; readonly streamId: number; readonly status: number }
+  | { readonly type: 'headers'; readonly streamId: number; readonly isFin: boolean }
+  | { readonly type: 'settings'; readonly initialWindowBytes: number | undefined }
+  | { readonly type: 'ping'; readonly id: number }
+  | { readonly type: 'go-away' }
+  | { readonly type: 'window-update'; readonly streamId: number; readonly deltaBytes: number };
+
+type Control = { readonly type: number; readonly flags: number; readonly payload: Buffer };
+
+/** The bytes of one connection, in order, to frames. One frame of data may come in several parts, of which the last has `isFin` where the frame has. */
+export class SpdyParser {
+  readonly #inflater = new Inflater(spdyDictionary(), headerBlockBytesMax);
+  readonly #held = Buffer.alloc(frameHeadBytes + controlBytesMax);
+  #heldBytes = 0;
+  #data: { readonly streamId: number; readonly isFin: boolean; bytesLeft: number } | undefined;
+
+  /** @throws {BerthError} INVALID_ARGUMENT when the bytes are no SPDY/3.1; the connection cannot go on then. */
+  *parse(chunk: Buffer): Generator<SpdyFrame> {
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.#data !== undefined) {
+        const bytes = chunk.subarray(at, at + this.#data.bytesLeft);
+        at += bytes.length;
+        yield* this.#dataPart(this.#data, bytes);
+        continue;
+      }
+      at += this.#hold(chunk.subarray(at));
+      if (this.#isFrameHeld()) yield* this.#heldFrame();
+    }
+  }
+
+  /** @returns bytes taken. */
+  #hold(chunk: Buffer): number {
+    const taken = chunk.copy(this.#held, this.#heldBytes, 0, this.#wantedBytes() - this.#heldBytes);
+    this.#heldBytes += taken;
+    return taken;
+  }
+
+  #wantedBytes(): number {
+    if (this.#heldBytes < frameHeadBytes || !this.#isControl()) return frameHeadBytes;
+    const length = this.#held.readUIntBE(5, 3);
+    if (length > controlBytesMax) throw broken(`a control frame of ${length} bytes, more than ${controlBytesMax}`);
+    return frameHeadBytes + length;
+  }
+
+  #isControl(): boolean {
+    return ((this.#held[0] ?? 0) & 0x80) !== 0;
+  }
+
+  #isFrameHeld(): boolean {
+    return this.#heldBytes >= frameHeadBytes && this.#heldBytes === this.#wantedBytes();
+  }
+
+  *#heldFrame(): Generator<SpdyFrame> {
+    const flags = this.#held[4] ?? 0;
+    const length = this.#held.readUIntBE(5, 3);
+    const isControl = this.#isControl();
+    this.#heldBytes = 0;
+    if (isControl) {
+      if ((this.#held.readUInt16BE(0) & 0x7fff) !== version) throw broken(`version ${this.#held.readUInt16BE(0) & 0x7fff}`);
+      const payload = this.#held.subarray(frameHeadBytes, frameHeadBytes + length);
+      const frame = this.#control({ type: this.#held.readUInt16BE(2), flags, payload });
+      if (frame !== undefined) yield frame;
+      return;
+    }
+    const data = { streamId: this.#held.readUInt32BE(0), isFin: (flags & flagFin) !== 0, bytesLeft: length };
+    if (length > 0) this.#data = data;
+    else yield* this.#dataPart(data, Buffer.alloc(0));
+  }
+
+  *#dataPart(data: { readonly streamId: number; readonly isFin: boolean; bytesLeft: number }, bytes: Buffer): Generator<SpdyFrame> {
+    data.bytesLeft -= bytes.length;
+    if (data.bytesLeft === 0) this.#data = undefined;
+    yield { type: 'data', streamId: data.streamId, bytes, isFin: data.isFin && data.bytesLeft === 0 };
+  }
+
+  #control({ type, flags, payload }: Control): SpdyFrame | undefined {
+    const isFin = (flags & flagFin) !== 0;
+    switch (type) {
+      case frameType.synStream: {
+        const headers = this.#headers(payload, 10);
+        return { type: 'syn-stream', streamId: streamIdAt(payload, 0), headers, isFin, isUnidirectional: (flags & flagUnidirectional) !== 0 };
+      }
+      // Their headers say nothing to us, but the history of the compression runs through them.
+      case frameType.synReply:
+      case frameType.headers:
+        this.#headers(payload, 4);
+        return { type: 'headers', streamId: streamIdAt(payload, 0), isFin };
+      case frameType.rstStream:
+        return { type: 'rst-stream', streamId: streamIdAt(payload, 0), status: wordAt(payload, 4) };
+      case frameType.settings:
+        return { type: 'settings', initialWindowBytes: initialWindowOf(payload) };
+      case frameType.ping:
+        return { type: 'ping', id: wordAt(payload, 0) };
+      case frameType.goAway:
+        return { type: 'go-away' };
+      case frameType.windowUpdate:
+        return { type: 'window-update', streamId: streamIdAt(payload, 0), deltaBytes: streamIdAt(payload, 4) };
+      default:
+        // Unknown types are to be ignored (2.2.1).
+        return undefined;
+    }
+  }
+
+  #headers(payload: Buffer, offset: number): SpdyHeaders {
+    if (payload.length < offset) throw broken('a control frame is too short');
+    return parseHeaders(this.#inflater.inflate(payload.subarray(offset)));
+  }
+}
+
+function parseHeaders(block: Buffer): SpdyHeaders {
+  const headers = new Map<string, string>();
+  let at = 4;
+  const text = () => {
+    const length = wordAt(block, at);
+    if (length > block.length - at - 4) throw broken('a header is cut off');
+    const value = block.toString('latin1', at + 4, at + 4 + length);
+    at += 4 + length;
+    return value;
+  };
+  for (let count = wordAt(block, 0); count > 0; count -= 1) headers.set(text().toLowerCase(), text());
+  return headers;
+}
+
+function initialWindowOf(payload: Buffer): number | undefined {
+  const count = wordAt(payload, 0);
+  if (payload.length < 4 + count * 8) throw broken('SETTINGS is cut off');
+  for (let at = 4; at < 4 + count * 8; at += 8) {
+    if (payload.readUIntBE(at + 1, 3) === settingInitialWindowSize) return streamIdAt(payload, at + 4);
+  }
+  return undefined;
+}
+
+function wordAt(payload: Buffer, at: number): number {
+  if (payload.length < at + 4) throw broken('a control frame is too short');
+  return payload.readUInt32BE(at);
+}
+
+const streamIdAt = (payload: Buffer, at: number) => wordAt(payload, at) & 0x7fffffff;
+
+/**
+ * A SYN_REPLY without headers. Its header block is stored, not compressed: four bytes gain nothing, and no compressor has to live as long as the connection.
+ * @param isFirst the connection's first: begins the zlib stream.
+ */
+export function encodeSynReply(streamId: number, isFirst: boolean): Buffer {
+  const streamHead = isFirst ? [0x78, 0x01] : [];
+  const storedBlock = [0x00, 0x04, 0x00, 0xfb, 0xff];
+  return encodeControl(frameType.synReply, [...wordOf(streamId), ...streamHead, ...storedBlock, ...wordOf(0)]);
+}
+
+export function encodeRstStream(streamId: number, status: number): Buffer {
+  return encodeControl(frameType.rstStream, [...wordOf(streamId), ...wordOf(status)]);
+}
+
+export function encodePing(id: number): Buffer {
+  return encodeControl(frameType.ping, wordOf(id));
+}
+
+export function encodeGoAway(lastStreamId: number, status: number): Buffer {
+  return encodeControl(frameType.goAway, [...wordOf(lastStreamId), ...wordOf(status)]);
+}
+
+/** @param streamId 0: the connection. */
+export function encodeWindowUpdate(streamId: number, deltaBytes: number): Buffer {
+  return encodeControl(frameType.windowUpdate, [...wordOf(streamId), ...wordOf(deltaBytes)]);
+}
+
+/** What goes before `bytes` (less than 16 MiB) of data. */
+export function encodeDataHead(streamId: number, bytes: number, isFin: boolean): Buffer {
+  const head = Buffer.alloc(frameHeadBytes);
+  head.writeUInt32BE(streamId, 0);
+  head[4] = isFin ? flagFin : 0;
+  head.writeUIntBE(bytes, 5, 3);
+  return head;
+}
+
+function encodeControl(type: number, payload: readonly number[]): Buffer {
+  return Buffer.from([0x80, version, type >> 8, type & 0xff, 0, 0, payload.length >> 8, payload.length & 0xff, ...payload]);
+}
+
+function wordOf(value: number): number[] {
+  return [value >>> 24, (value >>> 16) & 0xff, (value >>> 8) & 0xff, value & 0xff];
+}
+
+const broken = (reason: string) => new BerthError('INVALID_ARGUMENT', `SPDY frame: ${reason}`);

@@ -1,0 +1,102 @@
+/**
+ * The server's end of one WebSocket connection, and a tunnel in it for the bytes of another protocol.
+ *
+ * Answers pings and closes; knows nothing of what messages mean.
+ */
+import { closeCode, encodeClose, encodeMessageHead, encodePong, type WebSocketEvent, WebSocketParser } from './websocket.ts';
+import type { Link } from './wire.ts';
+
+export type MessagePart = WebSocketEvent & { readonly type: 'part' };
+
+export type WebSocketHandlers = {
+  readonly onPart: (part: MessagePart) => void;
+  /** Once, however it ends. */
+  readonly onClose: () => void;
+};
+
+export class WebSocketConnection {
+  readonly #link: Link;
+  readonly #handlers: WebSocketHandlers;
+  readonly #parser = new WebSocketParser();
+  #isClosed = false;
+
+  constructor(link: Link, handlers: WebSocketHandlers) {
+    this.#link = link;
+    this.#handlers = handlers;
+  }
+
+  /** Bytes from the client. Nonsense ends the connection. */
+  receive(chunk: Buffer): void {
+    if (this.#isClosed) return;
+    try {
+      for (const event of this.#parser.parse(chunk)) {
+        if (!this.#isClosed) this.#handle(event);
+      }
+    } catch {
+      this.close(closeCode.protocolError);
+    }
+  }
+
+  /** To be called when the link is over. */
+  lost(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#handlers.onClose();
+  }
+
+  /** Nobody asked for it, which RFC 6455, 5.5.3, allows. */
+  heartbeat(): void {
+    this.#link.sendNow([encodePong(Buffer.alloc(0))]);
+  }
+
+  /** Sends one message. @returns false when the connection is over. */
+  send(parts: readonly Buffer[], isText: boolean): Promise<boolean> {
+    return this.#link.send(withHead(parts, isText));
+  }
+
+  sendNow(parts: readonly Buffer[]): void {
+    this.#link.sendNow(withHead(parts, false));
+  }
+
+  setPaused(isPaused: boolean): void {
+    this.#link.setPaused(isPaused);
+  }
+
+  /** Says goodbye after all that was sent, then ends. */
+  close(code: number = closeCode.normal): void {
+    if (this.#isClosed) return;
+    this.#link.sendNow([encodeClose(code)]);
+    this.#link.end();
+    this.lost();
+  }
+
+  #handle(event: WebSocketEvent): void {
+    switch (event.type) {
+      case 'part':
+        this.#handlers.onPart(event);
+        break;
+      case 'ping':
+        this.#link.sendNow([encodePong(event.bytes)]);
+        break;
+      case 'close':
+        this.close();
+        break;
+      case 'pong':
+    }
+  }
+}
+
+function withHead(parts: readonly Buffer[], isText: boolean): Buffer[] {
+  const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+  return [encodeMessageHead(bytes, isText), ...parts];
+}
+
+/** The byte stream that binary messages carry, without regard to where one ends. */
+export function tunnelThrough(connection: WebSocketConnection): Link {
+  return {
+    send: (parts) => connection.send(parts, false),
+    sendNow: (parts) => connection.sendNow(parts),
+    setPaused: (isPaused) => connection.setPaused(isPaused),
+    end: () => connection.close(),
+  };
+}
