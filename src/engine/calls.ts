@@ -93,6 +93,8 @@ export const calls = {
   reap: { kinds: '', args: {} },
   /** The child hands the master of its terminal to the monitor. */
   sendterminal: { kinds: 'F', args: { master: 'fd' } },
+  /** The child hands an fd to whoever has the other end of a unix socket, with one message of 16 bytes. */
+  sendfd: { kinds: 'FF', args: { socket: 'fd', fd: 'fd' } },
   /** The plan goes on in a new child of the monitor, in new namespaces of the user namespace that was joined. Only in the child. */
   move: { kinds: 'L', args: { namespaces: 'cloneFlags' } },
 } as const satisfies Readonly<Record<string, Row>>;

@@ -6,6 +6,7 @@
 #ifndef BERTH_MONITOR_H
 #define BERTH_MONITOR_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,6 +129,30 @@ uint64_t log_dropped_bytes(void);
 /* Writes `value` with at least `digits` digits; the place after it. */
 char *put_number(char *at, uint64_t value, int digits);
 uint64_t now_ns(void);
+
+/* attach.c. What a client wants, as bits. */
+enum { ATTACH_STDIN = 1, ATTACH_STDOUT = 2, ATTACH_STDERR = 4, ATTACH_ENDS_STDIN = 8, ATTACH_ALL = 15 };
+enum { ATTACHED_MAX = 16, ATTACH_POLLED = 1 + ATTACHED_MAX };
+/* `input_fd`: of the container's input, non-blocking; -1 for none. */
+void attach_start(int input_fd, bool is_terminal);
+/* Takes over `fd`, a connected socket, unless it fails. 0 or errno. */
+int attach_client(int fd, uint32_t wants);
+/* When this fd was the container's input, there is none any more. */
+void attach_lose_input(int fd);
+/* Copies output to those who want it; stream 1 is stdout, 2 stderr. */
+void attach_output(uint32_t stream, const unsigned char *bytes, size_t length);
+/* Fills in what to poll for: how many of at most ATTACH_POLLED. attach_serve() gets the same back. */
+size_t attach_poll(struct pollfd *polled);
+void attach_serve(const struct pollfd *polled, size_t count);
+/* How long output must not be read yet, because a client has no room for it. */
+int attach_patience_ms(void);
+/* So long it was not read. */
+void attach_waited(uint64_t waited_us);
+/* Waits for clients as long as they are worth it. */
+void attach_settle(void);
+/* Gives memory back. */
+void attach_idle(void);
+uint64_t monotonic_us(void);
 
 /* supervise.c: parents a container until it ends and its record is written. Does not return. */
 void supervise(const struct plan *plan, pid_t child, int terminal, int signals) __attribute__((noreturn));

@@ -105,7 +105,7 @@ static long execute(const struct plan *plan, const struct op *op) {
   return -1;
 }
 
-/* The master as a message to the monitor, unix(7). */
+/* A terminal's master as a message to the monitor, or to who has given a socket for it: unix(7). */
 static long send_terminal(int link, int master) {
   struct record record = {.kind = RECORD_TERMINAL};
   union {
@@ -168,6 +168,8 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
       return reap();
     case OP_sendterminal:
       return send_terminal(link, fd_of(&op->args[0]));
+    case OP_sendfd:
+      return send_terminal(fd_of(&op->args[0]), fd_of(&op->args[1]));
     default:
       return call(op);
   }

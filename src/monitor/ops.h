@@ -60,6 +60,7 @@
   X(execve, -1, "S") \
   X(reap, -1, "") \
   X(sendterminal, -1, "F") \
+  X(sendfd, -1, "FF") \
   X(move, -1, "L")
 
 #define OP_CODE(name, number, kinds) OP_##name,

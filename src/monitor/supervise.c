@@ -4,7 +4,7 @@
  * Nothing here waits but poll(2): neither a client nor a full disk nor a process that holds the output open delays the end of the container.
  *
  * Control, one frame of 16 bytes (operation and three arguments, u32 each, unused ones 0), answered by 8 (operation u32, errno i32):
- *   1  reopen the log                2  resize the terminal: rows, columns                16 and up  for attach
+ *   1  reopen the log         2  resize the terminal: rows, columns         16  attach: what the client wants (ATTACH_*); then attach.c has the socket
  */
 #define _GNU_SOURCE
 #include "monitor.h"
@@ -27,7 +27,7 @@
 enum { CLIENTS_MAX = 8, READ_BYTES = PAGE_BYTES, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10 };
 /* What may still be in a pipe or a terminal when its writer has ended; more comes from processes that nobody waits for. */
 enum { DRAIN_BYTES_MAX = 1 << 20 };
-enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2 };
+enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2, CONTROL_ATTACH = 16 };
 
 struct client {
   int fd;
@@ -72,6 +72,7 @@ static void unblock(int fd) {
 
 static void end_stream(struct stream *stream) {
   log_end(stream);
+  attach_lose_input(stream->fd);
   close(stream->fd);
   stream->fd = -1;
 }
@@ -81,6 +82,7 @@ static size_t pump(struct stream *stream) {
   const ssize_t count = read(stream->fd, read_buffer, sizeof read_buffer);
   if (count > 0) {
     log_bytes(stream, read_buffer, (size_t)count);
+    attach_output(1 + (uint32_t)(stream - streams), read_buffer, (size_t)count);
     return (size_t)count;
   }
   /* EIO: the terminal has been hung up. */
@@ -91,6 +93,7 @@ static size_t pump(struct stream *stream) {
 static void drain(struct stream *stream) {
   size_t drained = 0;
   while (stream->fd >= 0 && drained < DRAIN_BYTES_MAX) {
+    attach_settle();
     const size_t count = pump(stream);
     if (count == 0) break;
     drained += count;
@@ -111,12 +114,14 @@ static int resize(int terminal, uint32_t rows, uint32_t columns) {
   return ioctl(terminal, TIOCSWINSZ, &size) < 0 ? errno : 0;
 }
 
-static int answer(const unsigned char *frame, int terminal) {
+static int answer(int fd, const unsigned char *frame, int terminal) {
   switch (word(frame, 0)) {
     case CONTROL_REOPEN_LOG:
       return word(frame, 1) | word(frame, 2) | word(frame, 3) ? EINVAL : log_reopen();
     case CONTROL_RESIZE:
       return word(frame, 3) ? EINVAL : resize(terminal, word(frame, 1), word(frame, 2));
+    case CONTROL_ATTACH:
+      return word(frame, 2) | word(frame, 3) ? EINVAL : attach_client(fd, word(frame, 1));
     default:
       return EOPNOTSUPP;
   }
@@ -137,9 +142,11 @@ static void serve_client(struct client *client, int terminal) {
   client->filled += (uint32_t)count;
   if (client->filled < sizeof client->frame) return;
   client->filled = 0;
-  const int32_t reply[2] = {(int32_t)word(client->frame, 0), answer(client->frame, terminal)};
+  const int32_t reply[2] = {(int32_t)word(client->frame, 0), answer(client->fd, client->frame, terminal)};
+  const bool is_told = send(client->fd, reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof reply;
+  if (reply[0] == CONTROL_ATTACH && reply[1] == 0) client->fd = -1;
   /* A client that does not read its answers is none. */
-  if (send(client->fd, reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof reply) drop_client(client);
+  else if (!is_told) drop_client(client);
 }
 
 /* When all places are taken the oldest client goes: eight that never speak must not shut out the daemon. */
@@ -191,6 +198,7 @@ static void finish(int exit_dir, pid_t child, int status) {
   const struct timespec pause = {.tv_nsec = 200000000};
   const uint64_t finished_ns = now_ns();
   for (size_t i = 0; i < 2; i++) drain(&streams[i]);
+  attach_settle();
   log_flush();
   const size_t length = exit_record(record, child, status, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {
@@ -218,24 +226,32 @@ static void start_streams(const struct plan *plan, int terminal) {
 }
 
 void supervise(const struct plan *plan, pid_t child, int terminal, int signals) {
-  enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, POLLED = CLIENTS + CLIENTS_MAX };
+  enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, ATTACHED = CLIENTS + CLIENTS_MAX, POLLED = ATTACHED + ATTACH_POLLED };
   const int exit_dir = register_fd(plan->exit_dir);
   const int control = register_fd(plan->control);
   /* A terminal that nobody has open reads as hung up, and a container may open its own anew: so it is held open. */
   const int held = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  const int input = terminal >= 0 ? terminal : register_fd(plan->in);
   start_streams(plan, terminal);
   unblock(control);
-  int kept[] = {signals, control, streams[0].fd, streams[1].fd, register_fd(plan->in), register_fd(plan->log_dir), log_fd(), exit_dir, held};
+  unblock(input);
+  attach_start(input, terminal >= 0);
+  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, held};
   close_all_but(kept, sizeof kept / sizeof *kept);
   bool is_idle = false;
   for (;;) {
     struct pollfd polled[POLLED] = {[SIGNALS] = {.fd = signals}, [CONTROL] = {.fd = control}};
-    for (size_t i = 0; i < 2; i++) polled[STREAMS + i].fd = streams[i].fd;
+    const int patience_ms = attach_patience_ms();
+    for (size_t i = 0; i < 2; i++) polled[STREAMS + i].fd = patience_ms > 0 ? -1 : streams[i].fd;
     for (size_t i = 0; i < CLIENTS_MAX; i++) polled[CLIENTS + i].fd = clients[i].fd;
-    for (size_t i = 0; i < POLLED; i++) polled[i].events = POLLIN;
-    const int ready = poll(polled, POLLED, is_idle ? -1 : IDLE_AFTER_MS);
-    is_idle = ready == 0;
+    for (size_t i = 0; i < ATTACHED; i++) polled[i].events = POLLIN;
+    const size_t attached = attach_poll(polled + ATTACHED);
+    const uint64_t before_us = patience_ms > 0 ? monotonic_us() : 0;
+    const int ready = poll(polled, ATTACHED + attached, patience_ms > 0 ? patience_ms : is_idle ? -1 : IDLE_AFTER_MS);
+    if (patience_ms > 0) attach_waited(monotonic_us() - before_us);
+    is_idle = ready == 0 && patience_ms == 0;
     if (is_idle) {
+      attach_idle();
       madvise(read_buffer, sizeof read_buffer, MADV_DONTNEED);
       log_idle();
     }
@@ -245,6 +261,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
     log_flush();
     for (size_t i = 0; i < CLIENTS_MAX; i++)
       if (polled[CLIENTS + i].revents != 0) serve_client(&clients[i], streams[0].fd == terminal ? terminal : -1);
+    attach_serve(polled + ATTACHED, attached);
     if (polled[CONTROL].revents != 0) accept_client(control);
     if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, child);
   }
