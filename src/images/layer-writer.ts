@@ -208,8 +208,9 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
     try {
       const target = splitPath(clean);
       const targetDir = targets.enter(target.parent);
-      if (under(targets.where(), target.name) === here) return;
-      anew(dir, name, () => linkTo(targetDir, target.name, dir, name, found.linkPath));
+      const link = (): void => linkTo(targetDir, target.name, dir, name, found.linkPath);
+      if (under(targets.where(), target.name) === here) unlessThere(link);
+      else anew(dir, name, link);
     } finally {
       targets.leave();
     }
@@ -289,6 +290,15 @@ function anew<T>(dir: number, name: string, make: () => T): T {
     if (!isErrno(error, 'EEXIST')) throw error;
     removeAt(dir, name);
     return make();
+  }
+}
+
+/** Of a name linked to itself nothing is to be made, but there must be one. */
+function unlessThere(link: () => void): void {
+  try {
+    link();
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
   }
 }
 

@@ -25,16 +25,19 @@ export type LayerJob = {
   readonly sizeBytes: number;
 };
 
-export type ToWorker =
+/** Every message carries the number of its job: of a layer that failed, pieces still come back while the worker does something else. */
+export type ToWorker = { readonly id: number } & (
   | { readonly kind: 'unpack'; readonly job: LayerJob }
   | { readonly kind: 'bytes'; readonly memory: ArrayBuffer; readonly length: number }
   | { readonly kind: 'end' }
   | { readonly kind: 'cancel' }
   | { readonly kind: 'remove'; readonly path: string }
-  | { readonly kind: 'sync'; readonly path: string };
+  | { readonly kind: 'sync'; readonly path: string }
+);
 
-export type FromWorker =
+export type FromWorker = { readonly id: number } & (
   | { readonly kind: 'returned'; readonly memory: ArrayBuffer }
   | { readonly kind: 'unpacked'; readonly layer: WrittenLayer }
   | { readonly kind: 'done' }
-  | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string };
+  | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string }
+);

@@ -4,86 +4,75 @@
  * Decides nothing, and keeps nothing between jobs.
  */
 import { closeSync, openSync, rmSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
+import { type MessagePort, parentPort } from 'node:worker_threads';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
 import { syncfs } from '../sys/syscalls.ts';
 import { type LayerStream, openLayerStream } from './layer-stream.ts';
 import type { FromWorker, ToWorker } from './unpack-protocol.ts';
 
 if (parentPort === null) throw internal('the unpacking worker runs in a worker thread only');
-const port = parentPort;
+serve(parentPort);
 
-/** The layer being unpacked, and the work on it that has not ended, one after the other. */
-let stream: LayerStream | undefined;
-let work: Promise<void> = Promise.resolve();
+/** The layer being unpacked. */
+type Present = { readonly id: number; readonly stream: LayerStream };
 
-const handlers: { readonly [Kind in ToWorker['kind']]: (message: Extract<ToWorker, { kind: Kind }>) => void } = {
-  unpack: ({ job }) => {
-    work = step(() => {
-      stream = openLayerStream(job);
+function serve(port: MessagePort): void {
+  let present: Present | undefined;
+  /** What has been asked for and not done, one after the other. */
+  let work: Promise<void> = Promise.resolve();
+
+  const post = (message: FromWorker, transfer: ArrayBuffer[] = []): void => port.postMessage(message, transfer);
+
+  const close = (id: number): void => {
+    if (present?.id !== id) return;
+    present.stream.close();
+    present = undefined;
+  };
+
+  const fail = (id: number, error: unknown): void => {
+    close(id);
+    post({ id, kind: 'failed', code: error instanceof BerthError ? error.code : 'INTERNAL', message: reasonOf(error) });
+  };
+
+  /** Runs when all before has ended; a failure is told, and is the end of the job. */
+  const next = (id: number, action: () => void | Promise<void>): void => {
+    work = work.then(action).catch((error: unknown) => fail(id, error));
+  };
+
+  /** As next(), for a layer that has not failed yet. */
+  const nextOf = (id: number, action: (stream: LayerStream) => Promise<void>): void =>
+    next(id, async () => {
+      if (present?.id === id) await action(present.stream);
     });
-  },
-  bytes: ({ memory, length }) => {
-    const target = stream;
-    const write = async () => await (isCurrent(target) ? target.write(Buffer.from(memory, 0, length)) : undefined);
-    work = work.then(() => step(write)).then(() => post({ kind: 'returned', memory }, [memory]));
-  },
-  end: () => {
-    const target = stream;
-    const end = async () => {
-      if (!isCurrent(target)) return;
-      const layer = await target.end();
-      close();
-      post({ kind: 'unpacked', layer });
-    };
-    work = work.then(() => step(end));
-  },
-  cancel: () => fail(new BerthError('CANCELLED', 'unpacking was cancelled')),
-  remove: ({ path }) => {
-    work = step(() => {
-      rmSync(path, { recursive: true, force: true });
-      post({ kind: 'done' });
-    });
-  },
-  sync: ({ path }) => {
-    work = step(() => {
-      syncPath(path);
-      post({ kind: 'done' });
-    });
-  },
-};
 
-port.on('message', (message: ToWorker) => {
-  // The table is complete; TypeScript cannot follow that key and argument belong together.
-  (handlers[message.kind] as (message: ToWorker) => void)(message);
-});
+  const handle = (message: ToWorker): void => {
+    const { id } = message;
+    if (message.kind === 'unpack') {
+      next(id, () => {
+        present = { id, stream: openLayerStream(message.job) };
+      });
+    } else if (message.kind === 'bytes') {
+      nextOf(id, (stream) => stream.write(Buffer.from(message.memory, 0, message.length)));
+      next(id, () => post({ id, kind: 'returned', memory: message.memory }, [message.memory]));
+    } else if (message.kind === 'end') {
+      nextOf(id, async (stream) => {
+        const layer = await stream.end();
+        close(id);
+        post({ id, kind: 'unpacked', layer });
+      });
+    } else if (message.kind === 'cancel') {
+      // In its turn: the piece before it is short, and nothing is closed under a write.
+      nextOf(id, async () => fail(id, new BerthError('CANCELLED', 'unpacking was cancelled')));
+    } else {
+      next(id, () => {
+        if (message.kind === 'remove') rmSync(message.path, { recursive: true, force: true });
+        else syncPath(message.path);
+        post({ id, kind: 'done' });
+      });
+    }
+  };
 
-/** Runs one piece of work; its failure is the job's. */
-async function step(action: () => void | Promise<void>): Promise<void> {
-  try {
-    await action();
-  } catch (error) {
-    fail(error);
-  }
-}
-
-/** False for what belongs to a layer that has failed: its bytes are given back unread. */
-function isCurrent(target: LayerStream | undefined): target is LayerStream {
-  return target !== undefined && target === stream;
-}
-
-/** Says so, once a job. */
-function fail(error: unknown): void {
-  const isReported = stream === undefined && error instanceof BerthError && error.code === 'CANCELLED';
-  close();
-  if (isReported) return;
-  post({ kind: 'failed', code: error instanceof BerthError ? error.code : 'INTERNAL', message: reasonOf(error) });
-}
-
-function close(): void {
-  const closing = stream;
-  stream = undefined;
-  closing?.close();
+  port.on('message', handle);
 }
 
 function syncPath(path: string): void {
@@ -93,8 +82,4 @@ function syncPath(path: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-function post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
-  port.postMessage(message, transfer);
 }

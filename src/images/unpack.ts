@@ -1,13 +1,13 @@
 /**
- * The pool of unpacking workers, as the daemon's thread sees it: layers and trees go in, results come out, memory stays bounded.
+ * Unpacking as the daemon's thread sees it: layers and trees go to workers, results come out, memory stays bounded.
  *
- * Workers are started when there is work and end when there has been none for a while. Nothing here touches a layer's bytes but to copy them.
+ * Nothing here touches a layer's bytes but to copy them.
  */
 import type { Readable } from 'node:stream';
-import { Worker } from 'node:worker_threads';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
 import type { WrittenLayer } from './layer-writer.ts';
-import type { FromWorker, LayerJob, ToWorker } from './unpack-protocol.ts';
+import type { LayerJob } from './unpack-protocol.ts';
+import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
 
 export type UnpackerDeps = {
   /** The worker's program: src/images/unpack-worker.ts, or what it was bundled to. */
@@ -38,118 +38,52 @@ export type Unpacker = {
 const pieceBytes = 256 << 10;
 const piecesMax = 4;
 const idleMsDefault = 2000;
-/** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
-const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 8 };
-
-type Pooled = { readonly worker: Worker; listener: ((message: FromWorker) => void) | undefined; idleTimer: NodeJS.Timeout | undefined };
 
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
-  const idle: Pooled[] = [];
-  const all = new Set<Pooled>();
-  const waiting: { readonly resolve: (pooled: Pooled) => void }[] = [];
+  const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax: deps.workersMax, idleMs: deps.idleMs ?? idleMsDefault });
 
-  const start = (): Pooled => {
-    const pooled: Pooled = { worker: new Worker(deps.workerFile, { resourceLimits: workerLimits }), listener: undefined, idleTimer: undefined };
-    all.add(pooled);
-    pooled.worker.unref();
-    pooled.worker.on('message', (message: FromWorker) => pooled.listener?.(message));
-    const gone = (reason: string): void => {
-      all.delete(pooled);
-      pooled.listener?.({ kind: 'failed', code: 'INTERNAL', message: reason });
-      const next = waiting.shift();
-      if (next !== undefined) next.resolve(start());
-    };
-    let why = 'the unpacking worker ended';
-    pooled.worker.on('error', (error) => {
-      why = `the unpacking worker failed: ${reasonOf(error)}`;
-    });
-    pooled.worker.on('exit', () => gone(why));
-    return pooled;
-  };
-
-  const acquire = async (): Promise<Pooled> => {
-    const ready = idle.pop();
-    if (ready !== undefined) {
-      clearTimeout(ready.idleTimer);
-      return ready;
-    }
-    if (all.size < deps.workersMax) return start();
-    return await new Promise((resolve) => waiting.push({ resolve }));
-  };
-
-  const release = (pooled: Pooled): void => {
-    pooled.listener = undefined;
-    if (!all.has(pooled)) return;
-    const next = waiting.shift();
-    if (next !== undefined) {
-      next.resolve(pooled);
-      return;
-    }
-    idle.push(pooled);
-    pooled.idleTimer = setTimeout(() => end(pooled), deps.idleMs ?? idleMsDefault).unref();
-  };
-
-  const end = (pooled: Pooled): void => {
-    idle.splice(idle.indexOf(pooled), 1);
-    all.delete(pooled);
-    void pooled.worker.terminate();
-  };
-
-  const withWorker = async <T>(use: (pooled: Pooled) => Promise<T>): Promise<T> => {
-    const pooled = await acquire();
-    // While it works it keeps the process alive, as any other operation would.
-    pooled.worker.ref();
-    try {
-      return await use(pooled);
-    } finally {
-      pooled.worker.unref();
-      release(pooled);
-    }
-  };
-
-  const simple = (message: ToWorker): Promise<void> =>
-    withWorker(
-      (pooled) =>
+  const errand = (message: JobMessage): Promise<void> =>
+    pool.runErrand(
+      (job) =>
         new Promise((resolve, reject) => {
-          pooled.listener = (answer) => (answer.kind === 'failed' ? reject(new BerthError(answer.code, answer.message)) : resolve());
-          pooled.worker.postMessage(message);
+          job.listen((answer) => (answer.kind === 'failed' ? reject(new BerthError(answer.code, answer.message)) : resolve()));
+          job.post(message);
         }),
     );
 
   return {
-    unpack: (job, open, signal, onBytes) =>
-      withWorker((pooled) => runLayer(pooled, job, open, signal, onBytes)).catch((error: unknown) => {
-        throw layerError(job, error, signal);
-      }),
-    remove: (path) => simple({ kind: 'remove', path }),
-    sync: (path) => simple({ kind: 'sync', path }),
-    close: async () => {
-      waiting.length = 0;
-      await Promise.all([...all].map((pooled) => pooled.worker.terminate()));
-    },
+    unpack: (layer, open, signal, onBytes) =>
+      pool
+        .runLayer((job) => runLayer(job, layer, open, signal, onBytes))
+        .catch((error: unknown) => {
+          throw layerError(layer, error, signal);
+        }),
+    remove: (path) => errand({ kind: 'remove', path }),
+    sync: (path) => errand({ kind: 'sync', path }),
+    close: pool.close,
   };
 }
 
-function layerError(job: LayerJob, error: unknown, signal: AbortSignal): unknown {
+function layerError(layer: LayerJob, error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted && signal.reason instanceof BerthError) return signal.reason;
-  if (!(error instanceof BerthError)) return internal(`layer ${job.digest}: ${reasonOf(error)}`, error);
+  if (!(error instanceof BerthError)) return internal(`layer ${layer.digest}: ${reasonOf(error)}`, error);
   // A registry's errors have a fixed beginning that callers look for, and name the blob themselves.
-  return error.message.includes(`blob ${job.digest}`) || error.code === 'UNAVAILABLE'
+  return error.message.includes(`blob ${layer.digest}`) || error.code === 'UNAVAILABLE'
     ? error
-    : new BerthError(error.code, `layer ${job.digest}: ${error.message}`, error);
+    : new BerthError(error.code, `layer ${layer.digest}: ${error.message}`, error);
 }
 
 /** Feeds one layer to a worker, and waits until the worker has nothing of it any more. */
 async function runLayer(
-  pooled: Pooled,
-  job: LayerJob,
+  job: Job,
+  layer: LayerJob,
   open: () => Promise<Readable>,
   signal: AbortSignal,
   onBytes: ((count: number) => void) | undefined,
 ): Promise<WrittenLayer> {
   signal.throwIfAborted();
-  const lane = openLane(pooled);
-  lane.post({ kind: 'unpack', job });
+  const lane = openLane(job);
+  job.post({ kind: 'unpack', job: layer });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener('abort', abort);
@@ -160,11 +94,11 @@ async function runLayer(
     const broken = source;
     lane.result.catch(() => broken.destroy());
     await feed(lane, source, onBytes);
-    lane.post({ kind: 'end' });
+    job.post({ kind: 'end' });
     return await lane.result;
   } catch (error) {
     source?.destroy();
-    lane.post({ kind: 'cancel' });
+    job.post({ kind: 'cancel' });
     // The worker's reason comes first: it is why the source was destroyed. A cancelled job has none of its own.
     const reason = await lane.result.then(
       () => error,
@@ -177,7 +111,6 @@ async function runLayer(
 }
 
 type Lane = {
-  readonly post: (message: ToWorker) => void;
   /** An empty piece, as soon as there is one. Rejects when the worker has failed. */
   readonly piece: () => Promise<Buffer>;
   readonly send: (piece: Buffer, length: number) => void;
@@ -186,7 +119,7 @@ type Lane = {
   readonly result: Promise<WrittenLayer>;
 };
 
-function openLane(pooled: Pooled): Lane {
+function openLane(job: Job): Lane {
   const free: ArrayBuffer[] = [];
   let made = 0;
   let sent = 0;
@@ -194,7 +127,7 @@ function openLane(pooled: Pooled): Lane {
   const { promise: result, resolve, reject } = Promise.withResolvers<WrittenLayer>();
   let failure: BerthError | undefined;
   result.catch(() => undefined);
-  pooled.listener = (message) => {
+  job.listen((message) => {
     if (message.kind === 'returned') {
       free.push(message.memory);
       sent -= 1;
@@ -205,7 +138,7 @@ function openLane(pooled: Pooled): Lane {
       reject(failure);
     }
     wake?.();
-  };
+  });
   const piece = async (): Promise<Buffer> => {
     for (;;) {
       if (failure !== undefined) throw failure;
@@ -223,9 +156,9 @@ function openLane(pooled: Pooled): Lane {
   const send = (bytes: Buffer, length: number): void => {
     const memory = bytes.buffer as ArrayBuffer;
     sent += 1;
-    pooled.worker.postMessage({ kind: 'bytes', memory, length } satisfies ToWorker, [memory]);
+    job.post({ kind: 'bytes', memory, length }, [memory]);
   };
-  return { post: (message) => pooled.worker.postMessage(message), piece, send, isIdle: () => sent === 0, result };
+  return { piece, send, isIdle: () => sent === 0, result };
 }
 
 /** Copies the source into pieces; a worker that waits gets what there is. */

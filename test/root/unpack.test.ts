@@ -81,7 +81,7 @@ for (const [name, compress] of Object.entries(compressions)) {
     makeSource(source);
     const tar = tarOf(source, '--format=posix');
     const expected = bed.freshDir();
-    execFileSync('tar', ['-x', '-p', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], { input: tar });
+    execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], { input: tar });
     const { root, layer } = await bed.unpack(tar, { compress });
     const tree = describeTree(root);
     assert.deepEqual(tree, describeTree(expected));
@@ -113,7 +113,7 @@ test('unpacking reads old formats and pieces of any size', async () => {
   for (const format of ['gnu', 'oldgnu']) {
     const tar = execFileSync('tar', ['-c', `--format=${format}`, '-C', source, '.'], { maxBuffer: 1 << 28 });
     const expected = bed.freshDir();
-    execFileSync('tar', ['-x', '-p', '--numeric-owner', '-C', expected], { input: tar });
+    execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--numeric-owner', '-C', expected], { input: tar });
     const { root } = await bed.unpack(tar, { pieceBytes: 1021, compress: (bytes) => gzipSync(bytes) });
     assert.deepEqual(describeTree(root), describeTree(expected));
   }
@@ -322,7 +322,8 @@ test('hard links reach nothing outside the layer', async () => {
   ];
   await bed.unpack(makeTar(linked));
   assert.match(await bed.refusal(makeTar([{ path: 'd/' }, { path: 'h', type: '1', link: 'd' }]), 'INVALID_ARGUMENT'), /which is no file/);
-  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT').catch(() => 'same'), /same|not in/);
+  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT'), /not in this layer/);
+  await bed.unpack(makeTar([{ path: 'h' }, { path: 'h', type: '1', link: './h' }]));
   prey.intact();
 });
 

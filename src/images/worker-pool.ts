@@ -1,0 +1,125 @@
+/**
+ * The unpacking workers: started when there is work, each with one job at a time, ended when there has been none for a while.
+ *
+ * Knows the messages' envelope only. A worker that dies fails its job, and is replaced by the next.
+ */
+import { Worker } from 'node:worker_threads';
+import { reasonOf } from '../lib/errors.ts';
+import type { FromWorker, ToWorker } from './unpack-protocol.ts';
+
+/** What a job sends: a message without the number that the job gets here. */
+export type JobMessage = ToWorker extends infer Message ? (Message extends ToWorker ? Omit<Message, 'id'> : never) : never;
+
+/** A worker, for as long as a job has it. */
+export type Job = {
+  readonly post: (message: JobMessage, transfer?: ArrayBuffer[]) => void;
+  /** Called with this job's messages, also with a `failed` when the worker dies. */
+  readonly listen: (listener: (message: FromWorker) => void) => void;
+};
+
+export type WorkerPool = {
+  /** Waits until there may be one layer more. */
+  readonly runLayer: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
+  /** Beside all layers: these may wait for a slow network, and removal must not wait for them. One at a time. */
+  readonly runErrand: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
+  /** Ends all workers; their jobs fail. */
+  readonly close: () => Promise<void>;
+};
+
+export type WorkerPoolDeps = { readonly workerFile: URL; readonly layersMax: number; readonly idleMs: number };
+
+/** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
+const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 2 };
+
+type Pooled = {
+  readonly worker: Worker;
+  listener: ((message: FromWorker) => void) | undefined;
+  jobId: number;
+  idleTimer: NodeJS.Timeout | undefined;
+};
+
+export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
+  const idle: Pooled[] = [];
+  const all = new Set<Pooled>();
+  const layers = createLimit(deps.layersMax);
+  const errands = createLimit(1);
+
+  const start = (): Pooled => {
+    const worker = new Worker(deps.workerFile, { resourceLimits: workerLimits });
+    const pooled: Pooled = { worker, listener: undefined, jobId: 0, idleTimer: undefined };
+    all.add(pooled);
+    let why = 'the unpacking worker ended';
+    worker.on('message', (message: FromWorker) => {
+      if (message.id === pooled.jobId) pooled.listener?.(message);
+    });
+    worker.on('error', (error) => {
+      why = `the unpacking worker failed: ${reasonOf(error)}`;
+    });
+    worker.on('exit', () => {
+      forget(pooled);
+      pooled.listener?.({ id: pooled.jobId, kind: 'failed', code: 'INTERNAL', message: why });
+    });
+    return pooled;
+  };
+
+  const forget = (pooled: Pooled): void => {
+    all.delete(pooled);
+    const at = idle.indexOf(pooled);
+    if (at >= 0) idle.splice(at, 1);
+    clearTimeout(pooled.idleTimer);
+  };
+
+  const run = async <T>(use: (job: Job) => Promise<T>): Promise<T> => {
+    const pooled = idle.pop() ?? start();
+    clearTimeout(pooled.idleTimer);
+    // While it works it keeps the process alive, as any other operation would.
+    pooled.worker.ref();
+    pooled.jobId += 1;
+    const id = pooled.jobId;
+    try {
+      return await use({
+        post: (message, transfer = []) => pooled.worker.postMessage({ ...message, id }, transfer),
+        listen: (listener) => {
+          pooled.listener = listener;
+        },
+      });
+    } finally {
+      pooled.listener = undefined;
+      pooled.worker.unref();
+      if (all.has(pooled)) rest(pooled);
+    }
+  };
+
+  const rest = (pooled: Pooled): void => {
+    idle.push(pooled);
+    const end = (): void => {
+      forget(pooled);
+      void pooled.worker.terminate();
+    };
+    pooled.idleTimer = setTimeout(end, deps.idleMs).unref();
+  };
+
+  return {
+    runLayer: (use) => layers(() => run(use)),
+    runErrand: (use) => errands(() => run(use)),
+    close: async () => void (await Promise.all([...all].map((pooled) => pooled.worker.terminate()))),
+  };
+}
+
+/** Runs at most so many tasks at once, in the order in which they came. */
+function createLimit(tasksMax: number): <T>(task: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (task) => {
+    if (running >= tasksMax) await new Promise<void>((ready) => waiting.push(ready));
+    else running += 1;
+    try {
+      return await task();
+    } finally {
+      // The place goes to the next directly, so that nobody slips in between.
+      const next = waiting.shift();
+      if (next === undefined) running -= 1;
+      else next();
+    }
+  };
+}

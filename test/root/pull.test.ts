@@ -1,0 +1,447 @@
+/**
+ * Pulling from a real registry into a store: names, sharing, removal, failures that leave nothing, and death at any moment.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ImageRecord } from '../../src/images/image-record.ts';
+import type { PullProgress } from '../../src/images/pull.ts';
+import type { Unpacker } from '../../src/images/unpack.ts';
+import { BerthError } from '../../src/lib/errors.ts';
+import { layerOf, layersOnDisk, type Node, platform, useImages } from '../support/image-bed.ts';
+import { digestOf } from '../support/layer-bed.ts';
+
+const bed = useImages();
+
+const base = layerOf({ 'etc/os': 'debian', 'bin/tool': 'old' });
+const upper = layerOf({ 'bin/tool': 'new', 'etc/more': 'x' });
+
+async function failsWith(promise: Promise<unknown>, code: BerthError['code'], message: RegExp): Promise<void> {
+  await assert.rejects(promise, (error: unknown) => {
+    assert.ok(error instanceof BerthError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+function checkNothingLeft(node: Node): void {
+  assert.deepEqual(node.store.list(), []);
+  assert.deepEqual(layersOnDisk(node.root), []);
+  assert.deepEqual(readdirSync(join(node.root, 'images')), []);
+}
+
+test('a pull by tag gives an image that is found by every name, also by the next daemon', async () => {
+  const pushed = await bed.push('team/tagged', '1.0', { layers: [base, upper], config: { User: '1003:50', Cmd: ['/bin/tool'], Env: ['A=b'] } });
+  const node = await bed.node();
+  const name = `${bed.host}/team/tagged`;
+  const image = await node.pull(`${name}:1.0`);
+  assert.equal(image.id, pushed.id);
+  assert.deepEqual(image.repoTags, [`${name}:1.0`]);
+  assert.deepEqual(image.repoDigests, [`${name}@${pushed.digest}`]);
+  assert.deepEqual([image.uid, image.username], [1003, undefined]);
+  assert.ok(image.sizeBytes > 0);
+  const root = node.store.rootOf(image);
+  assert.deepEqual(
+    root.layerDirs.map((directory) => readFileSync(join(directory, 'bin/tool'), 'utf8')),
+    ['new', 'old'],
+  );
+  assert.deepEqual([root.config.id, root.config.cmd, root.config.env], [pushed.id, ['/bin/tool'], ['A=b']]);
+  const hex = pushed.id.slice('sha256:'.length);
+  const restarted = await bed.node({ root: node.root });
+  for (const { store } of [node, restarted]) {
+    for (const reference of [pushed.id, hex, hex.slice(0, 12), `${name}:1.0`, `${name}@${pushed.digest}`, `${name}:other@${pushed.digest}`]) {
+      assert.deepEqual(store.find(reference), image, reference);
+      assert.deepEqual(store.list(reference), [image]);
+    }
+    for (const reference of ['', name, `${name}:2`, hex.slice(0, 6), 'sha256:', '//', pushed.digest])
+      assert.equal(store.find(reference), undefined, reference);
+  }
+  assert.deepEqual(layersOnDisk(node.root), [...pushed.diffIds].sort());
+});
+
+test('a name without tag means latest, and a user by name is told as such', async () => {
+  await bed.push('users', 'latest', { layers: [base], config: { User: 'www-data:www' } });
+  const image = await (await bed.node()).pull(`${bed.host}/users`);
+  assert.deepEqual(image.repoTags, [`${bed.host}/users:latest`]);
+  assert.deepEqual([image.uid, image.username], [undefined, 'www-data']);
+});
+
+test('a pull by digest records no tag, also when it names one', async () => {
+  const pushed = await bed.push('team/digest', 'x', { layers: [base] });
+  const node = await bed.node();
+  for (const reference of [`${bed.host}/team/digest@${pushed.digest}`, `${bed.host}/team/digest:x@${pushed.digest}`]) {
+    const image = await node.pull(reference);
+    assert.deepEqual(image.repoTags, []);
+    assert.deepEqual(image.repoDigests, [`${bed.host}/team/digest@${pushed.digest}`]);
+    assert.deepEqual([image.uid, image.username], [undefined, undefined]);
+  }
+  assert.deepEqual((await node.pull(`${bed.host}/team/digest:x`)).repoTags, [`${bed.host}/team/digest:x`]);
+  assert.equal(node.store.list().length, 1);
+});
+
+test('an index gives the image of this platform, under the digest of the index', async () => {
+  const own = await bed.push('multi', 'own', { layers: [base] });
+  const foreign = await bed.push('multi', 'foreign', { layers: [upper], architecture: 's390x' });
+  const entries = [
+    { image: foreign, platform: { os: 'linux', architecture: 's390x' } },
+    { image: own, platform },
+  ];
+  const digest = await bed.pushIndex('multi', 'all', entries);
+  await bed.pushIndex('multi', 'none', entries.slice(0, 1));
+  const node = await bed.node();
+  await failsWith(node.pull(`${bed.host}/multi:none`), 'NOT_FOUND', /s390x/);
+  await failsWith(node.pull(`${bed.host}/multi:foreign`), 'NOT_FOUND', /s390x/);
+  checkNothingLeft(node);
+  const image = await node.pull(`${bed.host}/multi:all`);
+  assert.equal(image.id, own.id);
+  assert.deepEqual(image.repoDigests, [`${bed.host}/multi@${digest}`]);
+});
+
+test('one content under two names is one image with two tags, and its layers are fetched once', async () => {
+  const first = await bed.push('same/one', 'a', { layers: [base, upper] });
+  await bed.push('same/two', 'b', { layers: [base, upper] });
+  const node = await bed.node();
+  await node.pull(`${bed.host}/same/one:a`);
+  const image = await node.pull(`${bed.host}/same/two:b`);
+  assert.deepEqual(image.repoTags, [`${bed.host}/same/one:a`, `${bed.host}/same/two:b`]);
+  assert.deepEqual(node.store.list(), [image]);
+  assert.deepEqual(node.unpacked.toSorted(), [...first.diffIds].sort());
+});
+
+test('a tag that moves leaves the older image without it, and both stay', async () => {
+  const older = await bed.push('moving', 'latest', { layers: [base] });
+  const node = await bed.node();
+  await node.pull(`${bed.host}/moving`);
+  const newer = await bed.push('moving', 'latest', { layers: [base, upper] });
+  await node.pull(`${bed.host}/moving`);
+  for (const { store } of [node, await bed.node({ root: node.root })]) {
+    assert.equal(store.find(`${bed.host}/moving`)?.id, newer.id);
+    assert.deepEqual(store.find(older.id)?.repoTags, []);
+    assert.deepEqual(store.find(older.id)?.repoDigests, [`${bed.host}/moving@${older.digest}`]);
+  }
+});
+
+test('a pull of what is here asks the registry, and fetches nothing', async () => {
+  await bed.push('known', '1', { layers: [base] });
+  const node = await bed.node();
+  const image = await node.pull(`${bed.host}/known:1`);
+  assert.deepEqual(await node.pull(`${bed.host}/known:1`), image);
+  assert.equal(node.unpacked.length, 1);
+  await failsWith(node.pull(`${bed.host}/known:absent`), 'NOT_FOUND', /not found/);
+});
+
+test('a layer that an image has twice is fetched once, and stacked once', async () => {
+  const pushed = await bed.push('twice', '1', { layers: [base, upper, base] });
+  const node = await bed.node();
+  const image = await node.pull(`${bed.host}/twice:1`);
+  assert.deepEqual(image.diffIds, pushed.diffIds);
+  assert.deepEqual(
+    node.store.rootOf(image).layerDirs.map((directory) => readFileSync(join(directory, 'bin/tool'), 'utf8')),
+    ['old', 'new'],
+  );
+  assert.equal(node.unpacked.length, 2);
+});
+
+test('layers below one that is opaque at its top are left out of the root', async () => {
+  await bed.push('opaque', '1', { layers: [base, layerOf({ only: '1' }, [{ path: '.wh..wh..opq' }]), upper] });
+  const node = await bed.node();
+  const image = await node.pull(`${bed.host}/opaque:1`);
+  const restarted = await bed.node({ root: node.root });
+  for (const { store } of [node, restarted]) assert.equal(store.rootOf(image).layerDirs.length, 2);
+});
+
+/** An unpacker that waits before each layer, so that tests can act in between. */
+function gated(): { readonly unpacker: Unpacker; readonly open: () => void; readonly arrived: Promise<void> } {
+  const gate = Promise.withResolvers<void>();
+  const arrived = Promise.withResolvers<void>();
+  const unpacker: Unpacker = {
+    ...bed.unpacker,
+    unpack: async (job, open, signal, onBytes) => {
+      arrived.resolve();
+      const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()));
+      if (!signal.aborted) await Promise.race([gate.promise, aborted]);
+      return await bed.unpacker.unpack(job, open, signal, onBytes);
+    },
+  };
+  return { unpacker, open: gate.resolve, arrived: arrived.promise };
+}
+
+const pulledLines = (node: Node): number => node.logged.filter((line) => line.message === 'image pulled').length;
+
+test('equal pulls at once are one', async () => {
+  await bed.push('joined', '1', { layers: [base, upper] });
+  const gate = gated();
+  const node = await bed.node({ unpacker: gate.unpacker });
+  const progress: PullProgress[] = [];
+  const first = node.puller.pullImage({
+    reference: `${bed.host}/joined:1`,
+    signal: new AbortController().signal,
+    onProgress: (at) => progress.push(at),
+  });
+  const rest = Array.from({ length: 9 }, () => node.pull(`${bed.host}/joined:1`));
+  await gate.arrived;
+  gate.open();
+  const images = await Promise.all([first, ...rest]);
+  assert.ok(images.every((image) => image === images[0]));
+  assert.equal(node.unpacked.length, 2);
+  assert.equal(pulledLines(node), 1);
+  const last = progress.at(-1);
+  assert.ok(last !== undefined && last.totalBytes > 0);
+  assert.equal(last.doneBytes, last.totalBytes);
+});
+
+test('a joined pull goes on while anybody waits, and leaves nothing when nobody does', async () => {
+  await bed.push('waiters', '1', { layers: [base, upper] });
+  const gate = gated();
+  const node = await bed.node({ unpacker: gate.unpacker });
+  const [one, two] = [new AbortController(), new AbortController()];
+  const late = node.pull(`${bed.host}/waiters:1`, one.signal);
+  const patient = node.pull(`${bed.host}/waiters:1`, two.signal);
+  await gate.arrived;
+  one.abort(new DOMException('late', 'TimeoutError'));
+  await failsWith(late, 'DEADLINE_EXCEEDED', /not done in time/);
+  two.abort();
+  await failsWith(patient, 'CANCELLED', /given up/);
+  while (layersOnDisk(node.root).length > 0) await sleep(20);
+  checkNothingLeft(node);
+  gate.open();
+  await node.pull(`${bed.host}/waiters:1`);
+});
+
+test('a signal that is over before the pull begins is told as the deadline that it was', async () => {
+  const node = await bed.node();
+  await failsWith(node.pull(`${bed.host}/waiters:1`, AbortSignal.timeout(0)), 'DEADLINE_EXCEEDED', /not done in time/);
+  await failsWith(node.pull('no such//name', AbortSignal.abort()), 'INVALID_ARGUMENT', /image name/);
+});
+
+test('pulls of different images share the layer that both are fetching', async () => {
+  await bed.push('share/a', '1', { layers: [base, layerOf({ a: 'a' })] });
+  await bed.push('share/b', '1', { layers: [base, layerOf({ b: 'b' })] });
+  const node = await bed.node();
+  const images = await Promise.all([node.pull(`${bed.host}/share/a:1`), node.pull(`${bed.host}/share/b:1`)]);
+  assert.equal(node.unpacked.filter((diffId) => diffId === digestOf(base)).length, 1);
+  assert.equal(node.unpacked.length, 3);
+  for (const image of images) for (const directory of node.store.rootOf(image).layerDirs) assert.ok(existsSync(directory));
+  assert.equal(layersOnDisk(node.root).length, 3);
+});
+
+test('a pull goes on with a layer that another one was fetching when it was given up', async () => {
+  await bed.push('over/a', '1', { layers: [base, layerOf({ a: 'over' })] });
+  await bed.push('over/b', '1', { layers: [base] });
+  const gate = gated();
+  const node = await bed.node({ unpacker: gate.unpacker });
+  const controller = new AbortController();
+  const first = node.pull(`${bed.host}/over/a:1`, controller.signal);
+  first.catch(() => undefined);
+  await gate.arrived;
+  const second = node.pull(`${bed.host}/over/b:1`);
+  await sleep(200);
+  controller.abort();
+  await failsWith(first, 'CANCELLED', /given up/);
+  gate.open();
+  const image = await second;
+  assert.ok(existsSync(join(node.store.rootOf(image).layerDirs[0] ?? '', 'etc/os')));
+  while (layersOnDisk(node.root).length > 1) await sleep(20);
+  assert.deepEqual(layersOnDisk(node.root), [digestOf(base)]);
+});
+
+test('an image that is not what its digests say leaves nothing', async () => {
+  const other = digestOf(Buffer.from('other'));
+  await bed.push('wrong/diff', '1', { layers: [base, upper], diffIds: [digestOf(base), other] });
+  await bed.push('wrong/count', '1', { layers: [base, upper], diffIds: [digestOf(base)] });
+  await bed.push('wrong/empty', '1', { layers: [] });
+  await bed.push('wrong/tar', '1', { layers: [base, Buffer.alloc(5000, 'x')] });
+  await bed.push('wrong/path', '1', { layers: [base, layerOf({ '../up': 'evil' })] });
+  const node = await bed.node();
+  await failsWith(node.pull(`${bed.host}/wrong/diff:1`), 'FAILED_PRECONDITION', /^layer sha256:.*diff id should be/);
+  await failsWith(node.pull(`${bed.host}/wrong/count:1`), 'FAILED_PRECONDITION', /1 layers.* 2/);
+  await failsWith(node.pull(`${bed.host}/wrong/empty:1`), 'FAILED_PRECONDITION', /no layers/);
+  await failsWith(node.pull(`${bed.host}/wrong/tar:1`), 'INVALID_ARGUMENT', /^layer sha256:.*not a tar/);
+  await failsWith(node.pull(`${bed.host}/wrong/path:1`), 'INVALID_ARGUMENT', /^layer sha256:.*"\.\."/);
+  checkNothingLeft(node);
+});
+
+test('a blob that the registry has damaged is refused', async () => {
+  const pushed = await bed.push('damaged', '1', { layers: [layerOf({ f: 'precious'.repeat(1000) })], compress: (tar) => tar });
+  const hex = pushed.diffIds[0]?.slice('sha256:'.length) ?? '';
+  const file = join(bed.directory, 'registry/docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex, 'data');
+  const bytes = readFileSync(file);
+  bytes[1000] = 0x21;
+  writeFileSync(file, bytes);
+  const node = await bed.node();
+  await failsWith(node.pull(`${bed.host}/damaged:1`), 'FAILED_PRECONDITION', /digest should be/);
+  checkNothingLeft(node);
+});
+
+test('removal by any name takes the image with all its names, its layers when nobody else has them, and succeeds again', async () => {
+  const shared = await bed.push('remove/a', '1', { layers: [base, upper] });
+  await bed.push('remove/other', '2', { layers: [base, upper] });
+  await bed.push('remove/b', '1', { layers: [base] });
+  const node = await bed.node();
+  const pullBoth = async () => {
+    await node.pull(`${bed.host}/remove/a:1`);
+    await node.pull(`${bed.host}/remove/other:2`);
+  };
+  await node.pull(`${bed.host}/remove/b:1`);
+  for (const reference of [`${bed.host}/remove/a:1`, `${bed.host}/remove/other@${shared.digest}`, shared.id]) {
+    await pullBoth();
+    await Promise.all([node.store.remove(reference), node.store.remove(reference)]);
+    assert.equal(node.store.find(shared.id), undefined);
+    assert.equal(node.store.find(`${bed.host}/remove/other:2`), undefined);
+    assert.deepEqual(layersOnDisk(node.root), [digestOf(base)]);
+    assert.deepEqual((await bed.node({ root: node.root })).store.list().length, 1);
+  }
+  await node.store.remove(`${bed.host}/remove/b:1`);
+  checkNothingLeft(node);
+});
+
+test('layers of a container stay when its image goes, until they are released', async () => {
+  const pushed = await bed.push('leased', '1', { layers: [base, upper] });
+  const node = await bed.node();
+  const image = await node.pull(`${bed.host}/leased:1`);
+  node.store.lease('container-1', image.diffIds);
+  node.store.lease('container-2', image.diffIds.slice(0, 1));
+  await node.store.remove(pushed.id);
+  await node.store.collect();
+  assert.deepEqual(layersOnDisk(node.root), [...pushed.diffIds].sort());
+  const used = await node.store.fsInfo();
+  assert.equal(used.mountpoint, node.root);
+  assert.ok(used.usedBytes > 0 && used.inodesUsed > 0);
+  await node.store.release('container-1');
+  assert.deepEqual(layersOnDisk(node.root), pushed.diffIds.slice(0, 1));
+  await node.store.release('container-2');
+  await node.store.release('container-2');
+  checkNothingLeft(node);
+  assert.deepEqual(await node.store.fsInfo(), { mountpoint: node.root, usedBytes: 0, inodesUsed: 0 });
+});
+
+test('leases given at start keep the layers of images that are gone', async () => {
+  const pushed = await bed.push('restart', '1', { layers: [base] });
+  const node = await bed.node();
+  await node.pull(`${bed.host}/restart:1`);
+  rmSync(join(node.root, 'images'), { recursive: true });
+  const restarted = await bed.node({ root: node.root });
+  restarted.store.lease('container', pushed.diffIds);
+  await restarted.store.collect();
+  assert.deepEqual(layersOnDisk(node.root), pushed.diffIds);
+  await restarted.store.release('container');
+  assert.deepEqual(layersOnDisk(node.root), []);
+});
+
+test('a record that cannot be read keeps its layers, and is replaced by the next pull', async () => {
+  const pushed = await bed.push('unreadable', '1', { layers: [base] });
+  const node = await bed.node();
+  await node.pull(`${bed.host}/unreadable:1`);
+  const file = join(node.root, 'images', `${pushed.id.slice('sha256:'.length)}.json`);
+  const text = readFileSync(file, 'utf8');
+  for (const damaged of [text.slice(0, -20), text.replace('"version":1', '"version":9'), text.replace('linux', 'Linux')]) {
+    assert.notEqual(damaged, text);
+    writeFileSync(file, damaged);
+    const restarted = await bed.node({ root: node.root });
+    await restarted.store.collect();
+    assert.deepEqual(restarted.store.list(), []);
+    assert.ok(restarted.logged.some((line) => line.message.includes('cannot be read')));
+    assert.equal(readFileSync(file, 'utf8'), damaged);
+    assert.deepEqual(layersOnDisk(node.root), pushed.diffIds);
+    await restarted.pull(`${bed.host}/unreadable:1`);
+    assert.equal((await bed.node({ root: node.root })).store.list().length, 1);
+  }
+});
+
+test('an image whose layer is not there is removed at start, and can be pulled again', async () => {
+  const pushed = await bed.push('incomplete', '1', { layers: [base, upper] });
+  const node = await bed.node();
+  await node.pull(`${bed.host}/incomplete:1`);
+  const [lower = ''] = pushed.diffIds;
+  writeFileSync(join(node.root, 'layers', lower.slice('sha256:'.length), 'layer.json'), '');
+  const restarted = await bed.node({ root: node.root });
+  assert.deepEqual(restarted.store.list(), []);
+  await restarted.store.collect();
+  checkNothingLeft(restarted);
+  await restarted.pull(`${bed.host}/incomplete:1`);
+});
+
+test('collecting removes what a dead daemon left half done, and nothing of a pull under way', async () => {
+  await bed.push('leftover', '1', { layers: [base] });
+  const gate = gated();
+  const node = await bed.node({ unpacker: gate.unpacker });
+  mkdirSync(join(node.root, 'layers/new-dead/diff/d'), { recursive: true });
+  mkdirSync(join(node.root, 'layers/old-dead/diff'), { recursive: true });
+  writeFileSync(join(node.root, 'images/x.json.new'), 'half');
+  const restarted = await bed.node({ root: node.root, unpacker: gate.unpacker });
+  const pull = restarted.pull(`${bed.host}/leftover:1`);
+  await gate.arrived;
+  await restarted.store.collect();
+  assert.equal(layersOnDisk(node.root).length, 1);
+  assert.deepEqual(readdirSync(join(node.root, 'images')), []);
+  gate.open();
+  await pull;
+  assert.deepEqual(layersOnDisk(node.root), [digestOf(base)]);
+});
+
+/** A daemon that pulls, and is killed when it has printed what the caller waits for, or after some time. */
+async function pullAndDie(root: string, reference: string, afterMs: number): Promise<void> {
+  const child = spawn(process.execPath, [new URL('./support/pull-once.ts', import.meta.url).pathname, root, reference], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  await Promise.race([sleep(afterMs), ended]);
+  child.kill('SIGKILL');
+  await ended;
+}
+
+test('a daemon killed at any moment of a pull leaves whole images or none, and collect() removes the rest', async () => {
+  const layers = Array.from({ length: 4 }, (_, at) => layerOf({ [`f${at}`]: randomBytes(3 << 20), [`many/${at}`]: 'x' }));
+  const pushed = await bed.push('killed', '1', { layers });
+  const reference = `${bed.host}/killed:1`;
+  const { root } = await bed.node();
+  let interrupted = 0;
+  for (const afterMs of [0, 10, 25, 40, 60, 80, 110, 150, 200, 260, 330, 410]) {
+    await pullAndDie(root, reference, afterMs);
+    const node = await bed.node({ root });
+    const images = node.store.list();
+    const before = layersOnDisk(root);
+    await node.store.collect();
+    if (images.length === 0) {
+      if (before.length > 0) interrupted += 1;
+      checkNothingLeft(node);
+      continue;
+    }
+    checkWhole(node, images[0]);
+    assert.deepEqual(layersOnDisk(root), [...pushed.diffIds].sort());
+    await node.store.remove(reference);
+  }
+  assert.ok(interrupted > 0, 'some were killed midway');
+  const node = await bed.node({ root });
+  checkWhole(node, await node.pull(reference));
+});
+
+function checkWhole(node: Node, image: ImageRecord | undefined): void {
+  assert.ok(image !== undefined);
+  const sizes = node.store.rootOf(image).layerDirs.map((directory, at) => readFileSync(join(directory, `f${3 - at}`)).length);
+  assert.deepEqual(sizes, [3 << 20, 3 << 20, 3 << 20, 3 << 20]);
+}
+
+test('memory does not grow with the layers', async () => {
+  const zeros = Buffer.alloc(120 << 20);
+  await bed.push('large', '1', { layers: [layerOf({ zeros }), layerOf({ noise: randomBytes(60 << 20) }), layerOf({ zeros, more: 'x' })] });
+  const node = await bed.node();
+  const child = spawn(process.execPath, [new URL('./support/pull-once.ts', import.meta.url).pathname, node.root, `${bed.host}/large:1`], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    output += text;
+  });
+  assert.equal(await new Promise((resolve) => child.once('exit', resolve)), 0);
+  const peakKiB = Number(/peak (\d+)/.exec(output)?.[1]);
+  const startKiB = Number(/start (\d+)/.exec(output)?.[1]);
+  // 300 MiB pass through; two workers with their buffers are allowed.
+  assert.ok(peakKiB - startKiB < 90 << 10, `grew from ${startKiB} to ${peakKiB} KiB`);
+});

@@ -1,0 +1,217 @@
+/**
+ * What the tests of pulling share: Debian's docker-registry on loopback, images pushed to it by plain HTTP, and stores to pull into.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { gzipSync } from 'node:zlib';
+import { toPlatform } from '../../src/images/platform.ts';
+import { createImagePuller, type ImagePuller } from '../../src/images/pull.ts';
+import { createRegistryClient } from '../../src/images/registry.ts';
+import { createImageStore, type ImageStore } from '../../src/images/store.ts';
+import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
+import type { Log } from '../../src/lib/log.ts';
+import { digestOf, workerFile } from './layer-bed.ts';
+import { type Member, makeTar } from './tar-maker.ts';
+
+export const platform = toPlatform(process.arch);
+const ociManifest = 'application/vnd.oci.image.manifest.v1+json';
+const ociIndex = 'application/vnd.oci.image.index.v1+json';
+
+export type PushedImage = {
+  readonly id: string;
+  /** Of the manifest. */
+  readonly digest: string;
+  readonly sizeBytes: number;
+  /** Lowest first. */
+  readonly diffIds: readonly string[];
+};
+
+export type ImageSpec = {
+  readonly layers: readonly Buffer[];
+  /** The part of the config that containers see, e.g. `{ User: '1' }`. */
+  readonly config?: object;
+  readonly architecture?: string;
+  /** Changes the config before it is sent. */
+  readonly diffIds?: readonly string[];
+  readonly compress?: (tar: Buffer) => Buffer;
+};
+
+export type Node = {
+  readonly root: string;
+  readonly store: ImageStore;
+  readonly puller: ImagePuller;
+  /** Diff ids of the layers that were unpacked. */
+  readonly unpacked: string[];
+  readonly logged: { readonly fields: object; readonly message: string }[];
+  readonly pull: (reference: string, signal?: AbortSignal) => ReturnType<ImagePuller['pullImage']>;
+};
+
+export type ImageBed = {
+  /** `127.0.0.1:<port>`. */
+  readonly host: string;
+  readonly directory: string;
+  readonly unpacker: Unpacker;
+  readonly push: (repository: string, tag: string, image: ImageSpec) => Promise<PushedImage>;
+  readonly pushIndex: (repository: string, tag: string, images: readonly { image: PushedImage; platform: object }[]) => Promise<string>;
+  /** A store and a puller of its own. @param root of an earlier one, to see what a restarted daemon sees. */
+  readonly node: (options?: { readonly root?: string; readonly unpacker?: Unpacker }) => Promise<Node>;
+};
+
+/** Registers the hooks of a test file. */
+export function useImages(): ImageBed {
+  const directory = mkdtempSync(join(tmpdir(), 'berth-images-'));
+  const unpacker = createUnpacker({ workerFile, workersMax: 2 });
+  let registry: { host: string; child: ChildProcess } | undefined;
+  before(async () => {
+    execFileSync('ip', ['link', 'set', 'lo', 'up']);
+    registry = await startRegistry(directory);
+  });
+  after(async () => {
+    await unpacker.close();
+    const child = registry?.child;
+    if (child !== undefined) {
+      const ended = new Promise((resolve) => child.once('exit', resolve));
+      child.kill('SIGKILL');
+      await ended;
+    }
+    rmSync(directory, { recursive: true, force: true });
+  });
+  const host = (): string => {
+    assert.ok(registry, 'only inside a test');
+    return registry.host;
+  };
+  let count = 0;
+  const node: ImageBed['node'] = async (options = {}) => {
+    count += 1;
+    const root = options.root ?? join(directory, `node${count}`);
+    mkdirSync(root, { recursive: true });
+    return await openNode(root, options.unpacker ?? unpacker);
+  };
+  return {
+    get host() {
+      return host();
+    },
+    directory,
+    unpacker,
+    push: (repository, tag, image) => pushImage(host(), repository, tag, image),
+    pushIndex: (repository, tag, images) => pushIndex(host(), repository, tag, images),
+    node,
+  };
+}
+
+export async function openNode(root: string, unpacker: Unpacker): Promise<Node> {
+  const logged: { fields: object; message: string }[] = [];
+  const write = (fields: object, message: string): void => void logged.push({ fields, message });
+  const log: Log = { debug: write, info: write, warn: write, error: write };
+  const unpacked: string[] = [];
+  const counting: Unpacker = {
+    ...unpacker,
+    unpack: (job, ...rest) => {
+      unpacked.push(job.diffId);
+      return unpacker.unpack(job, ...rest);
+    },
+  };
+  const store = await createImageStore({ root, unpacker: counting, log, pinnedImages: [] });
+  const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test' });
+  const puller = createImagePuller({ store, registry, unpacker: counting, platform, log });
+  const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
+  return { root, store, puller, unpacked, logged, pull };
+}
+
+/** Names below `layers`, as diff ids; anything that is no layer stays as it is. */
+export function layersOnDisk(root: string): string[] {
+  return readdirSync(join(root, 'layers'))
+    .map((name) => (/^[0-9a-f]{64}$/.test(name) ? `sha256:${name}` : name))
+    .sort();
+}
+
+/** A layer of files with these contents. */
+export function layerOf(files: Readonly<Record<string, string | Buffer>>, more: readonly Member[] = []): Buffer {
+  return makeTar([...Object.entries(files).map(([path, content]): Member => ({ path, content })), ...more]);
+}
+
+async function startRegistry(directory: string): Promise<{ host: string; child: ChildProcess }> {
+  const host = `127.0.0.1:${await freePort()}`;
+  const settings = `version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: ${directory}/registry\nhttp:\n  addr: ${host}\n`;
+  writeFileSync(`${directory}/registry.yml`, settings);
+  const child = spawn('/usr/bin/docker-registry', ['serve', `${directory}/registry.yml`], { stdio: 'ignore' });
+  while (!(await answers(`http://${host}/v2/`))) {
+    assert.equal(child.exitCode, null, 'docker-registry runs');
+    await sleep(50);
+  }
+  return { host, child };
+}
+
+async function answers(url: string): Promise<boolean> {
+  return await fetch(url).then(
+    (response) => response.ok,
+    () => false,
+  );
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+async function pushImage(host: string, repository: string, tag: string, image: ImageSpec): Promise<PushedImage> {
+  const compress = image.compress ?? ((tar: Buffer) => gzipSync(tar, { level: 1 }));
+  const blobs = image.layers.map(compress);
+  const diffIds = image.diffIds ?? image.layers.map(digestOf);
+  const { os, architecture } = platform;
+  const config = { os, architecture: image.architecture ?? architecture, config: image.config ?? {}, rootfs: { type: 'layers', diff_ids: diffIds } };
+  const configBytes = Buffer.from(JSON.stringify(config));
+  for (const blob of [...blobs, configBytes]) await pushBlob(host, repository, blob);
+  const describe = (mediaType: string, blob: Buffer) => ({ mediaType, digest: digestOf(blob), size: blob.length });
+  const manifest = {
+    schemaVersion: 2,
+    mediaType: ociManifest,
+    config: describe('application/vnd.oci.image.config.v1+json', configBytes),
+    layers: blobs.map((blob) => describe('application/vnd.oci.image.layer.v1.tar+gzip', blob)),
+  };
+  const { digest, sizeBytes } = await pushManifest(host, repository, tag, manifest);
+  return { id: digestOf(configBytes), digest, sizeBytes, diffIds };
+}
+
+async function pushIndex(
+  host: string,
+  repository: string,
+  tag: string,
+  images: readonly { image: PushedImage; platform: object }[],
+): Promise<string> {
+  const manifests = images.map(({ image, platform }) => ({ mediaType: ociManifest, digest: image.digest, size: image.sizeBytes, platform }));
+  const { digest } = await pushManifest(host, repository, tag, { schemaVersion: 2, mediaType: ociIndex, manifests });
+  return digest;
+}
+
+async function pushBlob(host: string, repository: string, blob: Buffer): Promise<void> {
+  const url = `http://${host}/v2/${repository}/blobs`;
+  if ((await fetch(`${url}/${digestOf(blob)}`, { method: 'HEAD' })).ok) return;
+  const begun = await fetch(`${url}/uploads/`, { method: 'POST' });
+  const place = new URL(begun.headers.get('location') ?? '', url);
+  place.searchParams.set('digest', digestOf(blob));
+  const done = await fetch(place, { method: 'PUT', body: new Uint8Array(blob), headers: { 'content-type': 'application/octet-stream' } });
+  assert.equal(done.status, 201, await done.text());
+}
+
+async function pushManifest(
+  host: string,
+  repository: string,
+  tag: string,
+  manifest: { readonly mediaType: string; readonly [field: string]: unknown },
+): Promise<{ digest: string; sizeBytes: number }> {
+  const bytes = Buffer.from(JSON.stringify(manifest));
+  const url = `http://${host}/v2/${repository}/manifests/${tag}`;
+  const done = await fetch(url, { method: 'PUT', body: bytes, headers: { 'content-type': manifest.mediaType } });
+  assert.equal(done.status, 201, await done.text());
+  return { digest: digestOf(bytes), sizeBytes: bytes.length };
+}
