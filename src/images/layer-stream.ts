@@ -8,6 +8,7 @@ import { statfsSync } from 'node:fs';
 import type { Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemented } from '../lib/errors.ts';
+import { createBufferSweeper } from '../sys/heap.ts';
 import { createLayerWriter, layerLimits, type WrittenLayer } from './layer-writer.ts';
 import { createTarParser } from './tar.ts';
 import type { LayerJob } from './unpack-protocol.ts';
@@ -24,6 +25,8 @@ export type LayerStream = {
 
 /** Bytes that the decompressor gives at once: below 256 KiB each call costs more than the work it does. */
 const outputChunkBytes = 256 << 10;
+/** Each piece that the decompressor gives is a new buffer; this much of them may be garbage. */
+const sweepEveryBytes = 8 << 20;
 /** The largest window a decompressor has to allow, 128 MiB. Source: RFC 8878 section 3.1.1.1.2; zstd's own default. */
 const zstdWindowLogMax = 27;
 
@@ -36,7 +39,13 @@ export function openLayerStream(job: LayerJob): LayerStream {
   let decoder: Decoder | undefined;
   let held: Buffer = Buffer.alloc(0);
 
+  const sweep = createBufferSweeper(sweepEveryBytes);
+  let isClosed = false;
+
   const takeTar = (bytes: Buffer): void => {
+    // The files are closed, and their fds may be others' now.
+    if (isClosed) return;
+    sweep(bytes.length);
     tarHash.update(bytes);
     parser.push(bytes);
   };
@@ -65,6 +74,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
   };
 
   const close = (): void => {
+    isClosed = true;
     decoder?.destroy();
     writer.close();
   };

@@ -5,6 +5,7 @@
  */
 import type { Readable } from 'node:stream';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
+import { createBufferSweeper } from '../sys/heap.ts';
 import type { WrittenLayer } from './layer-writer.ts';
 import type { LayerJob } from './unpack-protocol.ts';
 import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
@@ -37,6 +38,8 @@ export type Unpacker = {
 /** Bytes that go to a worker at once, and how many such pieces a layer has in flight: 1 MiB a layer. */
 const pieceBytes = 256 << 10;
 const piecesMax = 4;
+/** What the network gives comes in new buffers; this much of them may be garbage. */
+const sweepEveryBytes = 8 << 20;
 const idleMsDefault = 2000;
 
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
@@ -165,8 +168,10 @@ function openLane(job: Job): Lane {
 async function feed(lane: Lane, source: Readable, onBytes: ((count: number) => void) | undefined): Promise<void> {
   let piece = await lane.piece();
   let fill = 0;
+  const sweep = createBufferSweeper(sweepEveryBytes);
   for await (const chunk of source as AsyncIterable<Buffer>) {
     onBytes?.(chunk.length);
+    sweep(chunk.length);
     for (let at = 0; at < chunk.length; ) {
       const copied = chunk.copy(piece, fill, at);
       at += copied;

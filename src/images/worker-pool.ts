@@ -5,6 +5,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import { reasonOf } from '../lib/errors.ts';
+import { trimHeap } from '../sys/heap.ts';
 import type { FromWorker, ToWorker } from './unpack-protocol.ts';
 
 /** What a job sends: a message without the number that the job gets here. */
@@ -94,7 +95,8 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
     idle.push(pooled);
     const end = (): void => {
       forget(pooled);
-      void pooled.worker.terminate();
+      // The last one leaves the daemon as small as it was before.
+      void pooled.worker.terminate().then(() => all.size === 0 && trimHeap());
     };
     pooled.idleTimer = setTimeout(end, deps.idleMs).unref();
   };
