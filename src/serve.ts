@@ -14,6 +14,7 @@ import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
+import { probeUserNamespaces } from './engine/pod-namespaces.ts';
 import { latestTimeNs, recover } from './engine/recover.ts';
 import { planRlimits } from './engine/rlimits.ts';
 import { createRoots } from './engine/roots.ts';
@@ -130,14 +131,16 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
   const clock = createClock(latestTimeNs({ store: stored }));
   const events = createEvents();
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
+  const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
   return {
     settings,
     facts,
+    userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups: probeCgroups(),
     store: announcingStore(stored, events, clock),
     events,
     roots: createRoots(config.root, config.isVolatile),
-    monitor: await openMonitorBinary(join(import.meta.dirname, '../build/monitor')),
+    monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
     layers: {

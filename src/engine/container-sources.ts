@@ -10,20 +10,22 @@ import type { CgroupFacts, DevicePolicy } from '../sys/cgroup-facts.ts';
 import { type CgroupFds, openCgroup } from '../sys/cgroups.ts';
 import { cloneTree } from '../sys/mounts.ts';
 import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../sys/syscalls.ts';
-import { CLONE } from './abi.ts';
 import type { EngineDeps } from './deps.ts';
 import { deviceRules } from './device-rules.ts';
+import { type DeviceNode, deviceMount, standardDevicePaths } from './devices.ts';
 import { findDevices, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
+import type { RootMount } from './mounts.ts';
+import { openPins } from './open-pins.ts';
 import type { Plan, Reg, Supervise } from './plan.ts';
-import { type CgroupEntry, type ContainerPlan, type JoinedNamespace, planContainer, stateReg } from './plan-container.ts';
+import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from './plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from './process-plan.ts';
 import { type ContainerRecord, containerState, type SandboxView } from './records.ts';
 import { createRegisters, type Registers } from './registers.ts';
 import { rootReg } from './rootfs.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
-import type { Resources } from './spec.ts';
-import { type CgroupSight, cgroupReg, standardMounts, withoutCovered } from './standard-mounts.ts';
+import type { NamespaceModes, Resources } from './spec.ts';
+import { type CgroupSight, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from './standard-mounts.ts';
 import { openVolumes } from './volumes.ts';
 
 export type ContainerSources = { readonly plan: Plan; readonly registers: Registers };
@@ -60,26 +62,33 @@ function composeContainer(
   const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
-  const volumes = openVolumes({ ...deps.facts, ownDirs: [deps.settings.rootDir, deps.settings.stateDir] }, spec.mounts, registers);
+  const { rootDir, stateDir } = deps.settings;
+  const { pins, shm } = sandboxPaths(deps, sandbox.record);
+  const volumeFacts = { ...deps.facts, ownDirs: [rootDir, stateDir], emptyLayer: deps.roots.emptyLayer, ...(pins.user ? { userNamespace: pins.user } : {}) };
+  const volumes = openVolumes(volumeFacts, spec.mounts, registers);
   const targets = spec.mounts.map((mount) => mount.containerPath);
   const defaults = standardMounts({
     isPrivileged: security.isPrivileged,
     hasReadonlyRoot: security.hasReadonlyRootfs,
     cgroups: sight,
-    shm: registers.add('shm', cloneTree(sandboxPaths(deps, sandbox.record).shm, { isRecursive: false })),
+    shm: registers.add('shm', cloneTree(shm, { isRecursive: false })),
+    fromHost: pins.user === undefined ? {} : openHostMounts(security.namespaces, registers),
     files: openSandboxFiles(deps, sandbox, registers),
   });
   const kept = withoutCovered(defaults, targets);
   const has = (target: string) => kept.some((mount) => mount.target === target);
   const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources, seccomp });
   const pid = openPidNamespace(deps, record, sandbox, registers);
+  const { nodes } = containerDevices(record);
+  const deviceMounts = pins.user === undefined ? [] : openDevices(nodes, has('/dev'), registers);
   return {
-    namespaces: openNamespaces(deps, sandbox, registers),
+    ...openPins(pins, registers),
     pid,
-    hasOwnCgroupNamespace: !security.isPrivileged,
-    mounts: [...kept, ...volumes],
+    // The host's is not for one in a user namespace to mount.
+    hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
+    mounts: [...kept, ...deviceMounts, ...volumes],
     hasStandardDev: has('/dev'),
-    devices: containerDevices(record).nodes,
+    devices: pins.user === undefined ? nodes : [],
     links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
@@ -163,13 +172,22 @@ function openSandboxFiles(deps: EngineDeps, sandbox: SandboxView, registers: Reg
   }));
 }
 
-function openNamespaces(deps: EngineDeps, sandbox: SandboxView, registers: Registers): JoinedNamespace[] {
-  const flags = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS };
-  return Object.entries(sandboxPaths(deps, sandbox.record).pins).map(([what, path]) => ({
-    what,
-    flag: flags[what as keyof typeof flags],
-    reg: registers.add(what, openSync(path, constants.O_RDONLY)),
-  }));
+/** What a user namespace may not make of namespaces that are the host's: mounts of them, taken from the host. */
+function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Registers): NonNullable<StandardMounts['fromHost']> {
+  const take = (path: string) => registers.add(`host${path}`, cloneTree(path, { isRecursive: true }));
+  return {
+    ...(pid === 'node' ? { proc: take('/proc') } : {}),
+    ...(network === 'node' ? { sys: take('/sys') } : {}),
+    ...(ipc === 'node' ? { mqueue: take('/dev/mqueue') } : {}),
+  };
+}
+
+/** Devices as mounts of the host's nodes. @param hasStandard whether those of a default /dev are among them. */
+function openDevices(nodes: readonly DeviceNode[], hasStandard: boolean, registers: Registers): RootMount[] {
+  const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path })) : [];
+  return [...standard, ...nodes].map(({ path, hostPath }, i) =>
+    deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false }))),
+  );
 }
 
 function openPidNamespace(deps: EngineDeps, record: ContainerRecord, sandbox: SandboxView, registers: Registers): ContainerPlan['pid'] {

@@ -31,6 +31,7 @@ import {
   type SandboxView,
   sandboxState,
 } from './records.ts';
+import { sandboxPaths } from './sandbox-paths.ts';
 import { parseSignal } from './signals.ts';
 import type { ContainerSpec, Resources } from './spec.ts';
 
@@ -76,11 +77,11 @@ function readySandbox(deps: EngineDeps, id: string): SandboxView {
 
 async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage): Promise<string> {
   const id = newId();
-  deps.layers.lease(id, image.diffIds);
+  deps.layers.lease(id, diffIdsOf(spec, image));
   try {
     await ensureAppArmorProfile(spec.security.appArmorProfile);
-    deps.roots.create(id, image.layerDirs);
-    const root = await deps.roots.open(id, image.layerDirs);
+    deps.roots.create(id, image.layerDirs, sandbox.record.spec.namespaces.user);
+    const root = await deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
     prepareCgroup(deps, record);
@@ -93,6 +94,11 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
     await discard(deps, id).catch((leftover: unknown) => deps.log.warn({ id, reason: reasonOf(leftover) }, 'left for recovery'));
     throw failedTo(`creating container ${spec.metadata.name}`, error);
   }
+}
+
+/** Of all layers that a container stands on: its own image's, and those of images that are its volumes. */
+export function diffIdsOf(spec: ContainerSpec, image: ContainerImage): string[] {
+  return [...new Set([...image.diffIds, ...spec.mounts.flatMap((mount) => mount.image?.found?.diffIds ?? [])])];
 }
 
 function composeRecord(
@@ -151,7 +157,7 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
 
 async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView): Promise<void> {
   const { id } = record;
-  const root = await deps.roots.open(id, record.image.layerDirs);
+  const root = await deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
   const { plan, registers } = openContainer(deps, record, status.resources, sandbox, root);
   const started = await startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll);
   const monitor = identify(started.monitorPid);

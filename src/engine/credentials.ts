@@ -28,7 +28,7 @@ export type Rlimit = { readonly name: keyof typeof RLIMIT; readonly soft: bigint
 export function planCredentials(credentials: Credentials): Op[] {
   const seccomp = planSeccomp(credentials.seccomp);
   return [
-    ...credentials.rlimits.map(planRlimit),
+    ...planRlimits(credentials.rlimits),
     ...(credentials.noNewPrivs ? [noNewPrivs] : seccomp),
     ...planBounding(credentials),
     // Without it, leaving uid 0 would empty the permitted set before capset could choose from it: capabilities(7).
@@ -46,6 +46,11 @@ const noNewPrivs: Op = { call: 'prctl', option: PR.SET_NO_NEW_PRIVS, a: 1, b: 0,
 
 function planSeccomp(filter: Credentials['seccomp']): Op[] {
   return filter === null ? [] : [{ call: 'seccomp', flags: filter.flags, filter: filter.program, note: 'loading the seccomp filter' }];
+}
+
+/** In a user namespace no limit can be raised any more: setrlimit(2). */
+export function planRlimits(limits: readonly Rlimit[]): Op[] {
+  return limits.map(planRlimit);
 }
 
 function planRlimit(limit: Rlimit): Op {

@@ -35,6 +35,8 @@ export type LayerLeases = { readonly lease: (ownerId: string, diffIds: readonly 
 export type EngineDeps = {
   readonly settings: EngineSettings;
   readonly facts: HostFacts;
+  /** Null when pods can have user namespaces, else what this node lacks. */
+  readonly userNamespaceFailure: string | null;
   readonly cgroups: CgroupFacts;
   /** Tells `events` of what it shows. */
   readonly store: Store;

@@ -10,6 +10,8 @@ import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
 
 /** A device special file. */
 export type DeviceNode = {
+  /** Where it is on the host. */
+  readonly hostPath: string;
   /** Absolute, inside the container. */
   readonly path: string;
   readonly type: 'char' | 'block';
@@ -44,8 +46,8 @@ const ttyGid = '5';
 
 export const devReg: Reg = 'dev';
 
-/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm. */
-export function devMounts(shmReg: Reg): RootMount[] {
+/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm; `mqueueReg` the host's /dev/mqueue where none may be made. */
+export function devMounts(shmReg: Reg, mqueueReg?: Reg): RootMount[] {
   const quiet = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NOEXEC;
   return [
     {
@@ -84,7 +86,7 @@ export function devMounts(shmReg: Reg): RootMount[] {
     {
       target: '/dev/mqueue',
       isDirectory: true,
-      source: { kind: 'new', type: 'mqueue', options: [['source', 'mqueue']] },
+      source: mqueueReg === undefined ? { kind: 'new', type: 'mqueue', options: [['source', 'mqueue']] } : { kind: 'inherited', reg: mqueueReg },
       attributes: quiet | MOUNT_ATTR.NODEV,
       isRecursive: false,
     },
@@ -92,21 +94,31 @@ export function devMounts(shmReg: Reg): RootMount[] {
   ];
 }
 
-/** The nodes and links of a default /dev. To run once `dev` is attached, with umask 0. */
+/** The nodes of a default /dev. To run once `dev` is attached, with umask 0. */
 export function planStandardDevices(): Op[] {
-  return [
-    ...standardNodes.map(
-      ([name, major, minor]): Op => ({
-        call: 'mknodat',
-        dir: devReg,
-        path: name,
-        mode: S_IF.IFCHR | 0o666,
-        dev: deviceNumber(major, minor),
-        note: `making device /dev/${name}`,
-      }),
-    ),
-    ...links.map(([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` })),
-  ];
+  return standardNodes.map(
+    ([name, major, minor]): Op => ({
+      call: 'mknodat',
+      dir: devReg,
+      path: name,
+      mode: S_IF.IFCHR | 0o666,
+      dev: deviceNumber(major, minor),
+      note: `making device /dev/${name}`,
+    }),
+  );
+}
+
+/** The links of a default /dev. To run once `dev` is attached. */
+export function planDeviceLinks(): Op[] {
+  return links.map(([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` }));
+}
+
+/** The nodes of a default /dev, by their paths in the container and on the host. */
+export const standardDevicePaths: readonly string[] = standardNodes.map(([name]) => `/dev/${name}`);
+
+/** A device of the host's as a mount: in a user namespace none can be made. `reg` is a copy of the host's mount of the node. */
+export function deviceMount(path: string, reg: Reg): RootMount {
+  return { target: path, isDirectory: false, source: { kind: 'inherited', reg }, attributes: 0, isRecursive: false };
 }
 
 /** `dev_t` as mknod(2) takes it: makedev(3). */

@@ -25,6 +25,8 @@ import { createStats, type Stats } from './stats.ts';
 export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAppArmor' | 'hasSelinux'> & {
   /** Null when sandboxes can run, else what is missing. */
   readonly notReadyReason: string | null;
+  /** Whether pods can have user namespaces. */
+  readonly hasUserNamespaces: boolean;
 };
 
 /** An id may be given as a prefix that only one object has; what is being created is not shown. */
@@ -65,7 +67,7 @@ export function createEngine(deps: EngineDeps): Engine {
   const sandboxId = (id: string) => sandbox(id).record.id;
   const containerId = (id: string) => container(id).record.id;
   return {
-    facts: () => ({ ...deps.facts, notReadyReason: deps.facts.overlayFailure }),
+    facts: () => ({ ...deps.facts, notReadyReason: deps.facts.overlayFailure, hasUserNamespaces: deps.userNamespaceFailure === null }),
     sandboxes: listedSandboxes,
     sandbox,
     containers: listedContainers,

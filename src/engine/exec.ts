@@ -83,7 +83,7 @@ function composeExec(deps: EngineDeps, { record, status }: ContainerView, argv: 
   const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
   const given = { argv, resources: status.resources, seccomp };
   const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio: ['stdin', 'stdout', 'stderr'] }, given);
-  return planExec({ fds: registers.names, process, target });
+  return planExec({ fds: registers.names, process, target, isInUserNamespace: sandbox.record.spec.namespaces.user !== undefined });
 }
 
 /** @returns a pidfd that is of this very process. */

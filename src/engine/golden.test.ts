@@ -95,7 +95,7 @@ test('planContainer() composes one with a terminal, a read-only root, volumes an
       fds: [...fds, 'cpu', 'cgroup0', 'volume0'],
       process: { ...process, stdio: null, cgroup: { version: 1, procs: ['cgroup0'] }, credentials: { ...credentials, uid: 1000, noNewPrivs: true } },
       mounts: [...standardMounts({ isPrivileged: false, hasReadonlyRoot: true, cgroups, shm: 'shm', files }), volume],
-      devices: [{ path: '/dev/fuse', type: 'char', major: 10, minor: 229, mode: 0o666, uid: 0, gid: 0 }],
+      devices: [{ hostPath: '/dev/fuse', path: '/dev/fuse', type: 'char', major: 10, minor: 229, mode: 0o666, uid: 0, gid: 0 }],
       links: [{ mount: 'cgroups', name: 'cpu', target: 'cpu,cpuacct' }],
       maskedPaths: [],
       readonlyPaths: [],
@@ -107,7 +107,7 @@ test('planContainer() composes one with a terminal, a read-only root, volumes an
 });
 
 test('planExec() joins a container by its pidfd', () => {
-  checkGolden('exec', planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target' }));
+  checkGolden('exec', planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target', isInUserNamespace: false }));
 });
 
 test('planReaper() composes the first process of a shared pid namespace', () => {

@@ -5,7 +5,7 @@ import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import type { DeviceRule } from './device-rules.ts';
-import type { DeviceNode } from './devices.ts';
+import { type DeviceNode, standardDevicePaths } from './devices.ts';
 import type { Device } from './spec.ts';
 
 export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: DeviceRule[] };
@@ -27,14 +27,14 @@ function findDevice(device: Device): DeviceNode[] {
   const stat = statSync(device.hostPath, { throwIfNoEntry: false });
   if (stat === undefined) throw failedPrecondition(`device ${device.hostPath}: no such file or directory`);
   if (stat.isDirectory()) return devicesBelow(device.hostPath, device.containerPath);
-  const node = nodeOf(stat, device.containerPath);
+  const node = nodeOf(stat, device.containerPath, device.hostPath);
   if (node === undefined) throw invalidArgument(`device ${device.hostPath} is not a device`);
   return [node];
 }
 
 /** Parts of /dev that a container has of its own. */
 const ownPaths = new Set(['/dev/pts', '/dev/shm', '/dev/mqueue', '/dev/console', '/dev/ptmx']);
-const standardPaths = new Set(['null', 'zero', 'full', 'random', 'urandom', 'tty'].map((name) => `/dev/${name}`));
+const standardPaths = new Set(standardDevicePaths);
 
 /** All device nodes of the host's /dev, for a privileged container, but those that it has anyway. */
 export function hostDevices(): DeviceNode[] {
@@ -49,16 +49,16 @@ function devicesBelow(hostPath: string, containerPath: string): DeviceNode[] {
     // A device may go at any moment; links in a directory are not followed.
     const stat = lstatSync(from, { throwIfNoEntry: false });
     if (stat?.isDirectory()) nodes.push(...devicesBelow(from, to));
-    const node = stat && nodeOf(stat, to);
+    const node = stat && nodeOf(stat, to, from);
     if (node !== undefined) nodes.push(node);
   }
   return nodes;
 }
 
-function nodeOf(stat: Stats, path: string): DeviceNode | undefined {
+function nodeOf(stat: Stats, path: string, hostPath: string): DeviceNode | undefined {
   if (!stat.isCharacterDevice() && !stat.isBlockDevice()) return undefined;
   const { major, minor } = numbersOf(stat.rdev);
-  return { path, type: stat.isBlockDevice() ? 'block' : 'char', major, minor, mode: stat.mode & 0o777, uid: stat.uid, gid: stat.gid };
+  return { hostPath, path, type: stat.isBlockDevice() ? 'block' : 'char', major, minor, mode: stat.mode & 0o777, uid: stat.uid, gid: stat.gid };
 }
 
 /** gnu_dev_major(3) and gnu_dev_minor(3) on a number that may exceed 32 bits. */

@@ -6,8 +6,9 @@
 
 import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
-import { type Credentials, planCredentials } from './credentials.ts';
-import { type DeviceNode, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
+import { type Credentials, planCredentials, planRlimits } from './credentials.ts';
+import { type DeviceNode, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
+import { joinUser } from './join-user.ts';
 import {
   cloneOf,
   type MaskedPath,
@@ -50,6 +51,8 @@ export type ContainerPlan = {
   readonly process: ProcessPlan;
   /** Net, ipc and uts of the sandbox. */
   readonly namespaces: readonly JoinedNamespace[];
+  /** The sandbox's user namespace, which mounts and pids are to belong to; undefined: the host's. Devices must be mounts then. */
+  readonly user?: Reg;
   /** Its own, the host's, or one to join. */
   readonly pid: 'new' | 'host' | { readonly join: Reg };
   readonly hasOwnCgroupNamespace: boolean;
@@ -73,13 +76,14 @@ export const stateReg: Reg = 'state';
 /** Composes the plan of a container. Registers that it names must be in `fds`: encodePlan() asserts it. */
 export function planContainer(container: ContainerPlan): Plan {
   const mounts = planMounts(orderMounts(container.mounts));
-  const { process } = container;
+  const { process, user } = container;
   const isV2 = process.cgroup.version === 2;
   const child: Op[] = [
     ...planCgroupEntry(process.cgroup),
     ...planOomScore(process.oomScoreAdj),
     ...planAppArmor(process.appArmorProfile),
     ...container.namespaces.map(planJoin),
+    ...(user === undefined ? [] : planUser(user, process, container.pid)),
     ...(container.hasOwnCgroupNamespace && isV2 ? [ownCgroupNamespace] : []),
     { call: 'setsid', note: 'starting a session' },
     joinKeyring,
@@ -88,7 +92,7 @@ export function planContainer(container: ContainerPlan): Plan {
     ...mounts.make,
     ...enterRoot(),
     ...mounts.attach,
-    ...(container.hasStandardDev ? planStandardDevices() : []),
+    ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices() : []), ...planDeviceLinks()] : []),
     ...planDeviceNodes(container.devices),
     ...planLinks(container.links),
     ...mounts.seal,
@@ -97,13 +101,13 @@ export function planContainer(container: ContainerPlan): Plan {
     ...(process.stdio === null ? planTerminal(process.credentials.uid) : []),
     ...planWorkingDir(process.workingDir),
     ...(container.hasReadonlyRoot ? [...planVolumes(container.volumes), sealRoot()] : []),
-    ...planStart(process),
+    ...planStart(user === undefined ? process : withoutLimits(process)),
   ];
   return {
     fds: container.fds,
     parent: [...planControlSocket(), ...(typeof container.pid === 'object' ? [joinPid(container.pid.join)] : [])],
     clone: {
-      namespaces: CLONE.NEWNS | (container.pid === 'new' ? CLONE.NEWPID : 0),
+      namespaces: user === undefined ? ownNamespaces(container.pid) : 0,
       ...(process.cgroup.version === 2 ? { cgroup: process.cgroup.directory } : {}),
     },
     child,
@@ -131,6 +135,24 @@ function planControlSocket(): Op[] {
     { call: 'bind', socket: 'control', address, note: 'binding the control socket' },
     { call: 'listen', socket: 'control', backlog: 64, note: 'listening on the control socket' },
   ];
+}
+
+const ownNamespaces = (pid: ContainerPlan['pid']): number => CLONE.NEWNS | (pid === 'new' ? CLONE.NEWPID : 0);
+
+/** Limits first, for they are the host's. A pid namespace is for children only: so the plan goes on in one. */
+function planUser(user: Reg, process: ProcessPlan, pid: ContainerPlan['pid']): Op[] {
+  const namespaces = ownNamespaces(pid);
+  const note = 'making the namespaces of the container';
+  return [
+    ...planRlimits(process.credentials.rlimits),
+    ...joinUser(user),
+    pid === 'new' ? { call: 'move', namespaces, note } : { call: 'unshare', namespaces, note },
+  ];
+}
+
+/** For a process in a user namespace, whose limits planRlimits() has set. */
+export function withoutLimits(process: ProcessPlan): ProcessPlan {
+  return { ...process, credentials: { ...process.credentials, rlimits: [] } };
 }
 
 /** The pid namespace is that of children born from now on: pid_namespaces(7). */

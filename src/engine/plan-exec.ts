@@ -6,21 +6,26 @@
 
 import { CLONE, O, RESOLVE } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
+import { planRlimits } from './credentials.ts';
+import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type ProcessPlan, planCgroupEntry, planOomScore, planStart } from './plan-container.ts';
+import { type ProcessPlan, planCgroupEntry, planOomScore, planStart, withoutLimits } from './plan-container.ts';
 
 export type ExecPlan = {
   readonly fds: readonly Reg[];
   readonly process: ProcessPlan;
   /** A pidfd of the container's process. */
   readonly target: Reg;
+  /** Whether the container has a user namespace other than the host's. */
+  readonly isInUserNamespace: boolean;
 };
 
-/** The namespaces of a container, but the pid namespace, which children get, and the user namespace. */
+/** The namespaces of a container, but the pid namespace, which children get, and the user namespace, which one cannot join twice: setns(2). */
 const shared = CLONE.NEWNS | CLONE.NEWNET | CLONE.NEWIPC | CLONE.NEWUTS | CLONE.NEWCGROUP;
 
 export function planExec(exec: ExecPlan): Plan {
-  const { process, target } = exec;
+  const { process, target, isInUserNamespace } = exec;
+  const namespaces = shared | (isInUserNamespace ? CLONE.NEWUSER : 0);
   return {
     fds: exec.fds,
     parent: [{ call: 'setns', fd: target, namespaces: CLONE.NEWPID, note: "joining the container's pid namespace" }],
@@ -30,9 +35,12 @@ export function planExec(exec: ExecPlan): Plan {
       ...planOomScore(process.oomScoreAdj),
       ...planAppArmor(process.appArmorProfile),
       { call: 'setsid', note: 'starting a session' },
-      { call: 'setns', fd: target, namespaces: shared, note: "joining the container's namespaces" },
+      // Limits and what else is the host's, while it may.
+      ...(isInUserNamespace ? planRlimits(process.credentials.rlimits) : []),
+      { call: 'setns', fd: target, namespaces, note: "joining the container's namespaces" },
+      ...(isInUserNamespace ? becomeRoot() : []),
       ...planWorkingDir(process.workingDir),
-      ...planStart(process),
+      ...planStart(isInUserNamespace ? withoutLimits(process) : process),
     ],
     process: { argv: process.argv, env: process.env },
     supervise: { mode: 'exec' },

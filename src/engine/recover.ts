@@ -5,7 +5,7 @@
  */
 import { reasonOf } from '../lib/errors.ts';
 import { isAlive } from '../sys/processes.ts';
-import { discard, recordStartFailure } from './container.ts';
+import { diffIdsOf, discard, recordStartFailure } from './container.ts';
 import type { EngineDeps } from './deps.ts';
 import { recordExit, watchExit } from './exits.ts';
 import { type ContainerView, containerState, sandboxState } from './records.ts';
@@ -50,7 +50,7 @@ async function guarded(deps: EngineDeps, id: string, task: () => Promise<void>):
 
 async function recoverContainer(deps: EngineDeps, { record, status }: ContainerView): Promise<void> {
   const { id } = record;
-  deps.layers.lease(id, record.image.diffIds);
+  deps.layers.lease(id, diffIdsOf(record.spec, record.image));
   const state = containerState(status);
   if (state === 'creating') return discard(deps, id);
   if (state === 'created' && status.startingAtNs !== undefined) {

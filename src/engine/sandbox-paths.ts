@@ -6,7 +6,7 @@ import type { SandboxRecord } from './records.ts';
 export type SandboxPaths = {
   readonly directory: string;
   /** Of the namespaces that are the sandbox's own. */
-  readonly pins: Readonly<Partial<Record<'net' | 'ipc' | 'uts', string>>>;
+  readonly pins: Readonly<Partial<Record<'user' | 'net' | 'ipc' | 'uts', string>>>;
   /** Its own tmpfs, or the host's. */
   readonly shm: string;
   readonly hasOwnShm: boolean;
@@ -14,11 +14,12 @@ export type SandboxPaths = {
 
 export function sandboxPaths(deps: { store: { sandboxes: { directory: (id: string) => string } } }, record: SandboxRecord): SandboxPaths {
   const directory = deps.store.sandboxes.directory(record.id);
-  const { network, ipc } = record.spec.namespaces;
+  const { network, ipc, user } = record.spec.namespaces;
   const hasOwnShm = ipc === 'pod';
   return {
     directory,
     pins: {
+      ...(user === undefined ? {} : { user: `${directory}/user` }),
       ...(network === 'pod' && record.netnsPath !== undefined ? { net: record.netnsPath, uts: `${directory}/uts` } : {}),
       ...(ipc === 'pod' ? { ipc: `${directory}/ipc` } : {}),
     },

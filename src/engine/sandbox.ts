@@ -1,9 +1,9 @@
 /**
  * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
  */
-import { constants, mkdirSync, openSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { chownSync, mkdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
-import { BerthError, failedTo, reasonOf } from '../lib/errors.ts';
+import { BerthError, failedPrecondition, failedTo, reasonOf } from '../lib/errors.ts';
 import { killCgroup } from '../sys/cgroup-processes.ts';
 import { createCgroup, findCgroups, openCgroup } from '../sys/cgroups.ts';
 import { replaceFile } from '../sys/files.ts';
@@ -11,14 +11,14 @@ import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, 
 import { createNamespaces, unpinNamespaces } from '../sys/namespaces.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close } from '../sys/syscalls.ts';
-import { CLONE } from './abi.ts';
 import { containerCgroupPath } from './cgroup.ts';
 import { dropCgroup, newId, removeContainer, stopContainer } from './container.ts';
 import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
-import type { JoinedNamespace } from './plan-container.ts';
+import { openPins } from './open-pins.ts';
 import { planReaper } from './plan-reaper.ts';
+import { createPodNamespaces } from './pod-namespaces.ts';
 import { clampOomScore } from './process-plan.ts';
 import { type ProcessIdentity, recordVersion, type SandboxRecord, type SandboxView, sandboxState } from './records.ts';
 import { createRegisters } from './registers.ts';
@@ -62,7 +62,7 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     deps.store.sandboxes.create(record, {});
     const paths = sandboxPaths(deps, record);
     writeFiles(deps, spec, paths);
-    createNamespaces({ pins: paths.pins, hostname: spec.hostname, sysctls: sandboxSysctls(spec.sysctls, deps.settings.defaultSysctls, hasNetwork) });
+    await makeNamespaces(deps, record, paths);
     const reaper = spec.namespaces.pid === 'pod' ? await startReaper(deps, record, paths) : undefined;
     const network = hasNetwork ? await attach(deps, record, netnsPath) : undefined;
     deps.store.sandboxes.update(id, () => ({ readyAtNs: deps.clock.nowNs(), ...(network ? { network } : {}), ...(reaper ? { reaper } : {}) }));
@@ -75,6 +75,25 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
   }
 }
 
+async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
+  const { id, spec } = record;
+  const { network, user: ids, pid } = spec.namespaces;
+  const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps, ids !== undefined), network === 'pod');
+  const { user: _, ...others } = pins;
+  if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
+  if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
+  const cgroupPath = ownCgroup(deps, record);
+  createCgroup(deps.cgroups, cgroupPath);
+  await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
+  if (pid !== 'pod') await endOwnProcesses(deps, [cgroupPath]);
+}
+
+/** A range of all groups is refused where not all are mapped: icmp(7). */
+function defaultSysctls(deps: EngineDeps, isInUserNamespace: boolean): Readonly<Record<string, string>> {
+  const defaults = Object.entries(deps.settings.defaultSysctls);
+  return Object.fromEntries(defaults.filter(([name]) => !isInUserNamespace || name.replaceAll('/', '.') !== 'net.ipv4.ping_group_range'));
+}
+
 /** As libcni's users name them, `cni-<uuid>`, for agents that look for them; from the id, so that a lost record does not lose the namespace. */
 function netnsPathOf(deps: EngineDeps, id: string): string {
   const [, ...parts] = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(id) ?? [];
@@ -82,7 +101,11 @@ function netnsPathOf(deps: EngineDeps, id: string): string {
 }
 
 function writeFiles(deps: EngineDeps, spec: SandboxSpec, paths: SandboxPaths): void {
-  const write = (name: string, text: string) => replaceFile(join(paths.directory, name), text, { survivesPowerLoss: false, mode: 0o644 });
+  const { user } = spec.namespaces;
+  const write = (name: string, text: string) => {
+    replaceFile(join(paths.directory, name), text, { survivesPowerLoss: false, mode: 0o644 });
+    if (user !== undefined) chownSync(join(paths.directory, name), user.uids.hostId, user.gids.hostId);
+  };
   write('hostname', `${spec.hostname || deps.facts.hostname}\n`);
   write('hosts', hostFile('/etc/hosts'));
   write('resolv.conf', resolvConf(spec.dns, spec.dns === undefined ? hostFile('/etc/resolv.conf') : ''));
@@ -92,6 +115,8 @@ function writeFiles(deps: EngineDeps, spec: SandboxSpec, paths: SandboxPaths): v
     ['source', 'shm'],
     ['mode', '1777'],
     ['size', shmSize],
+    ['uid', String(user?.uids.hostId ?? 0)],
+    ['gid', String(user?.gids.hostId ?? 0)],
   ] as const;
   const mount = createDetachedMount('tmpfs', options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
   attachMount(mount, paths.shm);
@@ -112,26 +137,19 @@ async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: 
   return deps.network.add(attachment, AbortSignal.timeout(deps.settings.networkTimeoutMs));
 }
 
-/** The reaper's cgroup: beside those of the pod's containers. */
-function reaperCgroup(deps: EngineDeps, { id, spec }: SandboxRecord): string {
+/** Of the reaper, and of those that make namespaces: beside those of the pod's containers. */
+function ownCgroup(deps: EngineDeps, { id, spec }: SandboxRecord): string {
   return containerCgroupPath(spec.cgroupParent, id, deps.settings.defaultCgroupParent);
 }
 
 async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
-  const cgroupPath = reaperCgroup(deps, record);
+  const cgroupPath = ownCgroup(deps, record);
   createCgroup(deps.cgroups, cgroupPath);
   const registers = createRegisters();
   try {
-    const flags = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS };
-    const namespaces = Object.entries(paths.pins).map(
-      ([what, path]): JoinedNamespace => ({
-        what,
-        flag: flags[what as keyof typeof flags],
-        reg: registers.add(what, openSync(path, constants.O_RDONLY)),
-      }),
-    );
+    const pins = openPins(paths.pins, registers);
     const cgroup = addCgroupEntry(openCgroup(deps.cgroups, cgroupPath), registers);
-    const plan = planReaper({ namespaces, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
+    const plan = planReaper({ ...pins, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
     const { pid } = await startMonitor(deps, { plan, fds: registers.fds, name: record.id });
     return { pid, startTime: processStartTime(pid) ?? '' };
   } finally {
@@ -159,10 +177,13 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
-  if (record.spec.namespaces.pid === 'pod') await endReaper(deps, view);
+  if (record.spec.namespaces.pid === 'pod' || record.spec.namespaces.user !== undefined) {
+    await endOwnProcesses(deps, isDamaged(view) ? await findCgroups(deps.cgroups, id) : [ownCgroup(deps, record)]);
+  }
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
-  unpinNamespaces(Object.values(paths.pins));
+  // Of a record that cannot be read, nobody knows whether there is a user namespace.
+  unpinNamespaces([...Object.values(paths.pins), join(paths.directory, 'user')]);
   if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
   if (paths.hasOwnShm) while (unmount(paths.shm));
 }
@@ -176,9 +197,8 @@ function containersOf(deps: EngineDeps, sandboxId: string): string[] {
 
 const isDamaged = ({ record, status }: SandboxView): boolean => status.damage !== undefined && record.netnsPath === undefined;
 
-async function endReaper(deps: EngineDeps, view: SandboxView): Promise<void> {
-  const paths = isDamaged(view) ? await findCgroups(deps.cgroups, view.record.id) : [reaperCgroup(deps, view.record)];
-  for (const path of paths) {
+async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
+  for (const path of cgroupPaths) {
     await killCgroup(deps.cgroups, path, killTimeoutMs);
     await dropCgroup(deps, path);
   }

@@ -7,12 +7,20 @@
 /** `pod`: shared within the sandbox; `container`: its own; `node`: the host's; `target`: that of another container. */
 export type PidMode = 'pod' | 'container' | 'node' | 'target';
 
+/** Ids from 0 up to `length` - 1 inside are those from `hostId` on outside. */
+export type IdRange = { readonly hostId: number; readonly length: number };
+
+/** The ids of a user namespace: user_namespaces(7). */
+export type IdMap = { readonly uids: IdRange; readonly gids: IdRange };
+
 export type NamespaceModes = {
   readonly network: 'pod' | 'node';
   readonly ipc: 'pod' | 'node';
   readonly pid: PidMode;
   /** Id of the container whose pid namespace is joined; only with pid `target`. */
   readonly targetId?: string;
+  /** The pod's own user namespace; undefined: the host's. */
+  readonly user?: IdMap;
 };
 
 /** Identity of a sandbox: a retry of RunPodSandbox carries the same four. */
@@ -50,8 +58,22 @@ export type ContainerMetadata = { readonly name: string; readonly attempt: numbe
 
 export type Propagation = 'private' | 'host-to-container' | 'bidirectional';
 
+/** An image mounted as a volume. */
+export type ImageVolume = {
+  /** As the request named it. */
+  readonly requested: string;
+  /** Of a directory in it; '': all of it. */
+  readonly subPath: string;
+  /** The image as it was found on the node; layers topmost first. */
+  readonly found?: { readonly id: string; readonly ref: string; readonly layerDirs: readonly string[]; readonly diffIds: readonly string[] };
+};
+
 export type Mount = {
   readonly containerPath: string;
+  /** Instead of a path on the host, which is '' then. Always read-only. */
+  readonly image?: ImageVolume;
+  /** Ids that the volume is shown with: the pod's own. undefined: those that the files have. */
+  readonly ids?: IdMap;
   /** Absolute path on the host; created as a directory when it does not exist. */
   readonly hostPath: string;
   readonly isReadonly: boolean;

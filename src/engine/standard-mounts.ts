@@ -3,7 +3,7 @@
  *
  * Pure.
  */
-import { MOUNT_ATTR } from './abi.ts';
+import { MOUNT_ATTR, MS } from './abi.ts';
 import { devMounts } from './devices.ts';
 import { normalPath, type RootMount } from './mounts.ts';
 import type { Reg } from './plan.ts';
@@ -28,6 +28,8 @@ export type StandardMounts = {
   readonly cgroups: CgroupSight;
   /** The sandbox's /dev/shm, or the host's. */
   readonly shm: Reg;
+  /** The host's own, where the pod's user namespace may make none: its pids, network or ipc are the host's. */
+  readonly fromHost?: { readonly proc?: Reg; readonly sys?: Reg; readonly mqueue?: Reg };
   /** Files of the sandbox, by their path in the container. */
   readonly files: readonly { readonly path: string; readonly reg: Reg }[];
 };
@@ -35,17 +37,11 @@ export type StandardMounts = {
 export const cgroupReg: Reg = 'cgroups';
 
 export function standardMounts(given: StandardMounts): RootMount[] {
-  const own = (target: string, type: string, attributes: number): RootMount => ({
-    target,
-    isDirectory: true,
-    source: { kind: 'new', type, options: [['source', type]] },
-    attributes,
-    isRecursive: false,
-  });
+  const { fromHost = {} } = given;
   return [
-    own('/proc', 'proc', guarded),
-    ...devMounts(given.shm),
-    own('/sys', 'sysfs', guarded | (given.isPrivileged ? 0 : MOUNT_ATTR.RDONLY)),
+    kernelMount('/proc', 'proc', guarded, fromHost.proc),
+    ...devMounts(given.shm, fromHost.mqueue),
+    kernelMount('/sys', 'sysfs', guarded | (given.isPrivileged ? 0 : MOUNT_ATTR.RDONLY), fromHost.sys),
     ...cgroupMounts(given.cgroups, given.isPrivileged),
     ...given.files.map(
       ({ path, reg }): RootMount => ({
@@ -57,6 +53,12 @@ export function standardMounts(given: StandardMounts): RootMount[] {
       }),
     ),
   ];
+}
+
+function kernelMount(target: string, type: string, attributes: number, hostReg: Reg | undefined): RootMount {
+  const place = { target, isDirectory: true, attributes };
+  if (hostReg === undefined) return { ...place, source: { kind: 'new', type, options: [['source', type]] }, isRecursive: false };
+  return { ...place, source: { kind: 'inherited', reg: hostReg }, isRecursive: true, propagation: MS.PRIVATE };
 }
 
 function cgroupMounts(cgroups: CgroupSight, isPrivileged: boolean): RootMount[] {

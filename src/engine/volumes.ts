@@ -1,20 +1,26 @@
 /**
  * Takes a container's volumes from the host: each source as a detached copy of its tree of mounts, checked against what was asked.
  */
-import { mkdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { mkdirSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { BerthError, failedPrecondition, failedTo, invalidArgument } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
-import { cloneTree } from '../sys/mounts.ts';
+import { cloneIdmapped, cloneTree } from '../sys/mounts.ts';
 import { type MountInfo, mountOf, parseMountInfo } from '../sys/proc.ts';
+import { close } from '../sys/syscalls.ts';
 import { MOUNT_ATTR, MS } from './abi.ts';
+import { openImageVolume } from './image-volumes.ts';
 import type { RootMount } from './mounts.ts';
 import type { Registers } from './registers.ts';
-import type { Mount } from './spec.ts';
+import type { ImageVolume, Mount } from './spec.ts';
 
 export type VolumeFacts = {
   readonly canMountRecursivelyReadonly: boolean;
   /** Directories with mounts of berth's own: who takes them along must let them go again. */
   readonly ownDirs: readonly string[];
+  /** A directory with nothing in it. */
+  readonly emptyLayer: string;
+  /** Where the pod's user namespace is pinned. */
+  readonly userNamespace?: string;
 };
 
 /**
@@ -31,7 +37,7 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
     } catch (error) {
       if (error instanceof BerthError) throw error;
       throw failedTo(
-        `mounting ${mount.hostPath} on ${mount.containerPath}`,
+        `mounting ${mount.image?.requested ?? mount.hostPath} on ${mount.containerPath}`,
         failedPrecondition(error instanceof Error ? error.message : String(error)),
       );
     }
@@ -39,11 +45,12 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
 }
 
 function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
+  if (mount.image !== undefined) return openImage(facts, mount, mount.image, name, registers);
   const source = resolveSource(mount);
   const isDirectory = statSync(source).isDirectory();
   checkReadonly(facts, mount);
   checkPropagation(table, mount, source);
-  const reg = registers.add(name, cloneTree(source, { isRecursive: true }));
+  const reg = registers.add(name, cloneSource(facts, mount, source));
   return {
     target: mount.containerPath,
     isDirectory,
@@ -52,6 +59,34 @@ function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Moun
     isRecursive: mount.isRecursiveReadonly,
     propagation: propagationOf(facts, mount, source),
   };
+}
+
+function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: string, registers: Registers): RootMount {
+  return {
+    target: mount.containerPath,
+    isDirectory: true,
+    source: { kind: 'inherited', reg: registers.add(name, openImageVolume(facts, image)) },
+    attributes: attributesOf(mount) | MOUNT_ATTR.RDONLY,
+    isRecursive: false,
+  };
+}
+
+/** With what is mounted below it, all of it mapped: a part that cannot be would belong to nobody in the container. */
+function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
+  if (mount.ids === undefined) return cloneTree(source, { isRecursive: true });
+  if (facts.userNamespace === undefined) throw invalidArgument(`mount on ${mount.containerPath}: ids are mapped only in a pod with a user namespace`);
+  const userNamespace = openSync(facts.userNamespace, 'r');
+  try {
+    return cloneIdmapped(source, { userNamespace, isRecursive: true });
+  } catch (error) {
+    if (!isErrno(error, 'EINVAL')) throw error;
+    throw failedPrecondition(
+      `mounting ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted in it, cannot map ids; use another, or hostUsers: true`,
+      error,
+    );
+  } finally {
+    close(userNamespace);
+  }
 }
 
 /** Links are followed on the host, where whoever asked controls them. A missing source is made, as both peers do. */

@@ -1,5 +1,5 @@
 /**
- * Overlays: read-only layers with a writable directory above them, as a detached mount.
+ * Overlays: read-only layers with or without a writable directory above them, as a detached mount.
  *
  * Three ways, by what the kernel knows, best first: directories as fds (Linux 6.13), one text option a layer (6.7), one text for all (before).
  */
@@ -8,8 +8,13 @@ import { cloneTree, createDetachedMount, type FsOption, MS_PRIVATE, mountByText,
 import { AT_FDCWD, close, O_DIRECTORY, O_PATH, openat } from './syscalls.ts';
 
 export type OverlayRequest = {
-  /** Topmost first, one at least; at most 500, the kernel's limit. A number is the fd of a directory or a detached mount, which stays the caller's. */
+  /** Topmost first, one at least, two where nothing is writable; at most 500, the kernel's limit. A number is the fd of a directory or a detached mount, which stays the caller's. */
   readonly layers: readonly (string | number)[];
+  /** Undefined: read-only. */
+  readonly writable?: Writable;
+};
+
+type Writable = {
   /** On one file system with `work`. */
   readonly upper: string;
   /** Empty. */
@@ -18,7 +23,7 @@ export type OverlayRequest = {
   readonly isVolatile: boolean;
 };
 
-type Directories = { readonly layers: readonly number[]; readonly upper: number; readonly work: number };
+type Directories = { readonly layers: readonly number[]; readonly above: readonly (readonly ['upperdir' | 'workdir', number])[] };
 
 /** @returns the fd of the detached mount. @throws {SyscallError} with the kernel's own sentence where it gives one. */
 export function createOverlay(request: OverlayRequest): number {
@@ -29,19 +34,22 @@ export function createOverlay(request: OverlayRequest): number {
     opened.push(fd);
     return fd;
   };
+  const { writable, layers } = request;
   try {
-    const directories = { layers: request.layers.map(fdOf), upper: fdOf(request.upper), work: fdOf(request.work) };
+    const above = writable ? ([['upperdir', fdOf(writable.upper)], ['workdir', fdOf(writable.work)]] as const) : [];
+    const directories = { layers: layers.map(fdOf), above };
     // Nobody exports it over NFS, and both cost look-ups.
-    const flags = ['index=off', 'xino=off', ...(request.isVolatile ? ['volatile'] : [])];
-    return byFds(directories, flags) ?? byTexts(directories, flags) ?? byOneText(directories, flags, request.upper);
+    const flags = ['index=off', 'xino=off', ...(writable?.isVolatile ? ['volatile'] : [])];
+    const target = writable?.upper ?? path(directories.layers.at(-1) ?? -1);
+    return byFds(directories, flags) ?? byTexts(directories, flags) ?? byOneText(directories, flags, target);
   } finally {
     for (const fd of opened) close(fd);
   }
 }
 
 /** @returns null when this kernel wants texts. */
-function byFds({ layers, upper, work }: Directories, flags: readonly string[]): number | null {
-  const options = [...layers.map((fd): FsOption => ['lowerdir+', fd]), ['upperdir', upper], ['workdir', work]] as const;
+function byFds({ layers, above }: Directories, flags: readonly string[]): number | null {
+  const options = [...layers.map((fd): FsOption => ['lowerdir+', fd]), ...above];
   try {
     return createDetachedMount('overlay', [['source', 'overlay'], ...options, ...flags.map(flagOption)]);
   } catch (error) {
@@ -52,8 +60,8 @@ function byFds({ layers, upper, work }: Directories, flags: readonly string[]): 
 }
 
 /** @returns null when this kernel has no `lowerdir+`. */
-function byTexts({ layers, upper, work }: Directories, flags: readonly string[]): number | null {
-  const options = [...layers.map((fd): FsOption => ['lowerdir+', path(fd)]), ['upperdir', path(upper)], ['workdir', path(work)]] as const;
+function byTexts({ layers, above }: Directories, flags: readonly string[]): number | null {
+  const options = [...layers.map((fd): FsOption => ['lowerdir+', path(fd)]), ...above.map(([key, fd]): FsOption => [key, path(fd)])];
   try {
     return createDetachedMount('overlay', [['source', 'overlay'], ...options, ...flags.map(flagOption)]);
   } catch (error) {
@@ -64,10 +72,10 @@ function byTexts({ layers, upper, work }: Directories, flags: readonly string[])
 
 /**
  * A text option of fsconfig(2) ends at 255 bytes here, mount(2)'s at a page: some 250 layers by the short names of their fds.
- * For the moment of it the overlay lies on its upper directory.
+ * For the moment of it the overlay lies on its upper directory, or its lowest layer.
  */
-function byOneText({ layers, upper, work }: Directories, flags: readonly string[], target: string): number {
-  const text = [`lowerdir=${layers.map(path).join(':')}`, `upperdir=${path(upper)}`, `workdir=${path(work)}`, ...flags].join(',');
+function byOneText({ layers, above }: Directories, flags: readonly string[], target: string): number {
+  const text = [`lowerdir=${layers.map(path).join(':')}`, ...above.map(([key, fd]) => `${key}=${path(fd)}`), ...flags].join(',');
   mountByText('overlay', target, text);
   try {
     const mount = cloneTree(target, { isRecursive: false });

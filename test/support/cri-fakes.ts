@@ -136,7 +136,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       updateResources: note('updateResources', undefined),
       stats: { containers: async function* () {}, sandboxes: async function* () {} },
       events: async function* () {},
-      facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false }),
+      facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false, hasUserNamespaces: true }),
       explain: (id) => ({ about: id }),
     },
     images: {

@@ -10,6 +10,7 @@ import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
 import { createEvents } from '../../../src/engine/events.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
+import { probeUserNamespaces } from '../../../src/engine/pod-namespaces.ts';
 import { createRoots } from '../../../src/engine/roots.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
 import { createSeccompFilters } from '../../../src/engine/seccomp-filter.ts';
@@ -46,16 +47,18 @@ export async function startEngine(network: Network = noNetwork, directory = mkdt
   for (const path of [settings.rootDir, settings.stateDir, settings.netnsDir]) mkdirSync(path, { recursive: true });
   const facts = probeHost(settings.rootDir);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
+  const monitor = await openMonitorBinary(process.env.BERTH_MONITOR ?? join(import.meta.dirname, '../../../build/monitor'));
   const events = createEvents();
   const clock = createClock();
   const deps: EngineDeps = {
     settings,
     facts,
+    userNamespaceFailure: await probeUserNamespaces({ monitor }, settings.rootDir),
     cgroups: probeCgroups(),
     store: announcingStore(openStore(settings.stateDir), events, clock),
     events,
     roots: createRoots(settings.rootDir, true),
-    monitor: await openMonitorBinary(process.env.BERTH_MONITOR ?? join(import.meta.dirname, '../../../build/monitor')),
+    monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
     layers: { lease: () => {}, release: () => {} },
