@@ -16,7 +16,9 @@ import { imageStatus } from './image-status.ts';
 import { listContainerStats, streamContainerStats } from './list-container-stats.ts';
 import { listContainers, streamContainers } from './list-containers.ts';
 import { listImages, streamImages } from './list-images.ts';
+import { listMetricDescriptors } from './list-metric-descriptors.ts';
 import { listPodSandbox, streamPodSandboxes } from './list-pod-sandbox.ts';
+import { listPodSandboxMetrics, streamPodSandboxMetrics } from './list-pod-sandbox-metrics.ts';
 import { listPodSandboxStats, streamPodSandboxStats } from './list-pod-sandbox-stats.ts';
 import type { ImageService, RuntimeService, Streaming, Unary } from './messages.ts';
 import { podSandboxStats } from './pod-sandbox-stats.ts';
@@ -60,7 +62,6 @@ const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'po
 const missing = (sentence: string) => ({ kind: 'missing', sentence }) as const;
 
 const noStreaming = 'berth has no streaming server yet; ExecSync runs a program in a container';
-const noMetrics = 'berth does not give metrics by CRI yet';
 const noCheckpoints = 'berth does not checkpoint or restore yet';
 
 export const runtimeMethods: Table<RuntimeService> = {
@@ -95,9 +96,9 @@ export const runtimeMethods: Table<RuntimeService> = {
   PodSandboxStats: poll(podSandboxStats),
   ListPodSandboxStats: poll(listPodSandboxStats),
   StreamPodSandboxStats: poll(streamPodSandboxStats),
-  ListMetricDescriptors: missing(noMetrics),
-  ListPodSandboxMetrics: missing(noMetrics),
-  StreamPodSandboxMetrics: missing(noMetrics),
+  ListMetricDescriptors: poll(listMetricDescriptors),
+  ListPodSandboxMetrics: poll(listPodSandboxMetrics),
+  StreamPodSandboxMetrics: poll(streamPodSandboxMetrics),
   GetContainerEvents: poll(getContainerEvents),
   CheckpointContainer: missing(noCheckpoints),
   CheckpointPod: missing(noCheckpoints),

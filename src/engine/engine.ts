@@ -13,6 +13,7 @@ import {
   updateContainerResources,
 } from './container.ts';
 import type { EngineDeps } from './deps.ts';
+import { createDetails, type Details } from './details.ts';
 import type { LifeEvent } from './events.ts';
 import { type ExecResult, execSync } from './exec.ts';
 import { type ContainerView, containerState, type SandboxView, sandboxState } from './records.ts';
@@ -52,6 +53,8 @@ export type Engine = {
   readonly updateResources: (id: string, resources: Resources) => Promise<void>;
   /** What running containers and ready sandboxes use. */
   readonly stats: Stats;
+  /** The same with all that metrics tell besides. */
+  readonly details: Details;
   /** What becomes of sandboxes and containers from now on, until the signal. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
   readonly events: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
   /** What people may want to know of a sandbox or a container, for JSON. No environment values. */
@@ -66,6 +69,7 @@ export function createEngine(deps: EngineDeps): Engine {
   const container = (id: string) => pick('container', id, containers.get(id), listedContainers);
   const sandboxId = (id: string) => sandbox(id).record.id;
   const containerId = (id: string) => container(id).record.id;
+  const stats = createStats(deps);
   return {
     facts: () => ({ ...deps.facts, notReadyReason: deps.facts.overlayFailure, hasUserNamespaces: deps.userNamespaceFailure === null }),
     sandboxes: listedSandboxes,
@@ -82,7 +86,8 @@ export function createEngine(deps: EngineDeps): Engine {
     execSync: async (id, argv, timeoutMs, signal) => execSync(deps, containerId(id), { argv, timeoutMs, signal }),
     reopenLog: async (id) => reopenContainerLog(deps, containerId(id)),
     updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
-    stats: createStats(deps),
+    stats,
+    details: createDetails(deps, stats),
     events: (signal) => deps.events.listen(signal),
     explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(container(id)) : explainSandbox(deps, sandbox(id))),
   };

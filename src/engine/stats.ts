@@ -123,8 +123,13 @@ function networksOf(views: readonly SandboxView[]): ReadonlyMap<string, readonly
   return new Map(withNetwork.map(({ id }, index) => [id, counters[index] ?? null]));
 }
 
-/** The kubelet gives each pod a cgroup. Without one, its containers lie beside those of other pods, and only their sum is the pod's. */
-function podCounters({ deps, cgroups }: Reading, { spec }: SandboxRecord, containers: readonly ContainerStats[]): CgroupCounters | null {
-  const path = spec.cgroupParent === '' ? '' : parentCgroupPath(spec.cgroupParent, deps.settings.defaultCgroupParent);
-  return path === '' ? addUp(containers.map(({ counters }) => counters)) : cgroups.counters(path);
+function podCounters({ deps, cgroups }: Reading, record: SandboxRecord, containers: readonly ContainerStats[]): CgroupCounters | null {
+  const path = podCgroupPath(deps, record);
+  return path === null ? addUp(containers.map(({ counters }) => counters)) : cgroups.counters(path);
+}
+
+/** The kubelet gives each pod a cgroup. Without one (null), containers lie beside those of other pods, and only their sum is the pod's. */
+export function podCgroupPath({ settings }: Pick<StatsDeps, 'settings'>, { spec }: SandboxRecord): string | null {
+  if (spec.cgroupParent === '') return null;
+  return parentCgroupPath(spec.cgroupParent, settings.defaultCgroupParent) || null;
 }

@@ -135,6 +135,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       reopenLog: note('reopenLog', undefined),
       updateResources: note('updateResources', undefined),
       stats: { containers: async function* () {}, sandboxes: async function* () {} },
+      details: async function* () {},
       events: async function* () {},
       facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false, hasUserNamespaces: true }),
       explain: (id) => ({ about: id }),
