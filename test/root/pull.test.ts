@@ -12,7 +12,7 @@ import type { ImageRecord } from '../../src/images/image-record.ts';
 import type { PullProgress } from '../../src/images/pull.ts';
 import type { Unpacker } from '../../src/images/unpack.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { layerOf, layersOnDisk, type Node, platform, useImages } from '../support/image-bed.ts';
+import { layerOf, layersOnDisk, type Node, platform, startProxy, useImages } from '../support/image-bed.ts';
 import { digestOf } from '../support/layer-bed.ts';
 
 const bed = useImages();
@@ -276,6 +276,36 @@ test('a blob that the registry has damaged is refused', async () => {
   const node = await bed.node();
   await failsWith(node.pull(`${bed.host}/damaged:1`), 'FAILED_PRECONDITION', /digest should be/);
   checkNothingLeft(node);
+});
+
+test('a layer goes on where the connection broke, again and again', async () => {
+  const noise = randomBytes(1 << 20);
+  const pushed = await bed.push('breaking', '1', { layers: [layerOf({ noise }), base] });
+  let breaks = 0;
+  const host = await startProxy(bed.host, (blob) => {
+    breaks += 1;
+    return blob.subarray(0, 200_000);
+  });
+  const node = await bed.node();
+  const image = await node.pull(`${host}/breaking:1`);
+  assert.equal(image.id, pushed.id);
+  assert.ok(breaks > 4);
+  assert.ok(readFileSync(join(node.store.rootOf(image).layerDirs[1] ?? '', 'noise')).equals(noise));
+});
+
+test('of a mirror that sends wrong bytes nothing stays, and the registry itself is asked', async () => {
+  await bed.push('mirrored', '1', { layers: [layerOf({ noise: randomBytes(100_000) })] });
+  const host = await startProxy(bed.host, (blob) => Buffer.concat([blob.subarray(0, -1), Buffer.from([(blob.at(-1) ?? 0) ^ 1])]));
+  const node = await bed.node();
+  mkdirSync(join(node.root, 'certs.d', bed.host), { recursive: true });
+  writeFileSync(
+    join(node.root, 'certs.d', bed.host, 'hosts.toml'),
+    `server = "http://${bed.host}"\n[host."http://${host}"]\n  capabilities = ["pull", "resolve"]\n`,
+  );
+  await node.pull(`${bed.host}/mirrored:1`);
+  assert.ok(node.logged.some((line) => line.message.includes("a mirror's layer is wrong")));
+  assert.equal(layersOnDisk(node.root).length, 1);
+  await failsWith((await bed.node()).pull(`${host}/mirrored:1`), 'INVALID_ARGUMENT', /^layer sha256:.*decompressing/);
 });
 
 test('removal by any name takes the image with all its names, its layers when nobody else has them, and succeeds again', async () => {

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -118,10 +119,34 @@ export async function openNode(root: string, unpacker: Unpacker): Promise<Node> 
     },
   };
   const store = await createImageStore({ root, unpacker: counting, log, pinnedImages: [] });
-  const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test' });
+  const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test', timing: { backoffMs: 5, backoffMsMax: 20 } });
   const puller = createImagePuller({ store, registry, unpacker: counting, platform, log });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
   return { root, store, puller, unpacked, logged, pull };
+}
+
+/**
+ * Stands before the registry, and does to the bodies of large blobs what it is told. Ends with the test file's process.
+ *
+ * @param spoil gets the bytes; what it gives back is sent, and then the connection breaks when that is not all.
+ */
+export async function startProxy(target: string, spoil: (blob: Buffer) => Buffer): Promise<string> {
+  const server = createHttpServer(async (request, response) => {
+    const headers = Object.fromEntries(['accept', 'range'].flatMap((name) => (request.headers[name] ? [[name, String(request.headers[name])]] : [])));
+    const answer = await fetch(`http://${target}${request.url}`, { method: request.method ?? 'GET', headers });
+    const body = Buffer.from(await answer.arrayBuffer());
+    for (const name of ['content-type', 'content-range', 'docker-content-digest']) {
+      const value = answer.headers.get(name);
+      if (value !== null) response.setHeader(name, value);
+    }
+    const isBlob = request.url?.includes('/blobs/') === true && body.length > 4096;
+    const sent = isBlob ? spoil(body) : body;
+    response.writeHead(answer.status, { 'content-length': body.length });
+    response.write(sent, () => (sent.length < body.length ? response.destroy() : response.end()));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  server.unref();
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
 /** Names below `layers`, as diff ids; anything that is no layer stays as it is. */
