@@ -4,6 +4,7 @@
  * Leaves nothing when it fails. Knows no protocol of registries, and unpacks nothing itself.
  */
 import { createHash, randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { RegistryAuth } from './auth.ts';
@@ -240,6 +241,8 @@ async function fetchLayers(
 ): Promise<readonly StagedLayer[]> {
   const others = new AbortController();
   const signal = AbortSignal.any([run.signal, others.signal]);
+  // Every layer that waits listens.
+  setMaxListeners(0, signal);
   let doneBytes = 0;
   const onBytes = (count: number): void => {
     doneBytes += count;

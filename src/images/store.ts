@@ -144,8 +144,11 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
       await inTurn(removeUnused);
     },
     collect: async () => {
-      for (const name of await readdir(directory)) if (!name.endsWith('.json')) await rm(join(directory, name), { force: true });
-      await inTurn(removeUnused);
+      await inTurn(async () => {
+        // A record that was being written when an earlier daemon died.
+        for (const name of await readdir(directory)) if (!name.endsWith('.json')) await rm(join(directory, name), { force: true });
+        await removeUnused();
+      });
       await layers.removeLeftovers();
     },
     rootOf: (image) => rootOf(layers, image),
