@@ -20,6 +20,7 @@ import type { EngineDeps } from './deps.ts';
 import { watchExit } from './exits.ts';
 import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
+import { keepPlan } from './kept-plan.ts';
 import { reopenLog, startMonitor } from './monitor.ts';
 import { encodePlan } from './plan.ts';
 import {
@@ -34,6 +35,7 @@ import {
 import { sandboxPaths } from './sandbox-paths.ts';
 import { parseSignal } from './signals.ts';
 import type { ContainerSpec, Resources } from './spec.ts';
+import { createStopwatch } from './timeline.ts';
 
 /** An image as a container is made from it. */
 export type ContainerImage = ContainerRecord['image'];
@@ -77,18 +79,23 @@ function readySandbox(deps: EngineDeps, id: string): SandboxView {
 
 async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage): Promise<string> {
   const id = newId();
+  const { step, timeline } = createStopwatch(deps.observeStep);
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
     await ensureAppArmorProfile(spec.security.appArmorProfile);
     deps.roots.create(id, image.layerDirs, sandbox.record.spec.namespaces.user);
     const root = await deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+    // It may have been stopped while the root was made; from here to the end nothing else runs.
+    readySandbox(deps, sandbox.record.id);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
-    prepareCgroup(deps, record);
-    const { plan, registers } = openContainer(deps, record, spec.resources, sandbox, root);
-    registers.closeAll();
-    encodePlan(plan);
-    deps.store.containers.update(id, (status) => ({ ...status, readyAtNs: deps.clock.nowNs() }));
+    step('create.cgroup', () => prepareCgroup(deps, record));
+    step('create.plan', () => {
+      const { plan, registers } = openContainer(deps, record, spec.resources, sandbox, root);
+      registers.closeAll();
+      encodePlan(plan);
+    });
+    deps.store.containers.update(id, (status) => ({ ...status, readyAtNs: deps.clock.nowNs(), timeline: timeline() }));
     return id;
   } catch (error) {
     await discard(deps, id).catch((leftover: unknown) => deps.log.warn({ id, reason: reasonOf(leftover) }, 'left for recovery'));
