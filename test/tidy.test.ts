@@ -20,42 +20,31 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   '': ['cri', 'engine', 'images', 'cni', 'streaming', 'sys', 'lib'],
 };
 
-/** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files of lib and of its own room, node:assert, and types. */
+/** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
 const effectful: Readonly<Record<string, readonly string[]>> = {
   '': ['main', 'serve'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
-  cri: [
-    'container-from-request',
-    'container-status',
-    'contract',
-    'create-container',
-    'filters',
-    'image-status',
-    'item-bytes',
-    'list-containers',
-    'list-pod-sandbox',
-    'methods',
-    'pod-sandbox-status',
-    'profiles-from-request',
-    'pull-image',
-    'run-pod-sandbox',
-    'sandbox-from-request',
-    'security-from-request',
-    'server',
-    'to-response',
-  ],
+  cri: ['contract', 'server'],
   engine: [
     'apparmor-profiles',
+    'attach',
     'container-sources',
     'container',
+    'details',
     'engine',
+    'exec-session',
     'exec',
     'exits',
     'host-devices',
+    'image-volumes',
     'inspect-root',
+    'kept-plan',
     'layer-usage',
     'monitor-reports',
     'monitor',
+    'open-pins',
+    'pod-namespaces',
+    'port-connect',
     'recover',
     'registers',
     'roots',
@@ -81,11 +70,12 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'transport',
     'unpack-worker',
     'unpack',
+    'worker-pool',
   ],
   lib: ['log'],
-  streaming: ['session', 'tokens'],
+  streaming: ['certificate', 'handshake', 'server', 'tokens'],
 };
-const pureInSys: readonly string[] = ['abi', 'proc'];
+const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'net-dev', 'proc'];
 
 /** Packages and built-in modules that compute and touch nothing, so that a pure file may use them. */
 const pureModules = ['node:assert/strict', 'node:assert', 'smol-toml', 'node:path', 'node:path/posix', 'node:util', 'node:buffer'];
@@ -316,7 +306,8 @@ const isPure = (path: string) => (roomOf(path) === 'sys' ? pureInSys.includes(na
 
 function mayPureImport(path: string, from: string): boolean {
   if (!isOwn(from)) return pureModules.includes(from);
-  return isPure(from) && (roomOf(from) === roomOf(path) || roomOf(from) === 'lib');
+  const own = roomOf(path);
+  return isPure(from) && (roomOf(from) === own || (mayImport[own] ?? []).includes(roomOf(from)));
 }
 
 function workersOf(source: Source): string[] {
