@@ -188,8 +188,10 @@ const streamIdAt = (payload: Buffer, at: number) => wordAt(payload, at) & 0x7fff
  */
 export function encodeSynReply(streamId: number, isFirst: boolean): Buffer {
   const streamHead = isFirst ? [0x78, 0x01] : [];
-  const storedBlock = [0x00, 0x04, 0x00, 0xfb, 0xff];
-  return encodeControl(frameType.synReply, [...wordOf(streamId), ...streamHead, ...storedBlock, ...wordOf(0)]);
+  const storedBlock = [0x00, 0x04, 0x00, 0xfb, 0xff, ...wordOf(0)];
+  // An empty block is the flush: Go's decompressor hands nothing out before one.
+  const flush = [0x00, 0x00, 0x00, 0xff, 0xff];
+  return encodeControl(frameType.synReply, [...wordOf(streamId), ...streamHead, ...storedBlock, ...flush]);
 }
 
 export function encodeRstStream(streamId: number, status: number): Buffer {

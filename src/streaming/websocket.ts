@@ -118,13 +118,22 @@ function payloadLength(head: Buffer): number {
 
 /** Four bytes at a time where they are aligned: a gigabyte through exec passes here. */
 function unmask(bytes: Buffer, mask: Buffer, phase: number): void {
-  const head = Math.min(bytes.length, (4 - (bytes.byteOffset & 3)) & 3);
-  for (let i = 0; i < head; i += 1) bytes[i] = (bytes[i] ?? 0) ^ (mask[(phase + i) & 3] ?? 0);
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + head, (bytes.length - head) >> 2);
-  const turned = Uint8Array.from([0, 1, 2, 3], (i) => mask[(phase + head + i) & 3] ?? 0);
+  const unaligned = (4 - (bytes.byteOffset & 3)) & 3;
+  if (bytes.length < unaligned + 4) {
+    unmaskBytes(bytes, mask, phase);
+    return;
+  }
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + unaligned, (bytes.length - unaligned) >> 2);
+  const turned = Uint8Array.from([0, 1, 2, 3], (i) => mask[(phase + unaligned + i) & 3] ?? 0);
   const word = new Uint32Array(turned.buffer)[0] ?? 0;
   for (let i = 0; i < words.length; i += 1) words[i] = (words[i] ?? 0) ^ word;
-  for (let i = head + words.length * 4; i < bytes.length; i += 1) bytes[i] = (bytes[i] ?? 0) ^ (mask[(phase + i) & 3] ?? 0);
+  const rest = unaligned + words.length * 4;
+  unmaskBytes(bytes.subarray(0, unaligned), mask, phase);
+  unmaskBytes(bytes.subarray(rest), mask, phase + rest);
+}
+
+function unmaskBytes(bytes: Buffer, mask: Buffer, phase: number): void {
+  for (let i = 0; i < bytes.length; i += 1) bytes[i] = (bytes[i] ?? 0) ^ (mask[(phase + i) & 3] ?? 0);
 }
 
 /** What goes before a message of so many bytes, sent as one frame. */
