@@ -12,7 +12,7 @@ export const errnoByName: Readonly<Record<string, number>> = constants.errno;
 const nameByErrno = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
 
 /** `ENOENT` for 2. Unknown numbers give `errno 999`. */
-export function errnoName(errno: number): string {
+function errnoName(errno: number): string {
   return nameByErrno.get(errno) ?? `errno ${errno}`;
 }
 

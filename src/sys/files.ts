@@ -2,9 +2,8 @@
  * Files that are replaced as a whole, and trees that are removed without leaving their file system.
  */
 import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
-import { readFile, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { isErrno } from './ffi.ts';
 
 /**
  * Replaces a file: a reader, or the next start after a crash, sees the old bytes or the new, never a part.
@@ -31,16 +30,6 @@ function syncDirectory(path: string): void {
     fsyncSync(fd);
   } finally {
     closeSync(fd);
-  }
-}
-
-/** A file's bytes, or null when there is none. */
-export async function readIfThere(path: string): Promise<Buffer | null> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ENOTDIR')) return null;
-    throw error;
   }
 }
 

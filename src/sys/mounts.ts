@@ -44,12 +44,11 @@ const MOUNT_ATTR_IDMAP = 0x100000;
 
 /** Propagation of one mount: mount(2). */
 export const MS_PRIVATE = 1 << 18;
-export const MS_SLAVE = 1 << 19;
 export const MS_SHARED = 1 << 20;
 
 const MS_BIND = 0x1000;
 const MS_REC = 0x4000;
-export const MNT_DETACH = 2;
+const MNT_DETACH = 2;
 
 /** An option of a file system: a string, a bare flag, or an open fd. */
 export type FsOption = readonly [key: string, value: string | number | true];
@@ -128,7 +127,7 @@ export function attachMount(mount: number, target: string): void {
 export type MountChange = { readonly set?: number; readonly clear?: number; readonly propagation?: number; readonly userNamespace?: number };
 
 /** The bytes of `struct mount_attr`. */
-export function mountAttr(change: MountChange): Buffer {
+function mountAttr(change: MountChange): Buffer {
   const bytes = Buffer.alloc(32);
   const set = (change.set ?? 0) | (change.userNamespace === undefined ? 0 : MOUNT_ATTR_IDMAP);
   bytes.writeBigUInt64LE(BigInt(set), 0);

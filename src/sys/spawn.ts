@@ -215,7 +215,7 @@ export function collect(fd: number, bytesMax: number): { finish: () => Buffer; e
 const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number as number, name]));
 
 /** A wait status of waitpid(2) as exit code or signal name. */
-export function decodeWaitStatus(status: number): { exitCode: number | null; signal: string | null } {
+function decodeWaitStatus(status: number): { exitCode: number | null; signal: string | null } {
   const signal = status & 0x7f;
   if (signal === 0) return { exitCode: (status >> 8) & 0xff, signal: null };
   return { exitCode: null, signal: signalNames.get(signal) ?? `signal ${signal}` };

@@ -8,10 +8,8 @@ import { checked, libc } from './ffi.ts';
 export const AT_FDCWD = -100;
 export const O_RDONLY = 0;
 export const O_WRONLY = 1;
-export const O_RDWR = 2;
 export const O_CREAT = 0o100;
 export const O_EXCL = 0o200;
-export const O_APPEND = 0o2000;
 export const O_NONBLOCK = 0o4000;
 export const O_DIRECTORY = process.arch === 'arm64' ? 0o40000 : 0o200000;
 export const O_NOFOLLOW = process.arch === 'arm64' ? 0o100000 : 0o400000;
@@ -19,10 +17,7 @@ export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 
 /** openat2(2) `resolve` bits: include/uapi/linux/openat2.h. */
-export const RESOLVE_NO_XDEV = 0x01;
 export const RESOLVE_NO_MAGICLINKS = 0x02;
-export const RESOLVE_NO_SYMLINKS = 0x04;
-export const RESOLVE_BENEATH = 0x08;
 export const RESOLVE_IN_ROOT = 0x10;
 
 /** Numbers added since the tables of architectures were unified (kernel 5.x): the same on every one. */
@@ -32,7 +27,6 @@ const SYS_pidfd_send_signal = 424;
 
 const c_open = libc.func('int openat(int dir, const char *path, int flags, uint mode)');
 const c_openat2 = libc.func('long syscall(long nr, long dir, const char *path, void *how, long size)');
-const c_mkdirat = libc.func('int mkdirat(int dir, const char *path, uint mode)');
 const c_close = libc.func('int close(int fd)');
 const c_pipe2 = libc.func('int pipe2(void *fds, int flags)');
 const F_SETFL = 4;
@@ -40,7 +34,6 @@ const c_memfd_create = libc.func('int memfd_create(const char *name, uint flags)
 const c_fcntl = libc.func('int fcntl(int fd, int cmd, long arg)');
 const c_pidfd = libc.func('long syscall(long nr, long a, long b, long c, long d)');
 const c_syncfs = libc.func('int syncfs(int fd)');
-const c_umask = libc.func('uint umask(uint mask)');
 
 /** openat(2). @returns an fd, always close-on-exec. */
 export function openat(dir: number, path: string, flags: number, mode = 0): number {
@@ -55,11 +48,6 @@ export function openat2(dir: number, path: string, options: { flags: number; mod
   how.writeBigUInt64LE(BigInt(options.mode ?? 0), 8);
   how.writeBigUInt64LE(BigInt(options.resolve), 16);
   return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `opening ${path}`);
-}
-
-/** mkdirat(2). */
-export function mkdirat(dir: number, path: string, mode: number): void {
-  checked(c_mkdirat(dir, path, mode), () => `making directory ${path}`);
 }
 
 /** close(2). EINTR leaves the fd closed on Linux, so no failure is of use to a caller. */
@@ -109,9 +97,4 @@ export function pidfdSendSignal(pidfd: number, signal: number): void {
 /** syncfs(2): everything written to the file system that holds `fd` is on disk afterwards. Blocks. */
 export function syncfs(fd: number): void {
   checked(c_syncfs(fd), () => `syncing the file system of fd ${fd}`);
-}
-
-/** umask(2). */
-export function umask(mask: number): number {
-  return c_umask(mask);
 }
