@@ -27,7 +27,7 @@ export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbo
     args: args.map((word) => withoutNul('args', word)),
     workingDir: config.working_dir ? absolutePath('working_dir', config.working_dir) : '',
     env: environment(config.envs ?? []),
-    mounts: (config.mounts ?? []).map((mount) => mountFrom(mount, facts)),
+    mounts: (config.mounts ?? []).map((mount) => mountFrom(mount, facts, sandbox.namespaces.user)),
     devices: (config.devices ?? []).map(deviceFrom),
     labels: config.labels ?? {},
     annotations,

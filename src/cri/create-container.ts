@@ -2,7 +2,7 @@
  * CreateContainer: refuses all that can be refused, and prepares. Nothing runs before StartContainer.
  */
 import { containerState } from '../engine/records.ts';
-import type { ContainerSpec } from '../engine/spec.ts';
+import type { ContainerSpec, Mount } from '../engine/spec.ts';
 import { failedPrecondition, notFound } from '../lib/errors.ts';
 import { quoted, requiredName } from './checks.ts';
 import { containerSpecFrom } from './container-from-request.ts';
@@ -17,7 +17,8 @@ type Deps = Pick<CriDeps, 'engine' | 'images'>;
  */
 export async function createContainer({ engine, images }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
   const sandbox = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id)).record;
-  const spec = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
+  const asked = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
+  const spec = { ...asked, mounts: await Promise.all(asked.mounts.map((mount) => withImage(images, mount))) };
   const image = findImage(images, spec.image.requested);
   const { config, layerDirs, diffIds } = await images.rootOf(image);
   const names = {
@@ -33,6 +34,14 @@ function findImage(images: CriDeps['images'], reference: string): ImageView {
   const image = images.find(reference);
   if (image === undefined) throw notFound(`image ${quoted(reference)} is not on this node; pull it first`);
   return image;
+}
+
+/** An image that is to be a volume, as it is on the node now. */
+async function withImage(images: CriDeps['images'], mount: Mount): Promise<Mount> {
+  if (mount.image === undefined) return mount;
+  const image = findImage(images, mount.image.requested);
+  const { layerDirs, diffIds } = await images.rootOf(image);
+  return { ...mount, image: { ...mount.image, found: { id: image.id, ref: image.repoDigests[0] ?? image.id, layerDirs, diffIds } } };
 }
 
 /** The target's id in full. Its state is looked at again when the container starts; here so that the pod's event names the mistake early. */

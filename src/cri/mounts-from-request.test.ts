@@ -39,16 +39,35 @@ test('mountFrom() takes recursive_read_only with readonly and private propagatio
   assert.throws(() => mountFrom(message, old), { code: 'FAILED_PRECONDITION', message: /^RROUnsupported: / });
 });
 
-test('mountFrom() refuses an image that is writable or also a path as wrong, else as not there yet', () => {
+test('mountFrom() takes an image, or a directory of it, read-only and in place of a path', () => {
   const image = { image: 'sha256:1111' };
-  assert.throws(() => mount({ image, host_path: '', readonly: true }), { code: 'UNIMPLEMENTED', message: /mount \/data: .*images/ });
+  assert.deepEqual(mount({ image, host_path: '', readonly: true }).image, { requested: 'sha256:1111', subPath: '' });
+  assert.equal(mount({ image, host_path: '', readonly: true, image_sub_path: 'a/b' }).image?.subPath, 'a/b');
+  assert.equal(mount({ image: { image: '' } }).image, undefined);
   assert.throws(() => mount({ image, host_path: '' }), { code: 'INVALID_ARGUMENT', message: /readonly/ });
   assert.throws(() => mount({ image, readonly: true }), { code: 'INVALID_ARGUMENT', message: /both/ });
 });
 
-test('mountFrom() refuses id mappings and mount options that it does not know', () => {
-  assert.throws(() => mount({ uidMappings: [{ length: 1 }] }), { code: 'UNIMPLEMENTED' });
-  assert.throws(() => mount({ gidMappings: [{ length: 1 }] }), { code: 'UNIMPLEMENTED' });
+test("mountFrom() takes id mappings that are those of the sandbox's user namespace", () => {
+  const [uids, gids] = [
+    { hostId: 1000, length: 10 },
+    { hostId: 2000, length: 10 },
+  ];
+  const mapped = {
+    container_path: '/data',
+    host_path: '/srv',
+    uidMappings: [{ host_id: 1000, length: 10 }],
+    gidMappings: [{ host_id: 2000, length: 10 }],
+  };
+  assert.deepEqual(mountFrom(mapped, facts, { uids, gids }).ids, { uids, gids });
+  assert.equal(mountFrom({ ...mapped, uidMappings: [], gidMappings: [] }, facts, { uids, gids }).ids, undefined);
+  const wrong = [{ gidMappings: [] }, { uidMappings: [{ host_id: 1001, length: 10 }] }, { gidMappings: [{ host_id: 2000, length: 11 }] }];
+  for (const change of wrong)
+    assert.throws(() => mountFrom({ ...mapped, ...change }, facts, { uids, gids }), { code: 'INVALID_ARGUMENT', message: /mount \/data: / });
+  assert.throws(() => mountFrom(mapped, facts), { code: 'INVALID_ARGUMENT', message: /not those of the sandbox/ });
+});
+
+test('mountFrom() refuses mount options that it does not know', () => {
   assert.deepEqual(mount({ mount_options: ['noexec', 'nodev', 'nosuid'] }).options, ['noexec', 'nodev', 'nosuid']);
   for (const option of ['exec', 'ro', 'NOEXEC', '']) assert.throws(() => mount({ mount_options: [option] }), { message: /none of noexec/ });
 });

@@ -1,10 +1,11 @@
 /**
  * Mounts and devices of a container, as requested. Pure: whether sources exist, and what they are, is the engine's to find out.
  */
-import type { Device, Mount, Propagation } from '../engine/spec.ts';
-import { BerthError, invalidArgument, unimplemented } from '../lib/errors.ts';
-import { absolutePath, quoted, type RequestFacts } from './checks.ts';
+import type { Device, IdMap, ImageVolume, Mount, Propagation } from '../engine/spec.ts';
+import { BerthError, invalidArgument } from '../lib/errors.ts';
+import { absolutePath, present, quoted, type RequestFacts, withoutNul } from './checks.ts';
 import type * as cri from './messages.ts';
+import { idRange, isSameIds } from './namespaces-from-request.ts';
 
 const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
   PROPAGATION_PRIVATE: 'private',
@@ -15,26 +16,27 @@ const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
 /**
  * Paths stay as given, since ContainerStatus shows them in that form.
  *
- * @throws {BerthError} INVALID_ARGUMENT for a mount that contradicts itself, UNIMPLEMENTED for images and id mappings,
+ * @param sandboxIds of the pod's user namespace, the only ones a mount can be shown with.
+ * @throws {BerthError} INVALID_ARGUMENT for a mount that contradicts itself or the sandbox,
  *   FAILED_PRECONDITION `RROUnsupported: …` (the kubelet reads that word) where the kernel cannot mount recursively read-only.
  */
-export function mountFrom(message: cri.Mount, facts: RequestFacts): Mount {
+export function mountFrom(message: cri.Mount, facts: RequestFacts, sandboxIds?: IdMap): Mount {
   const containerPath = absolutePath('mounts: container_path', message.container_path);
-  if (message.image?.image) refuseImageVolume(containerPath, message);
-  if ((message.uidMappings?.length ?? 0) + (message.gidMappings?.length ?? 0) > 0) {
-    throw unimplemented(`mount ${containerPath}: berth does not map the ids of mounts yet`);
-  }
+  const image = message.image?.image ? imageVolume(containerPath, message.image.image, message) : undefined;
   const propagation = propagations[message.propagation ?? 'PROPAGATION_PRIVATE'];
   if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: there is no propagation ${message.propagation}`);
-  const mount = {
+  const mount = present({
     containerPath,
-    hostPath: absolutePath(`mount ${containerPath}: host_path`, message.host_path),
+    image,
+    // An image's layers are shown with the pod's ids in any case.
+    ids: image === undefined ? mappedIds(containerPath, message, sandboxIds) : undefined,
+    hostPath: image === undefined ? absolutePath(`mount ${containerPath}: host_path`, message.host_path) : '',
     isReadonly: message.readonly ?? false,
     isRecursiveReadonly: message.recursive_read_only ?? false,
     propagation,
     wantsSelinuxRelabel: message.selinux_relabel ?? false,
     options: (message.mount_options ?? []).map((option) => mountOption(containerPath, option)),
-  };
+  });
   if (mount.isRecursiveReadonly) checkRecursiveReadonly(mount, facts);
   return mount;
 }
@@ -52,10 +54,20 @@ function mountOption(containerPath: string, option: string): Mount['options'][nu
   throw invalidArgument(`mount ${containerPath}: mount option ${quoted(option)} is none of noexec, nodev and nosuid`);
 }
 
-function refuseImageVolume(containerPath: string, message: cri.Mount): never {
+function imageVolume(containerPath: string, requested: string, message: cri.Mount): ImageVolume {
   if (message.host_path) throw invalidArgument(`mount ${containerPath}: it has both an image and a host_path`);
   if (!message.readonly) throw invalidArgument(`mount ${containerPath}: an image is mounted read-only, but readonly is not set`);
-  throw unimplemented(`mount ${containerPath}: berth does not mount images as volumes yet`);
+  return { requested, subPath: withoutNul(`mount ${containerPath}: image_sub_path`, message.image_sub_path ?? '') };
+}
+
+function mappedIds(containerPath: string, { uidMappings = [], gidMappings = [] }: cri.Mount, sandboxIds: IdMap | undefined): IdMap | undefined {
+  if (uidMappings.length + gidMappings.length === 0) return undefined;
+  const ids = {
+    uids: idRange(`mount ${containerPath}: uidMappings`, uidMappings),
+    gids: idRange(`mount ${containerPath}: gidMappings`, gidMappings),
+  };
+  if (!isSameIds(ids, sandboxIds)) throw invalidArgument(`mount ${containerPath}: its mappings are not those of the sandbox's user namespace`);
+  return ids;
 }
 
 /** @throws {BerthError} INVALID_ARGUMENT for paths that are not absolute, and for other permissions than r, w and m. */

@@ -18,11 +18,12 @@ test('sandboxNamespaces() refuses modes that a sandbox cannot have', () => {
   }
 });
 
-test('a user namespace is refused as wrong where it is, else as not there yet', () => {
+test('a user namespace has one mapping of uids and one of gids, which begin at root of the container', () => {
   const userns = (userns_options: object) => () => sandboxNamespaces({ userns_options });
   const map = [{ host_id: 100000, length: 65536 }];
-  userns({ mode: 'NODE' })();
-  assert.throws(userns({ mode: 'POD', uids: map, gids: map }), refusal('UNIMPLEMENTED', /^userns_options: /));
+  const range = { hostId: 100000, length: 65536 };
+  assert.equal(userns({ mode: 'NODE' })().user, undefined);
+  assert.deepEqual(userns({ mode: 'POD', uids: map, gids: map })().user, { uids: range, gids: range });
   const wrong = [
     { mode: 'NODE', uids: map },
     { mode: 'CONTAINER', uids: map, gids: map },
@@ -32,8 +33,24 @@ test('a user namespace is refused as wrong where it is, else as not there yet', 
     { uids: map, gids: [...map, ...map] },
     { uids: [{ host_id: 1, container_id: 1, length: 10 }], gids: map },
     { uids: map, gids: [{ host_id: 1, length: 0 }] },
+    { uids: map, gids: [{ host_id: 0xfffffffe, length: 2 }] },
   ];
   for (const options of wrong) assert.throws(userns(options), refusal('INVALID_ARGUMENT', /^userns_options/), JSON.stringify(options));
+});
+
+test("a container's user namespace is the sandbox's, and says so", () => {
+  const range = { hostId: 100000, length: 65536 };
+  const sandbox = { ...pod, user: { uids: range, gids: range } };
+  const asked = (host_id: number, length = 65536) => ({ userns_options: { uids: [{ host_id, length }], gids: [{ host_id, length }] } });
+  assert.deepEqual(containerNamespaces(asked(100000), sandbox).user, sandbox.user);
+  assert.deepEqual(containerNamespaces(undefined, sandbox).user, sandbox.user);
+  for (const options of [{}, asked(100001), asked(100000, 65535), { userns_options: { mode: 'NODE' } } as const]) {
+    assert.throws(
+      () => containerNamespaces(options, sandbox),
+      refusal('INVALID_ARGUMENT', /^userns_options: .*but the sandbox has uids 65536 from 100000/),
+    );
+  }
+  assert.throws(() => containerNamespaces(asked(100000), pod), refusal('INVALID_ARGUMENT', /but the sandbox has the host's/));
 });
 
 test('a container that says nothing is placed as its sandbox is', () => {

@@ -11,7 +11,7 @@ export async function status(
 ): Promise<StatusResponse> {
   const facts = engine.facts();
   const config = { rootDir: settings.rootDir, stateDir: settings.stateDir };
-  const features = { recursive_read_only_mounts: facts.canMountRecursivelyReadonly, user_namespaces: false };
+  const features = { recursive_read_only_mounts: facts.canMountRecursivelyReadonly, user_namespaces: facts.hasUserNamespaces };
   return {
     status: {
       conditions: [
@@ -20,7 +20,7 @@ export async function status(
       ],
     },
     runtime_handlers: runtimeHandlers.map((name) => ({ name, features })),
-    features: { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true },
+    features: { supplemental_groups_policy: true, user_namespaces_host_network: facts.hasUserNamespaces, mount_options: true },
     info: verbose ? { config: JSON.stringify(config) } : {},
   };
 }

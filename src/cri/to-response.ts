@@ -5,7 +5,7 @@
  */
 import { type ContainerState, type ContainerView, containerState, type SandboxState, type SandboxView, sandboxState } from '../engine/records.ts';
 import { signalName } from '../engine/signals.ts';
-import type { ContainerSpec, Mount, NamespaceModes, PidMode, Propagation, Resources } from '../engine/spec.ts';
+import type { ContainerSpec, IdRange, ImageVolume, Mount, NamespaceModes, PidMode, Propagation, Resources } from '../engine/spec.ts';
 import type { ImageView } from './deps.ts';
 import type * as cri from './messages.ts';
 
@@ -119,8 +119,13 @@ const toContainerState = (state: ContainerState): cri.ContainerState => containe
 
 const pidModes: Readonly<Record<PidMode, cri.NamespaceMode>> = { pod: 'POD', container: 'CONTAINER', node: 'NODE', target: 'TARGET' };
 
-function namespaceOptions({ network, ipc, pid }: NamespaceModes): cri.NamespaceOption {
-  return { network: pidModes[network], ipc: pidModes[ipc], pid: pidModes[pid] };
+function namespaceOptions({ network, ipc, pid, user }: NamespaceModes): cri.NamespaceOption {
+  const options = { network: pidModes[network], ipc: pidModes[ipc], pid: pidModes[pid] };
+  return user === undefined ? options : { ...options, userns_options: { mode: 'POD', uids: [idMapping(user.uids)], gids: [idMapping(user.gids)] } };
+}
+
+function idMapping({ hostId, length }: IdRange): cri.IDMapping {
+  return { container_id: 0, host_id: hostId, length };
 }
 
 /** The name that people know, not the id by which the kubelet asked for it. */
@@ -143,7 +148,13 @@ function mount(asked: Mount): cri.Mount {
     propagation: propagations[asked.propagation],
     selinux_relabel: asked.wantsSelinuxRelabel,
     mount_options: asked.options,
+    ...(asked.ids === undefined ? {} : { uidMappings: [idMapping(asked.ids.uids)], gidMappings: [idMapping(asked.ids.gids)] }),
+    ...(asked.image === undefined ? {} : imageMount(asked.image)),
   };
+}
+
+function imageMount({ requested, subPath, found }: ImageVolume): Pick<cri.Mount, 'image' | 'image_sub_path'> {
+  return { image: { image: requested, image_ref: found?.ref }, image_sub_path: subPath };
 }
 
 /** `SIGRTMIN+3` -> `SIGNAL_SIGRTMINPLUS3`. */

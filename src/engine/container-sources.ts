@@ -3,7 +3,7 @@
  *
  * Done twice: when the container is created, to refuse what can be refused, and when it starts.
  */
-import { constants, mkdirSync, openSync } from 'node:fs';
+import { constants, existsSync, mkdirSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { failedPrecondition, failedTo } from '../lib/errors.ts';
 import type { CgroupFacts, DevicePolicy } from '../sys/cgroup-facts.ts';
@@ -64,7 +64,12 @@ function composeContainer(
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
   const { rootDir, stateDir } = deps.settings;
   const { pins, shm } = sandboxPaths(deps, sandbox.record);
-  const volumeFacts = { ...deps.facts, ownDirs: [rootDir, stateDir], emptyLayer: deps.roots.emptyLayer, ...(pins.user ? { userNamespace: pins.user } : {}) };
+  const volumeFacts = {
+    ...deps.facts,
+    ownDirs: [rootDir, stateDir],
+    emptyLayer: deps.roots.emptyLayer,
+    ...(pins.user ? { userNamespace: pins.user } : {}),
+  };
   const volumes = openVolumes(volumeFacts, spec.mounts, registers);
   const targets = spec.mounts.map((mount) => mount.containerPath);
   const defaults = standardMounts({
@@ -178,7 +183,7 @@ function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Regist
   return {
     ...(pid === 'node' ? { proc: take('/proc') } : {}),
     ...(network === 'node' ? { sys: take('/sys') } : {}),
-    ...(ipc === 'node' ? { mqueue: take('/dev/mqueue') } : {}),
+    ...(ipc === 'node' ? { mqueue: existsSync('/dev/mqueue') ? take('/dev/mqueue') : null } : {}),
   };
 }
 

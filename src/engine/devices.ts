@@ -46,8 +46,8 @@ const ttyGid = '5';
 
 export const devReg: Reg = 'dev';
 
-/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm; `mqueueReg` the host's /dev/mqueue where none may be made. */
-export function devMounts(shmReg: Reg, mqueueReg?: Reg): RootMount[] {
+/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm; `mqueueReg` the host's /dev/mqueue where none may be made, null: it has none. */
+export function devMounts(shmReg: Reg, mqueueReg?: Reg | null): RootMount[] {
   const quiet = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NOEXEC;
   return [
     {
@@ -83,15 +83,16 @@ export function devMounts(shmReg: Reg, mqueueReg?: Reg): RootMount[] {
       attributes: quiet,
       isRecursive: false,
     },
-    {
-      target: '/dev/mqueue',
-      isDirectory: true,
-      source: mqueueReg === undefined ? { kind: 'new', type: 'mqueue', options: [['source', 'mqueue']] } : { kind: 'inherited', reg: mqueueReg },
-      attributes: quiet | MOUNT_ATTR.NODEV,
-      isRecursive: false,
-    },
+    ...(mqueueReg === null ? [] : [mqueueMount(mqueueReg)]),
     { target: '/dev/shm', isDirectory: true, source: { kind: 'inherited', reg: shmReg }, attributes: 0, isRecursive: false },
   ];
+}
+
+function mqueueMount(hostReg: Reg | undefined): RootMount {
+  const attributes = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NOEXEC | MOUNT_ATTR.NODEV;
+  const source: RootMount['source'] =
+    hostReg === undefined ? { kind: 'new', type: 'mqueue', options: [['source', 'mqueue']] } : { kind: 'inherited', reg: hostReg };
+  return { target: '/dev/mqueue', isDirectory: true, source, attributes, isRecursive: false };
 }
 
 /** The nodes of a default /dev. To run once `dev` is attached, with umask 0. */

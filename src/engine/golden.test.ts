@@ -3,13 +3,15 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { MS } from './abi.ts';
+import { CLONE, MS, S_IF } from './abi.ts';
 import { resolveCapabilities } from './capabilities.ts';
 import type { Credentials } from './credentials.ts';
 import { describePlan } from './describe-plan.ts';
+import { deviceMount, standardDevicePaths } from './devices.ts';
 import { encodePlan, type Plan } from './plan.ts';
 import { type ContainerPlan, type ProcessPlan, planContainer } from './plan-container.ts';
 import { planExec } from './plan-exec.ts';
+import { planPodNamespaces } from './plan-namespaces.ts';
 import { planReaper } from './plan-reaper.ts';
 import { standardMounts } from './standard-mounts.ts';
 
@@ -115,6 +117,41 @@ test('planReaper() composes the first process of a shared pid namespace', () => 
     'reaper',
     planReaper({ fds: ['net', 'uts', 'ipc', 'cgroup'], namespaces, cgroup: { version: 2, directory: 'cgroup' }, oomScoreAdj: -998 }),
   );
+});
+
+const mounted = [...standardDevicePaths, '/dev/fuse'].map((path, i) => deviceMount(path, `device${i}`));
+const inUser: ContainerPlan = {
+  ...container,
+  fds: [...fds, 'user', 'sys', ...mounted.map((_, i) => `device${i}`)],
+  user: 'user',
+  mounts: [
+    ...standardMounts({ isPrivileged: false, hasReadonlyRoot: false, cgroups: { version: 2 }, shm: 'shm', fromHost: { sys: 'sys' }, files }),
+    ...mounted,
+  ],
+};
+
+test('planContainer() composes a container in a user namespace: joined first, its own namespaces made in it, devices as mounts', () => {
+  checkGolden('userns', planContainer(inUser));
+});
+
+test('planContainer() asks for no privilege of the host once it is in a user namespace', () => {
+  const { child } = planContainer(inUser);
+  const joined = child.findIndex((op) => op.call === 'setns' && op.namespaces === CLONE.NEWUSER);
+  const calls = child.slice(joined).filter((op) => op.call === 'prlimit64' || (op.call === 'mknodat' && (op.mode & S_IF.IFCHR) !== 0));
+  assert.deepEqual(calls, []);
+  assert.equal(child.filter((op) => op.call === 'prlimit64').length, credentials.rlimits.length);
+});
+
+test('planExec() and planReaper() join a user namespace, and planPodNamespaces() makes the others in it', () => {
+  checkGolden(
+    'userns-exec',
+    planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target', isInUserNamespace: true }),
+  );
+  const cgroup = { version: 2, directory: 'cgroup' } as const;
+  checkGolden('userns-reaper', planReaper({ fds: ['net', 'uts', 'ipc', 'user', 'cgroup'], namespaces, user: 'user', cgroup, oomScoreAdj: -998 }));
+  const sysctls = { 'net.ipv4.ip_forward': '1' };
+  const kinds = ['net', 'ipc', 'uts'] as const;
+  checkGolden('userns-sandbox', planPodNamespaces({ fds: ['cgroup', 'user'], cgroup, user: 'user', kinds, hostname: 'pod', sysctls }));
 });
 
 test('planContainer() never leaves a mount of a volume to be resolved outside the root', () => {

@@ -79,7 +79,12 @@ function writeMap(pid: number, file: 'uid_map' | 'gid_map', { hostId, length }: 
 }
 
 /** Runs a plan whose process stays, and ends that when its namespaces have been pinned. */
-async function withHolder(deps: Pick<Deps, 'monitor'>, name: string, compose: (registers: Registers) => Plan, use: (pid: number) => void): Promise<void> {
+async function withHolder(
+  deps: Pick<Deps, 'monitor'>,
+  name: string,
+  compose: (registers: Registers) => Plan,
+  use: (pid: number) => void,
+): Promise<void> {
   const registers = createRegisters();
   let holder: number;
   try {

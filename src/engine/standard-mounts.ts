@@ -29,7 +29,7 @@ export type StandardMounts = {
   /** The sandbox's /dev/shm, or the host's. */
   readonly shm: Reg;
   /** The host's own, where the pod's user namespace may make none: its pids, network or ipc are the host's. */
-  readonly fromHost?: { readonly proc?: Reg; readonly sys?: Reg; readonly mqueue?: Reg };
+  readonly fromHost?: { readonly proc?: Reg; readonly sys?: Reg; readonly mqueue?: Reg | null };
   /** Files of the sandbox, by their path in the container. */
   readonly files: readonly { readonly path: string; readonly reg: Reg }[];
 };

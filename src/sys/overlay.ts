@@ -36,7 +36,12 @@ export function createOverlay(request: OverlayRequest): number {
   };
   const { writable, layers } = request;
   try {
-    const above = writable ? ([['upperdir', fdOf(writable.upper)], ['workdir', fdOf(writable.work)]] as const) : [];
+    const above = writable
+      ? ([
+          ['upperdir', fdOf(writable.upper)],
+          ['workdir', fdOf(writable.work)],
+        ] as const)
+      : [];
     const directories = { layers: layers.map(fdOf), above };
     // Nobody exports it over NFS, and both cost look-ups.
     const flags = ['index=off', 'xino=off', ...(writable?.isVolatile ? ['volatile'] : [])];
