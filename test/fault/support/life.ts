@@ -1,0 +1,93 @@
+/**
+ * The life of a pod as steps that a kubelet takes, each of which can be taken again after it was cut off; and the engine that they are taken on.
+ */
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createNetwork } from '../../../src/cni/network.ts';
+import { type ContainerView, containerState, sandboxState } from '../../../src/engine/records.ts';
+import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from '../../root/support/engine.ts';
+
+export type Node = TestEngine & { readonly cgroupParent: string };
+
+/** Opens an engine on what is in the directory. @param cgroupParent the same for all engines of a directory. */
+export async function openNode(directory: string, cgroupParent: string): Promise<Node> {
+  const [confDir, binDir, leases] = [join(directory, 'net.d'), join(directory, 'bin'), join(directory, 'leases')];
+  for (const path of [confDir, binDir, leases]) mkdirSync(path, { recursive: true });
+  writeFileSync(join(confDir, '10-net.conflist'), JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'lease' }] }));
+  writeFileSync(join(binDir, 'lease'), leasePlugin(leases));
+  chmodSync(join(binDir, 'lease'), 0o755);
+  const network = await createNetwork({
+    confDir,
+    binDirs: [binDir],
+    cacheDir: join(directory, 'root/cni'),
+    addTimeoutMs: 20_000,
+    delTimeoutMs: 20_000,
+  });
+  return { ...(await startEngine(network, directory)), cgroupParent };
+}
+
+/** A plugin that keeps a directory for each address, and refuses a second ADD, as the specification lets it. */
+const leasePlugin = (leases: string): string => `#!/bin/sh
+lease=${leases}/$CNI_CONTAINERID
+case $CNI_COMMAND in
+  VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}';;
+  ADD) mkdir "$lease" || { echo '{"cniVersion":"1.0.0","code":100,"msg":"added twice"}'; exit 1; }
+    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"'"$CNI_NETNS"'"}],"ips":[{"address":"10.1.0.2/16","interface":0}]}';;
+  DEL) rmdir "$lease" 2>/dev/null; exit 0;;
+esac
+`;
+
+export type Life = { readonly name: string; readonly pid: 'pod' | 'container' };
+
+export type Step = { readonly name: string; readonly take: (node: Node, life: Life) => Promise<void> };
+
+const namespacesOf = ({ pid }: Life) => ({ network: 'pod', ipc: 'pod', pid }) as const;
+
+/** What each asks for may be done already, in part or whole. */
+export const steps: readonly Step[] = [
+  {
+    name: 'RunPodSandbox',
+    take: async ({ engine, cgroupParent }, life) => {
+      const metadata = { name: life.name, namespace: 'fault', uid: life.name, attempt: 0 };
+      await engine.runSandbox(sandboxSpec({ metadata, cgroupParent, namespaces: namespacesOf(life) }));
+    },
+  },
+  { name: 'CreateContainer', take: (node, life) => create(node, life, 0) },
+  { name: 'StartContainer', take: (node, life) => start(node, life) },
+  {
+    name: 'UpdateContainerResources',
+    take: async ({ engine }) => {
+      for (const { record } of running(engine.containers())) await engine.updateResources(record.id, { cpuShares: 512 });
+    },
+  },
+  { name: 'StopContainer', take: ({ engine }) => each(engine.containers(), (id) => engine.stopContainer(id, 50)) },
+  { name: 'RemoveContainer', take: ({ engine }) => each(engine.containers(), engine.removeContainer) },
+  { name: 'StopPodSandbox', take: ({ engine }) => each(engine.sandboxes(), engine.stopSandbox) },
+  { name: 'RemovePodSandbox', take: ({ engine }) => each(engine.sandboxes(), engine.removeSandbox) },
+];
+
+const running = (views: readonly ContainerView[]) => views.filter(({ status }) => containerState(status) === 'running');
+
+async function each(views: readonly { readonly record: { readonly id: string } }[], action: (id: string) => Promise<void>): Promise<void> {
+  for (const { record } of views) await action(record.id);
+}
+
+async function create({ engine, image }: Node, life: Life, attempt: number): Promise<void> {
+  const sandbox = engine.sandboxes().find(({ status }) => sandboxState(status) === 'ready');
+  const spec = containerSpec(['sleep', '1000'], {
+    metadata: { name: 'main', attempt },
+    security: { ...security, seccomp: { kind: 'runtime-default' }, namespaces: namespacesOf(life) },
+    resources: { memoryLimitBytes: 64 << 20, cpuShares: 256 },
+  });
+  await engine.createContainer(sandbox?.record.id ?? 'none', spec, image);
+}
+
+/** A container whose start was cut off is EXITED: a kubelet makes the next attempt. */
+async function start(node: Node, life: Life): Promise<void> {
+  const latest = () =>
+    node.engine.containers().reduce((last, view) => (view.record.spec.metadata.attempt > last.record.spec.metadata.attempt ? view : last));
+  const state = containerState(latest().status);
+  if (state === 'running') return;
+  if (state === 'exited') await create(node, life, latest().record.spec.metadata.attempt + 1);
+  await node.engine.startContainer(latest().record.id);
+}

@@ -1,0 +1,89 @@
+/**
+ * Pods through the CRI socket, as tests of the real daemon want them: short, of the sample image, told apart by name.
+ */
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CriClient, Message } from '../../../scripts/cri-client.ts';
+import { serveRegistry } from '../../../scripts/mini-registry.ts';
+import { buildSampleImage } from '../../../scripts/sample-image.ts';
+
+export type Pod = { readonly id: string; readonly config: Message; readonly logDirectory: string };
+
+/** Pulls the sample image from a registry that ends with the pull. @returns its name. */
+export async function pullSample(client: CriClient): Promise<string> {
+  const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
+  try {
+    const image = `${registry.host}/berth/sample:1`;
+    await client.call('PullImage', { image: { image } });
+    return image;
+  } finally {
+    registry.stop();
+  }
+}
+
+export async function runPod(client: CriClient, name: string, directory: string, changes: Message = {}): Promise<Pod> {
+  const logDirectory = join(directory, 'logs', name);
+  mkdirSync(logDirectory, { recursive: true });
+  const config = { metadata: { name, namespace: 'test', uid: name, attempt: 0 }, hostname: name, log_directory: logDirectory, linux: {}, ...changes };
+  const { pod_sandbox_id: id } = await client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config });
+  return { id, config, logDirectory };
+}
+
+/** Creates and starts. Its log is `<name>.log`. @returns its id. */
+export async function runContainer(client: CriClient, pod: Pod, image: string, name: string, script: string, changes: Message = {}): Promise<string> {
+  const command = ['sh', '-c', script];
+  const config = { metadata: { name, attempt: 0 }, image: { image }, command, log_path: `${name}.log`, linux: {}, ...changes };
+  const creation = { pod_sandbox_id: pod.id, config, sandbox_config: pod.config };
+  const { container_id } = await client.call<{ container_id: string }>('CreateContainer', creation);
+  await client.call('StartContainer', { container_id });
+  return container_id;
+}
+
+export type Status = {
+  readonly state: string;
+  readonly exit_code: number;
+  readonly reason: string;
+  readonly started_at: string;
+  readonly finished_at: string;
+  readonly resources: { readonly linux: { readonly cpu_shares: string; readonly memory_limit_in_bytes: string } };
+};
+
+export async function statusOf(client: CriClient, container_id: string): Promise<Status> {
+  return (await client.call<{ status: Status }>('ContainerStatus', { container_id })).status;
+}
+
+export type Details = { readonly pid: number; readonly monitorPid: number; readonly cgroupPath: string };
+
+export async function detailsOf(client: CriClient, container_id: string): Promise<Details> {
+  const { info } = await client.call<{ info: { info: string } }>('ContainerStatus', { container_id, verbose: true });
+  return JSON.parse(info.info) as Details;
+}
+
+/** @returns what it prints on stdout. @throws Error when it fails. */
+export async function exec(client: CriClient, container_id: string, ...cmd: string[]): Promise<string> {
+  const answer = await client.call<{ stdout: Buffer; stderr: Buffer; exit_code: number }>('ExecSync', { container_id, cmd, timeout: '20' });
+  if (answer.exit_code !== 0) throw new Error(`${cmd.join(' ')} ended with ${answer.exit_code}: ${answer.stderr}`);
+  return answer.stdout.toString();
+}
+
+/** Waits until it holds, at most 20 s. */
+export async function eventually(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (let waits = 0; waits < 800; waits += 1) {
+    if (await holds()) return;
+    await sleep(25);
+  }
+  throw new Error(`not so after 20 s: ${what}`);
+}
+
+/** The contents of a log's lines. @throws Error for a line that is none, or a file that does not end with one. */
+export function logLines(...files: readonly string[]): string[] {
+  const text = files.map((file) => readFileSync(file, 'latin1')).join('');
+  const lines = text.split('\n');
+  if (lines.pop() !== '') throw new Error(`${files}: the last line is torn`);
+  return lines.map((line) => {
+    const [, content] = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (?:stdout|stderr) [FP] ([\s\S]*)$/.exec(line) ?? [];
+    if (content === undefined) throw new Error(`${files}: no line of a log: ${line}`);
+    return content;
+  });
+}
