@@ -32,10 +32,12 @@ import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
 import { createNodeImages } from './node-images.ts';
+import { adjustOnHangup, openObservability } from './observability.ts';
 import { probeCgroups } from './sys/cgroups.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
 import { createLibseccomp } from './sys/libseccomp.ts';
 import { hardLimit } from './sys/limits.ts';
+import { lockDirectory } from './sys/lock.ts';
 import { makeSharedDirectory } from './sys/shared-directory.ts';
 import { version } from './version.ts';
 
@@ -46,13 +48,17 @@ const seccompProgramsMax = 64;
 /**
  * Serves until SIGTERM or SIGINT.
  *
+ * @param readConfig reads the configuration again, for SIGHUP.
  * @throws {BerthError} FAILED_PRECONDITION with what this node lacks, and what to do.
  */
-export async function serve(config: Config): Promise<void> {
+export async function serve(config: Config, readConfig: () => Config): Promise<void> {
   const wasStopped = new Promise<string>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal));
   });
   const log = createLog(config.logLevel);
+  adjustOnHangup(log, () => readConfig().logLevel);
+  const observability = await openObservability(config.metrics);
+  const { observers } = observability;
   const facts = checkNode(config);
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
   const unpacker = createUnpacker({ workerFile: new URL('./images/unpack-worker.ts', import.meta.url), workersMax: config.pullParallelLayers });
@@ -64,8 +70,10 @@ export async function serve(config: Config): Promise<void> {
     log,
     addTimeoutMs: config.cniTimeoutMs,
     delTimeoutMs: config.cniTimeoutMs,
+    ...(observers ? { observe: observers.plugin } : {}),
   });
-  const deps = await wireEngine(config, facts, images, network, log);
+  const engineDeps = await wireEngine(config, facts, images, network, log);
+  const deps: EngineDeps = observers ? { ...engineDeps, observeStep: observers.step } : engineDeps;
   await recover(deps);
   await images.collect();
   await network.collectGarbage(deps.store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
@@ -79,7 +87,8 @@ export async function serve(config: Config): Promise<void> {
     proxy: proxyFrom(process.env),
     timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
   });
-  const puller = createImagePuller({ store: images, registry, unpacker, platform: toPlatform(process.arch), log });
+  const puller = createImagePuller({ store: images, registry, unpacker, platform: toPlatform(process.arch), log, ...(observers ? { observe: observers.pull } : {}) });
+  await observability.serve(deps, images);
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
     engine: createEngine(deps),
@@ -89,12 +98,14 @@ export async function serve(config: Config): Promise<void> {
     settings: { version, rootDir: config.root, stateDir: config.state },
     nowNs: deps.clock.nowNs,
     log,
+    ...(observers ? { observe: observers.call } : {}),
   });
   log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, kernel: facts.kernel }, 'serving');
 
   const signal = await wasStopped;
   log.info({ signal }, 'ending; containers run on');
   deps.events.close();
+  observability.close();
   await server.close(drainTimeoutMs);
   network.close();
   await unpacker.close();
@@ -106,7 +117,10 @@ export async function serve(config: Config): Promise<void> {
 /** What cannot be done without is looked at first, and named all at once. */
 function checkNode(config: Config): HostFacts {
   if (process.getuid?.() !== 0) throw failedPrecondition('serving needs root: namespaces, mounts and cgroups are root’s to make; run berth as root');
-  for (const path of [config.root, config.state]) mkdirSync(path, { recursive: true, mode: 0o711 });
+  for (const path of new Set([config.root, config.state])) {
+    mkdirSync(path, { recursive: true, mode: 0o711 });
+    lockDirectory(path, 'stop it, or give each its own --root, --state and --socket');
+  }
   const facts = probeHost(config.root);
   if (facts.overlayFailure !== null) {
     throw failedPrecondition(
