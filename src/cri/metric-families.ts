@@ -5,10 +5,13 @@
  * are whole seconds.
  */
 import type { ContainerDetails, LayerFilesystem, SandboxDetails } from '../engine/details.ts';
-import type { CgroupCounters, Pressure } from '../sys/cgroup-counters.ts';
-import type { CgroupDetails, DeviceIo } from '../sys/cgroup-details.ts';
-import type { InterfaceCounters } from '../sys/net-dev.ts';
 import type * as cri from './messages.ts';
+
+type CgroupCounters = ContainerDetails['stats']['counters'];
+type CgroupDetails = ContainerDetails['cgroup'];
+type DeviceIo = CgroupDetails['devices'][number];
+type Pressure = NonNullable<CgroupCounters['pressure']['cpu']>;
+type InterfaceCounters = NonNullable<SandboxDetails['stats']['interfaces']>[number];
 
 /** Of every metric, in this order. */
 const commonLabels = ['container', 'id', 'image', 'name', 'namespace', 'pod'] as const;
@@ -28,18 +31,6 @@ type Family<Source> = {
 /** What a cgroup tells, a pod's as a container's. */
 type Usage = { readonly counters: CgroupCounters; readonly cgroup: CgroupDetails };
 type ContainerSource = ContainerDetails & { readonly filesystem: LayerFilesystem };
-
-const counter = <Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> => ({
-  name,
-  help,
-  type: 'COUNTER',
-  labels,
-  samples,
-});
-const gauge = <Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> => ({
-  ...counter(name, help, samples, labels),
-  type: 'GAUGE',
-});
 
 const usageFamilies: readonly Family<Usage>[] = [
   counter(
@@ -223,6 +214,14 @@ function metricsOf<Source>(families: readonly Family<Source>[], source: Source, 
       value === null ? [] : [{ name, metric_type: type, label_values: [...common, ...labels], value: { value: String(value) } }],
     );
   });
+}
+
+function counter<Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> {
+  return { name, help, type: 'COUNTER', labels, samples };
+}
+
+function gauge<Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> {
+  return { name, help, type: 'GAUGE', labels, samples };
 }
 
 function pageFaults({ cgroup: { memory } }: Usage): Sample[] {

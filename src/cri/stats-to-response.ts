@@ -4,9 +4,12 @@
  * Every part has its time, also one without a value. What the kernel does not count is left out: 0 would be a claim.
  */
 import type { ContainerStats, SandboxStats } from '../engine/stats.ts';
-import type { CgroupCounters, Pressure, PressureLine, SwapCounters } from '../sys/cgroup-counters.ts';
-import type { InterfaceCounters } from '../sys/net-dev.ts';
 import type * as cri from './messages.ts';
+
+type CgroupCounters = ContainerStats['counters'];
+type SwapCounters = NonNullable<CgroupCounters['swap']>;
+type Pressure = NonNullable<CgroupCounters['pressure']['cpu']>;
+type InterfaceCounters = NonNullable<SandboxStats['interfaces']>[number];
 
 /** @param storageRoot where writable layers lie: the file system's name in all answers. */
 export function containerStats(stats: ContainerStats, storageRoot: string): cri.ContainerStats {
@@ -84,7 +87,7 @@ function psiStats(pressure: Pressure | null): cri.PsiStats | undefined {
   return pressure === null ? undefined : { Full: psiData(pressure.full), Some: psiData(pressure.some) };
 }
 
-function psiData({ totalNs, avg10, avg60, avg300 }: PressureLine): cri.PsiData {
+function psiData({ totalNs, avg10, avg60, avg300 }: Pressure['some']): cri.PsiData {
   return { Total: String(totalNs), Avg10: avg10, Avg60: avg60, Avg300: avg300 };
 }
 
