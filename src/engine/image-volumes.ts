@@ -5,7 +5,7 @@
  */
 import { posix } from 'node:path';
 import { BerthError, reasonOf } from '../lib/errors.ts';
-import { cloneOpen } from '../sys/mounts.ts';
+import { cloneOpen, cloneTree } from '../sys/mounts.ts';
 import { createOverlay } from '../sys/overlay.ts';
 import { close, O_DIRECTORY, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../sys/syscalls.ts';
 import { withShownLayers } from './roots.ts';
@@ -22,11 +22,9 @@ export type ImageVolumeFacts = {
  * @returns the fd of the mount.
  * @throws {BerthError} FAILED_PRECONDITION `ImageVolumeMountFailed: …`, a word that the kubelet looks for.
  */
-export function openImageVolume({ emptyLayer, userNamespace }: ImageVolumeFacts, image: ImageVolume): number {
+export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): number {
   try {
-    const layers = [...(image.found?.layerDirs ?? []), emptyLayer];
-    if (layers.length < 2) layers.push(emptyLayer);
-    const mount = withShownLayers(layers, userNamespace, (shown) => createOverlay({ layers: shown }));
+    const mount = stack(facts, image.found?.layerDirs ?? []);
     if (image.subPath === '') return mount;
     try {
       return openPart(mount, image.subPath);
@@ -36,6 +34,12 @@ export function openImageVolume({ emptyLayer, userNamespace }: ImageVolumeFacts,
   } catch (error) {
     throw new BerthError('FAILED_PRECONDITION', `ImageVolumeMountFailed: image ${image.requested}: ${reasonOf(error)}`, error);
   }
+}
+
+function stack({ emptyLayer, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
+  if (layerDirs.length === 0) return cloneTree(emptyLayer, { isRecursive: false });
+  const layers = layerDirs.length === 1 ? [...layerDirs, emptyLayer] : layerDirs;
+  return withShownLayers(layers, userNamespace, (shown) => createOverlay({ layers: shown }));
 }
 
 function openPart(mount: number, path: string): number {

@@ -6,6 +6,8 @@ import { after, before, test } from 'node:test';
 import { recover } from '../../src/engine/recover.ts';
 import { sandboxPaths } from '../../src/engine/sandbox-paths.ts';
 import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/spec.ts';
+import { attachMount, createDetachedMount, unmount } from '../../src/sys/mounts.ts';
+import { close } from '../../src/sys/syscalls.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
 const never = new AbortController().signal;
@@ -114,10 +116,11 @@ test('root of the pod owns its network, hostname and ipc: sysctls are set, and N
 
 test('a sysctl that cannot be set fails the sandbox, with nothing left', async () => {
   const before = findTraces();
-  await assert.rejects(runPod(modes(second), { sysctls: { 'net.ipv4.nonsense': '1' } }), /setting sysctl net.ipv4.nonsense to 1: /);
+  const unused = ids(7_000_000);
+  await assert.rejects(runPod(modes(unused), { sysctls: { 'net.ipv4.nonsense': '1' } }), /setting sysctl net.ipv4.nonsense to 1: /);
   assert.deepEqual(findTraces(), before);
   assert.deepEqual(
-    host.engine.sandboxes().filter(({ record }) => record.spec.namespaces.user?.uids.hostId === second.uids.hostId),
+    host.engine.sandboxes().filter(({ record }) => record.spec.namespaces.user?.uids.hostId === unused.uids.hostId),
     [],
   );
 });
@@ -178,6 +181,34 @@ test('a volume with mappings shows the host’s ids as the pod’s; one without 
   await run(id, 'touch /mapped/made');
   assert.deepEqual(owner(join(directory, 'made')), [0, 0]);
   await assert.rejects(run(id, 'touch /plain/made'), /Permission denied/);
+});
+
+test('a tmpfs, and what is mounted in a volume, are shown with the pod’s ids too; one volume serves pods with other ids', async () => {
+  const directory = join(host.directory, 'memory');
+  mkdirSync(directory);
+  for (const path of [directory, join(directory, 'below')]) {
+    mkdirSync(path, { recursive: true });
+    const mount = createDetachedMount('tmpfs', [['mode', '755']]);
+    attachMount(mount, path);
+    close(mount);
+  }
+  try {
+    const volume = {
+      hostPath: directory,
+      isReadonly: false,
+      isRecursiveReadonly: false,
+      propagation: 'private',
+      wantsSelinuxRelabel: false,
+    } as const;
+    for (const user of [first, second]) {
+      const id = await start(await runPod(modes(user)), { mounts: [{ ...volume, options: ['noexec'], containerPath: '/mapped', ids: user }] });
+      assert.equal(await run(id, 'stat -c %u:%g /mapped /mapped/below && touch /mapped/below/made'), '0:0\n0:0\n');
+      assert.deepEqual(owner(join(directory, 'below/made')), [0, 0]);
+      assert.match(await run(id, 'mount'), /on \/mapped type tmpfs \(rw,noexec/);
+    }
+  } finally {
+    for (const path of [join(directory, 'below'), directory]) unmount(path);
+  }
 });
 
 test('a volume of a file system that cannot map ids is refused, by its name', async () => {
