@@ -12,5 +12,7 @@ import { type InterfaceCounters, parseNetDev } from './net-dev.ts';
  */
 export function readInterfaces(netnsPaths: readonly string[]): (readonly InterfaceCounters[] | null)[] {
   // The calling thread's own entry: /proc/net is that of the process, which stays at home.
-  return visitNetNamespaces(netnsPaths, () => readFileSync('/proc/thread-self/net/dev', 'latin1')).map((text) => (text === null ? null : parseNetDev(text)));
+  return visitNetNamespaces(netnsPaths, () => readFileSync('/proc/thread-self/net/dev', 'latin1')).map((text) =>
+    text === null ? null : parseNetDev(text),
+  );
 }

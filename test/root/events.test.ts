@@ -1,0 +1,109 @@
+/** Events through the engine's functions: what is told while pods come and go, and in which order. */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import type { LifeEvent } from '../../src/engine/events.ts';
+import { containerState, sandboxState } from '../../src/engine/records.ts';
+import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+
+let host: TestEngine;
+
+before(async () => {
+  host = await startEngine();
+});
+after(() => host.end());
+
+/** Collects what a listener is told, until it is stopped. */
+function collect(): { stop: () => Promise<LifeEvent[]> } {
+  const controller = new AbortController();
+  const told: LifeEvent[] = [];
+  const events = host.engine.events(controller.signal);
+  const done = (async () => {
+    for await (const event of events) told.push(event);
+  })();
+  return {
+    stop: async () => {
+      await new Promise((resolve) => setImmediate(resolve));
+      controller.abort();
+      await done;
+      return told;
+    },
+  };
+}
+
+async function livePod(command: readonly string[]): Promise<{ sandboxId: string; id: string }> {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const id = await host.engine.createContainer(sandboxId, containerSpec(command), host.image);
+  await host.engine.startContainer(id);
+  return { sandboxId, id };
+}
+
+const steps = (told: readonly LifeEvent[], id: string): string[] => told.filter((event) => event.id === id).map(({ kind }) => kind);
+
+test('a container that ends by itself is told of after its status says EXITED, with its exit code', async () => {
+  const listener = collect();
+  const { sandboxId, id } = await livePod(['sh', '-c', 'exit 7']);
+  await host.deps.watches.of(id)?.exited;
+  await host.engine.removeSandbox(sandboxId);
+  const told = await listener.stop();
+  assert.deepEqual(steps(told, id), ['created', 'started', 'stopped', 'deleted']);
+  const stopped = told.find((event) => event.id === id && event.kind === 'stopped');
+  const [view] = stopped?.containers ?? [];
+  assert.ok(view);
+  assert.deepEqual([containerState(view.status), view.status.exitCode], ['exited', 7]);
+});
+
+test('each pod is told of completely and in order while many come and go', async () => {
+  const [first, second] = [collect(), collect()];
+  const pods = await Promise.all(
+    Array.from({ length: 8 }, async () => {
+      const pod = await livePod(['sleep', '1000']);
+      await host.engine.stopContainer(pod.id, 0);
+      await host.engine.removeSandbox(pod.sandboxId);
+      return pod;
+    }),
+  );
+  const [told, other] = [await first.stop(), await second.stop()];
+  assert.deepEqual(other, told, 'both listeners are told the same');
+  for (const { sandboxId, id } of pods) {
+    const own = told.filter((event) => event.id === sandboxId || event.id === id);
+    assert.deepEqual(
+      own.map((event) => `${event.id === id ? 'container' : 'sandbox'} ${event.kind}`),
+      [
+        'sandbox created',
+        'sandbox started',
+        'container created',
+        'container started',
+        'container stopped',
+        'sandbox stopped',
+        'container deleted',
+        'sandbox deleted',
+      ],
+    );
+    assert.ok(own.every((event) => event.sandbox?.record.id === sandboxId));
+    assert.ok(
+      own.every(({ atNs }, index) => index === 0 || BigInt(atNs) > BigInt(own[index - 1]?.atNs ?? 0)),
+      'times grow',
+    );
+  }
+});
+
+test('a sandbox is stopped in the event that says so', async () => {
+  const listener = collect();
+  const { sandboxId } = await livePod(['sleep', '1000']);
+  await host.engine.stopSandbox(sandboxId);
+  await host.engine.stopSandbox(sandboxId);
+  const told = await listener.stop();
+  const stops = told.filter((event) => event.id === sandboxId && event.kind === 'stopped');
+  assert.deepEqual(
+    stops.map(({ sandbox }) => sandbox && sandboxState(sandbox.status)),
+    ['not-ready'],
+  );
+});
+
+test('a container that cannot start is told of as stopped, and never as started', async () => {
+  const listener = collect();
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const id = await host.engine.createContainer(sandboxId, containerSpec(['/no/such/program']), host.image);
+  await assert.rejects(host.engine.startContainer(id));
+  assert.deepEqual(steps(await listener.stop(), id), ['created', 'stopped']);
+});
