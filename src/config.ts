@@ -16,7 +16,15 @@ export type Config = {
   readonly registryDir: string;
   /** `address:port`, or null: no metrics are served. */
   readonly metrics: string | null;
+  /** Where exec, attach and port-forward are served. */
+  readonly stream: {
+    readonly address: string;
+    /** 0: any free one. */
+    readonly port: number;
+    readonly tls?: { readonly certFile: string; readonly keyFile: string };
+  };
   readonly logLevel: string;
+  readonly cgroupDriver: 'auto' | 'systemd' | 'cgroupfs';
   readonly cgroupParent: string;
   readonly netnsDir: string;
   readonly cniTimeoutMs: number;
@@ -35,10 +43,31 @@ export type Ulimit = { readonly name: string; readonly soft: number; readonly ha
 /** Values of flags, by key of the file; a flag wins over the file. */
 export type Flags = Readonly<Record<string, string>>;
 
+/** Where a command's settings come from. */
+export type ConfigSource = { readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags };
+
 export type Command =
-  | { readonly command: 'serve'; readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags }
-  | { readonly command: 'version' }
-  | { readonly command: 'config-default' };
+  | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
+  | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
+  | { readonly command: 'version' | 'config-default' | 'help' };
+
+/** Those with `FLAGS` take the flags of the settings. */
+const commands = [
+  { words: 'serve', usage: 'serve [FLAGS]', meaning: 'Runs the daemon until SIGTERM; SIGHUP makes it read log_level again.' },
+  {
+    words: 'explain',
+    usage: 'explain CONTAINER [FLAGS]',
+    meaning: 'Prints how a container was started: the time that each step took, and its plan, operation by operation.',
+  },
+  {
+    words: 'doctor',
+    usage: 'doctor [FLAGS]',
+    meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
+  },
+  { words: 'config default', usage: 'config default', meaning: 'Prints the configuration file with every setting at its default.' },
+  { words: 'version', usage: 'version', meaning: 'Prints the version.' },
+  { words: 'help', usage: 'help', meaning: 'Prints this.' },
+] as const;
 
 const defaultConfigFile = '/etc/berth/config.toml';
 
@@ -104,13 +133,39 @@ const settings = [
     meaning: 'Where /metrics is served over HTTP, or "off".',
   },
   {
+    key: 'stream_address',
+    default: '127.0.0.1',
+    format: { pattern: /^[0-9a-fA-F.:]+$/, text: 'an IP address' },
+    meaning: 'Where exec, attach and port-forward are served; the kubelet and crictl connect there.',
+  },
+  { key: 'stream_port', default: 0, min: 0, max: 65_535, meaning: 'The port of that; 0: any free one.' },
+  {
+    key: 'stream_tls_cert',
+    default: '',
+    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    meaning: 'A PEM certificate, read again when it changes, with which that is served over TLS; empty: no TLS.',
+  },
+  { key: 'stream_tls_key', default: '', format: { pattern: /^($|\/)/, text: 'an absolute path' }, meaning: 'The key of that certificate.' },
+  {
     key: 'log_level',
     flag: 'log-level',
     default: 'info',
     format: { pattern: /^(trace|debug|info|warn|error|fatal|silent)$/, text: 'trace, debug, info, warn, error, fatal or silent' },
     meaning: 'The least severe messages that are logged: trace, debug, info, warn, error, fatal or silent.',
   },
-  { key: 'cgroup_parent', default: '/berth', format: absolutePath, meaning: 'Cgroup of sandboxes for which the kubelet names none.' },
+  {
+    key: 'cgroup_driver',
+    default: 'auto',
+    format: { pattern: /^(auto|systemd|cgroupfs)$/, text: 'auto, systemd or cgroupfs' },
+    meaning:
+      'Who makes cgroups: systemd (scopes in its slices; cgroup v2), cgroupfs (berth alone), or auto: systemd where it runs the node. The kubelet asks for it.',
+  },
+  {
+    key: 'cgroup_parent',
+    default: '/berth',
+    format: absolutePath,
+    meaning: 'Cgroup of sandboxes for which the kubelet names none. With the driver systemd a slice, else system.slice is taken.',
+  },
   {
     key: 'netns_dir',
     default: '/run/netns',
@@ -169,14 +224,29 @@ export function parseArguments(argv: readonly string[]): Command {
   const [command = '', ...rest] = argv;
   if (command === 'version' && rest.length === 0) return { command: 'version' };
   if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
-  if (command === 'serve') return parseServe(rest);
+  if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
+  if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
+  if (command === 'explain') return parseExplain(rest);
   const wrong = argv.join(' ');
-  throw invalidArgument(
-    wrong === '' ? 'no command given: serve, version or config default' : unknownText('command', wrong, ['serve', 'version', 'config default']),
-  );
+  const known = commands.map(({ words }) => words);
+  throw invalidArgument(wrong === '' ? `no command given: ${known.join(', ')}` : unknownText('command', wrong, known));
 }
 
-function parseServe(words: readonly string[]): Command {
+function parseExplain([container = '', ...flags]: readonly string[]): Command {
+  if (container === '' || container.startsWith('--'))
+    throw invalidArgument('explain needs the id of a container, or the beginning of one, before any flag');
+  return { command: 'explain', container, ...parseSource(flags) };
+}
+
+/** @returns what `berth help` prints. */
+export function helpText(): string {
+  const list = (entries: readonly (readonly [string, string])[]) => entries.map(([name, meaning]) => `  ${name}\n      ${meaning}`).join('\n');
+  const flags = table.flatMap(({ flag, meaning }) => (flag === undefined ? [] : [[`--${flag}`, meaning] as const]));
+  const configFlag = ['--config', `The configuration file; default ${defaultConfigFile}. Flags win over it.`] as const;
+  return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
+}
+
+function parseSource(words: readonly string[]): ConfigSource {
   const keys = new Map(table.flatMap((setting) => (setting.flag === undefined ? [] : [[setting.flag, setting] as const])));
   const flags: Record<string, string> = {};
   let configFile: string | undefined;
@@ -193,7 +263,7 @@ function parseServe(words: readonly string[]): Command {
     if (setting === undefined) configFile = value;
     else flags[setting.key] = Array.isArray(setting.default) && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
   }
-  return { command: 'serve', configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
+  return { configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
 }
 
 function splitAtEquals(word: string): [string, string?] {
@@ -225,7 +295,9 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cniBinDirs: list('cni_bin_dirs'),
     registryDir: text('registry_dir'),
     metrics: text('metrics') === 'off' ? null : text('metrics'),
+    stream: Object.freeze({ address: text('stream_address'), port: number('stream_port'), ...toTls(text('stream_tls_cert'), text('stream_tls_key')) }),
     logLevel: text('log_level'),
+    cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
     cgroupParent: text('cgroup_parent'),
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
@@ -237,6 +309,11 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
     defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),
   });
+}
+
+function toTls(certFile: string, keyFile: string): Pick<Config['stream'], 'tls'> {
+  if ((certFile === '') !== (keyFile === '')) throw invalidArgument('stream_tls_cert and stream_tls_key: one is given without the other');
+  return certFile === '' ? {} : { tls: Object.freeze({ certFile, keyFile }) };
 }
 
 function toUlimit(text: string): Ulimit {

@@ -4,29 +4,50 @@
  * Exit codes: 0 done, 1 it cannot run here, 2 the arguments or the configuration are wrong.
  */
 import { readFileSync } from 'node:fs';
-import { type Command, type Config, defaultToml, loadConfig, parseArguments } from './config.ts';
+import { type Command, type Config, type ConfigSource, defaultToml, helpText, loadConfig, parseArguments } from './config.ts';
+import { examineNode } from './doctor-node.ts';
+import { explainContainer } from './explain.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';
 import { serve } from './serve.ts';
 import { version } from './version.ts';
 
+type ConfiguredCommand = Extract<Command, ConfigSource>;
+
+const texts = {
+  version: () => `berth ${version}`,
+  'config-default': () => defaultToml().trimEnd(),
+  help: helpText,
+};
+
 process.exitCode = await main();
 
 async function main(): Promise<number> {
+  let command: ConfiguredCommand;
   let config: Config;
   try {
-    const command = parseArguments(process.argv.slice(2));
-    if (command.command === 'version') return say(`berth ${version}`);
-    if (command.command === 'config-default') return say(defaultToml().trimEnd());
+    const parsed = parseArguments(process.argv.slice(2));
+    if (!('configFile' in parsed)) return say(texts[parsed.command]());
+    command = parsed;
     config = readConfig(command);
   } catch (error) {
     return fail(error, error instanceof BerthError && error.code === 'INVALID_ARGUMENT' ? 2 : 1);
   }
   try {
-    await serve(config);
-    return 0;
+    return await run(command, config);
   } catch (error) {
     return fail(error, 1);
   }
+}
+
+async function run(command: ConfiguredCommand, config: Config): Promise<number> {
+  if (command.command === 'explain') return say(await explainContainer(config.socket, command.container));
+  if (command.command === 'doctor') {
+    const { report, isBroken } = await examineNode(config);
+    say(report);
+    return isBroken ? 1 : 0;
+  }
+  await serve(config, () => readConfig(command));
+  return 0;
 }
 
 function say(text: string): number {
@@ -40,7 +61,7 @@ function fail(error: unknown, exitCode: number): number {
 }
 
 /** The default file may be missing; one that was named may not. */
-function readConfig(command: Extract<Command, { command: 'serve' }>): Config {
+function readConfig(command: ConfigSource): Config {
   let text = '';
   try {
     text = readFileSync(command.configFile, 'utf8');

@@ -19,7 +19,12 @@ export type PluginHost = {
   readonly binDirs: readonly string[];
   /** `NAME=value`, besides the CNI variables. */
   readonly environment: readonly string[];
+  /** For metrics: told of each run of a plugin when it ends. */
+  readonly observe?: (run: PluginRun) => void;
 };
+
+/** `result`: `OK`, or the code of the failure. */
+export type PluginRun = { readonly plugin: string; readonly command: Command; readonly result: ErrorCode | 'OK'; readonly seconds: number };
 
 export type Invocation = {
   readonly command: Command;
@@ -51,13 +56,22 @@ const retryDelaysMs = [250, 500, 1000, 2000] as const;
  */
 export async function invokePlugin(host: PluginHost, invocation: Invocation): Promise<Outcome> {
   for (const delayMs of [...retryDelaysMs, Number.POSITIVE_INFINITY]) {
-    const outcome = await invokeOnce(host, invocation);
+    const outcome = await invokeObserved(host, invocation);
     const isTransient = !outcome.isOk && outcome.cniCode === errorCode.tryAgainLater;
     if (!isTransient || delayMs >= remainingMs(invocation.deadline)) return outcome;
     // An abort ends the wait; the next run then says so.
     await sleep(delayMs, undefined, invocation.deadline.signal ? { signal: invocation.deadline.signal } : {}).catch(() => {});
   }
   throw new Error('unreachable: the last delay is infinite');
+}
+
+async function invokeObserved(host: PluginHost, invocation: Invocation): Promise<Outcome> {
+  const startedAtMs = performance.now();
+  const outcome = await invokeOnce(host, invocation);
+  const { command, plugin } = invocation;
+  const result = outcome.isOk ? 'OK' : outcome.error.code;
+  host.observe?.({ plugin: plugin.type, command, result, seconds: (performance.now() - startedAtMs) / 1000 });
+  return outcome;
 }
 
 async function invokeOnce(host: PluginHost, invocation: Invocation): Promise<Outcome> {

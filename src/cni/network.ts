@@ -13,7 +13,7 @@ import type { CacheEntry } from './cache-entry.ts';
 import { addChain, checkChain, collectChain, deleteChain } from './chain.ts';
 import { type Configuration, type Log, openConfiguration } from './config.ts';
 import { createGate, type Gate } from './gate.ts';
-import type { Deadline, PluginHost } from './invoke.ts';
+import type { Deadline, PluginHost, PluginRun } from './invoke.ts';
 import type { JsonObject, NetworkList } from './list.ts';
 import { createProber, type Prober } from './probe.ts';
 import { type Attachment, planAttachment } from './request.ts';
@@ -31,6 +31,8 @@ export type NetworkDeps = {
   readonly delTimeoutMs: number;
   /** Environment of plugins as `NAME=value`; the usual PATH when left out. */
   readonly environment?: readonly string[];
+  /** For metrics: told of each run of a plugin when it ends. */
+  readonly observe?: (run: PluginRun) => void;
 };
 
 /** What Status shows of the network when asked for details. */
@@ -78,7 +80,11 @@ type Context = {
 /** Makes the network and looks at the configuration for the first time. @throws {BerthError} INTERNAL when the cache directory cannot be made. */
 export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   const log = deps.log ?? silent;
-  const host: PluginHost = { binDirs: deps.binDirs, environment: deps.environment ?? defaultEnvironment };
+  const host: PluginHost = {
+    binDirs: deps.binDirs,
+    environment: deps.environment ?? defaultEnvironment,
+    ...(deps.observe ? { observe: deps.observe } : {}),
+  };
   const cache = await openCache(deps.cacheDir).catch((error: unknown) => {
     throw failedTo(`opening the CNI cache ${deps.cacheDir}`, error);
   });

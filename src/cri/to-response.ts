@@ -170,3 +170,8 @@ function imageUser(user: string): Pick<cri.Image, 'uid' | 'username'> {
 }
 
 const decimal = (number: number | undefined): string | undefined => (number === undefined ? undefined : String(number));
+
+/** What a verbose status says besides, by topic: each a JSON text. */
+export function verboseInfo(topics: Readonly<Record<string, unknown>>): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(topics).map(([topic, value]) => [topic, JSON.stringify(value)]));
+}

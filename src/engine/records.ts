@@ -4,6 +4,7 @@
  * Both are on disk as JSON with a version; times are nanoseconds since the epoch as decimal text, for JSON has no integer wide enough.
  */
 import type { ContainerSpec, ImageConfig, NetworkResult, Resources, SandboxSpec } from './spec.ts';
+import type { Timeline } from './timeline.ts';
 
 export const recordVersion = 1;
 
@@ -25,6 +26,8 @@ export type SandboxStatus = {
   readonly network?: NetworkResult;
   /** Pid and start time of the process that reaps, when the pod shares its pid namespace. */
   readonly reaper?: ProcessIdentity;
+  /** What making it took. */
+  readonly timeline?: Timeline;
   /** Why its record or its status could not be read: then the rest of both is made up. */
   readonly damage?: string;
 };
@@ -83,6 +86,8 @@ export type ContainerStatus = {
   /** The container's process and the monitor that is its parent, as pids of the daemon's namespace. */
   readonly process?: ProcessIdentity;
   readonly monitor?: ProcessIdentity;
+  /** What creating and starting it took. */
+  readonly timeline?: Timeline;
   /** In force now: those of the request, with what updates changed. */
   readonly resources: Resources;
   /** Why its record or its status could not be read: then the rest of both is made up. */

@@ -5,7 +5,7 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import { BerthError, codeOf, type ErrorCode, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { RegistryAuth } from './auth.ts';
 import type { ImageLayer, ImageRecord } from './image-record.ts';
@@ -33,7 +33,12 @@ export type PullDeps = {
   /** Of this node. */
   readonly platform: Platform;
   readonly log?: Log;
+  /** For metrics: told of each pull when it ends; of equal ones that were joined, once. */
+  readonly observe?: (pull: PullOutcome) => void;
 };
+
+/** `result`: `OK`, or the code of the failure. Compressed bytes and layers are those that were fetched; none of a pull that failed. */
+export type PullOutcome = { readonly result: ErrorCode | 'OK'; readonly seconds: number; readonly bytes: number; readonly layers: number };
 
 /** Compressed bytes of the layers that this pull fetches. */
 export type PullProgress = { readonly doneBytes: number; readonly totalBytes: number };
@@ -137,14 +142,25 @@ type Run = {
 
 async function runPull(deps: RunDeps, run: Run): Promise<ImageRecord> {
   const startedMs = performance.now();
+  try {
+    const { image, layers, bytes } = await runSession(deps, run);
+    const durationMs = Math.round(performance.now() - startedMs);
+    deps.observe?.({ result: 'OK', seconds: durationMs / 1000, bytes, layers });
+    deps.log?.info({ image: formatReference(run.ref), id: image.id, host: run.ref.domain, layers, bytes, durationMs }, 'image pulled');
+    return image;
+  } catch (error) {
+    deps.observe?.({ result: codeOf(error), seconds: (performance.now() - startedMs) / 1000, bytes: 0, layers: 0 });
+    throw error;
+  }
+}
+
+type Fetched = { readonly image: ImageRecord; readonly layers: number; readonly bytes: number };
+
+async function runSession(deps: RunDeps, run: Run): Promise<Fetched> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
   try {
     const known = await knownImage(deps.store, session, run.ref);
-    const fetched = known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0 };
-    const durationMs = Math.round(performance.now() - startedMs);
-    const { image, layers, bytes } = fetched;
-    deps.log?.info({ image: formatReference(run.ref), id: image.id, host: run.ref.domain, layers, bytes, durationMs }, 'image pulled');
-    return image;
+    return known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0 };
   } finally {
     session.close();
   }
@@ -171,7 +187,7 @@ type Resolved = {
   readonly layers: readonly { readonly diffId: string; readonly descriptor: Descriptor }[];
 };
 
-async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Promise<{ image: ImageRecord; layers: number; bytes: number }> {
+async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Promise<Fetched> {
   const resolved = await resolve(deps, session, run.ref);
   const ownerId = `pull ${randomUUID()}`;
   // Before looking which layers are there: what is there must stay.

@@ -36,6 +36,11 @@ export const failedPrecondition = (message: string, cause?: unknown): BerthError
 export const unimplemented = (message: string): BerthError => new BerthError('UNIMPLEMENTED', message);
 export const internal = (message: string, cause?: unknown): BerthError => new BerthError('INTERNAL', message, cause);
 
+/** The code of anything thrown. */
+export function codeOf(error: unknown): ErrorCode {
+  return error instanceof BerthError ? error.code : 'INTERNAL';
+}
+
 /** The text of anything thrown, for the end of a message. */
 export function reasonOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

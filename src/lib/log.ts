@@ -11,7 +11,10 @@ export type Log = {
   readonly error: (fields: object, message: string) => void;
 };
 
+/** One whose level may be set while it is in use. */
+export type AdjustableLog = Log & { level: string };
+
 /** @param level `trace`, `debug`, `info`, `warn`, `error`, `fatal` or `silent`. */
-export function createLog(level: string): Log {
+export function createLog(level: string): AdjustableLog {
   return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
 }

@@ -1,0 +1,196 @@
+/**
+ * Every Prometheus metric of the daemon: name, unit, labels. Loaded only when metrics are served.
+ *
+ * Series are bounded: no label holds an id, a pod, an image or a text of an error. Names and units follow prometheus.io, "Metric and label naming".
+ */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+/** What the daemon's parts tell when something has ended. `result` and `code` are `OK` or the name of a gRPC code. */
+export type Observers = {
+  readonly call: (rpc: string, code: string, seconds: number) => void;
+  readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
+  readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
+  readonly step: (step: string, seconds: number) => void;
+};
+
+/** What is asked at each scrape. States that no object is in are there with 0. */
+export type Sources = {
+  readonly sandboxes: () => Readonly<Record<string, number>>;
+  readonly containers: () => Readonly<Record<string, number>>;
+  readonly queuedOperations: () => number;
+  readonly images: () => number;
+  readonly storage: () => Promise<{ readonly usedBytes: number; readonly inodesUsed: number }>;
+};
+
+export type Metrics = {
+  readonly observers: Observers;
+  readonly watch: (sources: Sources) => void;
+  /** The text of one scrape, in the exposition format. */
+  readonly scrape: () => Promise<string>;
+  readonly contentType: string;
+  readonly close: () => void;
+};
+
+/** A poll takes a millisecond, a stop with its grace half a minute. */
+const callSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
+const stepSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+const pullSeconds = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
+const lagSeconds = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
+const lagIntervalMs = 250;
+
+/** Names that come from configuration files: more than any node has, and few enough to keep. */
+const pluginNamesMax = 32;
+
+/** The library's own for a Node process, without those that break the naming rules or measure what lag_seconds does better. */
+const unwantedDefaults = /^nodejs_(active_|eventloop_)/;
+
+/** @param build labels of the series that tells which berth this is. */
+export function createMetrics(build: { readonly version: string; readonly node: string }): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 10_000 });
+  for (const { name } of registry.getMetricsAsArray()) if (unwantedDefaults.test(name)) registry.removeSingleMetric(name);
+  new Gauge({ name: 'berth_build_info', help: 'Which berth this is; always 1.', labelNames: ['version', 'node'], registers }).set(build, 1);
+  const lagTimer = measureLag(registers);
+  return {
+    observers: createObservers(registers),
+    watch: (sources) => createGauges(registers, sources),
+    scrape: () => registry.metrics(),
+    contentType: registry.contentType,
+    close: () => clearInterval(lagTimer),
+  };
+}
+
+type Registers = { readonly registers: Registry[] }['registers'];
+
+function createObservers(registers: Registers): Observers {
+  const pluginName = boundedLabel(pluginNamesMax);
+  const calls = new Counter({
+    name: 'berth_cri_calls_total',
+    help: 'CRI calls that ended, by gRPC code.',
+    labelNames: ['method', 'code'],
+    registers,
+  });
+  const callDuration = new Histogram({
+    name: 'berth_cri_call_duration_seconds',
+    help: 'Time that CRI calls took.',
+    labelNames: ['method'],
+    buckets: callSeconds,
+    registers,
+  });
+  const pulls = new Counter({
+    name: 'berth_image_pulls_total',
+    help: 'Image pulls that ended; result is OK or the cause of the failure.',
+    labelNames: ['result'],
+    registers,
+  });
+  const pullDuration = new Histogram({
+    name: 'berth_image_pull_duration_seconds',
+    help: 'Time that successful image pulls took.',
+    buckets: pullSeconds,
+    registers,
+  });
+  const pullBytes = new Counter({ name: 'berth_image_pull_bytes_total', help: 'Compressed bytes of layers that were pulled.', registers });
+  const pullLayers = new Counter({ name: 'berth_image_pull_layers_total', help: 'Layers that were pulled: those here already are not.', registers });
+  const plugins = new Counter({
+    name: 'berth_cni_calls_total',
+    help: 'Runs of CNI plugins that ended; result is OK or a code.',
+    labelNames: ['plugin', 'command', 'result'],
+    registers,
+  });
+  const pluginDuration = new Histogram({
+    name: 'berth_cni_call_duration_seconds',
+    help: 'Time that runs of CNI plugins took.',
+    labelNames: ['plugin', 'command'],
+    buckets: stepSeconds,
+    registers,
+  });
+  const steps = new Histogram({
+    name: 'berth_pod_start_step_duration_seconds',
+    help: 'Time that each step took of making a sandbox, and of creating and starting a container.',
+    labelNames: ['step'],
+    buckets: stepSeconds,
+    registers,
+  });
+  return {
+    call: (method, code, seconds) => {
+      calls.inc({ method, code });
+      callDuration.observe({ method }, seconds);
+    },
+    pull: ({ result, seconds, bytes, layers }) => {
+      pulls.inc({ result });
+      pullBytes.inc(bytes);
+      pullLayers.inc(layers);
+      if (result === 'OK') pullDuration.observe(seconds);
+    },
+    plugin: ({ plugin: name, command, result, seconds }) => {
+      const plugin = pluginName(name);
+      plugins.inc({ plugin, command, result });
+      pluginDuration.observe({ plugin, command }, seconds);
+    },
+    step: (step, seconds) => steps.observe({ step }, seconds),
+  };
+}
+
+function createGauges(registers: Registers, sources: Sources): void {
+  const perState = (name: string, help: string, count: Sources['sandboxes']) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ['state'],
+      registers,
+      collect() {
+        for (const [state, number] of Object.entries(count())) this.set({ state }, number);
+      },
+    });
+  const single = (name: string, help: string, value: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(value());
+      },
+    });
+  perState('berth_sandboxes', 'Pod sandboxes on this node, by state.', sources.sandboxes);
+  perState('berth_containers', 'Containers on this node, by state.', sources.containers);
+  single('berth_monitors', 'Monitors: each running container has one.', () => sources.containers()['running'] ?? 0);
+  single('berth_queued_operations', 'Operations on sandboxes and containers that run or wait for their turn.', sources.queuedOperations);
+  single('berth_images', 'Images on this node.', sources.images);
+  const inodes = new Gauge({ name: 'berth_store_inodes', help: 'Inodes that images and their layers take.', registers });
+  new Gauge({
+    name: 'berth_store_bytes',
+    help: 'Bytes on disk that images and their layers take.',
+    registers,
+    async collect() {
+      const { usedBytes, inodesUsed } = await sources.storage();
+      this.set(usedBytes);
+      inodes.set(inodesUsed);
+    },
+  });
+}
+
+/** A timer that should come at even times, and how late it does: what a call waits for because JavaScript is at work. */
+function measureLag(registers: Registers): NodeJS.Timeout {
+  const lag = new Histogram({
+    name: 'berth_event_loop_lag_seconds',
+    help: 'How late the event loop was, sampled four times a second.',
+    buckets: lagSeconds,
+    registers,
+  });
+  let expectedMs = performance.now() + lagIntervalMs;
+  return setInterval(() => {
+    const nowMs = performance.now();
+    lag.observe(Math.max(0, nowMs - expectedMs) / 1000);
+    expectedMs = nowMs + lagIntervalMs;
+  }, lagIntervalMs).unref();
+}
+
+/** The first so many names as they are, all later ones as `other`. */
+function boundedLabel(namesMax: number): (name: string) => string {
+  const known = new Set<string>();
+  return (name) => {
+    if (known.size < namesMax) known.add(name);
+    return known.has(name) ? name : 'other';
+  };
+}

@@ -1,0 +1,60 @@
+/**
+ * Wires what shows the daemon at work: /metrics, and a log whose level can change while it runs.
+ *
+ * Without metrics nothing is loaded, counted or kept for them.
+ */
+import { countContainers, countSandboxes } from './engine/counts.ts';
+import type { EngineDeps } from './engine/deps.ts';
+import type { ImageStore } from './images/store.ts';
+import { failedPrecondition, reasonOf } from './lib/errors.ts';
+import type { AdjustableLog } from './lib/log.ts';
+import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
+import { version } from './version.ts';
+
+export type Observability = {
+  /** For the parts of the daemon; undefined when nobody asks for metrics. */
+  readonly observers: MetricsServer['observers'] | undefined;
+  /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
+  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: Pick<ImageStore, 'list' | 'fsInfo'>) => Promise<void>;
+  readonly close: () => void;
+};
+
+/** @param address `ADDRESS:PORT`; null: no metrics. */
+export async function openObservability(address: string | null): Promise<Observability> {
+  if (address === null) return { observers: undefined, serve: async () => {}, close: () => {} };
+  const program = new URL('./metrics-server.ts', import.meta.url);
+  const loaded = (await import(program.href)) as { createMetricsServer: typeof createMetricsServer };
+  const server = loaded.createMetricsServer(version);
+  return {
+    observers: server.observers,
+    serve: async ({ store, queue }, images) => {
+      const sources = {
+        sandboxes: () => countSandboxes(store.sandboxes.all()),
+        containers: () => countContainers(store.containers.all()),
+        queuedOperations: queue.depth,
+        images: () => images.list().length,
+        storage: images.fsInfo,
+      };
+      await server.serve(address, sources).catch((error: unknown) => {
+        throw failedPrecondition(`serving metrics on ${address}: ${reasonOf(error)}`, error);
+      });
+    },
+    close: server.close,
+  };
+}
+
+/**
+ * From now on SIGHUP sets the log's level to what the configuration says by then; all other settings hold until a restart.
+ *
+ * @param readLevel throws when the configuration cannot be read: then the level stays.
+ */
+export function adjustOnHangup(log: AdjustableLog, readLevel: () => string): void {
+  process.on('SIGHUP', () => {
+    try {
+      log.level = readLevel();
+      log.info({ level: log.level }, 'the log level was read again');
+    } catch (error) {
+      log.warn({ reason: reasonOf(error), level: log.level }, 'the log level stays: the configuration cannot be read');
+    }
+  });
+}
