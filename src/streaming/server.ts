@@ -103,7 +103,7 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
   };
   return {
     prepareExec: (target) => prepare('exec', target, () => deps.backend.exec(target)),
-    prepareAttach: (target) => prepare('attach', target, () => deps.backend.attach(target)),
+    prepareAttach: (target) => prepare('attach', target, async () => endingWell(await deps.backend.attach(target))),
     preparePortForward: (sandboxId) => issue({ kind: 'portforward', sandboxId }),
     baseUrl,
     close: async () => {
@@ -113,6 +113,11 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
       await closed;
     },
   };
+}
+
+/** The end of the container is what an attach waits for, whatever its exit code. */
+function endingWell(container: ContainerStreams): ContainerStreams {
+  return { ...container, exited: container.exited.then(() => ({ exitCode: 0 })) };
 }
 
 function createServer(log: Log, tls: CertificateFiles | undefined): { server: Server | HttpsServer; stopWatching: () => void } {

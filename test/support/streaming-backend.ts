@@ -18,6 +18,8 @@ type Process = {
   readonly stdout: PassThrough;
   readonly stderr: PassThrough;
   readonly exit: (exitCode: number) => void;
+  /** Ends with its outputs still open. */
+  readonly leave: (exitCode: number) => void;
   readonly onSize: (listener: (size: string) => void) => void;
 };
 
@@ -71,7 +73,7 @@ function ordinary(argv: readonly string[], events: string[]): ContainerStreams {
     stderr.end();
     exit.resolve({ exitCode });
   };
-  command({ stdin, stdout, stderr, exit: end, onSize }, argv.slice(1));
+  command({ stdin, stdout, stderr, exit: end, leave: (exitCode) => exit.resolve({ exitCode }), onSize }, argv.slice(1));
   return {
     stdin,
     stdout,
@@ -120,6 +122,11 @@ const commands: Readonly<Record<string, (process: Process, args: readonly string
       stdout.write(`you said ${chunk}`);
       exit(3);
     });
+  },
+  /** Leaves its output to something that lives on. */
+  leaveOpen: ({ stdout, leave }) => {
+    stdout.write('the last words');
+    leave(7);
   },
   /** Closes its standard input, and ends a moment later. */
   closeStdin: ({ stdin, exit }) => {
