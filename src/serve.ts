@@ -9,9 +9,10 @@ import { loadContract } from './cri/contract.ts';
 import { createItemBytes } from './cri/item-bytes.ts';
 import { listen } from './cri/server.ts';
 import { announcingStore } from './engine/announcing-store.ts';
+import { chooseCgroupDriver } from './engine/cgroup-driver.ts';
 import { createCreations } from './engine/creations.ts';
 import type { EngineDeps, EngineSettings } from './engine/deps.ts';
-import { createEngine } from './engine/engine.ts';
+import { createEngine, type Engine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
 import { probeUserNamespaces } from './engine/pod-namespaces.ts';
@@ -23,7 +24,7 @@ import { createSeccompFilters } from './engine/seccomp-filter.ts';
 import { openStore } from './engine/store.ts';
 import { createWatches } from './engine/watches.ts';
 import { toPlatform } from './images/platform.ts';
-import { createImagePuller } from './images/pull.ts';
+import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull.ts';
 import { createRegistryClient } from './images/registry.ts';
 import { createImageStore, type ImageStore } from './images/store.ts';
 import { createUnpacker } from './images/unpack.ts';
@@ -33,6 +34,8 @@ import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
 import { createNodeImages } from './node-images.ts';
 import { adjustOnHangup, openObservability } from './observability.ts';
+import type { StreamingBackend } from './streaming/backend.ts';
+import { type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
 import { createLibseccomp } from './sys/libseccomp.ts';
@@ -80,18 +83,14 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
   });
 
-  const registry = createRegistryClient({
-    registryDir: config.registryDir,
-    userAgent: `berth/${version}`,
-    log,
-    proxy: proxyFrom(process.env),
-    timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
-  });
-  const puller = createImagePuller({ store: images, registry, unpacker, platform: toPlatform(process.arch), log, ...(observers ? { observe: observers.pull } : {}) });
+  const puller = wirePuller(config, { store: images, unpacker, log, ...(observers ? { observe: observers.pull } : {}) });
   await observability.serve(deps, images);
+  const engine = createEngine(deps);
+  const streaming = await startStreaming(engine, config.stream, log);
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
-    engine: createEngine(deps),
+    engine,
+    streaming,
     images: createNodeImages(images, puller),
     network,
     items: createItemBytes(contract.encoders),
@@ -100,18 +99,29 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     log,
     ...(observers ? { observe: observers.call } : {}),
   });
-  log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, kernel: facts.kernel }, 'serving');
+  log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, cgroupDriver: deps.cgroupDriver.name, kernel: facts.kernel }, 'serving');
 
   const signal = await wasStopped;
   log.info({ signal }, 'ending; containers run on');
   deps.events.close();
   observability.close();
   await server.close(drainTimeoutMs);
+  await streaming.close();
   network.close();
   await unpacker.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
   // Watches on containers that run on would keep the process.
   process.exit(0);
+}
+
+/** People's way in, through the engine. */
+function startStreaming(engine: Engine, settings: Config['stream'], log: Log): Promise<StreamingServer> {
+  const backend: StreamingBackend = {
+    exec: ({ containerId, ...request }) => engine.exec(containerId, request),
+    attach: ({ containerId, ...wanted }) => engine.attach(containerId, wanted),
+    connect: engine.connectPort,
+  };
+  return startStreamingServer({ backend, log, limits: streamingLimits }, settings);
 }
 
 /** What cannot be done without is looked at first, and named all at once. */
@@ -141,6 +151,7 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
   };
+  const cgroups = probeCgroups();
   const stored = openStore(config.state);
   const clock = createClock(latestTimeNs({ store: stored }));
   const events = createEvents();
@@ -150,7 +161,8 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     settings,
     facts,
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
-    cgroups: probeCgroups(),
+    cgroups,
+    cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, config.cgroupParent, log),
     store: announcingStore(stored, events, clock),
     events,
     roots: createRoots(config.root, config.isVolatile),
@@ -169,6 +181,17 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     clock,
     log,
   };
+}
+
+function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'> & { readonly log: Log }): ImagePuller {
+  const registry = createRegistryClient({
+    registryDir: config.registryDir,
+    userAgent: `berth/${version}`,
+    log: deps.log,
+    proxy: proxyFrom(process.env),
+    timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
+  });
+  return createImagePuller({ ...deps, registry, platform: toPlatform(process.arch) });
 }
 
 /** As curl and Go read them: lower case first. */

@@ -4,6 +4,7 @@
 import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/records.ts';
 import type { ImageRoot, Network } from '../engine/spec.ts';
+import type { StreamingServer } from '../streaming/server.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';
 
 /** An image on this node. */
@@ -67,6 +68,7 @@ export type CriDeps = {
   readonly images: Images;
   readonly network: Pick<Network, 'notReadyReason'>;
   readonly items: ItemBytes;
+  readonly streaming: Pick<StreamingServer, 'prepareExec' | 'prepareAttach' | 'preparePortForward'>;
   readonly settings: { readonly version: string; readonly rootDir: string; readonly stateDir: string };
   readonly nowNs: () => string;
 };

@@ -4,11 +4,13 @@
  * The type holds it against the contract: a method that is missing, or has another request or response, does not compile.
  */
 import { unimplemented } from '../lib/errors.ts';
+import { attach } from './attach.ts';
 import { containerStats } from './container-stats.ts';
 import { containerStatus } from './container-status.ts';
 import { createContainer } from './create-container.ts';
 import type { CriDeps } from './deps.ts';
 import type { EncodedMessage } from './encoded.ts';
+import { exec } from './exec.ts';
 import { execSync } from './exec-sync.ts';
 import { getContainerEvents } from './get-container-events.ts';
 import { imageFsInfo } from './image-fs-info.ts';
@@ -23,6 +25,7 @@ import { listPodSandboxStats, streamPodSandboxStats } from './list-pod-sandbox-s
 import type { ImageService, RuntimeService, Streaming, Unary } from './messages.ts';
 import { podSandboxStats } from './pod-sandbox-stats.ts';
 import { podSandboxStatus } from './pod-sandbox-status.ts';
+import { portForward } from './port-forward.ts';
 import { pullImage } from './pull-image.ts';
 import { removeContainer } from './remove-container.ts';
 import { removeImage } from './remove-image.ts';
@@ -61,7 +64,6 @@ const change = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: '
 const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'poll', handle }) as const;
 const missing = (sentence: string) => ({ kind: 'missing', sentence }) as const;
 
-const noStreaming = 'berth has no streaming server yet; ExecSync runs a program in a container';
 const noCheckpoints = 'berth does not checkpoint or restore yet';
 
 export const runtimeMethods: Table<RuntimeService> = {
@@ -87,9 +89,9 @@ export const runtimeMethods: Table<RuntimeService> = {
   ReopenContainerLog: change(reopenContainerLog),
   // Probes come every few seconds for each container.
   ExecSync: poll(execSync),
-  Exec: missing(noStreaming),
-  Attach: missing(noStreaming),
-  PortForward: missing(noStreaming),
+  Exec: change(exec),
+  Attach: change(attach),
+  PortForward: change(portForward),
   ContainerStats: poll(containerStats),
   ListContainerStats: poll(listContainerStats),
   StreamContainerStats: poll(streamContainerStats),

@@ -98,12 +98,12 @@ function refusal(errno: number): BerthError {
 function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, flags: number): ProcessStreams {
   const has = (flag: number) => (flags & flag) !== 0;
   const outputs: Outputs = {
-    stdout: has(wants.stdout) ? new Readable({ read: () => resumeUnlessFull(outputs.stderr) }) : undefined,
-    stderr: has(wants.stderr) ? new Readable({ read: () => resumeUnlessFull(outputs.stdout) }) : undefined,
+    stdout: has(wants.stdout) ? outputOf(() => resumeUnlessFull(outputs.stderr)) : undefined,
+    stderr: has(wants.stderr) ? outputOf(() => resumeUnlessFull(outputs.stdout)) : undefined,
   };
   // One socket carries both: it waits for the slower one.
   const resumeUnlessFull = (other: Readable | undefined): void => {
-    if (other === undefined || other.readableLength < other.readableHighWaterMark) socket.resume();
+    if (other === undefined || other.destroyed || other.readableLength < other.readableHighWaterMark) socket.resume();
   };
   const ended = receive(deps, record, socket, outputs);
   const exited = ended.then(() => exitOf(deps, record.id));
@@ -124,6 +124,17 @@ function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, fl
   };
 }
 
+/** Who lets go of one output still gets the other. */
+function outputOf(resume: () => void): Readable {
+  return new Readable({
+    read: resume,
+    destroy: (error, done) => {
+      resume();
+      done(error);
+    },
+  });
+}
+
 type Outputs = { readonly stdout: Readable | undefined; readonly stderr: Readable | undefined };
 
 /** Deals out what comes until the monitor ends it. @throws {BerthError} RESOURCE_EXHAUSTED when output was left out and there is no terminal. */
@@ -132,7 +143,8 @@ function receive(deps: EngineDeps, record: ContainerRecord, socket: Socket, outp
   let failure: unknown;
   const take = (frame: AttachFrame): void => {
     if (frame.kind !== 'lost') {
-      if (outputs[frame.kind]?.push(frame.bytes) === false) socket.pause();
+      const output = outputs[frame.kind];
+      if (output?.push(frame.bytes) === false && !output.destroyed) socket.pause();
       return;
     }
     deps.log.warn({ id: record.id, bytes: frame.count }, 'an attached client is too slow: output was left out for it');

@@ -3,7 +3,7 @@
  *
  * Pure. Which of them a process may open is the cgroup's to say: device-rules.ts.
  */
-import { AT, IOCTL, MOUNT_ATTR, O, S_IF } from './abi.ts';
+import { AT, IOCTL, MOUNT_ATTR, O, RESOLVE, S_IF } from './abi.ts';
 import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
 import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
@@ -44,7 +44,7 @@ const links = [
 /** Group `tty` of Debian, Red Hat and the rest: grantpt(3) gives terminals to it. */
 const ttyGid = '5';
 
-export const devReg: Reg = 'dev';
+const devReg: Reg = 'dev';
 
 /** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm; `mqueueReg` the host's /dev/mqueue where none may be made, null: it has none. */
 export function devMounts(shmReg: Reg, mqueueReg?: Reg | null): RootMount[] {
@@ -123,7 +123,7 @@ export function deviceMount(path: string, reg: Reg): RootMount {
 }
 
 /** `dev_t` as mknod(2) takes it: makedev(3). */
-export function deviceNumber(major: number, minor: number): bigint {
+function deviceNumber(major: number, minor: number): bigint {
   const [ma, mi] = [BigInt(major), BigInt(minor)];
   return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
 }
@@ -153,23 +153,36 @@ export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
  * @param uid gets the terminal, so that a program of this user can open it again by name.
  */
 export function planTerminal(uid: number): Op[] {
-  const open = (path: string, out: Reg, flags: number): Op => ({
-    call: 'openat2',
-    dir: rootReg,
-    path,
-    how: { flags: flags | O.CLOEXEC, resolve: inRoot },
-    out,
-    note: `opening ${path}`,
-  });
   return [
-    open('/dev/pts/ptmx', 'terminal', O.RDWR | O.NOCTTY),
-    { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlocking the terminal' },
-    { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: O.RDWR | O.NOCTTY | O.CLOEXEC, out: 'tty', note: 'opening the terminal' },
-    { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'giving the terminal to its user' },
+    ...openTerminal(rootReg, inRoot, uid),
     ...makeInRoot('/dev/console', 'file', 'console@'),
     cloneOf('tty', 'console', 'preparing /dev/console'),
     moveOnto('console', 'console@', 'mounting the terminal on /dev/console'),
     { call: 'sendterminal', master: 'terminal', note: 'handing the terminal to the monitor' },
-    { call: 'ioctl', fd: 'tty', request: IOCTL.TIOCSCTTY, value: 0, note: 'making the terminal the controlling one' },
+    controlTerminal,
   ];
 }
+
+/**
+ * A terminal for a process that runs beside a container's own: `socket` takes the other side to the daemon.
+ * To run after setsid and in the container's namespaces. A container may have replaced its ptmx: then this fails.
+ */
+export function planExecTerminal(uid: number, socket: Reg): Op[] {
+  return [
+    ...openTerminal('cwd', RESOLVE.NO_MAGICLINKS, uid),
+    { call: 'sendfd', socket, fd: 'terminal', note: 'handing the terminal to the daemon' },
+    controlTerminal,
+  ];
+}
+
+function openTerminal(dir: Reg, resolve: number, uid: number): Op[] {
+  const flags = O.RDWR | O.NOCTTY | O.CLOEXEC;
+  return [
+    { call: 'openat2', dir, path: '/dev/pts/ptmx', how: { flags, resolve }, out: 'terminal', note: 'opening /dev/pts/ptmx' },
+    { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlocking the terminal' },
+    { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: flags, out: 'tty', note: 'opening the terminal' },
+    { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'giving the terminal to its user' },
+  ];
+}
+
+const controlTerminal: Op = { call: 'ioctl', fd: 'tty', request: IOCTL.TIOCSCTTY, value: 0, note: 'making the terminal the controlling one' };

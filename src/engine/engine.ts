@@ -1,8 +1,11 @@
 /**
  * The engine as its callers see it: sandboxes and containers by id or unambiguous prefix, and what can be done with them.
  */
+import type { Duplex } from 'node:stream';
 import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
 import type { HostFacts } from '../sys/host.ts';
+import { attachContainer } from './attach.ts';
+import type { CgroupDriver } from './cgroup-driver.ts';
 import {
   type ContainerImage,
   createContainer,
@@ -16,6 +19,10 @@ import type { EngineDeps } from './deps.ts';
 import { createDetails, type Details } from './details.ts';
 import type { LifeEvent } from './events.ts';
 import { type ExecResult, execSync } from './exec.ts';
+import { type SessionRequest, startExecSession } from './exec-session.ts';
+import { readPlan } from './kept-plan.ts';
+import { connectPort } from './port-connect.ts';
+import type { ProcessStreams, WantedStreams } from './process-streams.ts';
 import { type ContainerView, containerState, type SandboxView, sandboxState } from './records.ts';
 import { removeSandbox, runSandbox, stopSandbox } from './sandbox.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
@@ -28,6 +35,7 @@ export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAp
   readonly notReadyReason: string | null;
   /** Whether pods can have user namespaces. */
   readonly hasUserNamespaces: boolean;
+  readonly cgroupDriver: CgroupDriver['name'];
 };
 
 /** An id may be given as a prefix that only one object has; what is being created is not shown. */
@@ -49,6 +57,12 @@ export type Engine = {
   readonly container: (id: string) => ContainerView;
   /** @param timeoutMs 0: none. */
   readonly execSync: (id: string, argv: readonly string[], timeoutMs: number, signal: AbortSignal) => Promise<ExecResult>;
+  /** Runs a program for somebody who talks to it. */
+  readonly exec: (id: string, request: SessionRequest) => Promise<ProcessStreams>;
+  /** The streams of the container's own process, from now on. */
+  readonly attach: (id: string, wanted: WantedStreams) => Promise<ProcessStreams>;
+  /** Connects to a port of a sandbox's loopback. */
+  readonly connectPort: (sandboxId: string, port: number) => Promise<Duplex>;
   readonly reopenLog: (id: string) => Promise<void>;
   readonly updateResources: (id: string, resources: Resources) => Promise<void>;
   /** What running containers and ready sandboxes use. */
@@ -57,8 +71,8 @@ export type Engine = {
   readonly details: Details;
   /** What becomes of sandboxes and containers from now on, until the signal. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
   readonly events: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
-  /** What people may want to know of a sandbox or a container, for JSON. No environment values. */
-  readonly explain: (id: string) => unknown;
+  /** What people may want to know of a sandbox or a container, by topic, for JSON. No environment values. */
+  readonly explain: (id: string) => Readonly<Record<string, unknown>>;
 };
 
 export function createEngine(deps: EngineDeps): Engine {
@@ -71,7 +85,12 @@ export function createEngine(deps: EngineDeps): Engine {
   const containerId = (id: string) => container(id).record.id;
   const stats = createStats(deps);
   return {
-    facts: () => ({ ...deps.facts, notReadyReason: deps.facts.overlayFailure, hasUserNamespaces: deps.userNamespaceFailure === null }),
+    facts: () => ({
+      ...deps.facts,
+      notReadyReason: deps.facts.overlayFailure,
+      hasUserNamespaces: deps.userNamespaceFailure === null,
+      cgroupDriver: deps.cgroupDriver.name,
+    }),
     sandboxes: listedSandboxes,
     sandbox,
     containers: listedContainers,
@@ -84,12 +103,15 @@ export function createEngine(deps: EngineDeps): Engine {
     stopContainer: async (id, timeoutMs) => ifThere(containerId, id, (whole) => stopContainer(deps, whole, timeoutMs)),
     removeContainer: async (id) => ifThere(containerId, id, (whole) => removeContainer(deps, whole)),
     execSync: async (id, argv, timeoutMs, signal) => execSync(deps, containerId(id), { argv, timeoutMs, signal }),
+    exec: async (id, request) => startExecSession(deps, containerId(id), request),
+    attach: async (id, wanted) => attachContainer(deps, containerId(id), wanted),
+    connectPort: async (id, port) => connectPort(deps, sandboxId(id), port),
     reopenLog: async (id) => reopenContainerLog(deps, containerId(id)),
     updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
     stats,
     details: createDetails(deps, stats),
     events: (signal) => deps.events.listen(signal),
-    explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(container(id)) : explainSandbox(deps, sandbox(id))),
+    explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(deps, container(id)) : explainSandbox(deps, sandbox(id))),
   };
 }
 
@@ -121,9 +143,9 @@ async function ifThere(resolve: (id: string) => string, id: string, action: (id:
   await action(whole);
 }
 
-function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): unknown {
+function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): Readonly<Record<string, unknown>> {
   const { pins, directory } = sandboxPaths(deps, record);
-  return {
+  const info = {
     // Those who look for a pause process find the reaper, or none.
     pid: status.reaper?.pid ?? 0,
     netnsPath: record.netnsPath ?? '',
@@ -131,11 +153,12 @@ function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): unkn
     namespaces: pins,
     cniResult: status.network?.cniResult ?? null,
   };
+  return { info, timeline: status.timeline ?? {} };
 }
 
-function explainContainer({ record, status }: ContainerView): unknown {
+function explainContainer(deps: EngineDeps, { record, status }: ContainerView): Readonly<Record<string, unknown>> {
   const { cgroupPath, identity, sandboxId, image } = record;
-  return {
+  const info = {
     sandboxID: sandboxId,
     pid: status.process?.pid ?? 0,
     monitorPid: status.monitor?.pid ?? 0,
@@ -144,4 +167,6 @@ function explainContainer({ record, status }: ContainerView): unknown {
     layers: image.layerDirs,
     resources: status.resources,
   };
+  const plan = readPlan(deps, record.id);
+  return { info, timeline: status.timeline ?? {}, ...(plan ? { plan } : {}) };
 }

@@ -3,7 +3,7 @@
  *
  * No files and no thread: two pipes and a monitor that goes with the program.
  */
-import { constants, openSync } from 'node:fs';
+import { openSync } from 'node:fs';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
 import { openProcessCgroup } from '../sys/cgroups.ts';
@@ -15,7 +15,7 @@ import { containerOf } from './container.ts';
 import { addCgroupEntry, processFacts } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startExec } from './monitor.ts';
-import type { Plan } from './plan.ts';
+import type { Plan, Reg } from './plan.ts';
 import { planExec } from './plan-exec.ts';
 import { containerCapabilities, planProcess } from './process-plan.ts';
 import { type ContainerView, containerState, type ProcessIdentity } from './records.ts';
@@ -60,6 +60,7 @@ export async function execSync(deps: EngineDeps, id: string, request: ExecReques
 async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number]) {
   const registers = createRegisters();
   try {
+    registers.add('stdin', openSync('/dev/null', 'r'));
     registers.add('stdout', outputs[0]);
     registers.add('stderr', outputs[1]);
     const plan = composeExec(deps, view, argv, registers);
@@ -71,19 +72,32 @@ async function start(deps: EngineDeps, view: ContainerView, argv: readonly strin
   }
 }
 
-function composeExec(deps: EngineDeps, { record, status }: ContainerView, argv: readonly string[], registers: Registers): Plan {
+/**
+ * @param registers holds `stdin`, `stdout` and `stderr` of the process, unless `terminalSocket` is given; gets the rest.
+ * @param terminalSocket for a terminal: the register of a unix socket through which the plan sends its other side.
+ * @throws {BerthError} FAILED_PRECONDITION when the container does not run.
+ */
+export function composeExec(
+  deps: EngineDeps,
+  { record, status }: ContainerView,
+  argv: readonly string[],
+  registers: Registers,
+  terminalSocket?: Reg,
+): Plan {
   const sandbox = deps.store.sandboxes.get(record.sandboxId);
   if (containerState(status) !== 'running' || status.process === undefined || sandbox === undefined) {
     throw failedPrecondition(`it is ${containerState(status)}`);
   }
   const target = registers.add('target', openProcess(status.process));
-  registers.add('stdin', openSync('/dev/null', constants.O_RDONLY));
   const cgroup = addCgroupEntry(openProcessCgroup(deps.cgroups, record.cgroupPath, status.process.pid), registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
   const given = { argv, resources: status.resources, seccomp };
-  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio: ['stdin', 'stdout', 'stderr'] }, given);
-  return planExec({ fds: registers.names, process, target, isInUserNamespace: sandbox.record.spec.namespaces.user !== undefined });
+  const hasTerminal = terminalSocket !== undefined;
+  const stdio = hasTerminal ? null : (['stdin', 'stdout', 'stderr'] as const);
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { ...given, hasTerminal });
+  const isInUserNamespace = sandbox.record.spec.namespaces.user !== undefined;
+  return planExec({ fds: registers.names, process, target, isInUserNamespace, ...(hasTerminal ? { terminalSocket } : {}) });
 }
 
 /** @returns a pidfd that is of this very process. */

@@ -7,6 +7,7 @@
 import { CLONE, O, RESOLVE } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
 import { planRlimits } from './credentials.ts';
+import { planExecTerminal } from './devices.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import { type ProcessPlan, planCgroupEntry, planOomScore, planStart, withoutLimits } from './plan-container.ts';
@@ -16,6 +17,8 @@ export type ExecPlan = {
   readonly process: ProcessPlan;
   /** A pidfd of the container's process. */
   readonly target: Reg;
+  /** With a terminal (`process.stdio` null): a unix socket that takes its other side to the daemon. */
+  readonly terminalSocket?: Reg;
   /** Whether the container has a user namespace other than the host's. */
   readonly isInUserNamespace: boolean;
 };
@@ -39,12 +42,18 @@ export function planExec(exec: ExecPlan): Plan {
       ...(isInUserNamespace ? planRlimits(process.credentials.rlimits) : []),
       { call: 'setns', fd: target, namespaces, note: "joining the container's namespaces" },
       ...(isInUserNamespace ? becomeRoot() : []),
+      ...planTerminal(exec),
       ...planWorkingDir(process.workingDir),
       ...planStart(isInUserNamespace ? withoutLimits(process) : process),
     ],
     process: { argv: process.argv, env: process.env },
     supervise: { mode: 'exec' },
   };
+}
+
+function planTerminal({ process, terminalSocket }: ExecPlan): Op[] {
+  if (terminalSocket === undefined) return [];
+  return planExecTerminal(process.credentials.uid, terminalSocket);
 }
 
 /** A container may have made its working directory a link into /proc, to one of our own files: refused. */

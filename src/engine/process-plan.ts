@@ -41,7 +41,13 @@ export function planProcess(
   sandbox: SandboxSpec,
   facts: ProcessFacts,
   fds: ProcessFds,
-  given: { readonly argv?: readonly string[]; readonly resources: Resources; readonly seccomp: Credentials['seccomp'] },
+  given: {
+    readonly argv?: readonly string[];
+    readonly resources: Resources;
+    readonly seccomp: Credentials['seccomp'];
+    /** It has a terminal, even if the container's own process has none. */
+    readonly hasTerminal?: boolean;
+  },
 ): ProcessPlan {
   const { spec, image, identity } = record;
   const argv = given.argv ?? mergeCommand(spec, image.config);
@@ -49,7 +55,7 @@ export function planProcess(
   if (argv0 === undefined || argv0 === '') throw invalidArgument('starting a container: neither the request nor the image has a command');
   const workingDir = spec.workingDir || image.config.workingDir || '/';
   const env = composeEnvironment({
-    hasTerminal: spec.hasTerminal,
+    hasTerminal: spec.hasTerminal || given.hasTerminal === true,
     hostname: sandbox.namespaces.network === 'node' ? facts.hostname : sandbox.hostname,
     imageEnv: image.config.env,
     requestEnv: spec.env,

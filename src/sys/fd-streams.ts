@@ -40,10 +40,15 @@ function makeNonBlocking(fd: number): void {
   checked(c_fcntl(fd, F_SETFL, flags | O_NONBLOCK), () => `making fd ${fd} non-blocking`);
 }
 
-/** Calls back once when `fd` is ready or broken; `stop` before that and before the fd is closed. */
-type Watch = { readonly start: () => void; readonly end: () => void };
+export type Watch = {
+  /** Waits for one more time. */
+  readonly start: () => void;
+  /** Before the fd is closed. */
+  readonly end: () => void;
+};
 
-function watchFd(fd: number, events: { readable?: boolean; writable?: boolean; disconnect?: boolean }, callback: () => void): Watch {
+/** Calls back once after each start when `fd` is ready or broken. */
+export function watchFd(fd: number, events: { readable?: boolean; writable?: boolean; disconnect?: boolean }, callback: () => void): Watch {
   let handle: ReturnType<typeof koffi.node.poll> | undefined;
   let isWaiting = false;
   const onReady = () => {
@@ -154,9 +159,10 @@ export function writeFd(fd: number): Writable {
   };
   const write = (bytes: Buffer, done: () => void): void => {
     const count = isClosed ? 'gone' : writeSome(fd, bytes);
-    if (count === bytes.length || count === 'gone') {
-      if (count === 'gone') end();
-      return done();
+    if (count === 'gone') end();
+    if (count === 'gone' || count === bytes.length) {
+      done();
+      return;
     }
     resume = () => write(bytes.subarray(count), done);
     watch.start();

@@ -112,6 +112,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       calls.push({ name, args });
       return result;
     };
+  const unwanted = () => Promise.reject(new Error('not faked'));
   const pick = <View extends { readonly record: { readonly id: string } }>(views: readonly View[], id: string): View => {
     const view = views.find(({ record }) => record.id.startsWith(id));
     if (view === undefined) throw notFound(`${id} not found`);
@@ -119,6 +120,11 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
   };
   return {
     calls,
+    streaming: {
+      prepareExec: () => 'http://127.0.0.1:1/exec/token',
+      prepareAttach: () => 'http://127.0.0.1:1/attach/token',
+      preparePortForward: () => 'http://127.0.0.1:1/portforward/token',
+    },
     engine: {
       runSandbox: note('runSandbox', 'new-sandbox'),
       stopSandbox: note('stopSandbox', undefined),
@@ -132,12 +138,22 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       containers: () => containers,
       container: (id) => pick(containers, id),
       execSync: note('execSync', { stdout: Buffer.from('out'), stderr: Buffer.alloc(0), exitCode: 3 }),
+      exec: unwanted,
+      attach: unwanted,
+      connectPort: unwanted,
       reopenLog: note('reopenLog', undefined),
       updateResources: note('updateResources', undefined),
       stats: { containers: async function* () {}, sandboxes: async function* () {} },
       details: async function* () {},
       events: async function* () {},
-      facts: () => ({ notReadyReason: null, canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false, hasUserNamespaces: true }),
+      facts: () => ({
+        notReadyReason: null,
+        canMountRecursivelyReadonly: true,
+        hasAppArmor: false,
+        hasSelinux: false,
+        hasUserNamespaces: true,
+        cgroupDriver: 'cgroupfs',
+      }),
       explain: (id) => ({ about: id }),
     },
     images: {

@@ -1,0 +1,217 @@
+/** Programs beside a container's own, with somebody to talk to: streams, terminals, volume, and both kinds of going away. */
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { Readable, Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ProcessStreams } from '../../src/engine/process-streams.ts';
+import type { ContainerSpec } from '../../src/engine/spec.ts';
+import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+
+const pipes = { tty: false, stdin: true, stdout: true, stderr: true };
+const terminal = { tty: true, stdin: true, stdout: true, stderr: false };
+let host: TestEngine;
+let id: string;
+let fds: number;
+
+before(async () => {
+  host = await startEngine();
+  id = await start(containerSpec(['sleep', '1000']));
+  fds = openFds();
+});
+after(async () => {
+  // Streams close what they have a moment after their last byte.
+  for (let tries = 0; tries < 100 && openFds() > fds; tries++) await sleep(20);
+  const left = openFds();
+  await host.end();
+  assert.ok(left <= fds, `${left} files are open, ${fds} before`);
+});
+
+const openFds = (): number => readdirSync('/proc/self/fd').length;
+
+async function start(spec: ContainerSpec): Promise<string> {
+  const container = await host.engine.createContainer(await host.engine.runSandbox(sandboxSpec()), spec, host.image);
+  await host.engine.startContainer(container);
+  return container;
+}
+
+const exec = (script: string, wanted = pipes): Promise<ProcessStreams> => host.engine.exec(id, { argv: ['sh', '-c', script], ...wanted });
+
+async function text(stream: Readable | undefined): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const bytes of stream as Readable) chunks.push(bytes);
+  return Buffer.concat(chunks).toString();
+}
+
+/** Reads until the pattern has come. */
+async function expectOutput(stream: Readable, pattern: RegExp): Promise<string> {
+  let seen = '';
+  for (;;) {
+    const bytes = stream.read() as Buffer | null;
+    if (bytes !== null) seen += bytes;
+    if (pattern.test(seen)) return seen;
+    if (stream.readableEnded) assert.fail(`ended with ${JSON.stringify(seen)}`);
+    if (bytes === null) await new Promise((resolve) => stream.once('readable', resolve).once('end', resolve));
+  }
+}
+
+async function processesIn(container: string): Promise<string> {
+  return String((await host.engine.execSync(container, ['ps'], 10_000, new AbortController().signal)).stdout);
+}
+
+async function untilGone(container: string, pattern: RegExp): Promise<void> {
+  for (let tries = 0; tries < 500; tries++) {
+    if (!pattern.test(await processesIn(container))) return;
+    await sleep(50);
+  }
+  assert.fail(`still there: ${await processesIn(container)}`);
+}
+
+test('exec() gives stdin, takes stdout and stderr apart, and tells the exit code', async () => {
+  const session = await exec('read line; echo "got $line"; echo error >&2; exit 42');
+  session.stdin?.end('hello\n');
+  const [out, err, exit] = await Promise.all([text(session.stdout), text(session.stderr), session.exited]);
+  assert.deepEqual([out, err, exit.exitCode], ['got hello\n', 'error\n', 42]);
+});
+
+test('streams that nobody wants are /dev/null', async () => {
+  const session = await exec('cat; echo out; echo err >&2; exit 3', { tty: false, stdin: false, stdout: false, stderr: true });
+  assert.deepEqual([session.stdin, session.stdout], [undefined, undefined]);
+  assert.equal(await text(session.stderr), 'err\n');
+  assert.equal((await session.exited).exitCode, 3);
+});
+
+test('the end of the client’s input is the end of the program’s', async () => {
+  const session = await exec('cat; echo end');
+  session.stdin?.write('some');
+  session.stdin?.end(' text ');
+  assert.equal(await text(session.stdout), 'some text end\n');
+});
+
+/** Sends blocks through `cat`, and holds what comes back against them. @returns the most memory of the daemon meanwhile. */
+async function echo(blocks: number): Promise<number> {
+  const session = await exec('cat');
+  const block = randomBytes(1024 * 1024);
+  const [sent, received] = [createHash('sha1'), createHash('sha1')];
+  let blocksSent = 0;
+  let bytes = 0;
+  let rssMax = 0;
+  const source = new Readable({
+    read() {
+      if (blocksSent < blocks) sent.update(block);
+      this.push(blocksSent++ < blocks ? block : null);
+    },
+  });
+  const target = new Writable({
+    write(chunk: Buffer, _, done) {
+      received.update(chunk);
+      bytes += chunk.length;
+      rssMax = Math.max(rssMax, process.memoryUsage.rss());
+      done();
+    },
+  });
+  await Promise.all([pipeline(source, session.stdin as Writable), pipeline(session.stdout as Readable, target)]);
+  assert.equal((await session.exited).exitCode, 0);
+  assert.equal(bytes, blocks * block.length);
+  assert.equal(received.digest('hex'), sent.digest('hex'));
+  return rssMax;
+}
+
+test('a gigabyte each way arrives intact, and the daemon does not grow', async () => {
+  // A tenth first: code is compiled and the heap finds its size once.
+  const before = await echo(100);
+  const growth = (await echo(1024)) - before;
+  assert.ok(growth < 20 * 1024 * 1024, `grew by ${growth >> 20} MiB`);
+});
+
+test('a reader that does not read stops the program, and loses nothing', async () => {
+  const session = await exec('dd if=/dev/zero bs=64k count=160 2>/dev/null; echo done >&2');
+  await sleep(300);
+  assert.equal(session.stderr?.read(), null, 'it waits for its reader');
+  let bytes = 0;
+  for await (const chunk of session.stdout as Readable) bytes += (chunk as Buffer).length;
+  assert.equal(bytes, 160 * 65536);
+  assert.equal(await text(session.stderr), 'done\n');
+});
+
+test('input that the program does not read any more is no failure', async () => {
+  const session = await exec('exec <&-; echo closed; sleep 0.3; exit 5');
+  const stdin = session.stdin as Writable;
+  stdin.on('error', () => {});
+  stdin.write(Buffer.alloc(1024 * 1024));
+  assert.equal(await text(session.stdout), 'closed\n');
+  assert.equal((await session.exited).exitCode, 5);
+});
+
+test('what is left in the background does not hold the session, even when it writes on', async () => {
+  const quiet = await exec('sleep 600 & echo main; exit 6');
+  assert.equal(await text(quiet.stdout), 'main\n');
+  assert.equal((await quiet.exited).exitCode, 6);
+  const noisy = await exec('(while :; do echo noise; done) & echo main; exit 7');
+  assert.match(await text(noisy.stdout), /^main$/m);
+  assert.equal((await noisy.exited).exitCode, 7);
+  const inTerminal = await exec('sleep 601 & echo main; exit 8', terminal);
+  assert.equal(await text(inTerminal.stdout), 'main\r\n');
+  assert.equal((await inTerminal.exited).exitCode, 8);
+});
+
+test('a terminal is the program’s own, has the size of the client’s window, and turns ^C into a signal', async () => {
+  const session = await exec('tty; test -t 0 && test -t 2 && echo all; echo $TERM; trap "stty size" WINCH; while :; do sleep 0.1; done', terminal);
+  const stdout = session.stdout as Readable;
+  assert.match(await expectOutput(stdout, /xterm\r\n/), /^\/dev\/pts\/\d+\r\nall\r\nxterm\r\n$/);
+  session.resize(111, 33);
+  await expectOutput(stdout, /33 111\r\n/);
+  session.stdin?.write('\x03');
+  assert.equal((await session.exited).exitCode, 130);
+  stdout.resume();
+});
+
+test('a terminal echoes, and hands on all that was written before the end', async () => {
+  const session = await exec('read line; seq 1 20000; exit 9', terminal);
+  session.stdin?.write('go\n');
+  const lines = (await text(session.stdout)).split('\r\n');
+  assert.deepEqual([lines[0], lines[1], lines[20000], lines.length], ['go', '1', '20000', 20002]);
+  assert.equal((await session.exited).exitCode, 9);
+});
+
+test('a container’s command that is not there is an error, with a terminal too', async () => {
+  for (const wanted of [pipes, terminal])
+    await assert.rejects(host.engine.exec(id, { argv: ['/bin/none'], ...wanted }), { code: 'FAILED_PRECONDITION', message: /\/bin\/none/ });
+  const other = await host.engine.createContainer(await host.engine.runSandbox(sandboxSpec()), containerSpec(['sleep', '1']), host.image);
+  await assert.rejects(host.engine.exec(other, { argv: ['true'], ...pipes }), { code: 'FAILED_PRECONDITION' });
+});
+
+test('a program whose client has gone is hung up on', async () => {
+  const session = await exec('trap "echo hup > /tmp/hup; exit 0" HUP; echo ready; while :; do sleep 0.1; done');
+  await expectOutput(session.stdout as Readable, /ready/);
+  session.abandon();
+  await session.exited;
+  assert.equal(await text((await exec('cat /tmp/hup')).stdout), 'hup\n');
+  const inTerminal = await exec('echo ready; exec sleep 602', terminal);
+  await expectOutput(inTerminal.stdout as Readable, /ready/);
+  inTerminal.abandon();
+  assert.equal((await inTerminal.exited).exitCode, 129);
+});
+
+test('one that does not mind is killed, with its descendants', async () => {
+  const session = await exec('trap "" HUP; setsid sleep 603 & echo ready; while :; do sleep 0.1; done');
+  await expectOutput(session.stdout as Readable, /ready/);
+  session.abandon();
+  assert.equal((await session.exited).exitCode, 137);
+  await untilGone(id, /sleep 603/);
+});
+
+test('the end of the container ends the session', async () => {
+  const other = await start(containerSpec(['sleep', '1000']));
+  for (const wanted of [pipes, terminal]) {
+    const container = wanted === pipes ? other : await start(containerSpec(['sleep', '1000']));
+    const session = await host.engine.exec(container, { argv: ['sh', '-c', 'echo ready; exec sleep 604'], ...wanted });
+    await expectOutput(session.stdout as Readable, /ready/);
+    await host.engine.stopContainer(container, 0);
+    assert.equal((await session.exited).exitCode, 137);
+    session.stdout?.resume();
+    session.stderr?.resume();
+  }
+});
