@@ -3,12 +3,13 @@
  *
  * A root that is prepared is held as an fd until the container starts. Nothing is mounted in the host's tree, so nothing stays behind a crash.
  */
-import { chownSync, mkdirSync, openSync, readdirSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, openSync, readdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition } from '../lib/errors.ts';
+import { isErrno } from '../sys/ffi.ts';
 import { removeTree } from '../sys/files.ts';
-import { cloneIdmapped } from '../sys/mounts.ts';
+import { cloneIdmapped, unmount, whileAttached } from '../sys/mounts.ts';
 import { createOverlay } from '../sys/overlay.ts';
 import { close } from '../sys/syscalls.ts';
 import type { IdMap } from './spec.ts';
@@ -36,8 +37,7 @@ export type Roots = {
   readonly remove: (id: string) => Promise<void>;
   /** Ids that have directories. */
   readonly ids: () => string[];
-  /** A directory with nothing in it, to stand for layers that are missing. */
-  readonly emptyLayer: string;
+  readonly shelf: Shelf;
   /** Where a container's writes go, for the accounting of disk use. */
   readonly upperDir: (id: string) => string;
 };
@@ -45,9 +45,8 @@ export type Roots = {
 /** @param isVolatile leaves out syncs on the writable layers: they do not outlive a crash of the kernel anyway. */
 export function createRoots(rootDir: string, isVolatile: boolean): Roots {
   const containers = join(rootDir, 'containers');
-  const emptyLayer = join(rootDir, 'empty-layer');
+  const shelf = openShelf(rootDir);
   mkdirSync(containers, { recursive: true, mode: 0o711 });
-  mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
   const held = new Map<string, number>();
   const path = (id: string, name: string) => join(containers, id, name);
 
@@ -57,10 +56,11 @@ export function createRoots(rootDir: string, isVolatile: boolean): Roots {
     // A volatile overlay that was mounted once leaves a mark in its work directory, and is refused a second time.
     await rm(path(id, 'work'), { recursive: true, force: true });
     mkdirSync(path(id, 'work'));
-    const layers = layerDirs.length > 0 ? layerDirs : [emptyLayer];
+    const layers = layerDirs.length > 0 ? layerDirs : [shelf.emptyLayer];
     const writable = { upper: path(id, 'upper'), work: path(id, 'work'), isVolatile };
-    const fd = withShownLayers(layers, userNamespace, (shown) => createOverlay({ layers: shown, writable }));
+    const fd = withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown, writable }));
     held.set(id, fd);
+    assertWritable(path(id, 'work'));
     return fd;
   };
   const release = (id: string) => {
@@ -86,16 +86,38 @@ export function createRoots(rootDir: string, isVolatile: boolean): Roots {
       await removeTree(join(containers, id));
     },
     ids: () => readdirSync(containers),
-    emptyLayer,
+    shelf,
     upperDir: (id) => path(id, 'upper'),
   };
 }
 
+/** Directories that stand for others, the same for all containers. */
+export type Shelf = {
+  /** Nothing is in it: for layers that are missing. */
+  readonly emptyLayer: string;
+  /** Where a mount lies for a moment: whileAttached(). */
+  readonly staging: string;
+};
+
+/** Makes the directories, and lets go of what a crash has left in them. */
+export function openShelf(directory: string): Shelf {
+  const shelf = { emptyLayer: join(directory, 'empty-layer'), staging: join(directory, 'staging') };
+  mkdirSync(shelf.emptyLayer, { recursive: true, mode: 0o755 });
+  mkdirSync(shelf.staging, { recursive: true, mode: 0o700 });
+  while (unmount(shelf.staging));
+  return shelf;
+}
+
 /**
  * Gives layers as paths, or, for a user namespace, as mounts of their own that show the ids it maps: each pod has its own, all have the same files.
- * Detached: they are in nobody's table of mounts.
+ * Detached, they are in nobody's table of mounts; but before Linux 6.15 an overlay takes none of these, so there they are attached meanwhile.
  */
-export function withShownLayers<T>(layers: readonly string[], userNamespace: string | undefined, use: (shown: readonly (string | number)[]) => T): T {
+export function withShownLayers<T>(
+  { staging }: Pick<Shelf, 'staging'>,
+  layers: readonly string[],
+  userNamespace: string | undefined,
+  use: (shown: readonly (string | number)[]) => T,
+): T {
   if (userNamespace === undefined) return use(layers);
   const fds: number[] = [];
   const keep = (fd: number): number => {
@@ -104,8 +126,26 @@ export function withShownLayers<T>(layers: readonly string[], userNamespace: str
   };
   try {
     const namespace = keep(openSync(userNamespace, 'r'));
-    return use(layers.map((layer) => keep(cloneIdmapped(layer, { userNamespace: namespace, isRecursive: false }))));
+    const shown = layers.map((layer) => keep(cloneIdmapped(layer, { userNamespace: namespace, isRecursive: false })));
+    return detachedOrAttached(shown, staging, () => use(shown));
   } finally {
     for (const fd of fds) close(fd);
   }
+}
+
+/** Does what newer kernels do with detached mounts, and older ones with attached ones. */
+export function detachedOrAttached<T>(mounts: readonly number[], staging: string, use: () => T): T {
+  try {
+    return use();
+  } catch (error) {
+    if (!isErrno(error, 'EINVAL')) throw error;
+    return whileAttached(mounts, staging, use);
+  }
+}
+
+/** Where overlayfs cannot make its directory in `work` (a full disk), it mounts read-only and tells nobody. @throws why it could not. */
+function assertWritable(work: string): void {
+  if (existsSync(join(work, 'work'))) return;
+  mkdirSync(join(work, 'probe'));
+  throw failedPrecondition(`mounting an overlay on ${work}: it is read-only`);
 }

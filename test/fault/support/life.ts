@@ -5,6 +5,7 @@ import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createNetwork } from '../../../src/cni/network.ts';
 import { type ContainerView, containerState, sandboxState } from '../../../src/engine/records.ts';
+import type { NamespaceModes } from '../../../src/engine/spec.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from '../../root/support/engine.ts';
 
 export type Node = TestEngine & { readonly cgroupParent: string };
@@ -37,23 +38,28 @@ case $CNI_COMMAND in
 esac
 `;
 
-export type Life = { readonly name: string; readonly pid: 'pod' | 'container' };
+/** `shared`: with a pid and a user namespace of the pod; `plain`: with neither. */
+export type Kind = 'shared' | 'plain';
 
-export type Step = { readonly name: string; readonly take: (node: Node, life: Life) => Promise<void> };
+export type Step = { readonly name: string; readonly take: (node: Node, kind: Kind) => Promise<void> };
 
-const namespacesOf = ({ pid }: Life) => ({ network: 'pod', ipc: 'pod', pid }) as const;
+function namespacesOf({ deps }: Node, kind: Kind): NamespaceModes {
+  const ids = { hostId: 1_000_000, containerId: 0, length: 65_536 };
+  const isMapped = kind === 'shared' && deps.userNamespaceFailure === null;
+  return { network: 'pod', ipc: 'pod', pid: kind === 'shared' ? 'pod' : 'container', ...(isMapped ? { user: { uids: ids, gids: ids } } : {}) };
+}
 
 /** What each asks for may be done already, in part or whole. */
 export const steps: readonly Step[] = [
   {
     name: 'RunPodSandbox',
-    take: async ({ engine, cgroupParent }, life) => {
-      const metadata = { name: life.name, namespace: 'fault', uid: life.name, attempt: 0 };
-      await engine.runSandbox(sandboxSpec({ metadata, cgroupParent, namespaces: namespacesOf(life) }));
+    take: async (node, kind) => {
+      const metadata = { name: kind, namespace: 'fault', uid: kind, attempt: 0 };
+      await node.engine.runSandbox(sandboxSpec({ metadata, cgroupParent: node.cgroupParent, namespaces: namespacesOf(node, kind) }));
     },
   },
-  { name: 'CreateContainer', take: (node, life) => create(node, life, 0) },
-  { name: 'StartContainer', take: (node, life) => start(node, life) },
+  { name: 'CreateContainer', take: (node, kind) => create(node, kind, 0) },
+  { name: 'StartContainer', take: start },
   {
     name: 'UpdateContainerResources',
     take: async ({ engine }) => {
@@ -72,22 +78,22 @@ async function each(views: readonly { readonly record: { readonly id: string } }
   for (const { record } of views) await action(record.id);
 }
 
-async function create({ engine, image }: Node, life: Life, attempt: number): Promise<void> {
-  const sandbox = engine.sandboxes().find(({ status }) => sandboxState(status) === 'ready');
+async function create(node: Node, kind: Kind, attempt: number): Promise<void> {
+  const sandbox = node.engine.sandboxes().find(({ status }) => sandboxState(status) === 'ready');
   const spec = containerSpec(['sleep', '1000'], {
     metadata: { name: 'main', attempt },
-    security: { ...security, seccomp: { kind: 'runtime-default' }, namespaces: namespacesOf(life) },
+    security: { ...security, seccomp: { kind: 'runtime-default' }, namespaces: namespacesOf(node, kind) },
     resources: { memoryLimitBytes: 64 << 20, cpuShares: 256 },
   });
-  await engine.createContainer(sandbox?.record.id ?? 'none', spec, image);
+  await node.engine.createContainer(sandbox?.record.id ?? 'none', spec, node.image);
 }
 
 /** A container whose start was cut off is EXITED: a kubelet makes the next attempt. */
-async function start(node: Node, life: Life): Promise<void> {
+async function start(node: Node, kind: Kind): Promise<void> {
   const latest = () =>
     node.engine.containers().reduce((last, view) => (view.record.spec.metadata.attempt > last.record.spec.metadata.attempt ? view : last));
   const state = containerState(latest().status);
   if (state === 'running') return;
-  if (state === 'exited') await create(node, life, latest().record.spec.metadata.attempt + 1);
+  if (state === 'exited') await create(node, kind, latest().record.spec.metadata.attempt + 1);
   await node.engine.startContainer(latest().record.id);
 }
