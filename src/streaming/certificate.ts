@@ -14,7 +14,7 @@ export type Certificate = { readonly cert: Buffer; readonly key: Buffer };
 /** Files are looked at so often: inotify does not see a link further up change. */
 const lookMs = 10_000;
 
-/** @throws {BerthError} FAILED_PRECONDITION-like INTERNAL when the files cannot be read or do not fit each other. */
+/** @throws {BerthError} INTERNAL when the files cannot be read or do not fit each other. */
 export function readCertificate({ certFile, keyFile }: CertificateFiles): Certificate {
   try {
     const certificate = { cert: readFileSync(certFile), key: readFileSync(keyFile) };

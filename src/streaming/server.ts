@@ -31,7 +31,7 @@ import { tunnelThrough, WebSocketConnection } from './websocket-connection.ts';
 import { type Link, type LinkHandlers, Wire } from './wire.ts';
 
 export type StreamingSettings = {
-  /** IP address to listen on. */
+  /** IP address to listen on, and to name in URLs: one that the kubelet reaches. */
   readonly address: string;
   /** 0: any free one. */
   readonly port: number;

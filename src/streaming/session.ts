@@ -40,6 +40,9 @@ export async function runSession(deps: SessionDeps, client: RemoteClient, start:
 
 /** @returns undefined when the client is gone. */
 async function converse(deps: SessionDeps, client: RemoteClient, remote: RemoteStreams, container: ContainerStreams): Promise<Outcome | undefined> {
+  const streams = [container.stdin, container.stdout, container.stderr];
+  // What breaks after everybody has stopped looking must not end the daemon.
+  for (const stream of streams) stream?.on('error', () => {});
   const pumps = startPumps(remote, container);
   const ended: Promise<Outcome> = container.exited.catch((error: unknown) => ({ failure: reasonOf(error) }));
   const finished = ended.then(async (outcome) => {
@@ -49,7 +52,7 @@ async function converse(deps: SessionDeps, client: RemoteClient, remote: RemoteS
   const gone = client.closed.then(() => undefined);
   const outcome = await Promise.race([finished, gone]);
   if (outcome === undefined) container.abandon();
-  for (const stream of [container.stdin, container.stdout, container.stderr]) stream?.destroy();
+  for (const stream of streams) stream?.destroy();
   remote.stdin?.discard();
   remote.resize?.discard();
   return outcome;
