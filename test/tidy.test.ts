@@ -22,12 +22,13 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 
 /** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
 const effectful: Readonly<Record<string, readonly string[]>> = {
-  '': ['main', 'serve'],
+  '': ['doctor-node', 'explain', 'main', 'metrics-server', 'serve'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
-  cri: ['contract', 'server'],
+  cri: ['client', 'contract', 'server'],
   engine: [
     'apparmor-profiles',
     'attach',
+    'cgroup-driver',
     'container-sources',
     'container',
     'details',
@@ -37,6 +38,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'exits',
     'host-devices',
     'image-volumes',
+    'image-volumes',
     'inspect-root',
     'kept-plan',
     'layer-usage',
@@ -45,6 +47,8 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'open-pins',
     'pod-namespaces',
     'port-connect',
+    'open-pins',
+    'pod-namespaces',
     'recover',
     'registers',
     'roots',
@@ -72,7 +76,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'unpack',
     'worker-pool',
   ],
-  lib: ['log'],
+  lib: ['log', 'metrics'],
   streaming: ['certificate', 'handshake', 'server', 'tokens'],
 };
 const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'net-dev', 'proc'];

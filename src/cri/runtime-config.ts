@@ -1,11 +1,12 @@
 /**
  * RuntimeConfig and UpdateRuntimeConfig: what the kubelet and the runtime tell each other at start.
  */
+import type { CriDeps } from './deps.ts';
 import type { RuntimeConfigResponse, UpdateRuntimeConfigResponse } from './messages.ts';
 
 /** Said in so many words: the zero value of the field means systemd. */
-export async function runtimeConfig(): Promise<RuntimeConfigResponse> {
-  return { linux: { cgroup_driver: 'CGROUPFS' } };
+export async function runtimeConfig({ engine }: Pick<CriDeps, 'engine'>): Promise<RuntimeConfigResponse> {
+  return { linux: { cgroup_driver: engine.facts().cgroupDriver === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } };
 }
 
 /** The pod CIDR is the network plugins' business, which read their own configuration. */

@@ -99,11 +99,6 @@ function cgroupParent(parent: string): string {
   if (singleLine('linux.cgroup_parent', parent).split('/').includes('..')) {
     throw invalidArgument(`linux.cgroup_parent: ${quoted(parent)} leaves its hierarchy`);
   }
-  if (parent.endsWith('.slice')) {
-    throw invalidArgument(
-      `linux.cgroup_parent: ${quoted(parent)} is a systemd slice, but the cgroup driver is cgroupfs: set the kubelet's cgroupDriver to cgroupfs`,
-    );
-  }
   return parent;
 }
 

@@ -58,6 +58,7 @@ function composeContainer(
   registers.add(stateReg, openDirectory(deps.store.containers.directory(record.id)));
   registers.add(rootReg, openSync(`/proc/self/fd/${root}`, O_PATH));
   const { stdio, supervise } = openStdio(deps, record, registers);
+  const memoryEvents = openMemoryEvents(deps.cgroups, record.cgroupPath, registers);
   const cgroup = addCgroupEntry(openCgroup(deps.cgroups, record.cgroupPath), registers);
   const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
   const facts = processFacts(deps);
@@ -100,7 +101,7 @@ function composeContainer(
     hasReadonlyRoot: security.hasReadonlyRootfs,
     volumes: record.image.config.volumes.filter((path) => !targets.includes(path)),
     process,
-    supervise,
+    supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
     fds: registers.names,
   };
 }
@@ -151,6 +152,12 @@ function openLog(deps: EngineDeps, path: string | undefined, registers: Register
 export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntry {
   if (fds.version === 2) return { version: 2, directory: registers.add('cgroup', fds.directoryFd) };
   return { version: 1, procs: fds.procsFds.map((fd, i) => registers.add(`cgroup${i}`, fd)) };
+}
+
+/** On v1 nothing removes a cgroup behind our back. */
+function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers): Reg | undefined {
+  const file = facts.version === 2 ? `${facts.root}${path}/memory.events` : undefined;
+  return file !== undefined && existsSync(file) ? registers.add('memory.events', openSync(file, constants.O_RDONLY)) : undefined;
 }
 
 /** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */

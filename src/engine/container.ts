@@ -4,17 +4,17 @@
  * Calls on one container run one after another; waiting for an end does not hold the queue.
  */
 import { randomBytes } from 'node:crypto';
-import { dirname } from 'node:path';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import { killCgroup, processes } from '../sys/cgroup-processes.ts';
-import { readMemoryUsage, updateCgroup, writeCgroup } from '../sys/cgroup-values.ts';
-import { createCgroup, findCgroups, removeCgroup, removeIfEmpty, setDevices } from '../sys/cgroups.ts';
+import { readMemoryUsage, writeCgroup } from '../sys/cgroup-values.ts';
+import { setDevices } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
+import { adoptContainer } from './adopt-cgroup.ts';
 import { ensureAppArmorProfile } from './apparmor-profiles.ts';
-import { containerCgroupPath, mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
+import { mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 import { containerDevices, openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { watchExit } from './exits.ts';
@@ -83,13 +83,15 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
     await ensureAppArmorProfile(spec.security.appArmorProfile);
-    deps.roots.create(id, image.layerDirs, sandbox.record.spec.namespaces.user);
-    const root = await deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+    const root = await step('create.root', () => {
+      deps.roots.create(id, image.layerDirs, sandbox.record.spec.namespaces.user);
+      return deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+    });
     // It may have been stopped while the root was made; from here to the end nothing else runs.
     readySandbox(deps, sandbox.record.id);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
-    step('create.cgroup', () => prepareCgroup(deps, record));
+    await step('create.cgroup', () => prepareCgroup(deps, record));
     step('create.plan', () => {
       const { plan, registers } = openContainer(deps, record, spec.resources, sandbox, root);
       registers.closeAll();
@@ -125,13 +127,13 @@ function composeRecord(
     image,
     identity: resolveIdentity({ userSpec: spec.security.user, imageUser: image.config.user }, files),
     stopSignal: parseSignal(spec.stopSignal ?? (image.config.stopSignal || 'SIGTERM')),
-    cgroupPath: containerCgroupPath(sandbox.record.spec.cgroupParent, id, deps.settings.defaultCgroupParent),
+    cgroupPath: deps.cgroupDriver.pathOf(sandbox.record.spec.cgroupParent, id),
     createdAtNs: deps.clock.nowNs(),
   };
 }
 
-function prepareCgroup(deps: EngineDeps, record: ContainerRecord): void {
-  createCgroup(deps.cgroups, record.cgroupPath);
+async function prepareCgroup(deps: EngineDeps, record: ContainerRecord): Promise<void> {
+  await deps.cgroupDriver.create(record.cgroupPath);
   writeCgroup(deps.cgroups, record.cgroupPath, planCgroup(record.spec.resources, deps.cgroups));
   setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
 }
@@ -164,13 +166,24 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
 
 async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView): Promise<void> {
   const { id } = record;
-  const root = await deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
-  const { plan, registers } = openContainer(deps, record, status.resources, sandbox, root);
-  const started = await startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll);
+  const { step, timeline } = createStopwatch(deps.observeStep);
+  const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
+  const { plan, registers } = step('start.plan', () => openContainer(deps, record, status.resources, sandbox, root));
+  const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll));
+  // While the monitor works.
+  keepPlan(deps, id, plan);
+  const started = await starting;
   const monitor = identify(started.monitorPid);
-  deps.store.containers.update(id, (before) => ({ ...before, startedAtNs: deps.clock.nowNs(), process: identify(started.pid), monitor }));
+  deps.store.containers.update(id, (before) => ({
+    ...before,
+    startedAtNs: deps.clock.nowNs(),
+    process: identify(started.pid),
+    monitor,
+    timeline: { ...before.timeline, ...timeline() },
+  }));
   deps.roots.release(id);
   watchExit(deps, id, monitor);
+  await adoptContainer(deps, id);
 }
 
 /** A process that is over already has no start time, and is never found alive. */
@@ -191,9 +204,9 @@ export async function recordStartFailure(deps: EngineDeps, id: string, message: 
   });
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's failed start is not on disk yet");
   deps.roots.release(id);
-  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
-    deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
-  );
+  await deps.cgroupDriver
+    .remove(cgroupPath)
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
 }
 
 /**
@@ -239,7 +252,7 @@ async function killAll(deps: EngineDeps, view: ContainerView, attempt: string): 
 
 /** A record that cannot be read does not say where its cgroup is; the id names it, wherever it is. */
 async function cgroupsOf(deps: EngineDeps, { record, status }: ContainerView): Promise<readonly string[]> {
-  return status.damage === undefined ? [record.cgroupPath] : findCgroups(deps.cgroups, record.id);
+  return status.damage === undefined ? [record.cgroupPath] : deps.cgroupDriver.find(record.id);
 }
 
 function signalContainer({ status }: ContainerView, signal: number): void {
@@ -271,17 +284,11 @@ export async function discard(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.containers.get(id);
   if (view !== undefined) {
     await killAll(deps, view, 'removing');
-    for (const path of await cgroupsOf(deps, view)) await dropCgroup(deps, path);
+    for (const path of await cgroupsOf(deps, view)) await deps.cgroupDriver.remove(path);
   }
   await deps.roots.remove(id);
   await deps.store.containers.remove(id);
   deps.layers.release(id);
-}
-
-/** Removes a cgroup whose processes have ended, and the default parent with the last one below it. */
-export async function dropCgroup(deps: EngineDeps, path: string): Promise<void> {
-  await removeCgroup(deps.cgroups, path);
-  if (dirname(path) === deps.settings.defaultCgroupParent) removeIfEmpty(deps.cgroups, deps.settings.defaultCgroupParent);
 }
 
 /**
@@ -300,7 +307,7 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     const memoryBytes = state === 'running' ? readMemoryUsage(deps.cgroups, record.cgroupPath) : null;
     const usage = memoryBytes === null ? null : { memoryBytes };
     const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
-    await updateCgroup(deps.cgroups, record.cgroupPath, writes);
+    await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
     deps.store.containers.update(id, (before) => ({ ...before, resources }));
   });
 }

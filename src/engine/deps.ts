@@ -6,6 +6,7 @@ import type { Log } from '../lib/log.ts';
 import type { KeyedQueue } from '../lib/queue.ts';
 import type { CgroupFacts } from '../sys/cgroup-facts.ts';
 import type { HostFacts } from '../sys/host.ts';
+import type { CgroupDriver } from './cgroup-driver.ts';
 import type { Creations } from './creations.ts';
 import type { Rlimit } from './credentials.ts';
 import type { Events } from './events.ts';
@@ -14,6 +15,7 @@ import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
 import type { Network } from './spec.ts';
 import type { Store } from './store.ts';
+import type { Step } from './timeline.ts';
 import type { Watches } from './watches.ts';
 
 export type EngineSettings = {
@@ -38,6 +40,7 @@ export type EngineDeps = {
   /** Null when pods can have user namespaces, else what this node lacks. */
   readonly userNamespaceFailure: string | null;
   readonly cgroups: CgroupFacts;
+  readonly cgroupDriver: CgroupDriver;
   /** Tells `events` of what it shows. */
   readonly store: Store;
   readonly events: Events;
@@ -50,5 +53,7 @@ export type EngineDeps = {
   readonly creations: Creations;
   readonly queue: KeyedQueue;
   readonly clock: Clock;
+  /** For metrics: told of each step of a start when it ends. */
+  readonly observeStep?: (step: Step, seconds: number) => void;
   readonly log: Log;
 };

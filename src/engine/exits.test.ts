@@ -4,7 +4,7 @@ import { describeEnd } from './exits.ts';
 import type { ContainerView } from './records.ts';
 
 const view = { status: { startedAtNs: '1000', resources: {} } } as unknown as ContainerView;
-const record = (exitCode: number, signal = 0) => ({ pid: 1, exitCode, signal, finishedAtNs: 2000n, droppedLogBytes: 0 });
+const record = (exitCode: number, signal = 0) => ({ pid: 1, exitCode, signal, finishedAtNs: 2000n, droppedLogBytes: 0, oomKills: null });
 
 test('describeEnd() tells completion, failure, OOM kill and loss apart', () => {
   const reason = (exitCode: number, kills: number) => describeEnd(view, record(exitCode), kills, '3000').reason;

@@ -4,7 +4,6 @@
 import { reasonOf } from '../lib/errors.ts';
 import { killCgroup } from '../sys/cgroup-processes.ts';
 import { oomKills } from '../sys/cgroup-values.ts';
-import { removeCgroup } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime, reap, whenReadable } from '../sys/processes.ts';
 import { close, pidfdOpen } from '../sys/syscalls.ts';
@@ -45,15 +44,16 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   if (view === undefined) return;
   const { cgroupPath } = view.record;
   // Before the status says EXITED: the verdict, which goes with the cgroup, and the end of whatever else ran in it.
-  const kills = (await oomKills(deps.cgroups, cgroupPath)) ?? 0;
+  const kills = await oomKills(deps.cgroups, cgroupPath);
   const left = await killCgroup(deps.cgroups, cgroupPath, leftoverTimeoutMs);
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an ended container do not die');
   const record = await readExitRecord(deps.store.containers.directory(id));
-  const end = describeEnd(view, record, kills, deps.clock.nowNs());
+  // The cgroup may have gone with its last process; the monitor has looked before.
+  const end = describeEnd(view, record, Math.max(kills ?? 0, record?.oomKills ?? 0), deps.clock.nowNs());
   const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
-  await removeCgroup(deps.cgroups, cgroupPath).catch((error: unknown) =>
+  await deps.cgroupDriver.remove(cgroupPath).catch((error: unknown) =>
     deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
   );
 }

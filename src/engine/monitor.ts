@@ -295,7 +295,13 @@ function converse(path: string, frame: Buffer, attempt: string): Promise<Buffer>
 }
 
 /** What a monitor leaves of its container. */
-export type ExitRecord = Exit & { readonly pid: number; readonly finishedAtNs: bigint; readonly droppedLogBytes: number };
+export type ExitRecord = Exit & {
+  readonly pid: number;
+  readonly finishedAtNs: bigint;
+  readonly droppedLogBytes: number;
+  /** Processes of its cgroup that the kernel had killed for want of memory; null where the plan named no file that counts them. */
+  readonly oomKills: number | null;
+};
 
 /**
  * Reads `exit.json` of a directory.
@@ -331,5 +337,6 @@ function parseExitRecord(text: string): ExitRecord {
     signal: number('signal'),
     finishedAtNs: BigInt(String(record.finishedAtNs)),
     droppedLogBytes: number('droppedLogBytes'),
+    oomKills: record.oomKills === undefined ? null : number('oomKills'),
   };
 }

@@ -48,6 +48,8 @@ export type Supervise =
       readonly log?: { readonly dir: Reg; readonly name: string; readonly lineBytesMax: number };
       /** Directory that gets `exit.json`. */
       readonly exitDir: Reg;
+      /** memory.events of its cgroup v2: read when the process has ended, for the cgroup may go with it. */
+      readonly memoryEvents?: Reg;
       /** Listening unix stream socket. */
       readonly control?: Reg;
     };
@@ -75,7 +77,7 @@ export type Plan = {
 
 /** `BRPL`, little-endian. This and all below: src/monitor/decode.c. */
 const magic = 0x4c505242;
-const version = 1;
+const version = 2;
 const headerBytes = 88;
 /** execve(2) takes 2 MiB of arguments and environment with the usual stack limit; the rest of a plan is small beside that. */
 export const planBytesMax = 4 * 1024 * 1024;
@@ -90,7 +92,7 @@ const superviseModes = ['none', 'exec', 'container'] as const;
  *
  *   header   magic, version, total bytes, inherited fds (u32 each); clone flags u64; clone cgroup reg i32; parent ops u32; child ops u32;
  *            supervise mode u32; stdout, stderr, stdin regs i32; has terminal u32; log dir, exit dir, control regs i32;
- *            line bytes max u32; bytes of log name, argv, env u32 each; 0 u32
+ *            line bytes max u32; bytes of log name, argv, env u32 each; memory events reg i32
  *   log name, argv, env   NUL after each string
  *   op       its bytes u32, call u16, out reg i16, tolerated errnos u16, arguments u16, 0 u32; errnos u16 each, padded; arguments
  *   argument kind u32 (a letter of calls.ts), then F: reg i32; L: 8 and an u64; S, B: length u32 and the bytes, padded
@@ -143,6 +145,7 @@ function encodeHeader(plan: Plan, registers: Map<Reg, number>): Buffer {
   words.forEach((word, i) => {
     header.writeInt32LE(word, 28 + 4 * i);
   });
+  header.writeInt32LE(reg(container?.memoryEvents), 84);
   return header;
 }
 

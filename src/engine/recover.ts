@@ -5,6 +5,7 @@
  */
 import { reasonOf } from '../lib/errors.ts';
 import { isAlive } from '../sys/processes.ts';
+import { keepLimits } from './adopt-cgroup.ts';
 import { diffIdsOf, discard, recordStartFailure } from './container.ts';
 import type { EngineDeps } from './deps.ts';
 import { recordExit, watchExit } from './exits.ts';
@@ -37,6 +38,7 @@ export async function recover(deps: EngineDeps): Promise<void> {
       }),
     ),
   );
+  await keepLimits(deps);
   await removeOrphans(deps);
 }
 

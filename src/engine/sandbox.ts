@@ -5,14 +5,14 @@ import { chownSync, mkdirSync, readFileSync, rmSync, statfsSync } from 'node:fs'
 import { join } from 'node:path';
 import { BerthError, failedPrecondition, failedTo, reasonOf } from '../lib/errors.ts';
 import { killCgroup } from '../sys/cgroup-processes.ts';
-import { createCgroup, findCgroups, openCgroup } from '../sys/cgroups.ts';
+import { openCgroup } from '../sys/cgroups.ts';
 import { replaceFile } from '../sys/files.ts';
 import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../sys/mounts.ts';
 import { createNamespaces, unpinNamespaces } from '../sys/namespaces.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close } from '../sys/syscalls.ts';
-import { containerCgroupPath } from './cgroup.ts';
-import { dropCgroup, newId, removeContainer, stopContainer } from './container.ts';
+import { adoptReaper } from './adopt-cgroup.ts';
+import { newId, removeContainer, stopContainer } from './container.ts';
 import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
@@ -25,6 +25,7 @@ import { createRegisters } from './registers.ts';
 import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
 import { type SandboxPaths, sandboxPaths } from './sandbox-paths.ts';
 import type { SandboxSpec } from './spec.ts';
+import { createStopwatch } from './timeline.ts';
 
 /** Of a pod's /dev/shm, as containerd and CRI-O have it. */
 const shmSize = '65536k';
@@ -57,15 +58,23 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
   const hasNetwork = spec.namespaces.network === 'pod';
   const netnsPath = netnsPathOf(deps, id);
   const record: SandboxRecord = { version: recordVersion, id, spec, createdAtNs: deps.clock.nowNs(), ...(hasNetwork ? { netnsPath } : {}) };
+  const { step, timeline } = createStopwatch(deps.observeStep);
   try {
+    // Refuses a parent of the other cgroup driver; the kubelet's own mistake shows with its first pod.
+    ownCgroup(deps, record);
     // Before the first effect: after a crash, whatever follows is found through this record.
     deps.store.sandboxes.create(record, {});
     const paths = sandboxPaths(deps, record);
-    writeFiles(deps, spec, paths);
-    await makeNamespaces(deps, record, paths);
-    const reaper = spec.namespaces.pid === 'pod' ? await startReaper(deps, record, paths) : undefined;
-    const network = hasNetwork ? await attach(deps, record, netnsPath) : undefined;
-    deps.store.sandboxes.update(id, () => ({ readyAtNs: deps.clock.nowNs(), ...(network ? { network } : {}), ...(reaper ? { reaper } : {}) }));
+    step('sandbox.files', () => writeFiles(deps, spec, paths));
+    await step('sandbox.namespaces', () => makeNamespaces(deps, record, paths));
+    const reaper = spec.namespaces.pid === 'pod' ? await step('sandbox.reaper', () => startReaper(deps, record, paths)) : undefined;
+    const network = hasNetwork ? await step('sandbox.network', () => attach(deps, record, netnsPath)) : undefined;
+    deps.store.sandboxes.update(id, () => ({
+      readyAtNs: deps.clock.nowNs(),
+      ...(network ? { network } : {}),
+      ...(reaper ? { reaper } : {}),
+      timeline: timeline(),
+    }));
     return id;
   } catch (error) {
     await discardSandbox(deps, id).catch((leftover: unknown) =>
@@ -83,7 +92,7 @@ async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }:
   if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
   if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
   const cgroupPath = ownCgroup(deps, record);
-  createCgroup(deps.cgroups, cgroupPath);
+  await deps.cgroupDriver.create(cgroupPath);
   await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
   if (pid !== 'pod') await endOwnProcesses(deps, [cgroupPath]);
 }
@@ -139,18 +148,28 @@ async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: 
 
 /** Of the reaper, and of those that make namespaces: beside those of the pod's containers. */
 function ownCgroup(deps: EngineDeps, { id, spec }: SandboxRecord): string {
-  return containerCgroupPath(spec.cgroupParent, id, deps.settings.defaultCgroupParent);
+  return deps.cgroupDriver.pathOf(spec.cgroupParent, id);
+}
+
+/** A sandbox that was run under the other cgroup driver has it where that had its cgroups. */
+async function ownCgroups(deps: EngineDeps, record: SandboxRecord): Promise<readonly string[]> {
+  try {
+    return [ownCgroup(deps, record)];
+  } catch {
+    return deps.cgroupDriver.find(record.id);
+  }
 }
 
 async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
   const cgroupPath = ownCgroup(deps, record);
-  createCgroup(deps.cgroups, cgroupPath);
+  await deps.cgroupDriver.create(cgroupPath);
   const registers = createRegisters();
   try {
     const pins = openPins(paths.pins, registers);
     const cgroup = addCgroupEntry(openCgroup(deps.cgroups, cgroupPath), registers);
     const plan = planReaper({ ...pins, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
     const { pid } = await startMonitor(deps, { plan, fds: registers.fds, name: record.id });
+    await adoptReaper(deps, record);
     return { pid, startTime: processStartTime(pid) ?? '' };
   } finally {
     registers.closeAll();
@@ -178,7 +197,7 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
   if (record.spec.namespaces.pid === 'pod' || record.spec.namespaces.user !== undefined) {
-    await endOwnProcesses(deps, isDamaged(view) ? await findCgroups(deps.cgroups, id) : [ownCgroup(deps, record)]);
+    await endOwnProcesses(deps, isDamaged(view) ? await deps.cgroupDriver.find(id) : await ownCgroups(deps, record));
   }
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
@@ -200,7 +219,7 @@ const isDamaged = ({ record, status }: SandboxView): boolean => status.damage !=
 async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
   for (const path of cgroupPaths) {
     await killCgroup(deps.cgroups, path, killTimeoutMs);
-    await dropCgroup(deps, path);
+    await deps.cgroupDriver.remove(path);
   }
 }
 

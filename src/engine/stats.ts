@@ -6,7 +6,6 @@ import { addUp, type CgroupCounters } from '../sys/cgroup-counters.ts';
 import { type CgroupReader, createCgroupReader } from '../sys/cgroup-stats.ts';
 import type { InterfaceCounters } from '../sys/net-dev.ts';
 import { readInterfaces } from '../sys/network-counters.ts';
-import { parentCgroupPath } from './cgroup.ts';
 import { type CpuSample, nextSample } from './cpu-rate.ts';
 import type { EngineDeps } from './deps.ts';
 import { createLayerUsages, type LayerUsage, type LayerUsages } from './layer-usage.ts';
@@ -44,7 +43,7 @@ export type Stats = {
 const containersPerTurn = 24;
 const sandboxesPerTurn = 12;
 
-export type StatsDeps = Pick<EngineDeps, 'cgroups' | 'clock' | 'roots' | 'store' | 'settings'>;
+export type StatsDeps = Pick<EngineDeps, 'cgroups' | 'cgroupDriver' | 'clock' | 'roots' | 'store' | 'settings'>;
 
 type Reading = {
   readonly deps: StatsDeps;
@@ -129,7 +128,7 @@ function podCounters({ deps, cgroups }: Reading, record: SandboxRecord, containe
 }
 
 /** The kubelet gives each pod a cgroup. Without one (null), containers lie beside those of other pods, and only their sum is the pod's. */
-export function podCgroupPath({ settings }: Pick<StatsDeps, 'settings'>, { spec }: SandboxRecord): string | null {
+export function podCgroupPath({ cgroupDriver }: Pick<StatsDeps, 'cgroupDriver'>, { spec }: SandboxRecord): string | null {
   if (spec.cgroupParent === '') return null;
-  return parentCgroupPath(spec.cgroupParent, settings.defaultCgroupParent) || null;
+  return cgroupDriver.parentPathOf(spec.cgroupParent) || null;
 }

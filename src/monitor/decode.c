@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const uint32_t magic = 0x4c505242;
-static const uint32_t version = 1;
+static const uint32_t version = 2;
 static const size_t header_bytes = 88;
 static const size_t op_head_bytes = 16;
 static const int32_t absent = -1;
@@ -66,11 +66,12 @@ static void read_header(const unsigned char *at, struct plan *plan) {
   plan->log_name.bytes = u32(at + 72);
   plan->argv.bytes = u32(at + 76);
   plan->env.bytes = u32(at + 80);
+  plan->memory_events = i32(at + 84);
 }
 
 static enum refusal check_header(const unsigned char *at, const struct plan *plan) {
-  const int32_t regs[] = {plan->clone_cgroup, plan->out, plan->err, plan->in, plan->log_dir, plan->exit_dir, plan->control};
-  if (u32(at) != magic || u32(at + 4) != version || u32(at + 84) != 0) return REFUSED_HEADER;
+  const int32_t regs[] = {plan->clone_cgroup, plan->out, plan->err, plan->in, plan->log_dir, plan->exit_dir, plan->control, plan->memory_events};
+  if (u32(at) != magic || u32(at + 4) != version) return REFUSED_HEADER;
   if ((plan->clone_flags & ~namespace_flags) != 0) return REFUSED_HEADER;
   if (plan->fds > REGISTERS_MAX || plan->mode > MODE_CONTAINER || plan->has_terminal > 1) return REFUSED_HEADER;
   for (size_t i = 0; i < sizeof regs / sizeof *regs; i++)

@@ -60,7 +60,7 @@ struct plan {
   uint32_t mode;
   int32_t out, err, in;
   uint32_t has_terminal;
-  int32_t log_dir, exit_dir, control;
+  int32_t log_dir, exit_dir, control, memory_events;
   uint32_t line_bytes_max;
   struct strings log_name, argv, env;
 };

@@ -166,13 +166,36 @@ static char *put_text(char *at, const char *text) {
   return at + length;
 }
 
-static size_t exit_record(char *record, pid_t pid, int status, uint64_t finished_ns) {
+/*
+ * How many processes of the cgroup the kernel has killed for want of memory; -1 when that cannot be read.
+ * Once the last process has ended a service manager may remove the cgroup at any moment, so this is the first thing after the end.
+ */
+static int64_t count_oom_kills(int memory_events) {
+  char text[512];
+  const ssize_t length = memory_events < 0 ? -1 : pread(memory_events, text, sizeof text - 1, 0);
+  if (length < 0) return -1;
+  text[length] = '\0';
+  const char *line = strstr(text, "\noom_kill ");
+  if (line == NULL) return -1;
+  int64_t kills = 0;
+  for (const char *digit = line + sizeof "\noom_kill " - 1; *digit >= '0' && *digit <= '9'; digit++) kills = 10 * kills + (*digit - '0');
+  return kills;
+}
+
+struct end {
+  pid_t pid;
+  int status;
+  int64_t oom_kills;
+};
+
+static size_t exit_record(char *record, const struct end *end, uint64_t finished_ns) {
+  const int status = end->status;
   const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   const struct {
     const char *name;
     uint64_t value;
   } fields[] = {
-      {"{\"version\":1,\"pid\":", (uint64_t)pid},
+      {"{\"version\":1,\"pid\":", (uint64_t)end->pid},
       {",\"status\":", (uint64_t)status},
       {",\"exitCode\":", (uint64_t)(signal ? 128 + signal : WEXITSTATUS(status))},
       {",\"signal\":", (uint64_t)signal},
@@ -181,7 +204,9 @@ static size_t exit_record(char *record, pid_t pid, int status, uint64_t finished
   };
   char *at = record;
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) at = put_number(put_text(at, fields[i].name), fields[i].value, 1);
-  return (size_t)(put_text(at, "\"}\n") - record);
+  at = put_text(at, "\"");
+  if (end->oom_kills >= 0) at = put_number(put_text(at, ",\"oomKills\":"), (uint64_t)end->oom_kills, 1);
+  return (size_t)(put_text(at, "}\n") - record);
 }
 
 static bool write_record(int dir, const char *record, size_t length) {
@@ -192,15 +217,15 @@ static bool write_record(int dir, const char *record, size_t length) {
 }
 
 /* The log is complete before the record appears: who sees the exit may read the log to its end. */
-static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
-static void finish(int exit_dir, pid_t child, int status) {
+static void finish(int exit_dir, const struct end *end) __attribute__((noreturn));
+static void finish(int exit_dir, const struct end *end) {
   char record[256];
   const struct timespec pause = {.tv_nsec = 200000000};
   const uint64_t finished_ns = now_ns();
   for (size_t i = 0; i < 2; i++) drain(&streams[i]);
   attach_settle();
   log_flush();
-  const size_t length = exit_record(record, child, status, finished_ns);
+  const size_t length = exit_record(record, end, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {
     if (write_record(exit_dir, record, length)) _exit(0);
     /* The directory was removed: nobody asks for the record any more. */
@@ -211,11 +236,13 @@ static void finish(int exit_dir, pid_t child, int status) {
 }
 
 /* Ends the monitor when the container has ended. */
-static void reap_child(int signals, int exit_dir, pid_t child) {
+static void reap_child(int signals, int exit_dir, int memory_events, pid_t child) {
   struct signalfd_siginfo info;
-  int status;
+  struct end end = {.pid = child};
   while (read(signals, &info, sizeof info) > 0) continue;
-  if (waitpid(child, &status, WNOHANG) == child) finish(exit_dir, child, status);
+  if (waitpid(child, &end.status, WNOHANG) != child) return;
+  end.oom_kills = count_oom_kills(memory_events);
+  finish(exit_dir, &end);
 }
 
 static void start_streams(const struct plan *plan, int terminal) {
@@ -229,6 +256,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
   enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, ATTACHED = CLIENTS + CLIENTS_MAX, POLLED = ATTACHED + ATTACH_POLLED };
   const int exit_dir = register_fd(plan->exit_dir);
   const int control = register_fd(plan->control);
+  const int memory_events = register_fd(plan->memory_events);
   /* A terminal that nobody has open reads as hung up, and a container may open its own anew: so it is held open. */
   const int held = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
   const int input = terminal >= 0 ? terminal : register_fd(plan->in);
@@ -236,7 +264,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
   unblock(control);
   unblock(input);
   attach_start(input, terminal >= 0);
-  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, held};
+  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, memory_events, held};
   close_all_but(kept, sizeof kept / sizeof *kept);
   bool is_idle = false;
   for (;;) {
@@ -263,6 +291,6 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
       if (polled[CLIENTS + i].revents != 0) serve_client(&clients[i], streams[0].fd == terminal ? terminal : -1);
     attach_serve(polled + ATTACHED, attached);
     if (polled[CONTROL].revents != 0) accept_client(control);
-    if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, child);
+    if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, memory_events, child);
   }
 }

@@ -28,9 +28,10 @@ export function writeCgroup(facts: CgroupFacts, path: string, writes: readonly C
 /**
  * Changes the values of a cgroup in use: all of them, or, after a failure, none. Asynchronous, for a lower memory limit makes the kernel reclaim.
  *
+ * @returns what puts the values back.
  * @throws {BerthError} as writeCgroup(); a value that could not be put back is named too.
  */
-export async function updateCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): Promise<void> {
+export async function updateCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): Promise<() => Promise<void>> {
   const done: { write: CgroupWrite; file: string; before: string | null }[] = [];
   for (const write of writes) {
     const file = fileOf(facts, path, write);
@@ -47,6 +48,9 @@ export async function updateCgroup(facts: CgroupFacts, path: string, writes: rea
       throw new BerthError(failure.code, `${failure.message}; not put back: ${leftovers.join(', ')}`, error);
     }
   }
+  return async () => {
+    for (const { file, before } of done.reverse()) await putBack(file, before);
+  };
 }
 
 async function putBack(file: string, before: string | null): Promise<void> {

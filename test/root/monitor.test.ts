@@ -332,7 +332,7 @@ test('the exit record says what happened', async (t) => {
   const before = BigInt(Date.now()) * 1_000_000n;
   const { record, pid } = await runContainer(deps, dir, { script: 'exit 7' });
   assert.ok(record.finishedAtNs >= before && record.finishedAtNs <= BigInt(Date.now() + 1) * 1_000_000n);
-  assert.deepEqual({ ...record, finishedAtNs: 0n }, { pid, exitCode: 7, signal: 0, finishedAtNs: 0n, droppedLogBytes: 0 });
+  assert.deepEqual({ ...record, finishedAtNs: 0n }, { pid, exitCode: 7, signal: 0, finishedAtNs: 0n, droppedLogBytes: 0, oomKills: null });
   const killed = await runContainer(deps, scratch(t), { script: 'kill -9 $$; exit 3' });
   assert.equal(killed.record.exitCode, 3, 'pid 1 of its namespace is not hit by its own signal');
   assert.deepEqual(readdirSync(dir).sort(), ['0.log', 'control', 'exit.json']);

@@ -4,6 +4,7 @@
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { announcingStore } from '../../../src/engine/announcing-store.ts';
+import { type CgroupDriverName, chooseCgroupDriver } from '../../../src/engine/cgroup-driver.ts';
 import type { ContainerImage } from '../../../src/engine/container.ts';
 import { createCreations } from '../../../src/engine/creations.ts';
 import type { EngineDeps } from '../../../src/engine/deps.ts';
@@ -33,7 +34,11 @@ export type TestEngine = {
 };
 
 /** @param network what the sandboxes get; without it they have loopback only. */
-export async function startEngine(network: Network = noNetwork, directory = mkdtempSync('/var/tmp/berth-test-')): Promise<TestEngine> {
+export async function startEngine(
+  network: Network = noNetwork,
+  directory = mkdtempSync('/var/tmp/berth-test-'),
+  cgroupDriver: CgroupDriverName = 'cgroupfs',
+): Promise<TestEngine> {
   const settings = {
     rootDir: join(directory, 'root'),
     stateDir: join(directory, 'state'),
@@ -48,13 +53,15 @@ export async function startEngine(network: Network = noNetwork, directory = mkdt
   const facts = probeHost(settings.rootDir);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
   const monitor = await openMonitorBinary(process.env.BERTH_MONITOR ?? join(import.meta.dirname, '../../../build/monitor'));
+  const cgroups = probeCgroups();
   const events = createEvents();
   const clock = createClock();
   const deps: EngineDeps = {
     settings,
     facts,
     userNamespaceFailure: await probeUserNamespaces({ monitor }, settings.rootDir),
-    cgroups: probeCgroups(),
+    cgroups,
+    cgroupDriver: await chooseCgroupDriver(cgroupDriver, cgroups, settings.defaultCgroupParent, createLog('silent')),
     store: announcingStore(openStore(settings.stateDir), events, clock),
     events,
     roots: createRoots(settings.rootDir, true),
@@ -108,6 +115,13 @@ function makeImage(directory: string): ContainerImage {
     'env',
     'pwd',
     'hostname',
+    'tty',
+    'stty',
+    'seq',
+    'setsid',
+    'test',
+    'nc',
+    'head',
   ]) {
     try {
       symlinkSync('busybox', join(layer, 'bin', applet));

@@ -1,0 +1,44 @@
+/**
+ * Tells the cgroup driver of cgroups whose processes run: after a start, after a restart of the daemon, and whenever it may have lost their values.
+ *
+ * A driver that does not answer ends no container: its limits are in the kernel's files already, and the next reset asks again.
+ */
+import { reasonOf } from '../lib/errors.ts';
+import { planCgroup } from './cgroup.ts';
+import type { EngineDeps } from './deps.ts';
+import { containerState, type SandboxRecord, sandboxState } from './records.ts';
+
+/** For a container that was started; does nothing when it has ended. */
+export async function adoptContainer(deps: EngineDeps, id: string): Promise<void> {
+  const view = deps.store.containers.get(id);
+  if (view === undefined || containerState(view.status) !== 'running') return;
+  const { record, status } = view;
+  await logged(deps, id, () => deps.cgroupDriver.adopt(record.cgroupPath, planCgroup(status.resources, deps.cgroups)));
+}
+
+/** For the reaper of a sandbox that has one. */
+export function adoptReaper(deps: EngineDeps, { id, spec }: SandboxRecord): Promise<void> {
+  return logged(deps, id, () => deps.cgroupDriver.adopt(deps.cgroupDriver.pathOf(spec.cgroupParent, id), []));
+}
+
+async function logged(deps: EngineDeps, id: string, adopt: () => Promise<void>): Promise<void> {
+  try {
+    await adopt();
+  } catch (error) {
+    deps.log.error({ id, reason: reasonOf(error) }, 'the cgroup driver does not know of a cgroup; its limits hold as they were written');
+  }
+}
+
+/** Tells of all that runs now, and again whenever the driver asks. */
+export async function keepLimits(deps: EngineDeps): Promise<void> {
+  const all = () => {
+    const reapers = deps.store.sandboxes.all().filter(({ status }) => sandboxState(status) === 'ready' && status.reaper !== undefined);
+    return Promise.all([
+      // In turn with updates of the same container.
+      ...deps.store.containers.all().map(({ record: { id } }) => deps.queue.run(id, () => adoptContainer(deps, id))),
+      ...reapers.map(({ record }) => adoptReaper(deps, record)),
+    ]);
+  };
+  deps.cgroupDriver.onReset(() => void all());
+  await all();
+}
