@@ -68,7 +68,7 @@ function composeContainer(
   const volumeFacts = {
     ...deps.facts,
     ownDirs: [rootDir, stateDir],
-    emptyLayer: deps.roots.emptyLayer,
+    shelf: deps.roots.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
   const volumes = openVolumes(volumeFacts, spec.mounts, registers);

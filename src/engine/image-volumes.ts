@@ -8,12 +8,11 @@ import { BerthError, reasonOf } from '../lib/errors.ts';
 import { cloneOpen, cloneTree } from '../sys/mounts.ts';
 import { createOverlay } from '../sys/overlay.ts';
 import { close, O_DIRECTORY, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../sys/syscalls.ts';
-import { withShownLayers } from './roots.ts';
+import { attachedWhereNeeded, type Shelf, withShownLayers } from './roots.ts';
 import type { ImageVolume } from './spec.ts';
 
 export type ImageVolumeFacts = {
-  /** A directory with nothing in it: an overlay that is not written to has two layers at least. */
-  readonly emptyLayer: string;
+  readonly shelf: Shelf;
   /** Where the user namespace is pinned that the files' ids are shown in. */
   readonly userNamespace?: string;
 };
@@ -27,7 +26,7 @@ export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): nu
     const mount = stack(facts, image.found?.layerDirs ?? []);
     if (image.subPath === '') return mount;
     try {
-      return openPart(mount, image.subPath);
+      return attachedWhereNeeded(facts.shelf, [mount], () => openPart(mount, image.subPath));
     } finally {
       close(mount);
     }
@@ -36,10 +35,11 @@ export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): nu
   }
 }
 
-function stack({ emptyLayer, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
-  if (layerDirs.length === 0) return cloneTree(emptyLayer, { isRecursive: false });
-  const layers = layerDirs.length === 1 ? [...layerDirs, emptyLayer] : layerDirs;
-  return withShownLayers(layers, userNamespace, (shown) => createOverlay({ layers: shown }));
+/** An overlay that is not written to has two layers at least. */
+function stack({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
+  if (layerDirs.length === 0) return cloneTree(shelf.emptyLayer, { isRecursive: false });
+  const layers = layerDirs.length === 1 ? [...layerDirs, shelf.emptyLayer] : layerDirs;
+  return withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown }));
 }
 
 function openPart(mount: number, path: string): number {

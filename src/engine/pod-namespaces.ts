@@ -3,7 +3,7 @@
  *
  * The processes that make them live in the sandbox's own cgroup until all is pinned: whoever undoes the sandbox ends them with it.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedTo, reasonOf } from '../lib/errors.ts';
 import { openCgroup } from '../sys/cgroups.ts';
@@ -19,7 +19,7 @@ import type { Plan } from './plan.ts';
 import type { CgroupEntry } from './plan-container.ts';
 import { planPodNamespaces, planUserNamespace } from './plan-namespaces.ts';
 import { createRegisters, type Registers } from './registers.ts';
-import { withShownLayers } from './roots.ts';
+import { openShelf, withShownLayers } from './roots.ts';
 import type { SandboxPaths } from './sandbox-paths.ts';
 import type { IdMap } from './spec.ts';
 
@@ -124,13 +124,18 @@ const probeIds: IdMap = { uids: { hostId: 65536, length: 65536 }, gids: { hostId
  * @returns null when it is all there, else what failed.
  */
 export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: string): Promise<string | null> {
-  const directory = mkdtempSync(join(rootDir, '.userns-probe-'));
+  const directory = join(rootDir, '.userns-probe');
   const pin = join(directory, 'user');
+  // Of a daemon that was killed here.
+  unpinNamespaces([pin, join(directory, 'staging')]);
+  rmSync(directory, { recursive: true, force: true });
   try {
+    mkdirSync(directory, { recursive: true });
+    const shelf = openShelf(directory);
     await createUserNamespace(deps, { id: 'probe', ids: probeIds, pin, join: () => ({ version: 1, procs: [] }) });
     const [layer, upper, work] = ['layer', 'upper', 'work'].map((name) => join(directory, name)) as [string, string, string];
     for (const path of [layer, upper, work]) mkdirSync(path);
-    close(withShownLayers([layer], pin, (layers) => createOverlay({ layers, writable: { upper, work, isVolatile: true } })));
+    close(withShownLayers(shelf, [layer], pin, (layers) => createOverlay({ layers, writable: { upper, work, isVolatile: true } })));
     return null;
   } catch (error) {
     return reasonOf(error);

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { failedPrecondition } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { removeTree } from '../sys/files.ts';
-import { cloneIdmapped, unmount, whileAttached } from '../sys/mounts.ts';
+import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../sys/mounts.ts';
 import { createOverlay } from '../sys/overlay.ts';
 import { close } from '../sys/syscalls.ts';
 import type { IdMap } from './spec.ts';
@@ -91,29 +91,45 @@ export function createRoots(rootDir: string, isVolatile: boolean): Roots {
   };
 }
 
-/** Directories that stand for others, the same for all containers. */
+/** What all containers share of a root directory. */
 export type Shelf = {
   /** Nothing is in it: for layers that are missing. */
   readonly emptyLayer: string;
-  /** Where a mount lies for a moment: whileAttached(). */
+  /** Where mounts lie for a moment: whileAttached(). */
   readonly staging: string;
+  /** Whether this kernel stacks, and takes parts of, mounts that are attached nowhere: Linux 6.15. */
+  readonly takesDetached: boolean;
 };
 
 /** Makes the directories, and lets go of what a crash has left in them. */
 export function openShelf(directory: string): Shelf {
-  const shelf = { emptyLayer: join(directory, 'empty-layer'), staging: join(directory, 'staging') };
-  mkdirSync(shelf.emptyLayer, { recursive: true, mode: 0o755 });
-  mkdirSync(shelf.staging, { recursive: true, mode: 0o700 });
-  while (unmount(shelf.staging));
-  return shelf;
+  const [emptyLayer, staging] = [join(directory, 'empty-layer'), join(directory, 'staging')];
+  mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
+  mkdirSync(staging, { recursive: true, mode: 0o700 });
+  while (unmount(staging));
+  return { emptyLayer, staging, takesDetached: probeDetached([emptyLayer, staging]) };
+}
+
+/** Tried without a writable directory, for a failure leaves a mark in that. */
+function probeDetached(directories: readonly string[]): boolean {
+  const mounts = directories.map((directory) => cloneTree(directory, { isRecursive: false }));
+  try {
+    close(createOverlay({ layers: mounts }));
+    return true;
+  } catch (error) {
+    if (!isErrno(error, 'EINVAL')) throw error;
+    return false;
+  } finally {
+    for (const mount of mounts) close(mount);
+  }
 }
 
 /**
  * Gives layers as paths, or, for a user namespace, as mounts of their own that show the ids it maps: each pod has its own, all have the same files.
- * Detached, they are in nobody's table of mounts; but before Linux 6.15 an overlay takes none of these, so there they are attached meanwhile.
+ * Where the kernel lets them, they are in nobody's table of mounts.
  */
 export function withShownLayers<T>(
-  { staging }: Pick<Shelf, 'staging'>,
+  shelf: Shelf,
   layers: readonly string[],
   userNamespace: string | undefined,
   use: (shown: readonly (string | number)[]) => T,
@@ -127,20 +143,15 @@ export function withShownLayers<T>(
   try {
     const namespace = keep(openSync(userNamespace, 'r'));
     const shown = layers.map((layer) => keep(cloneIdmapped(layer, { userNamespace: namespace, isRecursive: false })));
-    return detachedOrAttached(shown, staging, () => use(shown));
+    return attachedWhereNeeded(shelf, shown, () => use(shown));
   } finally {
     for (const fd of fds) close(fd);
   }
 }
 
-/** Does what newer kernels do with detached mounts, and older ones with attached ones. */
-export function detachedOrAttached<T>(mounts: readonly number[], staging: string, use: () => T): T {
-  try {
-    return use();
-  } catch (error) {
-    if (!isErrno(error, 'EINVAL')) throw error;
-    return whileAttached(mounts, staging, use);
-  }
+/** Calls `use`, with the mounts attached meanwhile if the kernel wants that. */
+export function attachedWhereNeeded<T>({ takesDetached, staging }: Shelf, mounts: readonly number[], use: () => T): T {
+  return takesDetached ? use() : whileAttached(mounts, staging, use);
 }
 
 /** Where overlayfs cannot make its directory in `work` (a full disk), it mounts read-only and tells nobody. @throws why it could not. */

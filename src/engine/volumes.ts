@@ -11,14 +11,14 @@ import { MOUNT_ATTR, MS } from './abi.ts';
 import { openImageVolume } from './image-volumes.ts';
 import type { RootMount } from './mounts.ts';
 import type { Registers } from './registers.ts';
+import type { Shelf } from './roots.ts';
 import type { ImageVolume, Mount } from './spec.ts';
 
 export type VolumeFacts = {
   readonly canMountRecursivelyReadonly: boolean;
   /** Directories with mounts of berth's own: who takes them along must let them go again. */
   readonly ownDirs: readonly string[];
-  /** A directory with nothing in it. */
-  readonly emptyLayer: string;
+  readonly shelf: Shelf;
   /** Where the pod's user namespace is pinned. */
   readonly userNamespace?: string;
 };
@@ -68,6 +68,7 @@ function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: s
     source: { kind: 'inherited', reg: registers.add(name, openImageVolume(facts, image)) },
     attributes: attributesOf(mount) | MOUNT_ATTR.RDONLY,
     isRecursive: false,
+    propagation: MS.PRIVATE,
   };
 }
 

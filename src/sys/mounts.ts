@@ -101,7 +101,7 @@ export function cloneTree(path: string, options: { isRecursive: boolean }): numb
   return checked(c_openTree(SYS_open_tree, AT_FDCWD, path, flags), () => `taking the mount at ${path}`);
 }
 
-/** A copy of the mount at an open directory or file, from there down, detached. Of a detached one only from Linux 6.15 on. */
+/** A copy of the mount at an open directory or file, from there down, detached. @throws {SyscallError} EINVAL, before Linux 6.15, for a part of a detached one. */
 export function cloneOpen(fd: number): number {
   return checked(c_openTree(SYS_open_tree, fd, '', OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH), () => 'taking a part of a mount');
 }
@@ -121,6 +121,19 @@ export function cloneIdmapped(path: string, options: { readonly userNamespace: n
 /** Attaches a detached mount at a path of this mount namespace. */
 export function attachMount(mount: number, target: string): void {
   checked(c_moveMount(SYS_move_mount, mount, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), () => `mounting on ${target}`);
+}
+
+/**
+ * Calls `use` while detached mounts lie, one over the other, on a directory, for kernels that take only what is mounted somewhere.
+ * In one synchronous section; what a crash leaves there, unmount() takes away.
+ */
+export function whileAttached<T>(mounts: readonly number[], target: string, use: () => T): T {
+  try {
+    for (const mount of mounts) attachMount(mount, target);
+    return use();
+  } finally {
+    while (unmount(target));
+  }
 }
 
 /** `userNamespace`: fd of the one that maps the ids shown; only while the mount is detached, and was not mapped before. */

@@ -4,6 +4,7 @@ import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, 
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { recover } from '../../src/engine/recover.ts';
+import { withShownLayers } from '../../src/engine/roots.ts';
 import { sandboxPaths } from '../../src/engine/sandbox-paths.ts';
 import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/spec.ts';
 import { attachMount, createDetachedMount, unmount } from '../../src/sys/mounts.ts';
@@ -92,6 +93,19 @@ test('two pods with other ids, and one without, share the layers', async () => {
     [one, two, plain].map((id) => statSync(join(upperOf(id), 'made')).uid),
     [100_000, 4_220_715_008, 0],
   );
+});
+
+test('where a kernel takes only attached mounts, the layers lie on the staging directory for that moment', async () => {
+  const { pins } = sandboxPaths(host.deps, host.engine.sandbox(await runPod(modes(first))).record);
+  const { shelf } = host.deps.roots;
+  const layers = ['bin', 'etc'].map((name) => join(host.directory, 'layer', name));
+  const staged = () => readFileSync('/proc/self/mounts', 'utf8').split(` ${shelf.staging} `).length - 1;
+  const seen = withShownLayers({ ...shelf, takesDetached: false }, layers, pins.user, (shown) => ({
+    staged: staged(),
+    owners: shown.map((fd) => statSync(`/proc/self/fd/${fd}/.`).uid),
+  }));
+  assert.deepEqual(seen, { staged: 2, owners: [100_000, 100_000] });
+  assert.equal(staged(), 0);
 });
 
 test('a user of the image runs as its mapped id, in its groups', async () => {
