@@ -9,6 +9,7 @@ import type { Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemented } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
+import { openZstd, type Zstd } from '../sys/libzstd.ts';
 import { createLayerWriter, layerLimits, type WrittenLayer } from './layer-writer.ts';
 import { createTarParser } from './tar.ts';
 import type { LayerJob } from './unpack-protocol.ts';
@@ -114,6 +115,27 @@ function isSkippableFrame(start: Buffer): boolean {
 }
 
 function zstdDecoder(sink: (bytes: Buffer) => void): Decoder {
+  const library = openZstd();
+  return library === undefined ? nodeZstdDecoder(sink) : libraryZstdDecoder(library, sink);
+}
+
+function libraryZstdDecoder(library: Zstd, sink: (bytes: Buffer) => void): Decoder {
+  const decoder = library.openDecoder(zstdWindowLogMax);
+  const write = async (bytes: Buffer): Promise<void> => {
+    try {
+      decoder.write(bytes, sink);
+    } catch (error) {
+      throw error instanceof BerthError ? error : invalidArgument(`decompressing: ${reasonOf(error)}`, error);
+    }
+  };
+  const end = async (): Promise<void> => {
+    if (!decoder.isAtEnd()) throw invalidArgument('zstd: stops in the middle of a frame');
+  };
+  return { write, end, destroy: decoder.close };
+}
+
+/** For nodes without the library. */
+function nodeZstdDecoder(sink: (bytes: Buffer) => void): Decoder {
   const params = { [constants.ZSTD_d_windowLogMax]: zstdWindowLogMax };
   const decoder = transformDecoder(createZstdDecompress({ chunkSize: outputChunkBytes, params }), sink);
   const frames = createFrameSplitter();

@@ -1,15 +1,19 @@
 /**
  * Layer directories, `<root>/layers/<hex of the diff id>/diff`: staged beside their place, published whole, leased, removed.
  *
- * What has its place is complete and on disk. Knows nothing of images; nothing that takes long runs on this thread.
+ * What has its place is complete. Nobody waits for the disk: until one syncfs(2) behind them is done, layers bear a mark with the name of the
+ * kernel's life, and after a crash of the machine those with a mark of another life are fetched anew. Knows nothing of images; nothing that takes
+ * long runs on this thread.
  */
 import { randomBytes } from 'node:crypto';
 import { renameSync } from 'node:fs';
-import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import { createKeyedQueue } from '../lib/queue.ts';
+import { readBootId } from '../sys/boot-id.ts';
+import { isErrno } from '../sys/ffi.ts';
 import { isDigest } from './reference.ts';
 import { parseJsonObject, toSizeBytes } from './text.ts';
 import type { Unpacker } from './unpack.ts';
@@ -36,8 +40,10 @@ export type LayerStore = {
   readonly release: (ownerId: string) => void;
   /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
   readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string }>;
-  /** Waits for the disk, then puts the layers in their places; one that has come there in the meantime is left to discard(). */
+  /** Puts the layers in their places; one that has come there in the meantime is left to discard(). They outlive this process, and once synced() the machine. */
   readonly publish: (layers: readonly StagedLayer[]) => Promise<void>;
+  /** Brings to the disk what was published; resolves when all of it is there, or could not be brought there (then the log says so, and the next start tries again). */
+  readonly synced: () => Promise<void>;
   /** Idempotent. */
   readonly discard: (stagingDir: string) => Promise<void>;
   /** Removes layers that are neither used nor leased. They are gone at once; resolves when their space is free. */
@@ -49,15 +55,24 @@ export type LayerStore = {
 const layerVersion = 1;
 const factsFile = 'layer.json';
 const filesName = 'diff';
+/** Beside the files of a layer that may not be on disk yet: holds the boot id of the kernel that has it in memory. */
+const unsyncedFile = 'unsynced';
 
-export type LayerStoreDeps = { readonly root: string; readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>; readonly log?: Log };
+export type LayerStoreDeps = {
+  readonly root: string;
+  readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
+  readonly log?: Log;
+  /** Changes the kernel's own, for tests. */
+  readonly bootId?: string;
+};
 
 /** Reads what is there; a directory that is no complete layer is only remembered for removeLeftovers(). */
 export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> {
   const root = join(deps.root, 'layers');
   // Set-id programs of images lie below: no user of the node may reach them.
   await mkdir(root, { recursive: true, mode: 0o700 });
-  const { layers, leftovers } = await readLayers(root, deps.log);
+  const bootId = deps.bootId ?? readBootId();
+  const { layers, leftovers, unsynced } = await readLayers(root, bootId, deps.log);
   const leases = new Map<string, Set<string>>();
   const staging = new Set<string>();
   const publishing = createKeyedQueue();
@@ -88,19 +103,34 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
   // One after the other: two pulls may share a layer, and the second must find it in its place.
   const publish = (staged: readonly StagedLayer[]): Promise<void> =>
     publishing.run(root, async () => {
-      const missing = staged.filter((layer) => !layers.has(layer.diffId));
-      if (missing.length === 0) return;
-      for (const layer of missing) await writeFacts(layer);
-      await deps.unpacker.sync(root);
-      for (const layer of missing) place(layer);
-      await syncDirectory(root);
+      for (const layer of staged.filter(({ diffId }) => !layers.has(diffId))) {
+        // Before the place: file systems keep the order of names, so none is in its place after a crash without its mark.
+        await writeFile(join(layer.stagingDir, unsyncedFile), bootId);
+        await writeFacts(layer);
+        place(layer);
+      }
     });
 
   const place = (layer: StagedLayer): void => {
     renameSync(layer.stagingDir, placeOf(layer.diffId));
     staging.delete(layer.stagingDir);
     layers.set(layer.diffId, layer.facts);
+    unsynced.add(layer.diffId);
   };
+
+  const syncing = createKeyedQueue();
+  const synced = (): Promise<void> =>
+    syncing
+      .run(root, async () => {
+        const waiting = [...unsynced];
+        if (waiting.length === 0) return;
+        await deps.unpacker.sync(root);
+        for (const diffId of waiting) {
+          await rm(join(placeOf(diffId), unsyncedFile), { force: true });
+          unsynced.delete(diffId);
+        }
+      })
+      .catch((error: unknown) => deps.log?.warn({ reason: reasonOf(error) }, 'layers could not be synced to the disk'));
 
   const removeUnused = async (isUsed: (diffId: string) => boolean): Promise<void> => {
     const unused = [...layers.keys()].filter((diffId) => !isUsed(diffId) && !isLeased(diffId));
@@ -109,6 +139,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
       // No await between the check and this: whoever needs the layer from here on fetches it again.
       renameSync(placeOf(diffId), aside);
       layers.delete(diffId);
+      unsynced.delete(diffId);
       return aside;
     });
     await Promise.all(away.map((path) => deps.unpacker.remove(path)));
@@ -117,6 +148,8 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
   const removeLeftovers = async (): Promise<void> => {
     const names = leftovers.splice(0).map((name) => join(root, name));
     await Promise.all(names.filter((path) => !staging.has(path)).map((path) => deps.unpacker.remove(path)));
+    // What an earlier daemon of this kernel's life did not live to sync.
+    void synced();
   };
 
   return {
@@ -127,6 +160,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     release: (ownerId) => void leases.delete(ownerId),
     stage,
     publish,
+    synced,
     discard,
     removeUnused,
     removeLeftovers,
@@ -148,8 +182,11 @@ function randomName(): string {
   return randomBytes(12).toString('hex');
 }
 
-async function readLayers(root: string, log: Log | undefined): Promise<{ layers: Map<string, LayerFacts>; leftovers: string[] }> {
+type FoundLayers = { readonly layers: Map<string, LayerFacts>; readonly unsynced: Set<string>; readonly leftovers: string[] };
+
+async function readLayers(root: string, bootId: string, log: Log | undefined): Promise<FoundLayers> {
   const layers = new Map<string, LayerFacts>();
+  const unsynced = new Set<string>();
   const leftovers: string[] = [];
   for (const name of await readdir(root)) {
     const diffId = diffIdOf(name);
@@ -158,7 +195,10 @@ async function readLayers(root: string, log: Log | undefined): Promise<{ layers:
       continue;
     }
     try {
+      const mark = await readMark(join(root, name, unsyncedFile));
+      if (mark !== undefined && mark !== bootId) throw failedPrecondition('it was not on disk when the machine ended');
       layers.set(diffId, await readFacts(join(root, name, factsFile)));
+      if (mark !== undefined) unsynced.add(diffId);
     } catch (error) {
       log?.warn({ diffId, reason: reasonOf(error) }, 'a layer that cannot be read is set aside, and fetched again when it is needed');
       // Its place must be free for the layer that is fetched again.
@@ -167,7 +207,17 @@ async function readLayers(root: string, log: Log | undefined): Promise<{ layers:
       leftovers.push(aside);
     }
   }
-  return { layers, leftovers };
+  return { layers, unsynced, leftovers };
+}
+
+/** Undefined when there is none. */
+async function readMark(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  }
 }
 
 async function readFacts(path: string): Promise<LayerFacts> {

@@ -32,6 +32,8 @@ export type ImageStoreDeps = {
   readonly log?: Log;
   /** Full names with tag of images that garbage collection must leave; a `*` at the end stands for any rest. */
   readonly pinnedImages?: readonly string[];
+  /** Changes the kernel's own, for tests. */
+  readonly bootId?: string;
 };
 
 /** An image that was pulled, with its layers in place and leased by the caller. */
@@ -100,6 +102,8 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
       for (const loser of [...stored.values()].filter((other) => other.id !== named.id && sharesName(other, image))) {
         await write(withoutNames(loser, image));
       }
+      // Nobody waits for it, and the record's own way to the disk does not have to wait behind it.
+      void layers.synced();
       return view;
     });
 

@@ -396,6 +396,25 @@ test('an image whose layer is not there is removed at start, and can be pulled a
   await restarted.pull(`${bed.host}/incomplete:1`);
 });
 
+test('layers that were not on disk when the machine ended are fetched anew; those of a daemon that ended alone stay', async () => {
+  await bed.push('power', 'v1', { layers: [layerOf({ 'etc/power': 'on' }), layerOf({ 'etc/more': 'on' })] });
+  const reference = `${bed.host}/power:v1`;
+  const neverSynced = { ...bed.unpacker, sync: () => Promise.reject(new Error('the disk is slow')) };
+  const { root, pull } = await bed.node({ unpacker: neverSynced, bootId: 'first' });
+  await pull(reference);
+
+  const restarted = await bed.node({ root, bootId: 'first', unpacker: neverSynced });
+  assert.ok(restarted.store.find(reference), 'what is in the memory of the kernel is there');
+
+  const rebooted = await bed.node({ root, bootId: 'second' });
+  assert.equal(rebooted.store.find(reference), undefined);
+  await rebooted.store.collect();
+  assert.deepEqual(layersOnDisk(root), []);
+  await rebooted.pull(reference);
+  await rebooted.store.layers.synced();
+  assert.ok((await bed.node({ root, bootId: 'third' })).store.find(reference), 'synced layers outlive the machine');
+});
+
 test('collecting removes what a dead daemon left half done, and nothing of a pull under way', async () => {
   await bed.push('leftover', '1', { layers: [base] });
   const gate = gated();

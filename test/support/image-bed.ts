@@ -53,6 +53,8 @@ export type Node = {
   readonly pull: (reference: string, signal?: AbortSignal) => ReturnType<ImagePuller['pullImage']>;
 };
 
+export type NodeOptions = { readonly root?: string; readonly unpacker?: Unpacker; readonly bootId?: string };
+
 export type ImageBed = {
   /** `127.0.0.1:<port>`. */
   readonly host: string;
@@ -61,7 +63,7 @@ export type ImageBed = {
   readonly push: (repository: string, tag: string, image: ImageSpec) => Promise<PushedImage>;
   readonly pushIndex: (repository: string, tag: string, images: readonly { image: PushedImage; platform: object }[]) => Promise<string>;
   /** A store and a puller of its own. @param root of an earlier one, to see what a restarted daemon sees. */
-  readonly node: (options?: { readonly root?: string; readonly unpacker?: Unpacker }) => Promise<Node>;
+  readonly node: (options?: NodeOptions) => Promise<Node>;
 };
 
 /** Registers the hooks of a test file. */
@@ -92,7 +94,7 @@ export function useImages(): ImageBed {
     count += 1;
     const root = options.root ?? join(directory, `node${count}`);
     mkdirSync(root, { recursive: true });
-    return await openNode(root, options.unpacker ?? unpacker);
+    return await openNode(root, options.unpacker ?? unpacker, options.bootId);
   };
   return {
     get host() {
@@ -106,7 +108,7 @@ export function useImages(): ImageBed {
   };
 }
 
-export async function openNode(root: string, unpacker: Unpacker): Promise<Node> {
+export async function openNode(root: string, unpacker: Unpacker, bootId?: string): Promise<Node> {
   const logged: { fields: object; message: string }[] = [];
   const write = (fields: object, message: string): void => void logged.push({ fields, message });
   const log: Log = { debug: write, info: write, warn: write, error: write };
@@ -118,7 +120,7 @@ export async function openNode(root: string, unpacker: Unpacker): Promise<Node> 
       return unpacker.unpack(job, ...rest);
     },
   };
-  const store = await createImageStore({ root, unpacker: counting, log, pinnedImages: [] });
+  const store = await createImageStore({ root, unpacker: counting, log, pinnedImages: [], ...(bootId === undefined ? {} : { bootId }) });
   const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test', timing: { backoffMs: 5, backoffMsMax: 20 } });
   const puller = createImagePuller({ store, registry, unpacker: counting, platform, log });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
