@@ -19,7 +19,8 @@ const texts = {
   help: helpText,
 };
 
-process.exitCode = await main();
+// What a daemon that cannot serve has begun, watches and listeners, would keep the process.
+process.exit(await main());
 
 async function main(): Promise<number> {
   let command: ConfiguredCommand;
