@@ -39,7 +39,7 @@ export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): nu
 function stack({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
   if (layerDirs.length === 0) return cloneTree(shelf.emptyLayer, { isRecursive: false });
   const layers = layerDirs.length === 1 ? [...layerDirs, shelf.emptyLayer] : layerDirs;
-  return withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown }));
+  return withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown, place: shelf.staging }));
 }
 
 function openPart(mount: number, path: string): number {

@@ -107,14 +107,14 @@ export function openShelf(directory: string): Shelf {
   mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
   mkdirSync(staging, { recursive: true, mode: 0o700 });
   while (unmount(staging));
-  return { emptyLayer, staging, takesDetached: probeDetached([emptyLayer, staging]) };
+  return { emptyLayer, staging, takesDetached: probeDetached(emptyLayer, staging) };
 }
 
 /** Tried without a writable directory, for a failure leaves a mark in that. */
-function probeDetached(directories: readonly string[]): boolean {
-  const mounts = directories.map((directory) => cloneTree(directory, { isRecursive: false }));
+function probeDetached(emptyLayer: string, staging: string): boolean {
+  const mounts = [emptyLayer, staging].map((directory) => cloneTree(directory, { isRecursive: false }));
   try {
-    close(createOverlay({ layers: mounts }));
+    close(createOverlay({ layers: mounts, place: staging }));
     return true;
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;

@@ -10,9 +10,14 @@ import { AT_FDCWD, close, O_DIRECTORY, O_PATH, openat } from './syscalls.ts';
 export type OverlayRequest = {
   /** Topmost first, one at least, two where nothing is writable; at most 500, the kernel's limit. A number is the fd of a directory or a detached mount, which stays the caller's. */
   readonly layers: readonly (string | number)[];
-  /** Undefined: read-only. */
-  readonly writable?: Writable;
-};
+} & (
+  | { readonly writable: Writable }
+  /** Read-only. */
+  | {
+      /** A directory on which the overlay lies for a moment where the kernel wants that. */
+      readonly place: string;
+    }
+);
 
 type Writable = {
   /** On one file system with `work`. */
@@ -34,7 +39,8 @@ export function createOverlay(request: OverlayRequest): number {
     opened.push(fd);
     return fd;
   };
-  const { writable, layers } = request;
+  const { layers } = request;
+  const writable = 'writable' in request ? request.writable : undefined;
   try {
     const above = writable
       ? ([
@@ -45,7 +51,7 @@ export function createOverlay(request: OverlayRequest): number {
     const directories = { layers: layers.map(fdOf), above };
     // Nobody exports it over NFS, and both cost look-ups.
     const flags = ['index=off', 'xino=off', ...(writable?.isVolatile ? ['volatile'] : [])];
-    const target = writable?.upper ?? path(directories.layers.at(-1) ?? -1);
+    const target = 'place' in request ? request.place : request.writable.upper;
     return byFds(directories, flags) ?? byTexts(directories, flags) ?? byOneText(directories, flags, target);
   } finally {
     for (const fd of opened) close(fd);
@@ -77,7 +83,7 @@ function byTexts({ layers, above }: Directories, flags: readonly string[]): numb
 
 /**
  * A text option of fsconfig(2) ends at 255 bytes here, mount(2)'s at a page: some 250 layers by the short names of their fds.
- * For the moment of it the overlay lies on its upper directory, or its lowest layer.
+ * For the moment of it the overlay lies on its upper directory, or the one that was given.
  */
 function byOneText({ layers, above }: Directories, flags: readonly string[], target: string): number {
   const text = [`lowerdir=${layers.map(path).join(':')}`, ...above.map(([key, fd]) => `${key}=${path(fd)}`), ...flags].join(',');

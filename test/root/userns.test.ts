@@ -254,6 +254,20 @@ test('a terminal is the container’s console, and belongs to its user', async (
   assert.match(readFileSync(logPath, 'utf8'), /0:5[\s\S]*tty[\s\S]*x/);
 });
 
+test('a terminal beside the container’s own belongs to the pod too', async () => {
+  const id = await start(await runPod(modes(first)));
+  const session = await host.engine.exec(id, {
+    argv: ['sh', '-c', 'id; tty; stat -c %u:%g $(tty)'],
+    stdin: false,
+    stdout: true,
+    stderr: false,
+    tty: true,
+  });
+  const chunks: Buffer[] = [];
+  for await (const chunk of session.stdout ?? []) chunks.push(chunk as Buffer);
+  assert.match(Buffer.concat(chunks).toString(), /uid=0\(root\)[\s\S]*\/dev\/pts\/\d+\s+0:5/);
+});
+
 test('a shared pid namespace belongs to the pod, and its reaper is pid 1', async () => {
   const pod = await runPod(modes(first, { pid: 'pod' }));
   const [one = '', two = ''] = [await start(pod), await start(pod, { metadata: { name: 'second', attempt: 0 } })];
