@@ -10,7 +10,13 @@ function frame(kind: number, bytes: Buffer): Buffer {
 
 const lost = Buffer.alloc(8);
 lost.writeBigUInt64LE(70_000n);
-const stream = Buffer.concat([frame(1, Buffer.from('out')), frame(2, Buffer.from('err')), frame(3, lost), frame(1, Buffer.alloc(65536, 'x'))]);
+const stream = Buffer.concat([
+  frame(1, Buffer.from('out')),
+  frame(2, Buffer.from('err')),
+  frame(3, lost),
+  frame(1, Buffer.alloc(65536, 'x')),
+  frame(4, Buffer.alloc(0)),
+]);
 
 /** Pieces of one kind joined: where a frame is cut does not matter. */
 function joined(frames: readonly AttachFrame[]): string[] {
@@ -18,6 +24,7 @@ function joined(frames: readonly AttachFrame[]): string[] {
   let last = '';
   for (const each of frames) {
     if (each.kind === 'lost') texts.push(`lost ${each.count}`);
+    else if (each.kind === 'end') texts.push('end');
     else if (last === each.kind) texts.push(`${texts.pop()}${each.bytes}`);
     else texts.push(`${each.kind} ${each.bytes}`);
     last = each.kind;
@@ -25,7 +32,7 @@ function joined(frames: readonly AttachFrame[]): string[] {
   return texts;
 }
 
-const expected = ['stdout out', 'stderr err', 'lost 70000', `stdout ${'x'.repeat(65536)}`];
+const expected = ['stdout out', 'stderr err', 'lost 70000', `stdout ${'x'.repeat(65536)}`, 'end'];
 
 test('createFrameReader() gives the same wherever the bytes are cut', () => {
   assert.deepEqual(joined(createFrameReader()(stream)), expected);
@@ -41,6 +48,7 @@ test('createFrameReader() refuses what no monitor sends', () => {
   for (const bytes of [
     frame(0, Buffer.from('x')),
     frame(4, Buffer.from('x')),
+    frame(5, Buffer.alloc(0)),
     frame(1, Buffer.alloc(0)),
     frame(1, Buffer.alloc(65537)),
     frame(3, Buffer.alloc(4)),

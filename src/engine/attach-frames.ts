@@ -3,14 +3,17 @@
  */
 import { internal } from '../lib/errors.ts';
 
-/** A piece of a stream, or how many bytes of output were left out at this place. */
-export type AttachFrame = { readonly kind: 'stdout' | 'stderr'; readonly bytes: Buffer } | { readonly kind: 'lost'; readonly count: number };
+/** A piece of a stream, how many bytes of output were left out at this place, or that all was given. */
+export type AttachFrame =
+  | { readonly kind: 'stdout' | 'stderr'; readonly bytes: Buffer }
+  | { readonly kind: 'lost'; readonly count: number }
+  | { readonly kind: 'end' };
 
-const kinds = [undefined, 'stdout', 'stderr', 'lost'] as const;
+const kinds = [undefined, 'stdout', 'stderr', 'lost', 'end'] as const;
 const headBytes = 4;
 const lostBytes = 8;
-/** What a monitor reads at once. */
-const lengthMax = 65536;
+/** Bytes of a frame. A monitor reads at most so much at once. */
+const bounds = { stdout: [1, 65536], stderr: [1, 65536], lost: [lostBytes, lostBytes], end: [0, 0] } as const;
 
 /**
  * @returns a function that takes bytes as they come and gives what is in them; a frame whose end has not come is given in pieces.
@@ -24,7 +27,8 @@ export function createFrameReader(): (chunk: Buffer) => AttachFrame[] {
   const begin = (head: number): void => {
     kind = kinds[head >>> 24];
     missing = head & 0xffffff;
-    const isGood = kind === 'lost' ? missing === lostBytes : kind !== undefined && missing > 0 && missing <= lengthMax;
+    const [min, max] = bounds[kind ?? 'end'];
+    const isGood = kind !== undefined && missing >= min && missing <= max;
     if (!isGood) throw internal(`attaching: the monitor sent a frame of kind ${head >>> 24} with ${missing} bytes`);
   };
 
@@ -36,6 +40,8 @@ export function createFrameReader(): (chunk: Buffer) => AttachFrame[] {
         if (rest.length < headBytes) break;
         begin(rest.readUInt32LE(0));
         rest = rest.subarray(headBytes);
+        if (kind === 'end') frames.push({ kind });
+        continue;
       }
       if (kind === 'lost' ? rest.length < lostBytes : rest.length === 0) break;
       const bytes = rest.subarray(0, missing);

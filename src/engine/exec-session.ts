@@ -83,6 +83,8 @@ type Ends = {
   readonly readers: readonly FdReader[];
   readonly graceMs: number;
   readonly resize: (columns: number, rows: number) => void;
+  /** Nobody is there any more, but the program may still write of its end. */
+  readonly hangUp: () => void;
   /** Lets go of everything. */
   readonly close: () => void;
 };
@@ -99,6 +101,10 @@ function pipeEnds(own: OwnPipes): Ends {
     readers,
     graceMs: 0,
     resize: () => {},
+    hangUp: () => {
+      stdin?.destroy();
+      for (const reader of readers) reader.discard();
+    },
     close: () => {
       for (const stream of [stdin, stdout?.stream, stderr?.stream]) stream?.destroy();
     },
@@ -114,6 +120,13 @@ function terminalEnds(socket: number, wanted: WantedStreams): Ends {
   const stdin = wanted.stdin ? writeFd(duplicate(master)) : undefined;
   if (!wanted.stdout) reader.stream.resume();
   let isOpen = true;
+  // The last one that holds the master lets go of it: then its programs are hung up on.
+  const release = () => {
+    stdin?.destroy();
+    reader.stream.destroy();
+    if (isOpen) close(master);
+    isOpen = false;
+  };
   return {
     ...(stdin ? { stdin } : {}),
     ...(wanted.stdout ? { stdout: reader.stream } : {}),
@@ -122,12 +135,8 @@ function terminalEnds(socket: number, wanted: WantedStreams): Ends {
     resize: (columns, rows) => {
       if (isOpen) setTerminalSize(master, rows, columns);
     },
-    close: () => {
-      stdin?.destroy();
-      reader.stream.destroy();
-      if (isOpen) close(master);
-      isOpen = false;
-    },
+    hangUp: release,
+    close: release,
   };
 }
 
@@ -149,9 +158,9 @@ function sessionOf(deps: EngineDeps, view: ContainerView, { pid, exited }: Runni
   };
   for (const { stream } of ends.readers) stream.once('close', closeWhenRead);
   const abandon = () => {
-    ends.close();
-    if (!hasEnded)
-      hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'ending an exec failed'));
+    if (hasEnded) return ends.close();
+    ends.hangUp();
+    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'ending an exec failed'));
   };
   const { stdin, stdout, stderr, resize } = ends;
   return { ...(stdin ? { stdin } : {}), ...(stdout ? { stdout } : {}), ...(stderr ? { stderr } : {}), resize, exited: settled, abandon };

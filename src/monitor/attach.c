@@ -2,9 +2,9 @@
  * Attached clients: each gets a copy of the container's output, and may give it input.
  *
  * A control frame makes a client an attached one (supervise.c). From then on it gets, over and over, an u32 and the bytes that it announces: their
- * number in its low 24 bits, in its high 8 what they are: 1 stdout, 2 stderr, 3 an u64, how many bytes of output are left out here. What it sends are
- * the bytes of the container's input as they are; the end of them is the end of the container's input when the client has asked for that. The end of
- * what it gets, after a whole frame, is the end of the container.
+ * number in its low 24 bits, in its high 8 what they are: 1 stdout, 2 stderr, 3 an u64, how many bytes of output are left out here, 4 nothing, but the
+ * output is at its end and was given whole up to here. What it sends are the bytes of the container's input as they are; the end of them is the end of
+ * the container's input when the client has asked for that.
  *
  * A client does not stop the container. What it does not take fills its socket, then its buffer here, and then is left out and counted: people attach
  * to see and to type, the log has every byte, and a gap that is told beats a container that hangs. So that output in bursts arrives whole, the
@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { HELD_BYTES = 2 * PAGE_BYTES, SEND_BUFFER_BYTES = 1 << 19, PATIENCE_US_MAX = 100000, PATIENT_BYTES_PER_US = 16 };
-enum frame_stream { FRAME_LOST = 3 };
+enum frame_stream { FRAME_LOST = 3, FRAME_END = 4 };
 
 struct attached {
   int fd;
@@ -128,7 +128,7 @@ static void hold(struct attached *client, const void *bytes, size_t length) {
 static void hold_frame(struct attached *client, uint32_t stream, const void *bytes, size_t length) {
   const uint32_t head = stream << 24 | (uint32_t)length;
   hold(client, &head, sizeof head);
-  hold(client, bytes, length);
+  if (length > 0) hold(client, bytes, length);
 }
 
 /* Sends what is held; then what was left out meanwhile is told. */
@@ -259,6 +259,17 @@ void attach_settle(void) {
     for (size_t i = 0; i < ATTACHED_MAX; i++)
       if (polled[i].revents != 0) flush(&clients[i]);
   }
+}
+
+void attach_finish(void) {
+  attach_settle();
+  for (size_t i = 0; i < ATTACHED_MAX; i++)
+    if (clients[i].fd >= 0 && !is_full(&clients[i])) {
+      clients[i].from = clients[i].to = 0;
+      hold_frame(&clients[i], FRAME_END, NULL, 0);
+      flush(&clients[i]);
+    }
+  attach_settle();
 }
 
 void attach_idle(void) {

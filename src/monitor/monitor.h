@@ -150,6 +150,8 @@ int attach_patience_ms(void);
 void attach_waited(uint64_t waited_us);
 /* Waits for clients as long as they are worth it. */
 void attach_settle(void);
+/* Tells the end of the output to those who have all of it. */
+void attach_finish(void);
 /* Gives memory back. */
 void attach_idle(void);
 uint64_t monotonic_us(void);

@@ -223,7 +223,7 @@ static void finish(int exit_dir, const struct end *end) {
   const struct timespec pause = {.tv_nsec = 200000000};
   const uint64_t finished_ns = now_ns();
   for (size_t i = 0; i < 2; i++) drain(&streams[i]);
-  attach_settle();
+  attach_finish();
   log_flush();
   const size_t length = exit_record(record, end, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {

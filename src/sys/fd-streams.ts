@@ -15,9 +15,9 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const O_NONBLOCK = 0o4000;
 
-const chunkBytes = 65536;
+const chunkBytes = 32768;
 /** Reads at one wake-up, so that one busy stream leaves others their turn. */
-const readsMax = 8;
+const readsMax = 16;
 /** What can be in a pipe or a terminal when its writer has ended; what comes beyond it is from somebody nobody waits for. */
 const leftBytesMax = 1024 * 1024;
 
@@ -28,6 +28,8 @@ export type FdReader = {
    * @param graceMs how long to wait for more when there is nothing: 0 for a pipe, which has at once what was written to it.
    */
   readonly finish: (graceMs: number) => void;
+  /** Nobody reads the stream any more: what comes is thrown away until finish(), so that its writer is not killed for it. */
+  readonly discard: () => void;
 };
 
 /** dup(2), close-on-exec: for a second stream on the same pipe or terminal. */
@@ -80,6 +82,7 @@ export function readFd(fd: number): FdReader {
   let grace: { readonly ms: number; leftBytes: number } | null = null;
   let timer: NodeJS.Timeout | undefined;
   let isWanted = false;
+  let isDiscarding = false;
 
   const end = () => {
     clearTimeout(timer);
@@ -106,22 +109,29 @@ export function readFd(fd: number): FdReader {
       if (bytes === 'none yet') return grace?.ms === 0 ? complete() : wait();
       if (bytes === 'end' || (grace !== null && grace.leftBytes <= 0)) return complete();
       if (grace !== null) grace.leftBytes -= bytes.length;
-      isWanted = stream.push(bytes);
+      isWanted = isDiscarding || stream.push(bytes);
     }
   };
   const watch = watchFd(fd, { readable: true, disconnect: true }, pump);
   const stream = new Readable({
-    highWaterMark: 4 * chunkBytes,
+    highWaterMark: 2 * chunkBytes,
     read: () => {
       if (isWanted) return;
       isWanted = true;
       setImmediate(pump);
     },
     destroy: (error, done) => {
-      end();
+      if (!isDiscarding) end();
       done(error);
     },
   });
+  const discard = () => {
+    if (isDiscarding) return;
+    isDiscarding = true;
+    isWanted = true;
+    watch.end();
+    setImmediate(pump);
+  };
   const finish = (ms: number) => {
     if (isClosed || grace !== null) return;
     grace = { ms, leftBytes: leftBytesMax };
@@ -129,7 +139,7 @@ export function readFd(fd: number): FdReader {
     watch.end();
     if (isWanted) setImmediate(pump);
   };
-  return { stream, finish };
+  return { stream, finish, discard };
 }
 
 const chunk = Buffer.allocUnsafe(chunkBytes);

@@ -122,6 +122,7 @@ function makeImage(directory: string): ContainerImage {
     'test',
     'nc',
     'head',
+    'md5sum',
   ]) {
     try {
       symlinkSync('busybox', join(layer, 'bin', applet));
