@@ -14,8 +14,11 @@ export type RemoteEnd = {
   readonly broken: Promise<void>;
 };
 
-/** A direction: when it last moved, and whether it waits for the client, which may take its time. */
-type Direction = { movedAtMs: number; isWaitingForClient: boolean; isDone: boolean };
+/** A direction: whether it moved since it was looked at, and whether it waits for the client, which may take its time. */
+type Direction = { hasMoved: boolean; isWaitingForClient: boolean; isDone: boolean };
+
+/** Looks during the grace. Silence is counted in looks, not in time: when the process itself was held up, nothing could move. */
+const looks = 5;
 
 /**
  * Copies until both directions have ended, or one has and the other stays silent for `graceMs`: a client that closes its connection looks
@@ -32,9 +35,11 @@ export async function relay(remote: RemoteEnd, socket: Duplex, graceMs: number):
   const directions = [begin(), begin()] as const;
   const toPod = copyToPod(remote.inbound, socket, directions[0]);
   const toClient = copyToClient(socket, remote.sink, directions[1]);
+  let silentLooks = 0;
   const timer = setInterval(() => {
-    if (isSilent(directions, graceMs)) socket.destroy();
-  }, graceMs / 4);
+    silentLooks = isSilent(directions) ? silentLooks + 1 : 0;
+    if (silentLooks >= looks) socket.destroy();
+  }, graceMs / looks);
   const bothEnded = Promise.all([toPod, toClient]);
   await Promise.race([bothEnded, closed, remote.broken]);
   clearInterval(timer);
@@ -44,22 +49,23 @@ export async function relay(remote: RemoteEnd, socket: Duplex, graceMs: number):
   return isBroken ? 'broken' : 'ended';
 }
 
-const begin = (): Direction => ({ movedAtMs: performance.now(), isWaitingForClient: false, isDone: false });
+const begin = (): Direction => ({ hasMoved: false, isWaitingForClient: false, isDone: false });
 
-function isSilent([toPod, toClient]: readonly [Direction, Direction], graceMs: number): boolean {
-  if (toPod.isDone === toClient.isDone) return false;
-  const open = toPod.isDone ? toClient : toPod;
-  const closed = toPod.isDone ? toPod : toClient;
-  return !open.isWaitingForClient && performance.now() - Math.max(open.movedAtMs, closed.movedAtMs) >= graceMs;
+/** One direction has ended, and nothing moved in either since the last look. */
+function isSilent([toPod, toClient]: readonly [Direction, Direction]): boolean {
+  const hasMoved = toPod.hasMoved || toClient.hasMoved;
+  toPod.hasMoved = false;
+  toClient.hasMoved = false;
+  return toPod.isDone !== toClient.isDone && !hasMoved && !toClient.isWaitingForClient;
 }
 
 async function copyToPod(inbound: Inbound, socket: Duplex, direction: Direction): Promise<void> {
   for (let chunk = await inbound.next(); chunk !== null; chunk = await inbound.next()) {
-    direction.movedAtMs = performance.now();
+    direction.hasMoved = true;
     if (socket.destroyed) break;
     if (!socket.write(chunk)) await drained(socket);
   }
-  direction.movedAtMs = performance.now();
+  direction.hasMoved = true;
   direction.isDone = true;
   if (!socket.destroyed && !inbound.isDiscarding) socket.end();
 }
@@ -71,13 +77,13 @@ async function copyToClient(socket: Duplex, sink: Sink, direction: Direction): P
       direction.isWaitingForClient = true;
       const isTaken = await sink.write(chunk);
       direction.isWaitingForClient = false;
-      direction.movedAtMs = performance.now();
+      direction.hasMoved = true;
       if (!isTaken) break;
     }
   } catch {
     // The socket failed or was closed; relay() knows.
   }
-  direction.movedAtMs = performance.now();
+  direction.hasMoved = true;
   direction.isDone = true;
   if (socket.readableEnded) sink.end();
 }

@@ -20,7 +20,14 @@ export type SessionDeps = {
 };
 
 /** An output on its way. */
-type Pump = { readonly source: Readable; readonly done: Promise<void>; silentSinceMs: () => number | undefined };
+type Pump = {
+  readonly source: Readable;
+  readonly done: Promise<void>;
+  /** Nothing came since it was asked last, and nothing waits for the client. */
+  readonly isSilent: () => boolean;
+};
+
+const looks = 5;
 
 /** Serves a client until the process or the client is gone. Never rejects. @param start called when the client's streams are there. */
 export async function runSession(deps: SessionDeps, client: RemoteClient, start: () => Promise<ContainerStreams>): Promise<void> {
@@ -95,34 +102,37 @@ async function pumpSizes(inbound: Inbound, container: ContainerStreams): Promise
 }
 
 function pumpOut(source: Readable, sink: Sink): Pump {
-  let silentSinceMs: number | undefined;
+  let hasMoved = true;
+  let isWaitingForClient = false;
   const run = async () => {
-    const chunks = source[Symbol.asyncIterator]();
-    for (;;) {
-      silentSinceMs = performance.now();
-      const next = await chunks.next();
-      silentSinceMs = undefined;
-      if (next.done || !(await sink.write(next.value))) break;
+    for await (const chunk of source) {
+      isWaitingForClient = true;
+      const isTaken = await sink.write(chunk);
+      isWaitingForClient = false;
+      hasMoved = true;
+      if (!isTaken) break;
     }
-    await chunks.return?.();
   };
   // An output that breaks ends; the status tells how the process fared.
   const done = run()
     .catch(() => {})
     .then(() => sink.end());
-  return { source, done, silentSinceMs: () => silentSinceMs };
+  const isSilent = () => {
+    const wasSilent = !hasMoved && !isWaitingForClient;
+    hasMoved = false;
+    return wasSilent;
+  };
+  return { source, done, isSilent };
 }
 
-/** Waits for the outputs to end, or to be silent too long. */
+/** Waits for the outputs to end, or to be silent too long. Silence is counted in looks, as relay.ts does. */
 async function flushed(pumps: readonly Pump[], outputGraceMs: number): Promise<void> {
-  const beganAtMs = performance.now();
+  let silentLooks = 0;
   const timer = setInterval(() => {
-    for (const { source, silentSinceMs } of pumps) {
-      const sinceMs = silentSinceMs();
-      // While the client is slow, the output is not silent: it waits.
-      if (sinceMs !== undefined && performance.now() - Math.max(sinceMs, beganAtMs) >= outputGraceMs) source.destroy();
-    }
-  }, outputGraceMs / 4);
+    const areSilent = pumps.map((pump) => pump.isSilent());
+    silentLooks = areSilent.every(Boolean) ? silentLooks + 1 : 0;
+    if (silentLooks >= looks) for (const { source } of pumps) source.destroy();
+  }, outputGraceMs / looks);
   await Promise.all(pumps.map(({ done }) => done));
   clearInterval(timer);
 }

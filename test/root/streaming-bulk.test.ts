@@ -4,9 +4,9 @@ import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 import { chunkAt, digestOfGenerated } from '../support/streaming-backend.ts';
-import { raiseLoopback, startGoClient } from '../support/streaming-bed.ts';
+import { clientTest, raiseLoopback, startGoClient } from '../support/streaming-bed.ts';
 import type { HostAnswer, HostRequest } from '../support/streaming-host.ts';
 
 raiseLoopback();
@@ -57,7 +57,7 @@ async function upload(transport: string, total: number): Promise<void> {
 }
 
 for (const transport of ['spdy', 'websocket']) {
-  test(`${transport}: 1 GiB each way arrives intact and costs no memory`, async () => {
+  clientTest(`${transport}: 1 GiB each way arrives intact and costs no memory`, async () => {
     await download(transport, warmUpBytes);
     await upload(transport, warmUpBytes);
     const before = await ask({ measure: true });

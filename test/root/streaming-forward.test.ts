@@ -4,14 +4,17 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { after, test } from 'node:test';
-import { goClient, listenOnLoopback, raiseLoopback, startBed, startGoClient, until } from '../support/streaming-bed.ts';
+import { clientTest, goClient, listenOnLoopback, raiseLoopback, startBed, startGoClient, until } from '../support/streaming-bed.ts';
 
 raiseLoopback();
-const { server } = await startBed({ halfCloseGraceMs: 300 });
+/** Two: with the grace of the product, and with one that tests need not wait for so long. */
+const { server } = await startBed();
+const { server: hasty } = await startBed({ halfCloseGraceMs: 500 });
 const echo = await listenOnLoopback((socket) => socket.pipe(socket));
 after(async () => {
   echo.server.close();
   await server.close();
+  await hasty.close();
 });
 
 const transports = ['spdy', 'websocket'] as const;
@@ -24,8 +27,12 @@ async function refusedPort(): Promise<number> {
   return port;
 }
 
-async function startForward(transport: string, port: number): Promise<{ localPort: number; stop: () => Promise<void>; stderr: () => string }> {
-  const child = startGoClient(['forward', '-transport', transport, '-url', server.preparePortForward('s'), '-port', String(port)]);
+async function startForward(
+  transport: string,
+  port: number,
+  bed = server,
+): Promise<{ localPort: number; stop: () => Promise<void>; stderr: () => string }> {
+  const child = startGoClient(['forward', '-transport', transport, '-url', bed.preparePortForward('s'), '-port', String(port)]);
   let stderr = '';
   child.stderr?.on('data', (chunk) => {
     stderr += chunk;
@@ -50,7 +57,7 @@ async function exchange(port: number, bytes: Buffer): Promise<Buffer> {
 }
 
 for (const transport of transports) {
-  test(`${transport}: 200 connections at a time carry their bytes`, async () => {
+  clientTest(`${transport}: 200 connections at a time carry their bytes`, async () => {
     const { localPort, stop, stderr } = await startForward(transport, echo.port);
     const sent = Array.from({ length: 200 }, () => randomBytes(40_000));
     const came = await Promise.all(sent.map((bytes) => exchange(localPort, bytes)));
@@ -59,7 +66,7 @@ for (const transport of transports) {
     assert.doesNotMatch(stderr(), /error/i);
   });
 
-  test(`${transport}: a refused port is told, and the connection stays usable`, async () => {
+  clientTest(`${transport}: a refused port is told, and the connection stays usable`, async () => {
     const refused = await refusedPort();
     const args = ['pairs', '-transport', transport, '-url', server.preparePortForward('the-sandbox'), '-ports', `${refused},${echo.port},${refused}`];
     const { code, stdout, stderr } = await goClient(args);
@@ -76,7 +83,7 @@ for (const transport of transports) {
     assert.equal(results[1].error, '');
   });
 
-  test(`${transport}: an answer that goes on after the client's half-close arrives whole`, async () => {
+  clientTest(`${transport}: an answer that goes on after the client's half-close arrives whole`, async () => {
     // Longer than the grace altogether, never silent for as long.
     const slow = await listenOnLoopback((socket) => {
       socket.on('data', () => {});
@@ -91,21 +98,21 @@ for (const transport of transports) {
         }, 80);
       });
     });
-    const { localPort, stop } = await startForward(transport, slow.port);
+    const { localPort, stop } = await startForward(transport, slow.port, hasty);
     assert.equal((await exchange(localPort, Buffer.from('go'))).toString(), '76543210');
     await stop();
     slow.server.close();
   });
 
-  test(`${transport}: a connection that stays silent after one side's end is closed`, async () => {
+  clientTest(`${transport}: a connection that stays silent after one side's end is closed`, async () => {
     const mute = await listenOnLoopback((socket) => socket.on('data', () => {}));
-    const { localPort, stop } = await startForward(transport, mute.port);
+    const { localPort, stop } = await startForward(transport, mute.port, hasty);
     assert.equal((await exchange(localPort, Buffer.from('anybody?'))).length, 0);
     await stop();
     mute.server.close();
   });
 
-  test(`${transport}: a connection that the container resets ends alone`, async () => {
+  clientTest(`${transport}: a connection that the container resets ends alone`, async () => {
     const open: Socket[] = [];
     const harsh = await listenOnLoopback((socket) => {
       open.push(socket);
@@ -129,7 +136,7 @@ for (const transport of transports) {
     harsh.server.close();
   });
 
-  test(`${transport}: the container's connections end with the client`, async () => {
+  clientTest(`${transport}: the container's connections end with the client`, async () => {
     let count = 0;
     const held = await listenOnLoopback((socket) => {
       count += 1;

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { connect as connectTls } from 'node:tls';
-import { type Bed, goClient, raiseLoopback, rawRequest, spdyUpgrade, startBed, startGoClient, until } from '../support/streaming-bed.ts';
+import { type Bed, clientTest, goClient, raiseLoopback, rawRequest, spdyUpgrade, startBed, startGoClient, until } from '../support/streaming-bed.ts';
 
 raiseLoopback();
 const { server, backend } = await startBed();
@@ -46,12 +46,12 @@ for (const [transport, protocol] of spoken) {
     return goClient(argsOf(transport, protocol, urlOf(bed, argv, flags), ...streams.map((stream) => `-${stream}`)), input);
   };
 
-  test(`${name}: stdout and stderr come apart`, async () => {
+  clientTest(`${name}: stdout and stderr come apart`, async () => {
     const { code, stdout, stderr } = await exec(['both'], ['stdout', 'stderr'], '');
     assert.deepEqual([code, stdout, stderr], [0, 'to stdout', 'to stderr']);
   });
 
-  test(`${name}: the process is ended when the client is gone`, async () => {
+  clientTest(`${name}: the process is ended when the client is gone`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['sleep', name]), '-stdin', '-stdout', '-stderr'));
     await until('the exec', () => backend.events.includes(`exec sleep ${name}`));
     const before = backend.events.length;
@@ -65,7 +65,7 @@ for (const [transport, protocol] of spoken) {
   // client-go of version 1 waits neither for the status nor closes stdin.
   if (protocol === 'channel.k8s.io') continue;
 
-  test(`${name}: a failure is told`, async () => {
+  clientTest(`${name}: a failure is told`, async () => {
     const { code, stderr } = await exec(['exit', '42'], ['stdout', 'stderr'], '');
     if (/v[45]/.test(protocol)) assert.equal(code, 42);
     else assert.match(stderr, /exit status 42/);
@@ -74,14 +74,14 @@ for (const [transport, protocol] of spoken) {
 
   // Before version 5, WebSocket has no half-close.
   const canHalfClose = transport === 'spdy' || protocol === 'v5.channel.k8s.io';
-  const stdinTest = canHalfClose ? test : () => {};
+  const stdinTest = canHalfClose ? clientTest : () => {};
   stdinTest(`${name}: stdin goes to the process, and its end is told`, async () => {
     const { code, stdout } = await exec(['cat'], ['stdin', 'stdout'], 'hello, container');
     assert.deepEqual([code, stdout], [0, 'hello, container']);
     assert.equal(backend.events.at(-1), 'stdin end');
   });
 
-  const resizeTest = protocol === 'v2.channel.k8s.io' ? () => {} : test;
+  const resizeTest = protocol === 'v2.channel.k8s.io' ? () => {} : clientTest;
   resizeTest(`${name}: a terminal is told its sizes`, async () => {
     const url = urlOf(bed, ['sizes', '3'], { tty: true, stderr: false });
     const args = argsOf(transport, protocol, url, '-stdin', '-stdout', '-tty', '-sizes', '80x24,100x40,132x50');
@@ -90,13 +90,13 @@ for (const [transport, protocol] of spoken) {
 }
 
 for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1))) {
-  test(`${transport}: attach gives input and output, and ends with success when the container does`, async () => {
+  clientTest(`${transport}: attach gives input and output, and ends with success when the container does`, async () => {
     const url = server.prepareAttach({ ...all, stderr: false });
     const { code, stdout } = await goClient(argsOf(transport, protocol, url, '-stdin', '-stdout'), 'hi');
     assert.deepEqual([code, stdout], [0, 'you said hi']);
   });
 
-  test(`${transport}: a client that does not read stops the output`, async () => {
+  clientTest(`${transport}: a client that does not read stops the output`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['endless'], { stderr: false }), '-stdin', '-stdout'));
     const before = backend.producedBytes();
     await until('some output', () => backend.producedBytes() > before);
@@ -114,7 +114,7 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
     await until('the end', () => backend.events.at(-1) === 'abandon');
   });
 
-  test(`${transport}: a process that does not read stops the client, which is still missed when it goes`, async () => {
+  clientTest(`${transport}: a process that does not read stops the client, which is still missed when it goes`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['sleep'], { stderr: false }), '-stdin', '-stdout'));
     let sentBytes = 0;
     const send = () => {
@@ -136,7 +136,7 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
     await until('the end', () => backend.events.slice(before).includes('abandon'));
   });
 
-  test(`${transport}: a process that closes its input does not hold up its end`, async () => {
+  clientTest(`${transport}: a process that closes its input does not hold up its end`, async () => {
     const { code } = await goClient(
       argsOf(transport, protocol, urlOf(bed, ['closeStdin'], { stderr: false }), '-stdin', '-stdout'),
       'x'.repeat(1_000_000),
@@ -145,7 +145,7 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
   });
 }
 
-test('an output that something left behind holds open ends soon after the process', async () => {
+clientTest('an output that something left behind holds open ends soon after the process', async () => {
   const patient = await startBed({ outputGraceMs: 200 });
   const { code, stdout } = await goClient(argsOf('spdy', 'v4.channel.k8s.io', urlOf(patient, ['leaveOpen'], { stderr: false }), '-stdin', '-stdout'));
   assert.deepEqual([code, stdout], [7, 'the last words']);
@@ -206,7 +206,7 @@ test('base64 WebSocket clients get and give text', async () => {
   await once(socket, 'close');
 });
 
-test('with TLS, a renewed certificate is served without a restart', { timeout: 60_000 }, async () => {
+clientTest('with TLS, a renewed certificate is served without a restart', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'berth-tls-'));
   const files = { certFile: join(directory, 'tls.crt'), keyFile: join(directory, 'tls.key') };
   const renew = (name: string) => {

@@ -4,9 +4,24 @@
 import { type ChildProcess, execFileSync, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { test } from 'node:test';
 import { type StreamingLimits, type StreamingServer, startStreamingServer, streamingLimits } from '../../src/streaming/server.ts';
 import { prepareStreamingClient } from '../streaming-client/prepare.ts';
 import { createFakeBackend, type FakeBackend } from './streaming-backend.ts';
+
+/** A test that needs the Go client; skipped with the reason where that cannot be built. */
+export function clientTest(name: string, body: () => Promise<void>): void {
+  test(name, { skip: lacking() }, body);
+}
+
+function lacking(): string | false {
+  try {
+    prepareStreamingClient();
+    return false;
+  } catch (error) {
+    return `no client: ${error instanceof Error ? error.message.split('\n')[0] : error}`;
+  }
+}
 
 export type Bed = { readonly server: StreamingServer; readonly backend: FakeBackend };
 
