@@ -38,6 +38,8 @@ const testPackages = [
   ['dpkg-dev', ['dpkg-source']],
   ['apache2-utils', ['htpasswd']],
   ['openssl', ['openssl']],
+  // Its promtool checks metrics, rules and queries.
+  ['prometheus', ['promtool']],
 ];
 
 try {

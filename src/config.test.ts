@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { defaultToml, loadConfig, parseArguments } from './config.ts';
+import { defaultToml, helpText, loadConfig, parseArguments } from './config.ts';
 import { BerthError } from './lib/errors.ts';
 
 const refuses = (call: () => unknown, message: RegExp) =>
@@ -86,4 +86,25 @@ test('parseArguments() names an unknown flag or command and the nearest known on
   refuses(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
   refuses(() => parseArguments([]), /no command given/);
   refuses(() => parseArguments(['serve', '--socket']), /--socket needs a value/);
+});
+
+test('parseArguments() gives explain a container before its flags, and doctor the flags of serve', () => {
+  assert.deepEqual(parseArguments(['explain', 'abc', '--socket=/s']), {
+    command: 'explain',
+    container: 'abc',
+    configFile: '/etc/berth/config.toml',
+    isConfigFileNamed: false,
+    flags: { socket: '/s' },
+  });
+  assert.deepEqual(parseArguments(['doctor', '--config', '/c']), { command: 'doctor', configFile: '/c', isConfigFileNamed: true, flags: {} });
+  refuses(() => parseArguments(['explain']), /explain needs the id of a container/);
+  refuses(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain needs the id of a container/);
+  refuses(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
+});
+
+test('helpText() names every command and every flag', () => {
+  for (const word of ['serve', 'explain CONTAINER', 'doctor', 'config default', 'version', '--config', '--socket', '--metrics', '--log-level']) {
+    assert.ok(helpText().includes(`  ${word}`), word);
+  }
+  for (const word of ['help', '--help', '-h']) assert.deepEqual(parseArguments([word]), { command: 'help' });
 });

@@ -35,3 +35,13 @@ test('run() lets tasks of different keys overlap', async () => {
   release();
   await blocked;
 });
+
+test('depth() counts the tasks that run and those that wait, and forgets those that ended, however they did', async () => {
+  const queue = createKeyedQueue();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const tasks = [queue.run('a', () => promise), queue.run('a', () => Promise.reject(new Error('no'))), queue.run('b', () => promise)];
+  assert.deepEqual([queue.depth(), queue.size()], [3, 2]);
+  resolve();
+  await Promise.allSettled(tasks);
+  assert.deepEqual([queue.depth(), queue.size()], [0, 0]);
+});

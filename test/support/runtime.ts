@@ -17,6 +17,8 @@ export type Runtime = {
   readonly endpoint: string;
   readonly pid: number;
   readonly logFile: string;
+  /** As it was written; berth reads some of it again on SIGHUP. */
+  readonly configFile: string;
   /** Ends the daemon and removes its cgroups. */
   readonly stop: () => Promise<void>;
 };
@@ -26,6 +28,8 @@ export type RuntimeOptions = {
   readonly workDir: string;
   /** Registry that every host name is mapped to, e.g. `http://127.0.0.1:5000`; undefined: no mirrors. */
   readonly mirrorUrl?: string;
+  /** Of berth: lines of its configuration file. */
+  readonly settings?: string;
 };
 
 /** Hosts whose images come from the mirror. */
@@ -51,7 +55,7 @@ type Layout = {
 export async function startRuntime(name: RuntimeName, options: RuntimeOptions): Promise<Runtime> {
   const layout = prepareLayout(name, options);
   const logFile = join(options.workDir, `${name}.log`);
-  const [command = '', ...args] = name === 'berth' ? berthCommand(layout) : containerdCommand(layout);
+  const [command = '', ...args] = name === 'berth' ? berthCommand(layout, options.settings ?? '') : containerdCommand(layout);
   const log = openSync(logFile, 'a');
   const child = spawn(command, args, { stdio: ['ignore', log, log], env: { ...process.env, PATH: `${peerDir}:${process.env['PATH']}` } });
   const failure = new Promise<never>((_, reject) => {
@@ -65,7 +69,7 @@ export async function startRuntime(name: RuntimeName, options: RuntimeOptions): 
     // containerd's parent cannot be chosen.
     await removeCgroup(name === 'containerd' ? 'k8s.io' : layout.cgroupParent.slice(1));
   };
-  return { endpoint: `unix://${layout.socket}`, pid: child.pid ?? 0, logFile, stop };
+  return { endpoint: `unix://${layout.socket}`, pid: child.pid ?? 0, logFile, configFile: layout.configFile, stop };
 }
 
 /** The last lines of a log file. */
@@ -96,8 +100,8 @@ function conflist(addressDir: string): string {
   return JSON.stringify({ cniVersion: '1.0.0', name: 'berth-test', plugins }, null, 2);
 }
 
-function berthCommand(layout: Layout): string[] {
-  writeFileSync(layout.configFile, `cgroup_parent = "${layout.cgroupParent}"\n`);
+function berthCommand(layout: Layout, settings: string): string[] {
+  writeFileSync(layout.configFile, `cgroup_parent = "${layout.cgroupParent}"\n${settings}`);
   const flags = {
     config: layout.configFile,
     socket: layout.socket,
@@ -105,8 +109,6 @@ function berthCommand(layout: Layout): string[] {
     state: layout.state,
     'cni-conf-dir': layout.cniConfDir,
     'registry-dir': layout.registryDir,
-    metrics: 'off',
-    'log-level': 'info',
   };
   const words = Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value]);
   return [resolve(import.meta.dirname, '../../bin/berth'), 'serve', ...words];

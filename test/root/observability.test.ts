@@ -1,0 +1,304 @@
+/**
+ * A daemon that works for a while, and all that shows it at work: metrics, log, time line, `berth explain`, `berth doctor`, and what deploy/ makes of them.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type CriClient, connectCri, type Message } from '../../scripts/cri-client.ts';
+import { serveRegistry } from '../../scripts/mini-registry.ts';
+import { buildSampleImage } from '../../scripts/sample-image.ts';
+import { sendError, startFakeRegistry } from '../support/fake-registry.ts';
+import { type Runtime, startRuntime } from '../support/runtime.ts';
+
+const repository = resolve(import.meta.dirname, '../..');
+const berth = join(repository, 'bin/berth');
+const deploy = join(repository, 'deploy');
+const metricsAddress = '127.0.0.1:19418';
+const scrapeUrl = `http://${metricsAddress}/metrics`;
+
+/** None of these may show in a log, a metric or an explanation. */
+const secrets = {
+  environment: 'value-of-an-environment-variable',
+  password: 'password-of-a-pull',
+  basic: Buffer.from('kim:password-of-a-pull').toString('base64'),
+  token: 'registry-token-of-a-pull',
+};
+
+type Life = { readonly sandboxId: string; readonly containerId: string; readonly failedId: string };
+
+let workDir: string;
+let runtime: Runtime;
+let client: CriClient;
+let life: Life;
+
+before(async () => {
+  execFileSync('ip', ['link', 'set', 'lo', 'up']);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', '/run']);
+  workDir = mkdtempSync('/var/tmp/berth-observability-');
+  runtime = await startRuntime('berth', { workDir, settings: `metrics = "${metricsAddress}"\nlog_level = "trace"\n` });
+  client = connectCri(runtime.endpoint);
+  life = await live();
+});
+
+after(async () => {
+  const { items = [] } = (await client?.call<{ items: { id: string }[] }>('ListPodSandbox', {})) ?? {};
+  for (const { id } of items) await client.call('RemovePodSandbox', { pod_sandbox_id: id });
+  client?.close();
+  await runtime?.stop();
+  rmSync(workDir, { recursive: true, force: true });
+});
+
+/** Two pulls that fail and one that does not; a container that runs, and one that cannot start; secrets wherever a kubelet may put them. */
+async function live(): Promise<Life> {
+  const image = await pull();
+  const env = Object.entries({ PASSWORD: secrets.environment }).map(([key, value]) => ({ key, value: Buffer.from(value) }));
+  const sandbox = {
+    metadata: { name: 'seen', namespace: 'test', uid: 'seen', attempt: 0 },
+    hostname: 'seen',
+    log_directory: join(workDir, 'logs'),
+    linux: {},
+  };
+  const { pod_sandbox_id: sandboxId } = await client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
+  const create = async (name: string, command: readonly string[]) => {
+    const config = { metadata: { name, attempt: 0 }, image: { image }, command, envs: env, log_path: `${name}.log`, linux: {} };
+    const request = { pod_sandbox_id: sandboxId, config, sandbox_config: sandbox };
+    return (await client.call<{ container_id: string }>('CreateContainer', request)).container_id;
+  };
+  const containerId = await create('main', ['sleep', '1000']);
+  await client.call('StartContainer', { container_id: containerId });
+  await client.call('ExecSync', { container_id: containerId, cmd: ['sh', '-c', 'echo $PASSWORD'], timeout: '10' });
+  const failedId = await create('broken', ['/no/such/program']);
+  await assert.rejects(client.call('StartContainer', { container_id: failedId }), /no such file/);
+  await client.call('ListContainers', {});
+  await client.call('ContainerStatus', { container_id: containerId, verbose: true });
+  return { sandboxId, containerId, failedId };
+}
+
+async function pull(): Promise<string> {
+  const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
+  const strict = await startFakeRegistry();
+  strict.misbehave = ({ headers }, response) => {
+    // As careless as a registry can be.
+    const decoded = Buffer.from(headers.authorization?.split(' ')[1] ?? '', 'base64').toString();
+    const said = `refused ${headers.authorization} ${decoded}`;
+    return sendError(response, 401, 'UNAUTHORIZED', said, { 'www-authenticate': 'Basic realm="strict"' });
+  };
+  try {
+    const image = `${registry.host}/berth/sample:1`;
+    const refused = (auth: object) => assert.rejects(client.call('PullImage', { image: { image: `${strict.host}/team/app:1` }, auth }));
+    await refused({ username: 'kim', password: secrets.password });
+    await refused({ registry_token: secrets.token });
+    await client.call('PullImage', { image: { image }, auth: { username: 'kim', password: secrets.password } });
+    return image;
+  } finally {
+    registry.stop();
+    await strict.close();
+  }
+}
+
+async function scrape(): Promise<string> {
+  const response = await fetch(scrapeUrl);
+  assert.equal(response.status, 200);
+  return await response.text();
+}
+
+/** Values of a metric's series, by their labels as they are written. */
+function seriesOf(text: string, name: string): Record<string, number> {
+  const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
+  return Object.fromEntries(lines.map((line) => [/\{(.*)\}/.exec(line)?.[1] ?? '', Number(line.slice(line.lastIndexOf(' ')))]));
+}
+
+function promtool(args: readonly string[], input?: string) {
+  const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: deploy, encoding: 'utf8', ...(input === undefined ? {} : { input }) });
+  return { status, output: `${stdout ?? ''}${stderr ?? ''}` };
+}
+
+function assertNoSecret(text: string): void {
+  for (const [kind, secret] of Object.entries(secrets)) assert.ok(!text.includes(secret), `the ${kind} shows`);
+}
+
+test('/metrics counts calls, pulls, plugins, states and steps as they were', async () => {
+  const text = await scrape();
+  const calls = seriesOf(text, 'berth_cri_calls_total');
+  assert.equal(calls['method="RunPodSandbox",code="OK"'], 1);
+  assert.equal(calls['method="CreateContainer",code="OK"'], 2);
+  assert.equal(calls['method="StartContainer",code="OK"'], 1);
+  assert.equal(calls['method="StartContainer",code="FAILED_PRECONDITION"'], 1);
+  assert.equal(seriesOf(text, 'berth_cri_call_duration_seconds_count')['method="CreateContainer"'], 2);
+  assert.deepEqual(seriesOf(text, 'berth_image_pulls_total'), { 'result="UNAUTHENTICATED"': 2, 'result="OK"': 1 });
+  assert.equal(seriesOf(text, 'berth_image_pull_layers_total')[''], 1);
+  assert.ok((seriesOf(text, 'berth_image_pull_bytes_total')[''] ?? 0) > 100_000);
+  assert.equal(seriesOf(text, 'berth_cni_calls_total')['plugin="bridge",command="ADD",result="OK"'], 1);
+  assert.equal(seriesOf(text, 'berth_sandboxes')['state="ready"'], 1);
+  assert.equal(seriesOf(text, 'berth_containers')['state="running"'], 1);
+  assert.equal(seriesOf(text, 'berth_containers')['state="exited"'], 1);
+  assert.equal(seriesOf(text, 'berth_monitors')[''], 1);
+  assert.equal(seriesOf(text, 'berth_queued_operations')[''], 0);
+  assert.equal(seriesOf(text, 'berth_images')[''], 1);
+  assert.ok((seriesOf(text, 'berth_store_bytes')[''] ?? 0) > 100_000);
+  assert.ok((seriesOf(text, 'berth_event_loop_lag_seconds_count')[''] ?? 0) > 0);
+  const steps = seriesOf(text, 'berth_pod_start_step_duration_seconds_count');
+  assert.deepEqual(Object.fromEntries(Object.entries(steps).map(([labels, count]) => [/"(.*)"/.exec(labels)?.[1], count])), {
+    'sandbox.files': 1,
+    'sandbox.namespaces': 1,
+    'sandbox.reaper': 1,
+    'sandbox.network': 1,
+    'create.root': 2,
+    'create.cgroup': 2,
+    'create.plan': 2,
+    'start.root': 2,
+    'start.plan': 2,
+    'start.monitor': 2,
+  });
+});
+
+test('/metrics keeps the naming rules, and tells no id, image or secret', async () => {
+  const text = await scrape();
+  assert.deepEqual(promtool(['check', 'metrics'], text), { status: 0, output: '' });
+  assertNoSecret(text);
+  for (const word of [life.sandboxId, life.containerId, 'berth/sample', 'seen']) assert.ok(!text.includes(word), `${word} is in a series`);
+});
+
+test('nothing but GET /metrics is answered', async () => {
+  for (const path of ['/', '/metrics/', '/debug']) assert.equal((await fetch(`http://${metricsAddress}${path}`)).status, 404);
+  assert.equal((await fetch(scrapeUrl, { method: 'POST', body: 'x' })).status, 405);
+});
+
+test('a scrape does not add series to the next', async () => {
+  const names = (text: string) => text.split('\n').map((line) => line.slice(0, line.lastIndexOf(' ')));
+  const first = names(await scrape());
+  assert.deepEqual(
+    names(await scrape()).filter((series) => !first.includes(series)),
+    [],
+  );
+});
+
+test('every query of the dashboard and the alerts is sound, and asks for metrics that are there', async () => {
+  const text = await scrape();
+  const known = new Set([...text.matchAll(/^([a-z_]+)(?:\{| )/gm)].map(([, name]) => name ?? ''));
+  const dashboard = JSON.parse(readFileSync(join(deploy, 'grafana-dashboard.json'), 'utf8')) as { panels: { targets?: { expr: string }[] }[] };
+  const queries = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
+  const alerts = [...readFileSync(join(deploy, 'alerts.yml'), 'utf8').matchAll(/expr: (?:\|\n((?: {10}.*\n)+)|(.*))/g)].map(
+    ([, block, line]) => block ?? line ?? '',
+  );
+  assert.ok(queries.length > 20 && alerts.length > 5);
+  for (const query of [...queries, ...alerts]) {
+    const names = query.match(/\b(?:berth|process|nodejs)_\w+/g) ?? ['up'];
+    for (const name of names) assert.ok(known.has(name) || name === 'up', `${name} is not in /metrics: ${query}`);
+  }
+  const filled = queries.map((query) => query.replaceAll('$__rate_interval', '5m').replaceAll('$instance', '.*'));
+  const rules = filled.map((query, i) => `      - { record: 'query:${i}', expr: ${JSON.stringify(query)} }`).join('\n');
+  const file = join(workDir, 'queries.yml');
+  writeFileSync(file, `groups:\n  - name: dashboard\n    rules:\n${rules}\n`);
+  const { status, output } = promtool(['check', 'rules', file]);
+  assert.equal(status, 0, output);
+});
+
+test('the scrape configuration is sound, and each alert comes when it should', () => {
+  for (const args of [
+    ['check', 'config', 'prometheus.yml'],
+    ['test', 'rules', 'alerts.test.yml'],
+  ]) {
+    const { status, output } = promtool(args);
+    assert.equal(status, 0, output);
+  }
+});
+
+test('the log has one line for each change, with ids, and no secret even at its most talkative', () => {
+  const text = readFileSync(runtime.logFile, 'utf8');
+  assertNoSecret(text);
+  const lines = text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { level: number; msg: string; rpc?: string; id?: string; code?: string });
+  const calls = lines.filter(({ msg }) => msg.startsWith('call'));
+  const of = (rpc: string) => calls.filter((line) => line.rpc === rpc).map(({ id, code, level }) => ({ id, code, level }));
+  const [info, warn, debug] = [30, 40, 20];
+  assert.deepEqual(of('RunPodSandbox'), [{ id: life.sandboxId, code: 'OK', level: info }]);
+  assert.deepEqual(of('StartContainer'), [
+    { id: life.containerId, code: 'OK', level: info },
+    { id: life.failedId, code: 'FAILED_PRECONDITION', level: warn },
+  ]);
+  assert.deepEqual([...new Set(['ListContainers', 'ContainerStatus', 'ExecSync'].flatMap(of).map(({ level }) => level))], [debug]);
+});
+
+test('SIGHUP makes the log follow the configuration; a broken one changes nothing', async () => {
+  const settings = readFileSync(runtime.configFile, 'utf8');
+  const linesOf = async (method: string) => {
+    const before = readFileSync(runtime.logFile, 'utf8').length;
+    await client.call(method, {});
+    return readFileSync(runtime.logFile, 'utf8').slice(before);
+  };
+  const hangUp = async (text: string, sign: string) => {
+    writeFileSync(runtime.configFile, text);
+    process.kill(runtime.pid, 'SIGHUP');
+    for (let i = 0; i < 100 && !readFileSync(runtime.logFile, 'utf8').includes(sign); i += 1) await sleep(50);
+    assert.ok(readFileSync(runtime.logFile, 'utf8').includes(sign), sign);
+  };
+  assert.match(await linesOf('ListContainers'), /ListContainers/);
+  await hangUp(settings.replace('"trace"', '"info"'), 'the log level was read again');
+  assert.equal(await linesOf('ListContainers'), '');
+  await hangUp('log_level = "loud"', 'the log level stays');
+  assert.equal(await linesOf('ListContainers'), '');
+  assert.match(await linesOf('UpdateRuntimeConfig'), /UpdateRuntimeConfig/);
+});
+
+test('verbose status tells how long each step of a start took', async () => {
+  const infoOf = async (method: string, request: Message) => (await client.call<{ info: Record<string, string> }>(method, request)).info;
+  const sandbox = await infoOf('PodSandboxStatus', { pod_sandbox_id: life.sandboxId, verbose: true });
+  const container = await infoOf('ContainerStatus', { container_id: life.containerId, verbose: true });
+  const timeline = { ...JSON.parse(sandbox['timeline'] ?? '{}'), ...JSON.parse(container['timeline'] ?? '{}') } as Record<string, number>;
+  const steps = ['files', 'namespaces', 'reaper', 'network'].map((step) => `sandbox.${step}`);
+  assert.deepEqual(Object.keys(timeline), [...steps, 'create.root', 'create.cgroup', 'create.plan', 'start.root', 'start.plan', 'start.monitor']);
+  assert.ok(Object.values(timeline).every((ms) => ms > 0 && ms < 60_000));
+  assert.deepEqual(await infoOf('ContainerStatus', { container_id: life.containerId }), {});
+});
+
+function run(...words: readonly string[]) {
+  const { status, stdout, stderr } = spawnSync(berth, words, { encoding: 'utf8' });
+  return { status, stdout, stderr };
+}
+
+const socketFlag = () => `--socket=${runtime.endpoint.replace('unix://', '')}`;
+
+test('berth explain prints time line and plan of a container, with names of variables and no values', () => {
+  const { status, stdout, stderr } = run('explain', life.containerId.slice(0, 12), socketFlag());
+  assert.equal(status, 0, stderr);
+  assert.match(stdout, new RegExp(`^container ${life.containerId} \\(main, attempt 0\\): running\n`));
+  assert.match(stdout, /\n {2}start\.monitor +\d+\.\d{3}\n/);
+  assert.match(stdout, /\n {2}child pivot_root/);
+  assert.match(stdout, /\n {2}process argv=\["sleep","1000"\] env=\[.*"PASSWORD".*\]\n/);
+  assertNoSecret(stdout);
+});
+
+test('berth explain shows the plan of a container that could not start, and why', () => {
+  const { stdout } = run('explain', life.failedId, socketFlag());
+  assert.match(stdout, /\nmessage +.*no such file/);
+  assert.match(stdout, /\n {2}child execve/);
+});
+
+test('berth explain says what it cannot find, and where nobody answers', () => {
+  const unknown = run('explain', 'ffff', socketFlag());
+  assert.deepEqual([unknown.status, unknown.stderr], [1, 'berth: container ffff not found\n']);
+  const silent = run('explain', 'ffff', '--socket=/run/nobody.sock');
+  assert.deepEqual([silent.status, silent.stderr], [1, 'berth: no daemon answers on /run/nobody.sock\n']);
+});
+
+test('berth doctor names three broken things, each with its fix, and leaves nothing', () => {
+  const [root, confDir] = [join(workDir, 'doctor'), join(workDir, 'no-networks')];
+  mkdirSync(confDir);
+  writeFileSync('/proc/sys/net/ipv4/ip_forward', '0');
+  writeFileSync('/proc/sys/net/ipv6/conf/all/forwarding', '0');
+  const flags = [`--root=${root}`, `--state=${join(root, 'state')}`, `--cni-conf-dir=${confDir}`];
+  const { status, stdout } = spawnSync('sh', ['-c', 'ulimit -n 1024; exec "$0" "$@"', berth, 'doctor', ...flags], { encoding: 'utf8' });
+  assert.equal(status, 1, stdout);
+  const broken = [...stdout.matchAll(/^broken +(.*)\n +fix: (.*)$/gm)].map(([, what, fix]) => `${what} -> ${fix}`);
+  assert.equal(broken.length, 3, stdout);
+  assert.match(broken[0] ?? '', /net\.ipv4\.ip_forward is 0 -> sysctl -w net\.ipv4\.ip_forward=1/);
+  assert.match(broken[1] ?? '', /pod network: .*no-networks.* -> .*\.conflist/);
+  assert.match(broken[2] ?? '', /only 1024 open files .* -> LimitNOFILE=/);
+  assert.ok(!readdirSync(workDir).includes('doctor'));
+});
