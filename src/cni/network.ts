@@ -8,6 +8,7 @@ import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Network, NetworkAttachment, NetworkResult } from '../engine/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
+import { killByEnvironment } from '../sys/process-environment.ts';
 import { type Cache, openCache, type StoredEntry } from './cache.ts';
 import type { CacheEntry } from './cache-entry.ts';
 import { addChain, checkChain, collectChain, deleteChain } from './chain.ts';
@@ -60,6 +61,8 @@ export type CniNetwork = Network & {
 /** Plugins answer VERSION and STATUS in tens of milliseconds. */
 const firstLookMs = 2000;
 
+const orphanTimeoutMs = 5_000;
+
 /** Several plugins run iptables or tc. */
 const defaultEnvironment = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
 
@@ -88,6 +91,7 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   const cache = await openCache(deps.cacheDir).catch((error: unknown) => {
     throw failedTo(`opening the CNI cache ${deps.cacheDir}`, error);
   });
+  await endOrphans(cache, log);
   const prober = createProber(host);
   const configuration = openConfiguration({ confDir: deps.confDir, log, onChange: () => readiness.look() });
   const readiness = createReadiness(configuration, prober);
@@ -106,6 +110,13 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
     status: () => status(deps, configuration, readiness.reason()),
     close: () => configuration.close(),
   };
+}
+
+/** Plugins that an earlier daemon started and did not live to see the end of: an ADD must not go on after the DEL that undoes it. */
+async function endOrphans(cache: Cache, log: Log): Promise<void> {
+  const ids = (await cache.list()).map(({ containerId }) => `CNI_CONTAINERID=${containerId}`);
+  const count = ids.length === 0 ? 0 : await killByEnvironment(new Set(ids), orphanTimeoutMs);
+  if (count > 0) log.warn({ count }, 'ended CNI plugins that an earlier daemon left');
 }
 
 type Readiness = { readonly reason: () => string | null; readonly look: () => Promise<void> };
