@@ -24,6 +24,8 @@ const registryHost = '127.0.0.1:5000';
 const workRoot = resolve(import.meta.dirname, '../build/bench-pull');
 /** Of utime and stime in /proc: USER_HZ, 100 on every Linux that Node runs on. */
 const tickMs = 10;
+/** ext4 passes over inodes that were removed in the last 5 s, one by one, when it looks for a free one: nobody may begin on the other's ruins. */
+const removedInodesMs = 6000;
 
 type Pull = { readonly wallMs: number; readonly cpuMs: number; readonly peakKib: number };
 type Results = Map<string, Map<RuntimeName, Pull[]>>;
@@ -79,6 +81,7 @@ async function measureRuntime(name: RuntimeName, results: Results, spent: string
     if (name === 'berth') spent.push(...timesOf(runtime.logFile));
     await runtime.stop();
     rmSync(workDir, { recursive: true, force: true });
+    await sleep(removedInodesMs);
   }
 }
 

@@ -25,8 +25,8 @@ export type BlobDeps = {
 const barrenBreaksMax = 5;
 /** Breaks of one blob in all: a sender of one byte a connection must come to an end. */
 const breaksMax = 100;
-/** Read ahead of a reader that is busy unpacking. */
-const bufferBytes = 256 << 10;
+/** One chunk waits for the reader, no more: several would be copied into one. The connection has buffers of its own. */
+const bufferBytes = 1;
 
 /**
  * Opens a blob at `offset`; what fails before the first byte fails here. The stream ends after exactly the blob's last byte, or fails

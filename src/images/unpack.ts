@@ -3,6 +3,7 @@
  *
  * Nothing here touches a layer's bytes but to copy them.
  */
+import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
@@ -40,10 +41,13 @@ const pieceBytes = 256 << 10;
 const piecesMax = 4;
 /** What the network gives comes in new buffers; this much of them may be garbage. */
 const sweepEveryBytes = 8 << 20;
-const idleMsDefault = 2000;
+/** A pod's images come one after the other, and a worker costs some 40 ms of CPU. */
+const idleMsDefault = 10_000;
 
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
-  const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax: deps.workersMax, idleMs: deps.idleMs ?? idleMsDefault });
+  // More workers than CPUs only take each other's time.
+  const layersMax = Math.min(deps.workersMax, Math.max(2, availableParallelism()));
+  const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax, idleMs: deps.idleMs ?? idleMsDefault });
 
   const errand = (message: JobMessage): Promise<void> =>
     pool.runErrand(
