@@ -57,7 +57,13 @@ export const streamingLimits: StreamingLimits = {
   outputGraceMs: 2_000,
 };
 
-export type StreamingDeps = { readonly backend: StreamingBackend; readonly log: Log; readonly limits: StreamingLimits };
+export type StreamingDeps = {
+  readonly backend: StreamingBackend;
+  readonly log: Log;
+  readonly limits: StreamingLimits;
+  /** For metrics: told of each session when it begins; what it gives back is called when the client's connection has closed. */
+  readonly observe?: (kind: Ticket['kind']) => () => void;
+};
 
 export type StreamingServer = {
   /**
@@ -81,7 +87,7 @@ type Ticket = Command | Forward;
 type Service = (openLink: (handlers: LinkHandlers) => Link) => void;
 
 type Choice = { readonly agreement: Agreement; readonly serve: (protocol: string) => Service };
-type Chosen = { readonly agreement: Exclude<Agreement, Refusal>; readonly serve: (protocol: string) => Service };
+type Chosen = { readonly kind: Ticket['kind']; readonly agreement: Exclude<Agreement, Refusal>; readonly serve: (protocol: string) => Service };
 
 /** @throws {BerthError} when the address cannot be listened on, or the certificate not be used. */
 export async function startStreamingServer(deps: StreamingDeps, settings: StreamingSettings): Promise<StreamingServer> {
@@ -162,6 +168,7 @@ function upgrade(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingM
   socket.setNoDelay(true);
   socket.setTimeout(deps.limits.idleTimeoutMs, () => socket.destroy());
   writeSwitch(socket, lines);
+  if (deps.observe !== undefined) socket.once('close', deps.observe(choice.kind));
   choice.serve(protocol)((handlers) => {
     const wire = new Wire(socket, handlers);
     // Not before whoever opens the link knows it.
@@ -177,7 +184,7 @@ function choose(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingMe
   const choice = ticket.kind === 'portforward' ? chooseForward(deps, ticket, request) : chooseCommand(deps, ticket, request);
   if ('status' in choice) return choice;
   const { agreement, serve } = choice;
-  return 'status' in agreement ? agreement : { agreement, serve };
+  return 'status' in agreement ? agreement : { kind: ticket.kind, agreement, serve };
 }
 
 function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingMessage): Choice | Refusal {

@@ -18,7 +18,11 @@ const growthBytesMax = 20_000_000;
 const warmUpBytes = 268_435_456;
 const chunkBytes = 65_536;
 
-const host = fork(join(import.meta.dirname, '../support/streaming-host.ts'));
+/** With the memory settings of bin/berth. */
+const host = fork(join(import.meta.dirname, '../support/streaming-host.ts'), {
+  execArgv: ['--max-semi-space-size=1'],
+  env: { ...process.env, MALLOC_ARENA_MAX: '2' },
+});
 after(() => host.disconnect());
 
 async function ask(request: HostRequest): Promise<HostAnswer> {
