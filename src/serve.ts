@@ -35,7 +35,7 @@ import { createKeyedQueue } from './lib/queue.ts';
 import { createNodeImages } from './node-images.ts';
 import { adjustOnHangup, openObservability } from './observability.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
-import { type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
+import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
 import { createLibseccomp } from './sys/libseccomp.ts';
@@ -86,7 +86,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const puller = wirePuller(config, { store: images, unpacker, log, ...(observers ? { observe: observers.pull } : {}) });
   await observability.serve(deps, images);
   const engine = createEngine(deps);
-  const streaming = await startStreaming(engine, config.stream, log);
+  const streaming = await startStreaming(engine, config.stream, { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
     engine,
@@ -115,13 +115,13 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
 }
 
 /** People's way in, through the engine. */
-function startStreaming(engine: Engine, settings: Config['stream'], log: Log): Promise<StreamingServer> {
+function startStreaming(engine: Engine, settings: Config['stream'], deps: Pick<StreamingDeps, 'log' | 'observe'>): Promise<StreamingServer> {
   const backend: StreamingBackend = {
     exec: ({ containerId, ...request }) => engine.exec(containerId, request),
     attach: ({ containerId, ...wanted }) => engine.attach(containerId, wanted),
     connect: engine.connectPort,
   };
-  return startStreamingServer({ backend, log, limits: streamingLimits }, settings);
+  return startStreamingServer({ ...deps, backend, limits: streamingLimits }, settings);
 }
 
 /** What cannot be done without is looked at first, and named all at once. */

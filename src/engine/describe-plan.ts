@@ -21,7 +21,7 @@ export function describePlan(plan: Plan): string {
 }
 
 /** `mkdirat dir=@root path="dev" mode=0755 # making /dev`; registers have an @ in front. */
-export function describeOp(op: Op): string {
+function describeOp(op: Op): string {
   const args = argsOf(op).map(({ name, kind, value }) => ` ${name}=${describeArg(op, name, kind, value)}`);
   const out = op.out === undefined ? '' : ` -> @${op.out}`;
   const tolerate = op.tolerate === undefined ? '' : ` tolerate=${op.tolerate.join('|')}`;

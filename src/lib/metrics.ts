@@ -11,7 +11,12 @@ export type Observers = {
   readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
   readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
   readonly step: (step: string, seconds: number) => void;
+  /** Called when a session of exec, attach or port-forward begins, and what it gives back when it ends. */
+  readonly session: (kind: SessionKind) => () => void;
 };
+
+const sessionKinds = ['exec', 'attach', 'portforward'] as const;
+type SessionKind = (typeof sessionKinds)[number];
 
 /** What is asked at each scrape. States that no object is in are there with 0. */
 export type Sources = {
@@ -129,6 +134,32 @@ function createObservers(registers: Registers): Observers {
       pluginDuration.observe({ plugin, command }, seconds);
     },
     step: (step, seconds) => steps.observe({ step }, seconds),
+    session: observeSessions(registers),
+  };
+}
+
+function observeSessions(registers: Registers): Observers['session'] {
+  const labelNames = ['kind'] as const;
+  const open = new Gauge({
+    name: 'berth_streaming_sessions',
+    help: 'Sessions of exec, attach and port-forward that are open.',
+    labelNames,
+    registers,
+  });
+  const begun = new Counter({
+    name: 'berth_streaming_sessions_total',
+    help: 'Sessions of exec, attach and port-forward that began.',
+    labelNames,
+    registers,
+  });
+  for (const kind of sessionKinds) {
+    open.set({ kind }, 0);
+    begun.inc({ kind }, 0);
+  }
+  return (kind) => {
+    open.inc({ kind });
+    begun.inc({ kind });
+    return () => open.dec({ kind });
   };
 }
 

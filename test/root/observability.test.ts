@@ -3,7 +3,10 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import type { Socket } from 'node:net';
 import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -160,6 +163,20 @@ test('/metrics keeps the naming rules, and tells no id, image or secret', async 
   assert.deepEqual(promtool(['check', 'metrics'], text), { status: 0, output: '' });
   assertNoSecret(text);
   for (const word of [life.sandboxId, life.containerId, 'berth/sample', 'seen']) assert.ok(!text.includes(word), `${word} is in a series`);
+});
+
+test('/metrics shows a session as open until its client has gone', async () => {
+  const sessions = async () => seriesOf(await scrape(), 'berth_streaming_sessions')['kind="portforward"'];
+  const { url } = await client.call<{ url: string }>('PortForward', { pod_sandbox_id: life.sandboxId, port: [80] });
+  assert.equal(await sessions(), 0);
+  const headers = { connection: 'upgrade', upgrade: 'SPDY/3.1', 'x-stream-protocol-version': 'portforward.k8s.io' };
+  const asked = request(url, { method: 'POST', headers }).end();
+  const [, socket] = (await once(asked, 'upgrade')) as [unknown, Socket];
+  assert.equal(await sessions(), 1);
+  socket.destroy();
+  for (let i = 0; i < 100 && (await sessions()) !== 0; i += 1) await sleep(50);
+  assert.equal(await sessions(), 0);
+  assert.equal(seriesOf(await scrape(), 'berth_streaming_sessions_total')['kind="portforward"'], 1);
 });
 
 test('nothing but GET /metrics is answered', async () => {
