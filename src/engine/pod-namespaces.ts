@@ -3,11 +3,12 @@
  *
  * The processes that make them live in the sandbox's own cgroup until all is pinned: whoever undoes the sandbox ends them with it.
  */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedTo, reasonOf } from '../lib/errors.ts';
 import { openCgroup } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
+import { createDetachedMount, setMountAttributes } from '../sys/mounts.ts';
 import { pinNamespace, unpinNamespaces } from '../sys/namespaces.ts';
 import { createOverlay } from '../sys/overlay.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
@@ -135,6 +136,7 @@ export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: 
     await createUserNamespace(deps, { id: 'probe', ids: probeIds, pin, join: () => ({ version: 1, procs: [] }) });
     const [layer, upper, work] = ['layer', 'upper', 'work'].map((name) => join(directory, name)) as [string, string, string];
     for (const path of [layer, upper, work]) mkdirSync(path);
+    probeTmpfs(pin);
     close(withShownLayers(shelf, [layer], pin, (layers) => createOverlay({ layers, writable: { upper, work, isVolatile: true } })));
     return null;
   } catch (error) {
@@ -142,5 +144,19 @@ export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: 
   } finally {
     unpinNamespaces([pin]);
     rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Tokens and secrets are on tmpfs, so that hardly any pod can do without: from Linux 6.3 on. */
+function probeTmpfs(pin: string): void {
+  const userNamespace = openSync(pin, 'r');
+  const mount = createDetachedMount('tmpfs', []);
+  try {
+    setMountAttributes(mount, { userNamespace, isRecursive: false });
+  } catch (error) {
+    throw failedTo('mapping the ids of a tmpfs', error);
+  } finally {
+    close(mount);
+    close(userNamespace);
   }
 }
