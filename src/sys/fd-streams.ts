@@ -15,9 +15,10 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const O_NONBLOCK = 0o4000;
 
-const chunkBytes = 32768;
+/** Small, for each piece is garbage afterwards, and the collector counts pieces rather than bytes. */
+const chunkBytes = 16384;
 /** Reads at one wake-up, so that one busy stream leaves others their turn. */
-const readsMax = 16;
+const readsMax = 32;
 /** What can be in a pipe or a terminal when its writer has ended; what comes beyond it is from somebody nobody waits for. */
 const leftBytesMax = 1024 * 1024;
 
@@ -114,7 +115,7 @@ export function readFd(fd: number): FdReader {
   };
   const watch = watchFd(fd, { readable: true, disconnect: true }, pump);
   const stream = new Readable({
-    highWaterMark: 2 * chunkBytes,
+    highWaterMark: 4 * chunkBytes,
     read: () => {
       if (isWanted) return;
       isWanted = true;

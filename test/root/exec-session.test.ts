@@ -1,6 +1,6 @@
 /** Programs beside a container's own, with somebody to talk to: streams, terminals, volume, and both kinds of going away. */
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { after, before, test } from 'node:test';
@@ -31,7 +31,17 @@ after(async () => {
   assert.ok(left <= fds, `${left} files are open, ${fds} before`);
 });
 
-const openFds = (): number => readdirSync('/proc/self/fd').length;
+/** Pipes, terminals and sockets of this process. */
+const openFds = (): number => readdirSync('/proc/self/fd').filter((fd) => /^(pipe|socket):|ptmx$/.test(linkOf(fd))).length;
+
+function linkOf(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    // That of the directory itself.
+    return '';
+  }
+}
 
 async function start(spec: ContainerSpec): Promise<string> {
   const container = await host.engine.createContainer(await host.engine.runSandbox(sandboxSpec()), spec, host.image);

@@ -9,6 +9,7 @@ if (existsSync(path)) {
   process.env.BERTH_MONITOR = path;
   await import('./monitor.test.ts');
   await import('./monitor-logs.test.ts');
+  await import('./attach.test.ts');
 } else {
   test('the sanitizer build of the monitor exists', () => {
     throw new Error(`${path} is missing: run scripts/build-monitor.mjs --sanitize`);
