@@ -44,6 +44,11 @@ test('a working set is never below 0: usage and statistics are read one after th
   assert.equal(parseMemoryV2('4096', 'inactive_file 8192', 'max')?.workingSetBytes, 0);
 });
 
+test('a figure is found by its whole name, first or last in the file', () => {
+  const at = (stat: string) => parseMemoryV2('10', stat, null)?.rssBytes;
+  assert.deepEqual(['anon 1', 'file 2\nanon 3', 'anon 4\nfile 5', 'anon_thp 6\nxanon 7\nanon 8\n', 'anon_thp 9', ''].map(at), [1, 3, 4, 8, 0, 0]);
+});
+
 test('memory of a cgroup without these files is null', () => {
   assert.deepEqual([parseMemoryV1(null, 'a 1', '1'), parseMemoryV1('1', null, '1'), parseMemoryV2(null, null, null)], [null, null, null]);
 });

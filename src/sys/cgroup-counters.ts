@@ -41,12 +41,11 @@ type Text = string | null;
 /** memory.usage_in_bytes, memory.stat, memory.limit_in_bytes. */
 export function parseMemoryV1(usage: Text, stat: Text, limit: Text): MemoryCounters | null {
   if (usage === null || stat === null) return null;
-  const table = keyedTable(stat);
   return {
-    ...used(Number(usage), table.get('total_inactive_file') ?? 0),
-    rssBytes: table.get('total_rss') ?? 0,
-    pageFaults: table.get('total_pgfault') ?? 0,
-    majorPageFaults: table.get('total_pgmajfault') ?? 0,
+    ...used(Number(usage), keyedValue(stat, 'total_inactive_file')),
+    rssBytes: keyedValue(stat, 'total_rss'),
+    pageFaults: keyedValue(stat, 'total_pgfault'),
+    majorPageFaults: keyedValue(stat, 'total_pgmajfault'),
     limitBytes: limitOf(limit),
   };
 }
@@ -54,12 +53,11 @@ export function parseMemoryV1(usage: Text, stat: Text, limit: Text): MemoryCount
 /** memory.current, memory.stat, memory.max. */
 export function parseMemoryV2(current: Text, stat: Text, max: Text): MemoryCounters | null {
   if (current === null || stat === null) return null;
-  const table = keyedTable(stat);
   return {
-    ...used(Number(current), table.get('inactive_file') ?? 0),
-    rssBytes: table.get('anon') ?? 0,
-    pageFaults: table.get('pgfault') ?? 0,
-    majorPageFaults: table.get('pgmajfault') ?? 0,
+    ...used(Number(current), keyedValue(stat, 'inactive_file')),
+    rssBytes: keyedValue(stat, 'anon'),
+    pageFaults: keyedValue(stat, 'pgfault'),
+    majorPageFaults: keyedValue(stat, 'pgmajfault'),
     limitBytes: limitOf(max),
   };
 }
@@ -114,6 +112,15 @@ function pressureLine(text: string, kind: 'some' | 'full'): PressureLine | null 
   if (match === null) return null;
   const [, avg10, avg60, avg300, total = '0'] = match;
   return { totalNs: BigInt(total) * 1000n, avg10: Number(avg10), avg60: Number(avg60), avg300: Number(avg300) };
+}
+
+/** One value of a flat keyed file, 0 when it is not there: a few of many lines, looked for without taking the text apart. */
+function keyedValue(text: string, key: string): number {
+  const inner = text.indexOf(`\n${key} `);
+  if (inner < 0 && !text.startsWith(`${key} `)) return 0;
+  const start = inner + 1 + key.length + 1;
+  const end = text.indexOf('\n', start);
+  return Number(text.slice(start, end < 0 ? undefined : end));
 }
 
 /** All pairs of a flat keyed file: `key value` lines. */

@@ -32,11 +32,11 @@ export function createCgroupReader(facts: CgroupFacts): CgroupReader {
   const buffer = Buffer.allocUnsafe(fileBytesMax);
   const hasPressure = existsSync('/proc/pressure/cpu');
   const text = (path: string, controller: string, file: string) => {
-    checkPath(path);
     const directory = directoryOf(facts, path, controller);
     return directory === null ? null : readText(`${directory}/${file}`, buffer);
   };
   const counters = (path: string): CgroupCounters | null => {
+    checkPath(path);
     const read = (controller: string, file: string) => text(path, controller, file);
     const cpuUsageNs = readCpu(facts, read);
     const { memory, swap } = readMemory(facts, read);
@@ -44,7 +44,11 @@ export function createCgroupReader(facts: CgroupFacts): CgroupReader {
     const tasks = read('pids', 'pids.current');
     return { cpuUsageNs, memory, swap, tasks: tasks === null ? null : Number(tasks), pressure: hasPressure ? readPressures(read) : noPressures };
   };
-  return { counters, text };
+  const checkedText = (path: string, controller: string, file: string) => {
+    checkPath(path);
+    return text(path, controller, file);
+  };
+  return { counters, text: checkedText };
 }
 
 type Read = (controller: string, file: string) => string | null;

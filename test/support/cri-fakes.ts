@@ -5,6 +5,7 @@
 import type { CriDeps, ImageView } from '../../src/cri/deps.ts';
 import type { ContainerView, SandboxView } from '../../src/engine/records.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
+import type { ContainerStats, SandboxStats } from '../../src/engine/stats.ts';
 import { notFound } from '../../src/lib/errors.ts';
 import type { Log } from '../../src/lib/log.ts';
 
@@ -103,6 +104,22 @@ export const imageView: ImageView = {
 
 type World = { readonly sandboxes?: readonly SandboxView[]; readonly containers?: readonly ContainerView[]; readonly images?: readonly ImageView[] };
 
+const counters: ContainerStats['counters'] = {
+  cpuUsageNs: 5n,
+  memory: null,
+  swap: null,
+  tasks: 1,
+  pressure: { cpu: null, memory: null, io: null },
+};
+const containerStats = (record: ContainerStats['record']): ContainerStats => ({ record, atNs: '7', counters, nanoCores: null, writableLayer: null });
+const sandboxStats = (record: SandboxStats['record']): SandboxStats => ({
+  ...containerStats(containerView('c1').record),
+  record,
+  interfaces: null,
+  containers: [],
+});
+const filesystem = { device: '/dev/sda1', totalBytes: 1000, inodes: 100, freeInodes: 60 };
+
 /** @returns deps that show the world given, and `calls`: what was asked of engine and images that changes anything. */
 export function fakeDeps({ sandboxes = [], containers = [], images = [imageView] }: World = {}): Omit<CriDeps, 'items'> & { readonly calls: Call[] } {
   const calls: Call[] = [];
@@ -143,8 +160,17 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       connectPort: unwanted,
       reopenLog: note('reopenLog', undefined),
       updateResources: note('updateResources', undefined),
-      stats: { containers: async function* () {}, sandboxes: async function* () {} },
-      details: async function* () {},
+      stats: {
+        containers: async function* (views) {
+          yield views.map(({ record }) => containerStats(record));
+        },
+        sandboxes: async function* (views) {
+          yield views.map(({ record }) => sandboxStats(record));
+        },
+      },
+      details: async function* (views) {
+        for (const { record } of views) yield { stats: sandboxStats(record), pod: null, containers: [], filesystem };
+      },
       events: async function* () {},
       facts: () => ({
         notReadyReason: null,
