@@ -8,6 +8,8 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
+import { prepareTools } from './critest/prepare.ts';
+import { prepareStreamingClient } from './streaming-client/prepare.ts';
 
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
 
@@ -51,6 +53,11 @@ async function main(names: readonly string[]): Promise<number> {
   const unknown = names.filter((name) => !parts.some((part) => part.name === name));
   if (unknown.length > 0) throw new Error(`no such part: ${unknown.join(', ')}; there are ${parts.map((part) => part.name).join(', ')}`);
   mkdirSync(outputDir, { recursive: true });
+  // Outside isolation: what is built with Go's modules needs the network, once.
+  if (noGo === undefined) {
+    prepareTools();
+    prepareStreamingClient();
+  }
   const cgroupsBefore = cgroups();
   const results: Counts[] = [];
   for (const part of chosen) results.push(await runPart(part));
