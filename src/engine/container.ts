@@ -119,13 +119,14 @@ function composeRecord(
   root: number,
 ): ContainerRecord {
   const files = { passwd: readInRoot(root, '/etc/passwd'), group: readInRoot(root, '/etc/group') };
+  const { user: ids } = sandbox.record.spec.namespaces;
   return {
     version: recordVersion,
     id,
     sandboxId: sandbox.record.id,
     spec,
     image,
-    identity: resolveIdentity({ userSpec: spec.security.user, imageUser: image.config.user }, files),
+    identity: resolveIdentity({ userSpec: spec.security.user, imageUser: image.config.user, ...(ids ? { ids } : {}) }, files),
     stopSignal: parseSignal(spec.stopSignal ?? (image.config.stopSignal || 'SIGTERM')),
     cgroupPath: deps.cgroupDriver.pathOf(sandbox.record.spec.cgroupParent, id),
     createdAtNs: deps.clock.nowNs(),

@@ -110,6 +110,18 @@ test('resolveIdentity() reads lines of any length', () => {
   assert.equal(identify({}, 'www', { ...files, group }), '33:133 133,1,2 /var/www');
 });
 
+test('resolveIdentity() refuses ids that the pod does not have', () => {
+  const range = (length: number) => ({ hostId: 100_000, length });
+  const within = (user: Partial<UserSpec>, uids: number, gids: number) => {
+    const userSpec: UserSpec = { supplementalGroups: [], groupsPolicy: 'strict', ...user };
+    return () => resolveIdentity({ userSpec, imageUser: '', ids: { uids: range(uids), gids: range(gids) } }, files);
+  };
+  assert.equal(within({ uid: 999, gid: 499, supplementalGroups: [499] }, 1000, 500)().uid, 999);
+  assert.throws(within({ uid: 1000, gid: 0 }, 1000, 500), /user 1000 is not in the pod's user namespace, which has ids 0 to 999/);
+  assert.throws(within({ uid: 0, gid: 500 }, 1000, 500), /group 500 is not in/);
+  assert.throws(within({ uid: 0, supplementalGroups: [7, 500] }, 1000, 500), /group 500 is not in/);
+});
+
 test('resolveIdentity() refuses more groups than the kernel takes', () => {
   const groups = (count: number) => Buffer.from(Array.from({ length: count }, (_, i) => `g${i}:x:${1000 + i}:www`).join('\n'));
   assert.throws(() => identify({}, 'www', { ...files, group: groups(65536) }), /65537 groups: the kernel takes 65536/);

@@ -4,7 +4,7 @@
  * Pure. The two files are an image's and so may be hostile: the caller bounds their size, and lines that make no sense are passed over.
  */
 import { invalidArgument } from '../lib/errors.ts';
-import type { UserSpec } from './spec.ts';
+import type { IdMap, IdRange, UserSpec } from './spec.ts';
 
 type PasswdEntry = { readonly name: string; readonly uid: number; readonly gid: number; readonly home: string };
 type GroupEntry = { readonly name: string; readonly gid: number; readonly members: readonly string[] };
@@ -16,6 +16,14 @@ export type Identity = {
   readonly additionalGids: readonly number[];
   /** `/` when passwd does not say. */
   readonly home: string;
+};
+
+export type IdentityRequest = {
+  readonly userSpec: UserSpec;
+  /** The image config's User. */
+  readonly imageUser: string;
+  /** Those of the pod's user namespace. */
+  readonly ids?: IdMap;
 };
 
 /** Null: the image has no such file. */
@@ -34,9 +42,9 @@ const groupsMax = 65536;
  * Text of digits is always a number, also where passwd has a user of that name: the kubelet's runAsNonRoot check takes it for one.
  * Groups: the request's and the primary one; policy `merge` adds those whose members name the user.
  *
- * @throws {BerthError} INVALID_ARGUMENT for an unknown name, an id beyond 2^32 - 2, a group without a user, more than 65536 groups.
+ * @throws {BerthError} INVALID_ARGUMENT for an unknown name, an id beyond 2^32 - 2 or outside of `ids`, a group without a user, more than 65536 groups.
  */
-export function resolveIdentity(request: { readonly userSpec: UserSpec; readonly imageUser: string }, files: IdentityFiles): Identity {
+export function resolveIdentity(request: IdentityRequest, files: IdentityFiles): Identity {
   const { userSpec } = request;
   const users = parsePasswd(files.passwd ?? Buffer.alloc(0));
   const groups = parseGroup(files.group ?? Buffer.alloc(0));
@@ -46,7 +54,17 @@ export function resolveIdentity(request: { readonly userSpec: UserSpec; readonly
   const memberships = userSpec.groupsPolicy === 'merge' && entry !== undefined ? groups.filter(({ members }) => members.includes(entry.name)) : [];
   const additional = new Set([gid, ...userSpec.supplementalGroups.map(checkedId), ...memberships.map((group) => group.gid)]);
   if (additional.size > groupsMax) throw invalidArgument(`user ${shown(user)} is in ${additional.size} groups: the kernel takes ${groupsMax}`);
+  checkMapped(uid, [...additional], request.ids);
   return { uid, gid, additionalGids: [...additional], home: entry?.home || '/' };
+}
+
+function checkMapped(uid: number, gids: readonly number[], ids: IdMap | undefined): void {
+  if (ids === undefined) return;
+  const refuse = (what: string, { length }: IdRange) =>
+    invalidArgument(`${what} is not in the pod's user namespace, which has ids 0 to ${length - 1}`);
+  if (uid >= ids.uids.length) throw refuse(`user ${uid}`, ids.uids);
+  const gid = gids.find((group) => group >= ids.gids.length);
+  if (gid !== undefined) throw refuse(`group ${gid}`, ids.gids);
 }
 
 /** passwd(5): the lines that have a name and two ids. */

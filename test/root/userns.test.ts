@@ -189,11 +189,13 @@ test('a volume with mappings shows the host’s ids as the pod’s; one without 
   const mounts = [
     { ...volume, containerPath: '/mapped', ids: first },
     { ...volume, containerPath: '/plain' },
+    { ...volume, containerPath: '/file', hostPath: join(directory, 'root'), ids: first },
   ];
   const id = await start(await runPod(modes(first)), { mounts });
   assert.equal(await run(id, 'stat -c %u:%g /mapped/root /mapped/web /plain/root'), '0:0\n1000:1000\n65534:65534\n');
-  await run(id, 'touch /mapped/made');
+  await run(id, 'touch /mapped/made && echo x > /file');
   assert.deepEqual(owner(join(directory, 'made')), [0, 0]);
+  assert.equal(readFileSync(join(directory, 'root'), 'utf8'), 'x\n', 'a volume that is a file');
   await assert.rejects(run(id, 'touch /plain/made'), /Permission denied/);
 });
 
