@@ -110,6 +110,11 @@ test('planContainer() composes one with a terminal, a read-only root, volumes an
 
 test('planExec() joins a container by its pidfd', () => {
   checkGolden('exec', planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target', isInUserNamespace: false }));
+  const terminal = { ...process, stdio: null };
+  checkGolden(
+    'exec-terminal',
+    planExec({ fds: ['target', 'cgroup', 'socket'], process: terminal, target: 'target', terminalSocket: 'socket', isInUserNamespace: false }),
+  );
 });
 
 test('planReaper() composes the first process of a shared pid namespace', () => {
