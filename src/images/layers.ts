@@ -40,12 +40,14 @@ export type LayerStore = {
   readonly release: (ownerId: string) => void;
   /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
   readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string }>;
-  /** Puts the layers in their places; one that has come there in the meantime is left to discard(). They outlive this process, and once synced() the machine. */
-  readonly publish: (layers: readonly StagedLayer[]) => Promise<void>;
+  /** Puts a layer in its place; when one has come there in the meantime, it is left to discard(). It outlives this process, and once synced() the machine. */
+  readonly publish: (layer: StagedLayer) => Promise<void>;
   /** Brings to the disk what was published; resolves when all of it is there, or could not be brought there (then the log says so, and the next start tries again). */
   readonly synced: () => Promise<void>;
   /** Idempotent. */
   readonly discard: (stagingDir: string) => Promise<void>;
+  /** Layers that nobody has leased. */
+  readonly unleased: () => string[];
   /** Removes layers that are neither used nor leased. They are gone at once; resolves when their space is free. */
   readonly removeUnused: (isUsed: (diffId: string) => boolean) => Promise<void>;
   /** Removes what an earlier daemon left half done. */
@@ -75,10 +77,11 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
   const { layers, leftovers, unsynced } = await readLayers(root, bootId, deps.log);
   const leases = new Map<string, Set<string>>();
   const staging = new Set<string>();
-  const publishing = createKeyedQueue();
 
   const placeOf = (diffId: string): string => join(root, hexOf(diffId));
   const isLeased = (diffId: string): boolean => [...leases.values()].some((leased) => leased.has(diffId));
+
+  const unleased = (): string[] => [...layers.keys()].filter((diffId) => !isLeased(diffId));
 
   const lease = (ownerId: string, diffIds: readonly string[]): void => {
     const leased = leases.get(ownerId) ?? new Set();
@@ -100,16 +103,12 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     staging.delete(stagingDir);
   };
 
-  // One after the other: two pulls may share a layer, and the second must find it in its place.
-  const publish = (staged: readonly StagedLayer[]): Promise<void> =>
-    publishing.run(root, async () => {
-      for (const layer of staged.filter(({ diffId }) => !layers.has(diffId))) {
-        // Before the place: file systems keep the order of names, so none is in its place after a crash without its mark.
-        await writeFile(join(layer.stagingDir, unsyncedFile), bootId);
-        await writeFacts(layer);
-        place(layer);
-      }
-    });
+  const publish = async (layer: StagedLayer): Promise<void> => {
+    // Before the place: file systems keep the order of names, so none is in its place after a crash without its mark.
+    await writeFile(join(layer.stagingDir, unsyncedFile), bootId);
+    await writeFacts(layer);
+    if (!layers.has(layer.diffId)) place(layer);
+  };
 
   const place = (layer: StagedLayer): void => {
     renameSync(layer.stagingDir, placeOf(layer.diffId));
@@ -133,7 +132,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
       .catch((error: unknown) => deps.log?.warn({ reason: reasonOf(error) }, 'layers could not be synced to the disk'));
 
   const removeUnused = async (isUsed: (diffId: string) => boolean): Promise<void> => {
-    const unused = [...layers.keys()].filter((diffId) => !isUsed(diffId) && !isLeased(diffId));
+    const unused = unleased().filter((diffId) => !isUsed(diffId));
     const away = unused.map((diffId) => {
       const aside = join(root, `old-${randomName()}`);
       // No await between the check and this: whoever needs the layer from here on fetches it again.
@@ -162,6 +161,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     publish,
     synced,
     discard,
+    unleased,
     removeUnused,
     removeLeftovers,
   };

@@ -1,7 +1,7 @@
 /**
  * One pull, from a name to an image in the store: resolve, check, fetch the layers that are missing, publish. Equal pulls are joined.
  *
- * Leaves nothing when it fails. Knows no protocol of registries, and unpacks nothing itself.
+ * When it fails, layers that are whole stay for a while, for the next attempt; nothing else does. Knows no protocol of registries, and unpacks nothing itself.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
@@ -9,7 +9,6 @@ import { BerthError, codeOf, type ErrorCode, failedPrecondition, reasonOf } from
 import type { Log } from '../lib/log.ts';
 import type { RegistryAuth } from './auth.ts';
 import type { ImageLayer, ImageRecord } from './image-record.ts';
-import type { StagedLayer } from './layers.ts';
 import {
   checkLayerCount,
   type Descriptor,
@@ -196,11 +195,9 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
     (layer) => deps.store.layers.facts(layer.diffId) === undefined,
   );
   const bytes = missing.reduce((total, layer) => total + layer.descriptor.sizeBytes, 0);
-  let isStored = false;
   try {
-    const staged = await fetchLayers(deps, session, run, missing, bytes, ownerId);
+    await fetchLayers(deps, session, run, missing, bytes);
     run.signal.throwIfAborted();
-    await deps.store.layers.publish(staged);
     const layers = resolved.layers.map(
       ({ diffId, descriptor }): ImageLayer => ({ diffId, digest: descriptor.digest, compressedBytes: descriptor.sizeBytes }),
     );
@@ -210,13 +207,21 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
       tag: formatTag(run.ref),
       digest: formatDigest(run.ref, resolved.digest),
     });
-    isStored = true;
+    deps.store.layers.release(ownerId);
     return { image, layers: missing.length, bytes };
-  } finally {
-    await deps.shared.leave(ownerId);
-    if (isStored) deps.store.layers.release(ownerId);
+  } catch (error) {
+    if (isWorthKeeping(error)) await deps.store.releaseUnfinished(ownerId, resolved.config.diffIds);
     else await deps.store.release(ownerId);
+    throw error;
   }
+}
+
+/** Whether the next attempt may succeed. An image that is wrong stays wrong. */
+function isWorthKeeping(error: unknown): boolean {
+  return !(
+    error instanceof BerthError &&
+    (error.code === 'FAILED_PRECONDITION' || error.code === 'INVALID_ARGUMENT' || error.code === 'UNIMPLEMENTED')
+  );
 }
 
 /** Indexes within indexes that are followed. */
@@ -247,14 +252,7 @@ function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob,
 }
 
 /** All missing layers at once; the first failure ends the rest, and is what is thrown once nothing is under way any more. */
-async function fetchLayers(
-  deps: RunDeps,
-  session: RegistrySession,
-  run: Run,
-  missing: Resolved['layers'],
-  totalBytes: number,
-  ownerId: string,
-): Promise<readonly StagedLayer[]> {
+async function fetchLayers(deps: RunDeps, session: RegistrySession, run: Run, missing: Resolved['layers'], totalBytes: number): Promise<void> {
   const others = new AbortController();
   const signal = AbortSignal.any([run.signal, others.signal]);
   // Every layer that waits listens.
@@ -266,7 +264,7 @@ async function fetchLayers(
   };
   const fetches = missing.map(async ({ diffId, descriptor }) => {
     try {
-      return await deps.shared.obtain({ ownerId, diffId, descriptor, session, signal, onBytes });
+      await deps.shared.obtain({ diffId, descriptor, session, signal, onBytes });
     } catch (error) {
       others.abort(error);
       throw error;
@@ -275,5 +273,4 @@ async function fetchLayers(
   await Promise.allSettled(fetches);
   if (run.signal.aborted) throw givenUp(run.signal, run.ref);
   if (others.signal.aborted) throw others.signal.reason;
-  return (await Promise.all(fetches)).filter((staged) => staged !== undefined);
 }

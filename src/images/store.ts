@@ -34,7 +34,12 @@ export type ImageStoreDeps = {
   readonly pinnedImages?: readonly string[];
   /** Changes the kernel's own, for tests. */
   readonly bootId?: string;
+  /** How long whole layers of pulls that failed are kept for the next attempt; by default a quarter of an hour. */
+  readonly keepUnfinishedMs?: number;
 };
+
+/** The kubelet's longest pause between two attempts is five minutes. */
+const keepUnfinishedMsDefault = 15 * 60_000;
 
 /** An image that was pulled, with its layers in place and leased by the caller. */
 export type NewImage = {
@@ -60,7 +65,9 @@ export type ImageStore = {
   readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
   /** Removes the layers that nothing else has. Idempotent. */
   readonly release: (ownerId: string) => Promise<void>;
-  /** Removes what no image and no lease has, and what an earlier daemon left half done. */
+  /** As release(), but what is there of these layers is kept a while for the next attempt. */
+  readonly releaseUnfinished: (ownerId: string, diffIds: readonly string[]) => Promise<void>;
+  /** Removes what an earlier daemon left half done; whole layers that no image and no lease has are kept a while, for they may be of a pull that it did not end. */
   readonly collect: () => Promise<void>;
   readonly rootOf: (image: ImageRecord) => ImageRoot;
   readonly layers: LayerStore;
@@ -89,9 +96,26 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
     return show(image);
   };
   const find = (reference: string): ImageRecord | undefined => findImage(views, reference);
+  const usedLayers = () => new Set([...held, ...[...stored.values()].flatMap((image) => image.layers.map((layer) => layer.diffId))]);
   const removeUnused = async (): Promise<void> => {
-    const used = new Set([...held, ...[...stored.values()].flatMap((image) => image.layers.map((layer) => layer.diffId))]);
+    const used = usedLayers();
     await layers.removeUnused((diffId) => used.has(diffId));
+  };
+
+  const keepUnfinishedMs = deps.keepUnfinishedMs ?? keepUnfinishedMsDefault;
+  const release = async (ownerId: string): Promise<void> => {
+    layers.release(ownerId);
+    await inTurn(removeUnused);
+  };
+  const unfinished = (diffId: string): string => `unfinished ${diffId}`;
+  const keepAWhile = (diffIds: readonly string[]): void => {
+    if (keepUnfinishedMs === 0 || diffIds.length === 0) return;
+    for (const diffId of diffIds) layers.lease(unfinished(diffId), [diffId]);
+    const end = (): void => {
+      for (const diffId of diffIds) layers.release(unfinished(diffId));
+      inTurn(removeUnused).catch((error: unknown) => deps.log?.warn({ reason: reasonOf(error) }, 'removing layers of unfinished pulls failed'));
+    };
+    setTimeout(end, keepUnfinishedMs).unref();
   };
 
   const put = (image: NewImage): Promise<ImageRecord> =>
@@ -102,6 +126,8 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
       for (const loser of [...stored.values()].filter((other) => other.id !== named.id && sharesName(other, image))) {
         await write(withoutNames(loser, image));
       }
+      // From here on the image keeps them, and its removal frees them.
+      for (const { diffId } of image.layers) layers.release(unfinished(diffId));
       // Nobody waits for it, and the record's own way to the disk does not have to wait behind it.
       void layers.synced();
       return view;
@@ -143,14 +169,17 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
     remove,
     fsInfo: async () => fsInfoOf(deps.root, layers, stored),
     lease: layers.lease,
-    release: async (ownerId) => {
-      layers.release(ownerId);
-      await inTurn(removeUnused);
+    release,
+    releaseUnfinished: async (ownerId, diffIds) => {
+      keepAWhile(diffIds);
+      await release(ownerId);
     },
     collect: async () => {
       await inTurn(async () => {
         // A record that was being written when an earlier daemon died.
         for (const name of await readdir(directory)) if (!name.endsWith('.json')) await rm(join(directory, name), { force: true });
+        const used = usedLayers();
+        keepAWhile(layers.unleased().filter((diffId) => !used.has(diffId)));
         await removeUnused();
       });
       await layers.removeLeftovers();

@@ -415,6 +415,33 @@ test('layers that were not on disk when the machine ended are fetched anew; thos
   assert.ok((await bed.node({ root, bootId: 'third' })).store.find(reference), 'synced layers outlive the machine');
 });
 
+test('a pull that failed goes on with the layers that it had whole, also with the next daemon; in the end they are removed', async () => {
+  const layers = [layerOf({ one: 'kept' }), layerOf({ two: randomBytes(200_000) })];
+  const pushed = await bed.push('unfinished', '1', { layers });
+  const reference = `${bed.host}/unfinished:1`;
+  const large = pushed.diffIds[1];
+  const failing = {
+    ...bed.unpacker,
+    unpack: (...[job, ...rest]: Parameters<typeof bed.unpacker.unpack>) =>
+      job.diffId === large ? sleep(200).then(() => Promise.reject(new BerthError('UNAVAILABLE', 'gone'))) : bed.unpacker.unpack(job, ...rest),
+  };
+  const { root, pull, store } = await bed.node({ unpacker: failing, keepUnfinishedMs: 60_000 });
+  await failsWith(pull(reference), 'UNAVAILABLE', /gone/);
+  assert.deepEqual(layersOnDisk(root), [pushed.diffIds[0]]);
+  assert.equal(store.list().length, 0);
+
+  const restarted = await bed.node({ root, keepUnfinishedMs: 60_000 });
+  await restarted.store.collect();
+  await restarted.pull(reference);
+  assert.deepEqual(restarted.unpacked, [large]);
+  await restarted.store.remove(reference);
+  assert.deepEqual(layersOnDisk(root), []);
+
+  const impatient = await bed.node({ unpacker: failing, keepUnfinishedMs: 50 });
+  await failsWith(impatient.pull(reference), 'UNAVAILABLE', /gone/);
+  while (layersOnDisk(impatient.root).length > 0) await sleep(20);
+});
+
 test('collecting removes what a dead daemon left half done, and nothing of a pull under way', async () => {
   await bed.push('leftover', '1', { layers: [base] });
   const gate = gated();

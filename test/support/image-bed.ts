@@ -53,7 +53,7 @@ export type Node = {
   readonly pull: (reference: string, signal?: AbortSignal) => ReturnType<ImagePuller['pullImage']>;
 };
 
-export type NodeOptions = { readonly root?: string; readonly unpacker?: Unpacker; readonly bootId?: string };
+export type NodeOptions = { readonly root?: string; readonly unpacker?: Unpacker; readonly bootId?: string; readonly keepUnfinishedMs?: number };
 
 export type ImageBed = {
   /** `127.0.0.1:<port>`. */
@@ -94,7 +94,7 @@ export function useImages(): ImageBed {
     count += 1;
     const root = options.root ?? join(directory, `node${count}`);
     mkdirSync(root, { recursive: true });
-    return await openNode(root, options.unpacker ?? unpacker, options.bootId);
+    return await openNode(root, options.unpacker ?? unpacker, options);
   };
   return {
     get host() {
@@ -108,7 +108,7 @@ export function useImages(): ImageBed {
   };
 }
 
-export async function openNode(root: string, unpacker: Unpacker, bootId?: string): Promise<Node> {
+export async function openNode(root: string, unpacker: Unpacker, options: NodeOptions = {}): Promise<Node> {
   const logged: { fields: object; message: string }[] = [];
   const write = (fields: object, message: string): void => void logged.push({ fields, message });
   const log: Log = { debug: write, info: write, warn: write, error: write };
@@ -120,7 +120,7 @@ export async function openNode(root: string, unpacker: Unpacker, bootId?: string
       return unpacker.unpack(job, ...rest);
     },
   };
-  const store = await createImageStore({ root, unpacker: counting, log, pinnedImages: [], ...(bootId === undefined ? {} : { bootId }) });
+  const store = await createImageStore({ log, pinnedImages: [], keepUnfinishedMs: 0, ...options, root, unpacker: counting });
   const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test', timing: { backoffMs: 5, backoffMsMax: 20 } });
   const puller = createImagePuller({ store, registry, unpacker: counting, platform, log });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
