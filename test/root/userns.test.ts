@@ -7,6 +7,7 @@ import { recover } from '../../src/engine/recover.ts';
 import { withShownLayers } from '../../src/engine/roots.ts';
 import { sandboxPaths } from '../../src/engine/sandbox-paths.ts';
 import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/spec.ts';
+import { processes } from '../../src/sys/cgroup-processes.ts';
 import { attachMount, createDetachedMount, unmount } from '../../src/sys/mounts.ts';
 import { close } from '../../src/sys/syscalls.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
@@ -307,6 +308,20 @@ test('a device that was asked for is the host’s node', async () => {
   const devices = [{ containerPath: '/dev/my/zero', hostPath: join(host.directory, 'zero'), permissions: 'rwm' }];
   const id = await start(await runPod(modes(first)), { devices });
   assert.match(await run(id, 'stat -c "%F %t %T" /dev/my/zero && dd if=/dev/my/zero of=/dev/null bs=1 count=1'), /^character special file 1 5/);
+});
+
+test('a start that fails after the plan has gone on in the pod’s namespaces names its step and leaves no process', async () => {
+  const pod = await runPod(modes(first));
+  const spec = containerSpec(['nowhere'], { security: { ...security, namespaces: modes(first) } });
+  const id = await host.engine.createContainer(pod, spec, host.image);
+  await assert.rejects(host.engine.startContainer(id), {
+    code: 'FAILED_PRECONDITION',
+    message: /starting "\/bin\/nowhere": no such file or directory/,
+  });
+  assert.deepEqual(await processes(host.deps.cgroups, host.engine.container(id).record.cgroupPath), []);
+  const user = { uid: 65536, supplementalGroups: [], groupsPolicy: 'merge' } as const;
+  const beyond = containerSpec(['true'], { metadata: { name: 'beyond', attempt: 0 }, security: { ...security, namespaces: modes(first), user } });
+  await assert.rejects(host.engine.createContainer(pod, beyond, host.image), /user 65536 is not in the pod's user namespace/);
 });
 
 test('stop kills, exit is recorded, remove leaves nothing, and a restarted daemon takes up a pod with its namespaces', async () => {
