@@ -130,7 +130,7 @@ const settings = [
     flag: 'metrics',
     default: 'off',
     format: { pattern: /^(off|.+:\d{1,5})$/, text: '"off" or ADDRESS:PORT' },
-    meaning: 'Where /metrics is served over HTTP, or "off".',
+    meaning: 'Where /metrics is served over HTTP, or "off". Nobody is asked who they are: take a loopback address, or one behind a firewall.',
   },
   {
     key: 'stream_address',
@@ -151,7 +151,8 @@ const settings = [
     flag: 'log-level',
     default: 'info',
     format: { pattern: /^(trace|debug|info|warn|error|fatal|silent)$/, text: 'trace, debug, info, warn, error, fatal or silent' },
-    meaning: 'The least severe messages that are logged: trace, debug, info, warn, error, fatal or silent.',
+    meaning:
+      'The least severe messages that are logged: trace, debug, info, warn, error, fatal or silent. SIGHUP makes a running daemon read it again.',
   },
   {
     key: 'cgroup_driver',
@@ -295,7 +296,11 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cniBinDirs: list('cni_bin_dirs'),
     registryDir: text('registry_dir'),
     metrics: text('metrics') === 'off' ? null : text('metrics'),
-    stream: Object.freeze({ address: text('stream_address'), port: number('stream_port'), ...toTls(text('stream_tls_cert'), text('stream_tls_key')) }),
+    stream: Object.freeze({
+      address: text('stream_address'),
+      port: number('stream_port'),
+      ...toTls(text('stream_tls_cert'), text('stream_tls_key')),
+    }),
     logLevel: text('log_level'),
     cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
     cgroupParent: text('cgroup_parent'),

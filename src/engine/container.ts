@@ -35,7 +35,7 @@ import {
 import { sandboxPaths } from './sandbox-paths.ts';
 import { parseSignal } from './signals.ts';
 import type { ContainerSpec, Resources } from './spec.ts';
-import { createStopwatch } from './timeline.ts';
+import { createStopwatch, type Stopwatch, type Timeline } from './timeline.ts';
 
 /** An image as a container is made from it. */
 export type ContainerImage = ContainerRecord['image'];
@@ -156,18 +156,18 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
     } catch (error) {
       throw failedTo(attempt, error);
     }
+    const stopwatch = createStopwatch(deps.observeStep);
     try {
-      await launch(deps, view, sandbox);
+      await launch(deps, view, sandbox, stopwatch);
     } catch (error) {
-      await recordStartFailure(deps, id, reasonOf(error));
+      await recordStartFailure(deps, id, reasonOf(error), stopwatch.timeline());
       throw failedTo(attempt, error);
     }
   });
 }
 
-async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView): Promise<void> {
+async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView, { step, timeline }: Stopwatch): Promise<void> {
   const { id } = record;
-  const { step, timeline } = createStopwatch(deps.observeStep);
   const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, record, status.resources, sandbox, root));
   const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll));
@@ -192,8 +192,8 @@ function identify(pid: number): ProcessIdentity {
   return { pid, startTime: processStartTime(pid) ?? '' };
 }
 
-/** Ends what a start that failed, or was cut off, has begun, and makes the container EXITED. */
-export async function recordStartFailure(deps: EngineDeps, id: string, message: string): Promise<void> {
+/** Ends what a start that failed, or was cut off, has begun, and makes the container EXITED. @param timeline of what the start has done. */
+export async function recordStartFailure(deps: EngineDeps, id: string, message: string, timeline: Timeline = {}): Promise<void> {
   const cgroupPath = deps.store.containers.get(id)?.record.cgroupPath;
   if (cgroupPath === undefined) return;
   // Before the status says EXITED. The monitor of a start that was cut off has ended with its daemon, or has put the process here.
@@ -201,7 +201,8 @@ export async function recordStartFailure(deps: EngineDeps, id: string, message: 
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of a container that did not start do not die');
   const unwritten = deps.store.containers.settle(id, (status) => {
     const now = deps.clock.nowNs();
-    return { ...status, startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, ...startFailure, message };
+    const times = { startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, timeline: { ...status.timeline, ...timeline } };
+    return { ...status, ...times, ...startFailure, message };
   });
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's failed start is not on disk yet");
   deps.roots.release(id);

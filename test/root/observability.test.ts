@@ -294,6 +294,7 @@ test('berth explain prints time line and plan of a container, with names of vari
 test('berth explain shows the plan of a container that could not start, and why', () => {
   const { stdout } = run('explain', life.failedId, socketFlag());
   assert.match(stdout, /\nmessage +.*no such file/);
+  assert.match(stdout, /\n {2}start\.monitor +\d/);
   assert.match(stdout, /\n {2}child execve/);
 });
 
