@@ -167,35 +167,39 @@ static char *put_text(char *at, const char *text) {
 }
 
 /*
- * How many processes of the cgroup the kernel has killed for want of memory; -1 when that cannot be read.
- * Once the last process has ended a service manager may remove the cgroup at any moment, so this is the first thing after the end.
+ * memory.events of the container's cgroup, and how many of its processes the kernel has killed for want of memory; -1: not known.
+ * Once the last process has ended a service manager may remove the cgroup at any moment. So the file is read whenever the kernel tells of a
+ * change (at most every 10 ms), and as the first thing after the end; what was read last counts.
  */
-static int64_t count_oom_kills(int memory_events) {
+static struct {
+  int fd;
+  int64_t kills;
+} oom = {.fd = -1, .kills = -1};
+
+static void count_oom_kills(void) {
   char text[512];
-  const ssize_t length = memory_events < 0 ? -1 : pread(memory_events, text, sizeof text - 1, 0);
-  if (length < 0) return -1;
+  if (oom.fd < 0) return;
+  const ssize_t length = pread(oom.fd, text, sizeof text - 1, 0);
+  if (length < 0) {
+    /* Removed: it would be ready for ever. */
+    close(oom.fd);
+    oom.fd = -1;
+    return;
+  }
   text[length] = '\0';
-  const char *line = strstr(text, "\noom_kill ");
-  if (line == NULL) return -1;
-  int64_t kills = 0;
-  for (const char *digit = line + sizeof "\noom_kill " - 1; *digit >= '0' && *digit <= '9'; digit++) kills = 10 * kills + (*digit - '0');
-  return kills;
+  const char *digit = strstr(text, "\noom_kill ");
+  if (digit == NULL) return;
+  oom.kills = 0;
+  for (digit += sizeof "\noom_kill " - 1; *digit >= '0' && *digit <= '9'; digit++) oom.kills = 10 * oom.kills + (*digit - '0');
 }
 
-struct end {
-  pid_t pid;
-  int status;
-  int64_t oom_kills;
-};
-
-static size_t exit_record(char *record, const struct end *end, uint64_t finished_ns) {
-  const int status = end->status;
+static size_t exit_record(char *record, pid_t pid, int status, uint64_t finished_ns) {
   const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   const struct {
     const char *name;
     uint64_t value;
   } fields[] = {
-      {"{\"version\":1,\"pid\":", (uint64_t)end->pid},
+      {"{\"version\":1,\"pid\":", (uint64_t)pid},
       {",\"status\":", (uint64_t)status},
       {",\"exitCode\":", (uint64_t)(signal ? 128 + signal : WEXITSTATUS(status))},
       {",\"signal\":", (uint64_t)signal},
@@ -205,7 +209,7 @@ static size_t exit_record(char *record, const struct end *end, uint64_t finished
   char *at = record;
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) at = put_number(put_text(at, fields[i].name), fields[i].value, 1);
   at = put_text(at, "\"");
-  if (end->oom_kills >= 0) at = put_number(put_text(at, ",\"oomKills\":"), (uint64_t)end->oom_kills, 1);
+  if (oom.kills >= 0) at = put_number(put_text(at, ",\"oomKills\":"), (uint64_t)oom.kills, 1);
   return (size_t)(put_text(at, "}\n") - record);
 }
 
@@ -217,15 +221,15 @@ static bool write_record(int dir, const char *record, size_t length) {
 }
 
 /* The log is complete before the record appears: who sees the exit may read the log to its end. */
-static void finish(int exit_dir, const struct end *end) __attribute__((noreturn));
-static void finish(int exit_dir, const struct end *end) {
+static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
+static void finish(int exit_dir, pid_t child, int status) {
   char record[256];
   const struct timespec pause = {.tv_nsec = 200000000};
   const uint64_t finished_ns = now_ns();
   for (size_t i = 0; i < 2; i++) drain(&streams[i]);
   attach_finish();
   log_flush();
-  const size_t length = exit_record(record, end, finished_ns);
+  const size_t length = exit_record(record, child, status, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {
     if (write_record(exit_dir, record, length)) _exit(0);
     /* The directory was removed: nobody asks for the record any more. */
@@ -236,13 +240,12 @@ static void finish(int exit_dir, const struct end *end) {
 }
 
 /* Ends the monitor when the container has ended. */
-static void reap_child(int signals, int exit_dir, int memory_events, pid_t child) {
+static void reap_child(int signals, int exit_dir, pid_t child) {
   struct signalfd_siginfo info;
-  struct end end = {.pid = child};
+  int status;
+  count_oom_kills();
   while (read(signals, &info, sizeof info) > 0) continue;
-  if (waitpid(child, &end.status, WNOHANG) != child) return;
-  end.oom_kills = count_oom_kills(memory_events);
-  finish(exit_dir, &end);
+  if (waitpid(child, &status, WNOHANG) == child) finish(exit_dir, child, status);
 }
 
 static void start_streams(const struct plan *plan, int terminal) {
@@ -253,10 +256,11 @@ static void start_streams(const struct plan *plan, int terminal) {
 }
 
 void supervise(const struct plan *plan, pid_t child, int terminal, int signals) {
-  enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, ATTACHED = CLIENTS + CLIENTS_MAX, POLLED = ATTACHED + ATTACH_POLLED };
+  enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, MEMORY = CLIENTS + CLIENTS_MAX, ATTACHED, POLLED = ATTACHED + ATTACH_POLLED };
   const int exit_dir = register_fd(plan->exit_dir);
   const int control = register_fd(plan->control);
-  const int memory_events = register_fd(plan->memory_events);
+  oom.fd = register_fd(plan->memory_events);
+  count_oom_kills();
   /* A terminal that nobody has open reads as hung up, and a container may open its own anew: so it is held open. */
   const int held = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
   const int input = terminal >= 0 ? terminal : register_fd(plan->in);
@@ -264,7 +268,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
   unblock(control);
   unblock(input);
   attach_start(input, terminal >= 0);
-  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, memory_events, held};
+  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, oom.fd, held};
   close_all_but(kept, sizeof kept / sizeof *kept);
   bool is_idle = false;
   for (;;) {
@@ -273,6 +277,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
     for (size_t i = 0; i < 2; i++) polled[STREAMS + i].fd = patience_ms > 0 ? -1 : streams[i].fd;
     for (size_t i = 0; i < CLIENTS_MAX; i++) polled[CLIENTS + i].fd = clients[i].fd;
     for (size_t i = 0; i < ATTACHED; i++) polled[i].events = POLLIN;
+    polled[MEMORY] = (struct pollfd){.fd = oom.fd, .events = POLLPRI};
     const size_t attached = attach_poll(polled + ATTACHED);
     const uint64_t before_us = patience_ms > 0 ? monotonic_us() : 0;
     const int ready = poll(polled, ATTACHED + attached, patience_ms > 0 ? patience_ms : is_idle ? -1 : IDLE_AFTER_MS);
@@ -284,6 +289,7 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
       log_idle();
     }
     if (ready <= 0) continue;
+    if (polled[MEMORY].revents != 0) count_oom_kills();
     for (size_t i = 0; i < 2; i++)
       if (polled[STREAMS + i].revents != 0) pump(&streams[i]);
     log_flush();
@@ -291,6 +297,6 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
       if (polled[CLIENTS + i].revents != 0) serve_client(&clients[i], streams[0].fd == terminal ? terminal : -1);
     attach_serve(polled + ATTACHED, attached);
     if (polled[CONTROL].revents != 0) accept_client(control);
-    if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, memory_events, child);
+    if (polled[SIGNALS].revents != 0) reap_child(signals, exit_dir, child);
   }
 }

@@ -326,6 +326,15 @@ test('the monitor cannot be written, and names its container', async (t) => {
   await ended(monitorPid);
 });
 
+test('the exit record counts the OOM kills of the cgroup as they are when the process ends', async (t) => {
+  const deps = await monitorDeps(t);
+  const dir = scratch(t);
+  const memoryEvents = join(dir, 'memory.events');
+  writeFileSync(memoryEvents, 'low 0\nhigh 0\nmax 9\noom 1\noom_kill 0\noom_group_kill 0\n');
+  const script = `printf 'low 0\\nhigh 0\\nmax 99\\noom 12\\noom_kill 12\\noom_group_kill 1\\n' >${memoryEvents}`;
+  assert.equal((await runContainer(deps, dir, { script, memoryEvents })).record.oomKills, 12);
+});
+
 test('the exit record says what happened', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);

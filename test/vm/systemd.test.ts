@@ -53,7 +53,7 @@ const value = (path: string, file: string) => readFileSync(join(root, path, file
 /** @param linux of the sandbox. */
 function pod(linux: Message = {}): Promise<Pod> {
   pods += 1;
-  const security_context = { namespace_options: { network: 'NODE' } };
+  const security_context = { namespace_options: { network: 'NODE', pid: 'CONTAINER' } };
   return runPod(daemon.client, `pod${pods}`, place.directory, { linux: { cgroup_parent: podPath, security_context, ...linux } });
 }
 

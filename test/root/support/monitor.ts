@@ -79,6 +79,8 @@ export type ContainerPlan = {
   /** Directory of the log; default: that of the exit record. */
   readonly logDir?: string;
   readonly hasLog?: boolean;
+  /** File that the monitor takes for that of its cgroup. */
+  readonly memoryEvents?: string;
 };
 
 /** A container that runs a shell script, with log `0.log`, exit record and control socket in `dir`. */
@@ -86,15 +88,17 @@ export async function startContainer(deps: TestDeps, dir: string, options: Conta
   const [outReader, outWriter] = pipe();
   const [errReader, errWriter] = pipe();
   const fds = [outReader, errReader, outWriter, errWriter, openSync(dir, 'r'), openSync(options.logDir ?? dir, 'r')];
+  if (options.memoryEvents !== undefined) fds.push(openSync(options.memoryEvents, 'r'));
   const log = options.hasLog === false ? {} : { log: { dir: 'logs', name: '0.log', lineBytesMax: options.lineBytesMax ?? 16384 } };
+  const counted = options.memoryEvents === undefined ? {} : { memoryEvents: 'memory.events' };
   try {
     const plan: Plan = {
-      fds: ['out', 'err', 'childOut', 'childErr', 'dir', 'logs'],
+      fds: ['out', 'err', 'childOut', 'childErr', 'dir', 'logs', ...(options.memoryEvents === undefined ? [] : ['memory.events'])],
       parent: controlSocket,
       clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
       child: [{ call: 'setsid', note: 'making a session' }, ...ownProc, stdio('childOut', 1), stdio('childErr', 2), execve(shell)],
       process: { argv: ['sh', '-c', options.script], env: ['PATH=/usr/bin:/bin'] },
-      supervise: { mode: 'container', stdout: 'out', stderr: 'err', hasTerminal: false, exitDir: 'dir', control: 'control', ...log },
+      supervise: { mode: 'container', stdout: 'out', stderr: 'err', hasTerminal: false, exitDir: 'dir', control: 'control', ...log, ...counted },
     };
     const started = await startMonitor(deps, { plan, fds, name: 'test' });
     deps.killAfter(started.pid);
