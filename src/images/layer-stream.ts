@@ -37,6 +37,8 @@ export function openLayerStream(job: LayerJob): LayerStream {
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
   let receivedBytes = 0;
+  /** Whatever is in it: what the disk could not hold as files is a bomb, also when no file would come of it. */
+  let tarBytesLeft = freeBytes(job.directory);
   let decoder: Decoder | undefined;
   let held: Buffer = Buffer.alloc(0);
 
@@ -46,6 +48,8 @@ export function openLayerStream(job: LayerJob): LayerStream {
   const takeTar = (bytes: Buffer): void => {
     // The files are closed, and their fds may be others' now.
     if (isClosed) return;
+    tarBytesLeft -= bytes.length;
+    if (tarBytesLeft < 0) throw new BerthError('RESOURCE_EXHAUSTED', 'layer does not fit on the disk');
     sweep(bytes.length);
     tarHash.update(bytes);
     parser.push(bytes);

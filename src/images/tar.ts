@@ -45,6 +45,8 @@ export type TarParser = {
 const blockBytes = 512;
 /** Long names, PAX and global headers: far above what PATH_MAX and 64 KiB of attribute need. */
 const metadataBytesMax = 1 << 20;
+/** Extended headers before one entry: one of each type is usual. */
+const metadataHeadersMax = 64;
 /** What may follow the end of the archive: record padding of the usual sizes. */
 const trailingBytesMax = 16 << 20;
 const emptyXattrs: ReadonlyMap<string, Buffer> = new Map();
@@ -65,6 +67,7 @@ export function createTarParser(sink: TarSink): TarParser {
   let metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
   let globals: PaxValues = new Map();
   let pending: Pending = { pax: new Map() };
+  let metadataHeaders = 0;
 
   const push = (chunk: Buffer): void => {
     for (let at = 0; at < chunk.length; ) at += take(chunk, at);
@@ -141,12 +144,15 @@ export function createTarParser(sink: TarSink): TarParser {
       const sizeBytes = parseNumber(block, 124, 12, 'size');
       if (sizeBytes > metadataBytesMax)
         throw invalidArgument(`tar: extended header of ${sizeBytes} bytes, more than the ${metadataBytesMax} that are allowed`);
+      metadataHeaders += 1;
+      if (metadataHeaders > metadataHeadersMax) throw invalidArgument(`tar: more than ${metadataHeadersMax} extended headers before one entry`);
       metadata = { type, bytes: Buffer.alloc(sizeBytes), fill: 0 };
       begin('metadata', sizeBytes);
       return;
     }
     const entry = toEntry(block, type, pending, globals);
     pending = { pax: new Map() };
+    metadataHeaders = 0;
     isInEntry = true;
     sink.entry(entry);
     begin('content', entry.sizeBytes);

@@ -1,0 +1,223 @@
+/**
+ * Images and registries that mean harm, whole pulls of them: each ends with a clear error, soon, in bounded memory, and leaves nothing.
+ *
+ * What single entries, headers and documents can do is in unpack.test.ts, registry*.test.ts and beside the parsers.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
+import type { ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { after, test } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { BerthError } from '../../src/lib/errors.ts';
+import { digestOf, type FakeRegistry, sendError, startFakeRegistry } from '../support/fake-registry.ts';
+import { layerOf, layersOnDisk, type Node, openNode, platform } from '../support/image-bed.ts';
+import { useLayers } from '../support/layer-bed.ts';
+import { type Member, makeTar } from '../support/tar-maker.ts';
+
+execFileSync('ip', ['link', 'set', 'lo', 'up']);
+const bed = useLayers();
+const registry: FakeRegistry = await startFakeRegistry();
+after(() => registry.close());
+
+const manifestType = 'application/vnd.oci.image.manifest.v1+json';
+const indexType = 'application/vnd.oci.image.index.v1+json';
+const layerType = 'application/vnd.oci.image.layer.v1.tar';
+const good = layerOf({ 'etc/os': 'good' });
+
+/** What is served by the ends of paths: bytes, or what answers. */
+type Content = Readonly<Record<string, Buffer | string | ((response: ServerResponse) => void)>>;
+
+function serve(content: Content, mediaType = manifestType): void {
+  registry.misbehave = (request, response) => {
+    const found = Object.entries(content).find(([end]) => request.url?.endsWith(end));
+    if (found === undefined) return sendError(response, 404, 'UNKNOWN', 'unknown');
+    const [path, body] = found;
+    if (typeof body === 'function') body(response);
+    else response.writeHead(200, { 'content-type': path.startsWith('/manifests') ? mediaType : 'application/octet-stream' }).end(body);
+    return true;
+  };
+}
+
+const describe = (bytes: Buffer | string, mediaType: string) => ({ mediaType, digest: digestOf(bytes), size: Buffer.byteLength(bytes) });
+
+/** A manifest of these layers with a config that says so, under the tag `1`. */
+function imageOf(layers: readonly Buffer[], diffIds = layers.map(digestOf)): Content {
+  const config = JSON.stringify({ ...platform, config: {}, rootfs: { type: 'layers', diff_ids: diffIds } });
+  const described = layers.map((layer) => describe(layer, layerType));
+  const manifest = JSON.stringify({ schemaVersion: 2, config: describe(config, 'application/vnd.oci.image.config.v1+json'), layers: described });
+  return { '/manifests/1': manifest, [digestOf(config)]: config, ...Object.fromEntries(layers.map((layer) => [digestOf(layer), layer])) };
+}
+
+async function refuses(code: BerthError['code'], message: RegExp, node?: Node): Promise<void> {
+  const { root, pull, store } = node ?? (await openNode(bed.freshDir(), bed.unpacker, { keepUnfinishedMs: 60_000 }));
+  const before = residentBytes();
+  await assert.rejects(pull(`${registry.host}/evil:1`), (error) => {
+    assert.ok(error instanceof BerthError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    assert.ok(!error.message.includes('\n') && error.message.length < 1000, error.message);
+    return true;
+  });
+  assert.ok(residentBytes() - before < 150 << 20, `memory grew by ${(residentBytes() - before) >> 20} MiB`);
+  assert.equal(store.list().length, 0);
+  assert.deepEqual(layersOnDisk(root), []);
+  assert.deepEqual(readdirSync(join(root, 'images')), []);
+}
+
+function residentBytes(): number {
+  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
+}
+
+/** Sends the same bytes until nobody wants them any more. @returns what tells how many were taken. */
+function endless(
+  piece: Buffer,
+  headers: Record<string, string> = {},
+): { readonly answer: (response: ServerResponse) => void; readonly sentBytes: () => number } {
+  let sent = 0;
+  const answer = (response: ServerResponse): void => {
+    response.writeHead(200, headers);
+    response.on('error', () => undefined);
+    const more = (): void => {
+      if (response.destroyed) return;
+      sent += piece.length;
+      response.write(piece, () => setImmediate(more));
+    };
+    more();
+  };
+  return { answer, sentBytes: () => sent };
+}
+
+test('a manifest of a hundred megabytes and more is not read to its end', async () => {
+  const stream = endless(Buffer.alloc(64 << 10, ' '), { 'content-type': manifestType });
+  serve({ '/manifests/1': stream.answer });
+  await refuses('FAILED_PRECONDITION', /more than 8388608 bytes/);
+  assert.ok(stream.sentBytes() < 64 << 20, `${stream.sentBytes()} bytes were taken`);
+});
+
+test('an image of ten thousand layers is refused by its manifest', async () => {
+  const layer = describe(good, layerType);
+  const config = describe('{}', 'application/vnd.oci.image.config.v1+json');
+  serve({ '/manifests/1': JSON.stringify({ schemaVersion: 2, config, layers: Array.from({ length: 10_000 }, () => layer) }) });
+  await refuses('FAILED_PRECONDITION', /10000 entries, more than the 500/);
+});
+
+test('indexes within indexes, and one that names itself, come to an end', async () => {
+  const content: Record<string, string> = {};
+  let inner = describe('{}', manifestType);
+  for (let depth = 0; depth < 6; depth += 1) {
+    const text = JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests: [{ ...inner, platform }] });
+    content[digestOf(text)] = text;
+    content['/manifests/1'] = text;
+    inner = describe(text, indexType);
+  }
+  serve(content, indexType);
+  await refuses('FAILED_PRECONDITION', /more than 3 indexes within each other/);
+
+  // No index can hold its own digest: a registry that says so lies, and is found out.
+  const circle = JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests: [{ ...describe('x', indexType), platform }] });
+  serve({ '/manifests/1': circle, [digestOf('x')]: circle }, indexType);
+  await refuses('FAILED_PRECONDITION', /digest/);
+});
+
+test('JSON of the wrong types is refused, wherever it is', async () => {
+  const wrong: readonly unknown[] = [
+    null,
+    [],
+    7,
+    'text',
+    { schemaVersion: 2 },
+    { schemaVersion: '2', layers: {} },
+    { schemaVersion: 2, config: [], layers: 'x' },
+  ];
+  for (const document of wrong) {
+    serve({ '/manifests/1': JSON.stringify(document) });
+    await refuses('FAILED_PRECONDITION', /manifest/);
+  }
+  serve({ '/manifests/1': `${'['.repeat(200_000)}` });
+  await refuses('FAILED_PRECONDITION', /manifest/);
+  for (const config of [
+    '[]',
+    '{"rootfs":7}',
+    '{"rootfs":{"type":"layers","diff_ids":[1]}}',
+    '{"config":{"Env":{}},"rootfs":{"type":"layers","diff_ids":[]}}',
+  ]) {
+    const manifest = { schemaVersion: 2, config: describe(config, 'application/vnd.oci.image.config.v1+json'), layers: [describe(good, layerType)] };
+    serve({ '/manifests/1': JSON.stringify(manifest), [digestOf(config)]: config });
+    await refuses('FAILED_PRECONDITION', /config/);
+  }
+});
+
+test('a layer that never ends is ended where the manifest says', async () => {
+  const stream = endless(Buffer.alloc(64 << 10));
+  serve({ ...imageOf([good]), [digestOf(good)]: stream.answer });
+  await refuses('FAILED_PRECONDITION', new RegExp(`${good.length} bytes`));
+  assert.ok(stream.sentBytes() < 16 << 20, `${stream.sentBytes()} bytes were taken`);
+});
+
+test('of an image with one evil layer the good ones do not stay either', async () => {
+  serve(imageOf([good, layerOf({ '../../up': 'evil' })]));
+  await refuses('INVALID_ARGUMENT', /\.\./);
+});
+
+test('a tar of ten million entries is refused at its limit', async () => {
+  // Members of a gzip stream follow each other; the names are such that no file is made, or the test would run for hours.
+  const entries = 100_000;
+  const header = makeTar([{ path: '.wh..wh.plnk/x' }], false);
+  const part = gzipSync(Buffer.alloc(header.length * entries, header), { level: 1 });
+  const sizeBytes = part.length * 100;
+  const before = residentBytes();
+  const job = { directory: bed.freshDir(), digest: digestOf('x'), diffId: digestOf('x'), sizeBytes };
+  const source = async () =>
+    Readable.from(
+      Array.from({ length: 100 }, () => part),
+      { objectMode: false },
+    );
+  await assert.rejects(bed.unpacker.unpack(job, source, new AbortController().signal), /more than 4000000 entries/);
+  assert.ok(residentBytes() - before < 150 << 20);
+});
+
+test('a terabyte in one file, in many, or in no file at all, is refused before the disk is full', async () => {
+  const directory = bed.freshDir();
+  const free = (): number => statfsSync(directory).bavail * statfsSync(directory).bsize;
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=160m', 'tmpfs', directory]);
+  try {
+    const before = free();
+    const terabyte = { bytes: Buffer.from([0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]), at: 124 };
+    const zeros = Buffer.alloc(64 << 20);
+    const bombs: readonly (readonly Member[])[] = [
+      [{ path: 'huge', patch: terabyte, content: zeros }],
+      Array.from({ length: 40 }, (_, at) => ({ path: `f${at}`, content: zeros.subarray(0, 20 << 20) })),
+      [
+        { path: '.wh..wh.plnk/huge', patch: terabyte, content: zeros },
+        ...Array.from({ length: 8 }, () => ({ path: '.wh..wh.orph/x', content: zeros })),
+      ],
+    ];
+    for (const [at, members] of bombs.entries()) {
+      const tar = makeTar(members);
+      const blob = zstdCompressSync(tar);
+      serve({ ...imageOf([blob], [digestOf(tar)]) });
+      const root = join(directory, `node${at}`);
+      mkdirSync(root);
+      await refuses('RESOURCE_EXHAUSTED', /does not fit on the disk/, await openNode(root, bed.unpacker));
+      assert.ok(before - free() < 1 << 20, 'nothing is left on the disk');
+    }
+  } finally {
+    execFileSync('umount', [directory]);
+  }
+});
+
+test('extended headers without an entry come to an end', async () => {
+  const header = makeTar([{ path: 'x', type: 'x', content: `${'20 comment='.padEnd(19, 'x')}\n` }], false);
+  const tar = Buffer.concat(Array.from({ length: 300_000 }, () => header));
+  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: gzipSync }), /extended headers/);
+});
+
+test('one name ten thousand times is one file', async () => {
+  const member = makeTar([{ path: 'same', content: 'x' }], false);
+  const { root, layer } = await bed.unpack(Buffer.concat(Array.from({ length: 10_000 }, () => member)), { compress: gzipSync });
+  assert.deepEqual(readdirSync(root), ['same']);
+  assert.ok(layer.inodes > 0);
+});
