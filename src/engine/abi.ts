@@ -131,9 +131,6 @@ export const RLIMIT = {
   RTTIME: 15,
 } as const;
 
-/** seccomp(2): flags of SECCOMP_SET_MODE_FILTER. */
-export const SECCOMP_FILTER_FLAG = { TSYNC: 1, LOG: 2, SPEC_ALLOW: 4 } as const;
-
 /** keyctl(2): operations, not bits. */
 export const KEYCTL = { JOIN_SESSION_KEYRING: 1 } as const;
 

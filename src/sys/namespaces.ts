@@ -13,13 +13,9 @@ const c_sethostname = libc.func('int sethostname(const char *name, size_t length
 const c_socket = libc.func('int socket(int domain, int type, int protocol)');
 const c_ioctl = libc.func('int ioctl(int fd, ulong request, void *argument)');
 
-export const CLONE_NEWNS = 0x00020000;
-export const CLONE_NEWCGROUP = 0x02000000;
-export const CLONE_NEWUTS = 0x04000000;
-export const CLONE_NEWIPC = 0x08000000;
-export const CLONE_NEWUSER = 0x10000000;
-export const CLONE_NEWPID = 0x20000000;
-export const CLONE_NEWNET = 0x40000000;
+const CLONE_NEWUTS = 0x04000000;
+const CLONE_NEWIPC = 0x08000000;
+const CLONE_NEWNET = 0x40000000;
 
 export type NamespaceKind = 'net' | 'ipc' | 'uts';
 
