@@ -2,7 +2,7 @@
  * A daemon that works for a while, and all that shows it at work: metrics, log, time line, `berth explain`, `berth doctor`, and what deploy/ makes of them.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
@@ -193,11 +193,19 @@ test('a scrape does not add series to the next', async () => {
   );
 });
 
+type Panel = { readonly title: string; readonly targets?: readonly { readonly expr: string }[] };
+
+function dashboardPanels(): readonly Panel[] {
+  return (JSON.parse(readFileSync(join(deploy, 'grafana-dashboard.json'), 'utf8')) as { panels: Panel[] }).panels;
+}
+
+/** As Grafana does. */
+const fillIn = (query: string) => query.replaceAll('$__rate_interval', '1m').replaceAll('$instance', '.*');
+
 test('every query of the dashboard and the alerts is sound, and asks for metrics that are there', async () => {
   const text = await scrape();
   const known = new Set([...text.matchAll(/^([a-z_]+)(?:\{| )/gm)].map(([, name]) => name ?? ''));
-  const dashboard = JSON.parse(readFileSync(join(deploy, 'grafana-dashboard.json'), 'utf8')) as { panels: { targets?: { expr: string }[] }[] };
-  const queries = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
+  const queries = dashboardPanels().flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
   const alerts = [...readFileSync(join(deploy, 'alerts.yml'), 'utf8').matchAll(/expr: (?:\|\n((?: {10}.*\n)+)|(.*))/g)].map(
     ([, block, line]) => block ?? line ?? '',
   );
@@ -206,12 +214,40 @@ test('every query of the dashboard and the alerts is sound, and asks for metrics
     const names = query.match(/\b(?:berth|process|nodejs)_\w+/g) ?? ['up'];
     for (const name of names) assert.ok(known.has(name) || name === 'up', `${name} is not in /metrics: ${query}`);
   }
-  const filled = queries.map((query) => query.replaceAll('$__rate_interval', '5m').replaceAll('$instance', '.*'));
+  const filled = queries.map(fillIn);
   const rules = filled.map((query, i) => `      - { record: 'query:${i}', expr: ${JSON.stringify(query)} }`).join('\n');
   const file = join(workDir, 'queries.yml');
   writeFileSync(file, `groups:\n  - name: dashboard\n    rules:\n${rules}\n`);
   const { status, output } = promtool(['check', 'rules', file]);
   assert.equal(status, 0, output);
+});
+
+test('a Prometheus with the scrape configuration of deploy/ gets an answer for every query of the dashboard', async () => {
+  const configFile = join(workDir, 'prometheus.yml');
+  const settings = readFileSync(join(deploy, 'prometheus.yml'), 'utf8');
+  writeFileSync(
+    configFile,
+    settings.replaceAll('127.0.0.1:9418', metricsAddress).replace('30s', '1s').replace('- alerts.yml', `- ${deploy}/alerts.yml`),
+  );
+  const address = '127.0.0.1:19490';
+  const flags = [`--config.file=${configFile}`, `--storage.tsdb.path=${join(workDir, 'tsdb')}`, `--web.listen-address=${address}`];
+  const prometheus = spawn('prometheus', flags, { stdio: 'ignore' });
+  const ask = async (query: string): Promise<unknown[]> => {
+    const response = await fetch(`http://${address}/api/v1/query?query=${encodeURIComponent(query)}`).catch(() => undefined);
+    return ((await response?.json()) as { data?: { result: unknown[] } } | undefined)?.data?.result ?? [];
+  };
+  try {
+    // A rate needs two scrapes.
+    for (let i = 0; i < 300 && (await ask('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
+    assert.equal((await ask('up{job="berth"} == 1')).length, 1);
+    for (const { title, targets = [] } of dashboardPanels()) {
+      for (const { expr } of targets) assert.ok(/failed/.test(title) || (await ask(fillIn(expr))).length > 0, `${title}: ${expr}`);
+    }
+    assert.deepEqual(await ask('ALERTS{alertstate="firing"}'), []);
+  } finally {
+    prometheus.kill('SIGKILL');
+    await once(prometheus, 'exit');
+  }
 });
 
 test('the scrape configuration is sound, and each alert comes when it should', () => {
