@@ -377,7 +377,7 @@ function longCFunctions(text: string): { name: string; lines: number }[] {
   return lines.flatMap((line, start) => {
     const isHead = line === '{' || (/^\w.*\)\s*\{$/.test(line) && !line.includes('='));
     if (!isHead) return [];
-    const length = lines.slice(start + 1).findIndex((later) => later === '}') + 2;
+    const length = lines.slice(start + 1).indexOf('}') + 2;
     return length > functionLinesMax ? [{ name: (line === '{' ? lines[start - 1] : line) ?? '', lines: length }] : [];
   });
 }
