@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type CriClient, connectCri } from '../scripts/cri-client.ts';
 import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
+import { removeCgroup } from '../test/support/cgroups.ts';
 import { enterIsolation } from '../test/support/isolation.ts';
 import { type RuntimeName, startRuntime } from '../test/support/runtime.ts';
 import { percentile } from './statistics.ts';
@@ -25,6 +26,8 @@ const settleMs = 15_000;
 /** Of each call in a row, for its own cost. */
 const callsInRow = 20;
 const msPerTick = 10;
+/** Of all pods, each of which has one below it, as with a kubelet. */
+const cgroup = `berth-bench-${process.ppid}-${Date.now().toString(36)}`;
 
 type Figures = {
   /** Milliseconds of CPU a second: without any call, and with the polling. */
@@ -85,6 +88,7 @@ async function measureRuntime(name: RuntimeName): Promise<Figures> {
   } finally {
     client.close();
     await runtime.stop();
+    await removeCgroup(cgroup);
     rmSync(workDir, { recursive: true, force: true });
   }
 }
@@ -134,7 +138,7 @@ async function makePods(client: CriClient): Promise<string[]> {
 async function makePod(client: CriClient, name: string): Promise<string> {
   const labels = { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'bench', 'io.kubernetes.pod.uid': `uid-${name}` };
   const metadata = { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 };
-  const sandbox = { metadata, hostname: name, log_directory: `/run/bench-logs/${name}`, labels, linux: {} };
+  const sandbox = { metadata, hostname: name, log_directory: `/run/bench-logs/${name}`, labels, linux: { cgroup_parent: `/${cgroup}/${name}` } };
   const config = { metadata: { name, attempt: 0 }, image: { image }, command: idleCommand, log_path: 'log', labels, linux: {} };
   const { pod_sandbox_id } = await client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
   const { container_id } = await client.call<{ container_id: string }>('CreateContainer', { pod_sandbox_id, config, sandbox_config: sandbox });
@@ -182,7 +186,8 @@ function print(figures: readonly [RuntimeName, Figures][]): void {
   say(['figure'.padEnd(44), ...figures.map(([name]) => name.padStart(12)), figures.length > 1 ? 'peer/berth'.padStart(12) : ''].join(''));
   for (const [label, value] of rows) {
     const numbers = figures.map(([, each]) => value(each));
-    const ratio = numbers.length > 1 ? [((numbers[1] ?? 0) / (numbers[0] ?? 0)).toFixed(1)] : [];
+    const [own = 0, other] = numbers;
+    const ratio = other === undefined ? [] : [own === 0 ? '-' : (other / own).toFixed(1)];
     say([label.padEnd(44), ...[...numbers.map((number) => number.toFixed(2)), ...ratio].map((text) => text.padStart(12))].join(''));
   }
 }
