@@ -5,6 +5,7 @@
  */
 import { parse } from 'smol-toml';
 import { invalidArgument, reasonOf } from './lib/errors.ts';
+import { splitAtEquals, unknownText } from './lib/words.ts';
 
 /** Effective settings. Paths are absolute. */
 export type Config = {
@@ -42,34 +43,6 @@ export type Ulimit = { readonly name: string; readonly soft: number; readonly ha
 
 /** Values of flags, by key of the file; a flag wins over the file. */
 export type Flags = Readonly<Record<string, string>>;
-
-/** Where a command's settings come from. */
-export type ConfigSource = { readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags };
-
-export type Command =
-  | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
-  | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
-  | { readonly command: 'version' | 'config-default' | 'help' };
-
-/** Those with `FLAGS` take the flags of the settings. */
-const commands = [
-  { words: 'serve', usage: 'serve [FLAGS]', meaning: 'Runs the daemon until SIGTERM; SIGHUP makes it read log_level again.' },
-  {
-    words: 'explain',
-    usage: 'explain CONTAINER [FLAGS]',
-    meaning: 'Prints how a container was started: the time that each step took, and its plan, operation by operation.',
-  },
-  {
-    words: 'doctor',
-    usage: 'doctor [FLAGS]',
-    meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
-  },
-  { words: 'config default', usage: 'config default', meaning: 'Prints the configuration file with every setting at its default.' },
-  { words: 'version', usage: 'version', meaning: 'Prints the version.' },
-  { words: 'help', usage: 'help', meaning: 'Prints this.' },
-] as const;
-
-const defaultConfigFile = '/etc/berth/config.toml';
 
 type Value = string | number | boolean | readonly string[];
 
@@ -217,60 +190,10 @@ const settings = [
 
 const table: readonly Setting[] = settings;
 
-/**
- * Reads the words after `berth`.
- * @throws {BerthError} INVALID_ARGUMENT naming the unknown word and the nearest known one.
- */
-export function parseArguments(argv: readonly string[]): Command {
-  const [command = '', ...rest] = argv;
-  if (command === 'version' && rest.length === 0) return { command: 'version' };
-  if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
-  if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
-  if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
-  if (command === 'explain') return parseExplain(rest);
-  const wrong = argv.join(' ');
-  const known = commands.map(({ words }) => words);
-  throw invalidArgument(wrong === '' ? `no command given: ${known.join(', ')}` : unknownText('command', wrong, known));
-}
-
-function parseExplain([container = '', ...flags]: readonly string[]): Command {
-  if (container === '' || container.startsWith('--'))
-    throw invalidArgument('explain needs the id of a container, or the beginning of one, before any flag');
-  return { command: 'explain', container, ...parseSource(flags) };
-}
-
-/** @returns what `berth help` prints. */
-export function helpText(): string {
-  const list = (entries: readonly (readonly [string, string])[]) => entries.map(([name, meaning]) => `  ${name}\n      ${meaning}`).join('\n');
-  const flags = table.flatMap(({ flag, meaning }) => (flag === undefined ? [] : [[`--${flag}`, meaning] as const]));
-  const configFlag = ['--config', `The configuration file; default ${defaultConfigFile}. Flags win over it.`] as const;
-  return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
-}
-
-function parseSource(words: readonly string[]): ConfigSource {
-  const keys = new Map(table.flatMap((setting) => (setting.flag === undefined ? [] : [[setting.flag, setting] as const])));
-  const flags: Record<string, string> = {};
-  let configFile: string | undefined;
-  for (let index = 0; index < words.length; index += 1) {
-    const [word = '', inline] = splitAtEquals(words[index] ?? '');
-    const name = word.replace(/^--/, '');
-    const setting = keys.get(name);
-    if (!word.startsWith('--') || (name !== 'config' && setting === undefined)) {
-      throw invalidArgument(unknownText('flag', word, ['--config', ...[...keys.keys()].map((key) => `--${key}`)]));
-    }
-    if (inline === undefined) index += 1;
-    const value = inline ?? words[index];
-    if (value === undefined || value === '') throw invalidArgument(`flag ${word} needs a value`);
-    if (setting === undefined) configFile = value;
-    else flags[setting.key] = Array.isArray(setting.default) && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
-  }
-  return { configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
-}
-
-function splitAtEquals(word: string): [string, string?] {
-  const at = word.indexOf('=');
-  return at < 0 ? [word] : [word.slice(0, at), word.slice(at + 1)];
-}
+/** The settings that the command line has, too. A list may be given more than once. */
+export const flagSettings = table.flatMap(({ flag, key, meaning, default: value }) =>
+  flag === undefined ? [] : [{ flag, key, meaning, isList: Array.isArray(value) }],
+);
 
 /**
  * @param tomlText the configuration file; '' when there is none.
@@ -366,26 +289,4 @@ export function defaultToml(): string {
     return `# ${setting.meaning}${flag}\n${setting.key} = ${JSON.stringify(setting.default).replaceAll(',', ', ')}\n`;
   });
   return `# Configuration of berth. Every setting is shown with its default.\n\n${entries.join('\n')}`;
-}
-
-function unknownText(what: string, name: string, known: readonly string[]): string {
-  return `unknown ${what} ${name}: did you mean ${nearest(name, known)}?`;
-}
-
-function nearest(name: string, known: readonly string[]): string {
-  const ranked = known.map((candidate) => ({ candidate, distance: editDistance(name, candidate) })).sort((a, b) => a.distance - b.distance);
-  return ranked[0]?.candidate ?? '';
-}
-
-/** Insertions, deletions and replacements that turn one text into the other (Levenshtein). */
-function editDistance(from: string, to: string): number {
-  let row = Array.from({ length: to.length + 1 }, (_, index) => index);
-  for (const [i, letter] of [...from].entries()) {
-    const next = [i + 1];
-    for (const [j, other] of [...to].entries()) {
-      next.push(Math.min((row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1, (row[j] ?? 0) + (letter === other ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row[to.length] ?? 0;
 }

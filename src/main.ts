@@ -4,7 +4,8 @@
  * Exit codes: 0 done, 1 it cannot run here, 2 the arguments or the configuration are wrong.
  */
 import { readFileSync } from 'node:fs';
-import { type Command, type Config, type ConfigSource, defaultToml, helpText, loadConfig, parseArguments } from './config.ts';
+import { type Command, type ConfigSource, helpText, parseArguments } from './commands.ts';
+import { type Config, defaultToml, loadConfig } from './config.ts';
 import { examineNode } from './doctor-node.ts';
 import { explainContainer } from './explain.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';

@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { helpText, parseArguments } from './commands.ts';
+import { loadConfig } from './config.ts';
+import { BerthError } from './lib/errors.ts';
+
+const refuses = (call: () => unknown, message: RegExp) =>
+  assert.throws(call, (error) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message));
+
+test('parseArguments() reads every flag of serve, in both spellings', () => {
+  const words = ['serve', '--config', '/c.toml', '--socket=/s', '--root', '/r', '--cni-bin-dir', '/a:/b', '--cni-bin-dir', '/c', '--metrics', 'off'];
+  const command = parseArguments(words);
+  assert.ok(command.command === 'serve');
+  assert.deepEqual([command.configFile, command.isConfigFileNamed], ['/c.toml', true]);
+  assert.deepEqual(command.flags, { socket: '/s', root: '/r', cni_bin_dirs: '/a:/b:/c', metrics: 'off' });
+  assert.deepEqual(loadConfig('', command.flags).cniBinDirs, ['/a', '/b', '/c']);
+});
+
+test('parseArguments() uses the default file when none is named', () => {
+  assert.deepEqual(parseArguments(['serve']), { command: 'serve', configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} });
+});
+
+test('parseArguments() knows version and config default', () => {
+  assert.deepEqual(parseArguments(['version']), { command: 'version' });
+  assert.deepEqual(parseArguments(['config', 'default']), { command: 'config-default' });
+});
+
+test('parseArguments() names an unknown flag or command and the nearest known one', () => {
+  refuses(() => parseArguments(['serve', '--sockt', '/s']), /unknown flag --sockt: did you mean --socket\?/);
+  refuses(() => parseArguments(['serve', 'root']), /unknown flag root: did you mean --root\?/);
+  refuses(() => parseArguments(['sevre']), /unknown command sevre: did you mean serve\?/);
+  refuses(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
+  refuses(() => parseArguments([]), /no command given/);
+  refuses(() => parseArguments(['serve', '--socket']), /--socket needs a value/);
+});
+
+test('parseArguments() gives explain a container before its flags, and doctor the flags of serve', () => {
+  assert.deepEqual(parseArguments(['explain', 'abc', '--socket=/s']), {
+    command: 'explain',
+    container: 'abc',
+    configFile: '/etc/berth/config.toml',
+    isConfigFileNamed: false,
+    flags: { socket: '/s' },
+  });
+  assert.deepEqual(parseArguments(['doctor', '--config', '/c']), { command: 'doctor', configFile: '/c', isConfigFileNamed: true, flags: {} });
+  refuses(() => parseArguments(['explain']), /explain needs the id of a container/);
+  refuses(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain needs the id of a container/);
+  refuses(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
+});
+
+test('helpText() names every command and every flag', () => {
+  for (const word of ['serve', 'explain CONTAINER', 'doctor', 'config default', 'version', '--config', '--socket', '--metrics', '--log-level']) {
+    assert.ok(helpText().includes(`  ${word}`), word);
+  }
+  for (const word of ['help', '--help', '-h']) assert.deepEqual(parseArguments([word]), { command: 'help' });
+});

@@ -1,0 +1,84 @@
+/**
+ * The command line: its commands, the flags that they take, and the help. Pure.
+ */
+import { type Flags, flagSettings } from './config.ts';
+import { invalidArgument } from './lib/errors.ts';
+import { splitAtEquals, unknownText } from './lib/words.ts';
+
+const defaultConfigFile = '/etc/berth/config.toml';
+
+/** Where a command's settings come from. */
+export type ConfigSource = { readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags };
+
+export type Command =
+  | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
+  | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
+  | { readonly command: 'version' | 'config-default' | 'help' };
+
+/** Those with `FLAGS` take the flags of the settings. */
+const commands = [
+  { words: 'serve', usage: 'serve [FLAGS]', meaning: 'Runs the daemon until SIGTERM; SIGHUP makes it read log_level again.' },
+  {
+    words: 'explain',
+    usage: 'explain CONTAINER [FLAGS]',
+    meaning: 'Prints how a container was started: the time that each step took, and its plan, operation by operation.',
+  },
+  {
+    words: 'doctor',
+    usage: 'doctor [FLAGS]',
+    meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
+  },
+  { words: 'config default', usage: 'config default', meaning: 'Prints the configuration file with every setting at its default.' },
+  { words: 'version', usage: 'version', meaning: 'Prints the version.' },
+  { words: 'help', usage: 'help', meaning: 'Prints this.' },
+] as const;
+
+/**
+ * Reads the words after `berth`.
+ * @throws {BerthError} INVALID_ARGUMENT naming the unknown word and the nearest known one.
+ */
+export function parseArguments(argv: readonly string[]): Command {
+  const [command = '', ...rest] = argv;
+  if (command === 'version' && rest.length === 0) return { command: 'version' };
+  if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
+  if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
+  if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
+  if (command === 'explain') return parseExplain(rest);
+  const wrong = argv.join(' ');
+  const known = commands.map(({ words }) => words);
+  throw invalidArgument(wrong === '' ? `no command given: ${known.join(', ')}` : unknownText('command', wrong, known));
+}
+
+function parseExplain([container = '', ...flags]: readonly string[]): Command {
+  if (container === '' || container.startsWith('--'))
+    throw invalidArgument('explain needs the id of a container, or the beginning of one, before any flag');
+  return { command: 'explain', container, ...parseSource(flags) };
+}
+
+/** @returns what `berth help` prints. */
+export function helpText(): string {
+  const list = (entries: readonly (readonly [string, string])[]) => entries.map(([name, meaning]) => `  ${name}\n      ${meaning}`).join('\n');
+  const flags = flagSettings.map(({ flag, meaning }) => [`--${flag}`, meaning] as const);
+  const configFlag = ['--config', `The configuration file; default ${defaultConfigFile}. Flags win over it.`] as const;
+  return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
+}
+
+function parseSource(words: readonly string[]): ConfigSource {
+  const known = new Map(flagSettings.map((setting) => [setting.flag, setting]));
+  const flags: Record<string, string> = {};
+  let configFile: string | undefined;
+  for (let index = 0; index < words.length; index += 1) {
+    const [word = '', inline] = splitAtEquals(words[index] ?? '');
+    const name = word.replace(/^--/, '');
+    const setting = known.get(name);
+    if (!word.startsWith('--') || (name !== 'config' && setting === undefined)) {
+      throw invalidArgument(unknownText('flag', word, ['--config', ...[...known.keys()].map((flag) => `--${flag}`)]));
+    }
+    if (inline === undefined) index += 1;
+    const value = inline ?? words[index];
+    if (value === undefined || value === '') throw invalidArgument(`flag ${word} needs a value`);
+    if (setting === undefined) configFile = value;
+    else flags[setting.key] = setting.isList && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
+  }
+  return { configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
+}
