@@ -10,6 +10,7 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemented } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
 import { openZstd, type Zstd } from '../sys/libzstd.ts';
+import { noContents, recordContents } from './contents.ts';
 import { createLayerWriter, layerLimits, type WrittenLayer } from './layer-writer.ts';
 import { createTarParser } from './tar.ts';
 import type { LayerJob } from './unpack-protocol.ts';
@@ -32,7 +33,8 @@ const sweepEveryBytes = 8 << 20;
 const zstdWindowLogMax = 27;
 
 export function openLayerStream(job: LayerJob): LayerStream {
-  const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory));
+  const contents = job.contentsFile === undefined ? noContents : recordContents(job.contentsFile);
+  const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents);
   const parser = createTarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
@@ -75,13 +77,16 @@ export function openLayerStream(job: LayerJob): LayerStream {
     await decoder.end();
     parser.end();
     checkDigest(tarHash, job.diffId, 'diff id');
-    return writer.finish();
+    const written = writer.finish();
+    contents.close();
+    return written;
   };
 
   const close = (): void => {
     isClosed = true;
     decoder?.destroy();
     writer.close();
+    contents.close();
   };
   return { write, end, close };
 }

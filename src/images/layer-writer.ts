@@ -5,16 +5,14 @@
  */
 import assert from 'node:assert/strict';
 import { closeSync, openSync, writeSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
 import { BerthError, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import {
   createFileAt,
-  makeDirectoryAt,
-  makeLinkAt,
   makeNodeAt,
   makeSymlinkAt,
   openDirectoryAt,
-  removeAt,
   setLinkOwner,
   setLinkTimes,
   setNodeOwnerAndMode,
@@ -25,6 +23,8 @@ import {
   type Timestamp,
 } from '../sys/inodes.ts';
 import { close as closeFd } from '../sys/syscalls.ts';
+import { type ContentsRecorder, noContents } from './contents.ts';
+import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
 import { openLayerTree } from './layer-tree.ts';
 import type { TarEntry, TarSink } from './tar.ts';
@@ -67,19 +67,26 @@ const foreignXattr = /^(?:(?:trusted|user)\.overlay\.|security\.(?:selinux|ima|e
 /**
  * @param directory empty, made for this layer.
  * @param freeBytes what the file system still has; asked every 32 MiB.
+ * @param contents told of every file and symbolic link. Stays the caller's.
  * Sink calls throw BerthError: INVALID_ARGUMENT for an entry that no layer may have, RESOURCE_EXHAUSTED for limits and a full disk.
  */
-export function createLayerWriter(directory: string, limits: LayerLimits, freeBytes: () => number): LayerWriter {
+export function createLayerWriter(
+  directory: string,
+  limits: LayerLimits,
+  freeBytes: () => number,
+  contents: ContentsRecorder = noContents,
+): LayerWriter {
   const rootFd = openSync(directory, 'r');
   const mtimes = new Map<string, Timestamp>();
   const whiteouts = new Set<string>();
   const refusedXattrs = new Set<string>();
   const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0 };
   let isRootOpaque = false;
-  let file: { readonly fd: number; readonly entry: TarEntry } | undefined;
+  let file: { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number } | undefined;
 
   const tree = openLayerTree(rootFd, (path, fd) => {
     count(blockBytes);
+    contents.removed(path);
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
   });
 
@@ -161,7 +168,7 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
     const dir = tree.enter(parent);
     const path = under(tree.where(), name);
     // A link of this name is replaced, not followed: the entry says that a directory is here.
-    if (makeUnlessDirectory(dir, name)) count(blockBytes);
+    if (makeUnlessDirectory(dir, name, () => contents.removed(path))) count(blockBytes);
     const fd = tree.find(path);
     assert(fd !== undefined, 'it was just made');
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
@@ -170,10 +177,13 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
     mtimes.set(path, found.mtime);
   };
 
+  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(dir, name, make, () => contents.removed(under(tree.where(), name)));
+
   const placeFile = (parent: string, name: string, found: TarEntry): void => {
     checkSpace(found.sizeBytes);
     const dir = tree.enter(parent);
-    file = { fd: anew(dir, name, () => createFileAt(dir, name)), entry: found };
+    const path = under(tree.where(), name);
+    file = { fd: anewHere(dir, name, () => createFileAt(dir, name)), entry: found, path, crc: 0 };
     count(found.sizeBytes);
   };
 
@@ -185,12 +195,13 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
     }
     count(0);
     if (found.kind === 'symlink') {
-      anew(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
+      anewHere(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
+      contents.add({ kind: 'link', path: under(tree.where(), name), crc: crc32(Buffer.from(found.linkPath, 'latin1')) });
       setLinkOwner(dir, name, found.uid, found.gid);
     } else {
       const { major, minor } = found;
       const kind = found.kind === 'fifo' ? 'fifo' : found.kind === 'char' ? 'char' : 'block';
-      anew(dir, name, () => makeNodeAt(dir, name, { kind, major, minor }));
+      anewHere(dir, name, () => makeNodeAt(dir, name, { kind, major, minor }));
       setNodeOwnerAndMode(dir, name, found.uid, found.gid, found.mode);
     }
     writeXattrs(found, (attribute, value) => setXattrAt(dir, name, attribute, value));
@@ -210,7 +221,7 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
       const targetDir = targets.enter(target.parent);
       const link = (): void => linkTo(targetDir, target.name, dir, name, found.linkPath);
       if (under(targets.where(), target.name) === here) unlessThere(link);
-      else anew(dir, name, link);
+      else anewHere(dir, name, link);
     } finally {
       targets.leave();
     }
@@ -237,6 +248,7 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
     // Content of whiteouts and of other entries that make no file.
     if (file === undefined) return;
     const { fd, entry: found } = file;
+    file.crc = crc32(bytes, file.crc);
     named(found.path, () => {
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
     });
@@ -244,12 +256,14 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
 
   const entryEnd = (): void => {
     if (file === undefined) return;
-    const { fd, entry: found } = file;
+    const { fd, entry: found, path, crc } = file;
+    const { sizeBytes, mode, uid, gid } = found;
     file = undefined;
     try {
       named(found.path, () => {
         describe(fd, found);
         setTimes(fd, found.mtime);
+        contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid });
       });
     } finally {
       closeFd(fd);
@@ -280,54 +294,6 @@ export function createLayerWriter(directory: string, limits: LayerLimits, freeBy
 
 function under(parent: string, name: string): string {
   return parent === '' ? name : `${parent}/${name}`;
-}
-
-/** Makes what has this name; what had it before is removed: of two entries the last one wins. */
-function anew<T>(dir: number, name: string, make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (!isErrno(error, 'EEXIST')) throw error;
-    removeAt(dir, name);
-    return make();
-  }
-}
-
-/** Of a name linked to itself nothing is to be made, but there must be one. */
-function unlessThere(link: () => void): void {
-  try {
-    link();
-  } catch (error) {
-    if (!isErrno(error, 'EEXIST')) throw error;
-  }
-}
-
-/** @returns false when it was there already. */
-function makeUnlessDirectory(dir: number, name: string): boolean {
-  try {
-    makeDirectoryAt(dir, name);
-    return true;
-  } catch (error) {
-    if (!isErrno(error, 'EEXIST')) throw error;
-  }
-  const fd = openDirectoryAt(dir, name);
-  if (fd !== undefined) {
-    closeFd(fd);
-    return false;
-  }
-  removeAt(dir, name);
-  makeDirectoryAt(dir, name);
-  return true;
-}
-
-function linkTo(targetDir: number, targetName: string, dir: number, name: string, shown: string): void {
-  try {
-    makeLinkAt(targetDir, targetName, dir, name);
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is not in this layer`, error);
-    if (isErrno(error, 'EPERM')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is no file`, error);
-    throw error;
-  }
 }
 
 /** Puts the entry's path before any failure. */

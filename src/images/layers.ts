@@ -39,7 +39,7 @@ export type LayerStore = {
   /** Removes nothing: that is removeUnused()'s. Idempotent. */
   readonly release: (ownerId: string) => void;
   /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
-  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string }>;
+  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string; readonly contentsFile: string }>;
   /** Puts a layer in its place; when one has come there in the meantime, it is left to discard(). It outlives this process, and once synced() the machine. */
   readonly publish: (layer: StagedLayer) => Promise<void>;
   /** Brings to the disk what was published; resolves when all of it is there, or could not be brought there (then the log says so, and the next start tries again). */
@@ -57,6 +57,7 @@ export type LayerStore = {
 const layerVersion = 1;
 const factsFile = 'layer.json';
 const filesName = 'diff';
+const contentsName = 'contents';
 /** Beside the files of a layer that may not be on disk yet: holds the boot id of the kernel that has it in memory. */
 const unsyncedFile = 'unsynced';
 
@@ -94,7 +95,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     staging.add(stagingDir);
     const filesDir = join(stagingDir, filesName);
     await mkdir(filesDir, { recursive: true, mode: 0o755 });
-    return { stagingDir, filesDir };
+    return { stagingDir, filesDir, contentsFile: join(stagingDir, contentsName) };
   };
 
   const discard = async (stagingDir: string): Promise<void> => {

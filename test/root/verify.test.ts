@@ -1,0 +1,89 @@
+/**
+ * The store read again, file by file: whole after pulls of every kind of layer, and damage found where it is.
+ */
+import assert from 'node:assert/strict';
+import { chownSync, existsSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { verifyStore } from '../../src/images/verify.ts';
+import { layerOf, useImages } from '../support/image-bed.ts';
+
+const bed = useImages();
+const layer = layerOf({ 'etc/os': 'berth', 'etc/other': 'o', 'bin/tool': Buffer.alloc(3 << 20, 'tool') }, [
+  { path: 'bin/suid', content: 'x', mode: 0o4755, uid: 7, gid: 8 },
+  { path: 'bin/link', type: '2', link: 'tool' },
+  { path: 'bin/hard', type: '1', link: 'bin/tool' },
+  { path: 'caf\xe9', content: 'not UTF-8' },
+]);
+
+function relink(path: string): void {
+  rmSync(path);
+  symlinkSync('other', path);
+}
+
+/** Names that are made again as something else, through links, and with whiteouts. */
+const odd = layerOf({ 'a/b/c': 'gone', x: 'first' }, [
+  { path: 'x', content: 'second' },
+  { path: 'a/b', content: 'a file now' },
+  { path: 'real/', type: '5' },
+  { path: 'way', type: '2', link: 'real' },
+  { path: 'way/through', content: 'a link' },
+  { path: 'y', type: '2', link: 'nowhere' },
+  { path: 'y/', type: '5' },
+  { path: 'y/z', content: 'in it' },
+  { path: 'etc/.wh.other', content: '' },
+  { path: 'etc/.wh..wh..opq', content: '' },
+]);
+
+test('a store is whole after a pull, whatever its layers do', async () => {
+  await bed.push('whole', '1', { layers: [layer, odd] });
+  const { root, pull } = await bed.node();
+  await pull(`${bed.host}/whole:1`);
+  const { images, layers, files, damages, badImages, unrecorded, temporary } = await verifyStore(root);
+  assert.deepEqual(
+    { images, layers, damages, badImages, unrecorded, temporary },
+    { images: 1, layers: 2, damages: [], badImages: [], unrecorded: [], temporary: [] },
+  );
+  assert.equal(files, 6 + 5);
+});
+
+test('damage of every kind is found, and mended by removing the image and pulling it again', async () => {
+  const pushed = await bed.push('broken', '1', { layers: [layer] });
+  const { root, pull, store } = await bed.node();
+  const reference = `${bed.host}/broken:1`;
+  const hex = pushed.diffIds[0]?.slice(7) ?? '';
+  const at = (path: string) => join(root, 'layers', hex, 'diff', path);
+  const kinds: readonly (readonly [string, () => void, RegExp])[] = [
+    ['a byte', () => writeFileSync(at('etc/os'), 'bertH'), /^etc\/os: has other bytes$/],
+    ['the length', () => writeFileSync(at('etc/os'), 'berth!'), /^etc\/os: has 6 bytes, not 5$/],
+    ['a missing file', () => rmSync(at('etc/os')), /^etc\/os: .*ENOENT/],
+    ['the owner', () => chownSync(at('bin/suid'), 0, 0), /^bin\/suid: has the mode 755, not 4755$/],
+    ['a link', () => relink(at('bin/link')), /^bin\/link: points elsewhere$/],
+    ['the record', () => writeFileSync(join(root, 'layers', hex, 'contents'), 'f 1 2'), /stops in the middle/],
+  ];
+  for (const [name, damage, message] of kinds) {
+    await pull(reference);
+    assert.deepEqual((await verifyStore(root)).damages, [], `before ${name}`);
+    damage();
+    const { damages } = await verifyStore(root);
+    assert.equal(damages.length, 1, name);
+    assert.deepEqual(damages[0]?.images, [pushed.id]);
+    assert.match(damages[0]?.reasons[0] ?? '', message);
+    await store.remove(reference);
+    assert.equal(existsSync(at('')), false);
+  }
+});
+
+test('a record whose layers are gone, one that cannot be read, and what no layer has, are named', async () => {
+  const pushed = await bed.push('gone', '1', { layers: [layer] });
+  const { root, pull } = await bed.node();
+  await pull(`${bed.host}/gone:1`);
+  rmSync(join(root, 'layers', pushed.diffIds[0]?.slice(7) ?? ''), { recursive: true });
+  writeFileSync(join(root, 'images', `${'0'.repeat(64)}.json`), '{');
+  writeFileSync(join(root, 'layers/new-half'), '');
+  writeFileSync(join(root, 'images/x.json.new'), '');
+  const { badImages, temporary } = await verifyStore(root);
+  assert.equal(badImages.length, 2);
+  assert.ok(badImages.some((text) => text === `${pushed.id}: 1 of its layers are not there`));
+  assert.deepEqual([...temporary].sort(), ['images/x.json.new', 'layers/new-half']);
+});
