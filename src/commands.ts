@@ -13,7 +13,16 @@ export type ConfigSource = { readonly configFile: string; readonly isConfigFileN
 export type Command =
   | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
   | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
+  | ({ readonly command: 'image' } & ImageAction & ConfigSource)
   | { readonly command: 'version' | 'config-default' | 'help' };
+
+/** What `berth image` does. */
+export type ImageAction =
+  | { readonly action: 'ls' }
+  | { readonly action: 'verify' }
+  | { readonly action: 'mend' }
+  | { readonly action: 'pull'; readonly image: string }
+  | { readonly action: 'rm'; readonly image: string };
 
 /** Those with `FLAGS` take the flags of the settings. */
 const commands = [
@@ -27,6 +36,19 @@ const commands = [
     words: 'doctor',
     usage: 'doctor [FLAGS]',
     meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
+  },
+  { words: 'image ls', usage: 'image ls [FLAGS]', meaning: 'Lists the images that the daemon has.' },
+  { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Makes the daemon pull an image.' },
+  { words: 'image rm', usage: 'image rm IMAGE [FLAGS]', meaning: 'Removes an image with all its names.' },
+  {
+    words: 'image verify',
+    usage: 'image verify [FLAGS]',
+    meaning: 'Reads every file of every image again and names what is damaged. Needs no daemon. Exit code 1 when something is.',
+  },
+  {
+    words: 'image mend',
+    usage: 'image mend [FLAGS]',
+    meaning: 'As image verify, and makes the daemon remove the images that are damaged: the next pull fetches them anew.',
   },
   { words: 'config default', usage: 'config default', meaning: 'Prints the configuration file with every setting at its default.' },
   { words: 'version', usage: 'version', meaning: 'Prints the version.' },
@@ -44,9 +66,22 @@ export function parseArguments(argv: readonly string[]): Command {
   if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
   if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
   if (command === 'explain') return parseExplain(rest);
+  if (command === 'image') {
+    const image = parseImage(rest);
+    if (image !== undefined) return image;
+  }
   const wrong = argv.join(' ');
   const known = commands.map(({ words }) => words);
   throw invalidArgument(wrong === '' ? `no command given: ${known.join(', ')}` : unknownText('command', wrong, known));
+}
+
+/** @returns undefined for an action that there is not. */
+function parseImage([action = '', ...rest]: readonly string[]): Command | undefined {
+  if (action === 'ls' || action === 'verify' || action === 'mend') return { command: 'image', action, ...parseSource(rest) };
+  if (action !== 'pull' && action !== 'rm') return undefined;
+  const [image = '', ...flags] = rest;
+  if (image === '' || image.startsWith('--')) throw invalidArgument(`image ${action} needs the name of an image before any flag`);
+  return { command: 'image', action, image, ...parseSource(flags) };
 }
 
 function parseExplain([container = '', ...flags]: readonly string[]): Command {

@@ -8,6 +8,7 @@ import { type Command, type ConfigSource, helpText, parseArguments } from './com
 import { type Config, defaultToml, loadConfig } from './config.ts';
 import { examineNode } from './doctor-node.ts';
 import { explainContainer } from './explain.ts';
+import { runImageCommand } from './image-command.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';
 import { serve } from './serve.ts';
 import { version } from './version.ts';
@@ -43,6 +44,11 @@ async function main(): Promise<number> {
 
 async function run(command: ConfiguredCommand, config: Config): Promise<number> {
   if (command.command === 'explain') return say(await explainContainer(config.socket, command.container));
+  if (command.command === 'image') {
+    const { text, isBad } = await runImageCommand(config, command);
+    say(text);
+    return isBad ? 1 : 0;
+  }
   if (command.command === 'doctor') {
     const { report, isBroken } = await examineNode(config);
     say(report);

@@ -1,0 +1,50 @@
+/**
+ * `berth image`: asks the running daemon about its images, over the socket that the kubelet uses; and reads the store itself to verify it.
+ */
+import type { ImageAction } from './commands.ts';
+import type { Config } from './config.ts';
+import { callRuntime } from './cri/client.ts';
+import { loadContract } from './cri/contract.ts';
+import type { ImageStatusResponse, ListImagesResponse, PullImageResponse } from './cri/messages.ts';
+import { imageTable, verificationText } from './image-report.ts';
+import { verifyStore } from './images/verify.ts';
+import { notFound } from './lib/errors.ts';
+
+/** A pull may wait for a slow network as long as it moves at all: the daemon knows when it does not. */
+const pullTimeoutMs = 24 * 3_600_000;
+
+export type ImageCommandResult = { readonly text: string; readonly isBad: boolean };
+
+/** @throws {BerthError} when nobody answers on the socket where one is needed, and as the daemon answers. */
+export async function runImageCommand(config: Config, command: ImageAction): Promise<ImageCommandResult> {
+  if (command.action === 'verify' || command.action === 'mend') return await verify(config, command.action === 'mend');
+  const contract = loadContract();
+  const call = <Response>(rpc: string, request: object, timeoutMs?: number) =>
+    callRuntime<Response>(contract, config.socket, rpc, request, timeoutMs);
+  if (command.action === 'ls') {
+    const { images = [] } = await call<ListImagesResponse>('ListImages', {});
+    return { text: imageTable(images), isBad: false };
+  }
+  const image = { image: command.image };
+  if (command.action === 'pull') {
+    const { image_ref: reference } = await call<PullImageResponse>('PullImage', { image }, pullTimeoutMs);
+    return { text: reference ?? '', isBad: false };
+  }
+  const { image: found } = await call<ImageStatusResponse>('ImageStatus', { image });
+  if (!found) throw notFound(`image ${command.image} is not on this node`);
+  await call('RemoveImage', { image });
+  return { text: found.id ?? '', isBad: false };
+}
+
+async function verify(config: Config, isMending: boolean): Promise<ImageCommandResult> {
+  const found = await verifyStore(config.root);
+  const text = verificationText(found);
+  const damaged = [...new Set(found.damages.flatMap(({ images }) => images))];
+  const isBad = damaged.length > 0 || found.damages.length > 0 || found.badImages.length > 0;
+  if (!isMending || damaged.length === 0) return { text, isBad };
+  const contract = loadContract();
+  for (const image of damaged) await callRuntime(contract, config.socket, 'RemoveImage', { image: { image } });
+  const left = await verifyStore(config.root);
+  const held = left.damages.map(({ layer }) => `layer ${layer}: a container still uses it; remove the container, then mend again`);
+  return { text: [text, ...damaged.map((image) => `removed ${image}`), ...held].join('\n'), isBad: left.damages.length > 0 };
+}
