@@ -1,0 +1,68 @@
+/**
+ * The real daemon killed with SIGKILL at fifty random moments of pulls: each time the next one serves, has nothing half done, and pulls the same image.
+ *
+ * BERTH_SEED=n repeats a run; BERTH_KILLS=n changes how many.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { verifyStore } from '../../src/images/verify.ts';
+import { layerOf, useImages } from '../support/image-bed.ts';
+import { enterIsolation } from '../support/isolation.ts';
+import { createRandom } from '../support/mutate.ts';
+import { isBuilt, makePlace, startDaemon } from './support/daemon.ts';
+
+enterIsolation();
+
+const kills = Number(process.env.BERTH_KILLS ?? 50);
+const seed = Number(process.env.BERTH_SEED ?? Date.now() % 1_000_000);
+const bed = useImages();
+const place = makePlace();
+after(() => place.remove());
+
+async function checkWhole(moment: string, images: number): Promise<void> {
+  const { damages, badImages, temporary, unrecorded, ...found } = await verifyStore(place.root);
+  assert.deepEqual({ damages, badImages, temporary, unrecorded }, { damages: [], badImages: [], temporary: [], unrecorded: [] }, moment);
+  assert.equal(found.images, images, moment);
+}
+
+test('a daemon killed at random moments of pulls leaves nothing half done, and the next one pulls', {
+  skip: isBuilt ? false : 'not built',
+}, async (t) => {
+  const random = createRandom(seed);
+  t.diagnostic(`BERTH_SEED=${seed}`);
+  let pullMs = 500;
+  let interrupted = 0;
+  for (let kill = 0; kill < kills; kill += 1) {
+    const layers = Array.from({ length: 4 }, (_, at) =>
+      layerOf({
+        [`f${at}`]: randomBytes(1 << 20),
+        ...Object.fromEntries(Array.from({ length: 100 }, (_, file) => [`many/${at}/${file}`, `${kill}`])),
+      }),
+    );
+    await bed.push('kill', String(kill), { layers });
+    const request = { image: { image: `${bed.host}/kill:${kill}` } };
+    const doomed = await startDaemon(place);
+    const pull = doomed.client.call('PullImage', request).then(
+      () => 'done',
+      () => 'cut off',
+    );
+    await sleep(random() * pullMs);
+    await doomed.end('SIGKILL');
+    if ((await pull) === 'cut off') interrupted += 1;
+
+    const daemon = await startDaemon(place);
+    const { images = [] } = await daemon.client.call<{ images: unknown[] }>('ListImages', {});
+    await checkWhole(`after kill ${kill}`, images.length);
+    const startedAt = performance.now();
+    await daemon.client.call('PullImage', request);
+    if (kill === 0) pullMs = 2 * (performance.now() - startedAt) + 100;
+    await checkWhole(`after the pull that followed kill ${kill}`, 1);
+    await daemon.client.call('RemoveImage', request);
+    await checkWhole(`after the removal that followed kill ${kill}`, 0);
+    assert.equal(await daemon.end('SIGTERM'), 0);
+  }
+  t.diagnostic(`${interrupted} of ${kills} pulls were cut off`);
+  assert.ok(interrupted > kills / 4, `only ${interrupted} pulls were cut off`);
+});
