@@ -5,18 +5,13 @@
  *
  * With --peer the peer is measured in the same run, after berth, and the ratios are printed. Figures of one machine compare with nothing else.
  */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { loadavg } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { type CriClient, connectCri } from '../scripts/cri-client.ts';
-import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
-import { enterIsolation } from '../test/support/isolation.ts';
-import { type RuntimeName, startRuntime } from '../test/support/runtime.ts';
+import type { CriClient } from '../scripts/cri-client.ts';
+import type { Runtime } from '../test/support/runtime.ts';
+import { measureEach, printFigures, processes, type Row, readProc } from './beside-peer.ts';
 import { percentile } from './statistics.ts';
 
-const image = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
 /** What runs in each container; tells the containers' own processes from the runtime's. */
 const idleCommand = ['sleep', '86399'];
 const inFlight = 8;
@@ -47,58 +42,38 @@ const { values } = parseArgs({
 });
 const podCount = Number(values.pods);
 const burstCount = Number(values.burst);
-const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])].map(toRuntimeName);
+const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])];
 
-mkdirSync(buildDir, { recursive: true });
-prepareTools();
-if (names.includes('containerd')) preparePeer();
-enterIsolation();
-await main();
+const figures = await measureEach(names, measure);
+printFigures(`${podCount} pods with one idle container each`, figures, [
+  ...memoryRows('first pods', (each) => each.first),
+  ...memoryRows('pods again', (each) => each.again),
+  ['daemon fresh, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
+  ['daemon with the pods, MiB PSS', (each) => each.again.daemonKib[1] / 1024],
+  ["the runtime's processes a pod, beside the daemon", (each) => each.again.otherProcesses / podCount],
+  ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
+    [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
+  ),
+  [`burst of ${burstCount}, ${inFlight} in flight, pods/s`, (each) => each.burstPodsPerSecond],
+]);
 
-async function main(): Promise<void> {
-  const stopRegistry = await serveImages();
-  const figures: [RuntimeName, Figures][] = [];
-  for (const name of names) figures.push([name, await measureRuntime(name)]);
-  stopRegistry();
-  print(figures);
-}
-
-function toRuntimeName(name: string): RuntimeName {
-  if (name === 'berth' || name === 'containerd') return name;
-  throw new Error(`no runtime ${name}: berth or containerd`);
-}
-
-async function measureRuntime(name: RuntimeName): Promise<Figures> {
-  const workDir = mkdtempSync(join(buildDir, 'bench-'));
-  const runtime = await startRuntime(name, { workDir, mirrorUrl: registryUrl });
-  const client = connectCri(runtime.endpoint);
-  try {
-    await client.call('PullImage', { image: { image } });
-    return await measure(client, runtime.pid);
-  } finally {
-    client.close();
-    await runtime.stop();
-    rmSync(workDir, { recursive: true, force: true });
-  }
-}
-
-async function measure(client: CriClient, daemonPid: number): Promise<Figures> {
-  const first = await measureMemory(client, daemonPid, 'first', new Map());
+async function measure(client: CriClient, { pid: daemonPid }: Runtime, image: string): Promise<Figures> {
+  const first = await measureMemory(client, daemonPid, image, 'first', new Map());
   const samples: Samples = new Map();
-  const again = await measureMemory(client, daemonPid, 'again', samples);
+  const again = await measureMemory(client, daemonPid, image, 'again', samples);
   const startedAt = performance.now();
-  const burst = await makePods(client, burstCount, 'burst', inFlight, new Map());
+  const burst = await makePods(client, image, burstCount, 'burst', inFlight, new Map());
   const burstPodsPerSecond = (burstCount * 1000) / (performance.now() - startedAt);
   await removePods(client, burst, new Map());
   return { samples, first, again, burstPodsPerSecond };
 }
 
 /** Makes the pods, measures, and removes them. */
-async function measureMemory(client: CriClient, daemonPid: number, prefix: string, samples: Samples): Promise<Memory> {
+async function measureMemory(client: CriClient, daemonPid: number, image: string, prefix: string, samples: Samples): Promise<Memory> {
   await sleep(settleMs);
   const known = new Set(processes());
   const daemonBefore = pssKib(daemonPid);
-  const pods = await makePods(client, podCount, prefix, 1, samples);
+  const pods = await makePods(client, image, podCount, prefix, 1, samples);
   for (const pod of pods)
     await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
   await sleep(settleMs);
@@ -109,17 +84,17 @@ async function measureMemory(client: CriClient, daemonPid: number, prefix: strin
   return { daemonKib: [daemonBefore, daemonWith], othersKib, otherProcesses: others.length };
 }
 
-async function makePods(client: CriClient, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
+async function makePods(client: CriClient, image: string, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
   const pods: Pod[] = [];
   const queue = Array.from({ length: count }, (_, index) => `${prefix}-${index}`);
   const worker = async () => {
-    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, name, samples));
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, image, name, samples));
   };
   await Promise.all(Array.from({ length: concurrency }, worker));
   return pods;
 }
 
-async function makePod(client: CriClient, name: string, samples: Samples): Promise<Pod> {
+async function makePod(client: CriClient, image: string, name: string, samples: Samples): Promise<Pod> {
   const sandbox = {
     metadata: { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 },
     hostname: name,
@@ -152,13 +127,6 @@ async function timed<T>(samples: Samples, method: string, call: () => Promise<T>
   return answer;
 }
 
-/** All in this pid namespace. */
-function processes(): number[] {
-  return readdirSync('/proc')
-    .map(Number)
-    .filter((pid) => Number.isInteger(pid) && pid > 0);
-}
-
 function isIdleCommand(pid: number): boolean {
   return readProc(pid, 'cmdline') === `${idleCommand.join('\0')}\0`;
 }
@@ -168,46 +136,11 @@ function pssKib(pid: number): number {
   return Number(/^Pss:\s+(\d+) kB$/m.exec(readProc(pid, 'smaps_rollup'))?.[1] ?? 0);
 }
 
-function readProc(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-type Row = readonly [string, (each: Figures) => number];
-
-function memoryRows(label: string, memory: (each: Figures) => Memory): Row[] {
+function memoryRows(label: string, memory: (each: Figures) => Memory): Row<Figures>[] {
   const growthKib = (each: Figures) => memory(each).daemonKib[1] - memory(each).daemonKib[0];
   return [
     [`${label}: KiB PSS a pod, all but the containers`, (each) => (memory(each).othersKib + growthKib(each)) / podCount],
     [`${label}: of it beside the daemon`, (each) => memory(each).othersKib / podCount],
     [`${label}: of it growth of the daemon`, (each) => growthKib(each) / podCount],
   ];
-}
-
-function print(figures: readonly [RuntimeName, Figures][]): void {
-  const rows: Row[] = [
-    ...memoryRows('first pods', (each) => each.first),
-    ...memoryRows('pods again', (each) => each.again),
-    ['daemon fresh, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
-    ['daemon with the pods, MiB PSS', (each) => each.again.daemonKib[1] / 1024],
-    ["the runtime's processes a pod, beside the daemon", (each) => each.again.otherProcesses / podCount],
-    ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
-      [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
-    ),
-    [`burst of ${burstCount}, ${inFlight} in flight, pods/s`, (each) => each.burstPodsPerSecond],
-  ];
-  say(`${podCount} pods with one idle container each; load average at the end ${loadavg()[0]?.toFixed(1)}`);
-  say(['figure'.padEnd(52), ...figures.map(([name]) => name.padStart(12)), figures.length > 1 ? 'peer/berth'.padStart(12) : ''].join(''));
-  for (const [label, value] of rows) {
-    const numbers = figures.map(([, each]) => value(each));
-    const ratio = numbers.length > 1 ? [((numbers[1] ?? 0) / (numbers[0] ?? 0)).toFixed(1)] : [];
-    say([label.padEnd(52), ...[...numbers.map((number) => number.toFixed(1)), ...ratio].map((text) => text.padStart(12))].join(''));
-  }
-}
-
-function say(text: string): void {
-  process.stdout.write(`${text}\n`);
 }

@@ -6,26 +6,20 @@
  * CPU is that of all processes of the runtime: a peer may ask others for its figures. With --peer the ratios are printed. Figures of one machine
  * compare with nothing else.
  */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { loadavg } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { type CriClient, connectCri } from '../scripts/cri-client.ts';
-import { buildDir, preparePeer, prepareTools, registryUrl, serveImages } from '../test/critest/prepare.ts';
+import type { CriClient } from '../scripts/cri-client.ts';
 import { removeCgroup } from '../test/support/cgroups.ts';
-import { enterIsolation } from '../test/support/isolation.ts';
-import { type RuntimeName, startRuntime } from '../test/support/runtime.ts';
+import type { Runtime } from '../test/support/runtime.ts';
+import { cpuMs, measureEach, printFigures, processes } from './beside-peer.ts';
 import { percentile } from './statistics.ts';
 
-const image = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
 const idleCommand = ['sleep', '86399'];
 const inFlight = 4;
 /** For what follows the start of many pods to be over. */
 const settleMs = 15_000;
 /** Of each call in a row, for its own cost. */
 const callsInRow = 20;
-const msPerTick = 10;
 /** Of all pods, each of which has one below it, as with a kubelet. */
 const cgroup = `berth-bench-${process.ppid}-${Date.now().toString(36)}`;
 
@@ -49,47 +43,34 @@ const { values } = parseArgs({
 });
 const podCount = Number(values.pods);
 const seconds = Number(values.seconds);
-const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])].map(toRuntimeName);
 
-mkdirSync(buildDir, { recursive: true });
-prepareTools();
-if (names.includes('containerd')) preparePeer();
-enterIsolation();
-await main();
+const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])];
+const figures = await measureEach(names, measureRuntime);
+const first = figures[0]?.[1];
+printFigures(`${podCount} pods with one idle container each, polled for ${seconds} s`, figures, [
+  ['CPU without calls, ms a second', (each) => each.idle],
+  ['CPU with the polling, ms a second', (each) => each.polled],
+  ...[...(first?.perCall.keys() ?? [])].map((method) => [`CPU of one ${method}, ms`, (each: Figures) => each.perCall.get(method) ?? 0] as const),
+  ...[...(first?.latencies.keys() ?? [])].map(
+    (method) => [`${method} p50, ms`, (each: Figures) => percentile(each.latencies.get(method) ?? [], 50)] as const,
+  ),
+]);
 
-async function main(): Promise<void> {
-  const stopRegistry = await serveImages();
-  const figures: [RuntimeName, Figures][] = [];
-  for (const name of names) figures.push([name, await measureRuntime(name)]);
-  stopRegistry();
-  print(figures);
-}
-
-function toRuntimeName(name: string): RuntimeName {
-  if (name === 'berth' || name === 'containerd') return name;
-  throw new Error(`no runtime ${name}: berth or containerd`);
-}
-
-async function measureRuntime(name: RuntimeName): Promise<Figures> {
-  const workDir = mkdtempSync(join(buildDir, 'bench-'));
-  const known = new Set(processes());
-  const runtime = await startRuntime(name, { workDir, mirrorUrl: registryUrl });
-  const client = connectCri(runtime.endpoint);
+async function measureRuntime(client: CriClient, runtime: Runtime, image: string): Promise<Figures> {
+  const beside = new Set(processes().filter((pid) => pid !== runtime.pid));
   try {
-    await client.call('PullImage', { image: { image } });
-    const sandboxes = await makePods(client);
+    const sandboxes = await makePods(client, image);
     await sleep(settleMs);
-    const figures = await measure(client, () => cpuMs(known));
+    // A peer may ask others for its figures: all that came since counts.
+    const cpu = () => processes().reduce((total, pid) => total + (beside.has(pid) ? 0 : cpuMs(pid)), 0);
+    const measured = await measure(client, cpu);
     for (const sandboxId of sandboxes) {
       await client.call('StopPodSandbox', { pod_sandbox_id: sandboxId });
       await client.call('RemovePodSandbox', { pod_sandbox_id: sandboxId });
     }
-    return figures;
+    return measured;
   } finally {
-    client.close();
-    await runtime.stop();
     await removeCgroup(cgroup);
-    rmSync(workDir, { recursive: true, force: true });
   }
 }
 
@@ -125,17 +106,17 @@ async function poll(client: CriClient, latencies: Map<string, number[]>): Promis
 }
 
 /** @returns the ids of the sandboxes, each with one idle container. */
-async function makePods(client: CriClient): Promise<string[]> {
+async function makePods(client: CriClient, image: string): Promise<string[]> {
   const queue = Array.from({ length: podCount }, (_, index) => `pod-${index}`);
   const sandboxes: string[] = [];
   const worker = async () => {
-    for (let name = queue.shift(); name !== undefined; name = queue.shift()) sandboxes.push(await makePod(client, name));
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) sandboxes.push(await makePod(client, image, name));
   };
   await Promise.all(Array.from({ length: inFlight }, worker));
   return sandboxes;
 }
 
-async function makePod(client: CriClient, name: string): Promise<string> {
+async function makePod(client: CriClient, image: string, name: string): Promise<string> {
   const labels = { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'bench', 'io.kubernetes.pod.uid': `uid-${name}` };
   const metadata = { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 };
   const sandbox = { metadata, hostname: name, log_directory: `/run/bench-logs/${name}`, labels, linux: { cgroup_parent: `/${cgroup}/${name}` } };
@@ -144,54 +125,4 @@ async function makePod(client: CriClient, name: string): Promise<string> {
   const { container_id } = await client.call<{ container_id: string }>('CreateContainer', { pod_sandbox_id, config, sandbox_config: sandbox });
   await client.call('StartContainer', { container_id });
   return pod_sandbox_id;
-}
-
-/** All in this pid namespace. */
-function processes(): number[] {
-  return readdirSync('/proc')
-    .map(Number)
-    .filter((pid) => Number.isInteger(pid) && pid > 0);
-}
-
-/** CPU time of all processes but the known ones and the containers' own, which sleep; in milliseconds, those that have ended not counted. */
-function cpuMs(known: ReadonlySet<number>): number {
-  return processes()
-    .filter((pid) => !known.has(pid))
-    .reduce((total, pid) => total + cpuTicks(pid) * msPerTick, 0);
-}
-
-/** utime and stime of /proc/PID/stat: fields 14 and 15, proc_pid_stat(5). */
-function cpuTicks(pid: number): number {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return Number(fields[11]) + Number(fields[12]);
-  } catch {
-    return 0;
-  }
-}
-
-function print(figures: readonly [RuntimeName, Figures][]): void {
-  const rows: (readonly [string, (each: Figures) => number])[] = [
-    ['CPU without calls, ms a second', (each) => each.idle],
-    ['CPU with the polling, ms a second', (each) => each.polled],
-    ...[...(figures[0]?.[1].perCall.keys() ?? [])].map(
-      (method) => [`CPU of one ${method}, ms`, (each: Figures) => each.perCall.get(method) ?? 0] as const,
-    ),
-    ...[...(figures[0]?.[1].latencies.keys() ?? [])].map(
-      (method) => [`${method} p50, ms`, (each: Figures) => percentile(each.latencies.get(method) ?? [], 50)] as const,
-    ),
-  ];
-  say(`${podCount} pods with one idle container each, polled for ${seconds} s; load average at the end ${loadavg()[0]?.toFixed(1)}`);
-  say(['figure'.padEnd(44), ...figures.map(([name]) => name.padStart(12)), figures.length > 1 ? 'peer/berth'.padStart(12) : ''].join(''));
-  for (const [label, value] of rows) {
-    const numbers = figures.map(([, each]) => value(each));
-    const [own = 0, other] = numbers;
-    const ratio = other === undefined ? [] : [own === 0 ? '-' : (other / own).toFixed(1)];
-    say([label.padEnd(44), ...[...numbers.map((number) => number.toFixed(2)), ...ratio].map((text) => text.padStart(12))].join(''));
-  }
-}
-
-function say(text: string): void {
-  process.stdout.write(`${text}\n`);
 }
