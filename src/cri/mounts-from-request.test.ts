@@ -39,6 +39,12 @@ test('mountFrom() takes recursive_read_only with readonly and private propagatio
   assert.throws(() => mountFrom(message, old), { code: 'FAILED_PRECONDITION', message: /^RROUnsupported: / });
 });
 
+test('mountFrom() refuses the root as a place, however it is written', () => {
+  for (const container_path of ['/', '//', '/./', '/..', '/a/../']) {
+    assert.throws(() => mount({ container_path }), { code: 'INVALID_ARGUMENT', message: /mounted on \// }, container_path);
+  }
+});
+
 test('mountFrom() takes an image, or a directory of it, read-only and in place of a path', () => {
   const image = { image: 'sha256:1111' };
   assert.deepEqual(mount({ image, host_path: '', readonly: true }).image, { requested: 'sha256:1111', subPath: '' });

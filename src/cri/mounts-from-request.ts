@@ -1,6 +1,7 @@
 /**
  * Mounts and devices of a container, as requested. Pure: whether sources exist, and what they are, is the engine's to find out.
  */
+import { posix } from 'node:path';
 import type { Device, IdMap, ImageVolume, Mount, Propagation } from '../engine/spec.ts';
 import { BerthError, invalidArgument } from '../lib/errors.ts';
 import { absolutePath, present, quoted, type RequestFacts, withoutNul } from './checks.ts';
@@ -22,6 +23,8 @@ const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
  */
 export function mountFrom(message: cri.Mount, facts: RequestFacts, sandboxIds?: IdMap): Mount {
   const containerPath = absolutePath('mounts: container_path', message.container_path);
+  // It would lie over the root, where nothing sees it.
+  if (posix.normalize(containerPath).replace(/\/+$/, '') === '') throw invalidArgument('mounts: container_path: nothing can be mounted on /');
   const image = message.image?.image ? imageVolume(containerPath, message.image.image, message) : undefined;
   const propagation = propagations[message.propagation ?? 'PROPAGATION_PRIVATE'];
   if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: there is no propagation ${message.propagation}`);
