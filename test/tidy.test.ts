@@ -48,6 +48,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'pod-namespaces',
     'port-connect',
     'open-pins',
+    'places',
     'pod-namespaces',
     'recover',
     'registers',

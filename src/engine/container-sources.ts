@@ -15,16 +15,17 @@ import { deviceRules } from './device-rules.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from './devices.ts';
 import { findDevices, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
-import type { RootMount } from './mounts.ts';
+import { normalPath, type RootMount } from './mounts.ts';
 import { openPins } from './open-pins.ts';
+import { placeInRoot, requireDirectories } from './places.ts';
 import type { Plan, Reg, Supervise } from './plan.ts';
 import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from './plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from './process-plan.ts';
-import { type ContainerRecord, containerState, type SandboxView } from './records.ts';
+import { type ContainerRecord, type ContainerView, containerState, type SandboxView } from './records.ts';
 import { createRegisters, type Registers } from './registers.ts';
 import { rootReg } from './rootfs.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
-import type { NamespaceModes, Resources } from './spec.ts';
+import type { NamespaceModes } from './spec.ts';
 import { type CgroupSight, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from './standard-mounts.ts';
 import { openVolumes } from './volumes.ts';
 
@@ -35,10 +36,10 @@ export type ContainerSources = { readonly plan: Plan; readonly registers: Regist
  * @returns the plan, and the open fds it names; the caller closes them.
  * @throws {BerthError} with what cannot be had, nothing left open.
  */
-export function openContainer(deps: EngineDeps, record: ContainerRecord, resources: Resources, sandbox: SandboxView, root: number): ContainerSources {
+export function openContainer(deps: EngineDeps, container: ContainerView, sandbox: SandboxView, root: number): ContainerSources {
   const registers = createRegisters();
   try {
-    return { plan: planContainer(composeContainer(deps, record, resources, sandbox, root, registers)), registers };
+    return { plan: planContainer(composeContainer(deps, container, sandbox, root, registers)), registers };
   } catch (error) {
     registers.closeAll();
     throw error;
@@ -47,8 +48,7 @@ export function openContainer(deps: EngineDeps, record: ContainerRecord, resourc
 
 function composeContainer(
   deps: EngineDeps,
-  record: ContainerRecord,
-  resources: Resources,
+  { record, status }: ContainerView,
   sandbox: SandboxView,
   root: number,
   registers: Registers,
@@ -67,6 +67,7 @@ function composeContainer(
   const { pins, shm } = sandboxPaths(deps, sandbox.record);
   const volumeFacts = {
     ...deps.facts,
+    makesMissing: containerState(status) === 'creating',
     ownDirs: [rootDir, stateDir],
     shelf: deps.roots.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
@@ -83,27 +84,40 @@ function composeContainer(
   });
   const kept = withoutCovered(defaults, targets);
   const has = (target: string) => kept.some((mount) => mount.target === target);
-  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources, seccomp });
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources: status.resources, seccomp });
   const pid = openPidNamespace(deps, record, sandbox, registers);
   const { nodes } = containerDevices(record);
-  const deviceMounts = pins.user === undefined ? [] : openDevices(nodes, has('/dev'), registers);
+  const areMounts = pins.user !== undefined;
+  const inVolumes = areMounts
+    ? []
+    : nodes.filter((node) => isCovered(node.path, targets) && !targets.map(normalPath).includes(normalPath(node.path)));
+  const deviceMounts = openDevices(areMounts ? nodes : inVolumes, areMounts && has('/dev'), registers);
+  const mounts = [...kept, ...deviceMounts, ...volumes];
+  requireDirectories(root, ['/proc', '/sys'].filter(has));
+  const mountPoints = new Set(mounts.map((mount) => normalPath(mount.target)));
+  const place = (path: string) => placeInRoot(root, path, mountPoints);
   return {
     ...openPins(pins, registers),
     pid,
     // The host's is not for one in a user namespace to mount.
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
-    mounts: [...kept, ...deviceMounts, ...volumes],
+    mounts: mounts.map((mount) => ({ ...mount, target: place(mount.target) })),
     hasStandardDev: has('/dev'),
-    devices: pins.user === undefined ? nodes : [],
+    devices: areMounts ? [] : nodes.filter((node) => !isCovered(node.path, targets)),
     links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
     hasReadonlyRoot: security.hasReadonlyRootfs,
-    volumes: record.image.config.volumes.filter((path) => !targets.includes(path)),
-    process,
+    volumes: record.image.config.volumes.filter((path) => !targets.includes(path)).map(place),
+    process: { ...process, workingDir: place(process.workingDir) },
     supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
     fds: registers.names,
   };
+}
+
+/** Whether a path is a volume's place or lies in one: what is made there would be made on the host. */
+function isCovered(path: string, targets: readonly string[]): boolean {
+  return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
 }
 
 export function processFacts(deps: EngineDeps): ProcessFacts {
@@ -224,9 +238,10 @@ function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string |
 
 /** The nodes a container gets, and what its cgroup allows. @throws {BerthError} for a device that is not there. */
 export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
-  const { devices, security } = record.spec;
+  const { devices, mounts, security } = record.spec;
   const found = findDevices(devices);
   const asked = new Set(found.nodes.map((node) => node.path));
-  const all = security.isPrivileged ? hostDevices().filter((node) => !asked.has(node.path)) : [];
+  const targets = mounts.map((mount) => mount.containerPath);
+  const all = security.isPrivileged ? hostDevices().filter((node) => !asked.has(node.path) && !isCovered(node.path, targets)) : [];
   return { nodes: [...all, ...found.nodes], policy: deviceRules({ isPrivileged: security.isPrivileged, requested: found.rules }) };
 }

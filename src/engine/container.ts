@@ -93,7 +93,7 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
     deps.store.containers.create(record, { resources: spec.resources });
     await step('create.cgroup', () => prepareCgroup(deps, record));
     step('create.plan', () => {
-      const { plan, registers } = openContainer(deps, record, spec.resources, sandbox, root);
+      const { plan, registers } = openContainer(deps, { record, status: { resources: spec.resources } }, sandbox, root);
       registers.closeAll();
       encodePlan(plan);
     });
@@ -166,10 +166,11 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
   });
 }
 
-async function launch(deps: EngineDeps, { record, status }: ContainerView, sandbox: SandboxView, { step, timeline }: Stopwatch): Promise<void> {
+async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxView, { step, timeline }: Stopwatch): Promise<void> {
+  const { record } = view;
   const { id } = record;
   const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
-  const { plan, registers } = step('start.plan', () => openContainer(deps, record, status.resources, sandbox, root));
+  const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll));
   // While the monitor works.
   keepPlan(deps, id, plan);

@@ -95,9 +95,9 @@ function mqueueMount(hostReg: Reg | undefined): RootMount {
   return { target: '/dev/mqueue', isDirectory: true, source, attributes, isRecursive: false };
 }
 
-/** The nodes of a default /dev. To run once `dev` is attached, with umask 0. */
-export function planStandardDevices(): Op[] {
-  return standardNodes.map(
+/** The nodes of a default /dev. To run once `dev` is attached, with umask 0. @param taken paths with a mount of their own, of a host's node, say. */
+export function planStandardDevices(taken: ReadonlySet<string>): Op[] {
+  return withoutTaken(standardNodes, ([name]) => name, taken).map(
     ([name, major, minor]): Op => ({
       call: 'mknodat',
       dir: devReg,
@@ -109,9 +109,15 @@ export function planStandardDevices(): Op[] {
   );
 }
 
-/** The links of a default /dev. To run once `dev` is attached. */
-export function planDeviceLinks(): Op[] {
-  return links.map(([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` }));
+/** The links of a default /dev. To run once `dev` is attached. @param taken as for planStandardDevices(). */
+export function planDeviceLinks(taken: ReadonlySet<string>): Op[] {
+  return withoutTaken(links, ([, name]) => name, taken).map(
+    ([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` }),
+  );
+}
+
+function withoutTaken<Entry>(entries: readonly Entry[], nameOf: (entry: Entry) => string, taken: ReadonlySet<string>): Entry[] {
+  return entries.filter((entry) => !taken.has(`/dev/${nameOf(entry)}`));
 }
 
 /** The nodes of a default /dev, by their paths in the container and on the host. */

@@ -179,7 +179,9 @@ function errorOf(request: MonitorRequest, report: Report): BerthError {
   if (report.kind !== kinds.failed) return internal(`starting ${name}: unknown report ${report.kind} of the monitor`);
   const op = operationOf(plan, report);
   const cause = new SyscallError(op?.note ?? stepOf(report, name), report.c);
-  return new BerthError(codeOf(op, cause), cause.message, cause);
+  // All that the kernel says of a file and a directory that are to be mounted on each other.
+  const hint = op?.call === 'move_mount' && cause.code === 'EINVAL' ? '; is one a directory and the other a file?' : '';
+  return new BerthError(codeOf(op, cause), `${cause.message}${hint}`, cause);
 }
 
 function operationOf(plan: Plan, report: Report): Op | undefined {

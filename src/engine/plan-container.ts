@@ -78,6 +78,7 @@ export function planContainer(container: ContainerPlan): Plan {
   const mounts = planMounts(orderMounts(container.mounts));
   const { process, user } = container;
   const isV2 = process.cgroup.version === 2;
+  const taken = new Set(container.mounts.map((mount) => normalPath(mount.target)));
   const child: Op[] = [
     ...planCgroupEntry(process.cgroup),
     ...planOomScore(process.oomScoreAdj),
@@ -92,7 +93,7 @@ export function planContainer(container: ContainerPlan): Plan {
     ...mounts.make,
     ...enterRoot(),
     ...mounts.attach,
-    ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices() : []), ...planDeviceLinks()] : []),
+    ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices(taken) : []), ...planDeviceLinks(taken)] : []),
     ...planDeviceNodes(container.devices),
     ...planLinks(container.links),
     ...mounts.seal,

@@ -16,6 +16,8 @@ import type { ImageVolume, Mount } from './spec.ts';
 
 export type VolumeFacts = {
   readonly canMountRecursivelyReadonly: boolean;
+  /** Whether a missing source is made: for a new container. For one that starts it is gone, and was perhaps no directory. */
+  readonly makesMissing: boolean;
   /** Directories with mounts of berth's own: who takes them along must let them go again. */
   readonly ownDirs: readonly string[];
   readonly shelf: Shelf;
@@ -46,7 +48,7 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
 
 function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
   if (mount.image !== undefined) return openImage(facts, mount, mount.image, name, registers);
-  const source = resolveSource(mount);
+  const source = resolveSource(mount, facts.makesMissing);
   const isDirectory = statSync(source).isDirectory();
   checkReadonly(facts, mount);
   checkPropagation(table, mount, source);
@@ -91,11 +93,11 @@ function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
 }
 
 /** Links are followed on the host, where whoever asked controls them. A missing source is made, as both peers do. */
-function resolveSource(mount: Mount): string {
+function resolveSource(mount: Mount, makesMissing: boolean): string {
   try {
     return realpathSync(mount.hostPath);
   } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error;
+    if (!makesMissing || !isErrno(error, 'ENOENT')) throw error;
     mkdirSync(mount.hostPath, { recursive: true, mode: 0o755 });
     return realpathSync(mount.hostPath);
   }

@@ -1,8 +1,21 @@
 /** Containers through the engine's functions: what a process sees of its root, namespaces, user and limits, and what is left when it has gone. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import type { ContainerImage } from '../../src/engine/container.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
 import { isAlive } from '../../src/sys/processes.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
@@ -173,9 +186,101 @@ test("a link in the image does not lead a mount out of the container's root", as
     }) as const;
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const id = await host.engine.createContainer(sandboxId, idle({ mounts: [at('/escape/target')] }), host.image);
-  // The link points at a directory that the container does not have: refused, and nothing made on the host.
-  await assert.rejects(host.engine.startContainer(id), /opening \/escape/);
+  // The link points at a directory that the container does not have: it gets one, and nothing is made on the host.
+  await host.engine.startContainer(id);
+  assert.equal(await run(id, `ls /escape/target ${host.directory}/target`), `/escape/target:\nseen\n\n${host.directory}/target:\nseen\n`);
   assert.equal(existsSync(join(host.directory, 'target')), false);
+  const metadata = { name: 'magic', attempt: 0 };
+  const magic = await host.engine.createContainer(sandboxId, idle({ metadata, mounts: [at('/magic/target')] }), host.image);
+  await assert.rejects(host.engine.startContainer(magic), /ELOOP/);
+});
+
+const volume = (hostPath: string, containerPath: string): ContainerSpec['mounts'][number] => ({
+  hostPath,
+  containerPath,
+  isReadonly: false,
+  isRecursiveReadonly: false,
+  propagation: 'private',
+  wantsSelinuxRelabel: false,
+  options: [],
+});
+
+/** The test's image with one layer more. */
+function imageWith(fill: (layer: string) => void): ContainerImage {
+  const layer = mkdtempSync(join(host.directory, 'layer-'));
+  fill(layer);
+  return { ...host.image, layerDirs: [...host.image.layerDirs, layer] };
+}
+
+async function startFrom(image: ContainerImage, changes: Partial<ContainerSpec>): Promise<string> {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const id = await host.engine.createContainer(sandboxId, idle(changes), image);
+  await host.engine.startContainer(id);
+  return id;
+}
+
+test('where an image has a link to what is not there, it is made there: files of the sandbox, volumes, the working directory', async () => {
+  const image = imageWith((layer) => {
+    mkdirSync(join(layer, 'etc'));
+    mkdirSync(join(layer, 'var'));
+    symlinkSync('../run/resolved/stub.conf', join(layer, 'etc/resolv.conf'));
+    symlinkSync('/run/gone', join(layer, 'var/gone'));
+    symlinkSync('loop', join(layer, 'loop'));
+  });
+  const source = mkdtempSync(join(host.directory, 'volume-'));
+  writeFileSync(join(source, 'seen'), '');
+  // Shallower than the place of the link's end: it is there before.
+  const mounts = [volume(source, '/var/gone/v'), volume(mkdtempSync(join(host.directory, 'run-')), '/run')];
+  const id = await startFrom(image, { mounts, workingDir: '/var/gone/w' });
+  assert.equal(
+    await run(id, 'pwd; ls /run/gone /run/gone/v; test -f /run/resolved/stub.conf'),
+    '/run/gone/w\n/run/gone:\nv\nw\n\n/run/gone/v:\nseen\n',
+  );
+  await assert.rejects(startFrom(image, { workingDir: '/loop/x' }), /ELOOP/);
+});
+
+test('an image whose /proc or /sys is no directory is refused', async () => {
+  const linked = imageWith((layer) => symlinkSync('/tmp', join(layer, 'proc')));
+  await assert.rejects(startFrom(linked, {}), /mounting \/proc: it is a symbolic link/);
+  const file = imageWith((layer) => writeFileSync(join(layer, 'sys'), ''));
+  await assert.rejects(startFrom(file, {}), /mounting \/sys: it is a file/);
+});
+
+test('a device that is a volume, or lies in one, is the volume’s, and nothing is made or removed in it', async () => {
+  const devices = join(host.directory, 'devices');
+  mkdirSync(join(devices, 'net'), { recursive: true });
+  for (const [name, minor] of [
+    ['full', '7'],
+    ['net/tun', '3'],
+  ] as const)
+    execFileSync('mknod', [join(devices, name), 'c', '1', minor]);
+  const before = statSync(join(devices, 'full')).ino;
+  const asked = { hostPath: '/dev/zero', containerPath: '/dev/net/zero', permissions: 'rwm' };
+  const id = await startFrom(host.image, {
+    mounts: [volume('/dev/urandom', '/dev/random'), volume(join(devices, 'full'), '/dev/zero'), volume(join(devices, 'net'), '/dev/net')],
+    devices: [{ ...asked, containerPath: '/dev/zero' }, asked],
+  });
+  assert.equal(await run(id, "stat -c '%t,%T' /dev/random /dev/zero /dev/net/tun /dev/net/zero"), '1,9\n1,7\n1,3\n1,5\n');
+  // All of the host's, but not into a volume that is the host's /dev or a copy of it.
+  const privileged = { ...security, isPrivileged: true };
+  const all = await startFrom(host.image, { mounts: [volume(devices, '/dev')], security: privileged });
+  assert.equal(await run(all, 'ls /dev/net'), 'tun\nzero\n');
+  assert.deepEqual([readdirSync(devices).sort(), statSync(join(devices, 'full')).ino], [['full', 'net'], before]);
+});
+
+test('a volume’s missing source is made at create, and missed at start', async () => {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const source = join(host.directory, 'made');
+  const id = await host.engine.createContainer(sandboxId, idle({ mounts: [volume(source, '/v')] }), host.image);
+  rmdirSync(source);
+  await assert.rejects(host.engine.startContainer(id), /made on \/v: .*ENOENT/);
+  assert.equal(existsSync(source), false);
+});
+
+test('a file and a directory are not mounted on each other, and the error says so', async () => {
+  const file = join(host.directory, 'file');
+  writeFileSync(file, '');
+  await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), /mounting a volume on \/tmp: .* a directory and the other a file/);
 });
 
 test('what cannot run is refused with the step and the reason, at create when it can be known', async () => {
