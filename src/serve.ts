@@ -15,10 +15,11 @@ import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
+import { createNativeRoots } from './engine/native-roots.ts';
 import { probeUserNamespaces } from './engine/pod-namespaces.ts';
 import { latestTimeNs, recover } from './engine/recover.ts';
 import { planRlimits } from './engine/rlimits.ts';
-import { createRoots } from './engine/roots.ts';
+import { createRoots, type Roots } from './engine/roots.ts';
 import { createSeccompCompiler } from './engine/seccomp-compiler.ts';
 import { createSeccompFilters } from './engine/seccomp-filter.ts';
 import { openStore } from './engine/store.ts';
@@ -37,6 +38,7 @@ import { adjustOnHangup, openObservability } from './observability.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
+import { createIdleCollector } from './sys/heap.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
 import { createLibseccomp } from './sys/libseccomp.ts';
 import { hardLimit } from './sys/limits.ts';
@@ -47,6 +49,8 @@ import { version } from './version.ts';
 /** Calls in flight at the end get so long; the containers live on in any case. */
 const drainTimeoutMs = 10_000;
 const seccompProgramsMax = 64;
+/** Without a change for so long, what pods' starts and pulls have left in memory is given back: V8 alone waits for the next allocation. */
+const idleCollectMs = 3_000;
 
 /**
  * Serves until SIGTERM or SIGINT.
@@ -97,6 +101,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     settings: { version, rootDir: config.root, stateDir: config.state },
     nowNs: deps.clock.nowNs,
     log,
+    afterChange: createIdleCollector(idleCollectMs),
     ...(observers ? { observe: observers.call } : {}),
   });
   log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, cgroupDriver: deps.cgroupDriver.name, kernel: facts.kernel }, 'serving');
@@ -132,7 +137,7 @@ function checkNode(config: Config): HostFacts {
     lockDirectory(path, 'stop it, or give each its own --root, --state and --socket');
   }
   const facts = probeHost(config.root);
-  if (facts.overlayFailure !== null) {
+  if (config.snapshotter === 'overlay' && facts.overlayFailure !== null) {
     throw failedPrecondition(
       `overlay mounts do not work on ${config.root}: ${facts.overlayFailure}; load the overlay module (modprobe overlay), or choose a root on ext4, xfs or btrfs`,
     );
@@ -159,13 +164,14 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
   const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
   return {
     settings,
-    facts,
+    // Where layers are copied, a node without overlay is ready.
+    facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
     cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, config.cgroupParent, log),
     store: announcingStore(stored, events, clock),
     events,
-    roots: createRoots(config.root, config.isVolatile),
+    roots: chooseRoots(config, facts, log),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
@@ -192,6 +198,13 @@ function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'
     timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
   });
   return createImagePuller({ ...deps, registry, platform: toPlatform(process.arch) });
+}
+
+function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {
+  if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createRoots(config.root, config.isVolatile);
+  if (facts.overlayFailure !== null)
+    log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
+  return createNativeRoots(config.root);
 }
 
 /** As curl and Go read them: lower case first. */

@@ -12,6 +12,8 @@ export type EdgeDeps = {
   readonly log: Log;
   /** For metrics: called once for each call that ended. `code` is `OK` or the name of a gRPC code. */
   readonly observe?: (rpc: string, code: string, seconds: number) => void;
+  /** Called after each call that may have changed something. */
+  readonly afterChange?: () => void;
 };
 
 export type Guarded = {
@@ -102,9 +104,16 @@ function reasonOfCancel(rpc: string, deadline: Date | number): BerthError {
     : new BerthError('CANCELLED', `${rpc}: the caller has gone`);
 }
 
-function report({ log, observe }: EdgeDeps, { rpc, isQuiet }: Guarded, request: unknown, { response, failure }: Outcome, durationMs: number): void {
+function report(
+  { log, observe, afterChange }: EdgeDeps,
+  { rpc, isQuiet }: Guarded,
+  request: unknown,
+  { response, failure }: Outcome,
+  durationMs: number,
+): void {
   const code = failure?.name ?? 'OK';
   observe?.(rpc, code, durationMs / 1000);
+  if (!isQuiet) afterChange?.();
   const fields = { rpc, id: idOf(response) ?? idOf(request), code, durationMs: Math.round(durationMs * 10) / 10 };
   if (failure === undefined) log[isQuiet ? 'debug' : 'info'](fields, 'call');
   else log[isQuiet && code !== 'INTERNAL' ? 'debug' : 'warn']({ ...fields, error: failure.details }, 'call failed');

@@ -28,6 +28,21 @@ export function createBufferSweeper(everyBytes: number): BufferSweeper {
   };
 }
 
+/**
+ * Collects all garbage and gives it back once nothing has been going on for a while; to be told of what goes on.
+ * Some tens of milliseconds, in a moment when nobody waits for them.
+ */
+export function createIdleCollector(idleMs: number): () => void {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as (options: { type: 'major' }) => void;
+  const timer = setTimeout(() => {
+    collect({ type: 'major' });
+    trimHeap();
+  }, idleMs);
+  timer.unref();
+  return () => timer.refresh();
+}
+
 /** Gives memory that is free back to the kernel: malloc_trim(3). Some milliseconds. */
 export function trimHeap(): void {
   c_malloc_trim(0);
