@@ -33,6 +33,7 @@ export type Config = {
   readonly pullParallelLayers: number;
   readonly logLineBytesMax: number;
   readonly isVolatile: boolean;
+  readonly snapshotter: 'auto' | 'overlay' | 'native';
   readonly pinnedImages: readonly string[];
   readonly defaultUlimits: readonly Ulimit[];
   readonly defaultSysctls: Readonly<Record<string, string>>;
@@ -173,6 +174,14 @@ const settings = [
     default: true,
     meaning: 'true: writable layers are not synced to disk; after a crash of the machine no container is left to miss them.',
   },
+  {
+    key: 'snapshotter',
+    flag: 'snapshotter',
+    default: 'auto',
+    format: { pattern: /^(auto|overlay|native)$/, text: 'auto, overlay or native' },
+    meaning:
+      'How containers get their roots: overlay stacks layers; native copies them, for file systems without overlay: slow, and without image volumes. auto: native where overlay does not work.',
+  },
   { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
   {
     key: 'default_ulimits',
@@ -233,6 +242,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     pullParallelLayers: number('pull_parallel_layers'),
     logLineBytesMax: number('log_line_bytes_max'),
     isVolatile: value('volatile_layers') as boolean,
+    snapshotter: text('snapshotter') as Config['snapshotter'],
     pinnedImages: list('pinned_images'),
     defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
     defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),

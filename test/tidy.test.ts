@@ -44,6 +44,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'layer-usage',
     'monitor-reports',
     'monitor',
+    'native-roots',
     'open-pins',
     'pod-namespaces',
     'port-connect',

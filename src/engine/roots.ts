@@ -103,11 +103,17 @@ export type Shelf = {
 
 /** Makes the directories, and lets go of what a crash has left in them. */
 export function openShelf(directory: string): Shelf {
+  const shelf = makeShelf(directory);
+  return { ...shelf, takesDetached: probeDetached(shelf.emptyLayer, shelf.staging) };
+}
+
+/** As openShelf(), for nodes without overlay. */
+export function makeShelf(directory: string): Shelf {
   const [emptyLayer, staging] = [join(directory, 'empty-layer'), join(directory, 'staging')];
   mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
   mkdirSync(staging, { recursive: true, mode: 0o700 });
   while (unmount(staging));
-  return { emptyLayer, staging, takesDetached: probeDetached(emptyLayer, staging) };
+  return { emptyLayer, staging, takesDetached: false };
 }
 
 /** Tried without a writable directory, for a failure leaves a mark in that. */

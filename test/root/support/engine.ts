@@ -11,6 +11,7 @@ import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
 import { createEvents } from '../../../src/engine/events.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
+import { createNativeRoots } from '../../../src/engine/native-roots.ts';
 import { probeUserNamespaces } from '../../../src/engine/pod-namespaces.ts';
 import { createRoots } from '../../../src/engine/roots.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
@@ -64,7 +65,7 @@ export async function startEngine(
     cgroupDriver: await chooseCgroupDriver(cgroupDriver, cgroups, settings.defaultCgroupParent, createLog('silent')),
     store: announcingStore(openStore(settings.stateDir), events, clock),
     events,
-    roots: createRoots(settings.rootDir, true),
+    roots: process.env.BERTH_SNAPSHOTTER === 'native' ? createNativeRoots(settings.rootDir) : createRoots(settings.rootDir, true),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
