@@ -311,7 +311,9 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     const usage = memoryBytes === null ? null : { memoryBytes };
     const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
     await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
-    deps.store.containers.update(id, (before) => ({ ...before, resources }));
+    // The cgroup has them: a full disk does not take them back.
+    const unwritten = deps.store.containers.settle(id, (before) => ({ ...before, resources }));
+    if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's resources are not on disk yet");
   });
 }
 

@@ -52,7 +52,7 @@ export function planProcess(
   const { spec, image, identity } = record;
   const argv = given.argv ?? mergeCommand(spec, image.config);
   const [argv0] = argv;
-  if (argv0 === undefined || argv0 === '') throw invalidArgument('starting a container: neither the request nor the image has a command');
+  if (argv0 === undefined || argv0 === '') throw invalidArgument('the name of the command to run is missing or empty');
   const workingDir = spec.workingDir || image.config.workingDir || '/';
   const env = composeEnvironment({
     hasTerminal: spec.hasTerminal || given.hasTerminal === true,

@@ -389,3 +389,17 @@ test('an OOM kill is reported as such', async () => {
   const { status } = host.engine.container(id);
   assert.deepEqual([status.exitCode, status.reason], [137, 'OOMKilled']);
 });
+
+test('resources that the cgroup has are in force and shown, though the disk does not take them', async () => {
+  const { id } = await start(idle({ resources: { cpuShares: 512 } }));
+  const directory = host.deps.store.containers.directory(id);
+  execFileSync('mount', ['--bind', directory, directory]);
+  execFileSync('mount', ['-o', 'remount,bind,ro', directory]);
+  try {
+    await host.engine.updateResources(id, { cpuShares: 300 });
+  } finally {
+    execFileSync('umount', [directory]);
+  }
+  assert.equal(host.engine.container(id).status.resources.cpuShares, 300);
+  await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /name of the command to run is missing or empty/);
+});
