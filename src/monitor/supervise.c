@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 8, READ_BYTES = PAGE_BYTES, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10 };
+enum { CLIENTS_MAX = 8, READ_BYTES = PAGE_BYTES, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10, RECORD_BYTES = 256 };
 /* What may still be in a pipe or a terminal when its writer has ended; more comes from processes that nobody waits for. */
 enum { DRAIN_BYTES_MAX = 1 << 20 };
 enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2, CONTROL_ATTACH = 16 };
@@ -214,16 +214,25 @@ static size_t exit_record(char *record, pid_t pid, int status, uint64_t finished
 }
 
 static bool write_record(int dir, const char *record, size_t length) {
-  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return false;
-  const bool is_written = write(fd, record, length) == (ssize_t)length;
+  const bool is_written = write(fd, record, length) == (ssize_t)length && ftruncate(fd, (off_t)length) == 0;
   return close(fd) == 0 && is_written && renameat(dir, "exit.json.tmp", dir, "exit.json") == 0;
+}
+
+/* Takes the room of the record while there is some: a file system that is full by then must not lose an exit code. */
+static void reserve_record(int dir) {
+  static const char blank[RECORD_BYTES];
+  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return;
+  if (write(fd, blank, sizeof blank) < 0) errno = 0; /* Full already: finish() tries again. */
+  close(fd);
 }
 
 /* The log is complete before the record appears: who sees the exit may read the log to its end. */
 static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
 static void finish(int exit_dir, pid_t child, int status) {
-  char record[256];
+  char record[RECORD_BYTES];
   const struct timespec pause = {.tv_nsec = 200000000};
   const uint64_t finished_ns = now_ns();
   for (size_t i = 0; i < 2; i++) drain(&streams[i]);
@@ -258,6 +267,7 @@ static void start_streams(const struct plan *plan, int terminal) {
 void supervise(const struct plan *plan, pid_t child, int terminal, int signals) {
   enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, MEMORY = CLIENTS + CLIENTS_MAX, ATTACHED, POLLED = ATTACHED + ATTACH_POLLED };
   const int exit_dir = register_fd(plan->exit_dir);
+  reserve_record(exit_dir);
   const int control = register_fd(plan->control);
   oom.fd = register_fd(plan->memory_events);
   count_oom_kills();

@@ -403,3 +403,20 @@ test('resources that the cgroup has are in force and shown, though the disk does
   assert.equal(host.engine.container(id).status.resources.cpuShares, 300);
   await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /name of the command to run is missing or empty/);
 });
+
+test('an exit code is not lost to a full disk', async () => {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const id = await host.engine.createContainer(sandboxId, containerSpec(['sh', '-c', 'while [ ! -e /go ]; do sleep 0.05; done; exit 7']), host.image);
+  const directory = host.deps.store.containers.directory(id);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', directory]);
+  try {
+    await host.engine.startContainer(id);
+    assert.throws(() => writeFileSync(join(directory, 'filler'), Buffer.alloc(1 << 20)), { code: 'ENOSPC' });
+    await run(id, ': > /go');
+    await host.deps.watches.of(id)?.exited;
+    const { exitCode, reason } = host.engine.container(id).status;
+    assert.deepEqual([exitCode, reason], [7, 'Error']);
+  } finally {
+    execFileSync('umount', [directory]);
+  }
+});
