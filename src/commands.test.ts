@@ -54,3 +54,10 @@ test('helpText() names every command and every flag', () => {
   }
   for (const word of ['help', '--help', '-h']) assert.deepEqual(parseArguments([word]), { command: 'help' });
 });
+
+test('parseArguments() reads the actions of image, and wants a name where one is needed', () => {
+  assert.partialDeepStrictEqual(parseArguments(['image', 'ls', '--socket', '/s']), { command: 'image', action: 'ls', flags: { socket: '/s' } });
+  assert.partialDeepStrictEqual(parseArguments(['image', 'pull', 'busybox']), { command: 'image', action: 'pull', image: 'busybox' });
+  assert.throws(() => parseArguments(['image', 'rm', '--socket=/s']), /image rm needs the name of an image before any flag/);
+  assert.throws(() => parseArguments(['image', 'verfy']), /unknown command image verfy: did you mean image verify\?/);
+});

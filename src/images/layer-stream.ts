@@ -11,16 +11,17 @@ import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemente
 import { createBufferSweeper } from '../sys/heap.ts';
 import { openZstd, type Zstd } from '../sys/libzstd.ts';
 import { noContents, recordContents } from './contents.ts';
-import { createLayerWriter, layerLimits, type WrittenLayer } from './layer-writer.ts';
+import { createLayerWriter, layerLimits } from './layer-writer.ts';
+import { startStopwatch } from './stopwatch.ts';
 import { createTarParser } from './tar.ts';
-import type { LayerJob } from './unpack-protocol.ts';
+import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 import { createFrameSplitter } from './zstd-frames.ts';
 
 export type LayerStream = {
   /** Resolves when the bytes may be changed again. Rejects with what is wrong with the layer. */
   readonly write: (bytes: Buffer) => Promise<void>;
   /** @throws {BerthError} for digests and sizes that are not those of the job, and for an archive that ends too early. */
-  readonly end: () => Promise<WrittenLayer>;
+  readonly end: () => Promise<UnpackedLayer>;
   /** Closes all files. Idempotent. */
   readonly close: () => void;
 };
@@ -38,6 +39,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
   const parser = createTarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
+  const watch = startStopwatch();
   let receivedBytes = 0;
   /** Whatever is in it: what the disk could not hold as files is a bomb, also when no file would come of it. */
   let tarBytesLeft = freeBytes(job.directory);
@@ -53,14 +55,24 @@ export function openLayerStream(job: LayerJob): LayerStream {
     tarBytesLeft -= bytes.length;
     if (tarBytesLeft < 0) throw new BerthError('RESOURCE_EXHAUSTED', 'layer does not fit on the disk');
     sweep(bytes.length);
+    watch.enter('diffId');
     tarHash.update(bytes);
+    watch.enter('files');
     parser.push(bytes);
+    watch.enter('decompress');
   };
 
   const write = async (bytes: Buffer): Promise<void> => {
+    watch.enter('digest');
+    await take(bytes);
+    watch.enter('wait');
+  };
+
+  const take = async (bytes: Buffer): Promise<void> => {
     receivedBytes += bytes.length;
     if (receivedBytes > job.sizeBytes) throw failedPrecondition(`is longer than the ${job.sizeBytes} bytes that the manifest says`);
     compressedHash.update(bytes);
+    watch.enter('decompress');
     if (decoder !== undefined) return await decoder.write(bytes);
     held = Buffer.concat([held, bytes]);
     if (held.length < magicBytes) return;
@@ -69,7 +81,8 @@ export function openLayerStream(job: LayerJob): LayerStream {
     held = Buffer.alloc(0);
   };
 
-  const end = async (): Promise<WrittenLayer> => {
+  const end = async (): Promise<UnpackedLayer> => {
+    watch.enter('decompress');
     if (receivedBytes !== job.sizeBytes) throw failedPrecondition(`has ${receivedBytes} bytes, and not the ${job.sizeBytes} that the manifest says`);
     // First: bytes that are not what was asked for need no other explanation.
     checkDigest(compressedHash, job.digest, 'digest');
@@ -77,9 +90,10 @@ export function openLayerStream(job: LayerJob): LayerStream {
     await decoder.end();
     parser.end();
     checkDigest(tarHash, job.diffId, 'diff id');
+    watch.enter('files');
     const written = writer.finish();
     contents.close();
-    return written;
+    return { ...written, times: watch.times() };
   };
 
   const close = (): void => {

@@ -22,6 +22,7 @@ import { checkPlatform, type Platform } from './platform.ts';
 import { formatDigest, formatReference, formatTag, parseReference, type Reference } from './reference.ts';
 import type { RegistryClient, RegistrySession } from './registry.ts';
 import { createSharedLayers, type SharedLayers } from './shared-layers.ts';
+import { type LayerTimes, sumTimes } from './stopwatch.ts';
 import type { ImageStore } from './store.ts';
 import type { Unpacker } from './unpack.ts';
 
@@ -142,10 +143,21 @@ type Run = {
 async function runPull(deps: RunDeps, run: Run): Promise<ImageRecord> {
   const startedMs = performance.now();
   try {
-    const { image, layers, bytes } = await runSession(deps, run);
+    const { image, layers, bytes, times } = await runSession(deps, run);
     const durationMs = Math.round(performance.now() - startedMs);
     deps.observe?.({ result: 'OK', seconds: durationMs / 1000, bytes, layers });
-    deps.log?.info({ image: formatReference(run.ref), id: image.id, host: run.ref.domain, layers, bytes, durationMs }, 'image pulled');
+    const bytesPerSecond = Math.round((bytes * 1000) / Math.max(1, durationMs));
+    const told = {
+      image: formatReference(run.ref),
+      id: image.id,
+      host: run.ref.domain,
+      layers,
+      bytes,
+      durationMs,
+      bytesPerSecond,
+      spentMs: sumTimes(times),
+    };
+    deps.log?.info(told, 'image pulled');
     return image;
   } catch (error) {
     deps.observe?.({ result: codeOf(error), seconds: (performance.now() - startedMs) / 1000, bytes: 0, layers: 0 });
@@ -153,13 +165,13 @@ async function runPull(deps: RunDeps, run: Run): Promise<ImageRecord> {
   }
 }
 
-type Fetched = { readonly image: ImageRecord; readonly layers: number; readonly bytes: number };
+type Fetched = { readonly image: ImageRecord; readonly layers: number; readonly bytes: number; readonly times: readonly LayerTimes[] };
 
 async function runSession(deps: RunDeps, run: Run): Promise<Fetched> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
   try {
     const known = await knownImage(deps.store, session, run.ref);
-    return known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0 };
+    return known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0, times: [] };
   } finally {
     session.close();
   }
@@ -196,7 +208,7 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
   );
   const bytes = missing.reduce((total, layer) => total + layer.descriptor.sizeBytes, 0);
   try {
-    await fetchLayers(deps, session, run, missing, bytes);
+    const times = await fetchLayers(deps, session, run, missing, bytes);
     run.signal.throwIfAborted();
     const layers = resolved.layers.map(
       ({ diffId, descriptor }): ImageLayer => ({ diffId, digest: descriptor.digest, compressedBytes: descriptor.sizeBytes }),
@@ -208,7 +220,7 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
       digest: formatDigest(run.ref, resolved.digest),
     });
     deps.store.layers.release(ownerId);
-    return { image, layers: missing.length, bytes };
+    return { image, layers: missing.length, bytes, times };
   } catch (error) {
     if (isWorthKeeping(error)) await deps.store.releaseUnfinished(ownerId, resolved.config.diffIds);
     else await deps.store.release(ownerId);
@@ -252,11 +264,19 @@ function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob,
 }
 
 /** All missing layers at once; the first failure ends the rest, and is what is thrown once nothing is under way any more. */
-async function fetchLayers(deps: RunDeps, session: RegistrySession, run: Run, missing: Resolved['layers'], totalBytes: number): Promise<void> {
+async function fetchLayers(
+  deps: RunDeps,
+  session: RegistrySession,
+  run: Run,
+  missing: Resolved['layers'],
+  totalBytes: number,
+): Promise<readonly LayerTimes[]> {
   const others = new AbortController();
   const signal = AbortSignal.any([run.signal, others.signal]);
   // Every layer that waits listens.
   setMaxListeners(0, signal);
+  const times: LayerTimes[] = [];
+  const onTimes = (each: LayerTimes): void => void times.push(each);
   let doneBytes = 0;
   const onBytes = (count: number): void => {
     doneBytes += count;
@@ -264,7 +284,7 @@ async function fetchLayers(deps: RunDeps, session: RegistrySession, run: Run, mi
   };
   const fetches = missing.map(async ({ diffId, descriptor }) => {
     try {
-      await deps.shared.obtain({ diffId, descriptor, session, signal, onBytes });
+      await deps.shared.obtain({ diffId, descriptor, session, signal, onBytes, onTimes });
     } catch (error) {
       others.abort(error);
       throw error;
@@ -273,4 +293,5 @@ async function fetchLayers(deps: RunDeps, session: RegistrySession, run: Run, mi
   await Promise.allSettled(fetches);
   if (run.signal.aborted) throw givenUp(run.signal, run.ref);
   if (others.signal.aborted) throw others.signal.reason;
+  return times;
 }

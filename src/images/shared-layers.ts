@@ -8,6 +8,7 @@ import { BerthError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Descriptor } from './manifest.ts';
 import type { RegistrySession } from './registry.ts';
+import type { LayerTimes } from './stopwatch.ts';
 import type { ImageStore } from './store.ts';
 import type { Unpacker } from './unpack.ts';
 
@@ -17,6 +18,8 @@ export type LayerRequest = {
   readonly session: RegistrySession;
   readonly signal: AbortSignal;
   readonly onBytes: (count: number) => void;
+  /** Told of a layer that this very pull had unpacked. */
+  readonly onTimes: (times: LayerTimes) => void;
 };
 
 export type SharedLayers = {
@@ -83,8 +86,9 @@ async function unpackOnce(deps: SharedLayersDeps, request: LayerRequest): Promis
   try {
     const job = { directory: filesDir, contentsFile, digest: descriptor.digest, diffId, sizeBytes: descriptor.sizeBytes };
     const open = async () => (await session.openBlob(descriptor)).stream;
-    const { refusedXattrs, ...facts } = await deps.unpacker.unpack(job, open, request.signal, request.onBytes);
+    const { refusedXattrs, times, ...facts } = await deps.unpacker.unpack(job, open, request.signal, request.onBytes);
     if (refusedXattrs.length > 0) deps.log?.warn({ layer: descriptor.digest, refusedXattrs }, 'the file system does not take these attributes');
+    request.onTimes(times);
     await deps.store.layers.publish({ diffId, stagingDir, facts });
   } finally {
     // What was published is not there any more.

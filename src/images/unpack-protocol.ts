@@ -14,6 +14,9 @@
  */
 import type { ErrorCode } from '../lib/errors.ts';
 import type { WrittenLayer } from './layer-writer.ts';
+import type { LayerTimes } from './stopwatch.ts';
+
+export type UnpackedLayer = WrittenLayer & { readonly times: LayerTimes };
 
 export type LayerJob = {
   /** Empty directory, made for this layer. */
@@ -39,7 +42,7 @@ export type ToWorker = { readonly id: number } & (
 
 export type FromWorker = { readonly id: number } & (
   | { readonly kind: 'returned'; readonly memory: ArrayBuffer }
-  | { readonly kind: 'unpacked'; readonly layer: WrittenLayer }
+  | { readonly kind: 'unpacked'; readonly layer: UnpackedLayer }
   | { readonly kind: 'done' }
   | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string }
 );

@@ -7,8 +7,7 @@ import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
-import type { WrittenLayer } from './layer-writer.ts';
-import type { LayerJob } from './unpack-protocol.ts';
+import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
 
 export type UnpackerDeps = {
@@ -27,7 +26,7 @@ export type Unpacker = {
    * @param onBytes told how many bytes have come, each time that some have.
    * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
    */
-  readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<WrittenLayer>;
+  readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<UnpackedLayer>;
   /** Removes a tree. Succeeds when it is not there. */
   readonly remove: (path: string) => Promise<void>;
   /** All that was written to the file system of `path` is on disk afterwards. */
@@ -87,7 +86,7 @@ async function runLayer(
   open: () => Promise<Readable>,
   signal: AbortSignal,
   onBytes: ((count: number) => void) | undefined,
-): Promise<WrittenLayer> {
+): Promise<UnpackedLayer> {
   signal.throwIfAborted();
   const lane = openLane(job);
   job.post({ kind: 'unpack', job: layer });
@@ -123,7 +122,7 @@ type Lane = {
   readonly send: (piece: Buffer, length: number) => void;
   /** True when the worker has nothing to do. */
   readonly isIdle: () => boolean;
-  readonly result: Promise<WrittenLayer>;
+  readonly result: Promise<UnpackedLayer>;
 };
 
 function openLane(job: Job): Lane {
@@ -131,7 +130,7 @@ function openLane(job: Job): Lane {
   let made = 0;
   let sent = 0;
   let wake: (() => void) | undefined;
-  const { promise: result, resolve, reject } = Promise.withResolvers<WrittenLayer>();
+  const { promise: result, resolve, reject } = Promise.withResolvers<UnpackedLayer>();
   let failure: BerthError | undefined;
   result.catch(() => undefined);
   job.listen((message) => {
