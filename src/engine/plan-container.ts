@@ -118,7 +118,7 @@ export function planContainer(container: ContainerPlan): Plan {
 }
 
 /** Where the daemon reaches the monitor, also after its own restart; relative, for a socket's path is short. Source: unix(7). */
-export const controlSocketName = 'control';
+const controlSocketName = 'control';
 
 function planControlSocket(): Op[] {
   const address = Buffer.concat([Buffer.from([AF.UNIX, 0]), Buffer.from(`${controlSocketName}\0`)]);
@@ -157,7 +157,7 @@ export function withoutLimits(process: ProcessPlan): ProcessPlan {
 }
 
 /** The pid namespace is that of children born from now on: pid_namespaces(7). */
-export function joinPid(reg: Reg): Op {
+function joinPid(reg: Reg): Op {
   return { call: 'setns', fd: reg, namespaces: CLONE.NEWPID, note: 'joining the pid namespace' };
 }
 
