@@ -53,9 +53,9 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
-  await deps.cgroupDriver.remove(cgroupPath).catch((error: unknown) =>
-    deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'),
-  );
+  await deps.cgroupDriver
+    .remove(cgroupPath)
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
 }
 
 /** Exit code of a container whose end nobody saw. */
