@@ -44,10 +44,21 @@ static unsigned char read_buffer[READ_BYTES] __attribute__((aligned(PAGE_BYTES))
 
 static int register_fd(int32_t reg) { return reg < 0 ? -1 : registers[reg]; }
 
+/* Takes the room of the record while there is some, before the process begins: a disk that it fills must not lose its exit code. */
+static void reserve_record(int dir) {
+  static const char blank[RECORD_BYTES];
+  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return;
+  if (write(fd, blank, sizeof blank) < 0) errno = 0; /* Full already: finish() tries again. */
+  close(fd);
+}
+
 int supervise_prepare(const struct plan *plan) {
   if (plan->mode != MODE_CONTAINER) return 0;
   if (register_fd(plan->exit_dir) < 0) return EBADF;
-  return log_open(register_fd(plan->log_dir), plan->log_name.at, plan->line_bytes_max);
+  const int error = log_open(register_fd(plan->log_dir), plan->log_name.at, plan->line_bytes_max);
+  if (error == 0) reserve_record(register_fd(plan->exit_dir));
+  return error;
 }
 
 void close_all_but(int *fds, size_t count) {
@@ -220,15 +231,6 @@ static bool write_record(int dir, const char *record, size_t length) {
   return close(fd) == 0 && is_written && renameat(dir, "exit.json.tmp", dir, "exit.json") == 0;
 }
 
-/* Takes the room of the record while there is some: a file system that is full by then must not lose an exit code. */
-static void reserve_record(int dir) {
-  static const char blank[RECORD_BYTES];
-  const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) return;
-  if (write(fd, blank, sizeof blank) < 0) errno = 0; /* Full already: finish() tries again. */
-  close(fd);
-}
-
 /* The log is complete before the record appears: who sees the exit may read the log to its end. */
 static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
 static void finish(int exit_dir, pid_t child, int status) {
@@ -267,7 +269,6 @@ static void start_streams(const struct plan *plan, int terminal) {
 void supervise(const struct plan *plan, pid_t child, int terminal, int signals) {
   enum { SIGNALS, CONTROL, STREAMS, CLIENTS = STREAMS + 2, MEMORY = CLIENTS + CLIENTS_MAX, ATTACHED, POLLED = ATTACHED + ATTACH_POLLED };
   const int exit_dir = register_fd(plan->exit_dir);
-  reserve_record(exit_dir);
   const int control = register_fd(plan->control);
   oom.fd = register_fd(plan->memory_events);
   count_oom_kills();
