@@ -60,7 +60,7 @@ function recordTraces(): () => void {
   const paths = [root, state, '/var/log/pods', logDirectory];
   const hadNetns = existsSync(netnsDir);
   const missing = paths.filter((path) => !existsSync(path));
-  const restoreNetwork = recordNetworkTraces(bridgeName());
+  const restoreNetwork = recordNetworkTraces(defaultNetwork());
   return () => {
     for (const path of missing) rmSync(path, { recursive: true, force: true });
     restoreNetwork();
@@ -74,9 +74,10 @@ function recordTraces(): () => void {
   };
 }
 
-function bridgeName(): string {
-  const conflist = JSON.parse(readFileSync(join(repository, 'deploy/10-berth.conflist'), 'utf8')) as { plugins: { bridge?: string }[] };
-  return conflist.plugins.find((plugin) => plugin.bridge !== undefined)?.bridge ?? '';
+function defaultNetwork(): { network: string; bridge: string } {
+  const text = readFileSync(join(repository, 'deploy/10-berth.conflist'), 'utf8');
+  const conflist = JSON.parse(text) as { name: string; plugins: { bridge?: string }[] };
+  return { network: conflist.name, bridge: conflist.plugins.find((plugin) => plugin.bridge !== undefined)?.bridge ?? '' };
 }
 
 function ownCgroups(): string[] {

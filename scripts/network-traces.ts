@@ -8,18 +8,19 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 
 const tables = ['nat', 'filter', 'mangle', 'raw'];
 const forwarding = '/proc/sys/net/ipv4/ip_forward';
-const addressDir = '/var/lib/cni';
+/** Where host-local keeps the addresses of a network, each inside the one before. */
+const addressDirs = (network: string) => ['/var/lib/cni', '/var/lib/cni/networks', `/var/lib/cni/networks/${network}`];
 
-/** Records the state now. @param bridge name of the interface that the bridge plugin may make. @returns what brings it back. */
-export function recordNetworkTraces(bridge: string): () => void {
+/** Records the state now. @param names the network's, and that of the interface that the bridge plugin may make. @returns what brings it back. */
+export function recordNetworkTraces({ network, bridge }: { readonly network: string; readonly bridge: string }): () => void {
   const hadBridge = hasInterface(bridge);
-  const hadAddresses = existsSync(addressDir);
+  const missing = addressDirs(network).find((directory) => !existsSync(directory));
   const forwardingBefore = readFileSync(forwarding, 'utf8');
   const rulesBefore = new Map(tables.map((table) => [table, new Set(rulesOf(table))]));
   return () => {
     if (!hadBridge && hasInterface(bridge)) quietly('ip', 'link', 'delete', bridge);
     for (const table of tables) removeNewRules(table, rulesBefore.get(table) ?? new Set());
-    if (!hadAddresses) rmSync(addressDir, { recursive: true, force: true });
+    if (missing !== undefined) rmSync(missing, { recursive: true, force: true });
     if (readFileSync(forwarding, 'utf8') !== forwardingBefore) writeFileSync(forwarding, forwardingBefore);
   };
 }
