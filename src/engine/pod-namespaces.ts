@@ -7,11 +7,11 @@ import { mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedTo, reasonOf } from '../lib/errors.ts';
 import { openCgroup } from '../sys/cgroups.ts';
-import { isErrno } from '../sys/ffi.ts';
 import { createDetachedMount, setMountAttributes } from '../sys/mounts.ts';
 import { pinNamespace, unpinNamespaces } from '../sys/namespaces.ts';
 import { createOverlay } from '../sys/overlay.ts';
-import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
+import { killProcess } from '../sys/process-tree.ts';
+import { close } from '../sys/syscalls.ts';
 import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
@@ -97,22 +97,7 @@ async function withHolder(
   try {
     use(holder);
   } finally {
-    end(holder);
-  }
-}
-
-const SIGKILL = 9;
-
-function end(pid: number): void {
-  try {
-    const pidfd = pidfdOpen(pid);
-    try {
-      pidfdSendSignal(pidfd, SIGKILL);
-    } finally {
-      close(pidfd);
-    }
-  } catch (error) {
-    if (!isErrno(error, 'ESRCH')) throw error;
+    killProcess(holder);
   }
 }
 

@@ -23,7 +23,7 @@ export async function killTree(facts: CgroupFacts, cgroupPath: string, root: num
     const members = (await processes(facts, cgroupPath)).flatMap(readMember);
     const doomed = treeOf(members, root);
     if (doomed.length === 0) return;
-    for (const pid of doomed) kill(pid);
+    for (const pid of doomed) killProcess(pid);
     await new Promise((resolve) => setTimeout(resolve, round));
   }
 }
@@ -49,7 +49,8 @@ function readMember(pid: number): Member[] {
   }
 }
 
-function kill(pid: number): void {
+/** Kills one process with SIGKILL; one that has ended is fine. */
+export function killProcess(pid: number): void {
   try {
     const pidfd = pidfdOpen(pid);
     try {
