@@ -6,7 +6,7 @@
  * long runs on this thread.
  */
 import { randomBytes } from 'node:crypto';
-import { renameSync } from 'node:fs';
+import { existsSync, renameSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition, reasonOf } from '../lib/errors.ts';
@@ -48,6 +48,8 @@ export type LayerStore = {
   readonly discard: (stagingDir: string) => Promise<void>;
   /** Layers that nobody has leased. */
   readonly unleased: () => string[];
+  /** Counts layers whose files somebody has deleted as not there, so that a pull brings them again; what is left of them goes. */
+  readonly forgetDeleted: (diffIds: readonly string[]) => Promise<void>;
   /** Removes layers that are neither used nor leased. They are gone at once; resolves when their space is free. */
   readonly removeUnused: (isUsed: (diffId: string) => boolean) => Promise<void>;
   /** Removes what an earlier daemon left half done. */
@@ -118,6 +120,16 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     unsynced.add(layer.diffId);
   };
 
+  const forgetDeleted = async (diffIds: readonly string[]): Promise<void> => {
+    for (const diffId of diffIds) {
+      if (!layers.has(diffId) || existsSync(join(placeOf(diffId), filesName))) continue;
+      deps.log?.warn({ diffId }, 'a layer was deleted by somebody else; it is fetched again');
+      layers.delete(diffId);
+      unsynced.delete(diffId);
+      await deps.unpacker.remove(placeOf(diffId));
+    }
+  };
+
   const syncing = createKeyedQueue();
   const synced = (): Promise<void> =>
     syncing
@@ -163,6 +175,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     synced,
     discard,
     unleased,
+    forgetDeleted,
     removeUnused,
     removeLeftovers,
   };

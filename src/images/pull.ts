@@ -170,7 +170,7 @@ type Fetched = { readonly image: ImageRecord; readonly layers: number; readonly 
 async function runSession(deps: RunDeps, run: Run): Promise<Fetched> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
   try {
-    const known = await knownImage(deps.store, session, run.ref);
+    const known = await wholeImage(deps.store, await knownImage(deps.store, session, run.ref));
     return known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0, times: [] };
   } finally {
     session.close();
@@ -188,6 +188,13 @@ async function knownImage(store: ImageStore, session: RegistrySession, ref: Refe
   return image?.repoDigests.includes(digestName) ? image : undefined;
 }
 
+/** The image, unless layers of it have been deleted. */
+async function wholeImage(store: ImageStore, image: ImageRecord | undefined): Promise<ImageRecord | undefined> {
+  if (image === undefined) return undefined;
+  await store.layers.forgetDeleted(image.diffIds);
+  return image.diffIds.every((diffId) => store.layers.facts(diffId) !== undefined) ? image : undefined;
+}
+
 /** What the registry says an image is, all of it checked. */
 type Resolved = {
   /** Of the manifest or index that the name stands for. */
@@ -203,6 +210,7 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
   const ownerId = `pull ${randomUUID()}`;
   // Before looking which layers are there: what is there must stay.
   deps.store.lease(ownerId, resolved.config.diffIds);
+  await deps.store.layers.forgetDeleted(resolved.config.diffIds);
   const missing = [...new Map(resolved.layers.map((layer) => [layer.diffId, layer])).values()].filter(
     (layer) => deps.store.layers.facts(layer.diffId) === undefined,
   );

@@ -135,6 +135,17 @@ test('a pull of what is here asks the registry, and fetches nothing', async () =
   await failsWith(node.pull(`${bed.host}/known:absent`), 'NOT_FOUND', /not found/);
 });
 
+test('a layer whose files somebody deleted is brought back by the next pull', async () => {
+  await bed.push('team/deleted', '1', { layers: [base, upper] });
+  const node = await bed.node();
+  const name = `${bed.host}/team/deleted:1`;
+  const [, lowest] = node.store.rootOf(await node.pull(name)).layerDirs;
+  assert.ok(lowest !== undefined);
+  rmSync(lowest, { recursive: true });
+  await node.pull(name);
+  assert.equal(readFileSync(join(lowest, 'bin/tool'), 'utf8'), 'old');
+});
+
 test('a layer that an image has twice is fetched once, and stacked once', async () => {
   const pushed = await bed.push('twice', '1', { layers: [base, upper, base] });
   const node = await bed.node();
