@@ -16,6 +16,7 @@ import { createEngine, type Engine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
 import { createNativeRoots } from './engine/native-roots.ts';
+import { createOomKills } from './engine/oom-kills.ts';
 import { probeUserNamespaces } from './engine/pod-namespaces.ts';
 import { latestTimeNs, recover } from './engine/recover.ts';
 import { planRlimits } from './engine/rlimits.ts';
@@ -34,12 +35,13 @@ import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
 import { createNodeImages } from './node-images.ts';
-import { adjustOnHangup, openObservability } from './observability.ts';
+import { adjustOnHangup, type Observability, openObservability } from './observability.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
 import { createIdleCollector } from './sys/heap.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
+import { openKernelLog } from './sys/kernel-log.ts';
 import { createLibseccomp } from './sys/libseccomp.ts';
 import { hardLimit } from './sys/limits.ts';
 import { lockDirectory } from './sys/lock.ts';
@@ -79,8 +81,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     delTimeoutMs: config.cniTimeoutMs,
     ...(observers ? { observe: observers.plugin } : {}),
   });
-  const engineDeps = await wireEngine(config, facts, images, network, log);
-  const deps: EngineDeps = observers ? { ...engineDeps, observeStep: observers.step } : engineDeps;
+  const deps = await wireEngine(config, { facts, images, network, log, observers });
   await recover(deps);
   await images.collect();
   await network.collectGarbage(deps.store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
@@ -110,6 +111,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   log.info({ signal }, 'ending; containers run on');
   deps.events.close();
   observability.close();
+  deps.oomKills.close();
   await server.close(drainTimeoutMs);
   await streaming.close();
   network.close();
@@ -145,7 +147,15 @@ function checkNode(config: Config): HostFacts {
   return facts;
 }
 
-async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, network: EngineDeps['network'], log: Log): Promise<EngineDeps> {
+type Parts = {
+  readonly facts: HostFacts;
+  readonly images: ImageStore;
+  readonly network: EngineDeps['network'];
+  readonly log: Log;
+  readonly observers: Observability['observers'];
+};
+
+async function wireEngine(config: Config, { facts, images, network, log, observers }: Parts): Promise<EngineDeps> {
   const settings: EngineSettings = {
     rootDir: config.root,
     stateDir: config.state,
@@ -160,6 +170,7 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
   const stored = openStore(config.state);
   const clock = createClock(latestTimeNs({ store: stored }));
   const events = createEvents();
+  const store = announcingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
   return {
@@ -169,7 +180,7 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
     cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, config.cgroupParent, log),
-    store: announcingStore(stored, events, clock),
+    store,
     events,
     roots: chooseRoots(config, facts, log),
     monitor,
@@ -181,10 +192,12 @@ async function wireEngine(config: Config, facts: HostFacts, images: ImageStore, 
         images.release(ownerId).catch((error: unknown) => log.warn({ ownerId, reason: reasonOf(error) }, 'removing unused layers failed'));
       },
     },
+    oomKills: createOomKills({ store, kernelLog: openKernelLog(), observe: observers?.oomKills, log }),
     watches: createWatches(),
     creations: createCreations(),
     queue: createKeyedQueue(),
     clock,
+    ...(observers ? { observeStep: observers.step } : {}),
     log,
   };
 }

@@ -11,6 +11,7 @@ import type { Creations } from './creations.ts';
 import type { Rlimit } from './credentials.ts';
 import type { Events } from './events.ts';
 import type { MonitorBinary } from './monitor.ts';
+import type { OomKills } from './oom-kills.ts';
 import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
 import type { Network } from './spec.ts';
@@ -49,6 +50,7 @@ export type EngineDeps = {
   readonly seccomp: SeccompFilters;
   readonly network: Network;
   readonly layers: LayerLeases;
+  readonly oomKills: OomKills;
   readonly watches: Watches;
   readonly creations: Creations;
   readonly queue: KeyedQueue;

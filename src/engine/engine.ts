@@ -168,5 +168,6 @@ function explainContainer(deps: EngineDeps, { record, status }: ContainerView): 
     resources: status.resources,
   };
   const plan = readPlan(deps, record.id);
-  return { info, timeline: status.timeline ?? {}, ...(plan ? { plan } : {}) };
+  const { oom } = status;
+  return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...(plan ? { plan } : {}) };
 }

@@ -9,6 +9,7 @@ import { processStartTime, reap, whenReadable } from '../sys/processes.ts';
 import { close, pidfdOpen } from '../sys/syscalls.ts';
 import type { EngineDeps } from './deps.ts';
 import { type ExitRecord, readExitRecord } from './monitor.ts';
+import { describeVictim } from './oom-report.ts';
 import type { ContainerStatus, ContainerView, ProcessIdentity } from './records.ts';
 
 /** How long the processes that a container leaves in its cgroup may take to die of SIGKILL before they are only reported. */
@@ -44,12 +45,17 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   if (view === undefined) return;
   const { cgroupPath } = view.record;
   // Before the status says EXITED: the verdict, which goes with the cgroup, and the end of whatever else ran in it.
-  const kills = await oomKills(deps.cgroups, cgroupPath);
+  const counted = await oomKills(deps.cgroups, cgroupPath);
   const left = await killCgroup(deps.cgroups, cgroupPath, leftoverTimeoutMs);
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an ended container do not die');
   const record = await readExitRecord(deps.store.containers.directory(id));
   // The cgroup may have gone with its last process; the monitor has looked before.
-  const end = describeEnd(view, record, Math.max(kills ?? 0, record?.oomKills ?? 0), deps.clock.nowNs());
+  const kills = Math.max(counted ?? 0, record?.oomKills ?? 0);
+  // The kernel writes its log before the process dies.
+  if (kills > 0) deps.oomKills.catchUp();
+  const told = deps.store.containers.get(id) ?? view;
+  deps.oomKills.countUntold(kills - (told.status.oom?.kills ?? 0));
+  const end = describeEnd(told, record, kills, deps.clock.nowNs());
   const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
@@ -76,7 +82,21 @@ export function describeEnd({ status }: ContainerView, record: ExitRecord | null
     };
   }
   const isOom = oomKillCount > 0 && record.exitCode !== 0;
-  const lostLog = record.droppedLogBytes > 0 ? { message: `${record.droppedLogBytes} bytes of output could not be written to the log` } : {};
+  const messages = [
+    ...(isOom ? [describeOom(status, oomKillCount)] : []),
+    ...(record.droppedLogBytes > 0 ? [`${record.droppedLogBytes} bytes of output could not be written to the log`] : []),
+  ];
   const reason = isOom ? 'OOMKilled' : record.exitCode === 0 ? 'Completed' : 'Error';
-  return { finishedAtNs: later(record.finishedAtNs), exitCode: record.exitCode, reason, ...lostLog };
+  return {
+    finishedAtNs: later(record.finishedAtNs),
+    exitCode: record.exitCode,
+    reason,
+    ...(messages.length > 0 ? { message: messages.join('; ') } : {}),
+  };
+}
+
+/** Without the kernel's log only the number is known. */
+function describeOom({ oom }: ContainerStatus, kills: number): string {
+  if (oom !== undefined) return describeVictim(oom.last);
+  return `OOM-killed: ${kills} ${kills === 1 ? 'process' : 'processes'} of the container`;
 }

@@ -3,6 +3,7 @@
  *
  * Both are on disk as JSON with a version; times are nanoseconds since the epoch as decimal text, for JSON has no integer wide enough.
  */
+import type { OomSummary } from './oom-scan.ts';
 import type { ContainerSpec, ImageConfig, NetworkResult, Resources, SandboxSpec } from './spec.ts';
 import type { Timeline } from './timeline.ts';
 
@@ -88,6 +89,8 @@ export type ContainerStatus = {
   readonly monitor?: ProcessIdentity;
   /** What creating and starting it took. */
   readonly timeline?: Timeline;
+  /** Of its processes that were killed for want of memory; absent when there are none, or the kernel's log cannot be read. */
+  readonly oom?: OomSummary;
   /** In force now: those of the request, with what updates changed. */
   readonly resources: Resources;
   /** Why its record or its status could not be read: then the rest of both is made up. */

@@ -11,6 +11,8 @@ export type Observers = {
   readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
   readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
   readonly step: (step: string, seconds: number) => void;
+  /** `limit`: whose limit it was, of a few words. */
+  readonly oomKills: (limit: string, kills: number) => void;
   /** Called when a session of exec, attach or port-forward begins, and what it gives back when it ends. */
   readonly session: (kind: SessionKind) => () => void;
 };
@@ -134,8 +136,19 @@ function createObservers(registers: Registers): Observers {
       pluginDuration.observe({ plugin, command }, seconds);
     },
     step: (step, seconds) => steps.observe({ step }, seconds),
+    oomKills: observeOomKills(registers),
     session: observeSessions(registers),
   };
+}
+
+function observeOomKills(registers: Registers): Observers['oomKills'] {
+  const kills = new Counter({
+    name: 'berth_container_oom_kills_total',
+    help: 'Processes of containers that the kernel killed for want of memory, by whose limit it was: container, inner, pod, outer, node or unknown.',
+    labelNames: ['limit'],
+    registers,
+  });
+  return (limit, number) => kills.inc({ limit }, number);
 }
 
 function observeSessions(registers: Registers): Observers['session'] {

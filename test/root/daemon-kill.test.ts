@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
+import { openKernelLog } from '../../src/sys/kernel-log.ts';
 import { isAlive, processStartTime } from '../../src/sys/processes.ts';
 import { cgroupDirectories } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
@@ -114,6 +115,8 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
       `${name} ended while the daemon was dead`,
     );
   }
+  const told = openKernelLog() === null ? /^OOM-killed: 1 process/ : /^OOM-killed: process \d+ \(sh\) of the container, at its limit of 24 MiB;/;
+  assert.match((await statusOf(daemon.client, ids.greedy)).message, told);
   assert.deepEqual(logLines(join(pod.logDirectory, 'seven.log')), ['last words']);
   assert.equal(processStartTime(before.get(ids.orphan)?.pid as number), null, 'a container without its monitor is ended');
 

@@ -12,6 +12,7 @@ import { createEngine, type Engine } from '../../../src/engine/engine.ts';
 import { createEvents } from '../../../src/engine/events.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
 import { createNativeRoots } from '../../../src/engine/native-roots.ts';
+import { createOomKills } from '../../../src/engine/oom-kills.ts';
 import { probeUserNamespaces } from '../../../src/engine/pod-namespaces.ts';
 import { createRoots } from '../../../src/engine/roots.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
@@ -24,6 +25,7 @@ import { createLog } from '../../../src/lib/log.ts';
 import { createKeyedQueue } from '../../../src/lib/queue.ts';
 import { probeCgroups, removeIfEmpty } from '../../../src/sys/cgroups.ts';
 import { probeHost } from '../../../src/sys/host.ts';
+import { openKernelLog } from '../../../src/sys/kernel-log.ts';
 import { createLibseccomp } from '../../../src/sys/libseccomp.ts';
 
 export type TestEngine = {
@@ -57,19 +59,21 @@ export async function startEngine(
   const cgroups = probeCgroups();
   const events = createEvents();
   const clock = createClock();
+  const store = announcingStore(openStore(settings.stateDir), events, clock);
   const deps: EngineDeps = {
     settings,
     facts,
     userNamespaceFailure: await probeUserNamespaces({ monitor }, settings.rootDir),
     cgroups,
     cgroupDriver: await chooseCgroupDriver(cgroupDriver, cgroups, settings.defaultCgroupParent, createLog('silent')),
-    store: announcingStore(openStore(settings.stateDir), events, clock),
+    store,
     events,
     roots: process.env.BERTH_SNAPSHOTTER === 'native' ? createNativeRoots(settings.rootDir) : createRoots(settings.rootDir, true),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
     layers: { lease: () => {}, release: () => {} },
+    oomKills: createOomKills({ store, kernelLog: openKernelLog(), log: createLog('silent') }),
     watches: createWatches(),
     creations: createCreations(),
     queue: createKeyedQueue(),
@@ -82,6 +86,7 @@ export async function startEngine(
     for (const { record } of engine.sandboxes()) await engine.removeSandbox(record.id);
     removeIfEmpty(deps.cgroups, settings.defaultCgroupParent);
     deps.monitor.close();
+    deps.oomKills.close();
     rmSync(directory, { recursive: true, force: true });
   };
   return { engine, deps, image, directory, end };

@@ -44,6 +44,7 @@ export type Status = {
   readonly state: string;
   readonly exit_code: number;
   readonly reason: string;
+  readonly message: string;
   readonly started_at: string;
   readonly finished_at: string;
   readonly resources: { readonly linux: { readonly cpu_shares: string; readonly memory_limit_in_bytes: string } };

@@ -1,0 +1,146 @@
+/** Real OOM kills through the engine's functions: who, at whose limit, told in the status, the log and the metric. */
+import assert from 'node:assert/strict';
+import { after, before, beforeEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createOomKills, type OomKills } from '../../src/engine/oom-kills.ts';
+import type { ContainerStatus } from '../../src/engine/records.ts';
+import type { Resources } from '../../src/engine/spec.ts';
+import { writeCgroup } from '../../src/sys/cgroup-values.ts';
+import { createCgroup, removeCgroup } from '../../src/sys/cgroups.ts';
+import { openKernelLog } from '../../src/sys/kernel-log.ts';
+import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+
+const MiB = 1024 * 1024;
+const podsCgroup = `/berth-test-${process.pid}-oom`;
+const isLogThere = openKernelLog() !== null;
+const options = { skip: !isLogThere && 'the kernel log cannot be read here' };
+const limited: Resources = { memoryLimitBytes: 20 * MiB, memorySwapLimitBytes: 20 * MiB };
+/** Grows as one process until it is stopped. */
+const greedy = 'x=a; while :; do x=$x$x$x; done';
+
+type Line = Record<string, unknown> & { message: string };
+
+let host: TestEngine;
+let lines: Line[] = [];
+let counts: Record<string, number> = {};
+
+before(async () => {
+  host = await startEngine();
+});
+beforeEach(() => {
+  host.deps.oomKills.close();
+  useLog(true);
+});
+after(async () => {
+  await host.end();
+  for (const path of [`${podsCgroup}/pod1`, podsCgroup]) await removeCgroup(host.deps.cgroups, path);
+});
+
+/** The engine's own, with what they tell kept here. */
+function useLog(isReadable: boolean): void {
+  lines = [];
+  counts = {};
+  const oomKills = createOomKills({
+    store: host.deps.store,
+    kernelLog: isReadable ? openKernelLog() : null,
+    observe: (limit, kills) => {
+      counts[limit] = (counts[limit] ?? 0) + kills;
+    },
+    log: { ...host.deps.log, warn: (fields, message) => lines.push({ ...fields, message }) },
+  });
+  (host.deps as { oomKills: OomKills }).oomKills = oomKills;
+}
+
+async function start(script: string, resources: Resources, cgroupParent?: string): Promise<string> {
+  const sandboxId = await host.engine.runSandbox(sandboxSpec(cgroupParent === undefined ? {} : { cgroupParent }));
+  const id = await host.engine.createContainer(sandboxId, containerSpec(['sh', '-c', script], { resources }), host.image);
+  await host.engine.startContainer(id);
+  return id;
+}
+
+async function ended(id: string): Promise<ContainerStatus> {
+  await host.deps.watches.of(id)?.exited;
+  return host.engine.container(id).status;
+}
+
+test('a container killed at its own limit says so, with its process and what memory was used for', options, async () => {
+  const { exitCode, reason, message, oom } = await ended(await start(greedy, limited));
+  assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
+  assert.match(
+    message ?? '',
+    /^OOM-killed: process \d+ \(sh\), the container's first, pid 1 inside, at its limit of 20 MiB; in use there: 1\d(\.\d)? MiB anonymous/,
+  );
+  assert.deepEqual(counts, { container: 1 });
+  assert.deepEqual(
+    lines.map((line) => [line.message, line['limit'], line['pid']]),
+    [[message, 'container', oom?.last.pid]],
+  );
+});
+
+test('tmpfs that fills a limit is told from anonymous memory', options, async () => {
+  const { message } = await ended(await start(`dd if=/dev/zero of=/dev/shm/x bs=1M count=14; ${greedy}`, limited));
+  assert.match(message ?? '', /1\d(\.\d)? MiB tmpfs and shared/);
+});
+
+test('a child that is killed is told while the container goes on, and is not its end', options, async () => {
+  const id = await start(`sh -c '${greedy}'; sleep 1000`, limited);
+  for (let waits = 0; waits < 400 && lines.length === 0; waits += 1) await sleep(50);
+  assert.match(lines[0]?.message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at its limit of 20 MiB; /);
+  assert.equal(lines.length, 1);
+  const { status } = host.engine.container(id);
+  assert.deepEqual([status.oom?.kills, status.oom?.last.isFirst, status.finishedAtNs], [1, false, undefined]);
+  assert.equal((host.engine.explain(id)['oom'] as typeof status.oom)?.kills, 1);
+  assert.deepEqual(counts, { container: 1 });
+});
+
+test('a shell that ends for its child was killed says OOMKilled, and whose process it was', options, async () => {
+  const { exitCode, reason, message } = await ended(await start(`sh -c '${greedy}'; exit $?`, limited));
+  assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
+  assert.match(message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at its limit/);
+});
+
+test("the pod's limit is told from the container's", options, async () => {
+  const { cgroups } = host.deps;
+  const path = `${podsCgroup}/pod1`;
+  createCgroup(cgroups, path);
+  const files = cgroups.version === 1 ? ['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes'] : ['memory.max', 'memory.swap.max'];
+  files.forEach((file, index) => {
+    const value = String(cgroups.version === 2 && index === 1 ? 0 : 24 * MiB);
+    writeCgroup(cgroups, path, [{ controller: 'memory', file, value, tolerate: 'missing', note: 'test' }]);
+  });
+  const id = await start(greedy, {}, path);
+  const { reason, message } = await ended(id);
+  assert.equal(reason, 'OOMKilled');
+  assert.match(message ?? '', /, at the pod's limit of 24 MiB; in use there: /);
+  assert.deepEqual(counts, { pod: 1 });
+  await host.engine.removeSandbox(host.engine.container(id).record.sandboxId);
+});
+
+test('a daemon that starts later reads back what it has missed, and counts nothing twice', options, async () => {
+  host.deps.oomKills.close();
+  const id = await start(`sh -c '${greedy}'; sleep 1000`, limited);
+  for (let waits = 0; waits < 400 && (await kills(id)) === 0; waits += 1) await sleep(50);
+  useLog(true);
+  host.deps.oomKills.catchUp();
+  assert.deepEqual(counts, { container: 1 });
+  host.deps.oomKills.close();
+  useLog(true);
+  host.deps.oomKills.catchUp();
+  assert.deepEqual([counts, host.engine.container(id).status.oom?.kills], [{}, 1]);
+});
+
+test('without the kernel log the verdict is the same, and the number is told', async () => {
+  host.deps.oomKills.close();
+  useLog(false);
+  const { exitCode, reason, message } = await ended(await start(greedy, limited));
+  assert.deepEqual([exitCode, reason, message], [137, 'OOMKilled', 'OOM-killed: 1 process of the container']);
+  assert.deepEqual(counts, { unknown: 1 });
+});
+
+async function kills(id: string): Promise<number> {
+  for await (const details of host.engine.details(host.engine.sandboxes())) {
+    const container = details.containers.find(({ stats }) => stats.record.id === id);
+    if (container !== undefined) return container.cgroup.oomKills ?? 0;
+  }
+  return 0;
+}
