@@ -74,6 +74,8 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'layers',
     'pull',
     'registry',
+    'signature-policy',
+    'signature',
     'store',
     'transport',
     'unpack-worker',
@@ -84,7 +86,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
   lib: ['log', 'metrics'],
   streaming: ['certificate', 'handshake', 'server', 'tokens'],
 };
-const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'net-dev', 'proc'];
+const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'cgroup-undo', 'net-dev', 'proc'];
 
 /** Packages and built-in modules that compute and touch nothing, so that a pure file may use them. */
 const pureModules = ['node:assert/strict', 'node:assert', 'smol-toml', 'node:path', 'node:path/posix', 'node:util', 'node:buffer'];

@@ -25,12 +25,31 @@ export function checkResources(resources: Resources): void {
     throw invalidArgument(`cpu quota ${cpuQuotaUs} us is below the least one, ${cpuQuotaMinUs} us`);
   }
   for (const list of [cpusetCpus, cpusetMems]) {
-    if (list !== undefined && !/^[\d,-]*$/.test(list)) throw invalidArgument(`cpuset ${JSON.stringify(list)} is no list of numbers and ranges`);
+    if (list !== undefined && !/^[\d,:/-]*$/.test(list)) throw invalidArgument(`cpuset ${JSON.stringify(list)} is no list of numbers and ranges`);
   }
   for (const { pageSize } of resources.hugepageLimits ?? []) {
     if (!/^\d+[KMG]B$/.test(pageSize)) throw invalidArgument(`huge page size ${JSON.stringify(pageSize)} is not written as in 2MB`);
   }
   memoryLimits(resources);
+  const [burst, quota] = [cpuBurstUs(resources), effectiveQuotaUs(resources)];
+  if (quota >= 0 && burst > quota) throw invalidArgument(`cpu burst ${burst} us is above the quota, ${quota} us`);
+}
+
+/** Microseconds of saved cpu time that may be used beyond the quota: only by name. Documentation/scheduler/sched-bwc.rst. */
+export const cpuBurstUs = ({ unified }: Resources): number => Number(unified?.['cpu.max.burst'] ?? 0);
+
+/** -1: unlimited. */
+function effectiveQuotaUs({ unified, cpuQuotaUs = -1 }: Resources): number {
+  const named = unified?.['cpu.max'];
+  return named === undefined ? cpuQuotaUs : Number(/^\d+/.exec(named)?.[0] ?? -1);
+}
+
+const isIdle = ({ unified }: Resources): boolean => unified?.['cpu.idle']?.trim() === '1';
+
+/** The kernel refuses any while cpu.idle is set, and has forgotten them when it is cleared. kernel/sched/fair.c, sched_group_set_shares(). */
+export function sharesToWrite({ before, change, after }: ResourceChange): number | undefined {
+  if (isIdle(after)) return undefined;
+  return isIdle(before) ? after.cpuShares : change.cpuShares;
 }
 
 /** @throws {BerthError} FAILED_PRECONDITION when a limit is asked for that this node cannot keep. */
@@ -46,7 +65,7 @@ export function checkControllers(change: Resources, facts: CgroupFacts): void {
   }
 }
 
-export function missingController(controller: string, what: string): BerthError {
+function missingController(controller: string, what: string): BerthError {
   return failedPrecondition(`limiting ${what}: the node has no cgroup controller ${controller}`);
 }
 

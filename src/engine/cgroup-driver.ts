@@ -127,7 +127,7 @@ async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, value
     // All of it has ended already: there is nothing to know for systemd.
     if (pids.length === 0) return;
     try {
-      const properties = [...scopeProperties(unit.slice, `container ${unit.scope}`), ...unitProperties(values)];
+      const properties = [...scopeProperties(unit.slice, `container ${unit.scope}`), ...unitProperties(values, systemd.version)];
       await systemd.startScope(unit.scope, [...properties, { name: 'PIDs', value: { type: 'au', value: pids } }]);
       writeCgroup(facts, path, values);
       return;
@@ -145,7 +145,7 @@ async function update(facts: CgroupV2Facts, systemd: Systemd, path: string, chan
   const unit = unitOf(path);
   if (unit === null) return;
   try {
-    if (await systemd.setProperties(unit.scope, unitProperties(change.values))) writeCgroup(facts, path, change.values);
+    if (await systemd.setProperties(unit.scope, unitProperties(change.values, systemd.version))) writeCgroup(facts, path, change.values);
   } catch (error) {
     await undo();
     throw error;

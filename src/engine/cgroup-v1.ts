@@ -3,17 +3,11 @@
  *
  * Files: Documentation/admin-guide/cgroup-v1/ and Documentation/scheduler/sched-bwc.rst of the kernel.
  */
-import { failedPrecondition } from '../lib/errors.ts';
 import type { CgroupFacts, CgroupWrite } from '../sys/cgroup-facts.ts';
-import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange } from './cgroup-change.ts';
+import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 
-/** @throws {BerthError} FAILED_PRECONDITION for what v1 has not. */
+/** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */
 export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
-  if (Object.keys(change.change.unified ?? {}).length > 0) {
-    throw failedPrecondition(
-      `setting ${Object.keys(change.change.unified ?? {}).join(', ')}: unified cgroup values need cgroup v2, this node has v1`,
-    );
-  }
   return [
     ...planCpu(change),
     ...planCpuset(change),
@@ -22,9 +16,11 @@ export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[
   ];
 }
 
-function planCpu({ before, change, after }: ResourceChange): CgroupWrite[] {
+function planCpu(given: ResourceChange): CgroupWrite[] {
+  const { before, change, after } = given;
   const writes: CgroupWrite[] = [];
-  if (change.cpuShares) writes.push({ controller: 'cpu', file: 'cpu.shares', value: String(change.cpuShares), note: 'share of cpu time' });
+  const shares = sharesToWrite(given);
+  if (shares) writes.push({ controller: 'cpu', file: 'cpu.shares', value: String(shares), note: 'share of cpu time' });
   if (change.cpuQuotaUs === undefined && change.cpuPeriodUs === undefined) return writes;
   const quotaUs = Math.max(-1, after.cpuQuotaUs ?? -1);
   const periodUs = after.cpuPeriodUs ?? cpuPeriodDefaultUs;

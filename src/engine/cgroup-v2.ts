@@ -3,31 +3,30 @@
  *
  * Files: Documentation/admin-guide/cgroup-v2.rst of the kernel.
  */
-import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import type { CgroupFacts, CgroupWrite } from '../sys/cgroup-facts.ts';
-import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange } from './cgroup-change.ts';
+import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 import { weightOfShares } from './cpu-weight.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT, FAILED_PRECONDITION for unified values that name no file or no controller of the node. */
+/** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */
 export function planV2(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
   return [
     ...planCpu(change),
     ...planCpuset(change),
     ...planMemory(change, facts),
     ...planHugepages(change.change, facts, (pageSize, part) => `hugetlb.${pageSize}.${part}max`),
-    // Last: who writes the kernel's own names knows better than the fields above.
-    ...planUnified(change.change.unified ?? {}, facts),
   ];
 }
 
-function planCpu({ change, after }: ResourceChange): CgroupWrite[] {
+function planCpu(given: ResourceChange): CgroupWrite[] {
+  const { change, after } = given;
   const writes: CgroupWrite[] = [];
-  if (change.cpuShares) {
+  const shares = sharesToWrite(given);
+  if (shares) {
     writes.push({
       controller: 'cpu',
       file: 'cpu.weight',
-      value: String(weightOfShares(change.cpuShares)),
-      note: `share of cpu time, from ${change.cpuShares} shares`,
+      value: String(weightOfShares(shares)),
+      note: `share of cpu time, from ${shares} shares`,
     });
   }
   if (change.cpuQuotaUs === undefined && change.cpuPeriodUs === undefined) return writes;
@@ -56,23 +55,6 @@ function planMemory({ change, after }: ResourceChange, facts: CgroupFacts): Cgro
   const swapBytes = limits.total < 0 ? -1 : limits.total - limits.memory;
   // Before memory: what a lower memory limit pushes out needs the room that it was given.
   return [{ controller: 'memory', file: 'memory.swap.max', value: limitValue(swapBytes), note: 'swap' }, memory];
-}
-
-/** Files that act on processes or on the tree instead of holding a value. */
-const actingFiles = new Set(['cgroup.procs', 'cgroup.threads', 'cgroup.kill', 'cgroup.type', 'cgroup.subtree_control']);
-
-function planUnified(unified: Readonly<Record<string, string>>, facts: CgroupFacts): CgroupWrite[] {
-  return Object.entries(unified).flatMap(([file, value]) => {
-    if (!/^[a-z]\w*(\.[\w-]+)+$/.test(file) || actingFiles.has(file))
-      throw invalidArgument(`unified cgroup value ${JSON.stringify(file)} is no file that holds a setting`);
-    const controller = file.slice(0, file.indexOf('.'));
-    if (controller !== 'cgroup' && !facts.controllers.has(controller)) {
-      throw failedPrecondition(`setting ${file}: the node has no cgroup controller ${controller}`);
-    }
-    // Files with a line a device, such as io.max, take one line a write.
-    const lines = value.split('\n').filter((line) => line !== '');
-    return lines.map((line) => ({ controller, file, value: line, note: 'as requested by name' }));
-  });
 }
 
 const limitValue = (bytes: number): string => (bytes < 0 ? 'max' : String(bytes));

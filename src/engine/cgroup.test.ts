@@ -53,8 +53,7 @@ test('planCgroup() writes every value on v1', () => {
     memoryLimitBytes: 64 * MiB,
     hugepageLimits: [{ pageSize: '2MB', limitBytes: 4 * MiB }],
   };
-  assert.deepEqual(text(planCgroup(resources, v1, 100)), [
-    'pids.max=100',
+  assert.deepEqual(text(planCgroup(resources, v1)), [
     'cpu.shares=512',
     'cpu.cfs_period_us=50000',
     'cpu.cfs_quota_us=20000',
@@ -77,8 +76,7 @@ test('planCgroup() writes every value on v2, unified ones last', () => {
     memorySwapLimitBytes: 96 * MiB,
     hugepageLimits: [{ pageSize: '2MB', limitBytes: 0 }],
   };
-  assert.deepEqual(text(planCgroup(resources, v2, -1)), [
-    'pids.max=max',
+  assert.deepEqual(text(planCgroup(resources, v2)), [
     'cpu.weight=59',
     'cpu.max=20000 100000',
     'cpuset.cpus=0-1',
@@ -148,7 +146,7 @@ test('planCgroup() refuses a limit without its controller', () => {
     for (const [resources, controller] of cases) {
       assert.throws(() => planCgroup(resources, without(facts, controller)), refusal('FAILED_PRECONDITION', new RegExp(`controller ${controller}$`)));
     }
-    assert.throws(() => planCgroup({}, without(facts, 'pids'), 5), refusal('FAILED_PRECONDITION', /controller pids/));
+    assert.throws(() => planCgroup({ unified: { 'pids.max': '5' } }, without(facts, 'pids')), refusal('FAILED_PRECONDITION', /controller pids/));
   }
 });
 
@@ -163,11 +161,24 @@ test('planCgroup() takes a huge page limit of 0 for a size or controller that th
 });
 
 test('planCgroup() checks the names of unified values', () => {
-  for (const name of ['../memory.max', 'memory/max', 'memory', '.max', 'memory.', '', 'cgroup.procs', 'cgroup.kill', 'cgroup.subtree_control']) {
+  for (const name of [
+    '../memory.max',
+    'memory/max',
+    'memory',
+    '.max',
+    'memory.',
+    '',
+    'cgroup.procs',
+    'cgroup.kill',
+    'cgroup.subtree_control',
+    'cgroup.freeze',
+    'memory.reclaim',
+    'cpu.pressure',
+  ]) {
     assert.throws(() => planCgroup({ unified: { [name]: '1' } }, v2), refusal('INVALID_ARGUMENT', /no file that holds a setting/), name);
   }
   assert.throws(() => planCgroup({ unified: { 'rdma.max': '1' } }, v2), refusal('FAILED_PRECONDITION', /setting rdma.max.*controller rdma/));
-  assert.throws(() => planCgroup({ unified: { 'memory.high': '1' } }, v1), refusal('FAILED_PRECONDITION', /memory.high.*need cgroup v2/));
+  assert.throws(() => planCgroup({ unified: { 'memory.high': '1' } }, v1), refusal('FAILED_PRECONDITION', /memory.high.*needs cgroup v2/));
   assert.deepEqual(text(planCgroup({ unified: { 'hugetlb.2MB.max': '0' } }, v2)), ['hugetlb.2MB.max=0']);
 });
 
@@ -265,4 +276,60 @@ test('mergeResources() keeps what is not given and merges by name', () => {
     ],
   });
   assert.deepEqual(mergeResources({}, {}), {});
+});
+
+test('planCgroupUpdate() leaves what was named its last word when a field of the same file changes', () => {
+  const current = { memoryLimitBytes: 32 * MiB, unified: { 'memory.swap.max': '1000' } };
+  const { writes } = planCgroupUpdate(current, { memoryLimitBytes: 64 * MiB }, v2, null);
+  assert.deepEqual(text(writes), ['memory.swap.max=1000', `memory.max=${64 * MiB}`]);
+});
+
+test('planCgroupUpdate() moves burst and quota in an order that keeps the burst within the quota', () => {
+  for (const [facts, burst] of [
+    [v1, 'cpu.cfs_burst_us'],
+    [v2, 'cpu.max.burst'],
+  ] as const) {
+    const set = (us: number) => ({ cpuQuotaUs: us, cpuPeriodUs: 100_000, unified: { 'cpu.max.burst': String(us) } });
+    const order = (from: number, to: number) => text(planCgroupUpdate(set(from), set(to), facts, null).writes);
+    assert.equal(order(20_000, 10_000)[0], `${burst}=10000`);
+    assert.equal(order(10_000, 20_000).at(-1), `${burst}=20000`);
+    const above = () => planCgroupUpdate(set(20_000), { cpuQuotaUs: 10_000 }, facts, null);
+    assert.throws(above, refusal('INVALID_ARGUMENT', /burst 20000 us is above the quota, 10000 us/));
+  }
+});
+
+test('planCgroupUpdate() writes no shares while a container is idle, and those it has when it no longer is', () => {
+  const idle = { cpuShares: 512, unified: { 'cpu.idle': '1' } };
+  assert.deepEqual(text(planCgroup(idle, v2)), ['cpu.idle=1']);
+  assert.deepEqual(planCgroupUpdate(idle, { cpuShares: 1024 }, v1, null).writes, []);
+  const busy = (facts: CgroupFacts) => text(planCgroupUpdate(idle, { unified: { 'cpu.idle': '0' } }, facts, null).writes);
+  assert.deepEqual(busy(v2), ['cpu.idle=0', 'cpu.weight=59']);
+  assert.deepEqual(busy(v1), ['cpu.idle=0', 'cpu.shares=512']);
+});
+
+test('planCgroup() finds values by name on v1 where it has the same', () => {
+  const facts = { ...v1, controllers: new Set([...v1.controllers, 'blkio']) };
+  const unified = { 'pids.max': '9', 'memory.low': 'max', 'io.max': '8:0 rbps=1000 wiops=max\n8:16 wbps=5' };
+  assert.deepEqual(text(planCgroup({ unified }, facts)), [
+    'pids.max=9',
+    'memory.soft_limit_in_bytes=-1',
+    'blkio.throttle.read_bps_device=8:0 1000',
+    'blkio.throttle.write_iops_device=8:0 0',
+    'blkio.throttle.write_bps_device=8:16 5',
+  ]);
+  for (const line of ['8:0 rbps', '8:0 rbps=1 what=2', 'sda rbps=1', '8:0 rbps=-1'])
+    assert.throws(() => planCgroup({ unified: { 'io.max': line } }, facts), refusal('INVALID_ARGUMENT', /io\.max/), line);
+});
+
+test('planCgroup() takes several lines only for files that have a line a device', () => {
+  assert.throws(
+    () => planCgroup({ unified: { 'memory.max': '1\n2' } }, v2),
+    refusal('INVALID_ARGUMENT', /memory\.max: "1\\n2" is more than one line/),
+  );
+  assert.deepEqual(text(planCgroup({ unified: { 'cpuset.cpus': '', 'memory.high': '5\n' } }, v2)), ['cpuset.cpus=\n', 'memory.high=5']);
+});
+
+test('planCgroupUpdate() refuses a named memory limit below use, as one by field', () => {
+  const update = () => planCgroupUpdate({}, { unified: { 'memory.max': '1000' } }, v2, { memoryBytes: 2000 });
+  assert.throws(update, refusal('FAILED_PRECONDITION', /1000 bytes is below the 2000 bytes/));
 });

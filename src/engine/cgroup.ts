@@ -6,7 +6,8 @@
  */
 import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import type { CgroupFacts, CgroupWrite } from '../sys/cgroup-facts.ts';
-import { checkControllers, checkResources, missingController, type ResourceChange } from './cgroup-change.ts';
+import { checkControllers, checkResources, cpuBurstUs, type ResourceChange } from './cgroup-change.ts';
+import { planUnified, withUnified } from './cgroup-unified.ts';
 import { planV1 } from './cgroup-v1.ts';
 import { planV2 } from './cgroup-v2.ts';
 import type { Resources } from './spec.ts';
@@ -44,18 +45,11 @@ export function parentCgroupPath(parent: string, defaultParent: string): string 
 /**
  * The writes for a cgroup that was just made, in order.
  *
- * @param pidsMax limit of processes and threads, -1: unlimited; undefined: only the pod's limit holds.
  * @throws {BerthError} INVALID_ARGUMENT for values that contradict each other or that no kernel takes,
  *   FAILED_PRECONDITION for a limit that this node has no controller for.
  */
-export function planCgroup(resources: Resources, facts: CgroupFacts, pidsMax?: number): CgroupWrite[] {
-  const writes = planChange({ before: {}, change: resources, after: resources }, facts);
-  if (pidsMax !== undefined) {
-    if (!facts.controllers.has('pids')) throw missingController('pids', 'processes');
-    // First: a unified value stays the last word.
-    writes.unshift({ controller: 'pids', file: 'pids.max', value: pidsMax < 0 ? 'max' : String(pidsMax), note: 'processes and threads' });
-  }
-  return writes;
+export function planCgroup(resources: Resources, facts: CgroupFacts): CgroupWrite[] {
+  return planChange({ before: {}, change: resources, after: resources }, facts);
 }
 
 /**
@@ -72,7 +66,8 @@ export function planCgroupUpdate(
   usage: { readonly memoryBytes: number } | null,
 ): { resources: Resources; writes: CgroupWrite[] } {
   const after = mergeResources(current, wanted);
-  const limit = wanted.memoryLimitBytes;
+  const named = Number(wanted.unified?.['memory.max'] ?? Number.NaN);
+  const limit = Number.isNaN(named) ? wanted.memoryLimitBytes : named;
   // v1 would refuse after a long reclaim, v2 would kill.
   if (usage !== null && limit !== undefined && limit >= 0 && limit !== current.memoryLimitBytes && limit < usage.memoryBytes) {
     throw failedPrecondition(`memory limit ${limit} bytes is below the ${usage.memoryBytes} bytes that the container uses`);
@@ -96,5 +91,12 @@ export function mergeResources(current: Resources, wanted: Resources): Resources
 function planChange(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
   checkResources(change.after);
   checkControllers(change.change, facts);
-  return facts.version === 1 ? planV1(change, facts) : planV2(change, facts);
+  const writes = facts.version === 1 ? planV1(change, facts) : planV2(change, facts);
+  const [standing, changed] = [change.after, change.change].map(({ unified = {} }) => planUnified(unified, facts)) as [CgroupWrite[], CgroupWrite[]];
+  // A burst is never above the quota. While idle there are no shares.
+  const isFirst = ({ file }: CgroupWrite) => file === 'cpu.idle' || (burstFiles.has(file) && cpuBurstUs(change.after) < cpuBurstUs(change.before));
+  const { first = [], then = [] } = Object.groupBy(withUnified(writes, standing, changed), (write) => (isFirst(write) ? 'first' : 'then'));
+  return [...first, ...then];
 }
+
+const burstFiles = new Set(['cpu.max.burst', 'cpu.cfs_burst_us']);

@@ -75,7 +75,7 @@ test('scopeProperties() delegates, leaves shutdown to the kubelet, and keeps no 
 });
 
 test('unitProperties() says unlimited where nothing is written, so that no default of the node counts', () => {
-  assert.deepEqual(shown(unitProperties([])), unlimited);
+  assert.deepEqual(shown(unitProperties([], 252)), unlimited);
 });
 
 test('unitProperties() has a property for each limit of cgroup v2', () => {
@@ -92,7 +92,7 @@ test('unitProperties() has a property for each limit of cgroup v2', () => {
     'pids.max': '100',
     'io.weight': 'default 200',
   };
-  assert.deepEqual(shown(unitProperties(writes(values))), {
+  assert.deepEqual(shown(unitProperties(writes(values), 252)), {
     CPUWeight: 59n,
     MemoryMin: 1000n,
     MemoryLow: 2000n,
@@ -109,14 +109,25 @@ test('unitProperties() has a property for each limit of cgroup v2', () => {
 });
 
 test('unitProperties() rounds a quota up to whole per cent, as systemd keeps it', () => {
-  const quota = (value: string) => shown(unitProperties(writes({ 'cpu.max': value })))['CPUQuotaPerSecUSec'];
+  const quota = (value: string) => shown(unitProperties(writes({ 'cpu.max': value }), 252))['CPUQuotaPerSecUSec'];
   assert.equal(quota('2500 100000'), 30_000n);
   assert.equal(quota('1000 1000000'), 10_000n);
   assert.equal(quota('150000 100000'), 1_500_000n);
+  assert.equal(quota('50000'), 500_000n);
   assert.equal(quota('max 100000'), infinity);
 });
 
 test('unitProperties() takes the last of several values, and leaves out what no property says', () => {
   const twice = [...writes({ 'memory.max': '1' }), ...writes({ 'memory.max': 'max', 'memory.oom.group': '1', 'io.max': '8:0 rbps=1' })];
-  assert.deepEqual(shown(unitProperties(twice)), unlimited);
+  assert.deepEqual(shown(unitProperties(twice, 252)), unlimited);
+});
+
+test('unitProperties() reads values as the kernel does: sizes with a unit, cpus by steps', () => {
+  const found = shown(unitProperties(writes({ 'memory.max': '64M', 'memory.low': '1g', 'cpuset.cpus': '0-7:1/4,9' }), 252));
+  assert.deepEqual([found['MemoryMax'], found['MemoryLow'], found['AllowedCPUs']], [64n << 20n, 1n << 30n, [0b1_0001, 0b10]]);
+});
+
+test('unitProperties() says idle to a systemd that knows it', () => {
+  const weight = (version: number) => shown(unitProperties(writes({ 'cpu.idle': '1' }), version))['CPUWeight'];
+  assert.deepEqual([weight(249), weight(252)], [infinity, 0n]);
 });

@@ -6,6 +6,7 @@
 import { invalidArgument } from '../lib/errors.ts';
 import type { CgroupWrite } from '../sys/cgroup-facts.ts';
 import type { BusProperty } from '../sys/sd-bus.ts';
+import { cpuPeriodDefaultUs } from './cgroup-change.ts';
 
 /** Of scopes: what reads cgroup paths finds the id behind it, as behind `cri-containerd` and `crio`. */
 const scopePrefix = 'cri-berth';
@@ -62,6 +63,9 @@ export function scopeProperties(slice: string, description: string): BusProperty
   ];
 }
 
+/** Since systemd 252 a CPUWeight of 0 sets cpu.idle; those before refuse it. */
+const idleSinceVersion = 252;
+
 /** 2^64 - 1: no limit, and for CPUWeight not set. */
 const infinity = 0xffff_ffff_ffff_ffffn;
 /** systemd keeps a quota as whole per cent of a cpu. */
@@ -83,9 +87,11 @@ const numbers: Readonly<Record<string, { readonly property: string; readonly uns
  * What no property can say (memory.oom.group, huge pages, io.max) is left out: the caller writes all values to the files themselves as well.
  *
  * @param writes all values of the cgroup; of several for a file the last one counts.
+ * @param version of systemd.
  */
-export function unitProperties(writes: readonly CgroupWrite[]): BusProperty[] {
+export function unitProperties(writes: readonly CgroupWrite[], version: number): BusProperty[] {
   const values = new Map(writes.map(({ file, value }) => [file, value]));
+  if (values.get('cpu.idle') === '1' && version >= idleSinceVersion) values.set('cpu.weight', '0');
   const limits = Object.entries(numbers).map(([file, { property, unset }]) => number(property, limitOf(values.get(file), unset)));
   return [...limits, ...cpuQuota(values.get('cpu.max')), ...cpusets(values), ...ioWeight(values.get('io.weight'))];
 }
@@ -94,13 +100,14 @@ const number = (name: string, value: bigint): BusProperty => ({ name, value: { t
 
 function limitOf(value: string | undefined, unset: bigint): bigint {
   if (value === undefined) return unset;
-  return /^\d+$/.test(value) ? BigInt(value) : infinity;
+  const [, digits, unit = ''] = /^(\d+)([KMGT]?)$/i.exec(value.trim()) ?? [];
+  return digits === undefined ? infinity : BigInt(digits) << (10n * BigInt(1 + 'KMGT'.indexOf(unit.toUpperCase() || ' ')));
 }
 
 /** Rounded up: until the exact value is written again, the container gets rather more than less. */
 function cpuQuota(value: string | undefined): BusProperty[] {
-  const [quota = 'max', period] = value?.split(' ') ?? [];
-  if (quota === 'max' || period === undefined) return [number('CPUQuotaPerSecUSec', infinity)];
+  const [quota = 'max', period = cpuPeriodDefaultUs] = value?.trim().split(' ') ?? [];
+  if (quota === 'max') return [number('CPUQuotaPerSecUSec', infinity)];
   const perSecondUs = (BigInt(quota) * 1_000_000n) / BigInt(period);
   const wholePercents = ((perSecondUs + percentUs - 1n) / percentUs) * percentUs;
   return [number('CPUQuotaPerSecUSec', wholePercents), number('CPUQuotaPeriodUSec', BigInt(period))];
@@ -117,11 +124,12 @@ function cpusets(values: ReadonlyMap<string, string>): BusProperty[] {
   });
 }
 
-/** `0-2,9` as bytes, the lowest numbers in the first. */
+/** `0-2,9` as bytes, the lowest numbers in the first. `0-7:1/4`: one of each four. cpuset(7). */
 function bitmask(list: string): Uint8Array {
   const members = list.split(',').flatMap((range) => {
-    const [first = '', last = first] = range.split('-');
-    return first === '' ? [] : Array.from({ length: Number(last) - Number(first) + 1 }, (_, i) => Number(first) + i);
+    const [, first, last = first, used = 1, group = 1] = /^(\d+)(?:-(\d+)(?::(\d+)\/(\d+))?)?$/.exec(range.trim()) ?? [];
+    const count = first === undefined ? 0 : Number(last) - Number(first) + 1;
+    return Array.from({ length: count }, (_, i) => i).flatMap((i) => (i % Number(group) < Number(used) ? [Number(first) + i] : []));
   });
   const bytes = new Uint8Array(Math.ceil((Math.max(-1, ...members) + 1) / 8));
   for (const member of members) bytes[member >> 3] = (bytes[member >> 3] ?? 0) | (1 << (member & 7));

@@ -1,12 +1,12 @@
 /**
  * Writes values to a cgroup's files and reads counters from them. Executes a list of writes and decides no value.
  */
-import assert from 'node:assert/strict';
 import { constants } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { BerthError, type ErrorCode, failedPrecondition } from '../lib/errors.ts';
 import { type CgroupFacts, type CgroupWrite, controllerDirectory, flatKeyed } from './cgroup-facts.ts';
 import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } from './cgroup-files.ts';
+import { valueBefore } from './cgroup-undo.ts';
 import { isErrno } from './ffi.ts';
 
 /**
@@ -32,32 +32,30 @@ export function writeCgroup(facts: CgroupFacts, path: string, writes: readonly C
  * @throws {BerthError} as writeCgroup(); a value that could not be put back is named too.
  */
 export async function updateCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): Promise<() => Promise<void>> {
-  const done: { write: CgroupWrite; file: string; before: string | null }[] = [];
+  const done: Done[] = [];
   for (const write of writes) {
     const file = fileOf(facts, path, write);
     try {
-      const before = await readFile(file, 'utf8').catch(() => null);
+      const before = await readFile(file, 'utf8');
       await writeFileAsync(file, write.value);
       done.push({ write, file, before });
     } catch (error) {
       if (isTolerated(write, error)) continue;
       const failure = writeError(facts, path, write, error);
       const leftovers: string[] = [];
-      for (const { file, write, before } of done.reverse()) await putBack(file, before).catch(() => leftovers.push(write.file));
+      for (const each of done.reverse()) await putBack(each).catch(() => leftovers.push(each.write.file));
       if (leftovers.length === 0) throw failure;
       throw new BerthError(failure.code, `${failure.message}; not put back: ${leftovers.join(', ')}`, error);
     }
   }
   return async () => {
-    for (const { file, before } of done.reverse()) await putBack(file, before);
+    for (const each of done.reverse()) await putBack(each);
   };
 }
 
-async function putBack(file: string, before: string | null): Promise<void> {
-  assert(before !== null);
-  // An empty list (cpuset) is written as an empty line.
-  for (const line of before.trimEnd().split('\n')) await writeFileAsync(file, `${line}\n`);
-}
+type Done = { readonly write: CgroupWrite; readonly file: string; readonly before: string };
+
+const putBack = ({ write, file, before }: Done): Promise<void> => writeFileAsync(file, valueBefore(write.file, write.value, before));
 
 function isTolerated(write: CgroupWrite, error: unknown): boolean {
   return write.tolerate === 'missing' && isErrno(error, 'ENOENT');
@@ -75,8 +73,14 @@ function writeError(facts: CgroupFacts, path: string, write: CgroupWrite, error:
   const codes: Readonly<Record<string, ErrorCode>> = {
     EINVAL: 'INVALID_ARGUMENT',
     ERANGE: 'INVALID_ARGUMENT',
+    // v1: beyond the cpus of the pod.
+    EACCES: 'INVALID_ARGUMENT',
     ENOENT: 'FAILED_PRECONDITION',
+    // No such device.
+    ENODEV: 'FAILED_PRECONDITION',
     EBUSY: 'FAILED_PRECONDITION',
+    // v1: a cpuset with processes and no cpu.
+    ENOSPC: 'FAILED_PRECONDITION',
     EOPNOTSUPP: 'FAILED_PRECONDITION',
   };
   const code = codes[String((error as NodeJS.ErrnoException).code)] ?? 'INTERNAL';

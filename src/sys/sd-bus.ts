@@ -33,6 +33,8 @@ export type BusMessage = {
   readonly readText: (type: 's' | 'o') => string;
   readonly readNumber: () => number;
   readonly readBoolean: () => boolean;
+  /** A variant that holds a text. */
+  readonly readTextVariant: () => string;
 };
 
 /** The other side's refusal; `busName` such as `org.freedesktop.systemd1.NoSuchUnit`. */
@@ -88,6 +90,7 @@ function loadBindings() {
     appendBytes: systemd.func('int sd_bus_message_append_basic(void *message, int type, const uint8_t *value)'),
     appendArray: systemd.func('int sd_bus_message_append_array(void *message, int type, const uint8_t *values, size_t bytes)'),
     openContainer: systemd.func('int sd_bus_message_open_container(void *message, int type, const char *contents)'),
+    enterContainer: systemd.func('int sd_bus_message_enter_container(void *message, int type, const char *contents)'),
     closeContainer: systemd.func('int sd_bus_message_close_container(void *message)'),
     send: systemd.func('int sd_bus_send(void *bus, void *message, _Out_ uint64_t *cookie)'),
     unref: systemd.func('void *sd_bus_message_unref(void *message)'),
@@ -280,15 +283,20 @@ function readerOf(bindings: Bindings, message: unknown): BusMessage {
     checkedBus(bindings.readNumber(message, code(type), out));
     return out[0];
   };
+  const readText = (type: 's' | 'o') => {
+    const out: [string] = [''];
+    checkedBus(bindings.readText(message, code(type), out));
+    return out[0];
+  };
   return {
     interface: bindings.interface(message) ?? '',
     member: bindings.member(message) ?? '',
-    readText: (type) => {
-      const out: [string] = [''];
-      checkedBus(bindings.readText(message, code(type), out));
-      return out[0];
-    },
+    readText,
     readNumber: () => number('u'),
     readBoolean: () => number('b') !== 0,
+    readTextVariant: () => {
+      checkedBus(bindings.enterContainer(message, code('v'), 's'));
+      return readText('s');
+    },
   };
 }

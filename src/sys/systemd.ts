@@ -20,6 +20,8 @@ import {
 } from './sd-bus.ts';
 
 export type Systemd = {
+  /** 252 and so on; 0 when it cannot be told. */
+  readonly version: number;
   /** Puts the processes into a new transient scope. Succeeds when there is one of that name. @throws {BerthError} INTERNAL, DEADLINE_EXCEEDED. */
   readonly startScope: (name: string, properties: readonly BusProperty[]) => Promise<void>;
   /** @throws {BerthError} as above. */
@@ -74,8 +76,9 @@ export async function connectSystemd(): Promise<Systemd> {
     state.isClosed = true;
     state.bus?.close();
   };
+  let version: number;
   try {
-    await asked('asking systemd', state, (bus) => settled(bus));
+    version = await asked('asking systemd', state, readVersion);
   } catch (error) {
     close();
     throw error;
@@ -84,6 +87,7 @@ export async function connectSystemd(): Promise<Systemd> {
   const job = (attempt: string, member: string, values: readonly BusValue[], fine: string) =>
     asked(attempt, state, (bus) => unless(fine, awaitJob(state, bus, manager(member), values)));
   return {
+    version,
     startScope: async (name, given) => {
       const values = [text(name), text('fail'), properties(given), { type: 'a(sa(sv))', value: [] } as const];
       await job(`starting ${name}`, 'StartTransientUnit', values, `${destination}.UnitExists`);
@@ -112,6 +116,11 @@ async function unless(busName: string, task: Promise<void>): Promise<boolean> {
     throw error;
   }
 }
+
+const readVersion = (bus: Bus): Promise<number> =>
+  bus.call({ ...manager('Get'), interface: 'org.freedesktop.DBus.Properties' }, [text(`${destination}.Manager`), text('Version')], (reply) =>
+    Number(/\d+/.exec(reply.readTextVariant())?.[0] ?? 0),
+  );
 
 /** systemd answers when it has written all the cgroup values that were due before: it does so ahead of each look at the bus. */
 function settled(bus: Bus): Promise<void> {

@@ -88,7 +88,7 @@ async function until(what: string, holds: () => Promise<boolean>): Promise<void>
   }
 }
 
-const apply = (path: string, resources: Resources, pidsMax?: number): void => writeCgroup(facts, path, planCgroup(resources, facts, pidsMax));
+const apply = (path: string, resources: Resources): void => writeCgroup(facts, path, planCgroup(resources, facts));
 const readValue = (path: string, controller: string, file: string): string =>
   readFileSync(`${controllerDirectory(facts, path, controller)}/${file}`, 'utf8').trim();
 const directoriesThere = (path: string): string[] => cgroupDirectories(facts, path).filter((directory) => existsSync(directory));
@@ -125,7 +125,10 @@ describe(`cgroup v${facts.version}`, () => {
       createCgroup(facts, `${path}/below`);
       assert.equal((await runIn(`${path}/below`, 'true')).code, 0);
       const reason = 'no such file or directory (ENOENT); controller pids is not enabled for this cgroup';
-      assert.throws(() => apply(`${path}/below`, {}, 5), isFailure('FAILED_PRECONDITION', `writing 5 to pids.max of ${path}/below: ${reason}`));
+      assert.throws(
+        () => apply(`${path}/below`, { unified: { 'pids.max': '5' } }),
+        isFailure('FAILED_PRECONDITION', `writing 5 to pids.max of ${path}/below: ${reason}`),
+      );
     });
   });
 
@@ -199,7 +202,7 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('a container cannot have more processes than its limit', async () => {
     await withCgroup(async (path) => {
-      apply(path, {}, 4);
+      apply(path, { unified: { 'pids.max': '4' } });
       const { code, stderr } = await runIn(path, 'for i in 1 2 3 4 5 6; do sleep 1 & done; wait');
       assert.notEqual(code, 0);
       assert.match(stderr, /fork/);
