@@ -19,6 +19,8 @@ export type Config = {
   readonly metrics: string | null;
   /** Where exec, attach and port-forward are served. */
   readonly stream: {
+  /** Where cAdvisor is answered in CRI-O's place, or null: nowhere. */
+  readonly cadvisorSocket: string | null;
     readonly address: string;
     /** 0: any free one. */
     readonly port: number;
@@ -115,6 +117,13 @@ const settings = [
   { key: 'stream_port', default: 0, min: 0, max: 65_535, meaning: 'The port of that; 0: any free one.' },
   {
     key: 'stream_tls_cert',
+  {
+    key: 'cadvisor_socket',
+    default: '',
+    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    meaning:
+      'Where the cAdvisor inside the kubelet is answered in the place of CRI-O, so that /metrics/cadvisor has the labels and the network of pods: /var/run/crio/crio.sock, for it looks nowhere else, and only when the kubelet starts; empty: nowhere. New cgroups are called crio-ID.scope then.',
+  },
     default: '',
     format: { pattern: /^($|\/)/, text: 'an absolute path' },
     meaning: 'A PEM certificate, read again when it changes, with which that is served over TLS; empty: no TLS.',
@@ -238,6 +247,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cgroupParent: text('cgroup_parent'),
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
+    cadvisorSocket: text('cadvisor_socket') || null,
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
     pullParallelLayers: number('pull_parallel_layers'),
     logLineBytesMax: number('log_line_bytes_max'),

@@ -3,6 +3,8 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { CadvisorSources } from './cadvisor-answers.ts';
+import { serveCadvisor } from './cadvisor-server.ts';
 import { createNetwork } from './cni/network.ts';
 import type { Config } from './config.ts';
 import { loadContract } from './cri/contract.ts';
@@ -72,15 +74,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
   const unpacker = createUnpacker({ workerFile: new URL('./images/unpack-worker.ts', import.meta.url), workersMax: config.pullParallelLayers });
   const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
-  const network = await createNetwork({
-    confDir: config.cniConfDir,
-    binDirs: config.cniBinDirs,
-    cacheDir: join(config.root, 'cni'),
-    log,
-    addTimeoutMs: config.cniTimeoutMs,
-    delTimeoutMs: config.cniTimeoutMs,
-    ...(observers ? { observe: observers.plugin } : {}),
-  });
+  const network = await wireNetwork(config, log, observers);
   const deps = await wireEngine(config, { facts, images, network, log, observers });
   await recover(deps);
   await images.collect();
@@ -98,6 +92,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     streaming,
     images: createNodeImages(images, puller),
     network,
+  const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
     items: createItemBytes(contract.encoders),
     settings: { version, rootDir: config.root, stateDir: config.state },
     nowNs: deps.clock.nowNs,
@@ -119,6 +114,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
   // Watches on containers that run on would keep the process.
   process.exit(0);
+  closeCadvisor();
 }
 
 /** People's way in, through the engine. */
@@ -129,6 +125,11 @@ function startStreaming(engine: Engine, settings: Config['stream'], deps: Pick<S
     connect: engine.connectPort,
   };
   return startStreamingServer({ ...deps, backend, limits: streamingLimits }, settings);
+function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineDeps): CadvisorSources {
+  // Also those that are being created: it asks when their cgroup appears, and not again.
+  return { sandbox: sandboxes.get, container: containers.get, containers: containers.all, rootDir: settings.rootDir };
+}
+
 }
 
 /** What cannot be done without is looked at first, and named all at once. */
@@ -155,6 +156,18 @@ type Parts = {
   readonly observers: Observability['observers'];
 };
 
+function wireNetwork(config: Config, log: Log, observers: Observability['observers']): ReturnType<typeof createNetwork> {
+  return createNetwork({
+    confDir: config.cniConfDir,
+    binDirs: config.cniBinDirs,
+    cacheDir: join(config.root, 'cni'),
+    log,
+    addTimeoutMs: config.cniTimeoutMs,
+    delTimeoutMs: config.cniTimeoutMs,
+    ...(observers ? { observe: observers.plugin } : {}),
+  });
+}
+
 async function wireEngine(config: Config, { facts, images, network, log, observers }: Parts): Promise<EngineDeps> {
   const settings: EngineSettings = {
     rootDir: config.root,
@@ -173,13 +186,15 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   const store = announcingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
+    marksNetworks: config.cadvisorSocket !== null,
   return {
     settings,
+  const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
     // Where layers are copied, a node without overlay is ready.
     facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
-    cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, config.cgroupParent, log),
+    cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, cgroupNames, log),
     store,
     events,
     roots: chooseRoots(config, facts, log),

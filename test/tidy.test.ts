@@ -22,7 +22,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 
 /** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
 const effectful: Readonly<Record<string, readonly string[]>> = {
-  '': ['doctor-node', 'explain', 'image-command', 'main', 'metrics-server', 'serve'],
+  '': ['cadvisor-server', 'doctor-node', 'explain', 'image-command', 'main', 'metrics-server', 'serve'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
   cri: ['client', 'contract', 'server'],
   engine: [
@@ -83,7 +83,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'verify',
     'worker-pool',
   ],
-  lib: ['log', 'metrics'],
+  lib: ['log', 'metrics', 'unix-socket'],
   streaming: ['certificate', 'handshake', 'server', 'tokens'],
 };
 const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'cgroup-undo', 'net-dev', 'proc'];

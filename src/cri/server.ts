@@ -3,11 +3,10 @@
  *
  * Knows neither what calls mean nor what they change.
  */
-import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
-import { connect } from 'node:net';
-import { dirname } from 'node:path';
+import { chmodSync } from 'node:fs';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
-import { failedPrecondition, failedTo } from '../lib/errors.ts';
+import { failedTo } from '../lib/errors.ts';
+import { clearSocketPath } from '../lib/unix-socket.ts';
 import type { Contract } from './contract.ts';
 import type { CriDeps } from './deps.ts';
 import { type EdgeDeps, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
@@ -32,8 +31,7 @@ const serverOptions = {
  * @throws {BerthError} FAILED_PRECONDITION when another daemon answers on the socket, or something that is no socket lies there.
  */
 export async function listen(contract: Contract, socketPath: string, deps: CriDeps & EdgeDeps): Promise<CriServer> {
-  mkdirSync(dirname(socketPath), { recursive: true, mode: 0o755 });
-  await unlinkStale(socketPath);
+  await clearSocketPath(socketPath);
   const server = new Server(serverOptions);
   server.addService(contract.runtime, implementation(contract.runtime, runtimeMethods as Methods, deps));
   server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
@@ -61,27 +59,6 @@ function streamOf(work: UnaryWork): StreamingWork {
   return async function* (request, signal) {
     yield* (await work(request, signal)) as AsyncIterable<unknown>;
   };
-}
-
-/** A daemon that was killed leaves its socket behind; one that lives answers on it. */
-async function unlinkStale(path: string): Promise<void> {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) return;
-  if (!stat.isSocket()) throw failedPrecondition(`listening on ${path}: something lies there that is not a socket`);
-  if (await answers(path)) throw failedPrecondition(`listening on ${path}: another daemon answers there`);
-  unlinkSync(path);
-}
-
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    // Any other error, a full queue for one, comes from somebody who lives.
-    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
-  });
 }
 
 function bind(server: Server, path: string): Promise<void> {

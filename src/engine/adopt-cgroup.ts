@@ -16,9 +16,9 @@ export async function adoptContainer(deps: EngineDeps, id: string): Promise<void
   await logged(deps, id, () => deps.cgroupDriver.adopt(record.cgroupPath, planCgroup(status.resources, deps.cgroups)));
 }
 
-/** For the reaper of a sandbox that has one. */
-export function adoptReaper(deps: EngineDeps, { id, spec }: SandboxRecord): Promise<void> {
-  return logged(deps, id, () => deps.cgroupDriver.adopt(deps.cgroupDriver.pathOf(spec.cgroupParent, id), []));
+/** For the reaper of a sandbox that has one. A record from before records had the path leaves it as it is. */
+export async function adoptReaper(deps: EngineDeps, { id, cgroupPath }: SandboxRecord): Promise<void> {
+  if (cgroupPath !== undefined) await logged(deps, id, () => deps.cgroupDriver.adopt(cgroupPath, []));
 }
 
 async function logged(deps: EngineDeps, id: string, adopt: () => Promise<void>): Promise<void> {

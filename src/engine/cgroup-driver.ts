@@ -18,7 +18,7 @@ import { updateCgroup, writeCgroup } from '../sys/cgroup-values.ts';
 import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
 import { connectSystemd, isSystemdRunning, type Systemd } from '../sys/systemd.ts';
 import { containerCgroupPath, parentCgroupPath } from './cgroup.ts';
-import { parentSlice, scopeName, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
+import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
 
 /** Paths are from the root of the hierarchies. A record keeps its path, so each driver also takes those that the other has made. */
 export type CgroupDriver = {
@@ -41,6 +41,9 @@ export type CgroupDriver = {
   readonly onReset: (listener: () => void) => void;
 };
 
+/** Where cgroups are whose parent nobody names, and what they are called. */
+export type CgroupNames = { readonly defaultParent: string; readonly prefix: ScopePrefix };
+
 export type CgroupDriverName = 'auto' | CgroupDriver['name'];
 
 /** Parent of what names none, under systemd: where services are, and where the peers put it. */
@@ -49,17 +52,23 @@ const adoptAttemptsMax = 3;
 
 /**
  * @param wanted `auto`: systemd where it is process 1, answers, and cgroups are v2.
- * @param defaultParent under systemd counted only when it is a slice.
+ * @param names.defaultParent under systemd counted only when it is a slice.
  * @throws {BerthError} FAILED_PRECONDITION when the wanted one cannot be had.
  */
-export async function chooseCgroupDriver(wanted: CgroupDriverName, facts: CgroupFacts, defaultParent: string, log: Log): Promise<CgroupDriver> {
-  const cgroupfs = createCgroupfsDriver(facts, defaultParent);
+export async function chooseCgroupDriver(
+  wanted: CgroupDriverName,
+  facts: CgroupFacts,
+  { defaultParent, prefix }: CgroupNames,
+  log: Log,
+): Promise<CgroupDriver> {
+  // What knows `crio` takes an id only from between the last dash and `.scope`, with or without systemd.
+  const cgroupfs = createCgroupfsDriver(facts, defaultParent, prefix === 'crio' ? (id) => scopeName(id, prefix) : (id) => id);
   if (wanted === 'cgroupfs' || (wanted === 'auto' && (facts.version === 1 || !isSystemdRunning()))) return cgroupfs;
   if (facts.version === 1)
     throw failedPrecondition('cgroup driver systemd: this node has cgroup v1, and berth makes scopes on v2 only; set cgroup_driver to cgroupfs');
   if (!isSystemdRunning()) throw failedPrecondition('cgroup driver systemd: systemd does not run this node (no /run/systemd/system)');
   try {
-    return createSystemdDriver(facts, await connectSystemd(), defaultParent);
+    return createSystemdDriver(facts, await connectSystemd(), { defaultParent, prefix });
   } catch (error) {
     if (wanted === 'systemd') throw failedPrecondition(`cgroup driver systemd: ${reasonOf(error)}`, error);
     log.warn({ reason: reasonOf(error) }, 'systemd runs this node but cannot be asked; the cgroup driver is cgroupfs');
@@ -67,10 +76,10 @@ export async function chooseCgroupDriver(wanted: CgroupDriverName, facts: Cgroup
   }
 }
 
-function createCgroupfsDriver(facts: CgroupFacts, defaultParent: string): CgroupDriver {
+function createCgroupfsDriver(facts: CgroupFacts, defaultParent: string, nameOf: (id: string) => string): CgroupDriver {
   return {
     name: 'cgroupfs',
-    pathOf: (parent, id) => containerCgroupPath(parent, id, defaultParent),
+    pathOf: (parent, id) => containerCgroupPath(parent, nameOf(id), defaultParent),
     parentPathOf: (parent) => podPath(parent, defaultParent),
     create: async (path) => createCgroup(facts, path),
     adopt: async () => {},
@@ -84,11 +93,11 @@ function createCgroupfsDriver(facts: CgroupFacts, defaultParent: string): Cgroup
   };
 }
 
-function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, defaultParent: string): CgroupDriver {
+function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultParent, prefix }: CgroupNames): CgroupDriver {
   const defaultSlice = defaultParent.endsWith('.slice') ? defaultParent : systemSlice;
   return {
     name: 'systemd',
-    pathOf: (parent, id) => `${slicePath(parentSlice(parent, defaultSlice))}/${scopeName(id)}`,
+    pathOf: (parent, id) => `${slicePath(parentSlice(parent, defaultSlice))}/${scopeName(id, prefix)}`,
     parentPathOf: (parent) => podPath(parent, defaultSlice),
     create: async (path) => {
       const unit = unitOf(path);
@@ -116,7 +125,8 @@ function podPath(parent: string, defaultParent: string): string {
 }
 
 async function findEither(facts: CgroupFacts, id: string): Promise<readonly string[]> {
-  return [...(await findCgroups(facts, id)), ...(await findCgroups(facts, scopeName(id)))];
+  const found = await Promise.all([id, ...scopeNames(id)].map((name) => findCgroups(facts, name)));
+  return found.flat();
 }
 
 async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, values: readonly CgroupWrite[]): Promise<void> {

@@ -19,11 +19,11 @@ const componentBytesMax = 255;
  * The cgroup of a container below its pod's, from the root of the hierarchies.
  *
  * @param parent as the kubelet sends it; '' stands for `defaultParent`.
- * @returns `/kubepods/burstable/pod1/<id>`: absolute, no double slash, no `.` or `..`.
+ * @returns `/kubepods/burstable/pod1/<name>`: absolute, no double slash, no `.` or `..`.
  * @throws {BerthError} INVALID_ARGUMENT for a path that leaves the hierarchy, and for a systemd slice.
  */
-export function containerCgroupPath(parent: string, containerId: string, defaultParent: string): string {
-  return `${parentCgroupPath(parent, defaultParent)}/${containerId}`;
+export function containerCgroupPath(parent: string, name: string, defaultParent: string): string {
+  return `${parentCgroupPath(parent, defaultParent)}/${name}`;
 }
 
 /** The checked and tidied parent alone; '' for the root. @throws {BerthError} as containerCgroupPath(). */

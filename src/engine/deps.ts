@@ -30,6 +30,8 @@ export type EngineSettings = {
   /** Of sandboxes with a network of their own. */
   readonly defaultSysctls: Readonly<Record<string, string>>;
   readonly networkTimeoutMs: number;
+  /** Whether every sandbox with a network has a cgroup of its own, in which nothing runs: cAdvisor tells a pod's network by it. */
+  readonly marksNetworks: boolean;
 };
 
 /** Keeps layers from being collected while a container stands on them. */

@@ -16,6 +16,8 @@ export type SandboxRecord = {
   readonly createdAtNs: string;
   /** Where its net namespace is pinned; undefined with the host's network. */
   readonly netnsPath?: string;
+  /** Of its own cgroup, for its own processes or for what looks for a pod's network; undefined when it has none. */
+  readonly cgroupPath?: string;
 };
 
 export type SandboxStatus = {

@@ -1,6 +1,7 @@
 /**
  * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
  */
+import assert from 'node:assert/strict';
 import { chownSync, mkdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { BerthError, failedPrecondition, failedTo, reasonOf } from '../lib/errors.ts';
@@ -57,11 +58,16 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
   const id = newId();
   const hasNetwork = spec.namespaces.network === 'pod';
   const netnsPath = netnsPathOf(deps, id);
-  const record: SandboxRecord = { version: recordVersion, id, spec, createdAtNs: deps.clock.nowNs(), ...(hasNetwork ? { netnsPath } : {}) };
   const { step, timeline } = createStopwatch(deps.observeStep);
   try {
-    // Refuses a parent of the other cgroup driver; the kubelet's own mistake shows with its first pod.
-    ownCgroup(deps, record);
+    const record: SandboxRecord = {
+      version: recordVersion,
+      id,
+      spec,
+      createdAtNs: deps.clock.nowNs(),
+      ...(hasNetwork ? { netnsPath } : {}),
+      ...ownCgroup(deps, id, spec),
+    };
     // Before the first effect: after a crash, whatever follows is found through this record.
     deps.store.sandboxes.create(record, {});
     const paths = sandboxPaths(deps, record);
@@ -69,6 +75,8 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     await step('sandbox.namespaces', () => makeNamespaces(deps, record, paths));
     const reaper = spec.namespaces.pid === 'pod' ? await step('sandbox.reaper', () => startReaper(deps, record, paths)) : undefined;
     const network = hasNetwork ? await step('sandbox.network', () => attach(deps, record, netnsPath)) : undefined;
+    // There already when its own processes are in it.
+    if (record.cgroupPath !== undefined && deps.settings.marksNetworks) await deps.cgroupDriver.create(record.cgroupPath);
     deps.store.sandboxes.update(id, () => ({
       readyAtNs: deps.clock.nowNs(),
       ...(network ? { network } : {}),
@@ -91,7 +99,7 @@ async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }:
   const { user: _, ...others } = pins;
   if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
   if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
-  const cgroupPath = ownCgroup(deps, record);
+  const cgroupPath = cgroupOf(record);
   await deps.cgroupDriver.create(cgroupPath);
   await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
   if (pid !== 'pod') await endOwnProcesses(deps, [cgroupPath]);
@@ -146,22 +154,33 @@ async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: 
   return deps.network.add(attachment, AbortSignal.timeout(deps.settings.networkTimeoutMs));
 }
 
-/** Of the reaper, and of those that make namespaces: beside those of the pod's containers. */
-function ownCgroup(deps: EngineDeps, { id, spec }: SandboxRecord): string {
-  return deps.cgroupDriver.pathOf(spec.cgroupParent, id);
+/**
+ * Of the reaper, of those that make namespaces, or of none, to mark the network: beside those of the pod's containers.
+ *
+ * @throws {BerthError} for a parent of the other cgroup driver, also when none is needed: the kubelet's own mistake shows with its first pod.
+ */
+function ownCgroup(deps: EngineDeps, id: string, { cgroupParent, namespaces }: SandboxSpec): { cgroupPath?: string } {
+  const cgroupPath = deps.cgroupDriver.pathOf(cgroupParent, id);
+  const hasMark = deps.settings.marksNetworks && namespaces.network === 'pod';
+  return hasMark || hasOwnProcesses(namespaces) ? { cgroupPath } : {};
 }
 
-/** A sandbox that was run under the other cgroup driver has it where that had its cgroups. */
-async function ownCgroups(deps: EngineDeps, record: SandboxRecord): Promise<readonly string[]> {
-  try {
-    return [ownCgroup(deps, record)];
-  } catch {
-    return deps.cgroupDriver.find(record.id);
-  }
+const hasOwnProcesses = ({ pid, user }: SandboxSpec['namespaces']): boolean => pid === 'pod' || user !== undefined;
+
+function cgroupOf({ cgroupPath }: SandboxRecord): string {
+  assert(cgroupPath !== undefined, 'it has processes of its own');
+  return cgroupPath;
+}
+
+/** A record that cannot be read, or was written before records had it, does not say where it is. */
+async function ownCgroups(deps: EngineDeps, view: SandboxView): Promise<readonly string[]> {
+  const { id, cgroupPath, spec } = view.record;
+  if (cgroupPath !== undefined) return [cgroupPath];
+  return isDamaged(view) || hasOwnProcesses(spec.namespaces) ? deps.cgroupDriver.find(id) : [];
 }
 
 async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
-  const cgroupPath = ownCgroup(deps, record);
+  const cgroupPath = cgroupOf(record);
   await deps.cgroupDriver.create(cgroupPath);
   const registers = createRegisters();
   try {
@@ -196,9 +215,7 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
-  if (record.spec.namespaces.pid === 'pod' || record.spec.namespaces.user !== undefined) {
-    await endOwnProcesses(deps, isDamaged(view) ? await deps.cgroupDriver.find(id) : await ownCgroups(deps, record));
-  }
+  await endOwnProcesses(deps, await ownCgroups(deps, view));
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
   // Of a record that cannot be read, nobody knows whether there is a user namespace.

@@ -35,12 +35,15 @@ test('slicePath() makes a directory of each dash', () => {
 });
 
 test('unitOf() finds scope and slice of a path again, and leaves cgroups of another driver alone', () => {
-  const scope = scopeName('ab'.repeat(32));
+  const scope = scopeName('ab'.repeat(32), 'cri-berth');
   assert.equal(scope, `cri-berth-${'ab'.repeat(32)}.scope`);
   assert.deepEqual(unitOf(`/a.slice/a-b.slice/${scope}`), { scope, slice: 'a-b.slice' });
   assert.deepEqual(unitOf(`/${scope}`), { scope, slice: '-.slice' });
   assert.equal(unitOf(`/kubepods/pod1/${'ab'.repeat(32)}`), null);
   assert.equal(unitOf('/system.slice/session-1.scope'), null);
+  const likeCrio = scopeName('ab'.repeat(32), 'crio');
+  assert.deepEqual(unitOf(`/a.slice/${likeCrio}`), { scope: likeCrio, slice: 'a.slice' });
+  assert.equal(unitOf(`/kubepods/pod1/${likeCrio}`), null);
 });
 
 const shown = (properties: ReturnType<typeof unitProperties>) =>

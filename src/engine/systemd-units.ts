@@ -8,8 +8,9 @@ import type { CgroupWrite } from '../sys/cgroup-facts.ts';
 import type { BusProperty } from '../sys/sd-bus.ts';
 import { cpuPeriodDefaultUs } from './cgroup-change.ts';
 
-/** Of scopes: what reads cgroup paths finds the id behind it, as behind `cri-containerd` and `crio`. */
-const scopePrefix = 'cri-berth';
+/** Of scopes: what reads cgroup paths finds the id behind it, as behind `cri-containerd`. `crio` is for cAdvisor, which takes no other. */
+const scopePrefixes = ['cri-berth', 'crio'] as const;
+export type ScopePrefix = (typeof scopePrefixes)[number];
 /** Bytes of a unit's name: UNIT_NAME_MAX, with its final NUL 256. */
 const unitNameBytesMax = 255;
 
@@ -37,13 +38,19 @@ export function slicePath(slice: string): string {
   return parts.map((_, i) => `/${parts.slice(0, i + 1).join('-')}.slice`).join('');
 }
 
-export const scopeName = (id: string): string => `${scopePrefix}-${id}.scope`;
+export const scopeName = (id: string, prefix: ScopePrefix): string => `${prefix}-${id}.scope`;
+
+/** All names that the scope of this id may have. */
+export const scopeNames = (id: string): string[] => scopePrefixes.map((prefix) => scopeName(id, prefix));
 
 /** The unit and the slice of a cgroup path that parentSlice() and scopeName() made; null for a cgroup of another driver. */
 export function unitOf(path: string): { readonly scope: string; readonly slice: string } | null {
   const [scope = '', slice] = path.split('/').reverse();
-  if (!scope.startsWith(`${scopePrefix}-`) || !scope.endsWith('.scope')) return null;
-  return { scope, slice: slice === undefined || slice === '' ? '-.slice' : slice };
+  const hasPrefix = scopePrefixes.some((prefix) => scope.startsWith(`${prefix}-`));
+  // Without systemd, too, a cgroup may be called so, but in no slice.
+  const isInSlice = slice === undefined || slice === '' || slice.endsWith('.slice');
+  if (!hasPrefix || !scope.endsWith('.scope') || !isInSlice) return null;
+  return { scope, slice: slice || '-.slice' };
 }
 
 /** What a container's scope is made with, beside its limits and the processes that begin it. */

@@ -51,6 +51,7 @@ export async function startEngine(
     rlimits: [],
     defaultSysctls: {},
     networkTimeoutMs: 30_000,
+    marksNetworks: false,
   };
   for (const path of [settings.rootDir, settings.stateDir, settings.netnsDir]) mkdirSync(path, { recursive: true });
   const facts = probeHost(settings.rootDir);
@@ -65,7 +66,12 @@ export async function startEngine(
     facts,
     userNamespaceFailure: await probeUserNamespaces({ monitor }, settings.rootDir),
     cgroups,
-    cgroupDriver: await chooseCgroupDriver(cgroupDriver, cgroups, settings.defaultCgroupParent, createLog('silent')),
+    cgroupDriver: await chooseCgroupDriver(
+      cgroupDriver,
+      cgroups,
+      { defaultParent: settings.defaultCgroupParent, prefix: 'cri-berth' },
+      createLog('silent'),
+    ),
     store,
     events,
     roots: process.env.BERTH_SNAPSHOTTER === 'native' ? createNativeRoots(settings.rootDir) : createRoots(settings.rootDir, true),
