@@ -15,12 +15,14 @@ export type Config = {
   readonly cniConfDir: string;
   readonly cniBinDirs: readonly string[];
   readonly registryDir: string;
+  /** '': every image may run. */
+  readonly signaturePolicy: string;
   /** `address:port`, or null: no metrics are served. */
   readonly metrics: string | null;
-  /** Where exec, attach and port-forward are served. */
-  readonly stream: {
   /** Where cAdvisor is answered in CRI-O's place, or null: nowhere. */
   readonly cadvisorSocket: string | null;
+  /** Where exec, attach and port-forward are served. */
+  readonly stream: {
     readonly address: string;
     /** 0: any free one. */
     readonly port: number;
@@ -102,11 +104,25 @@ const settings = [
     meaning: 'A directory per registry host with its hosts.toml: mirrors and certificates.',
   },
   {
+    key: 'signature_policy',
+    default: '',
+    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    meaning:
+      'Which images may be pulled and run, as containers-policy.json(5) says it (/etc/containers/policy.json): accept, reject, or signed with a sigstore key. Empty: all may.',
+  },
+  {
     key: 'metrics',
     flag: 'metrics',
     default: 'off',
     format: { pattern: /^(off|.+:\d{1,5})$/, text: '"off" or ADDRESS:PORT' },
     meaning: 'Where /metrics is served over HTTP, or "off". Nobody is asked who they are: take a loopback address, or one behind a firewall.',
+  },
+  {
+    key: 'cadvisor_socket',
+    default: '',
+    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    meaning:
+      'Where the cAdvisor inside the kubelet is answered in the place of CRI-O, so that /metrics/cadvisor has the labels and the network of pods: /var/run/crio/crio.sock, for it looks nowhere else, and only when the kubelet starts; empty: nowhere. New cgroups are called crio-ID.scope then.',
   },
   {
     key: 'stream_address',
@@ -117,13 +133,6 @@ const settings = [
   { key: 'stream_port', default: 0, min: 0, max: 65_535, meaning: 'The port of that; 0: any free one.' },
   {
     key: 'stream_tls_cert',
-  {
-    key: 'cadvisor_socket',
-    default: '',
-    format: { pattern: /^($|\/)/, text: 'an absolute path' },
-    meaning:
-      'Where the cAdvisor inside the kubelet is answered in the place of CRI-O, so that /metrics/cadvisor has the labels and the network of pods: /var/run/crio/crio.sock, for it looks nowhere else, and only when the kubelet starts; empty: nowhere. New cgroups are called crio-ID.scope then.',
-  },
     default: '',
     format: { pattern: /^($|\/)/, text: 'an absolute path' },
     meaning: 'A PEM certificate, read again when it changes, with which that is served over TLS; empty: no TLS.',
@@ -236,7 +245,9 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cniConfDir: text('cni_conf_dir'),
     cniBinDirs: list('cni_bin_dirs'),
     registryDir: text('registry_dir'),
+    signaturePolicy: text('signature_policy'),
     metrics: text('metrics') === 'off' ? null : text('metrics'),
+    cadvisorSocket: text('cadvisor_socket') || null,
     stream: Object.freeze({
       address: text('stream_address'),
       port: number('stream_port'),
@@ -247,7 +258,6 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cgroupParent: text('cgroup_parent'),
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
-    cadvisorSocket: text('cadvisor_socket') || null,
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
     pullParallelLayers: number('pull_parallel_layers'),
     logLineBytesMax: number('log_line_bytes_max'),

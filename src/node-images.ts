@@ -4,10 +4,12 @@
 import type { Images, ImageView } from './cri/deps.ts';
 import type { ImageRecord } from './images/image-record.ts';
 import type { ImagePuller } from './images/pull.ts';
+import { findReference } from './images/reference.ts';
+import type { SignaturePolicy } from './images/signature-policy.ts';
 import type { ImageStore } from './images/store.ts';
 import { notFound } from './lib/errors.ts';
 
-export function createNodeImages(store: ImageStore, puller: ImagePuller): Images {
+export function createNodeImages(store: ImageStore, puller: ImagePuller, policy: SignaturePolicy | undefined): Images {
   // The same view for the same record: lists keep bytes by it.
   const views = new WeakMap<ImageRecord, ImageView>();
   const viewOf = (record: ImageRecord): ImageView => {
@@ -32,6 +34,12 @@ export function createNodeImages(store: ImageStore, puller: ImagePuller): Images
     list: () => store.list().map(viewOf),
     remove: (reference) => store.remove(reference),
     fsInfo: () => store.fsInfo(),
+    requireAllowed: (image, asked) => {
+      const { repoTags, repoDigests, signatures } = recordOf(image.id);
+      // Asked for by its id it may have any of its names.
+      const refusal = policy?.refusal(findReference(asked) === undefined ? [...repoTags, ...repoDigests] : [asked], signatures);
+      if (refusal !== undefined) throw refusal;
+    },
     rootOf: async (image) => {
       const record = recordOf(image.id);
       return { ...store.rootOf(record), diffIds: record.diffIds };

@@ -30,6 +30,7 @@ import { createWatches } from './engine/watches.ts';
 import { toPlatform } from './images/platform.ts';
 import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull.ts';
 import { createRegistryClient } from './images/registry.ts';
+import { openSignaturePolicy } from './images/signature-policy.ts';
 import { createImageStore, type ImageStore } from './images/store.ts';
 import { createUnpacker } from './images/unpack.ts';
 import { createClock } from './lib/clock.ts';
@@ -71,6 +72,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const observability = await openObservability(config.metrics);
   const { observers } = observability;
   const facts = checkNode(config);
+  const policy = openSignaturePolicy(config.signaturePolicy);
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
   const unpacker = createUnpacker({ workerFile: new URL('./images/unpack-worker.ts', import.meta.url), workersMax: config.pullParallelLayers });
   const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
@@ -82,17 +84,23 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
   });
 
-  const puller = wirePuller(config, { store: images, unpacker, log, ...(observers ? { observe: observers.pull } : {}) });
+  const puller = wirePuller(config, {
+    store: images,
+    unpacker,
+    log,
+    ...(policy ? { policy } : {}),
+    ...(observers ? { observe: observers.pull } : {}),
+  });
   await observability.serve(deps, images);
+  const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
   const streaming = await startStreaming(engine, config.stream, { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
     engine,
     streaming,
-    images: createNodeImages(images, puller),
+    images: createNodeImages(images, puller, policy),
     network,
-  const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
     items: createItemBytes(contract.encoders),
     settings: { version, rootDir: config.root, stateDir: config.state },
     nowNs: deps.clock.nowNs,
@@ -106,6 +114,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   log.info({ signal }, 'ending; containers run on');
   deps.events.close();
   observability.close();
+  closeCadvisor();
   deps.oomKills.close();
   await server.close(drainTimeoutMs);
   await streaming.close();
@@ -114,7 +123,11 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
   // Watches on containers that run on would keep the process.
   process.exit(0);
-  closeCadvisor();
+}
+
+function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineDeps): CadvisorSources {
+  // Also those that are being created: it asks when their cgroup appears, and not again.
+  return { sandbox: sandboxes.get, container: containers.get, containers: containers.all, rootDir: settings.rootDir };
 }
 
 /** People's way in, through the engine. */
@@ -125,11 +138,6 @@ function startStreaming(engine: Engine, settings: Config['stream'], deps: Pick<S
     connect: engine.connectPort,
   };
   return startStreamingServer({ ...deps, backend, limits: streamingLimits }, settings);
-function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineDeps): CadvisorSources {
-  // Also those that are being created: it asks when their cgroup appears, and not again.
-  return { sandbox: sandboxes.get, container: containers.get, containers: containers.all, rootDir: settings.rootDir };
-}
-
 }
 
 /** What cannot be done without is looked at first, and named all at once. */
@@ -148,14 +156,6 @@ function checkNode(config: Config): HostFacts {
   return facts;
 }
 
-type Parts = {
-  readonly facts: HostFacts;
-  readonly images: ImageStore;
-  readonly network: EngineDeps['network'];
-  readonly log: Log;
-  readonly observers: Observability['observers'];
-};
-
 function wireNetwork(config: Config, log: Log, observers: Observability['observers']): ReturnType<typeof createNetwork> {
   return createNetwork({
     confDir: config.cniConfDir,
@@ -168,6 +168,14 @@ function wireNetwork(config: Config, log: Log, observers: Observability['observe
   });
 }
 
+type Parts = {
+  readonly facts: HostFacts;
+  readonly images: ImageStore;
+  readonly network: EngineDeps['network'];
+  readonly log: Log;
+  readonly observers: Observability['observers'];
+};
+
 async function wireEngine(config: Config, { facts, images, network, log, observers }: Parts): Promise<EngineDeps> {
   const settings: EngineSettings = {
     rootDir: config.root,
@@ -178,18 +186,18 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     rlimits: planRlimits(config.defaultUlimits, hardLimit),
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
+    marksNetworks: config.cadvisorSocket !== null,
   };
   const cgroups = probeCgroups();
+  const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
   const stored = openStore(config.state);
   const clock = createClock(latestTimeNs({ store: stored }));
   const events = createEvents();
   const store = announcingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
-    marksNetworks: config.cadvisorSocket !== null,
   return {
     settings,
-  const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
     // Where layers are copied, a node without overlay is ready.
     facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),

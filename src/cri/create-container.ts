@@ -20,6 +20,7 @@ export async function createContainer({ engine, images }: Deps, request: CreateC
   const asked = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
   const spec = { ...asked, mounts: await Promise.all(asked.mounts.map((mount) => withImage(images, mount))) };
   const image = findImage(images, spec.image.requested);
+  images.requireAllowed(image, spec.image.userSpecified || spec.image.requested);
   const { config, layerDirs, diffIds } = await images.rootOf(image);
   const names = {
     id: image.id,
@@ -40,6 +41,7 @@ function findImage(images: CriDeps['images'], reference: string): ImageView {
 async function withImage(images: CriDeps['images'], mount: Mount): Promise<Mount> {
   if (mount.image === undefined) return mount;
   const image = findImage(images, mount.image.requested);
+  images.requireAllowed(image, mount.image.requested);
   const { layerDirs, diffIds } = await images.rootOf(image);
   return { ...mount, image: { ...mount.image, found: { id: image.id, ref: image.repoDigests[0] ?? image.id, layerDirs, diffIds } } };
 }

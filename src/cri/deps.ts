@@ -44,6 +44,8 @@ export type Images = {
   /** All names of the image go; containers that stand on its layers keep them. Idempotent. */
   readonly remove: (reference: string) => Promise<void>;
   readonly fsInfo: () => Promise<FilesystemUsage>;
+  /** @param asked as the pod names the image. @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …` for one that the node's policy does not let run. */
+  readonly requireAllowed: (image: ImageView, asked: string) => void;
   readonly rootOf: (image: ImageView) => Promise<ImageRoot & { readonly diffIds: readonly string[] }>;
   /** The config and what else people may want to know; becomes JSON. */
   readonly explain: (image: ImageView) => Promise<unknown>;

@@ -13,6 +13,14 @@ test('an error of each code gets the number that grpc gives that name; anything 
   assert.equal(failureFrom(new TypeError('text')).code, status.INTERNAL);
 });
 
+test('failureFrom() answers UNKNOWN where the kubelet looks for a word, which it finds at the beginning of the text only then', () => {
+  for (const word of ['RegistryUnavailable', 'SignatureValidationFailed']) {
+    const { name, code, details } = failureFrom(new BerthError('UNAVAILABLE', `${word}: pulling image x`));
+    assert.deepEqual([name, code, details], ['UNAVAILABLE', status.UNKNOWN, `${word}: pulling image x`]);
+  }
+  assert.equal(failureFrom(new BerthError('UNAVAILABLE', 'said RegistryUnavailable: no')).code, status.UNAVAILABLE);
+});
+
 test('failureFrom() bounds the text: it travels in a header', () => {
   assert.equal(failureFrom(invalidArgument('x'.repeat(100_000))).details.length, 4097);
 });

@@ -19,12 +19,19 @@ const codes: Readonly<Record<ErrorCode, number>> = {
   UNAUTHENTICATED: 16,
 };
 
+/**
+ * A pull's error that the kubelet knows by its first word, it sees as that only with this code: of any other it puts the code in front of the text.
+ * Source: kubelet, cri-client pkg/remote_image.go, pullImageV1; pkg/kubelet/images/image_manager.go, evalCRIPullErr.
+ */
+const unknown = 2;
+const wordsOfPulls = /^(RegistryUnavailable|SignatureValidationFailed): /;
+
 export type Failure = { readonly name: ErrorCode; readonly code: number; readonly details: string };
 
 /** Status texts travel in HTTP/2 headers, which peers bound; and they end in the events of pods. */
 const detailsLengthMax = 4096;
 
-/** What has no code of its own is INTERNAL. The text is one line of well-formed Unicode. */
+/** What has no code of its own is INTERNAL. `name`: what it means, also where the number is that of UNKNOWN. The text is one line of well-formed Unicode. */
 export function failureFrom(error: unknown): Failure {
   const name = error instanceof BerthError ? error.code : 'INTERNAL';
   const line = reasonOf(error)
@@ -32,5 +39,5 @@ export function failureFrom(error: unknown): Failure {
     .trim();
   const details = line.length > detailsLengthMax ? `${line.slice(0, detailsLengthMax)}…` : line;
   // A half of a surrogate pair would make the encoder of the header throw.
-  return { name, code: codes[name], details: details.toWellFormed() };
+  return { name, code: wordsOfPulls.test(details) ? unknown : codes[name], details: details.toWellFormed() };
 }

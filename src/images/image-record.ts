@@ -8,6 +8,7 @@ import type { ImageConfig } from '../engine/spec.ts';
 import { failedPrecondition } from '../lib/errors.ts';
 import { type ImageConfigBlob, parseImageConfig } from './manifest.ts';
 import { isDigest, isImageId } from './reference.ts';
+import type { Signature } from './signature.ts';
 import { parseJsonObject, toArray, toObject, toOptionalTexts, toSizeBytes, toText } from './text.ts';
 
 export const imageRecordVersion = 1;
@@ -27,6 +28,8 @@ export type StoredImage = {
   readonly digests: readonly string[];
   /** Lowest first. */
   readonly layers: readonly ImageLayer[];
+  /** Of its manifests, by which a policy accepted it. */
+  readonly signatures: readonly Signature[];
   /** Milliseconds since the epoch of the last change of names: of two records with one tag the later one has it. */
   readonly namedAtMs: number;
 };
@@ -52,6 +55,8 @@ export type ImageRecord = {
   /** Lowest first. */
   readonly diffIds: readonly string[];
   readonly layers: readonly ImageLayer[];
+  /** As in StoredImage. */
+  readonly signatures: readonly Signature[];
 };
 
 /** @throws {BerthError} FAILED_PRECONDITION when the bytes are not a whole record of this version. */
@@ -69,6 +74,8 @@ export function parseStoredImage(bytes: Buffer): StoredImage {
     tags: toOptionalTexts(document.tags, 'image record tags', namesMax),
     digests: toOptionalTexts(document.digests, 'image record digests', namesMax),
     layers: toArray(document.layers, 'image record layers', 500).map(parseLayer),
+    // Records of before there was a policy have none.
+    signatures: toArray(document.signatures ?? [], 'image record signatures', namesMax).map(parseSignature),
     namedAtMs: toSizeBytes(document.namedAtMs, 'image record namedAtMs'),
   };
 }
@@ -84,6 +91,11 @@ function parseLayer(value: unknown): ImageLayer {
     digest: toText(layer.digest, 'image record layer digest'),
     compressedBytes: toSizeBytes(layer.compressedBytes, 'image record layer compressedBytes'),
   };
+}
+
+function parseSignature(value: unknown): Signature {
+  const { payload, signature } = toObject(value, 'image record signature');
+  return { payload: toText(payload, 'image record signature payload'), signature: toText(signature, 'image record signature') };
 }
 
 /**
@@ -120,6 +132,7 @@ export function toImageRecord(stored: StoredImage, layersBytes: number, isPinned
     chainId: chainIdOf(config.diffIds),
     diffIds: config.diffIds,
     layers: stored.layers,
+    signatures: stored.signatures,
   };
 }
 

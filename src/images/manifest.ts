@@ -168,7 +168,8 @@ function unusableLayer(mediaType: string, position: number): BerthError {
   return failedPrecondition(`manifest layers[${position}]: ${reason}`);
 }
 
-function parseDescriptor(value: unknown, what: string): Descriptor {
+/** @throws {BerthError} FAILED_PRECONDITION. */
+export function parseDescriptor(value: unknown, what: string): Descriptor {
   const document = toObject(value, what);
   const mediaType = toText(document.mediaType, `${what} mediaType`);
   if (mediaType.length > mediaTypeLengthMax) throw failedPrecondition(`${what}: media type longer than ${mediaTypeLengthMax} characters`);

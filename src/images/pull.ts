@@ -22,6 +22,7 @@ import { checkPlatform, type Platform } from './platform.ts';
 import { formatDigest, formatReference, formatTag, parseReference, type Reference } from './reference.ts';
 import type { RegistryClient, RegistrySession } from './registry.ts';
 import { createSharedLayers, type SharedLayers } from './shared-layers.ts';
+import type { SignaturePolicy } from './signature-policy.ts';
 import { type LayerTimes, sumTimes } from './stopwatch.ts';
 import type { ImageStore } from './store.ts';
 import type { Unpacker } from './unpack.ts';
@@ -32,6 +33,8 @@ export type PullDeps = {
   readonly unpacker: Pick<Unpacker, 'unpack'>;
   /** Of this node. */
   readonly platform: Platform;
+  /** Undefined: every image is accepted. */
+  readonly policy?: SignaturePolicy;
   readonly log?: Log;
   /** For metrics: told of each pull when it ends; of equal ones that were joined, once. */
   readonly observe?: (pull: PullOutcome) => void;
@@ -58,7 +61,7 @@ export type ImagePuller = {
    *
    * @throws {BerthError} INVALID_ARGUMENT for what is no name; DEADLINE_EXCEEDED or CANCELLED when the signal was aborted; NOT_FOUND,
    *   UNAUTHENTICATED, UNAVAILABLE (`RegistryUnavailable: …`) as the registry answers; FAILED_PRECONDITION for an image that is not what
-   *   its digests say; RESOURCE_EXHAUSTED when it does not fit.
+   *   its digests say, or that the policy does not accept (`SignatureValidationFailed: …`); RESOURCE_EXHAUSTED when it does not fit.
    */
   readonly pullImage: (request: PullRequest) => Promise<ImageRecord>;
 };
@@ -171,7 +174,9 @@ async function runSession(deps: RunDeps, run: Run): Promise<Fetched> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
   try {
     const known = await wholeImage(deps.store, await knownImage(deps.store, session, run.ref));
-    return known === undefined ? await fetchImage(deps, session, run) : { image: known, layers: 0, bytes: 0, times: [] };
+    // Its signatures may be newer than the image.
+    const isAccepted = known !== undefined && deps.policy?.refusal([formatReference(run.ref)], known.signatures) === undefined;
+    return isAccepted ? { image: known, layers: 0, bytes: 0, times: [] } : await fetchImage(deps, session, run);
   } finally {
     session.close();
   }
@@ -199,6 +204,8 @@ async function wholeImage(store: ImageStore, image: ImageRecord | undefined): Pr
 type Resolved = {
   /** Of the manifest or index that the name stands for. */
   readonly digest: string;
+  /** Of that, and of what it led to. */
+  readonly digests: readonly string[];
   readonly configBytes: Buffer;
   readonly config: ImageConfigBlob;
   /** Lowest first, each with its diff id. */
@@ -207,6 +214,7 @@ type Resolved = {
 
 async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Promise<Fetched> {
   const resolved = await resolve(deps, session, run.ref);
+  const signatures = (await deps.policy?.verify(session, run.ref, resolved.digests)) ?? [];
   const ownerId = `pull ${randomUUID()}`;
   // Before looking which layers are there: what is there must stay.
   deps.store.lease(ownerId, resolved.config.diffIds);
@@ -226,6 +234,7 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
       layers,
       tag: formatTag(run.ref),
       digest: formatDigest(run.ref, resolved.digest),
+      signatures,
     });
     deps.store.layers.release(ownerId);
     return { image, layers: missing.length, bytes, times };
@@ -250,6 +259,7 @@ const indexDepthMax = 3;
 async function resolve(deps: RunDeps, session: RegistrySession, ref: Reference): Promise<Resolved> {
   const top = await session.fetchManifest(ref.digest ?? ref.tag ?? 'latest');
   let manifest = parseManifest(top.bytes, top.mediaType);
+  const digests = [top.digest];
   for (let depth = 0; manifest.kind === 'index'; depth += 1) {
     if (depth === indexDepthMax) throw failedPrecondition(`image ${formatReference(ref)}: more than ${indexDepthMax} indexes within each other`);
     const chosen = selectPlatform(manifest.manifests, deps.platform);
@@ -258,11 +268,12 @@ async function resolve(deps: RunDeps, session: RegistrySession, ref: Reference):
       throw failedPrecondition(`image ${formatReference(ref)}: manifest ${chosen.digest} has ${next.bytes.length} bytes, not ${chosen.sizeBytes}`);
     }
     manifest = parseManifest(next.bytes, next.mediaType);
+    digests.push(next.digest);
   }
   const configBytes = await session.fetchSmallBlob(manifest.config, imageConfigBytesMax);
   const config = parseImageConfig(configBytes);
   checkPlatform(config, deps.platform);
-  return { digest: top.digest, configBytes, config, layers: pairLayers(manifest.layers, config, ref) };
+  return { digest: top.digest, digests, configBytes, config, layers: pairLayers(manifest.layers, config, ref) };
 }
 
 function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob, ref: Reference): Resolved['layers'] {

@@ -3,7 +3,7 @@
  *
  * Pure: never asks a registry what a name means, and never tries several domains for a short name.
  */
-import { invalidArgument } from '../lib/errors.ts';
+import { BerthError, invalidArgument } from '../lib/errors.ts';
 import { quoted } from './text.ts';
 
 /** A full image name. When a digest is given it alone says what is meant; a tag beside it is not recorded. */
@@ -56,6 +56,21 @@ export function parseReference(text: string): Reference {
   if (reason !== undefined) return refuse(reason);
   if (digest !== undefined) return tag === undefined ? { domain, path, digest } : { domain, path, tag, digest };
   return { domain, path, tag: tag ?? 'latest' };
+}
+
+/** As parseReference(), but undefined for what is none. */
+export function findReference(text: string): Reference | undefined {
+  try {
+    return parseReference(text);
+  } catch (error) {
+    if (error instanceof BerthError) return undefined;
+    throw error;
+  }
+}
+
+/** What the reference means: a tag beside a digest is only said. */
+export function meaningOf(ref: Reference): Reference {
+  return ref.digest === undefined ? ref : { domain: ref.domain, path: ref.path, digest: ref.digest };
 }
 
 /** `docker.io/library/busybox`. */

@@ -6,7 +6,7 @@
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageRoot } from '../engine/spec.ts';
-import { BerthError, reasonOf } from '../lib/errors.ts';
+import { reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import { createKeyedQueue } from '../lib/queue.ts';
 import {
@@ -22,7 +22,8 @@ import {
   toImageRecord,
 } from './image-record.ts';
 import { type LayerStore, openLayerStore, syncDirectory } from './layers.ts';
-import { formatDigest, formatTag, isImageId, parseReference, toImageIdPrefix } from './reference.ts';
+import { findReference, formatDigest, formatTag, isImageId, toImageIdPrefix } from './reference.ts';
+import type { Signature } from './signature.ts';
 import type { Unpacker } from './unpack.ts';
 
 export type ImageStoreDeps = {
@@ -48,6 +49,8 @@ export type NewImage = {
   /** As formatTag() and formatDigest() have them. */
   readonly tag: string | undefined;
   readonly digest: string;
+  /** That made a policy accept it. */
+  readonly signatures?: readonly Signature[];
 };
 
 export type ImageStore = {
@@ -202,13 +205,9 @@ function findImage(views: ReadonlyMap<string, ImageRecord>, reference: string): 
 
 /** The one tag or digest that a name stands for; undefined for what is no name. */
 function fullName(reference: string): string | undefined {
-  try {
-    const parsed = parseReference(reference);
-    return parsed.digest === undefined ? formatTag(parsed) : formatDigest(parsed, parsed.digest);
-  } catch (error) {
-    if (error instanceof BerthError) return undefined;
-    throw error;
-  }
+  const parsed = findReference(reference);
+  if (parsed === undefined) return undefined;
+  return parsed.digest === undefined ? formatTag(parsed) : formatDigest(parsed, parsed.digest);
 }
 
 function withNames(before: StoredImage | undefined, image: NewImage): StoredImage {
@@ -219,8 +218,13 @@ function withNames(before: StoredImage | undefined, image: NewImage): StoredImag
     tags: [...new Set([...(before?.tags ?? []), ...(image.tag === undefined ? [] : [image.tag])])],
     digests: [...new Set([...(before?.digests ?? []), image.digest])],
     layers: image.layers,
+    signatures: withoutTwins([...(before?.signatures ?? []), ...(image.signatures ?? [])]),
     namedAtMs: Date.now(),
   };
+}
+
+function withoutTwins(signatures: readonly Signature[]): readonly Signature[] {
+  return [...new Map(signatures.map((each) => [`${each.payload} ${each.signature}`, each])).values()];
 }
 
 function sharesName(other: StoredImage, image: NewImage): boolean {

@@ -61,6 +61,26 @@ export function toText(value: unknown, what: string): string {
   return value;
 }
 
+/** @throws {BerthError} FAILED_PRECONDITION naming a field that is not one of these. */
+export function onlyFields(object: JsonObject, fields: readonly string[], what: string): void {
+  const other = Object.keys(object).find((field) => !fields.includes(field));
+  if (other !== undefined) throw failedPrecondition(`${what}: ${quoted(other)} is not known here`);
+}
+
+/** A key that one object of a JSON text has twice: JSON.parse() takes the later one and says nothing. */
+export function duplicateKey(text: string): string | undefined {
+  const open: Set<string>[] = [];
+  for (const [token, string, isKey] of text.matchAll(/("(?:[^"\\]|\\.)*")(\s*:)?|[{}[\]]/g)) {
+    if (token === '{' || token === '[') open.push(new Set());
+    if (token === '}' || token === ']') open.pop();
+    if (string === undefined || isKey === undefined) continue;
+    const key = JSON.parse(string) as string;
+    if (open.at(-1)?.has(key)) return key;
+    open.at(-1)?.add(key);
+  }
+  return undefined;
+}
+
 /** '' for what is absent or null. */
 export function toOptionalText(value: unknown, what: string): string {
   return value === undefined || value === null ? '' : toText(value, what);
@@ -68,7 +88,10 @@ export function toOptionalText(value: unknown, what: string): string {
 
 /** Empty for what is absent or null. */
 export function toOptionalTexts(value: unknown, what: string, lengthMax: number): readonly string[] {
-  if (value === undefined || value === null) return [];
+  return value === undefined || value === null ? [] : toTexts(value, what, lengthMax);
+}
+
+export function toTexts(value: unknown, what: string, lengthMax: number): readonly string[] {
   return toArray(value, what, lengthMax).map((element, index) => toText(element, `${what}[${index}]`));
 }
 

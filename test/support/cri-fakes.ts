@@ -188,6 +188,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       list: () => images,
       remove: note('remove', undefined),
       fsInfo: async () => ({ mountpoint: '/var/lib/berth', usedBytes: 8192, inodesUsed: 2 }),
+      requireAllowed: () => {},
       rootOf: async () => ({ config, layerDirs: ['/layers/a'], diffIds: ['sha256:aaaa'] }),
       explain: async () => ({ imageSpec: {} }),
     },

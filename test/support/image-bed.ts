@@ -14,6 +14,7 @@ import { gzipSync } from 'node:zlib';
 import { toPlatform } from '../../src/images/platform.ts';
 import { createImagePuller, type ImagePuller } from '../../src/images/pull.ts';
 import { createRegistryClient } from '../../src/images/registry.ts';
+import type { SignaturePolicy } from '../../src/images/signature-policy.ts';
 import { createImageStore, type ImageStore } from '../../src/images/store.ts';
 import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
 import type { Log } from '../../src/lib/log.ts';
@@ -53,7 +54,13 @@ export type Node = {
   readonly pull: (reference: string, signal?: AbortSignal) => ReturnType<ImagePuller['pullImage']>;
 };
 
-export type NodeOptions = { readonly root?: string; readonly unpacker?: Unpacker; readonly bootId?: string; readonly keepUnfinishedMs?: number };
+export type NodeOptions = {
+  readonly root?: string;
+  readonly unpacker?: Unpacker;
+  readonly bootId?: string;
+  readonly keepUnfinishedMs?: number;
+  readonly policy?: SignaturePolicy;
+};
 
 export type ImageBed = {
   /** `127.0.0.1:<port>`. */
@@ -122,7 +129,8 @@ export async function openNode(root: string, unpacker: Unpacker, options: NodeOp
   };
   const store = await createImageStore({ log, pinnedImages: [], keepUnfinishedMs: 0, ...options, root, unpacker: counting });
   const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test', timing: { backoffMs: 5, backoffMsMax: 20 } });
-  const puller = createImagePuller({ store, registry, unpacker: counting, platform, log });
+  const { policy } = options;
+  const puller = createImagePuller({ store, registry, unpacker: counting, platform, log, ...(policy ? { policy } : {}) });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
   return { root, store, puller, unpacked, logged, pull };
 }
