@@ -4,6 +4,7 @@
  * Finds what broke, not what somebody changed on purpose: a CRC is no signature. Names are byte strings (one character a byte).
  */
 import { closeSync, openSync, writeSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
 import { failedPrecondition } from '../lib/errors.ts';
 
 export type FileContents = {
@@ -20,6 +21,8 @@ export type LinkContents = { readonly kind: 'link'; readonly path: string; reado
 export type Contents = FileContents | LinkContents;
 
 export type ContentsRecorder = {
+  /** Of a file's next bytes, going on from that of those before; at first 0. */
+  readonly checksum: Checksum;
   readonly add: (contents: Contents) => void;
   /** What had this path so far, and everything beneath it, is gone. */
   readonly removed: (path: string) => void;
@@ -27,13 +30,24 @@ export type ContentsRecorder = {
   readonly close: () => void;
 };
 
+/** CRC-32, as gzip has it. */
+export type Checksum = (bytes: Uint8Array, crc: number) => number;
+
 /** For layers that nobody will check. */
-export const noContents: ContentsRecorder = { add: () => undefined, removed: () => undefined, close: () => undefined };
+export const noContents: ContentsRecorder = {
+  checksum: () => 0,
+  add: () => undefined,
+  removed: () => undefined,
+  close: () => undefined,
+};
 
 const bufferCharactersMax = 64 << 10;
 
-/** @param file must not be there yet. */
-export function recordContents(file: string): ContentsRecorder {
+/**
+ * @param file must not be there yet.
+ * @param checksum a faster one than zlib's, where there is one.
+ */
+export function recordContents(file: string, checksum: Checksum = crc32): ContentsRecorder {
   const fd = openSync(file, 'wx', 0o600);
   let text = '';
   let isClosed = false;
@@ -47,6 +61,7 @@ export function recordContents(file: string): ContentsRecorder {
     if (text.length > bufferCharactersMax) flush();
   };
   return {
+    checksum,
     add: (contents) => {
       if (contents.kind === 'link') return append(`l ${contents.crc} ${contents.path}\0`);
       const { crc, sizeBytes, mode, uid, gid, path } = contents;

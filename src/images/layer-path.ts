@@ -41,8 +41,13 @@ export function toLayerPath(path: string): LayerPath {
   return { kind: 'whiteout', parent, name: hidden };
 }
 
+/** An empty component, `.` or `..`. */
+const oddComponent = /(?:^|\/)\.{0,2}(?:\/|$)/;
+
 /** A path below the layer's root without empty and `.` components; a leading `/` means that root. */
 export function toCleanPath(path: string): string {
+  // The usual case, without garbage: so short that no limit is reached.
+  if (path.length <= nameBytesMax && !oddComponent.test(path)) return path;
   if (path.length > pathBytesMax)
     throw invalidArgument(`path of ${path.length} bytes, more than the ${pathBytesMax} that Linux can name: ${shownPath(path)}`);
   const components = path.split('/').filter((component) => component !== '' && component !== '.');

@@ -9,7 +9,8 @@ import type { Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemented } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
-import { openZstd, type Zstd } from '../sys/libzstd.ts';
+import { type Isal, openIsal } from '../sys/libisal.ts';
+import { type LibraryDecoder, openZstd } from '../sys/libzstd.ts';
 import { noContents, recordContents } from './contents.ts';
 import { createLayerWriter, layerLimits } from './layer-writer.ts';
 import { startStopwatch } from './stopwatch.ts';
@@ -34,7 +35,8 @@ const sweepEveryBytes = 8 << 20;
 const zstdWindowLogMax = 27;
 
 export function openLayerStream(job: LayerJob): LayerStream {
-  const contents = job.contentsFile === undefined ? noContents : recordContents(job.contentsFile);
+  const isal = openIsal();
+  const contents = job.contentsFile === undefined ? noContents : recordContents(job.contentsFile, isal?.crc32);
   const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents);
   const parser = createTarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
@@ -76,7 +78,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
     if (decoder !== undefined) return await decoder.write(bytes);
     held = Buffer.concat([held, bytes]);
     if (held.length < magicBytes) return;
-    decoder = openDecoder(held, takeTar);
+    decoder = openDecoder(held, isal, takeTar);
     await decoder.write(held);
     held = Buffer.alloc(0);
   };
@@ -86,7 +88,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
     if (receivedBytes !== job.sizeBytes) throw failedPrecondition(`has ${receivedBytes} bytes, and not the ${job.sizeBytes} that the manifest says`);
     // First: bytes that are not what was asked for need no other explanation.
     checkDigest(compressedHash, job.digest, 'digest');
-    decoder ??= openDecoder(held, takeTar);
+    decoder ??= openDecoder(held, isal, takeTar);
     await decoder.end();
     parser.end();
     checkDigest(tarHash, job.diffId, 'diff id');
@@ -124,26 +126,36 @@ type Decoder = { readonly write: (bytes: Buffer) => Promise<void>; readonly end:
 const magicBytes = 6;
 
 /** By the first bytes, as the peers do: media types are often wrong, digests are not. */
-function openDecoder(start: Buffer, sink: (bytes: Buffer) => void): Decoder {
+function openDecoder(start: Buffer, isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
   const begins = (...magic: number[]): boolean => magic.every((byte, at) => start[at] === byte);
-  if (begins(0x1f, 0x8b)) return transformDecoder(createGunzip({ chunkSize: outputChunkBytes }), sink);
+  if (begins(0x1f, 0x8b)) return gzipDecoder(hasHeaderSum(start) ? undefined : isal, sink);
   if (begins(0x28, 0xb5, 0x2f, 0xfd) || isSkippableFrame(start)) return zstdDecoder(sink);
   if (begins(0x42, 0x5a, 0x68)) throw unimplemented('is compressed with bzip2; berth reads gzip, zstd and plain tar');
   if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) throw unimplemented('is compressed with xz; berth reads gzip, zstd and plain tar');
   return { write: async (bytes) => sink(bytes), end: async () => undefined, destroy: () => undefined };
 }
 
+/** ISA-L 2.30 computes it wrongly. Source: RFC 1952, FHCRC. */
+function hasHeaderSum(start: Buffer): boolean {
+  return ((start[3] ?? 0) & 2) !== 0;
+}
+
 function isSkippableFrame(start: Buffer): boolean {
   return start.length >= 4 && start.readUInt32LE(0) >>> 4 === 0x184d2a5;
 }
 
-function zstdDecoder(sink: (bytes: Buffer) => void): Decoder {
-  const library = openZstd();
-  return library === undefined ? nodeZstdDecoder(sink) : libraryZstdDecoder(library, sink);
+function gzipDecoder(isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
+  if (isal !== undefined) return libraryDecoder(isal.openGzipDecoder(), 'gzip: stops in the middle of a member', sink);
+  return transformDecoder(createGunzip({ chunkSize: outputChunkBytes }), sink);
 }
 
-function libraryZstdDecoder(library: Zstd, sink: (bytes: Buffer) => void): Decoder {
-  const decoder = library.openDecoder(zstdWindowLogMax);
+function zstdDecoder(sink: (bytes: Buffer) => void): Decoder {
+  const library = openZstd();
+  if (library === undefined) return nodeZstdDecoder(sink);
+  return libraryDecoder(library.openDecoder(zstdWindowLogMax), 'zstd: stops in the middle of a frame', sink);
+}
+
+function libraryDecoder(decoder: LibraryDecoder, truncated: string, sink: (bytes: Buffer) => void): Decoder {
   const write = async (bytes: Buffer): Promise<void> => {
     try {
       decoder.write(bytes, sink);
@@ -152,7 +164,7 @@ function libraryZstdDecoder(library: Zstd, sink: (bytes: Buffer) => void): Decod
     }
   };
   const end = async (): Promise<void> => {
-    if (!decoder.isAtEnd()) throw invalidArgument('zstd: stops in the middle of a frame');
+    if (!decoder.isAtEnd()) throw invalidArgument(truncated);
   };
   return { write, end, destroy: decoder.close };
 }

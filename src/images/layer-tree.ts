@@ -35,11 +35,17 @@ export function openLayerTree(rootFd: number, onMade: (path: string, fd: number)
   const names: string[] = [];
   const fds: number[] = [];
   let entered: string | undefined;
+  /** names, joined; undefined since they changed. */
+  let joined: string | undefined;
 
   const top = (): number => fds.at(-1) ?? rootFd;
-  const where = (): string => names.join('/');
+  const where = (): string => {
+    joined ??= names.join('/');
+    return joined;
+  };
 
   const truncate = (length: number): void => {
+    joined = undefined;
     while (fds.length > length) {
       close(fds.pop() ?? -1);
       names.pop();
@@ -47,6 +53,7 @@ export function openLayerTree(rootFd: number, onMade: (path: string, fd: number)
   };
 
   const descend = (name: string, fd: number): void => {
+    joined = undefined;
     names.push(name);
     fds.push(fd);
     if (names.length > depthMax) throw invalidArgument(`path ${shownPath(where())} is more than ${depthMax} directories deep`);

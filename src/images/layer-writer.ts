@@ -4,8 +4,7 @@
  * Synchronous, for a worker thread. Writes nothing outside the directory that it was given, and knows neither digests nor compression.
  */
 import assert from 'node:assert/strict';
-import { closeSync, openSync, writeSync } from 'node:fs';
-import { crc32 } from 'node:zlib';
+import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { BerthError, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import {
@@ -59,6 +58,7 @@ const blockBytes = 4096;
 const spaceCheckBytes = 32 << 20;
 /** Left free for the node, whose other services are on the same disk. */
 const spaceReserveBytes = 64 << 20;
+const defaultAclXattr = 'system.posix_acl_default';
 const opaqueXattr = 'trusted.overlay.opaque';
 const opaqueValue = Buffer.from('y');
 /** Attributes of the machine that made the image: another overlay's bookkeeping, another policy's labels and signatures. */
@@ -82,6 +82,9 @@ export function createLayerWriter(
   const refusedXattrs = new Set<string>();
   const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0 };
   let isRootOpaque = false;
+  const umask = process.umask();
+  /** Whether a file is made with owner and mode as asked for, so that they need not be set; asked of the first one. */
+  let makesAsAsked: boolean | undefined;
   let file: { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number } | undefined;
 
   const tree = openLayerTree(rootFd, (path, fd) => {
@@ -127,7 +130,7 @@ export function createLayerWriter(
 
   const placeRoot = (found: TarEntry): void => {
     if (found.kind !== 'directory') throw invalidArgument("the layer's root is not a directory");
-    describe(rootFd, found);
+    describeDirectory(rootFd, found);
     mtimes.set('', found.mtime);
   };
 
@@ -172,7 +175,7 @@ export function createLayerWriter(
     const fd = tree.find(path);
     assert(fd !== undefined, 'it was just made');
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
-    describe(fd, found);
+    describeDirectory(fd, found);
     if (!mtimes.has(path)) remember(path);
     mtimes.set(path, found.mtime);
   };
@@ -183,7 +186,8 @@ export function createLayerWriter(
     checkSpace(found.sizeBytes);
     const dir = tree.enter(parent);
     const path = under(tree.where(), name);
-    file = { fd: anewHere(dir, name, () => createFileAt(dir, name)), entry: found, path, crc: 0 };
+    const mode = isOrdinary(found) ? found.mode : 0o600;
+    file = { fd: anewHere(dir, name, () => createFileAt(dir, name, mode)), entry: found, path, crc: 0 };
     count(found.sizeBytes);
   };
 
@@ -196,7 +200,7 @@ export function createLayerWriter(
     count(0);
     if (found.kind === 'symlink') {
       anewHere(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
-      contents.add({ kind: 'link', path: under(tree.where(), name), crc: crc32(Buffer.from(found.linkPath, 'latin1')) });
+      contents.add({ kind: 'link', path: under(tree.where(), name), crc: contents.checksum(Buffer.from(found.linkPath, 'latin1'), 0) });
       setLinkOwner(dir, name, found.uid, found.gid);
     } else {
       const { major, minor } = found;
@@ -227,7 +231,18 @@ export function createLayerWriter(
     }
   };
 
-  const describe = (fd: number, found: TarEntry): void => {
+  /** Of root, and of a mode that is made at once. */
+  const isOrdinary = ({ uid, gid, mode }: TarEntry): boolean => uid === 0 && gid === 0 && (mode & (0o7000 | umask)) === 0;
+
+  const describeFile = (fd: number, found: TarEntry): void => {
+    if (isOrdinary(found)) makesAsAsked ??= isAsAsked(fd, found);
+    if (makesAsAsked !== true || !isOrdinary(found)) setOwnerAndMode(fd, found.uid, found.gid, found.mode);
+    writeXattrs(found, (attribute, value) => setXattr(fd, attribute, value));
+  };
+
+  const describeDirectory = (fd: number, found: TarEntry): void => {
+    // It may pass on its group (set-group-id, or the mount option grpid), and its default ACL.
+    if (found.gid !== 0 || found.xattrs.has(defaultAclXattr)) makesAsAsked = false;
     setOwnerAndMode(fd, found.uid, found.gid, found.mode);
     writeXattrs(found, (attribute, value) => setXattr(fd, attribute, value));
   };
@@ -248,7 +263,7 @@ export function createLayerWriter(
     // Content of whiteouts and of other entries that make no file.
     if (file === undefined) return;
     const { fd, entry: found } = file;
-    file.crc = crc32(bytes, file.crc);
+    file.crc = contents.checksum(bytes, file.crc);
     named(found.path, () => {
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
     });
@@ -261,7 +276,7 @@ export function createLayerWriter(
     file = undefined;
     try {
       named(found.path, () => {
-        describe(fd, found);
+        describeFile(fd, found);
         setTimes(fd, found.mtime);
         contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid });
       });
@@ -290,6 +305,11 @@ export function createLayerWriter(
   };
 
   return { entry, content, entryEnd, finish, close };
+}
+
+function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {
+  const made = fstatSync(fd);
+  return made.uid === uid && made.gid === gid && (made.mode & 0o7777) === mode;
 }
 
 function under(parent: string, name: string): string {

@@ -230,9 +230,8 @@ function xattrsOf(pax: PaxValues, globals: PaxValues): ReadonlyMap<string, Buffe
 /** Name with the prefix that ustar has, and GNU has not. */
 function headerPath(block: Buffer): string {
   const name = untilNul(block, 0, 100);
-  const isUstar = block.toString('latin1', 257, 263) === 'ustar\0';
-  const prefix = isUstar ? untilNul(block, 345, 155) : '';
-  return prefix === '' ? name : `${prefix}/${name}`;
+  if (block[345] === 0 || block.toString('latin1', 257, 263) !== 'ustar\0') return name;
+  return `${untilNul(block, 345, 155)}/${name}`;
 }
 
 function untilNul(bytes: Buffer, at: number, length: number): string {
@@ -259,8 +258,7 @@ function checkSum(block: Buffer): void {
     unsigned += byte;
     if (byte > 127) negative += 256;
   }
-  const stored = /^[ \0]*([0-7]+)/.exec(block.toString('latin1', 148, 156))?.[1];
-  const sum = stored === undefined ? Number.NaN : Number.parseInt(stored, 8);
+  const sum = parseOctal(block, 148, 8) ?? Number.NaN;
   if (sum !== unsigned && sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
 }
 
@@ -275,13 +273,24 @@ function parseNumber(block: Buffer, at: number, length: number, what: string): n
 function parseSigned(block: Buffer, at: number, length: number, what: string): number {
   const lead = block[at] ?? 0;
   if ((lead & 0x80) !== 0) return parseBase256(block.subarray(at, at + length), what);
-  const text = block
-    .toString('latin1', at, at + length)
-    .replace(/^[ \0]+/, '')
-    .replace(/[ \0].*$/s, '');
-  if (text === '') return 0;
-  if (!/^[0-7]+$/.test(text)) throw invalidArgument(`tar: ${what} ${JSON.stringify(text)} is not an octal number`);
-  return Number.parseInt(text, 8);
+  const value = parseOctal(block, at, length);
+  if (value === undefined) throw invalidArgument(`tar: ${what} ${JSON.stringify(untilNul(block, at, length).trim())} is not an octal number`);
+  return value;
+}
+
+/** Digits after any spaces and NULs, up to the next of these; 0 without digits, undefined for anything else. Byte by byte: no garbage. */
+function parseOctal(block: Buffer, start: number, length: number): number | undefined {
+  const end = start + length;
+  const isBlank = (at: number): boolean => block[at] === 32 || block[at] === 0;
+  let at = start;
+  while (at < end && isBlank(at)) at += 1;
+  let value = 0;
+  for (; at < end && !isBlank(at); at += 1) {
+    const digit = (block[at] ?? 0) - 48;
+    if (digit < 0 || digit > 7) return undefined;
+    value = value * 8 + digit;
+  }
+  return value;
 }
 
 function parseBase256(field: Buffer, what: string): number {

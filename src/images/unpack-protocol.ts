@@ -5,8 +5,8 @@
  *
  *     daemon                                worker
  *       unpack  ───────────────────────────▶
- *       bytes (moved, not copied) ─────────▶  hash, decompress, hash, parse, write
- *             ◀─────────────────── returned   (the same memory, to be filled again)
+ *       bytes (in shared memory) ──────────▶  hash, decompress, hash, parse, write
+ *             ◀─────────────────── returned   (the piece, to be filled again)
  *       end / cancel ──────────────────────▶
  *             ◀──────────── unpacked / failed
  *
@@ -31,9 +31,11 @@ export type LayerJob = {
 };
 
 /** Every message carries the number of its job: of a layer that failed, pieces still come back while the worker does something else. */
-export type ToWorker = { readonly id: number } & (
-  | { readonly kind: 'unpack'; readonly job: LayerJob }
-  | { readonly kind: 'bytes'; readonly memory: ArrayBuffer; readonly length: number }
+export type ToWorker = {
+  readonly id: number;
+} /** Moved memory would be counted anew each time, and make V8 collect all garbage every few megabytes; shared memory is sent once. */ & (
+  | { readonly kind: 'unpack'; readonly job: LayerJob; readonly pieces: readonly SharedArrayBuffer[] }
+  | { readonly kind: 'bytes'; readonly piece: number; readonly length: number }
   | { readonly kind: 'end' }
   | { readonly kind: 'cancel' }
   | { readonly kind: 'remove'; readonly path: string }
@@ -41,7 +43,7 @@ export type ToWorker = { readonly id: number } & (
 );
 
 export type FromWorker = { readonly id: number } & (
-  | { readonly kind: 'returned'; readonly memory: ArrayBuffer }
+  | { readonly kind: 'returned'; readonly piece: number }
   | { readonly kind: 'unpacked'; readonly layer: UnpackedLayer }
   | { readonly kind: 'done' }
   | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string }

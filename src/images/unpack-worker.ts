@@ -13,15 +13,17 @@ import type { FromWorker, ToWorker } from './unpack-protocol.ts';
 if (parentPort === null) throw internal('the unpacking worker runs in a worker thread only');
 serve(parentPort);
 
+const noBytes = Buffer.alloc(0);
+
 /** The layer being unpacked. */
-type Present = { readonly id: number; readonly stream: LayerStream };
+type Present = { readonly id: number; readonly stream: LayerStream; readonly pieces: readonly Buffer[] };
 
 function serve(port: MessagePort): void {
   let present: Present | undefined;
   /** What has been asked for and not done, one after the other. */
   let work: Promise<void> = Promise.resolve();
 
-  const post = (message: FromWorker, transfer: ArrayBuffer[] = []): void => port.postMessage(message, transfer);
+  const post = (message: FromWorker): void => port.postMessage(message);
 
   const close = (id: number): void => {
     if (present?.id !== id) return;
@@ -40,22 +42,23 @@ function serve(port: MessagePort): void {
   };
 
   /** As next(), for a layer that has not failed yet. */
-  const nextOf = (id: number, action: (stream: LayerStream) => Promise<void>): void =>
+  const nextOf = (id: number, action: (layer: Present) => Promise<void>): void =>
     next(id, async () => {
-      if (present?.id === id) await action(present.stream);
+      if (present?.id === id) await action(present);
     });
 
   const handle = (message: ToWorker): void => {
     const { id } = message;
     if (message.kind === 'unpack') {
       next(id, () => {
-        present = { id, stream: openLayerStream(message.job) };
+        present = { id, stream: openLayerStream(message.job), pieces: message.pieces.map((memory) => Buffer.from(memory)) };
       });
     } else if (message.kind === 'bytes') {
-      nextOf(id, (stream) => stream.write(Buffer.from(message.memory, 0, message.length)));
-      next(id, () => post({ id, kind: 'returned', memory: message.memory }, [message.memory]));
+      const { piece, length } = message;
+      nextOf(id, async ({ stream, pieces }) => await stream.write(pieces[piece]?.subarray(0, length) ?? noBytes));
+      next(id, () => post({ id, kind: 'returned', piece }));
     } else if (message.kind === 'end') {
-      nextOf(id, async (stream) => {
+      nextOf(id, async ({ stream }) => {
         const layer = await stream.end();
         close(id);
         post({ id, kind: 'unpacked', layer });

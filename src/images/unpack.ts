@@ -89,7 +89,7 @@ async function runLayer(
 ): Promise<UnpackedLayer> {
   signal.throwIfAborted();
   const lane = openLane(job);
-  job.post({ kind: 'unpack', job: layer });
+  job.post({ kind: 'unpack', job: layer, pieces: lane.pieces });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener('abort', abort);
@@ -117,27 +117,28 @@ async function runLayer(
 }
 
 type Lane = {
+  readonly pieces: readonly SharedArrayBuffer[];
   /** An empty piece, as soon as there is one. Rejects when the worker has failed. */
-  readonly piece: () => Promise<Buffer>;
-  readonly send: (piece: Buffer, length: number) => void;
+  readonly piece: () => Promise<Piece>;
+  readonly send: (piece: Piece, length: number) => void;
   /** True when the worker has nothing to do. */
   readonly isIdle: () => boolean;
   readonly result: Promise<UnpackedLayer>;
 };
 
+type Piece = { readonly index: number; readonly bytes: Buffer };
+
 function openLane(job: Job): Lane {
-  const free: ArrayBuffer[] = [];
-  let made = 0;
-  let sent = 0;
+  const pieces = Array.from({ length: piecesMax }, () => new SharedArrayBuffer(pieceBytes));
+  const buffers = pieces.map((memory, index): Piece => ({ index, bytes: Buffer.from(memory) }));
+  const free = [...buffers];
   let wake: (() => void) | undefined;
   const { promise: result, resolve, reject } = Promise.withResolvers<UnpackedLayer>();
   let failure: BerthError | undefined;
   result.catch(() => undefined);
   job.listen((message) => {
-    if (message.kind === 'returned') {
-      free.push(message.memory);
-      sent -= 1;
-    }
+    const returned = message.kind === 'returned' ? buffers[message.piece] : undefined;
+    if (returned !== undefined) free.push(returned);
     if (message.kind === 'unpacked') resolve(message.layer);
     if (message.kind === 'failed') {
       failure = new BerthError(message.code, message.message);
@@ -145,26 +146,18 @@ function openLane(job: Job): Lane {
     }
     wake?.();
   });
-  const piece = async (): Promise<Buffer> => {
+  const piece = async (): Promise<Piece> => {
     for (;;) {
       if (failure !== undefined) throw failure;
-      const memory = free.pop();
-      if (memory !== undefined) return Buffer.from(memory);
-      if (made < piecesMax) {
-        made += 1;
-        return Buffer.from(new ArrayBuffer(pieceBytes));
-      }
+      const next = free.pop();
+      if (next !== undefined) return next;
       await new Promise<void>((ready) => {
         wake = ready;
       });
     }
   };
-  const send = (bytes: Buffer, length: number): void => {
-    const memory = bytes.buffer as ArrayBuffer;
-    sent += 1;
-    job.post({ kind: 'bytes', memory, length }, [memory]);
-  };
-  return { piece, send, isIdle: () => sent === 0, result };
+  const send = ({ index }: Piece, length: number): void => job.post({ kind: 'bytes', piece: index, length });
+  return { pieces, piece, send, isIdle: () => free.length === piecesMax - 1, result };
 }
 
 /** Copies the source into pieces; a worker that waits gets what there is. */
@@ -176,10 +169,10 @@ async function feed(lane: Lane, source: Readable, onBytes: ((count: number) => v
     onBytes?.(chunk.length);
     sweep(chunk.length);
     for (let at = 0; at < chunk.length; ) {
-      const copied = chunk.copy(piece, fill, at);
+      const copied = chunk.copy(piece.bytes, fill, at);
       at += copied;
       fill += copied;
-      if (fill < piece.length && !lane.isIdle()) continue;
+      if (fill < pieceBytes && !lane.isIdle()) continue;
       lane.send(piece, fill);
       piece = await lane.piece();
       fill = 0;

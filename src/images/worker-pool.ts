@@ -13,7 +13,7 @@ export type JobMessage = ToWorker extends infer Message ? (Message extends ToWor
 
 /** A worker, for as long as a job has it. */
 export type Job = {
-  readonly post: (message: JobMessage, transfer?: ArrayBuffer[]) => void;
+  readonly post: (message: JobMessage) => void;
   /** Called with this job's messages, also with a `failed` when the worker dies. */
   readonly listen: (listener: (message: FromWorker) => void) => void;
 };
@@ -79,7 +79,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
     const id = pooled.jobId;
     try {
       return await use({
-        post: (message, transfer = []) => pooled.worker.postMessage({ ...message, id }, transfer),
+        post: (message) => pooled.worker.postMessage({ ...message, id }),
         listen: (listener) => {
           pooled.listener = listener;
         },

@@ -51,10 +51,15 @@ export function openDirectoryAt(dir: number, name: string): number | undefined {
   }
 }
 
-/** Makes an empty file and opens it for writing. @throws EEXIST when the name is taken, also by a symbolic link. */
-export function createFileAt(dir: number, name: string): number {
+/**
+ * Makes an empty file and opens it for writing.
+ *
+ * @param mode less what the thread's umask and the directory's default ACL take from it.
+ * @throws EEXIST when the name is taken, also by a symbolic link.
+ */
+export function createFileAt(dir: number, name: string, mode: number): number {
   const flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  return checked(c_openat(dir, nul(first, name), flags, 0o600), () => `creating ${shown(name)}`);
+  return checked(c_openat(dir, nul(first, name), flags, mode), () => `creating ${shown(name)}`);
 }
 
 export function makeDirectoryAt(dir: number, name: string): void {
@@ -142,10 +147,13 @@ export function setLinkTimes(dir: number, name: string, time: Timestamp): void {
   checked(c_utimensat(dir, nul(first, name), encodeTimes(time), AT_SYMLINK_NOFOLLOW), () => `setting the times of ${shown(name)}`);
 }
 
-function encodeTimes(time: Timestamp): Buffer {
-  for (const offset of [0, 16]) {
-    times.writeBigInt64LE(BigInt(time.seconds), offset);
-    times.writeBigInt64LE(BigInt(time.nanoseconds), offset + 8);
+/** Two `struct timespec`; a 64-bit number as two halves, for each BigInt would be garbage. */
+function encodeTimes({ seconds, nanoseconds }: Timestamp): Buffer {
+  const high = Math.floor(seconds / 2 ** 32);
+  for (let offset = 0; offset < 32; offset += 16) {
+    times.writeUInt32LE(seconds - high * 2 ** 32, offset);
+    times.writeInt32LE(high, offset + 4);
+    times.writeUInt32LE(nanoseconds, offset + 8);
   }
   return times;
 }

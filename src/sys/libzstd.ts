@@ -6,15 +6,16 @@
 import koffi from 'koffi';
 import { library } from './ffi.ts';
 
-export type ZstdDecoder = {
+/** A decoder of a C library: synchronous, with one buffer of its own. */
+export type LibraryDecoder = {
   /**
-   * Decompresses all of `input`, any number of frames; skippable ones give nothing.
+   * Decompresses all of `input`: any number of frames, of which skippable ones give nothing, or of members.
    *
    * @param sink gets views that are good during the call only; may throw, and the decoder is of no use then.
-   * @throws {Error} in libzstd's words for what is no zstd, damaged, or wants a larger window.
+   * @throws {Error} in the library's words for what is of another format, damaged, or wants a larger window.
    */
   readonly write: (input: Buffer, sink: (output: Buffer) => void) => void;
-  /** False in the middle of a frame. */
+  /** False in the middle of a frame or member. */
   readonly isAtEnd: () => boolean;
   /** Frees it. Idempotent. */
   readonly close: () => void;
@@ -22,7 +23,7 @@ export type ZstdDecoder = {
 
 export type Zstd = {
   /** @param windowLogMax largest window, as a power of two, that frames may ask for. */
-  readonly openDecoder: (windowLogMax: number) => ZstdDecoder;
+  readonly openDecoder: (windowLogMax: number) => LibraryDecoder;
 };
 
 /** As ZSTD_d_windowLogMax of zstd.h has it. */
@@ -48,7 +49,7 @@ export function openZstd(): Zstd | undefined {
     return Number(code);
   };
 
-  const openDecoder = (windowLogMax: number): ZstdDecoder => {
+  const openDecoder = (windowLogMax: number): LibraryDecoder => {
     const context: unknown = c_create();
     if (context === null) throw new Error('zstd: no memory');
     checked(c_setParameter(context, parameterWindowLogMax, windowLogMax));

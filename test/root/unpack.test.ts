@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
 import { createLayerWriter } from '../../src/images/layer-writer.ts';
 import { createTarParser } from '../../src/images/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
@@ -70,6 +70,14 @@ const skippableFrame = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]
 const compressions: Readonly<Record<string, (tar: Buffer) => Buffer>> = {
   none: (tar) => tar,
   gzip: (tar) => gzipSync(tar),
+  'gzip with a checksum of its header': (tar) => {
+    const plain = gzipSync(tar);
+    const head = Buffer.from(plain.subarray(0, 10));
+    head[3] = 2;
+    const sum = Buffer.alloc(2);
+    sum.writeUInt16LE(crc32(head) & 0xffff);
+    return Buffer.concat([head, sum, plain.subarray(10)]);
+  },
   'gzip of several members': halves((bytes) => gzipSync(bytes)),
   zstd: (tar) => zstdCompressSync(tar),
   'zstd of several frames': (tar) => Buffer.concat([skippableFrame, halves((bytes) => zstdCompressSync(bytes))(tar), skippableFrame]),
