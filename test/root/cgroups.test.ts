@@ -4,8 +4,7 @@
  * Needs root. Makes cgroups below one of its own name only, and removes them.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -27,6 +26,7 @@ import {
   removeIfEmpty,
   setDevices,
 } from '../../src/sys/cgroups.ts';
+import * as bed from '../support/in-cgroup.ts';
 
 const facts = probeCgroups();
 const isV2 = facts.version === 2;
@@ -46,47 +46,9 @@ async function withCgroup(body: (path: string) => Promise<void>, of: CgroupFacts
   }
 }
 
-/** Starts a shell that enters the cgroup through the fds of openCgroup() before it runs the script. */
-function startIn(path: string, script: string, of: CgroupFacts = facts, opened: CgroupFds = openCgroup(of, path)): ChildProcess {
-  const fds = opened.version === 1 ? opened.procsFds : [opened.directoryFd];
-  const files = fds.map((_, index) => `/proc/self/fd/${3 + index}${opened.version === 2 ? '/cgroup.procs' : ''}`);
-  const enter = `for file in ${files.join(' ')}; do echo 0 >$file || exit 99; done`;
-  const child = spawn('/bin/sh', ['-c', `${enter}; ${script}`], {
-    stdio: ['ignore', 'pipe', 'pipe', ...fds],
-    env: { PATH: process.env['PATH'] ?? '' },
-  });
-  for (const fd of fds) closeSync(fd);
-  return child;
-}
-
-/** A process in the cgroup of every hierarchy that does nothing. @returns its pid. */
-async function startSleeper(path: string, opened: CgroupFds = openCgroup(facts, path)): Promise<number> {
-  const child = startIn(path, 'exec sleep 1000', facts, opened);
-  await untilItSleeps(child);
-  return child.pid ?? 0;
-}
-
-/** The shell has entered the last hierarchy once it has become sleep(1). */
-const untilItSleeps = (child: ChildProcess): Promise<void> =>
-  until('it sleeps', async () => readFileSync(`/proc/${child.pid}/comm`, 'utf8') === 'sleep\n');
-
-/** startIn() until the end. */
-async function runIn(path: string, script: string): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const child = startIn(path, script);
-  let [stdout, stderr] = ['', ''];
-  child.stdout?.on('data', (data: Buffer) => (stdout += data.toString()));
-  child.stderr?.on('data', (data: Buffer) => (stderr += data.toString()));
-  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { code, stdout, stderr };
-}
-
-async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + killTimeoutMs;
-  while (!(await holds())) {
-    assert(performance.now() < deadline, `waiting until ${what}`);
-    await sleep(10);
-  }
-}
+const startIn = (path: string, script: string, of: CgroupFacts = facts, opened?: CgroupFds) => bed.startIn(of, path, script, opened);
+const startSleeper = (path: string, opened?: CgroupFds) => bed.startSleeper(facts, path, opened);
+const runIn = (path: string, script: string) => bed.runIn(facts, path, script);
 
 const apply = (path: string, resources: Resources): void => writeCgroup(facts, path, planCgroup(resources, facts));
 const readValue = (path: string, controller: string, file: string): string =>
@@ -148,7 +110,7 @@ describe(`cgroup v${facts.version}`, () => {
       const own = `${controllerDirectory(facts, path, 'pids')}/own`;
       const delegate = isV2 ? `echo +pids >${own}/../cgroup.subtree_control;` : '';
       const child = startIn(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
-      await untilItSleeps(child);
+      await bed.untilItSleeps(child);
       const second = await startSleeper(path, openProcessCgroup(facts, path, child.pid ?? 0));
       // v2 allows no process beside cgroups with controllers, so it can only be in the first one's.
       assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second] : [child.pid]);
@@ -196,7 +158,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('readMemoryUsage() counts what a process holds', async () => {
     await withCgroup(async (path) => {
       startIn(path, 'held=$(head -c 8000000 /dev/zero | tr "\\0" x); sleep 1000; echo $held');
-      await until('8 MB are held', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
+      await bed.until('8 MB are held', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
     });
   });
 
@@ -360,10 +322,10 @@ describe(`cgroup v${facts.version}`, () => {
       await withCgroup(async (path) => {
         const nested = `${path}/nested/deeper`;
         startIn(path, forking, way);
-        await until('the first have started', async () => (await processes(way, path)).length >= 6);
+        await bed.until('the first have started', async () => (await processes(way, path)).length >= 6);
         createCgroup(way, nested);
         startIn(nested, forking, way);
-        await until('all have started', async () => (await processes(way, nested)).length >= 6 && (await processes(way, path)).length >= 12);
+        await bed.until('all have started', async () => (await processes(way, nested)).length >= 6 && (await processes(way, path)).length >= 12);
         assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
         assert.deepEqual(await processes(way, path), []);
         await removeCgroup(way, path);
@@ -374,7 +336,7 @@ describe(`cgroup v${facts.version}`, () => {
     test(`${name} kills a frozen container`, async () => {
       await withCgroup(async (path) => {
         startIn(path, forking, way);
-        await until('all have started', async () => (await processes(way, path)).length >= 6);
+        await bed.until('all have started', async () => (await processes(way, path)).length >= 6);
         await freeze(way, path, killTimeoutMs);
         assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
       }, way);
@@ -394,7 +356,7 @@ describe(`cgroup v${facts.version}`, () => {
         ticks++;
         if (isFrozen) lateTicks++;
       });
-      await until('it ticks', async () => ticks > 2);
+      await bed.until('it ticks', async () => ticks > 2);
       await freeze(facts, path, killTimeoutMs);
       // What was in the pipe before is read first.
       await sleep(100);
@@ -404,7 +366,7 @@ describe(`cgroup v${facts.version}`, () => {
       isFrozen = false;
       const before = ticks;
       thaw(facts, path);
-      await until('it ticks again', async () => ticks > before);
+      await bed.until('it ticks again', async () => ticks > before);
     });
   });
 
