@@ -8,6 +8,7 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
+import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
 import { prepareTools } from './critest/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
 
@@ -57,6 +58,7 @@ async function main(names: readonly string[]): Promise<number> {
   if (noGo === undefined) {
     prepareTools();
     prepareStreamingClient();
+    prepareCadvisorClient();
   }
   const cgroupsBefore = cgroups();
   const results: Counts[] = [];

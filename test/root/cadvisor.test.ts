@@ -1,0 +1,185 @@
+/**
+ * cAdvisor as the kubelet has it, of its own library, beside a daemon that answers it in CRI-O's place: what it says of pods, and what of that is left.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface, type Interface } from 'node:readline';
+import { after, before, test } from 'node:test';
+import { prepareCadvisorClient } from '../cadvisor-client/prepare.ts';
+import { enterIsolation } from '../support/isolation.ts';
+import { type Daemon, isBuilt, makePlace, type Place, runBerth, serveArguments, startDaemon, tracesOf } from './support/daemon.ts';
+import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
+
+/** Compiled into cAdvisor. */
+const socket = '/var/run/crio/crio.sock';
+const lack = isBuilt ? lacking() : 'berth is not built';
+const options = { skip: lack, timeout: 180_000 };
+if (lack === false) enterIsolation();
+
+function lacking(): string | false {
+  try {
+    prepareCadvisorClient();
+    return false;
+  } catch (error) {
+    return `no cAdvisor: ${error instanceof Error ? error.message.split('\n')[0] : error}`;
+  }
+}
+
+let place: Place;
+let daemon: Daemon;
+let image: string;
+let cadvisor: ChildProcess;
+let answers: Interface;
+
+before(async () => {
+  if (lack !== false) return;
+  place = makePlace();
+  daemon = await startDaemon(place);
+  image = await pullSample(daemon.client);
+});
+after(async () => {
+  if (lack !== false) return;
+  if (cadvisor !== undefined) {
+    cadvisor.stdin?.end();
+    await once(cadvisor, 'exit');
+  }
+  await daemon.end('SIGTERM');
+  await place.remove();
+});
+
+async function startCadvisor(): Promise<void> {
+  cadvisor = spawn(prepareCadvisorClient(), ['-cgroup', `/${place.cgroup}`], { stdio: ['pipe', 'pipe', 'ignore'] });
+  answers = createInterface({ input: cadvisor.stdout as NodeJS.ReadableStream });
+  const [first] = await once(answers, 'line');
+  assert.equal(first, 'ready');
+}
+
+type Series = { readonly name: string; readonly labels: Readonly<Record<string, string>>; readonly value: number };
+
+async function scrape(): Promise<Series[]> {
+  const series: Series[] = [];
+  const done = new Promise<void>((resolve) => {
+    const take = (line: string) => {
+      const [, name = '', labels = '', value = ''] = /^(\w+)\{(.*)\} (\S+)/.exec(line) ?? [];
+      if (name !== '')
+        series.push({
+          name,
+          labels: Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, text]) => [key, text])),
+          value: Number(value),
+        });
+      if (line !== '# end') return;
+      answers.off('line', take);
+      resolve();
+    };
+    answers.on('line', take);
+  });
+  cadvisor.stdin?.write('\n');
+  await done;
+  return series;
+}
+
+/** The series of this name for a pod and a container, when there are such. */
+async function seriesOf(name: string, pod: string, container: string): Promise<Series[]> {
+  return (await scrape()).filter((each) => each.name === name && each.labels['pod'] === pod && each.labels['container'] === container);
+}
+
+const podParent = (name: string) => `/${place.cgroup}/pods/${name}`;
+const pod = (name: string, linux: object = {}): Promise<Pod> =>
+  runPod(daemon.client, name, place.directory, {
+    labels: { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'test', 'io.kubernetes.pod.uid': name },
+    linux: { cgroup_parent: podParent(name), ...linux },
+  });
+const container = (sandbox: Pod, name: string): Promise<string> =>
+  runContainer(daemon.client, sandbox, image, name, 'trap exit TERM; while :; do sleep 1; done', {
+    labels: {
+      'io.kubernetes.pod.name': String((sandbox.config['metadata'] as { name: string }).name),
+      'io.kubernetes.pod.namespace': 'test',
+      'io.kubernetes.container.name': name,
+    },
+  });
+const sentBytes = async (name: string) =>
+  (await seriesOf('container_network_transmit_bytes_total', name, 'POD')).find(({ labels }) => labels['interface'] === 'eth0')?.value;
+/** To a port of the gateway where nobody listens. */
+const knock = (id: string) => exec(daemon.client, id, 'sh', '-c', 'nc -w 1 10.77.0.1 9 </dev/null; true');
+
+test('by default nobody answers in the place of CRI-O, and a cgroup is called as its container', options, async () => {
+  const plain = await pod('plain');
+  const id = await container(plain, 'main');
+  assert.equal(existsSync(socket), false);
+  assert.equal((await detailsOf(daemon.client, id)).cgroupPath, `${podParent('plain')}/${id}`);
+  await daemon.end('SIGTERM');
+  appendFileSync(join(place.directory, 'config.toml'), `cadvisor_socket = "${socket}"\n`);
+  daemon = await startDaemon(place);
+  // What was made under the other name goes on, and goes away.
+  assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
+  await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: plain.id });
+  assert.deepEqual((await tracesOf(place, daemon))['sandboxes'], []);
+});
+
+test('cAdvisor has labels and network of pods that were there before it, and of later ones', options, async () => {
+  assert.equal(statSync(socket).mode & 0o777, 0o600);
+  const early = await pod('early');
+  const earlyMain = await container(early, 'main');
+  await startCadvisor();
+  const late = await pod('late');
+  const lateMain = await container(late, 'main');
+  for (const [name, id] of [
+    ['early', earlyMain],
+    ['late', lateMain],
+  ] as const) {
+    await eventually(`${name} is seen`, async () =>
+      (await seriesOf('container_memory_working_set_bytes', name, 'main')).some(({ value }) => value > 0),
+    );
+    const [series] = await seriesOf('container_memory_working_set_bytes', name, 'main');
+    const cgroupPath = `${podParent(name)}/crio-${id}.scope`;
+    assert.deepEqual(series?.labels, { container: 'main', id: cgroupPath, image, name: id, namespace: 'test', pod: name });
+    assert.equal((await detailsOf(daemon.client, id)).cgroupPath, cgroupPath);
+    await knock(id);
+    await eventually(`${name} has a network`, async () => ((await sentBytes(name)) ?? 0) > 0);
+    assert.deepEqual(await seriesOf('container_network_transmit_bytes_total', name, 'main'), [], 'only once a pod');
+  }
+});
+
+test("a pod's network is told on when its containers come and go, and the daemon too", options, async () => {
+  const changing = await pod('changing');
+  const first = await container(changing, 'first');
+  await knock(first);
+  await eventually('the network is seen', async () => ((await sentBytes('changing')) ?? 0) > 0);
+  await daemon.client.call('StopContainer', { container_id: first, timeout: '0' });
+  await daemon.end('SIGKILL');
+  daemon = await startDaemon(place);
+  const second = await container(changing, 'second');
+  const before = (await sentBytes('changing')) ?? 0;
+  await knock(second);
+  await eventually('it counts on', async () => ((await sentBytes('changing')) ?? 0) > before);
+});
+
+test("a pod on the node's network has none of its own", options, async () => {
+  const onHost = await pod('on-host', { security_context: { namespace_options: { network: 'NODE' } } });
+  await container(onHost, 'main');
+  await eventually('it is seen', async () => (await seriesOf('container_last_seen', 'on-host', 'main')).length > 0);
+  assert.deepEqual(await seriesOf('container_network_transmit_bytes_total', 'on-host', 'POD'), []);
+});
+
+test('pods that are removed leave no cgroup', options, async () => {
+  const { items } = await daemon.client.call<{ items: { id: string }[] }>('ListPodSandbox', {});
+  for (const { id } of items) await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: id });
+  for (const name of ['early', 'late', 'changing', 'on-host']) {
+    const roots = ['/sys/fs/cgroup', '/sys/fs/cgroup/memory'].map((root) => `${root}${podParent(name)}`).filter((path) => existsSync(path));
+    for (const path of roots) assert.equal(statSync(path).nlink, 2, `nothing is below ${path}`);
+  }
+});
+
+test('where CRI-O answers already, the daemon says so and does not serve', options, async () => {
+  const other = join(place.directory, 'other');
+  mkdirSync(other);
+  const config = join(other, 'config.toml');
+  writeFileSync(config, `cadvisor_socket = "${socket}"\n`);
+  const flags = serveArguments({ ...place, state: other, root: join(other, 'root'), socket: join(other, 'berth.sock') });
+  const { code, output } = await runBerth([...flags, '--config', config]);
+  assert.notEqual(code, 0);
+  assert.match(output, /listening on \/var\/run\/crio\/crio\.sock: another daemon answers there/);
+});
