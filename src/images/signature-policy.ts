@@ -82,7 +82,9 @@ type Judge = (signatures: readonly Signature[]) => string | undefined;
 /** @param isOurs whether a manifest is the image's. */
 function createJudge({ requirements }: Rule, asked: Reference | undefined, isOurs: (digest: string) => boolean): Judge {
   const ref = asked && meaningOf(asked);
-  const tests = requirements.map((requirement): Judge => {
+  // What no signature can mend is said first.
+  const hopeless = requirements.filter((requirement) => !isFulfillable(requirement));
+  const tests = (hopeless.length > 0 ? hopeless : requirements).map((requirement): Judge => {
     if (requirement.type === 'insecureAcceptAnything') return () => undefined;
     if (requirement.type === 'reject') return () => 'is rejected';
     if (requirement.type === 'unsupported') return () => requirement.reason;

@@ -20,7 +20,11 @@ export function buildGoProgram(name: string, directory: string, tags: readonly s
   if (existsSync(program)) return program;
   mkdirSync(buildDir, { recursive: true });
   const unfinished = `${program}.${process.pid}.unfinished`;
-  execFileSync('go', ['build', '-tags', tags.join(','), '-o', unfinished, '.'], { cwd: directory, stdio: 'pipe', env: { ...process.env, CGO_ENABLED: '0' } });
+  execFileSync('go', ['build', '-tags', tags.join(','), '-o', unfinished, '.'], {
+    cwd: directory,
+    stdio: 'pipe',
+    env: { ...process.env, CGO_ENABLED: '0' },
+  });
   renameSync(unfinished, program);
   return program;
 }
