@@ -19,6 +19,8 @@ export type Config = {
   readonly signaturePolicy: string;
   /** `address:port`, or null: no metrics are served. */
   readonly metrics: string | null;
+  /** Whether those are there of each pod and container, too. */
+  readonly metricsContainers: boolean;
   /** Where cAdvisor is answered in CRI-O's place, or null: nowhere. */
   readonly cadvisorSocket: string | null;
   /** Where exec, attach and port-forward are served. */
@@ -31,6 +33,8 @@ export type Config = {
   readonly logLevel: string;
   readonly cgroupDriver: 'auto' | 'systemd' | 'cgroupfs';
   readonly cgroupParent: string;
+  /** `daemon`, `pod`, or a cgroup. */
+  readonly monitorCgroup: string;
   readonly netnsDir: string;
   readonly cniTimeoutMs: number;
   readonly pullIdleTimeoutMs: number;
@@ -118,6 +122,12 @@ const settings = [
     meaning: 'Where /metrics is served over HTTP, or "off". Nobody is asked who they are: take a loopback address, or one behind a firewall.',
   },
   {
+    key: 'metrics_containers',
+    default: false,
+    meaning:
+      'true: /metrics also has what each pod and container uses, under the names and labels of cAdvisor. Some 80 series a container; each scrape reads them.',
+  },
+  {
     key: 'cadvisor_socket',
     default: '',
     format: { pattern: /^($|\/)/, text: 'an absolute path' },
@@ -158,6 +168,13 @@ const settings = [
     default: '/berth',
     format: absolutePath,
     meaning: 'Cgroup of sandboxes for which the kubelet names none. With the driver systemd a slice, else system.slice is taken.',
+  },
+  {
+    key: 'monitor_cgroup',
+    default: 'daemon',
+    format: { pattern: /^(daemon|pod|\/.+|[^/]+\.slice)$/, text: 'daemon, pod, an absolute path or a slice' },
+    meaning:
+      'Where the monitors of containers, some hundred KB each, are accounted: in the cgroup of the daemon, of their pod, or below one that is named: a path, with the driver systemd a slice.',
   },
   {
     key: 'netns_dir',
@@ -247,6 +264,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     registryDir: text('registry_dir'),
     signaturePolicy: text('signature_policy'),
     metrics: text('metrics') === 'off' ? null : text('metrics'),
+    metricsContainers: value('metrics_containers') as boolean,
     cadvisorSocket: text('cadvisor_socket') || null,
     stream: Object.freeze({
       address: text('stream_address'),
@@ -256,6 +274,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     logLevel: text('log_level'),
     cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
     cgroupParent: text('cgroup_parent'),
+    monitorCgroup: text('monitor_cgroup'),
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),

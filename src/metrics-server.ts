@@ -19,11 +19,14 @@ const requestTimeoutMs = 10_000;
 /** @param version of berth. */
 export function createMetricsServer(version: string): MetricsServer {
   const metrics = createMetrics({ version, node: process.versions.node });
-  const server = createScrapeServer(metrics);
+  let containerUse: Sources['containerUse'];
+  const scrape = joined(async () => (await metrics.scrape()) + ((await containerUse?.()) ?? ''));
+  const server = createScrapeServer(scrape, metrics.contentType);
   return {
     observers: metrics.observers,
     serve: async (address, sources) => {
       metrics.watch(sources);
+      containerUse = sources.containerUse;
       await listen(server, address);
     },
     close: () => {
@@ -34,15 +37,26 @@ export function createMetricsServer(version: string): MetricsServer {
   };
 }
 
-function createScrapeServer(metrics: Metrics): Server {
+/** Those who ask while an answer is being made get the same: many scrapers cost no more than one. */
+function joined(work: () => Promise<string>): () => Promise<string> {
+  let inFlight: Promise<string> | null = null;
+  return () => {
+    inFlight ??= work().finally(() => {
+      inFlight = null;
+    });
+    return inFlight;
+  };
+}
+
+function createScrapeServer(scrape: () => Promise<string>, contentType: string): Server {
   const server = createServer({ requestTimeout: requestTimeoutMs, headersTimeout: requestTimeoutMs }, (request, response) => {
     const answer = (status: number, text: string, type = 'text/plain; charset=utf-8') =>
       response.writeHead(status, { 'content-type': type }).end(text);
     // What was asked for beside the path is nobody's business here.
     if (request.url?.split('?')[0] !== '/metrics') return void answer(404, 'berth serves /metrics\n');
     if (request.method !== 'GET' && request.method !== 'HEAD') return void answer(405, 'GET only\n');
-    metrics.scrape().then(
-      (text) => answer(200, text, metrics.contentType),
+    scrape().then(
+      (text) => answer(200, text, contentType),
       () => answer(500, 'collecting the metrics failed\n'),
     );
   });

@@ -3,8 +3,12 @@
  *
  * Without metrics nothing is loaded, counted or kept for them.
  */
+import type { Config } from './config.ts';
+import { type Series, sandboxSeries } from './cri/metric-families.ts';
+import { metricsText } from './cri/metrics-text.ts';
 import { countContainers, countSandboxes } from './engine/counts.ts';
 import type { EngineDeps } from './engine/deps.ts';
+import type { Engine } from './engine/engine.ts';
 import type { ImageStore } from './images/store.ts';
 import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import type { AdjustableLog } from './lib/log.ts';
@@ -15,25 +19,30 @@ export type Observability = {
   /** For the parts of the daemon; undefined when nobody asks for metrics. */
   readonly observers: MetricsServer['observers'] | undefined;
   /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
-  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: Pick<ImageStore, 'list' | 'fsInfo'>) => Promise<void>;
+  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: Pick<ImageStore, 'list' | 'fsInfo'>, engine: UsageSource) => Promise<void>;
   readonly close: () => void;
 };
 
-/** @param address `ADDRESS:PORT`; null: no metrics. */
-export async function openObservability(address: string | null): Promise<Observability> {
+/** Whose pods' and containers' use is told. */
+type UsageSource = Pick<Engine, 'sandboxes' | 'details'>;
+
+/** @param config.metrics `ADDRESS:PORT`; null: no metrics. @param config.metricsContainers whether those of pods and containers are among them. */
+export async function openObservability(config: Pick<Config, 'metrics' | 'metricsContainers'>): Promise<Observability> {
+  const { metrics: address } = config;
   if (address === null) return { observers: undefined, serve: async () => {}, close: () => {} };
   const program = new URL('./metrics-server.ts', import.meta.url);
   const loaded = (await import(program.href)) as { createMetricsServer: typeof createMetricsServer };
   const server = loaded.createMetricsServer(version);
   return {
     observers: server.observers,
-    serve: async ({ store, queue }, images) => {
+    serve: async ({ store, queue }, images, engine) => {
       const sources = {
         sandboxes: () => countSandboxes(store.sandboxes.all()),
         containers: () => countContainers(store.containers.all()),
         queuedOperations: queue.depth,
         images: () => images.list().length,
         storage: images.fsInfo,
+        ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
       };
       await server.serve(address, sources).catch((error: unknown) => {
         throw failedPrecondition(`serving metrics on ${address}: ${reasonOf(error)}`, error);
@@ -41,6 +50,15 @@ export async function openObservability(address: string | null): Promise<Observa
     },
     close: server.close,
   };
+}
+
+async function usageText({ sandboxes, details }: UsageSource): Promise<string> {
+  const series: Series[] = [];
+  for await (const each of details(sandboxes())) {
+    const { own, containers } = sandboxSeries(each);
+    series.push(...own, ...[...containers.values()].flat());
+  }
+  return metricsText(series);
 }
 
 /**

@@ -17,6 +17,7 @@ import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
+import { prepareMonitorCgroup } from './engine/monitor-cgroup.ts';
 import { createNativeRoots } from './engine/native-roots.ts';
 import { createOomKills } from './engine/oom-kills.ts';
 import { probeUserNamespaces } from './engine/pod-namespaces.ts';
@@ -69,7 +70,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   });
   const log = createLog(config.logLevel);
   adjustOnHangup(log, () => readConfig().logLevel);
-  const observability = await openObservability(config.metrics);
+  const observability = await openObservability(config);
   const { observers } = observability;
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
@@ -91,9 +92,9 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     ...(policy ? { policy } : {}),
     ...(observers ? { observe: observers.pull } : {}),
   });
-  await observability.serve(deps, images);
   const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
+  await observability.serve(deps, images, engine);
   const streaming = await startStreaming(engine, config.stream, { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
@@ -182,6 +183,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     stateDir: config.state,
     netnsDir: config.netnsDir,
     defaultCgroupParent: config.cgroupParent,
+    monitorCgroup: config.monitorCgroup,
     logLineBytesMax: config.logLineBytesMax,
     rlimits: planRlimits(config.defaultUlimits, hardLimit),
     defaultSysctls: config.defaultSysctls,
@@ -196,13 +198,15 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   const store = announcingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
+  const cgroupDriver = await chooseCgroupDriver(config.cgroupDriver, cgroups, cgroupNames, log);
+  await prepareMonitorCgroup({ cgroupDriver }, config.monitorCgroup);
   return {
     settings,
     // Where layers are copied, a node without overlay is ready.
     facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
-    cgroupDriver: await chooseCgroupDriver(config.cgroupDriver, cgroups, cgroupNames, log),
+    cgroupDriver,
     store,
     events,
     roots: chooseRoots(config, facts, log),

@@ -9,7 +9,7 @@ import type {
   StreamPodSandboxMetricsRequest,
   StreamPodSandboxMetricsResponse,
 } from './messages.ts';
-import { podSandboxMetrics } from './metric-families.ts';
+import { podSandboxMetrics } from './metrics-to-response.ts';
 
 type Deps = Pick<CriDeps, 'engine'>;
 

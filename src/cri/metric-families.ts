@@ -1,11 +1,10 @@
 /**
- * The metrics that the kubelet hands on in place of cAdvisor's, under cAdvisor's names and labels: what each is, and its values. Pure.
+ * The metrics of pods and containers under cAdvisor's names and labels: what each is, and its values. Pure.
  *
- * The kubelet drops a metric that was not described, and a scrape fails on two with the same name and labels. Values are whole numbers, so seconds
- * are whole seconds.
+ * The kubelet drops a metric that was not described, and a scrape fails on two with the same name and labels. Left out is what cAdvisor has and
+ * no kernel tells any more: sectors, merged and waiting requests of block devices, load averages, states of tasks.
  */
 import type { ContainerDetails, LayerFilesystem, SandboxDetails } from '../engine/details.ts';
-import type * as cri from './messages.ts';
 
 type CgroupCounters = ContainerDetails['stats']['counters'];
 type CgroupDetails = ContainerDetails['cgroup'];
@@ -16,17 +15,22 @@ type InterfaceCounters = NonNullable<SandboxDetails['stats']['interfaces']>[numb
 /** Of every metric, in this order. */
 const commonLabels = ['container', 'id', 'image', 'name', 'namespace', 'pod'] as const;
 
-/** null: there is nothing to say. */
-type Value = number | bigint | null;
+/** A time is kept exact: who passes it on knows what the metric's seconds may be. null: there is nothing to say. */
+type Value = MetricValue | null;
+export type MetricValue = number | bigint | { readonly ns: bigint };
 type Sample = { readonly labels?: readonly string[]; readonly value: Value };
-type Family<Source> = {
+
+export type MetricFamily = {
   readonly name: string;
   readonly help: string;
-  readonly type: cri.MetricType;
-  /** Besides the common ones. */
-  readonly labels?: readonly string[];
-  readonly samples: (source: Source) => Value | readonly Sample[];
+  readonly type: 'COUNTER' | 'GAUGE';
+  /** The common ones first. */
+  readonly labels: readonly string[];
 };
+type Family<Source> = MetricFamily & { readonly samples: (source: Source) => Value | readonly Sample[] };
+
+/** One value of a family, with those of its labels in their order. */
+export type Series = { readonly family: MetricFamily; readonly labels: readonly string[]; readonly value: MetricValue };
 
 /** What a cgroup tells, a pod's as a container's. */
 type Usage = { readonly counters: CgroupCounters; readonly cgroup: CgroupDetails };
@@ -50,6 +54,14 @@ const usageFamilies: readonly Family<Usage>[] = [
   counter('container_cpu_cfs_throttled_seconds_total', 'Time spent waiting for the next period of the CPU quota, in seconds.', ({ cgroup }) =>
     seconds(cgroup.throttling?.throttledNs),
   ),
+  counter(
+    'container_cpu_cfs_burst_periods_total',
+    'Periods in which more than the CPU quota was used, of what was saved.',
+    ({ cgroup }) => cgroup.throttling?.burstPeriods ?? null,
+  ),
+  counter('container_cpu_cfs_burst_seconds_total', 'CPU time used beyond the quota, of what was saved, in seconds.', ({ cgroup }) =>
+    seconds(cgroup.throttling?.burstNs),
+  ),
   gauge('container_memory_usage_bytes', 'Memory in use, caches included.', ({ counters }) => counters.memory?.usageBytes ?? null),
   gauge(
     'container_memory_working_set_bytes',
@@ -58,6 +70,12 @@ const usageFamilies: readonly Family<Usage>[] = [
   ),
   gauge('container_memory_rss', 'Anonymous memory, in bytes.', ({ counters }) => counters.memory?.rssBytes ?? null),
   gauge('container_memory_cache', 'Page cache, in bytes.', ({ cgroup }) => cgroup.memory?.cacheBytes ?? null),
+  gauge('container_memory_total_active_file_bytes', 'File pages that were used lately.', ({ cgroup }) => cgroup.memory?.activeFileBytes ?? null),
+  gauge(
+    'container_memory_total_inactive_file_bytes',
+    'File pages that were not used lately.',
+    ({ cgroup }) => cgroup.memory?.inactiveFileBytes ?? null,
+  ),
   gauge('container_memory_mapped_file', 'Memory-mapped files, in bytes.', ({ cgroup }) => cgroup.memory?.mappedFileBytes ?? null),
   gauge('container_memory_kernel_usage', "Kernel memory on the container's account, in bytes.", ({ cgroup }) => cgroup.memory?.kernelBytes ?? null),
   gauge('container_memory_swap', 'Swap in use, in bytes; 0 where the kernel does not count it.', ({ counters }) => counters.swap?.usageBytes ?? 0),
@@ -177,51 +195,44 @@ const networkFamilies: readonly Family<readonly InterfaceCounters[]>[] = (['rece
   ];
 });
 
-export function metricDescriptors(): cri.MetricDescriptor[] {
-  return [...usageFamilies, ...containerFamilies, ...networkFamilies].map(({ name, help, labels = [] }) => ({
-    name,
-    help,
-    label_keys: [...commonLabels, ...labels],
-  }));
-}
+/** Of all series, in the order in which they are told. */
+export const metricFamilies: readonly MetricFamily[] = [...usageFamilies, ...containerFamilies, ...networkFamilies];
 
-export function podSandboxMetrics({ stats, pod, containers, filesystem }: SandboxDetails): cri.PodSandboxMetrics {
+/** Of a sandbox: its network, as of a container called POD, and its cgroup, as of no container. Of each of its containers, by id. */
+export type SandboxSeries = { readonly own: readonly Series[]; readonly containers: ReadonlyMap<string, readonly Series[]> };
+
+export function sandboxSeries({ stats, pod, containers, filesystem }: SandboxDetails): SandboxSeries {
   const { record, counters, interfaces } = stats;
   const { namespace, name } = record.spec.metadata;
   const labelsOf = (container: string, id: string, image: string, containerId: string) => [container, id, image, containerId, namespace, name];
-  return {
-    pod_sandbox_id: record.id,
-    metrics: [
-      // cAdvisor gives the pod's network to the container that was called POD, and the pod's cgroup no container.
-      ...metricsOf(networkFamilies, interfaces ?? [], labelsOf('POD', pod?.cgroupPath ?? '', '', record.id)),
-      ...(pod === null || counters === null ? [] : metricsOf(usageFamilies, { counters, cgroup: pod.cgroup }, labelsOf('', pod.cgroupPath, '', ''))),
-    ],
-    container_metrics: containers.map((details) => {
-      const { id, cgroupPath, image, spec } = details.stats.record;
-      const labels = labelsOf(spec.metadata.name, cgroupPath, image.name, id);
-      const usage = metricsOf(usageFamilies, { counters: details.stats.counters, cgroup: details.cgroup }, labels);
-      return { container_id: id, metrics: [...usage, ...metricsOf(containerFamilies, { ...details, filesystem }, labels)] };
-    }),
+  const network = seriesOf(networkFamilies, interfaces ?? [], labelsOf('POD', pod?.cgroupPath ?? '', '', record.id));
+  const usage =
+    pod === null || counters === null ? [] : seriesOf(usageFamilies, { counters, cgroup: pod.cgroup }, labelsOf('', pod.cgroupPath, '', ''));
+  const ofContainer = (details: ContainerDetails): [string, Series[]] => {
+    const { id, cgroupPath, image, spec } = details.stats.record;
+    const labels = labelsOf(spec.metadata.name, cgroupPath, image.name, id);
+    const used = seriesOf(usageFamilies, { counters: details.stats.counters, cgroup: details.cgroup }, labels);
+    return [id, [...used, ...seriesOf(containerFamilies, { ...details, filesystem }, labels)]];
   };
+  return { own: [...network, ...usage], containers: new Map(containers.map(ofContainer)) };
 }
 
-/** Without a time: the values are of now. */
-function metricsOf<Source>(families: readonly Family<Source>[], source: Source, common: readonly string[]): cri.Metric[] {
-  return families.flatMap(({ name, type, samples }) => {
-    const given = samples(source);
-    const list: readonly Sample[] = typeof given === 'object' && given !== null ? given : [{ value: given }];
-    return list.flatMap(({ labels = [], value }) =>
-      value === null ? [] : [{ name, metric_type: type, label_values: [...common, ...labels], value: { value: String(value) } }],
-    );
+function seriesOf<Source>(families: readonly Family<Source>[], source: Source, common: readonly string[]): Series[] {
+  return families.flatMap((family) => {
+    const given = family.samples(source);
+    const list: readonly Sample[] = isList(given) ? given : [{ value: given }];
+    return list.flatMap(({ labels = [], value }) => (value === null ? [] : [{ family, labels: [...common, ...labels], value }]));
   });
 }
 
+const isList = (given: Value | readonly Sample[]): given is readonly Sample[] => Array.isArray(given);
+
 function counter<Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> {
-  return { name, help, type: 'COUNTER', labels, samples };
+  return { name, help, type: 'COUNTER', labels: [...commonLabels, ...labels], samples };
 }
 
 function gauge<Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> {
-  return { name, help, type: 'GAUGE', labels, samples };
+  return { name, help, type: 'GAUGE', labels: [...commonLabels, ...labels], samples };
 }
 
 function pageFaults({ cgroup: { memory } }: Usage): Sample[] {
@@ -235,12 +246,12 @@ function pageFaults({ cgroup: { memory } }: Usage): Sample[] {
 }
 
 function perDevice(pick: (device: DeviceIo) => number): (usage: Usage) => Sample[] {
-  return ({ cgroup }) => cgroup.devices.map((device) => ({ labels: [deviceName(device)], value: pick(device) }));
+  return ({ cgroup }) => cgroup.devices.map((device) => ({ labels: [device.name], value: pick(device) }));
 }
 
 function directions({ cgroup }: Usage): Sample[] {
   return cgroup.devices.flatMap((device) => {
-    const labels = [deviceName(device), String(device.major), String(device.minor)];
+    const labels = [device.name, String(device.major), String(device.minor)];
     return [
       { labels: [...labels, 'Read'], value: device.readBytes },
       { labels: [...labels, 'Write'], value: device.writeBytes },
@@ -248,12 +259,9 @@ function directions({ cgroup }: Usage): Sample[] {
   });
 }
 
-/** As the kernel numbers it: names are for udev to give. */
-const deviceName = ({ major, minor }: DeviceIo): string => `${major}:${minor}`;
-
 const onDisk = ({ device }: LayerFilesystem, value: Value): Sample[] => [{ labels: [device], value }];
 
-const seconds = (ns: bigint | null | undefined): Value => (ns === null || ns === undefined ? null : ns / 1_000_000_000n);
+const seconds = (ns: bigint | null | undefined): Value => (ns === null || ns === undefined ? null : { ns });
 
 /** 0 and -1 stand for no limit. */
 const positive = (value: number | undefined): Value => (value !== undefined && value > 0 ? value : null);

@@ -4,7 +4,8 @@
 
 import { readFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
-import { type CgroupDetails, detailsV1, detailsV2 } from '../sys/cgroup-details.ts';
+import { blockDeviceName } from '../sys/block-devices.ts';
+import { type CgroupDetails, type DeviceIo, detailsV1, detailsV2 } from '../sys/cgroup-details.ts';
 import { type CgroupReader, createCgroupReader } from '../sys/cgroup-stats.ts';
 import { mountOf, parseMountInfo } from '../sys/proc.ts';
 import { countOpenFiles, openFilesLimit, type ProcessCounters } from '../sys/process-counters.ts';
@@ -19,10 +20,13 @@ export type LayerFilesystem = {
   readonly freeInodes: number;
 };
 
+/** With names for block devices. */
+export type NamedDetails = Omit<CgroupDetails, 'devices'> & { readonly devices: readonly (DeviceIo & { readonly name: string })[] };
+
 export type ContainerDetails = {
   readonly stats: ContainerStats;
   readonly status: ContainerStatus;
-  readonly cgroup: CgroupDetails;
+  readonly cgroup: NamedDetails;
   readonly processes: ProcessCounters;
   /** Soft limit of its first process; null: none. */
   readonly openFilesMax: number | null;
@@ -31,7 +35,7 @@ export type ContainerDetails = {
 export type SandboxDetails = {
   readonly stats: SandboxStats;
   /** Of the pod's own cgroup; null when it has none. */
-  readonly pod: { readonly cgroupPath: string; readonly cgroup: CgroupDetails } | null;
+  readonly pod: { readonly cgroupPath: string; readonly cgroup: NamedDetails } | null;
   readonly containers: readonly ContainerDetails[];
   readonly filesystem: LayerFilesystem;
 };
@@ -65,7 +69,8 @@ async function containerDetails(deps: StatsDeps, reader: CgroupReader, stats: Co
   return [{ stats, status, cgroup: cgroupDetails(deps, reader, cgroupPath), processes, openFilesMax: openFilesLimit(status.process.pid) }];
 }
 
-function cgroupDetails({ cgroups }: StatsDeps, reader: CgroupReader, path: string): CgroupDetails {
+function cgroupDetails({ cgroups }: StatsDeps, reader: CgroupReader, path: string): NamedDetails {
   const read = (controller: string, file: string) => reader.text(path, controller, file);
-  return (cgroups.version === 1 ? detailsV1 : detailsV2)(read, cgroups.hugepageSizes);
+  const details = (cgroups.version === 1 ? detailsV1 : detailsV2)(read, cgroups.hugepageSizes);
+  return { ...details, devices: details.devices.map((device) => ({ ...device, name: blockDeviceName(device.major, device.minor) })) };
 }

@@ -27,6 +27,8 @@ export type Sources = {
   readonly queuedOperations: () => number;
   readonly images: () => number;
   readonly storage: () => Promise<{ readonly usedBytes: number; readonly inodesUsed: number }>;
+  /** What pods and containers use, as text of the exposition format; absent where nobody asks for it. */
+  readonly containerUse?: () => Promise<string>;
 };
 
 export type Metrics = {

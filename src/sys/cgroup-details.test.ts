@@ -12,10 +12,12 @@ test('detailsV1() reads every figure from its file', () => {
   assert.deepEqual(detailsV1(v1, []), {
     userNs: 663960301n,
     systemNs: 159954261n,
-    throttling: { periods: 32, throttledPeriods: 28, throttledNs: 700789404n },
+    throttling: { periods: 32, throttledPeriods: 28, throttledNs: 700789404n, burstPeriods: 0, burstNs: 0n },
     memory: {
       cacheBytes: 8736768,
       mappedFileBytes: 770048,
+      activeFileBytes: 327680,
+      inactiveFileBytes: 8409088,
       kernelBytes: 200704,
       maxUsageBytes: 10190848,
       limitHits: 5,
@@ -37,10 +39,12 @@ test('detailsV2() gives the same from the files of v2, times in nanoseconds', ()
   assert.deepEqual(detailsV2(v2, []), {
     userNs: 490112000n,
     systemNs: 166139000n,
-    throttling: { periods: 33, throttledPeriods: 32, throttledNs: 2548556000n },
+    throttling: { periods: 33, throttledPeriods: 32, throttledNs: 2548556000n, burstPeriods: 0, burstNs: 0n },
     memory: {
       cacheBytes: 8482816,
       mappedFileBytes: 0,
+      activeFileBytes: 73728,
+      inactiveFileBytes: 8409088,
       kernelBytes: 258048,
       maxUsageBytes: 10473472,
       limitHits: 0,

@@ -19,6 +19,8 @@ export type Hugepages = { readonly pageSize: string; readonly usageBytes: number
 export type MemoryDetails = {
   readonly cacheBytes: number;
   readonly mappedFileBytes: number;
+  readonly activeFileBytes: number;
+  readonly inactiveFileBytes: number;
   readonly kernelBytes: number | null;
   readonly maxUsageBytes: number | null;
   /** How often the limit was reached. */
@@ -28,12 +30,21 @@ export type MemoryDetails = {
   readonly allFaults: PageFaults;
 };
 
+export type Throttling = {
+  readonly periods: number;
+  readonly throttledPeriods: number;
+  readonly throttledNs: bigint;
+  /** Periods with more than the quota, and how much more; 0 before Linux 5.15. */
+  readonly burstPeriods: number;
+  readonly burstNs: bigint;
+};
+
 export type PageFaults = { readonly minorOrMajor: number; readonly major: number };
 
 export type CgroupDetails = {
   readonly userNs: bigint | null;
   readonly systemNs: bigint | null;
-  readonly throttling: { readonly periods: number; readonly throttledPeriods: number; readonly throttledNs: bigint } | null;
+  readonly throttling: Throttling | null;
   readonly memory: MemoryDetails | null;
   /** Processes killed for want of memory. */
   readonly oomKills: number | null;
@@ -53,7 +64,7 @@ export function detailsV1(read: ReadFile, hugepageSizes: readonly string[]): Cgr
   return {
     userNs: bigintOf(read('cpuacct', 'cpuacct.usage_user')),
     systemNs: bigintOf(read('cpuacct', 'cpuacct.usage_sys')),
-    throttling: throttlingOf(cpuStat, BigInt(cpuStat?.get('throttled_time') ?? 0)),
+    throttling: throttlingOf(cpuStat, (key) => BigInt(cpuStat?.get(`${key}_time`) ?? 0)),
     memory: stat === null ? null : memoryV1(keyedTable(stat), memoryOf),
     oomKills: tableOf(memoryOf('oom_control'))?.get('oom_kill') ?? null,
     tasksMax: limitOf(read('pids', 'pids.max')),
@@ -74,7 +85,7 @@ export function detailsV2(read: ReadFile, hugepageSizes: readonly string[]): Cgr
   return {
     userNs: cpuStat === null ? null : nanoseconds('user_usec'),
     systemNs: cpuStat === null ? null : nanoseconds('system_usec'),
-    throttling: throttlingOf(cpuStat, nanoseconds('throttled_usec')),
+    throttling: throttlingOf(cpuStat, (key) => nanoseconds(`${key}_usec`)),
     memory: stat === null ? null : memoryV2(keyedTable(stat), memoryOf),
     oomKills: tableOf(memoryOf('events'))?.get('oom_kill') ?? null,
     tasksMax: limitOf(read('pids', 'pids.max')),
@@ -86,15 +97,25 @@ export function detailsV2(read: ReadFile, hugepageSizes: readonly string[]): Cgr
   };
 }
 
-function throttlingOf(cpuStat: Map<string, number> | null, throttledNs: bigint): CgroupDetails['throttling'] {
+function throttlingOf(cpuStat: Map<string, number> | null, timeNs: (key: string) => bigint): Throttling | null {
   const periods = cpuStat?.get('nr_periods');
-  return periods === undefined ? null : { periods, throttledPeriods: cpuStat?.get('nr_throttled') ?? 0, throttledNs };
+  if (cpuStat === null || periods === undefined) return null;
+  const count = (key: string) => cpuStat.get(key) ?? 0;
+  return {
+    periods,
+    throttledPeriods: count('nr_throttled'),
+    throttledNs: timeNs('throttled'),
+    burstPeriods: count('nr_bursts'),
+    burstNs: timeNs('burst'),
+  };
 }
 
 function memoryV1(stat: Map<string, number>, read: (file: string) => string | null): MemoryDetails {
   return {
     cacheBytes: stat.get('total_cache') ?? 0,
     mappedFileBytes: stat.get('total_mapped_file') ?? 0,
+    activeFileBytes: stat.get('total_active_file') ?? 0,
+    inactiveFileBytes: stat.get('total_inactive_file') ?? 0,
     kernelBytes: numberOf(read('kmem.usage_in_bytes')),
     maxUsageBytes: numberOf(read('max_usage_in_bytes')),
     limitHits: numberOf(read('failcnt')),
@@ -109,6 +130,8 @@ function memoryV2(stat: Map<string, number>, read: (file: string) => string | nu
   return {
     cacheBytes: stat.get('file') ?? 0,
     mappedFileBytes: stat.get('file_mapped') ?? 0,
+    activeFileBytes: stat.get('active_file') ?? 0,
+    inactiveFileBytes: stat.get('inactive_file') ?? 0,
     kernelBytes: stat.get('kernel') ?? null,
     maxUsageBytes: numberOf(read('peak')),
     limitHits: tableOf(read('events'))?.get('max') ?? null,

@@ -6,7 +6,7 @@ import type { SandboxDetails } from '../engine/details.ts';
 import { type CgroupCounters, parseMemoryV1, parsePressure } from '../sys/cgroup-counters.ts';
 import { detailsV1 } from '../sys/cgroup-details.ts';
 import type { Metric, PodSandboxMetrics } from './messages.ts';
-import { metricDescriptors, podSandboxMetrics } from './metric-families.ts';
+import { metricDescriptors, podSandboxMetrics } from './metrics-to-response.ts';
 
 const files = cgroupFiles(1);
 const pressure = parsePressure(files('cpu.pressure'));
@@ -17,7 +17,9 @@ const counters: CgroupCounters = {
   tasks: 3,
   pressure: { cpu: pressure, memory: pressure, io: pressure },
 };
-const cgroup = { ...detailsV1((_, file) => files(file), []), hugepages: [{ pageSize: '2MB', usageBytes: 0, maxUsageBytes: 0 }] };
+const read = detailsV1((_, file) => files(file), []);
+const devices = read.devices.map((device) => ({ ...device, name: `/dev/${device.minor}` }));
+const cgroup = { ...read, devices, hugepages: [{ pageSize: '2MB', usageBytes: 0, maxUsageBytes: 0 }] };
 const { record, status } = containerView(
   'c1',
   {},
@@ -54,12 +56,12 @@ const all = ({ metrics = [], container_metrics = [] }: PodSandboxMetrics): Metri
 const message = podSandboxMetrics(details);
 const ofContainer = (name: string) => message.container_metrics?.[0]?.metrics?.filter((metric) => metric.name === name);
 
-/** What the conformance suite of Kubernetes 1.37 wants described. */
+/** What the conformance suite of Kubernetes 1.37 wants described, and what cAdvisor's has besides. */
 const wanted =
-  `blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total
+  `blkio_device_usage_total cpu_cfs_burst_periods_total cpu_cfs_burst_seconds_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total
 cpu_usage_seconds_total cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total
 fs_usage_bytes fs_writes_bytes_total fs_writes_total hugetlb_max_usage_bytes hugetlb_usage_bytes last_seen memory_cache memory_failcnt
-memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_usage_bytes
+memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_total_active_file_bytes memory_total_inactive_file_bytes memory_usage_bytes
 memory_working_set_bytes network_receive_bytes_total network_receive_errors_total network_receive_packets_dropped_total
 network_receive_packets_total network_transmit_bytes_total network_transmit_errors_total network_transmit_packets_dropped_total
 network_transmit_packets_total oom_events_total pressure_cpu_stalled_seconds_total pressure_cpu_waiting_seconds_total
