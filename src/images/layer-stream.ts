@@ -29,7 +29,7 @@ export type LayerStream = {
 
 /** Bytes that the decompressor gives at once: below 256 KiB each call costs more than the work it does. */
 const outputChunkBytes = 256 << 10;
-/** Each piece that the decompressor gives is a new buffer; this much of them may be garbage. */
+/** Each piece that Node's decompressors give is a new buffer; this much of them may be garbage. */
 const sweepEveryBytes = 8 << 20;
 /** The largest window a decompressor has to allow, 128 MiB. Source: RFC 8878 section 3.1.1.1.2; zstd's own default. */
 const zstdWindowLogMax = 27;
@@ -48,7 +48,6 @@ export function openLayerStream(job: LayerJob): LayerStream {
   let decoder: Decoder | undefined;
   let held: Buffer = Buffer.alloc(0);
 
-  const sweep = createBufferSweeper(sweepEveryBytes);
   let isClosed = false;
 
   const takeTar = (bytes: Buffer): void => {
@@ -56,7 +55,6 @@ export function openLayerStream(job: LayerJob): LayerStream {
     if (isClosed) return;
     tarBytesLeft -= bytes.length;
     if (tarBytesLeft < 0) throw new BerthError('RESOURCE_EXHAUSTED', 'layer does not fit on the disk');
-    sweep(bytes.length);
     watch.enter('diffId');
     tarHash.update(bytes);
     watch.enter('files');
@@ -186,6 +184,7 @@ function nodeZstdDecoder(sink: (bytes: Buffer) => void): Decoder {
 
 /** Each write waits until its output has gone to the sink, so that no queue grows. */
 function transformDecoder(transform: Transform, sink: (bytes: Buffer) => void): Decoder {
+  const sweep = createBufferSweeper(sweepEveryBytes);
   let failure: unknown;
   let rejectPending: ((error: unknown) => void) | undefined;
   const fail = (error: unknown): void => {
@@ -196,6 +195,7 @@ function transformDecoder(transform: Transform, sink: (bytes: Buffer) => void): 
   transform.on('error', fail);
   transform.on('data', (bytes: Buffer) => {
     if (failure !== undefined) return;
+    sweep(bytes.length);
     try {
       sink(bytes);
     } catch (error) {
