@@ -26,6 +26,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
   cri: ['client', 'contract', 'server'],
   engine: [
+    'adopt-cgroup',
     'apparmor-profiles',
     'attach',
     'cgroup-driver',
@@ -42,6 +43,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'inspect-root',
     'kept-plan',
     'layer-usage',
+    'monitor-cgroup',
     'monitor-reports',
     'monitor',
     'native-roots',

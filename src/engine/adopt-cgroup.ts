@@ -1,12 +1,24 @@
 /**
  * Tells the cgroup driver of cgroups whose processes run: after a start, after a restart of the daemon, and whenever it may have lost their values.
+ * Those of containers that wait for their start get their values again.
  *
  * A driver that does not answer ends no container: its limits are in the kernel's files already, and the next reset asks again.
  */
 import { reasonOf } from '../lib/errors.ts';
+import { writeCgroup } from '../sys/cgroup-values.ts';
+import { setDevices } from '../sys/cgroups.ts';
 import { planCgroup } from './cgroup.ts';
+import { containerDevices } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
-import { containerState, type SandboxRecord, sandboxState } from './records.ts';
+import { type ContainerRecord, containerState, type SandboxRecord, sandboxState } from './records.ts';
+import type { Resources } from './spec.ts';
+
+/** Makes a container's cgroup with its limits and devices, or gives them again to one that is there. @throws {BerthError} for a limit that the kernel refuses. */
+export async function prepareCgroup(deps: EngineDeps, record: ContainerRecord, resources: Resources): Promise<void> {
+  await deps.cgroupDriver.create(record.cgroupPath);
+  writeCgroup(deps.cgroups, record.cgroupPath, planCgroup(resources, deps.cgroups));
+  setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
+}
 
 /** For a container that was started; does nothing when it has ended. */
 export async function adoptContainer(deps: EngineDeps, id: string): Promise<void> {
@@ -14,6 +26,14 @@ export async function adoptContainer(deps: EngineDeps, id: string): Promise<void
   if (view === undefined || containerState(view.status) !== 'running') return;
   const { record, status } = view;
   await logged(deps, id, () => deps.cgroupDriver.adopt(record.cgroupPath, planCgroup(status.resources, deps.cgroups)));
+}
+
+/** For a container that waits for its start: nobody else knows of its cgroup, and may have taken the controllers from it with all values. */
+async function restoreContainer(deps: EngineDeps, id: string): Promise<void> {
+  const view = deps.store.containers.get(id);
+  if (view === undefined || containerState(view.status) !== 'created') return;
+  const { record, status } = view;
+  await logged(deps, id, () => prepareCgroup(deps, record, status.resources));
 }
 
 /** For the reaper of a sandbox that has one. A record from before records had the path leaves it as it is. */
@@ -35,7 +55,9 @@ export async function keepLimits(deps: EngineDeps): Promise<void> {
     const reapers = deps.store.sandboxes.all().filter(({ status }) => sandboxState(status) === 'ready' && status.reaper !== undefined);
     return Promise.all([
       // In turn with updates of the same container.
-      ...deps.store.containers.all().map(({ record: { id } }) => deps.queue.run(id, () => adoptContainer(deps, id))),
+      ...deps.store.containers
+        .all()
+        .map(({ record: { id } }) => deps.queue.run(id, () => Promise.all([adoptContainer(deps, id), restoreContainer(deps, id)]))),
       ...reapers.map(({ record }) => adoptReaper(deps, record)),
     ]);
   };

@@ -7,21 +7,21 @@ import { randomBytes } from 'node:crypto';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import { killCgroup, processes } from '../sys/cgroup-processes.ts';
-import { readMemoryUsage, writeCgroup } from '../sys/cgroup-values.ts';
-import { setDevices } from '../sys/cgroups.ts';
+import { readMemoryUsage } from '../sys/cgroup-values.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
-import { adoptContainer } from './adopt-cgroup.ts';
+import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { ensureAppArmorProfile } from './apparmor-profiles.ts';
 import { mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
-import { containerDevices, openContainer } from './container-sources.ts';
+import { openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { watchExit } from './exits.ts';
 import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
 import { keepPlan } from './kept-plan.ts';
 import { reopenLog, startMonitor } from './monitor.ts';
+import { monitorPlacer } from './monitor-cgroup.ts';
 import { encodePlan } from './plan.ts';
 import {
   type ContainerRecord,
@@ -91,7 +91,7 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
     readySandbox(deps, sandbox.record.id);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
-    await step('create.cgroup', () => prepareCgroup(deps, record));
+    await step('create.cgroup', () => prepareCgroup(deps, record, record.spec.resources));
     step('create.plan', () => {
       const { plan, registers } = openContainer(deps, { record, status: { resources: spec.resources } }, sandbox, root);
       registers.closeAll();
@@ -133,12 +133,6 @@ function composeRecord(
   };
 }
 
-async function prepareCgroup(deps: EngineDeps, record: ContainerRecord): Promise<void> {
-  await deps.cgroupDriver.create(record.cgroupPath);
-  writeCgroup(deps.cgroups, record.cgroupPath, planCgroup(record.spec.resources, deps.cgroups));
-  setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
-}
-
 /**
  * Starts a created container; answers when its program has been executed.
  *
@@ -171,7 +165,8 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   const { id } = record;
   const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
-  const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id }).finally(registers.closeAll));
+  const spawned = monitorPlacer(deps, view);
+  const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id, spawned }).finally(registers.closeAll));
   // While the monitor works.
   keepPlan(deps, id, plan);
   const started = await starting;

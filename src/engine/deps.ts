@@ -25,6 +25,8 @@ export type EngineSettings = {
   /** Where net namespaces are pinned: on a shared mount, so that network agents in pods see them. */
   readonly netnsDir: string;
   readonly defaultCgroupParent: string;
+  /** `daemon`, `pod`, or the parent of their cgroup as a kubelet would name it. */
+  readonly monitorCgroup: string;
   readonly logLineBytesMax: number;
   readonly rlimits: readonly Rlimit[];
   /** Of sandboxes with a network of their own. */

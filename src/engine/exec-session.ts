@@ -15,6 +15,7 @@ import { containerOf } from './container.ts';
 import type { EngineDeps } from './deps.ts';
 import { composeExec } from './exec.ts';
 import { type Exit, startExec } from './monitor.ts';
+import { monitorPlacer } from './monitor-cgroup.ts';
 import type { Reg } from './plan.ts';
 import type { ProcessStreams, WantedStreams } from './process-streams.ts';
 import type { ContainerView } from './records.ts';
@@ -38,7 +39,7 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
   const own = request.tty ? openSocket(registers) : openPipes(registers, request);
   try {
     const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
-    const { pid, exited } = await startExec(deps, { plan, fds: registers.fds, name: id });
+    const { pid, exited } = await startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view) });
     const ends = 'socket' in own ? terminalEnds(own.socket, request) : pipeEnds(own);
     return sessionOf(deps, view, { pid, exited }, ends);
   } catch (error) {

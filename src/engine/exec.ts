@@ -15,6 +15,7 @@ import { containerOf } from './container.ts';
 import { addCgroupEntry, processFacts } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startExec } from './monitor.ts';
+import { monitorPlacer } from './monitor-cgroup.ts';
 import type { Plan, Reg } from './plan.ts';
 import { planExec } from './plan-exec.ts';
 import { containerCapabilities, planProcess } from './process-plan.ts';
@@ -64,7 +65,7 @@ async function start(deps: EngineDeps, view: ContainerView, argv: readonly strin
     registers.add('stdout', outputs[0]);
     registers.add('stderr', outputs[1]);
     const plan = composeExec(deps, view, argv, registers);
-    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id });
+    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view) });
   } catch (error) {
     throw failedTo(`executing in container ${view.record.spec.metadata.name}`, error);
   } finally {

@@ -28,6 +28,8 @@ export type MonitorRequest = {
   readonly fds: readonly number[];
   /** Shown by ps(1) behind `berth-monitor`: a container's id. */
   readonly name: string;
+  /** Told of the monitor's pid at once, while it reads its plan. Does not throw. */
+  readonly spawned?: (monitorPid: number) => void;
   /** How long the plan may take; default 60 s: longer than any healthy mount, shorter than the kubelet's patience of two minutes. */
   readonly timeoutMs?: number;
 };
@@ -150,7 +152,9 @@ function spawnMonitor(deps: MonitorDeps, request: MonitorRequest): Monitor {
     const reports = readReports(reader);
     try {
       const fds = [nothing, nothing, nothing, plan, writer, ...request.fds];
-      return { pid: spawnProcess({ path: deps.monitor.path, argv: ['berth-monitor', request.name], env: [], fds }), reports };
+      const pid = spawnProcess({ path: deps.monitor.path, argv: ['berth-monitor', request.name], env: [], fds });
+      request.spawned?.(pid);
+      return { pid, reports };
     } catch (error) {
       reports.close();
       throw failedTo(`starting the monitor of ${request.name}`, error);

@@ -17,6 +17,7 @@ import { newId, removeContainer, stopContainer } from './container.ts';
 import { addCgroupEntry } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { startMonitor } from './monitor.ts';
+import { removeMonitorCgroup } from './monitor-cgroup.ts';
 import { openPins } from './open-pins.ts';
 import { planReaper } from './plan-reaper.ts';
 import { createPodNamespaces } from './pod-namespaces.ts';
@@ -216,6 +217,7 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
   await endOwnProcesses(deps, await ownCgroups(deps, view));
+  await removeMonitorCgroup(deps, record);
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
   // Of a record that cannot be read, nobody knows whether there is a user namespace.

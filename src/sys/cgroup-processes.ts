@@ -7,11 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { failedPrecondition, internal } from '../lib/errors.ts';
 import { type CgroupFacts, cgroupDirectories, controllerDirectory } from './cgroup-facts.ts';
 import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } from './cgroup-files.ts';
+import { createCgroup } from './cgroups.ts';
 import { isErrno } from './ffi.ts';
 import { close, pidfdOpen, pidfdSendSignal } from './syscalls.ts';
 
 /** Longest pause between two looks at what is left. */
 const pauseMsMax = 50;
+const enterAttemptsMax = 3;
 /** Open at a time: well below the limit of open files, however many processes a container has. */
 const pidfdsMax = 256;
 
@@ -35,6 +37,29 @@ function pidsOf(directory: string): number[] {
     // Removed meanwhile; EOPNOTSUPP: a threaded cgroup, whose processes its parent lists.
     if (isErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP')) return [];
     throw internal(`listing the processes of cgroup ${directory}: ${kernelReason(error)}`, error);
+  }
+}
+
+/**
+ * Moves a process into a cgroup, which is made when it is not there: with its last process a service manager may have removed it at any moment.
+ *
+ * @returns whether it was made now.
+ * @throws {BerthError} INTERNAL.
+ */
+export function enterCgroup(facts: CgroupFacts, path: string, pid: number): boolean {
+  for (let attempt = 1; ; attempt++) {
+    const directories = cgroupDirectories(facts, path);
+    const isNew = !directories.every((directory) => existsSync(directory));
+    if (isNew) createCgroup(facts, path);
+    try {
+      for (const directory of directories) writeFile(`${directory}/cgroup.procs`, String(pid));
+      return isNew;
+    } catch (error) {
+      // It has ended: there is nothing to move.
+      if (isErrno(error, 'ESRCH')) return isNew;
+      if (attempt === enterAttemptsMax || !isErrno(error, 'ENOENT', 'ENODEV'))
+        throw internal(`moving process ${pid} into cgroup ${path}: ${kernelReason(error)}`, error);
+    }
   }
 }
 

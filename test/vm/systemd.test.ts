@@ -181,6 +181,19 @@ test('an update holds through a reload, and one that fails changes nothing', opt
   await eventually('all values are exact', () => JSON.stringify(valuesOf(path)) === JSON.stringify(changed));
 });
 
+test('a reload of systemd before the start leaves every limit', options, async () => {
+  const sandbox = await pod();
+  const config = { metadata: { name: 'main', attempt: 0 }, image: { image }, command: ['sh', '-c', idle], linux: { resources: limits } };
+  const creation = { pod_sandbox_id: sandbox.id, config, sandbox_config: sandbox.config };
+  const { container_id } = await daemon.client.call<{ container_id: string }>('CreateContainer', creation);
+  const path = `${podPath}/cri-berth-${container_id}.scope`;
+  systemctl('daemon-reload');
+  await eventually('all values are exact', () => JSON.stringify(valuesOf(path)) === JSON.stringify(values));
+  await daemon.client.call('StartContainer', { container_id });
+  assert.deepEqual(valuesOf(path), values);
+  assert.match(await readDisk(container_id), /Operation not permitted/);
+});
+
 test('an update before the start holds from the start', options, async () => {
   const sandbox = await pod();
   const config = { metadata: { name: 'main', attempt: 0 }, image: { image }, command: ['sh', '-c', idle], linux: { resources: limits } };

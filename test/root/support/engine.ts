@@ -47,6 +47,7 @@ export async function startEngine(
     stateDir: join(directory, 'state'),
     netnsDir: join(directory, 'netns'),
     defaultCgroupParent: `/berth-test-${process.pid}`,
+    monitorCgroup: 'daemon',
     logLineBytesMax: 16384,
     rlimits: [],
     defaultSysctls: {},
