@@ -2,7 +2,7 @@
  * cAdvisor as the kubelet has it, of its own library, beside a daemon that answers it in CRI-O's place: what it says of pods, and what of that is left.
  */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFileSync, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,6 +15,7 @@ import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod
 
 /** Compiled into cAdvisor. */
 const socket = '/var/run/crio/crio.sock';
+const flags = { metrics: '127.0.0.1:19419' };
 const lack = isBuilt ? lacking() : 'berth is not built';
 const options = { skip: lack, timeout: 180_000 };
 if (lack === false) enterIsolation();
@@ -60,16 +61,10 @@ async function startCadvisor(): Promise<void> {
 type Series = { readonly name: string; readonly labels: Readonly<Record<string, string>>; readonly value: number };
 
 async function scrape(): Promise<Series[]> {
-  const series: Series[] = [];
+  const lines: string[] = [];
   const done = new Promise<void>((resolve) => {
     const take = (line: string) => {
-      const [, name = '', labels = '', value = ''] = /^(\w+)\{(.*)\} (\S+)/.exec(line) ?? [];
-      if (name !== '')
-        series.push({
-          name,
-          labels: Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, text]) => [key, text])),
-          value: Number(value),
-        });
+      lines.push(line);
       if (line !== '# end') return;
       answers.off('line', take);
       resolve();
@@ -78,7 +73,15 @@ async function scrape(): Promise<Series[]> {
   });
   cadvisor.stdin?.write('\n');
   await done;
-  return series;
+  return parseSeries(lines);
+}
+
+function parseSeries(lines: readonly string[]): Series[] {
+  return lines.flatMap((line) => {
+    const [, name = '', labels = '', value = ''] = /^(\w+)\{(.*)\} (\S+)/.exec(line) ?? [];
+    const pairs = Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, text]) => [key, text]));
+    return name === '' ? [] : [{ name, labels: pairs, value: Number(value) }];
+  });
 }
 
 /** The series of this name for a pod and a container, when there are such. */
@@ -111,8 +114,8 @@ test('by default nobody answers in the place of CRI-O, and a cgroup is called as
   assert.equal(existsSync(socket), false);
   assert.equal((await detailsOf(daemon.client, id)).cgroupPath, `${podParent('plain')}/${id}`);
   await daemon.end('SIGTERM');
-  appendFileSync(join(place.directory, 'config.toml'), `cadvisor_socket = "${socket}"\n`);
-  daemon = await startDaemon(place);
+  appendFileSync(join(place.directory, 'config.toml'), `cadvisor_socket = "${socket}"\nmetrics_containers = true\n`);
+  daemon = await startDaemon(place, flags);
   // What was made under the other name goes on, and goes away.
   assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
   await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: plain.id });
@@ -143,6 +146,26 @@ test('cAdvisor has labels and network of pods that were there before it, and of 
   }
 });
 
+test("berth's own series of a container are cAdvisor's: names, labels and values", options, async () => {
+  const ofContainer = (series: readonly Series[]) => series.filter(({ labels }) => labels['pod'] === 'early' && labels['container'] === 'main');
+  const keyOf = ({ name, labels }: Series) => `${name} ${JSON.stringify(Object.entries(labels).sort())}`;
+  const text = await (await fetch(`http://${flags.metrics}/metrics`)).text();
+  const own = new Map(ofContainer(parseSeries(text.split('\n'))).map((each) => [keyOf(each), each.value]));
+  const theirs = ofContainer(await scrape());
+  const missing = theirs.filter((each) => !own.has(keyOf(each))).map(({ name }) => name);
+  assert.deepEqual(missing, ['container_health_state'], 'of health checks that only Docker has');
+  assert.ok(theirs.length > 25, `${theirs.length} series`);
+  for (const each of theirs.filter(({ name }) => name !== 'container_health_state')) {
+    // The two do not read at the same moment.
+    const tolerance = /^container_memory_(?!fail)/.test(each.name) ? 2 ** 20 : each.name === 'container_memory_failures_total' ? 2000 : 2;
+    const value = own.get(keyOf(each)) ?? Number.NaN;
+    assert.ok(Math.abs(value - each.value) <= tolerance, `${keyOf(each)}: ${value} beside ${each.value}`);
+  }
+  const { status, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
+  // 3: cAdvisor's names do not keep all rules of style.
+  assert.ok(status === 0 || status === 3, stderr);
+});
+
 test("a pod's network is told on when its containers come and go, and the daemon too", options, async () => {
   const changing = await pod('changing');
   const first = await container(changing, 'first');
@@ -150,7 +173,7 @@ test("a pod's network is told on when its containers come and go, and the daemon
   await eventually('the network is seen', async () => ((await sentBytes('changing')) ?? 0) > 0);
   await daemon.client.call('StopContainer', { container_id: first, timeout: '0' });
   await daemon.end('SIGKILL');
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(place, flags);
   const second = await container(changing, 'second');
   const before = (await sentBytes('changing')) ?? 0;
   await knock(second);

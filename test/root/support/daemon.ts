@@ -52,8 +52,8 @@ export function makePlace(): Place {
   return { directory, state, root: at('root'), socket: `${state}/berth.sock`, logFile: at('daemon.log'), cgroup, remove };
 }
 
-/** The arguments of `berth serve` for a place; later ones win. */
-export function serveArguments(place: Place): string[] {
+/** The arguments of `berth serve` for a place; later ones win. @param changes flags by name. */
+export function serveArguments(place: Place, changes: Readonly<Record<string, string>> = {}): string[] {
   const flags = {
     config: join(place.directory, 'config.toml'),
     socket: place.socket,
@@ -62,14 +62,15 @@ export function serveArguments(place: Place): string[] {
     'cni-conf-dir': join(place.directory, 'net.d'),
     metrics: 'off',
     'log-level': 'info',
+    ...changes,
   };
   return ['serve', ...Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value])];
 }
 
 /** @throws Error with the daemon's log when it ends, or does not answer within 30 s. */
-export async function startDaemon(place: Place): Promise<Daemon> {
+export async function startDaemon(place: Place, changes: Readonly<Record<string, string>> = {}): Promise<Daemon> {
   const log = openSync(place.logFile, 'a');
-  const child = spawn(program, serveArguments(place), { stdio: ['ignore', log, log] });
+  const child = spawn(program, serveArguments(place, changes), { stdio: ['ignore', log, log] });
   const ended = new Promise<number | null>((settle) => child.once('exit', settle));
   for (let waits = 0; !(await answers(place.socket)); waits += 1) {
     if (waits > 600 || child.exitCode !== null) throw new Error(`the daemon does not serve:\n${readFileSync(place.logFile, 'utf8')}`);
