@@ -13,6 +13,7 @@ import { probeUserNamespaces } from './engine/pod-namespaces.ts';
 import { reasonOf } from './lib/errors.ts';
 import { probeCgroups } from './sys/cgroups.ts';
 import { probeHost } from './sys/host.ts';
+import { openKernelLog } from './sys/kernel-log.ts';
 import { hardLimit } from './sys/limits.ts';
 import { diskSpace, hasModule, isClockSynchronized, missingSystemCalls, readSysctl } from './sys/node-probes.ts';
 
@@ -38,6 +39,7 @@ async function factsOf(config: Config): Promise<NodeFacts> {
     network: { confDir: config.cniConfDir, binDirs: config.cniBinDirs, failure: await networkFailure(config) },
     disks: diskFacts(config),
     openFilesMax: hardLimit('NOFILE'),
+    hasKernelLog: canReadKernelLog(),
     clock: { nowMs: Date.now(), isSynchronized: isClockSynchronized() },
   };
 }
@@ -77,6 +79,12 @@ async function networkFailure({ cniConfDir, cniBinDirs }: Config): Promise<strin
   } finally {
     configuration.close();
   }
+}
+
+function canReadKernelLog(): boolean {
+  const kernelLog = openKernelLog();
+  kernelLog?.close();
+  return kernelLog !== null;
 }
 
 function diskFacts({ root, state }: Config): Disk[] {

@@ -27,6 +27,7 @@ const healthy: NodeFacts = {
     { name: 'state', path: '/run/berth', space: { ...space, freeInodes: 0, totalInodes: 0 } },
   ],
   openFilesMax: 1_048_576n,
+  hasKernelLog: true,
   clock: { nowMs: Date.UTC(2027, 3, 4), isSynchronized: true },
 };
 
@@ -60,6 +61,7 @@ test('diagnose() gives every complaint a fix', () => {
     network: { ...healthy.network, failure: 'no configuration' },
     disks: [{ name: 'root', path: '/x', space: null }],
     openFilesMax: 10n,
+    hasKernelLog: false,
     clock: { nowMs: 0, isSynchronized: false },
   });
   assert.deepEqual(
@@ -133,6 +135,10 @@ test('diagnose() wants open files for many containers', () => {
   assert.match(onlyComplaint({ openFilesMax: 4095n }), /^broken: only 4095 open files/);
   assert.match(onlyComplaint({ openFilesMax: 65_535n }), /^warning/);
   assert.deepEqual(complaints({ openFilesMax: 65_536n }), []);
+});
+
+test('diagnose() warns of OOM reports that will say little', () => {
+  assert.match(onlyComplaint({ hasKernelLog: false }), /^warning: \/dev\/kmsg cannot be read: .* -> give berth CAP_SYSLOG/);
 });
 
 test('diagnose() tells a clock that is wrong from one that nobody keeps', () => {

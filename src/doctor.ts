@@ -18,6 +18,7 @@ export type NodeFacts = {
   readonly network: { readonly confDir: string; readonly binDirs: readonly string[]; readonly failure: string | null };
   readonly disks: readonly Disk[];
   readonly openFilesMax: bigint;
+  readonly hasKernelLog: boolean;
   readonly clock: { readonly nowMs: number; readonly isSynchronized: boolean | null };
 };
 
@@ -69,6 +70,9 @@ export function diagnose(facts: NodeFacts): readonly Finding[] {
     ...facts.disks.flatMap(diskFindings),
     openFilesFinding(facts),
     inotifyFinding(facts),
+    facts.hasKernelLog
+      ? ok('the kernel log can be read: OOM kills are told with their process')
+      : warning('/dev/kmsg cannot be read: OOM kills are told without their process and whose limit it was', 'give berth CAP_SYSLOG, and /dev/kmsg'),
     clockFinding(facts),
   ];
 }

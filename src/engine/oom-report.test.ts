@@ -33,6 +33,9 @@ test('a kill is told with its victim, whose limit it was, and what was in use th
   const child = { pid: 40 };
   assert.equal(sentence(child), `OOM-killed: process 40 (stress) of the container, at its limit of 64 MiB${use}`);
   assert.match(sentence({ ...child, cgroup: `${own}/x`, limitedCgroup: `${own}/x` }), /at the limit of 64 MiB of a cgroup that the container made;/);
+  const limited = { ...view, status: { ...view.status, resources: { memoryLimitBytes: 64 * MiB } } };
+  const both = describeVictim(toVictim(kill({ limitedCgroup: '/kubepods/burstable/pod1' }), limited, true));
+  assert.match(both, /, at the pod's limit of 64 MiB, which is its own too;/);
   assert.match(sentence({ ...child, limitedCgroup: '/kubepods/burstable/pod1' }), /, at the pod's limit of 64 MiB;/);
   assert.match(
     sentence({ ...child, limitedCgroup: '/kubepods/burstable/pod1' }, false),

@@ -20,7 +20,10 @@ const wasThere = (startTime: string, atUs: number): boolean => Number(startTime)
 export function toVictim(kill: OomKill, { record, status }: ContainerView, hasPodCgroup: boolean): OomVictim {
   const isFirst = status.process?.pid === kill.pid;
   const pidInside = isFirst && record.spec.security.namespaces.pid === 'container' ? { pidInside: 1 } : {};
-  return { ...kill, limit: limitHolder(kill, record.id, hasPodCgroup), isFirst, ...pidInside };
+  const limit = limitHolder(kill, record.id, hasPodCgroup);
+  // Of a pod with one container the kernel names either.
+  const isOwnToo = limit === 'pod' && kill.limitBytes !== null && kill.limitBytes === status.resources.memoryLimitBytes;
+  return { ...kill, limit, isFirst, ...pidInside, ...(isOwnToo ? { isOwnLimitToo: true } : {}) };
 }
 
 /** By the paths as the kernel has them, which are others than the daemon's where that is in a container itself. */
@@ -37,14 +40,15 @@ function limitHolder({ cgroup, limitedCgroup }: OomKill, id: string, hasPodCgrou
 }
 
 /** `OOM-killed: process 37 (stress) of the container, at its limit of 64 MiB; in use there: 60 MiB anonymous, 3 MiB file`. */
-export function describeVictim({ pid, pidInside, isFirst, command, limit, limitBytes, limitedCgroup, memory }: OomVictim): string {
+export function describeVictim(victim: OomVictim): string {
+  const { pid, pidInside, isFirst, command, limit, limitBytes, limitedCgroup, memory } = victim;
   const inside = pidInside === undefined ? '' : `, pid ${pidInside} inside`;
   const who = `process ${pid} (${command})${isFirst ? `, the container's first${inside}` : ' of the container'}`;
   const size = limitBytes === null ? '' : ` of ${mebibytes(limitBytes)}`;
   const where: Readonly<Record<LimitHolder, string>> = {
     container: `, at its limit${size}`,
     inner: `, at the limit${size} of a cgroup that the container made`,
-    pod: `, at the pod's limit${size}`,
+    pod: `, at the pod's limit${size}${victim.isOwnLimitToo ? ', which is its own too' : ''}`,
     outer: `, at the limit${size} of cgroup ${limitedCgroup || '/'}`,
     node: ', for the node had no memory left',
     unknown: '',

@@ -41,6 +41,8 @@ export type OomVictim = OomKill & {
   readonly limit: LimitHolder;
   /** Whether it was the container's first process. */
   readonly isFirst: boolean;
+  /** The container's own limit is the same as the pod's, at which it was. */
+  readonly isOwnLimitToo?: boolean;
   /** As the container sees it; absent where nobody can know any more. */
   readonly pidInside?: number;
 };
