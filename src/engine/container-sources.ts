@@ -144,7 +144,14 @@ function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registe
   pipeOf('stdout.read', 'stdout');
   pipeOf('stderr.read', 'stderr');
   if (spec.hasStdin) pipeOf('stdin', 'stdin.write');
-  else registers.add('stdin', openSync('/dev/null', 'r'));
+  // In a /dev of its own the container opens it itself; what a volume has there is not to be trusted.
+  else if (
+    isCovered(
+      '/dev/null',
+      spec.mounts.map((mount) => mount.containerPath),
+    )
+  )
+    registers.add('stdin', openSync('/dev/null', 'r'));
   return {
     stdio: ['stdin', 'stdout', 'stderr'],
     supervise: { ...base, hasTerminal: false, stdout: 'stdout.read', stderr: 'stderr.read', ...(spec.hasStdin ? { stdin: 'stdin.write' } : {}) },

@@ -41,7 +41,7 @@ const namespaces = [
   { reg: 'ipc', flag: 0x08000000, what: 'ipc' },
 ];
 const files = [{ path: '/etc/hostname', reg: 'hostname' }];
-const fds = ['state', 'root', 'cgroup', 'net', 'uts', 'ipc', 'shm', 'hostname', 'stdin', 'stdout', 'stderr', 'stdout.read', 'stderr.read', 'logs'];
+const fds = ['state', 'root', 'cgroup', 'net', 'uts', 'ipc', 'shm', 'hostname', 'stdout', 'stderr', 'stdout.read', 'stderr.read', 'logs'];
 const container: ContainerPlan = {
   fds,
   process,

@@ -21,7 +21,7 @@ import {
   type RootMount,
 } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-import { enterRoot, isolateMounts, makeInRoot, sealRoot } from './rootfs.ts';
+import { enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './rootfs.ts';
 
 /** How a process gets into its cgroup. v1: a `cgroup.procs` to write to in each hierarchy. v2: the directory to be born in. */
 export type CgroupEntry = { readonly version: 1; readonly procs: readonly Reg[] } | { readonly version: 2; readonly directory: Reg };
@@ -41,7 +41,7 @@ export type ProcessPlan = {
   readonly oomScoreAdj: number;
   readonly appArmorProfile?: string;
   readonly cgroup: CgroupEntry;
-  /** Of fds 0, 1, 2; null: the terminal that planTerminal() makes. */
+  /** Of fds 0, 1, 2; null: the terminal that planTerminal() makes. A container's fd 0 that is not handed over is its own /dev/null. */
   readonly stdio: readonly [Reg, Reg, Reg] | null;
 };
 
@@ -100,6 +100,7 @@ export function planContainer(container: ContainerPlan): Plan {
     ...planMaskedPaths(container.maskedPaths),
     ...planReadonlyPaths(container.readonlyPaths),
     ...(process.stdio === null ? planTerminal(process.credentials.uid) : []),
+    ...(process.stdio !== null && !container.fds.includes(process.stdio[0]) ? [ownNull(process.stdio[0])] : []),
     ...planWorkingDir(process.workingDir),
     ...(container.hasReadonlyRoot ? [...planVolumes(container.volumes), sealRoot()] : []),
     ...planStart(user === undefined ? process : withoutLimits(process)),
@@ -193,6 +194,11 @@ const joinKeyring: Op = {
 
 function planLinks(links: ContainerPlan['links']): Op[] {
   return links.map(({ mount, name, target }): Op => ({ call: 'symlinkat', target, dir: mount, path: name, note: `linking ${name} to ${target}` }));
+}
+
+/** For want of input: the container's own, for a file of the host's could neither be saved by a checkpoint nor found again after one. */
+function ownNull(out: Reg): Op {
+  return { call: 'openat2', dir: rootReg, path: '/dev/null', how: { flags: O.CLOEXEC, resolve: inRoot }, out, note: 'opening /dev/null for input' };
 }
 
 /** Resolved in the root, whatever links lie on the way. */
