@@ -92,8 +92,13 @@ export function readProc(pid: number, file: string): string {
 const msPerTick = 10;
 
 /** CPU time of a process in milliseconds, 0 when it has ended: utime and stime, fields 14 and 15 of proc_pid_stat(5). */
-export function cpuMs(pid: number): number {
+export const cpuMs = (pid: number): number => ticksOf(pid, 2) * msPerTick;
+
+/** With that of its children that have ended and were waited for: summed over all processes, what short ones took is not lost. */
+export const cpuWithChildrenMs = (pid: number): number => ticksOf(pid, 4) * msPerTick;
+
+function ticksOf(pid: number, fieldCount: number): number {
   const text = readProc(pid, 'stat');
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) * msPerTick;
+  return fields.slice(11, 11 + fieldCount).reduce((total, ticks) => total + Number(ticks), 0);
 }

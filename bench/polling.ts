@@ -1,5 +1,5 @@
 /**
- * What a kubelet's polling costs a runtime: both lists each second, the statistics of all containers every ten, with many idle pods.
+ * What a kubelet's polling costs a runtime: both lists each second, the statistics of all containers every ten, and probes, with many idle pods.
  *
  *   node bench/polling.ts [--pods N] [--seconds N] [--runtime berth|containerd] [--peer containerd]
  *
@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 import type { CriClient } from '../scripts/cri-client.ts';
 import { removeCgroup } from '../test/support/cgroups.ts';
 import type { Runtime } from '../test/support/runtime.ts';
-import { cpuMs, measureEach, printFigures, processes } from './beside-peer.ts';
+import { cpuWithChildrenMs, measureEach, printFigures, processes } from './beside-peer.ts';
 import { percentile } from './statistics.ts';
 
 const idleCommand = ['sleep', '86399'];
@@ -20,8 +20,11 @@ const inFlight = 4;
 const settleMs = 15_000;
 /** Of each call in a row, for its own cost. */
 const callsInRow = 20;
+const execsInRow = 100;
 /** Of all pods, each of which has one below it, as with a kubelet. */
 const cgroup = `berth-bench-${process.ppid}-${Date.now().toString(36)}`;
+
+type Pod = { readonly pod_sandbox_id: string; readonly container_id: string };
 
 type Figures = {
   /** Milliseconds of CPU a second: without any call, and with the polling. */
@@ -59,14 +62,14 @@ printFigures(`${podCount} pods with one idle container each, polled for ${second
 async function measureRuntime(client: CriClient, runtime: Runtime, image: string): Promise<Figures> {
   const beside = new Set(processes().filter((pid) => pid !== runtime.pid));
   try {
-    const sandboxes = await makePods(client, image);
+    const pods = await makePods(client, image);
     await sleep(settleMs);
     // A peer may ask others for its figures: all that came since counts.
-    const cpu = () => processes().reduce((total, pid) => total + (beside.has(pid) ? 0 : cpuMs(pid)), 0);
-    const measured = await measure(client, cpu);
-    for (const sandboxId of sandboxes) {
-      await client.call('StopPodSandbox', { pod_sandbox_id: sandboxId });
-      await client.call('RemovePodSandbox', { pod_sandbox_id: sandboxId });
+    const cpu = () => processes().reduce((total, pid) => total + (beside.has(pid) ? 0 : cpuWithChildrenMs(pid)), 0);
+    const measured = await measure(client, cpu, pods);
+    for (const { pod_sandbox_id } of pods) {
+      await client.call('StopPodSandbox', { pod_sandbox_id });
+      await client.call('RemovePodSandbox', { pod_sandbox_id });
     }
     return measured;
   } finally {
@@ -74,7 +77,7 @@ async function measureRuntime(client: CriClient, runtime: Runtime, image: string
   }
 }
 
-async function measure(client: CriClient, cpu: () => number): Promise<Figures> {
+async function measure(client: CriClient, cpu: () => number, pods: readonly Pod[]): Promise<Figures> {
   const idle = await perSecond(cpu, () => sleep(seconds * 500));
   const latencies = new Map<string, number[]>();
   const polled = await perSecond(cpu, () => poll(client, latencies));
@@ -84,7 +87,22 @@ async function measure(client: CriClient, cpu: () => number): Promise<Figures> {
     for (let n = 0; n < callsInRow; n += 1) await client.call(method, {});
     perCall.set(method, (cpu() - before) / callsInRow);
   }
+  perCall.set('ExecSync', await execEach(client, cpu, pods, latencies));
   return { idle, polled, perCall, latencies };
+}
+
+/** A probe in one container after the other. @returns CPU of one, that of the probe's own processes included. */
+async function execEach(client: CriClient, cpu: () => number, pods: readonly Pod[], latencies: Map<string, number[]>): Promise<number> {
+  const took: number[] = [];
+  const before = cpu();
+  for (let n = 0; n < execsInRow; n += 1) {
+    const container_id = pods[n % pods.length]?.container_id;
+    const calledAt = performance.now();
+    await client.call('ExecSync', { container_id, cmd: ['true'], timeout: '30' });
+    took.push(performance.now() - calledAt);
+  }
+  latencies.set('ExecSync', took);
+  return (cpu() - before) / execsInRow;
 }
 
 async function perSecond(cpu: () => number, work: () => Promise<unknown>): Promise<number> {
@@ -105,18 +123,18 @@ async function poll(client: CriClient, latencies: Map<string, number[]>): Promis
   }
 }
 
-/** @returns the ids of the sandboxes, each with one idle container. */
-async function makePods(client: CriClient, image: string): Promise<string[]> {
+/** Sandboxes, each with one idle container. */
+async function makePods(client: CriClient, image: string): Promise<Pod[]> {
   const queue = Array.from({ length: podCount }, (_, index) => `pod-${index}`);
-  const sandboxes: string[] = [];
+  const pods: Pod[] = [];
   const worker = async () => {
-    for (let name = queue.shift(); name !== undefined; name = queue.shift()) sandboxes.push(await makePod(client, image, name));
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, image, name));
   };
   await Promise.all(Array.from({ length: inFlight }, worker));
-  return sandboxes;
+  return pods;
 }
 
-async function makePod(client: CriClient, image: string, name: string): Promise<string> {
+async function makePod(client: CriClient, image: string, name: string): Promise<Pod> {
   const labels = { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'bench', 'io.kubernetes.pod.uid': `uid-${name}` };
   const metadata = { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 };
   const sandbox = { metadata, hostname: name, log_directory: `/run/bench-logs/${name}`, labels, linux: { cgroup_parent: `/${cgroup}/${name}` } };
@@ -124,5 +142,5 @@ async function makePod(client: CriClient, image: string, name: string): Promise<
   const { pod_sandbox_id } = await client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
   const { container_id } = await client.call<{ container_id: string }>('CreateContainer', { pod_sandbox_id, config, sandbox_config: sandbox });
   await client.call('StartContainer', { container_id });
-  return pod_sandbox_id;
+  return { pod_sandbox_id, container_id };
 }
