@@ -2,15 +2,18 @@
  * Takes files out of Debian's packages without installing the packages. Needs apt-get, dpkg-deb and the package archive; nothing outside the given place changes.
  */
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** Copies `path` of the package to `destination`. @throws Error that says which package could not be had, and why. */
-export function takeFromPackage(name: string, path: string, destination: string): void {
+/**
+ * Copies `path` of the package to `destination`. @param source a line as in sources.list, read instead of the machine's own.
+ * @throws Error that says which package could not be had, and why.
+ */
+export function takeFromPackage(name: string, path: string, destination: string, source?: string): void {
   const work = mkdtempSync(join(tmpdir(), 'package-'));
   try {
-    download(name, work);
+    download(name, work, source === undefined ? [] : readOnly(source, work));
     execFileSync('sh', ['-c', 'dpkg-deb -x ./*.deb tree'], { cwd: work });
     mkdirSync(dirname(destination), { recursive: true });
     cpSync(join(work, 'tree', path), destination, { recursive: true });
@@ -19,9 +22,18 @@ export function takeFromPackage(name: string, path: string, destination: string)
   }
 }
 
-function download(name: string, directory: string): void {
+/** Options with which apt knows this source alone, and keeps what it learns of it in the given place. */
+function readOnly(source: string, directory: string): string[] {
+  writeFileSync(join(directory, 'sources.list'), `${source}\n`);
+  mkdirSync(join(directory, 'lists/partial'), { recursive: true });
+  const settings = [`Dir::Etc::sourcelist=${directory}/sources.list`, 'Dir::Etc::sourceparts=-', `Dir::State::lists=${directory}/lists`];
+  return [...settings, 'Dir::Cache::pkgcache=', 'Dir::Cache::srcpkgcache='].flatMap((setting) => ['-o', setting]);
+}
+
+function download(name: string, directory: string, options: readonly string[]): void {
   // As root apt would read as another user, who cannot write here.
-  const get = (...args: string[]) => execFileSync('apt-get', ['-qq', '-o', 'APT::Sandbox::User=root', ...args], { cwd: directory, stdio: 'pipe' });
+  const words = ['-qq', '-o', 'APT::Sandbox::User=root', ...options];
+  const get = (...args: string[]) => execFileSync('apt-get', [...words, ...args], { cwd: directory, stdio: 'pipe' });
   try {
     get('download', name);
   } catch {

@@ -40,6 +40,7 @@ const testPackages = [
   ['openssl', ['openssl']],
   // Its promtool checks metrics, rules and queries.
   ['prometheus', ['promtool']],
+  ...(process.arch === 'x64' ? vmPackages() : []),
 ];
 
 try {
@@ -60,6 +61,17 @@ try {
 } catch (error) {
   process.stderr.write(`setup: ${error.message}\n`);
   process.exit(1);
+}
+
+/** What the virtual machine is built with, and runs in. */
+function vmPackages() {
+  return [
+    ['qemu-system-x86', ['qemu-system-x86_64']],
+    ['mmdebstrap', ['mmdebstrap']],
+    ['e2fsprogs', ['mke2fs']],
+    ['cpio', ['cpio']],
+    ['xz-utils', ['xz']],
+  ];
 }
 
 function llvmDirs() {

@@ -9,8 +9,10 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
 import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
-import { prepareTools } from './critest/prepare.ts';
+import { hasTools, prepareTools } from './critest/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
+import { whyNoVm } from './vm/image.ts';
+import { vmParts, vmSpecs } from './vm/parts.ts';
 
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
 
@@ -30,7 +32,8 @@ const env = { ...process.env, PATH: `${join(root, 'node_modules/.bin')}${delimit
 
 const minute = 60_000;
 const notRoot = process.getuid?.() === 0 ? undefined : 'not root';
-const noGo = spawnSync('go', ['version']).status === 0 ? undefined : 'no Go to build critest and crictl with (Debian: a golang of 1.26 or newer)';
+const hasGo = spawnSync('go', ['version']).status === 0;
+const noGo = hasGo || hasTools() ? undefined : 'no Go to build critest and crictl with (Debian: a golang of 1.26 or newer)';
 const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the daemon is not built';
 
 /** A mount and a network namespace of its own. */
@@ -41,21 +44,42 @@ const parts: readonly Part[] = [
   { name: 'lint', run: () => one('lint', ['biome', 'ci', '--error-on-warnings'], 5 * minute) },
   { name: 'pure', run: () => nodeTests('pure', testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts'), [], 10 * minute) },
   ...[...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
-    return { name: file.replace(/^test\/|\.test\.ts$/g, ''), lacks: notRoot, run: () => nodeTests(file, [file], isolated, 15 * minute) };
+    return { name: nameOf(file), lacks: notRoot, run: () => nodeTests(file, [file], isolated, 15 * minute) };
   }),
   { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
   { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
+  {
+    name: 'vm',
+    lacks: whyNoVm() ?? noDaemon,
+    run: () => counting('vm', [...inVm, node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
+  },
+];
+
+/** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
+const inVm = [node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1200'];
+
+/** Parts that need that machine, and run only where they are asked for by name. */
+const partsOfVm: readonly Part[] = [
+  ...testsBelow('test/vm').map((file): Part => {
+    return { name: nameOf(file), run: () => nodeTests(file, [file], [], 10 * minute) };
+  }),
+  // As it is, not isolated: systemd knows processes by their pids outside.
+  {
+    name: 'vm/critest',
+    lacks: noGo,
+    run: () => counting('vm/critest', ['env', 'BERTH_TEST_ISOLATED=machine', node, 'test/critest/run.ts', '--all', ...vmSpecs], 15 * minute),
+  },
 ];
 
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(names: readonly string[]): Promise<number> {
-  const chosen = names.length === 0 ? parts : parts.filter((part) => names.includes(part.name));
-  const unknown = names.filter((name) => !parts.some((part) => part.name === name));
+  const chosen = names.length === 0 ? parts : [...parts, ...partsOfVm].filter((part) => names.includes(part.name));
+  const unknown = names.filter((name) => !chosen.some((part) => part.name === name));
   if (unknown.length > 0) throw new Error(`no such part: ${unknown.join(', ')}; there are ${parts.map((part) => part.name).join(', ')}`);
   mkdirSync(outputDir, { recursive: true });
   // Outside isolation: what is built with Go's modules needs the network, once.
-  if (noGo === undefined) {
+  if (hasGo) {
     prepareTools();
     prepareStreamingClient();
     prepareCadvisorClient();
@@ -87,10 +111,10 @@ async function one(name: string, command: readonly string[], timeoutMs: number):
   return { passed: isGood ? 1 : 0, failed: isGood ? 0 : 1, skipped: 0 };
 }
 
-/** A program that ends with a line `NAME: N passed, N failed, N skipped`, in which known failures count as failed; its exit code tells whether it is good. */
+/** A program that ends with `N passed, N failed, N skipped`, in which known failures count as failed; its exit code tells whether it is good. */
 async function counting(name: string, command: readonly string[], timeoutMs: number): Promise<Counts> {
   const { isGood, output } = await execute(name, command, timeoutMs);
-  const [, passed = 0, failed = 0, skipped = 0] = /: (\d+) passed, (\d+) failed, (\d+) skipped\s*$/.exec(output) ?? [];
+  const [, passed = 0, failed = 0, skipped = 0] = /(\d+) passed, (\d+) failed, (\d+) skipped\s*$/.exec(output) ?? [];
   // Listed failures are expected, so they are no failures of this run.
   if (isGood) return { passed: Number(passed), failed: 0, skipped: Number(skipped) + Number(failed) };
   return { passed: Number(passed), failed: Math.max(1, Number(failed)), skipped: Number(skipped) };
@@ -153,6 +177,10 @@ function testsBelow(...places: readonly string[]): string[] {
       .map((name) => join(place, name))
       .sort();
   });
+}
+
+function nameOf(file: string): string {
+  return file.replace(/^test\/|\.test\.ts$/g, '');
 }
 
 function say(text: string): void {

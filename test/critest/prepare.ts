@@ -30,7 +30,7 @@ const unmakeable = {
  * @returns the directory of critest, crictl and ginkgo.
  */
 export function prepareTools(): string {
-  const toolsDir = join(buildDir, `tools-${keyOf(toolsSource)}`);
+  const toolsDir = toolsDirectory();
   if (!existsSync(toolsDir)) {
     say('building critest and crictl');
     const unfinished = `${toolsDir}.unfinished`;
@@ -49,6 +49,9 @@ export function prepareTools(): string {
   }
   return toolsDir;
 }
+
+/** Whether nothing remains for prepareTools() to do. */
+export const hasTools = () => existsSync(toolsDirectory()) && existsSync(partsDir());
 
 /** Gets containerd and runc for comparisons, when they are not there yet. Needs the network; belongs outside isolation. */
 export function preparePeer(): void {
@@ -115,6 +118,7 @@ async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() 
   throw new Error('docker-registry does not answer on 127.0.0.1:5000');
 }
 
+const toolsDirectory = () => join(buildDir, `tools-${keyOf(toolsSource)}`);
 const storeDirectory = () => join(buildDir, `store-${keyOf(imagesSource, resolve(here, '../../scripts/image-builder.ts'))}`);
 const partsDir = () => join(buildDir, `parts-${keyOf(join(imagesSource, 'make-parts'), join(imagesSource, 'pause.c'), join(imagesSource, 'nnp.c'))}`);
 
