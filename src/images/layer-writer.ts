@@ -4,7 +4,7 @@
  * Synchronous, for a worker thread. Writes nothing outside the directory that it was given, and knows neither digests nor compression.
  */
 import assert from 'node:assert/strict';
-import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { BerthError, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import {
@@ -32,6 +32,8 @@ export type LayerLimits = {
   readonly entriesMax: number;
   /** Paths of directories and whiteouts, which are kept in memory until the end. */
   readonly pathBytesMax: number;
+  /** Of all sparse files. */
+  readonly holeBytesMax: number;
 };
 
 export type WrittenLayer = {
@@ -51,13 +53,14 @@ export type LayerWriter = TarSink & {
   readonly close: () => void;
 };
 
-export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20 };
+export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20, holeBytesMax: 8 * 2 ** 30 };
 
 const blockBytes = 4096;
 /** How much may be written between two looks at what space is left. */
 const spaceCheckBytes = 32 << 20;
 /** Left free for the node, whose other services are on the same disk. */
 const spaceReserveBytes = 64 << 20;
+const zeros = Buffer.alloc(64 << 10);
 const defaultAclXattr = 'system.posix_acl_default';
 const opaqueXattr = 'trusted.overlay.opaque';
 const opaqueValue = Buffer.from('y');
@@ -80,7 +83,7 @@ export function createLayerWriter(
   const mtimes = new Map<string, Timestamp>();
   const whiteouts = new Set<string>();
   const refusedXattrs = new Set<string>();
-  const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0 };
+  const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0, holeBytes: 0 };
   let isRootOpaque = false;
   const umask = process.umask();
   /** Whether a file is made with owner and mode as asked for, so that they need not be set; asked of the first one. */
@@ -269,6 +272,17 @@ export function createLayerWriter(
     });
   };
 
+  /** Stays one on the disk, where it takes nothing; but who copies or checks the file reads all of it. */
+  const hole = (sizeBytes: number): void => {
+    if (file === undefined) return;
+    const { fd, entry: found } = file;
+    totals.holeBytes += sizeBytes;
+    if (totals.holeBytes > limits.holeBytesMax) throw exhausted(`has sparse files with more than ${limits.holeBytesMax} bytes of holes`);
+    totals.sizeBytes -= Math.floor(sizeBytes / blockBytes) * blockBytes;
+    named(found.path, () => ftruncateSync(fd, fstatSync(fd).size + sizeBytes));
+    for (let left = sizeBytes; left > 0; left -= zeros.length) file.crc = contents.checksum(zeros.subarray(0, left), file.crc);
+  };
+
   const entryEnd = (): void => {
     if (file === undefined) return;
     const { fd, entry: found, path, crc } = file;
@@ -304,7 +318,7 @@ export function createLayerWriter(
     closeSync(rootFd);
   };
 
-  return { entry, content, entryEnd, finish, close };
+  return { entry, content, hole, entryEnd, finish, close };
 }
 
 function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {

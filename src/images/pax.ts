@@ -16,12 +16,16 @@ const recordsMax = 4096;
  */
 export function applyPaxRecords(values: PaxValues, bytes: Buffer): PaxValues {
   const result = new Map(values);
+  const extents: Buffer[] = [];
   for (let at = 0; at < bytes.length; ) {
     const { key, value, next } = readRecord(bytes, at);
-    result.set(key, value);
+    // The only keys that come again and again: GNU's first form of sparse files. The next form has them in one, with commas.
+    if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') extents.push(value);
+    else result.set(key, value);
     if (result.size > recordsMax) throw invalidArgument(`tar: more than ${recordsMax} PAX records`);
     at = next;
   }
+  if (extents.length > 0) result.set('GNU.sparse.map', Buffer.from(extents.map((value) => value.toString('latin1')).join()));
   return result;
 }
 

@@ -7,6 +7,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { BerthError, codeOf, type ErrorCode, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
+import { type Trace, untraced } from '../lib/spans.ts';
 import type { RegistryAuth } from './auth.ts';
 import type { ImageLayer, ImageRecord } from './image-record.ts';
 import {
@@ -23,7 +24,7 @@ import { formatDigest, formatReference, formatTag, parseReference, type Referenc
 import type { RegistryClient, RegistrySession } from './registry.ts';
 import { createSharedLayers, type SharedLayers } from './shared-layers.ts';
 import type { SignaturePolicy } from './signature-policy.ts';
-import { type LayerTimes, sumTimes } from './stopwatch.ts';
+import { type LayerTimes, sumTimes, timesToAttributes } from './stopwatch.ts';
 import type { ImageStore } from './store.ts';
 import type { Unpacker } from './unpack.ts';
 
@@ -38,6 +39,8 @@ export type PullDeps = {
   readonly log?: Log;
   /** For metrics: told of each pull when it ends; of equal ones that were joined, once. */
   readonly observe?: (pull: PullOutcome) => void;
+  /** Each step of a pull is a span, of the first caller where several joined. */
+  readonly trace?: Trace;
 };
 
 /** `result`: `OK`, or the code of the failure. Compressed bytes and layers are those that were fetched; none of a pull that failed. */
@@ -173,7 +176,7 @@ type Fetched = { readonly image: ImageRecord; readonly layers: number; readonly 
 async function runSession(deps: RunDeps, run: Run): Promise<Fetched> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal);
   try {
-    const known = await wholeImage(deps.store, await knownImage(deps.store, session, run.ref));
+    const known = await (deps.trace ?? untraced)('pull.look', async () => wholeImage(deps.store, await knownImage(deps.store, session, run.ref)));
     // Its signatures may be newer than the image.
     const isAccepted = known !== undefined && deps.policy?.refusal([formatReference(run.ref)], known.signatures) === undefined;
     return isAccepted ? { image: known, layers: 0, bytes: 0, times: [] } : await fetchImage(deps, session, run);
@@ -213,8 +216,10 @@ type Resolved = {
 };
 
 async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Promise<Fetched> {
-  const resolved = await resolve(deps, session, run.ref);
-  const signatures = (await deps.policy?.verify(session, run.ref, resolved.digests)) ?? [];
+  const trace = deps.trace ?? untraced;
+  const resolved = await trace('pull.resolve', () => resolve(deps, session, run.ref));
+  const { policy } = deps;
+  const signatures = policy ? await trace('pull.verify', () => policy.verify(session, run.ref, resolved.digests)) : [];
   const ownerId = `pull ${randomUUID()}`;
   // Before looking which layers are there: what is there must stay.
   deps.store.lease(ownerId, resolved.config.diffIds);
@@ -229,13 +234,8 @@ async function fetchImage(deps: RunDeps, session: RegistrySession, run: Run): Pr
     const layers = resolved.layers.map(
       ({ diffId, descriptor }): ImageLayer => ({ diffId, digest: descriptor.digest, compressedBytes: descriptor.sizeBytes }),
     );
-    const image = await deps.store.put({
-      config: resolved.configBytes,
-      layers,
-      tag: formatTag(run.ref),
-      digest: formatDigest(run.ref, resolved.digest),
-      signatures,
-    });
+    const named = { tag: formatTag(run.ref), digest: formatDigest(run.ref, resolved.digest) };
+    const image = await trace('pull.publish', () => deps.store.put({ config: resolved.configBytes, layers, ...named, signatures }));
     deps.store.layers.release(ownerId);
     return { image, layers: missing.length, bytes, times };
   } catch (error) {
@@ -273,12 +273,12 @@ async function resolve(deps: RunDeps, session: RegistrySession, ref: Reference):
   const configBytes = await session.fetchSmallBlob(manifest.config, imageConfigBytesMax);
   const config = parseImageConfig(configBytes);
   checkPlatform(config, deps.platform);
-  return { digest: top.digest, digests, configBytes, config, layers: pairLayers(manifest.layers, config, ref) };
+  return { digest: top.digest, digests, configBytes, config, layers: pairLayers(manifest.layers, config) };
 }
 
-function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob, ref: Reference): Resolved['layers'] {
+/** None is fine: an image may be a config alone, and get its files from volumes. */
+function pairLayers(descriptors: readonly Descriptor[], config: ImageConfigBlob): Resolved['layers'] {
   checkLayerCount(descriptors, config);
-  if (descriptors.length === 0) throw failedPrecondition(`image ${formatReference(ref)}: has no layers, so no container could be made of it`);
   return descriptors.map((descriptor, position) => ({ descriptor, diffId: config.diffIds[position] ?? '' }));
 }
 
@@ -295,15 +295,23 @@ async function fetchLayers(
   // Every layer that waits listens.
   setMaxListeners(0, signal);
   const times: LayerTimes[] = [];
-  const onTimes = (each: LayerTimes): void => void times.push(each);
   let doneBytes = 0;
   const onBytes = (count: number): void => {
     doneBytes += count;
     run.tell({ doneBytes, totalBytes });
   };
-  const fetches = missing.map(async ({ diffId, descriptor }) => {
+  const obtain = ({ diffId, descriptor }: (typeof missing)[number]) =>
+    (deps.trace ?? untraced)('pull.layer', (span) => {
+      span.set({ 'layer.digest': descriptor.digest, 'layer.bytes': descriptor.sizeBytes });
+      const onTimes = (each: LayerTimes): void => {
+        times.push(each);
+        span.set(timesToAttributes(each));
+      };
+      return deps.shared.obtain({ diffId, descriptor, session, signal, onBytes, onTimes });
+    });
+  const fetches = missing.map(async (layer) => {
     try {
-      await deps.shared.obtain({ diffId, descriptor, session, signal, onBytes, onTimes });
+      await obtain(layer);
     } catch (error) {
       others.abort(error);
       throw error;

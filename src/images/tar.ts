@@ -7,13 +7,25 @@
 import assert from 'node:assert/strict';
 import { invalidArgument, unimplemented } from '../lib/errors.ts';
 import { applyPaxRecords, type PaxValues } from './pax.ts';
+import {
+  checkCount,
+  createSparseReader,
+  type Extent,
+  goesOn,
+  oldExtents,
+  paxLayout,
+  type SparseLayout,
+  type SparseReader,
+  sparseName,
+} from './sparse.ts';
+import { parseNumber, parseOctal, parseSigned } from './tar-numbers.ts';
 
 export type TarEntryKind = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo';
 
 export type TarEntry = {
   readonly kind: TarEntryKind;
   readonly path: string;
-  /** Bytes of content; 0 for all but files. */
+  /** Bytes of the file, holes included; 0 for all but files. */
   readonly sizeBytes: number;
   /** Permission bits, with set-id and sticky. */
   readonly mode: number;
@@ -28,10 +40,12 @@ export type TarEntry = {
   readonly xattrs: ReadonlyMap<string, Buffer>;
 };
 
-/** Called in order: entry, its content in pieces (a view that is only good during the call), end of the entry. */
+/** Called in order: entry, its content in pieces (a view that is only good during the call) and holes, end of the entry. */
 export type TarSink = {
   readonly entry: (entry: TarEntry) => void;
   readonly content: (bytes: Buffer) => void;
+  /** So many bytes of zeros that a sparse file does not store. */
+  readonly hole: (sizeBytes: number) => void;
   readonly entryEnd: () => void;
 };
 
@@ -64,6 +78,9 @@ export function createTarParser(sink: TarSink): TarParser {
   let padding = 0;
   let trailing = 0;
   let isInEntry = false;
+  let sparse: SparseReader | undefined;
+  /** A sparse file whose old header goes on in blocks of its own. */
+  let unmapped: { readonly found: Found; readonly extents: Extent[] } | undefined;
   let metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
   let globals: PaxValues = new Map();
   let pending: Pending = { pax: new Map() };
@@ -78,7 +95,7 @@ export function createTarParser(sink: TarSink): TarParser {
     if (state === 'header') return takeHeader(chunk, at);
     const used = Math.min(chunk.length - at, left);
     if (state === 'after-end') return takeTrailing(chunk.length - at);
-    if (state === 'content') sink.content(chunk.subarray(at, at + used));
+    if (state === 'content') (sparse ?? sink).content(chunk.subarray(at, at + used));
     if (state === 'metadata') takeMetadata(chunk, at, used);
     left -= used;
     if (left === 0) finishPart();
@@ -107,6 +124,7 @@ export function createTarParser(sink: TarSink): TarParser {
   };
 
   const takeMetadata = (chunk: Buffer, at: number, used: number): void => {
+    if (unmapped !== undefined) return void chunk.copy(header, blockBytes - left, at, at + used);
     assert(metadata !== undefined);
     chunk.copy(metadata.bytes, metadata.fill, at, at + used);
     metadata.fill += used;
@@ -120,9 +138,15 @@ export function createTarParser(sink: TarSink): TarParser {
   };
 
   const finishPart = (): void => {
+    if (unmapped !== undefined) {
+      readExtents();
+      return;
+    }
     if (state === 'metadata') applyMetadata();
     if (state === 'content' && isInEntry) {
       isInEntry = false;
+      sparse?.end();
+      sparse = undefined;
       sink.entryEnd();
     }
     const isPadded = state !== 'padding' && padding > 0;
@@ -150,12 +174,32 @@ export function createTarParser(sink: TarSink): TarParser {
       begin('metadata', sizeBytes);
       return;
     }
-    const entry = toEntry(block, type, pending, globals);
+    const found = toFound(block, type, pending, globals);
     pending = { pax: new Map() };
     metadataHeaders = 0;
+    if (type === 'S' && goesOn(block, 'header')) {
+      unmapped = { found, extents: [...(found.layout?.extents ?? [])] };
+      begin('metadata', blockBytes);
+    } else beginEntry(found);
+  };
+
+  const beginEntry = ({ entry, layout, storedBytes }: Found): void => {
     isInEntry = true;
     sink.entry(entry);
-    begin('content', entry.sizeBytes);
+    if (layout !== undefined) sparse = createSparseReader(layout, storedBytes, sink);
+    begin('content', storedBytes);
+  };
+
+  const readExtents = (): void => {
+    assert(unmapped !== undefined);
+    const { found, extents } = unmapped;
+    extents.push(...oldExtents(header, 'block', (at) => parseNumber(header, at, 12, 'sparse map')));
+    checkCount(extents);
+    if (goesOn(header, 'block')) begin('metadata', blockBytes);
+    else {
+      unmapped = undefined;
+      beginEntry({ ...found, layout: { sizeBytes: found.entry.sizeBytes, extents } });
+    }
   };
 
   const applyMetadata = (): void => {
@@ -176,6 +220,20 @@ export function createTarParser(sink: TarSink): TarParser {
   return { push, end };
 }
 
+type Found = { readonly entry: TarEntry; readonly layout: SparseLayout | undefined; readonly storedBytes: number };
+
+function toFound(block: Buffer, type: string, pending: Pending, globals: PaxValues): Found {
+  const entry = toEntry(block, type, pending, globals);
+  const layout = type === 'S' ? oldLayout(block) : entry.kind === 'file' ? paxLayout(pending.pax) : undefined;
+  const found = layout === undefined ? entry : { ...entry, sizeBytes: layout.sizeBytes };
+  return { entry: found, layout, storedBytes: entry.sizeBytes };
+}
+
+function oldLayout(block: Buffer): SparseLayout {
+  const extents = oldExtents(block, 'header', (at) => parseNumber(block, at, 12, 'sparse map'));
+  return { sizeBytes: parseNumber(block, 483, 12, 'size'), extents };
+}
+
 function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValues): TarEntry {
   const value = (key: string): Buffer | undefined => pending.pax.get(key) ?? globals.get(key);
   const text = (key: string): string | undefined => {
@@ -183,9 +241,8 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
     return bytes === undefined || bytes.length === 0 ? undefined : bytes.toString('latin1');
   };
   const number = (key: string, at: number, length: number): number => toPaxInteger(text(key), key) ?? parseNumber(block, at, length, key);
-  const path = text('path') ?? pending.longPath ?? headerPath(block);
+  const path = sparseName(pending.pax) ?? text('path') ?? pending.longPath ?? headerPath(block);
   const kind = kindOf(type, path);
-  if ([...pending.pax.keys(), ...globals.keys()].some((key) => key.startsWith('GNU.sparse.'))) throw sparse(path);
   // The types without content have none, whatever the size field says: POSIX leaves it to the type.
   const sizeBytes = number('size', 124, 12);
   const isDevice = kind === 'char' || kind === 'block';
@@ -206,18 +263,13 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
 }
 
 function kindOf(type: string, path: string): TarEntryKind {
-  if (type === '0' || type === '7') return 'file';
+  if (type === '0' || type === '7' || type === 'S') return 'file';
   // Archives older than ustar have no type for directories.
   if (type === '\0') return path.endsWith('/') ? 'directory' : 'file';
   const kinds: Readonly<Record<string, TarEntryKind>> = { '1': 'link', '2': 'symlink', '3': 'char', '4': 'block', '5': 'directory', '6': 'fifo' };
   const kind = Object.hasOwn(kinds, type) ? kinds[type] : undefined;
   if (kind !== undefined) return kind;
-  if (type === 'S') throw sparse(path);
   throw unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is of type ${JSON.stringify(type)}, which no image layer should have`);
-}
-
-function sparse(path: string): Error {
-  return unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is stored as a sparse file, which berth does not read`);
 }
 
 function xattrsOf(pax: PaxValues, globals: PaxValues): ReadonlyMap<string, Buffer> {
@@ -260,47 +312,6 @@ function checkSum(block: Buffer): void {
   }
   const sum = parseOctal(block, 148, 8) ?? Number.NaN;
   if (sum !== unsigned && sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
-}
-
-/** A number that is not negative. */
-function parseNumber(block: Buffer, at: number, length: number, what: string): number {
-  const value = parseSigned(block, at, length, what);
-  if (value < 0) throw invalidArgument(`tar: ${what} is negative`);
-  return value;
-}
-
-/** Octal digits, or GNU's base 256: the first bit set, then a big-endian number in two's complement. */
-function parseSigned(block: Buffer, at: number, length: number, what: string): number {
-  const lead = block[at] ?? 0;
-  if ((lead & 0x80) !== 0) return parseBase256(block.subarray(at, at + length), what);
-  const value = parseOctal(block, at, length);
-  if (value === undefined) throw invalidArgument(`tar: ${what} ${JSON.stringify(untilNul(block, at, length).trim())} is not an octal number`);
-  return value;
-}
-
-/** Digits after any spaces and NULs, up to the next of these; 0 without digits, undefined for anything else. Byte by byte: no garbage. */
-function parseOctal(block: Buffer, start: number, length: number): number | undefined {
-  const end = start + length;
-  const isBlank = (at: number): boolean => block[at] === 32 || block[at] === 0;
-  let at = start;
-  while (at < end && isBlank(at)) at += 1;
-  let value = 0;
-  for (; at < end && !isBlank(at); at += 1) {
-    const digit = (block[at] ?? 0) - 48;
-    if (digit < 0 || digit > 7) return undefined;
-    value = value * 8 + digit;
-  }
-  return value;
-}
-
-function parseBase256(field: Buffer, what: string): number {
-  const isNegative = ((field[0] ?? 0) & 0x40) !== 0;
-  let value = BigInt.asIntN(7, BigInt((field[0] ?? 0) & 0x7f));
-  for (const byte of field.subarray(1)) value = (value << 8n) | BigInt(byte);
-  if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER)) {
-    throw invalidArgument(`tar: ${what} is a number of more than 53 bits${isNegative ? ' below zero' : ''}`);
-  }
-  return Number(value);
 }
 
 function toPaxInteger(text: string | undefined, key: string): number | undefined {

@@ -6,7 +6,7 @@
  */
 import { readdirSync } from 'node:fs';
 import { checked, isErrno, libc, SyscallError } from './ffi.ts';
-import { O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } from './syscalls.ts';
+import { O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } from './syscalls.ts';
 
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const AT_REMOVEDIR = 0x200;
@@ -52,13 +52,13 @@ export function openDirectoryAt(dir: number, name: string): number | undefined {
 }
 
 /**
- * Makes an empty file and opens it for writing.
+ * Makes an empty file and opens it for writing at its end: truncated to a larger size it goes on behind the hole.
  *
  * @param mode less what the thread's umask and the directory's default ACL take from it.
  * @throws EEXIST when the name is taken, also by a symbolic link.
  */
 export function createFileAt(dir: number, name: string, mode: number): number {
-  const flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  const flags = O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   return checked(c_openat(dir, nul(first, name), flags, mode), () => `creating ${shown(name)}`);
 }
 

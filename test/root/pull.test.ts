@@ -158,6 +158,20 @@ test('a layer that an image has twice is fetched once, and stacked once', async 
   assert.equal(node.unpacked.length, 2);
 });
 
+test('an image without layers is pulled: a config, and an empty root', async () => {
+  const node = await bed.node();
+  const { id } = await bed.push('configonly', '1', { layers: [], config: { Cmd: ['/program'] } });
+  const image = await node.pull(`${bed.host}/configonly:1`);
+  assert.equal(image.id, id);
+  assert.ok(image.sizeBytes > 0);
+  assert.deepEqual(node.store.rootOf(image).layerDirs, []);
+  assert.deepEqual(node.store.rootOf(image).config.cmd, ['/program']);
+  const restarted = await bed.node({ root: node.root });
+  assert.equal(restarted.store.find(`${bed.host}/configonly:1`)?.id, id);
+  await node.store.remove(id);
+  assert.deepEqual(node.store.list(), []);
+});
+
 test('layers below one that is opaque at its top are left out of the root', async () => {
   await bed.push('opaque', '1', { layers: [base, layerOf({ only: '1' }, [{ path: '.wh..wh..opq' }]), upper] });
   const node = await bed.node();

@@ -12,6 +12,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  statSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
@@ -19,7 +20,7 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
-import { createLayerWriter } from '../../src/images/layer-writer.ts';
+import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer-writer.ts';
 import { createTarParser } from '../../src/images/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { describeTree, digestOf, toStream, useLayers } from '../support/layer-bed.ts';
@@ -416,7 +417,7 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
 });
 
 test('limits on entries, memory and disk end a bomb', () => {
-  const write = (members: readonly Member[], limits: { entriesMax: number; pathBytesMax: number }, freeBytes: number): void => {
+  const write = (members: readonly Member[], limits: LayerLimits, freeBytes: number): void => {
     const writer = createLayerWriter(bed.freshDir(), limits, () => freeBytes);
     try {
       const parser = createTarParser(writer);
@@ -428,13 +429,30 @@ test('limits on entries, memory and disk end a bomb', () => {
     }
   };
   const many = Array.from({ length: 100 }, (_, at): Member => ({ path: `d${at}/` }));
-  const wide = { entriesMax: 100, pathBytesMax: 1 << 20 };
+  const wide = { ...layerLimits, entriesMax: 100, pathBytesMax: 1 << 20 };
   const isExhausted = (message: RegExp) => (error: unknown) =>
     error instanceof BerthError && error.code === 'RESOURCE_EXHAUSTED' && message.test(error.message);
   write(many, wide, 1e12);
   assert.throws(() => write([...many, { path: 'one more' }], wide, 1e12), isExhausted(/more than 100 entries/));
-  assert.throws(() => write(many, { entriesMax: 100, pathBytesMax: 1000 }, 1e12), isExhausted(/too many directories/));
+  assert.throws(() => write(many, { ...wide, pathBytesMax: 1000 }, 1e12), isExhausted(/too many directories/));
   assert.throws(() => write([{ path: 'big', sizeBytes: 2 ** 33 - 1 }], wide, 2 ** 32), isExhausted(/does not fit on the disk/));
+});
+
+test('a sparse file stays one on the disk; one of a terabyte is refused', async () => {
+  const sparse = (size: number, map: string, content: string): Member => ({
+    path: `s${size}`,
+    content,
+    pax: { 'GNU.sparse.size': `${size}`, 'GNU.sparse.map': map },
+  });
+  const gibibyte = 2 ** 30;
+  const { root, layer } = await bed.unpack(makeTar([sparse(gibibyte, `${gibibyte - 8192},4096`, 'x'.repeat(4096)), { path: 'f', content: 'after' }]));
+  const { size, blocks } = statSync(join(root, `s${gibibyte}`));
+  assert.deepEqual([size, blocks * 512 <= 65_536], [gibibyte, true]);
+  assert.ok(layer.sizeBytes <= 65_536);
+  assert.equal(readFileSync(join(root, 'f'), 'utf8'), 'after');
+  assert.match(await bed.refusal(makeTar([sparse(2 ** 40, '', '')]), 'RESOURCE_EXHAUSTED'), /does not fit on the disk|bytes of holes/);
+  const many = Array.from({ length: 20 }, (_, at) => sparse(gibibyte + at, '', ''));
+  assert.match(await bed.refusal(makeTar(many), 'RESOURCE_EXHAUSTED'), /more than 8589934592 bytes of holes/);
 });
 
 test('removing a tree succeeds also when there is none', async () => {
