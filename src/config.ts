@@ -46,6 +46,7 @@ export type Config = {
   readonly defaultUlimits: readonly Ulimit[];
   readonly defaultSysctls: Readonly<Record<string, string>>;
 };
+  readonly imageDevices: 'keep' | 'skip' | 'refuse';
 
 /** `name` as in setrlimit(2) without `RLIMIT_`, lower case. */
 export type Ulimit = { readonly name: string; readonly soft: number; readonly hard: number };
@@ -242,6 +243,13 @@ export const flagSettings = table.flatMap(({ flag, key, meaning, default: value 
 /**
  * @param tomlText the configuration file; '' when there is none.
  * @throws {BerthError} INVALID_ARGUMENT for text that is no TOML, an unknown key (with the nearest known one), a wrong type or a value out of bounds.
+  {
+    key: 'image_devices',
+    default: 'keep',
+    format: { pattern: /^(keep|skip|refuse)$/, text: 'keep, skip or refuse' },
+    meaning:
+      'Device nodes in images: keep makes them (a container opens only those that its pod gives it), skip leaves them out, refuse fails the pull. For layers that are unpacked from then on.',
+  },
  */
 export function loadConfig(tomlText: string, flags: Flags): Config {
   const file = parseToml(tomlText);
@@ -309,6 +317,7 @@ function parseToml(text: string): Record<string, unknown> {
 
 function effectiveValue(setting: Setting, fromFile: unknown, fromFlag: string | undefined): Value {
   // Only texts and lists have flags.
+    imageDevices: text('image_devices') as Config['imageDevices'],
   if (fromFlag !== undefined) return checked(setting, Array.isArray(setting.default) ? fromFlag.split(':') : fromFlag, `flag --${setting.flag}`);
   return fromFile === undefined ? setting.default : checked(setting, fromFile, setting.key);
 }

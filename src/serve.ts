@@ -33,7 +33,7 @@ import { createImagePuller, type ImagePuller, type PullDeps } from './images/pul
 import { createRegistryClient } from './images/registry.ts';
 import { openSignaturePolicy } from './images/signature-policy.ts';
 import { createImageStore, type ImageStore } from './images/store.ts';
-import { createUnpacker } from './images/unpack.ts';
+import { createUnpacker, type Unpacker } from './images/unpack.ts';
 import { createClock } from './lib/clock.ts';
 import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
@@ -75,7 +75,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
-  const unpacker = createUnpacker({ workerFile: new URL('./images/unpack-worker.ts', import.meta.url), workersMax: config.pullParallelLayers });
+  const unpacker = wireUnpacker(config);
   const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
   const network = await wireNetwork(config, log, observers);
   const deps = await wireEngine(config, { facts, images, network, log, observers });
@@ -242,6 +242,21 @@ function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'
 
 function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {
   if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createRoots(config.root, config.isVolatile);
+function wireUnpacker(config: Config): Unpacker {
+  const workerFile = new URL('./images/unpack-worker.ts', import.meta.url);
+  return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
+}
+
+function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
+  return {
+    ...driver,
+    create: (path) => trace('cgroup.create', () => driver.create(path)),
+    adopt: (path, values) => trace('cgroup.adopt', () => driver.adopt(path, values)),
+    update: (path, change) => trace('cgroup.update', () => driver.update(path, change)),
+    remove: (path) => trace('cgroup.remove', () => driver.remove(path)),
+  };
+}
+
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
   return createNativeRoots(config.root);

@@ -11,8 +11,8 @@ import { BerthError, failedPrecondition, invalidArgument, reasonOf, unimplemente
 import { createBufferSweeper } from '../sys/heap.ts';
 import { type Isal, openIsal } from '../sys/libisal.ts';
 import { type LibraryDecoder, openZstd } from '../sys/libzstd.ts';
-import { noContents, recordContents } from './contents.ts';
-import { createLayerWriter, layerLimits } from './layer-writer.ts';
+import { recordContents } from './contents.ts';
+import { createLayerWriter, type DevicePolicy, layerLimits } from './layer-writer.ts';
 import { startStopwatch } from './stopwatch.ts';
 import { createTarParser } from './tar.ts';
 import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
@@ -34,10 +34,10 @@ const sweepEveryBytes = 8 << 20;
 /** The largest window a decompressor has to allow, 128 MiB. Source: RFC 8878 section 3.1.1.1.2; zstd's own default. */
 const zstdWindowLogMax = 27;
 
-export function openLayerStream(job: LayerJob): LayerStream {
+export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): LayerStream {
   const isal = openIsal();
-  const contents = job.contentsFile === undefined ? noContents : recordContents(job.contentsFile, isal?.crc32);
-  const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents);
+  const contents = job.contentsFile === undefined ? undefined : recordContents(job.contentsFile, isal?.crc32);
+  const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents, devices);
   const parser = createTarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
@@ -45,6 +45,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
   let receivedBytes = 0;
   /** Whatever is in it: what the disk could not hold as files is a bomb, also when no file would come of it. */
   let tarBytesLeft = freeBytes(job.directory);
+  let tarBytes = 0;
   let decoder: Decoder | undefined;
   let held: Buffer = Buffer.alloc(0);
 
@@ -54,6 +55,7 @@ export function openLayerStream(job: LayerJob): LayerStream {
     // The files are closed, and their fds may be others' now.
     if (isClosed) return;
     tarBytesLeft -= bytes.length;
+    tarBytes += bytes.length;
     if (tarBytesLeft < 0) throw new BerthError('RESOURCE_EXHAUSTED', 'layer does not fit on the disk');
     watch.enter('diffId');
     tarHash.update(bytes);
@@ -92,15 +94,15 @@ export function openLayerStream(job: LayerJob): LayerStream {
     checkDigest(tarHash, job.diffId, 'diff id');
     watch.enter('files');
     const written = writer.finish();
-    contents.close();
-    return { ...written, times: watch.times() };
+    const recordBytes = contents?.finish() ?? 0;
+    return { ...written, sizeBytes: written.sizeBytes + recordBytes, tarBytes, times: watch.times() };
   };
 
   const close = (): void => {
     isClosed = true;
     decoder?.destroy();
     writer.close();
-    contents.close();
+    contents?.close();
   };
   return { write, end, close };
 }

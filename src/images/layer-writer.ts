@@ -5,13 +5,14 @@
  */
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
-import { BerthError, invalidArgument, reasonOf } from '../lib/errors.ts';
+import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
 import {
   createFileAt,
   makeNodeAt,
   makeSymlinkAt,
   openDirectoryAt,
+  removeAt,
   setLinkOwner,
   setLinkTimes,
   setNodeOwnerAndMode,
@@ -22,11 +23,12 @@ import {
   type Timestamp,
 } from '../sys/inodes.ts';
 import { close as closeFd } from '../sys/syscalls.ts';
-import { type ContentsRecorder, noContents } from './contents.ts';
+import type { ContentsRecorder } from './contents.ts';
+import { exhausted, named } from './layer-failure.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
 import { openLayerTree } from './layer-tree.ts';
-import type { TarEntry, TarSink } from './tar.ts';
+import type { TarEntry, TarEntryKind, TarSink } from './tar.ts';
 
 export type LayerLimits = {
   readonly entriesMax: number;
@@ -35,6 +37,9 @@ export type LayerLimits = {
   /** Of all sparse files. */
   readonly holeBytesMax: number;
 };
+
+/** What becomes of device nodes: made, left out, or their layer refused. */
+export type DevicePolicy = 'keep' | 'skip' | 'refuse';
 
 export type WrittenLayer = {
   /** Space that files and directories take, in blocks of the usual size. */
@@ -51,6 +56,16 @@ export type LayerWriter = TarSink & {
   readonly finish: () => WrittenLayer;
   /** Closes all files. Removes nothing. Idempotent. */
   readonly close: () => void;
+};
+
+/** For layers that nobody will put together again. */
+const noContents: ContentsRecorder = {
+  checksum: () => 0,
+  add: () => undefined,
+  addBytes: () => undefined,
+  takeAway: removeAt,
+  finish: () => 0,
+  close: () => undefined,
 };
 
 export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20, holeBytesMax: 8 * 2 ** 30 };
@@ -70,7 +85,7 @@ const foreignXattr = /^(?:(?:trusted|user)\.overlay\.|security\.(?:selinux|ima|e
 /**
  * @param directory empty, made for this layer.
  * @param freeBytes what the file system still has; asked every 32 MiB.
- * @param contents told of every file and symbolic link. Stays the caller's.
+ * @param contents told of every file and symbolic link, and of all bytes that are in none. Stays the caller's.
  * Sink calls throw BerthError: INVALID_ARGUMENT for an entry that no layer may have, RESOURCE_EXHAUSTED for limits and a full disk.
  */
 export function createLayerWriter(
@@ -78,6 +93,7 @@ export function createLayerWriter(
   limits: LayerLimits,
   freeBytes: () => number,
   contents: ContentsRecorder = noContents,
+  devices: DevicePolicy = 'keep',
 ): LayerWriter {
   const rootFd = openSync(directory, 'r');
   const mtimes = new Map<string, Timestamp>();
@@ -90,11 +106,11 @@ export function createLayerWriter(
   let makesAsAsked: boolean | undefined;
   let file: { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number } | undefined;
 
-  const tree = openLayerTree(rootFd, (path, fd) => {
+  const onMade = (path: string, fd: number): void => {
     count(blockBytes);
-    contents.removed(path);
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
-  });
+  };
+  const tree = openLayerTree(rootFd, onMade, contents.takeAway);
 
   const count = (sizeBytes: number): void => {
     totals.inodes += 1;
@@ -128,7 +144,14 @@ export function createLayerWriter(
     else if (path.kind === 'whiteout') placeWhiteout(path.parent, path.name);
     else if (found.kind === 'directory') placeDirectory(path.parent, path.name, found);
     else if (found.kind === 'file') placeFile(path.parent, path.name, found);
+    else if (isLeftOut(found.kind)) return;
     else placeNode(path.parent, path.name, found);
+  };
+
+  const isLeftOut = (kind: TarEntryKind): boolean => {
+    const isDevice = kind === 'char' || kind === 'block';
+    if (isDevice && devices === 'refuse') throw failedPrecondition('is a device node, which this node refuses (image_devices)');
+    return isDevice && devices === 'skip';
   };
 
   const placeRoot = (found: TarEntry): void => {
@@ -174,7 +197,7 @@ export function createLayerWriter(
     const dir = tree.enter(parent);
     const path = under(tree.where(), name);
     // A link of this name is replaced, not followed: the entry says that a directory is here.
-    if (makeUnlessDirectory(dir, name, () => contents.removed(path))) count(blockBytes);
+    if (makeUnlessDirectory(dir, name, () => contents.takeAway(dir, name, path))) count(blockBytes);
     const fd = tree.find(path);
     assert(fd !== undefined, 'it was just made');
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
@@ -183,7 +206,7 @@ export function createLayerWriter(
     mtimes.set(path, found.mtime);
   };
 
-  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(dir, name, make, () => contents.removed(under(tree.where(), name)));
+  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.takeAway(dir, name, under(tree.where(), name)));
 
   const placeFile = (parent: string, name: string, found: TarEntry): void => {
     checkSpace(found.sizeBytes);
@@ -220,9 +243,10 @@ export function createLayerWriter(
     const clean = toCleanPath(found.linkPath);
     if (clean === '') throw invalidArgument("a hard link to the layer's root");
     // Its own tree, so that the place of the new name stays open.
-    const targets = openLayerTree(rootFd, () => {
+    const isMissing = (): never => {
       throw invalidArgument(`hard link to ${shownPath(found.linkPath)}, which is not in this layer`);
-    });
+    };
+    const targets = openLayerTree(rootFd, isMissing, isMissing);
     try {
       const target = splitPath(clean);
       const targetDir = targets.enter(target.parent);
@@ -263,8 +287,8 @@ export function createLayerWriter(
   };
 
   const content = (bytes: Buffer): void => {
-    // Content of whiteouts and of other entries that make no file.
-    if (file === undefined) return;
+    // Of whiteouts and other entries that make no file.
+    if (file === undefined) return contents.addBytes(bytes);
     const { fd, entry: found } = file;
     file.crc = contents.checksum(bytes, file.crc);
     named(found.path, () => {
@@ -328,23 +352,4 @@ function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {
 
 function under(parent: string, name: string): string {
   return parent === '' ? name : `${parent}/${name}`;
-}
-
-/** Puts the entry's path before any failure. */
-function named(path: string, action: () => void): void {
-  try {
-    action();
-  } catch (error) {
-    throw new BerthError(codeOf(error), `entry ${shownPath(path)}: ${reasonOf(error)}`, error);
-  }
-}
-
-function codeOf(error: unknown): BerthError['code'] {
-  if (error instanceof BerthError) return error.code;
-  if (isErrno(error, 'ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'EMLINK')) return 'RESOURCE_EXHAUSTED';
-  return isErrno(error, 'ENAMETOOLONG', 'ENOENT', 'EINVAL', 'ERANGE', 'E2BIG', 'EFBIG') ? 'INVALID_ARGUMENT' : 'INTERNAL';
-}
-
-function exhausted(reason: string): BerthError {
-  return new BerthError('RESOURCE_EXHAUSTED', `layer ${reason}`);
 }

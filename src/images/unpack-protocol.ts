@@ -13,7 +13,7 @@
  * The other jobs are one message each way. Pure types.
  */
 import type { ErrorCode } from '../lib/errors.ts';
-import type { WrittenLayer } from './layer-writer.ts';
+import type { DevicePolicy, WrittenLayer } from './layer-writer.ts';
 import type { LayerTimes } from './stopwatch.ts';
 
 export type UnpackedLayer = WrittenLayer & { readonly times: LayerTimes };
@@ -34,7 +34,7 @@ export type LayerJob = {
 export type ToWorker = {
   readonly id: number;
 } /** Moved memory would be counted anew each time, and make V8 collect all garbage every few megabytes; shared memory is sent once. */ & (
-  | { readonly kind: 'unpack'; readonly job: LayerJob; readonly pieces: readonly SharedArrayBuffer[] }
+  | { readonly kind: 'unpack'; readonly job: LayerJob; readonly devices: DevicePolicy; readonly pieces: readonly SharedArrayBuffer[] }
   | { readonly kind: 'bytes'; readonly piece: number; readonly length: number }
   | { readonly kind: 'end' }
   | { readonly kind: 'cancel' }

@@ -51,7 +51,7 @@ function serve(port: MessagePort): void {
     const { id } = message;
     if (message.kind === 'unpack') {
       next(id, () => {
-        present = { id, stream: openLayerStream(message.job), pieces: message.pieces.map((memory) => Buffer.from(memory)) };
+        present = { id, stream: openLayerStream(message.job, message.devices), pieces: message.pieces.map((memory) => Buffer.from(memory)) };
       });
     } else if (message.kind === 'bytes') {
       const { piece, length } = message;

@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BerthError, internal, reasonOf } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
+import type { DevicePolicy } from './layer-writer.ts';
 import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
 
@@ -14,6 +15,8 @@ export type UnpackerDeps = {
   /** The worker's program: src/images/unpack-worker.ts, or what it was bundled to. */
   readonly workerFile: URL;
   readonly workersMax: number;
+  /** By default kept, as other runtimes do: a container may open only what its devices cgroup has. */
+  readonly devices?: DevicePolicy;
   /** Changes the built-in times, for tests. */
   readonly idleMs?: number;
 };
@@ -60,7 +63,7 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
   return {
     unpack: (layer, open, signal, onBytes) =>
       pool
-        .runLayer((job) => runLayer(job, layer, open, signal, onBytes))
+        .runLayer((job) => runLayer(job, { layer, devices: deps.devices ?? 'keep' }, open, signal, onBytes))
         .catch((error: unknown) => {
           throw layerError(layer, error, signal);
         }),
@@ -82,14 +85,14 @@ function layerError(layer: LayerJob, error: unknown, signal: AbortSignal): unkno
 /** Feeds one layer to a worker, and waits until the worker has nothing of it any more. */
 async function runLayer(
   job: Job,
-  layer: LayerJob,
+  { layer, devices }: { readonly layer: LayerJob; readonly devices: DevicePolicy },
   open: () => Promise<Readable>,
   signal: AbortSignal,
   onBytes: ((count: number) => void) | undefined,
 ): Promise<UnpackedLayer> {
   signal.throwIfAborted();
   const lane = openLane(job);
-  job.post({ kind: 'unpack', job: layer, pieces: lane.pieces });
+  job.post({ kind: 'unpack', job: layer, devices, pieces: lane.pieces });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener('abort', abort);

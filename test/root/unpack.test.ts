@@ -20,6 +20,7 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
+import { noContents } from '../../src/images/contents.ts';
 import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer-writer.ts';
 import { createTarParser } from '../../src/images/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
@@ -414,6 +415,32 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
   }
   await bed.unpack(makeTar([{ path: 'f' }]));
   assert.ok(readdirSync('/proc/self/fd').length <= fdsBefore + 2);
+});
+
+test('device nodes are made, left out or refused, as the node has it', () => {
+  const write = (devices: 'keep' | 'skip' | 'refuse'): string[] => {
+    const root = bed.freshDir();
+    const writer = createLayerWriter(root, layerLimits, () => 1e12, noContents, devices);
+    try {
+      const parser = createTarParser(writer);
+      const members: Member[] = [
+        { path: 'dev/', mode: 0o755 },
+        { path: 'dev/null', type: '3', major: 1, minor: 3, mode: 0o666 },
+        { path: 'dev/sda', type: '4', major: 8, minor: 0 },
+        { path: 'pipe', type: '6' },
+        { path: '.wh.gone' },
+      ];
+      parser.push(makeTar(members));
+      parser.end();
+      writer.finish();
+      return Object.keys(describeTree(root)).sort();
+    } finally {
+      writer.close();
+    }
+  };
+  assert.deepEqual(write('keep'), ['', 'dev', 'dev/null', 'dev/sda', 'gone', 'pipe']);
+  assert.deepEqual(write('skip'), ['', 'dev', 'gone', 'pipe'], 'whiteouts are no devices of the image');
+  assert.throws(() => write('refuse'), /entry "dev\/null": is a device node, which this node refuses/);
 });
 
 test('limits on entries, memory and disk end a bomb', () => {
