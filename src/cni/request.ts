@@ -5,8 +5,8 @@
  */
 import type { NetworkAttachment } from '../engine/spec.ts';
 import { invalidArgument, reasonOf } from '../lib/errors.ts';
+import { parseQuantity } from '../lib/quantity.ts';
 import type { JsonObject, NetworkList, PluginConfig } from './list.ts';
-import { parseQuantity } from './quantity.ts';
 
 /** One sandbox's part in one network: all parameters that ADD, CHECK and DEL must have in common. */
 export type Attachment = {

@@ -39,6 +39,7 @@ export type CgroupDriver = {
   readonly find: (id: string) => Promise<readonly string[]>;
   /** Calls back when values in cgroups of running containers may have been overwritten. */
   readonly onReset: (listener: () => void) => void;
+  readonly close: () => void;
 };
 
 /** Where cgroups are whose parent nobody names, and what they are called. */
@@ -90,6 +91,7 @@ function createCgroupfsDriver(facts: CgroupFacts, defaultParent: string, nameOf:
     },
     find: (id) => findEither(facts, id),
     onReset: () => {},
+    close: () => {},
   };
 }
 
@@ -115,6 +117,7 @@ function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultPa
     },
     find: (id) => findEither(facts, id),
     onReset: systemd.onReset,
+    close: systemd.close,
   };
 }
 

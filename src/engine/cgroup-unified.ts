@@ -66,12 +66,23 @@ const v1Files: Readonly<Record<string, (value: string) => readonly Place[]>> = {
   'rdma.max': (value) => [{ controller: 'rdma', file: 'rdma.max', value }],
   'misc.max': (value) => [{ controller: 'misc', file: 'misc.max', value }],
   'io.max': throttles,
+  'io.bfq.weight': bfqWeight,
 };
 
 function onV1(file: string, value: string): readonly Place[] {
   const places = v1Files[file];
   if (places === undefined) throw failedPrecondition(`setting ${file}: it needs cgroup v2, this node has v1`);
   return places(value);
+}
+
+/** `default 100` or `8:0 100`. */
+function bfqWeight(line: string): readonly Place[] {
+  const weight = /^(?:default )?(\d+)$/.exec(line)?.[1];
+  return [
+    weight === undefined
+      ? { controller: 'blkio', file: 'blkio.bfq.weight_device', value: line }
+      : { controller: 'blkio', file: 'blkio.bfq.weight', value: weight },
+  ];
 }
 
 const throttleFiles: Readonly<Record<string, string>> = {

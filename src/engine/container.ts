@@ -6,13 +6,16 @@
 import { randomBytes } from 'node:crypto';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
+import { disksLike } from '../sys/block-devices.ts';
 import { killCgroup, processes } from '../sys/cgroup-processes.ts';
 import { readMemoryUsage } from '../sys/cgroup-values.ts';
+import { ioWeightFile } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../sys/syscalls.ts';
 import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { ensureAppArmorProfile } from './apparmor-profiles.ts';
+import { blockioClassOf, blockioValues } from './blockio.ts';
 import { mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 import { openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
@@ -77,8 +80,9 @@ function readySandbox(deps: EngineDeps, id: string): SandboxView {
   return sandbox;
 }
 
-async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: ContainerSpec, image: ContainerImage): Promise<string> {
+async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: ContainerSpec, image: ContainerImage): Promise<string> {
   const id = newId();
+  const spec = { ...asked, resources: withBlockio(deps, sandbox, asked) };
   const { step, timeline } = createStopwatch(deps.observeStep);
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
@@ -103,6 +107,13 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, spec: Conta
     await discard(deps, id).catch((leftover: unknown) => deps.log.warn({ id, reason: reasonOf(leftover) }, 'left for recovery'));
     throw failedTo(`creating container ${spec.metadata.name}`, error);
   }
+}
+
+/** What the request names stands over what the annotations' class gives. */
+function withBlockio({ blockio, cgroups }: EngineDeps, { record }: SandboxView, { metadata, annotations, resources }: ContainerSpec): Resources {
+  const name = blockioClassOf(metadata.name, annotations, record.spec.annotations);
+  if (blockio === null || name === undefined) return resources;
+  return mergeResources({ unified: blockioValues(blockio, name, disksLike, ioWeightFile(cgroups)) }, resources);
 }
 
 /** Of all layers that a container stands on: its own image's, and those of images that are its volumes. */

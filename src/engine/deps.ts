@@ -6,6 +6,7 @@ import type { Log } from '../lib/log.ts';
 import type { KeyedQueue } from '../lib/queue.ts';
 import type { CgroupFacts } from '../sys/cgroup-facts.ts';
 import type { HostFacts } from '../sys/host.ts';
+import type { BlockioClasses } from './blockio.ts';
 import type { CgroupDriver } from './cgroup-driver.ts';
 import type { Creations } from './creations.ts';
 import type { Rlimit } from './credentials.ts';
@@ -54,6 +55,8 @@ export type EngineDeps = {
   readonly seccomp: SeccompFilters;
   readonly network: Network;
   readonly layers: LayerLeases;
+  /** Null: annotations that ask for a class count for nothing. */
+  readonly blockio: BlockioClasses | null;
   readonly oomKills: OomKills;
   readonly watches: Watches;
   readonly creations: Creations;

@@ -1,9 +1,11 @@
 /**
  * Looks up devices on the host: those a container asks for, and for a privileged one all of them.
  */
+
 import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
+import { deviceNumbers } from '../sys/block-devices.ts';
 import type { DeviceRule } from './device-rules.ts';
 import { type DeviceNode, standardDevicePaths } from './devices.ts';
 import type { Device } from './spec.ts';
@@ -57,15 +59,6 @@ function devicesBelow(hostPath: string, containerPath: string): DeviceNode[] {
 
 function nodeOf(stat: Stats, path: string, hostPath: string): DeviceNode | undefined {
   if (!stat.isCharacterDevice() && !stat.isBlockDevice()) return undefined;
-  const { major, minor } = numbersOf(stat.rdev);
+  const { major, minor } = deviceNumbers(BigInt(stat.rdev));
   return { hostPath, path, type: stat.isBlockDevice() ? 'block' : 'char', major, minor, mode: stat.mode & 0o777, uid: stat.uid, gid: stat.gid };
-}
-
-/** gnu_dev_major(3) and gnu_dev_minor(3) on a number that may exceed 32 bits. */
-function numbersOf(rdev: number): { major: number; minor: number } {
-  const device = BigInt(rdev);
-  return {
-    major: Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n)),
-    minor: Number((device & 0xffn) | ((device >> 12n) & 0xffffff00n)),
-  };
 }

@@ -13,6 +13,7 @@ const keyedFiles: Readonly<Record<string, string>> = {
   'io.bfq.weight': 'default',
   'rdma.max': 'hca_handle=max hca_object=max',
   'misc.max': 'max',
+  'blkio.bfq.weight_device': 'default',
   'blkio.throttle.read_bps_device': '0',
   'blkio.throttle.write_bps_device': '0',
   'blkio.throttle.read_iops_device': '0',

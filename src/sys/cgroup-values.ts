@@ -37,8 +37,9 @@ export async function updateCgroup(facts: CgroupFacts, path: string, writes: rea
     const file = fileOf(facts, path, write);
     try {
       const before = await readFile(file, 'utf8');
+      const effective = before.trim() === '' ? await readFile(`${file}.effective`, 'utf8').catch(() => null) : null;
       await writeFileAsync(file, write.value);
-      done.push({ write, file, before });
+      done.push({ write, file, before, effective });
     } catch (error) {
       if (isTolerated(write, error)) continue;
       const failure = writeError(facts, path, write, error);
@@ -53,9 +54,18 @@ export async function updateCgroup(facts: CgroupFacts, path: string, writes: rea
   };
 }
 
-type Done = { readonly write: CgroupWrite; readonly file: string; readonly before: string };
+/** `effective`: what an empty list (v2: cpuset) amounted to. */
+type Done = { readonly write: CgroupWrite; readonly file: string; readonly before: string; readonly effective: string | null };
 
-const putBack = ({ write, file, before }: Done): Promise<void> => writeFileAsync(file, valueBefore(write.file, write.value, before));
+async function putBack({ write, file, before, effective }: Done): Promise<void> {
+  try {
+    await writeFileAsync(file, valueBefore(write.file, write.value, before));
+  } catch (error) {
+    // A cpuset with processes is not emptied again.
+    if (effective === null || !isErrno(error, 'ENOSPC')) throw error;
+    await writeFileAsync(file, effective);
+  }
+}
 
 function isTolerated(write: CgroupWrite, error: unknown): boolean {
   return write.tolerate === 'missing' && isErrno(error, 'ENOENT');

@@ -163,6 +163,13 @@ function enableInOneWrite(file: string, controllers: readonly string[]): string 
   }
 }
 
+/** By which name weights of block I/O are given: bfq's where that is loaded. The root has neither file, so any other cgroup is asked; v1 has bfq's only. */
+export function ioWeightFile(facts: CgroupFacts): 'io.bfq.weight' | 'io.weight' {
+  if (facts.version === 1) return 'io.bfq.weight';
+  const anyHas = childrenOf(facts.root).some((name) => existsSync(`${facts.root}/${name}/io.bfq.weight`));
+  return anyHas ? 'io.bfq.weight' : 'io.weight';
+}
+
 /** Restricts the devices of a cgroup that has no child yet. @throws {BerthError} INTERNAL. */
 export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolicy): void {
   checkPath(path);

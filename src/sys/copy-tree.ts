@@ -3,8 +3,10 @@
  *
  * Files share their blocks where the file system can (FICLONE). Names are byte strings (one character a byte). Nobody else may use the tree meanwhile.
  */
+
 import { constants, lstatSync } from 'node:fs';
 import { copyFile, link, lstat, mkdir, readdir, readlink, rm, symlink } from 'node:fs/promises';
+import { deviceNumbers } from './block-devices.ts';
 import { checked, isErrno, libc } from './ffi.ts';
 import { makeNodeAt, setLinkOwner, setLinkTimes, setNodeOwnerAndMode } from './inodes.ts';
 import { AT_FDCWD } from './syscalls.ts';
@@ -59,16 +61,8 @@ async function makeCopy(source: string, target: string, stat: Stats): Promise<vo
   else if (stat.isSymbolicLink()) await symlink(await readlink(bytesOf(source), 'buffer'), bytesOf(target));
   else {
     const kind = stat.isFIFO() ? 'fifo' : stat.isBlockDevice() ? 'block' : 'char';
-    makeNodeAt(AT_FDCWD, target, { kind, ...numbersOf(stat.rdev) });
+    makeNodeAt(AT_FDCWD, target, { kind, ...deviceNumbers(stat.rdev) });
   }
-}
-
-/** As the kernel gives them to user space: include/linux/kdev_t.h, new_decode_dev(), widened as glibc's. */
-function numbersOf(device: bigint): { major: number; minor: number } {
-  return {
-    major: Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n)),
-    minor: Number((device & 0xffn) | ((device >> 12n) & 0xffffff00n)),
-  };
 }
 
 function describe(source: string, target: string, stat: Stats, shift: IdShift): void {

@@ -3,4 +3,4 @@
  */
 import { limitTests } from '../support/limits.ts';
 
-limitTests();
+limitTests({ reloads: false });

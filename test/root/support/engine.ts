@@ -79,6 +79,7 @@ export async function startEngine(
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
+    blockio: null,
     layers: { lease: () => {}, release: () => {} },
     oomKills: createOomKills({ store, kernelLog: openKernelLog(), log: createLog('silent') }),
     watches: createWatches(),
@@ -94,6 +95,7 @@ export async function startEngine(
     removeIfEmpty(deps.cgroups, settings.defaultCgroupParent);
     deps.monitor.close();
     deps.oomKills.close();
+    deps.cgroupDriver.close();
     rmSync(directory, { recursive: true, force: true });
   };
   return { engine, deps, image, directory, end };

@@ -3,7 +3,7 @@
  *
  * Pure.
  */
-import { invalidArgument } from '../lib/errors.ts';
+import { invalidArgument } from './errors.ts';
 
 const decimal: Readonly<Record<string, number>> = { n: -9, u: -6, m: -3, '': 0, k: 3, M: 6, G: 9, T: 12, P: 15, E: 18 };
 const binary: Readonly<Record<string, number>> = { Ki: 10, Mi: 20, Gi: 30, Ti: 40, Pi: 50, Ei: 60 };

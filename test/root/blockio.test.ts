@@ -1,0 +1,64 @@
+/** Classes of block I/O from a pod's annotations to the kernel. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { parseBlockioClasses } from '../../src/engine/blockio.ts';
+import { createEngine, type Engine } from '../../src/engine/engine.ts';
+import { controllerDirectory } from '../../src/sys/cgroup-facts.ts';
+import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+
+const annotation = 'blockio.resources.beta.kubernetes.io/pod';
+let host: TestEngine;
+let engine: Engine;
+let disk: string;
+
+before(async () => {
+  host = await startEngine();
+  const file = join(host.directory, 'disk');
+  writeFileSync(file, Buffer.alloc(1 << 20));
+  disk = execFileSync('losetup', ['--show', '-f', file], { encoding: 'utf8' }).trim();
+  const text = JSON.stringify({
+    Classes: { slow: [{ Devices: [disk, '/dev/no-such-disk*', '/dev/null'], ThrottleReadBps: '10M', ThrottleWriteIOPS: '1k' }] },
+  });
+  engine = createEngine({ ...host.deps, blockio: parseBlockioClasses(text) });
+});
+after(async () => {
+  execFileSync('losetup', ['-d', disk]);
+  await host.end();
+});
+
+async function create(of: Engine, className: string, unified = {}): Promise<string> {
+  const sandboxId = await of.runSandbox(sandboxSpec({ annotations: { [annotation]: className } }));
+  return of.createContainer(sandboxId, containerSpec(['sleep', '1000'], { resources: { unified } }), host.image);
+}
+
+/** What the kernel limits reads of the disk to. */
+function readRate(id: string): string | undefined {
+  const { cgroups } = host.deps;
+  const { rdev } = statSync(disk);
+  const number = `${rdev >> 8}:${rdev & 0xff}`;
+  const [controller, file] = cgroups.version === 2 ? ['io', 'io.max'] : ['blkio', 'blkio.throttle.read_bps_device'];
+  const text = readFileSync(`${controllerDirectory(cgroups, host.engine.container(id).record.cgroupPath, controller)}/${file}`, 'utf8');
+  const line = text.split('\n').find((each) => each.startsWith(`${number} `));
+  return /rbps=(\d+)|:\d+ (\d+)/
+    .exec(line ?? '')
+    ?.slice(1)
+    .find(Boolean);
+}
+
+test("a pod's class limits its containers on the disks that are there, and stays through an update", async () => {
+  const id = await create(engine, 'slow');
+  assert.equal(readRate(id), '10000000');
+  await engine.updateResources(id, { cpuShares: 512 });
+  assert.equal(readRate(id), '10000000');
+});
+
+test('a class that the node has not is refused by its name', async () => {
+  await assert.rejects(create(engine, 'fast'), /class of block I\/O "fast" is not on this node; there are slow/);
+});
+
+test('without classes on the node the annotation counts for nothing', async () => {
+  assert.equal(readRate(await create(host.engine, 'fast')), undefined);
+});
