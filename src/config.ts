@@ -42,11 +42,11 @@ export type Config = {
   readonly logLineBytesMax: number;
   readonly isVolatile: boolean;
   readonly snapshotter: 'auto' | 'overlay' | 'native';
+  readonly imageDevices: 'keep' | 'skip' | 'refuse';
   readonly pinnedImages: readonly string[];
   readonly defaultUlimits: readonly Ulimit[];
   readonly defaultSysctls: Readonly<Record<string, string>>;
 };
-  readonly imageDevices: 'keep' | 'skip' | 'refuse';
 
 /** `name` as in setrlimit(2) without `RLIMIT_`, lower case. */
 export type Ulimit = { readonly name: string; readonly soft: number; readonly hard: number };
@@ -218,6 +218,13 @@ const settings = [
     meaning:
       'How containers get their roots: overlay stacks layers; native copies them, for file systems without overlay: slow, and without image volumes. auto: native where overlay does not work.',
   },
+  {
+    key: 'image_devices',
+    default: 'keep',
+    format: { pattern: /^(keep|skip|refuse)$/, text: 'keep, skip or refuse' },
+    meaning:
+      'Device nodes in images: keep makes them (a container opens only those that its pod gives it), skip leaves them out, refuse fails the pull. For layers that are unpacked from then on.',
+  },
   { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
   {
     key: 'default_ulimits',
@@ -243,13 +250,6 @@ export const flagSettings = table.flatMap(({ flag, key, meaning, default: value 
 /**
  * @param tomlText the configuration file; '' when there is none.
  * @throws {BerthError} INVALID_ARGUMENT for text that is no TOML, an unknown key (with the nearest known one), a wrong type or a value out of bounds.
-  {
-    key: 'image_devices',
-    default: 'keep',
-    format: { pattern: /^(keep|skip|refuse)$/, text: 'keep, skip or refuse' },
-    meaning:
-      'Device nodes in images: keep makes them (a container opens only those that its pod gives it), skip leaves them out, refuse fails the pull. For layers that are unpacked from then on.',
-  },
  */
 export function loadConfig(tomlText: string, flags: Flags): Config {
   const file = parseToml(tomlText);
@@ -290,6 +290,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     logLineBytesMax: number('log_line_bytes_max'),
     isVolatile: value('volatile_layers') as boolean,
     snapshotter: text('snapshotter') as Config['snapshotter'],
+    imageDevices: text('image_devices') as Config['imageDevices'],
     pinnedImages: list('pinned_images'),
     defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
     defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),
@@ -317,7 +318,6 @@ function parseToml(text: string): Record<string, unknown> {
 
 function effectiveValue(setting: Setting, fromFile: unknown, fromFlag: string | undefined): Value {
   // Only texts and lists have flags.
-    imageDevices: text('image_devices') as Config['imageDevices'],
   if (fromFlag !== undefined) return checked(setting, Array.isArray(setting.default) ? fromFlag.split(':') : fromFlag, `flag --${setting.flag}`);
   return fromFile === undefined ? setting.default : checked(setting, fromFile, setting.key);
 }

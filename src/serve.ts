@@ -229,6 +229,11 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   };
 }
 
+function wireUnpacker(config: Config): Unpacker {
+  const workerFile = new URL('./images/unpack-worker.ts', import.meta.url);
+  return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
+}
+
 function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'> & { readonly log: Log }): ImagePuller {
   const registry = createRegistryClient({
     registryDir: config.registryDir,
@@ -242,21 +247,6 @@ function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'
 
 function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {
   if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createRoots(config.root, config.isVolatile);
-function wireUnpacker(config: Config): Unpacker {
-  const workerFile = new URL('./images/unpack-worker.ts', import.meta.url);
-  return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
-}
-
-function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
-  return {
-    ...driver,
-    create: (path) => trace('cgroup.create', () => driver.create(path)),
-    adopt: (path, values) => trace('cgroup.adopt', () => driver.adopt(path, values)),
-    update: (path, change) => trace('cgroup.update', () => driver.update(path, change)),
-    remove: (path) => trace('cgroup.remove', () => driver.remove(path)),
-  };
-}
-
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
   return createNativeRoots(config.root);
