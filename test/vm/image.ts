@@ -39,7 +39,7 @@ const cacheDir = process.env['BERTH_TEST_CACHE'] ?? join(process.env['XDG_CACHE_
 /** A node's packages, and what tests and critest call. */
 const guestPackages = [
   ...['kmod', 'busybox-static', 'systemd', 'systemd-sysv', 'dbus', 'procps', 'iproute2', 'iptables', 'conntrack'],
-  ...['containernetworking-plugins', 'docker-registry', 'libseccomp2', 'libstdc++6', 'apparmor', 'openssl', 'ca-certificates'],
+  ...['containernetworking-plugins', 'docker-registry', 'libseccomp2', 'libstdc++6', 'e2fsprogs', 'apparmor', 'openssl', 'ca-certificates'],
 ];
 
 /** Of the root disk nobody reads these, and most of the time goes into writing them. */
@@ -47,8 +47,8 @@ const leftOut = [
   ...['doc', 'man', 'locale', 'info'].map((name) => `/usr/share/${name}/*`),
   ...['sound', 'drivers/gpu', 'drivers/media', 'drivers/usb', 'drivers/scsi', 'drivers/infiniband', 'drivers/iio', 'drivers/hwmon', 'drivers/ata'],
   ...['drivers/net/ethernet', 'drivers/net/wireless', 'drivers/net/can', 'drivers/input', 'drivers/staging', 'drivers/hid', 'drivers/platform'],
-  ...['fs/ocfs2', 'fs/xfs', 'fs/btrfs', 'fs/smb', 'fs/ceph', 'fs/nfs', 'fs/gfs2'],
-].map((path) => (path.startsWith('/') ? path : `/lib/modules/*/kernel/${path}/*`));
+  ...['fs/ocfs2', 'fs/smb', 'fs/ceph', 'fs/nfs', 'fs/gfs2'],
+].map((path) => (path.startsWith('/') ? path : `*/lib/modules/*/kernel/${path}/*`));
 
 /** What leads to the root disk and the output, in an order in which each finds what it needs. */
 const earlyModules = ['virtio_pci', 'virtio_blk', 'virtio_console', 'crc32c_generic', 'ext4'];

@@ -26,9 +26,11 @@ const lateCode = 124;
 const brokenCode = 125;
 const consoleLinesShown = 40;
 
-process.exitCode = await main(readOptions(process.argv.slice(2)));
+process.exitCode = await main(process.argv.slice(2));
 
-async function main(options: Options): Promise<number> {
+async function main(argv: readonly string[]): Promise<number> {
+  const options = readOptions(argv);
+  if (options === undefined) return complain('usage: npm run vm -- [--systemd] [--apparmor] [--timeout SECONDS] COMMAND [ARG ...]');
   const lack = whyNoVm();
   if (lack !== undefined) return complain(lack);
   const image = prepareImage();
@@ -46,17 +48,17 @@ async function main(options: Options): Promise<number> {
 }
 
 /** All that follows the first word that is no option is the command, with its own options. */
-function readOptions(argv: readonly string[]): Options {
+function readOptions(argv: readonly string[]): Options | undefined {
   const options = { systemd: { type: 'boolean' }, apparmor: { type: 'boolean' }, timeout: { type: 'string' } } as const;
   const { tokens } = parseArgs({ args: [...argv], options, strict: false, tokens: true });
   const start = tokens.find(({ kind }) => kind !== 'option');
   const at = start?.index ?? argv.length;
-  const { values } = parseArgs({ args: argv.slice(0, at), options });
+  const { values } = parseArgs({ args: argv.slice(0, at), options, strict: false });
+  const isKnown = Object.keys(values).every((name) => name in options);
   const command = argv.slice(start?.kind === 'option-terminator' ? at + 1 : at);
   const timeoutSeconds = Number(values.timeout ?? 600);
-  if (command.length === 0 || !(timeoutSeconds > 0))
-    throw new Error('usage: npm run vm -- [--systemd] [--apparmor] [--timeout SECONDS] COMMAND [ARG ...]');
-  return { hasSystemd: values.systemd ?? false, hasAppArmor: values.apparmor ?? false, timeoutSeconds, command };
+  if (!isKnown || command.length === 0 || !(timeoutSeconds > 0)) return undefined;
+  return { hasSystemd: values.systemd === true, hasAppArmor: values.apparmor === true, timeoutSeconds, command };
 }
 
 /** What guest/vm-job reads and writes, in `share`; and files of qemu's beside it. */
@@ -106,7 +108,9 @@ function kernelWords(options: Options): string {
 }
 
 /** In values of qemu's options a comma is written twice. */
-const quote = (path: string) => path.replaceAll(',', ',,');
+function quote(path: string): string {
+  return path.replaceAll(',', ',,');
+}
 
 /** The machine ends with this process, however that ends. @returns whether it was ended for being late. */
 async function runMachine(command: readonly string[], jobDir: string, timeoutSeconds: number): Promise<boolean> {
