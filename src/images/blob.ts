@@ -10,15 +10,22 @@ import { BerthError, failedPrecondition } from '../lib/errors.ts';
 import { chunksOf } from './body.ts';
 import { failureOfError, HostFailure, retryDelayMs } from './failure.ts';
 
+/** `host` for messages. */
+export type BlobResponse = { readonly message: IncomingMessage; readonly host: string };
+
+/** A connection that broke, and is followed by another in `delayMs`. */
+export type Break = { readonly host: string; readonly failure: HostFailure; readonly position: number; readonly delayMs: number };
+
 export type BlobDeps = {
   /** A response with the bytes from `offset` on (status 206), or with all of them (200). Has its own retries. */
-  readonly open: (offset: number) => Promise<IncomingMessage>;
+  readonly open: (offset: number) => Promise<BlobResponse>;
   readonly timing: { readonly stallTimeoutMs: number; readonly backoffMs: number; readonly backoffMsMax: number };
   readonly signal: AbortSignal;
   /** For messages. */
   readonly subject: string;
   /** Throws when the caller has given up. */
   readonly throwIfOver: () => void;
+  readonly onBreak: (broken: Break) => void;
 };
 
 /** Breaks one after the other without a byte between them. */
@@ -60,17 +67,17 @@ export async function streamBlob(
     destroy: (error, done) => {
       left.abort();
       // Before the first read nothing else holds it.
-      first.destroy();
+      first.message.destroy();
       done(error);
     },
   });
   return { stream, offset };
 }
 
-async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first: IncomingMessage): AsyncGenerator<Buffer, undefined> {
+async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first: BlobResponse): AsyncGenerator<Buffer, undefined> {
   let position = offset;
   let barrenBreaks = 0;
-  let message = first;
+  let { message, host } = first;
   for (let breaks = 0; ; breaks += 1) {
     const from = position;
     try {
@@ -86,12 +93,17 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
       barrenBreaks = position > from ? 0 : barrenBreaks + 1;
       const failure = failureOfError(error);
       const delayMs = retryDelayMs(failure, barrenBreaks, deps.timing, Math.random());
-      if (delayMs === undefined) throw new BerthError('FAILED_PRECONDITION', `pulling ${deps.subject}: ${failure.message}`, error);
+      if (delayMs === undefined) throw new BerthError('FAILED_PRECONDITION', `pulling ${deps.subject} from ${host}: ${failure.message}`, error);
       if (barrenBreaks >= barrenBreaksMax || breaks >= breaksMax)
-        throw new BerthError('UNAVAILABLE', `RegistryUnavailable: pulling ${deps.subject}: ${failure.message}`, error);
+        throw new BerthError(
+          'UNAVAILABLE',
+          `RegistryUnavailable: pulling ${deps.subject} from ${host}: ${failure.message}, after ${breaks} breaks`,
+          error,
+        );
+      deps.onBreak({ host, failure, position, delayMs });
       await sleep(delayMs, undefined, { signal: deps.signal }).catch(() => deps.throwIfOver());
     }
-    message = await deps.open(position);
+    ({ message, host } = await deps.open(position));
     if (!deps.signal.aborted) continue;
     message.destroy();
     deps.throwIfOver();

@@ -9,7 +9,7 @@ import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import { credentialsFrom, isAddressOf, type RegistryAuth } from './auth.ts';
-import { streamBlob } from './blob.ts';
+import { type Break, streamBlob } from './blob.ts';
 import { readBody } from './body.ts';
 import { type Attempt, errorOfAttempts, failureOfError, HostFailure, retryDelayMs } from './failure.ts';
 import { createHostClient, type HostClient } from './host-client.ts';
@@ -137,9 +137,12 @@ function createSession(deps: SessionDeps): RegistrySession {
     },
     openBlob: (descriptor, options) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
-      const open = (offset: number) => ask(subject, 'pull', (client) => getBlob(client, descriptor, offset));
+      const open = (offset: number) =>
+        ask(subject, 'pull', async (client) => ({ message: await getBlob(client, descriptor, offset), host: client.origin }));
+      const onBreak = ({ failure, delayMs, ...where }: Break) =>
+        deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'a download broke, and goes on where it was');
       return streamBlob(
-        { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject) },
+        { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject), onBreak },
         descriptor,
         options?.offset ?? 0,
       );
@@ -165,13 +168,15 @@ function createAsker(deps: SessionDeps): Asker {
     const attempts: Attempt[] = [];
     for (const [position, client] of ordered.entries()) {
       try {
-        return await askPatiently(deps, client, position === ordered.length - 1, act);
+        return await askPatiently(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
       } catch (error) {
         throwIfOver(deps.signal, subject);
         const failure = failureOfError(error);
         attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
         if (failure.kind === 'unreachable' || failure.kind === 'busy') failing.add(client);
-        deps.log?.debug({ host: client.origin, kind: failure.kind, reason: failure.message, subject }, 'registry host failed');
+        // The last one's failure is the error's own; a mirror that lacks an image does what mirrors do.
+        const level = position === ordered.length - 1 || failure.kind === 'missing' ? 'debug' : 'warn';
+        deps.log?.[level]({ subject, host: client.origin, kind: failure.kind, reason: failure.message }, 'a registry host failed');
       }
     }
     throw errorOfAttempts(subject, attempts);
@@ -186,7 +191,9 @@ function createAsker(deps: SessionDeps): Asker {
   return { ask, avoidMirrors };
 }
 
-async function askPatiently<T>(deps: SessionDeps, client: HostClient, isLast: boolean, act: (client: HostClient) => Promise<T>): Promise<T> {
+type Turn = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean };
+
+async function askPatiently<T>(deps: SessionDeps, { client, subject, isLast }: Turn, act: (client: HostClient) => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await act(client);
@@ -196,6 +203,8 @@ async function askPatiently<T>(deps: SessionDeps, client: HostClient, isLast: bo
       if (delayMs === undefined || attempt + 1 >= (isLast ? attemptsMax : attemptsBeforeNextHostMax)) throw failure;
       // Nothing listens there, or it asks for patience: with another host to ask, waiting would be lost time.
       if (!isLast && (failure.kind === 'unreachable' || failure.retryAfterMs !== undefined)) throw failure;
+      const { kind, message: reason } = failure;
+      deps.log?.warn({ subject, host: client.origin, attempt, kind, reason, delayMs: Math.round(delayMs) }, 'a registry host is asked again');
       await sleep(delayMs, undefined, { signal: deps.signal });
     }
   }
