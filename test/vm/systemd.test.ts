@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { type Daemon, isBuilt, makePlace, type Place, startDaemon } from '../root/support/daemon.ts';
@@ -256,5 +256,37 @@ test('a restart of D-Bus, and of systemd itself, is no end of anything', options
     assert.match(systemctl('show', next.scope, '-p', 'ActiveState'), /=active/);
     await eventually('all values are exact', () => JSON.stringify(valuesOf(path)) === JSON.stringify(values));
     assert.match(await readDisk(id), /Operation not permitted/);
+  }
+});
+
+test("what cAdvisor looks for lies in the kubelet's slice, through daemon-reload, and goes with the pod", options, async () => {
+  const socket = '/run/berth-test-crio/crio.sock';
+  const config = join(place.directory, 'config.toml');
+  const plain = readFileSync(config, 'utf8');
+  await daemon.end('SIGTERM');
+  writeFileSync(config, `${plain}cadvisor_socket = "${socket}"\n`);
+  daemon = await startDaemon(place);
+  try {
+    const security_context = { namespace_options: { network: 'POD', pid: 'CONTAINER' } };
+    const sandbox = await pod({ security_context });
+    const id = await runContainer(daemon.client, sandbox, image, 'main', idle, { linux: { resources: { memory_limit_in_bytes: String(64 * MiB) } } });
+    const names = [`crio-${id}.scope`, `crio-${sandbox.id}.scope`].sort();
+    assert.deepEqual(below(podPath).sort(), names);
+    assert.equal(systemctl('show', `crio-${id}.scope`, '-p', 'ActiveState', '--value'), 'active');
+    systemctl('daemon-reload');
+    await eventually('systemd has answered', () => systemctl('show', `crio-${id}.scope`, '-p', 'MemoryMax', '--value') === String(64 * MiB));
+    assert.deepEqual(below(podPath).sort(), names);
+    assert.equal(value(`${podPath}/crio-${id}.scope`, 'memory.max'), String(64 * MiB));
+    // Off again: what is there under this name goes on, and goes away.
+    await daemon.end('SIGTERM');
+    writeFileSync(config, plain);
+    daemon = await startDaemon(place);
+    assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
+    await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: sandbox.id });
+    assert.deepEqual(below(podPath), []);
+    assert.equal(systemctl('list-units', '--all', '--plain', '--no-legend', 'crio-*'), '');
+  } finally {
+    writeFileSync(config, plain);
+    rmSync(dirname(socket), { recursive: true, force: true });
   }
 });
