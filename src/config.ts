@@ -30,6 +30,8 @@ export type Config = {
     readonly port: number;
     readonly tls?: { readonly certFile: string; readonly keyFile: string };
   };
+  /** Null: nothing is traced. */
+  readonly tracing: { readonly endpoint: string; readonly samplingRatePerMillion: number } | null;
   readonly logLevel: string;
   readonly cgroupDriver: 'auto' | 'systemd' | 'cgroupfs';
   readonly cgroupParent: string;
@@ -134,6 +136,20 @@ const settings = [
     format: { pattern: /^($|\/)/, text: 'an absolute path' },
     meaning:
       'Where the cAdvisor inside the kubelet is answered in the place of CRI-O, so that /metrics/cadvisor has the labels and the network of pods: /var/run/crio/crio.sock, for it looks nowhere else, and only when the kubelet starts; empty: nowhere. New cgroups are called crio-ID.scope then.',
+  },
+  {
+    key: 'tracing_endpoint',
+    default: '',
+    format: { pattern: /^($|https?:\/\/[^\s/])/, text: 'an http or https URL' },
+    meaning:
+      'Where spans are sent by OTLP over HTTP, as http://127.0.0.1:4318 (/v1/traces is appended); empty: nothing is traced. OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES of the environment hold.',
+  },
+  {
+    key: 'tracing_sampling_rate_per_million',
+    default: 0,
+    min: 0,
+    max: 1_000_000,
+    meaning: 'How many of a million calls are traced that no trace of the caller comes with; for all others the caller has decided.',
   },
   {
     key: 'stream_address',
@@ -279,6 +295,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
       port: number('stream_port'),
       ...toTls(text('stream_tls_cert'), text('stream_tls_key')),
     }),
+    tracing: toTracing(text('tracing_endpoint'), number('tracing_sampling_rate_per_million')),
     logLevel: text('log_level'),
     cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
     cgroupParent: text('cgroup_parent'),
@@ -295,6 +312,10 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
     defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),
   });
+}
+
+function toTracing(endpoint: string, samplingRatePerMillion: number): Config['tracing'] {
+  return endpoint === '' ? null : Object.freeze({ endpoint: `${endpoint.replace(/\/+$/, '')}/v1/traces`, samplingRatePerMillion });
 }
 
 function toTls(certFile: string, keyFile: string): Pick<Config['stream'], 'tls'> {

@@ -1,7 +1,7 @@
 /**
- * Wires what shows the daemon at work: /metrics, and a log whose level can change while it runs.
+ * Wires what shows the daemon at work: /metrics, traces, and a log whose level can change while it runs.
  *
- * Without metrics nothing is loaded, counted or kept for them.
+ * Without metrics nothing is loaded, counted or kept for them; the same for traces.
  */
 import type { Config } from './config.ts';
 import { type Series, sandboxSeries } from './cri/metric-families.ts';
@@ -11,8 +11,9 @@ import type { EngineDeps } from './engine/deps.ts';
 import type { Engine } from './engine/engine.ts';
 import type { ImageStore } from './images/store.ts';
 import { failedPrecondition, reasonOf } from './lib/errors.ts';
-import type { AdjustableLog } from './lib/log.ts';
+import type { AdjustableLog, Log } from './lib/log.ts';
 import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
+import type { createTracing, Tracing } from './tracing.ts';
 import { version } from './version.ts';
 
 export type Observability = {
@@ -59,6 +60,17 @@ async function usageText({ sandboxes, details }: UsageSource): Promise<string> {
     series.push(...own, ...[...containers.values()].flat());
   }
   return metricsText(series);
+}
+
+/** @returns undefined when nothing is to be traced. */
+export async function openTracing(
+  settings: Config['tracing'],
+  { log, observers }: { readonly log: Log; readonly observers: Observability['observers'] },
+): Promise<Tracing | undefined> {
+  if (settings === null) return undefined;
+  const program = new URL('./tracing.ts', import.meta.url);
+  const loaded = (await import(program.href)) as { createTracing: typeof createTracing };
+  return loaded.createTracing({ ...settings, version, log, ...(observers ? { observe: observers.spans } : {}) });
 }
 
 /**

@@ -11,7 +11,7 @@ import { loadContract } from './cri/contract.ts';
 import { createItemBytes } from './cri/item-bytes.ts';
 import { listen } from './cri/server.ts';
 import { announcingStore } from './engine/announcing-store.ts';
-import { chooseCgroupDriver } from './engine/cgroup-driver.ts';
+import { type CgroupDriver, chooseCgroupDriver } from './engine/cgroup-driver.ts';
 import { createCreations } from './engine/creations.ts';
 import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
@@ -38,8 +38,9 @@ import { createClock } from './lib/clock.ts';
 import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
+import type { Trace } from './lib/spans.ts';
 import { createNodeImages } from './node-images.ts';
-import { adjustOnHangup, type Observability, openObservability } from './observability.ts';
+import { adjustOnHangup, type Observability, openObservability, openTracing } from './observability.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
@@ -72,26 +73,22 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   adjustOnHangup(log, () => readConfig().logLevel);
   const observability = await openObservability(config);
   const { observers } = observability;
+  const tracing = await openTracing(config.tracing, { log, observers });
+  const watchers = { observers, ...(tracing ? { trace: tracing.trace } : {}) };
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
   const unpacker = wireUnpacker(config);
   const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
-  const network = await wireNetwork(config, log, observers);
-  const deps = await wireEngine(config, { facts, images, network, log, observers });
+  const network = await wireNetwork(config, log, watchers);
+  const deps = await wireEngine(config, { facts, images, network, log, ...watchers });
   await recover(deps);
   await images.collect();
   await network.collectGarbage(deps.store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
     log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
   });
 
-  const puller = wirePuller(config, {
-    store: images,
-    unpacker,
-    log,
-    ...(policy ? { policy } : {}),
-    ...(observers ? { observe: observers.pull } : {}),
-  });
+  const puller = wirePuller(config, { store: images, unpacker, log, ...(policy ? { policy } : {}) }, watchers);
   const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
   await observability.serve(deps, images, engine);
@@ -108,6 +105,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     log,
     afterChange: createIdleCollector(idleCollectMs),
     ...(observers ? { observe: observers.call } : {}),
+    ...(tracing ? { traceCall: tracing.traceCall } : {}),
   });
   log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, cgroupDriver: deps.cgroupDriver.name, kernel: facts.kernel }, 'serving');
 
@@ -121,6 +119,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   await streaming.close();
   network.close();
   await unpacker.close();
+  await tracing?.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
   // Watches on containers that run on would keep the process.
   process.exit(0);
@@ -157,7 +156,9 @@ function checkNode(config: Config): HostFacts {
   return facts;
 }
 
-function wireNetwork(config: Config, log: Log, observers: Observability['observers']): ReturnType<typeof createNetwork> {
+type Watchers = { readonly observers: Observability['observers']; readonly trace?: Trace };
+
+function wireNetwork(config: Config, log: Log, { observers, trace }: Watchers): ReturnType<typeof createNetwork> {
   return createNetwork({
     confDir: config.cniConfDir,
     binDirs: config.cniBinDirs,
@@ -166,18 +167,18 @@ function wireNetwork(config: Config, log: Log, observers: Observability['observe
     addTimeoutMs: config.cniTimeoutMs,
     delTimeoutMs: config.cniTimeoutMs,
     ...(observers ? { observe: observers.plugin } : {}),
+    ...(trace ? { trace } : {}),
   });
 }
 
-type Parts = {
+type Parts = Watchers & {
   readonly facts: HostFacts;
   readonly images: ImageStore;
   readonly network: EngineDeps['network'];
   readonly log: Log;
-  readonly observers: Observability['observers'];
 };
 
-async function wireEngine(config: Config, { facts, images, network, log, observers }: Parts): Promise<EngineDeps> {
+async function wireEngine(config: Config, { facts, images, network, log, observers, trace }: Parts): Promise<EngineDeps> {
   const settings: EngineSettings = {
     rootDir: config.root,
     stateDir: config.state,
@@ -206,7 +207,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
-    cgroupDriver,
+    cgroupDriver: trace ? withSpans(cgroupDriver, trace) : cgroupDriver,
     store,
     events,
     roots: chooseRoots(config, facts, log),
@@ -225,6 +226,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     queue: createKeyedQueue(),
     clock,
     ...(observers ? { observeStep: observers.step } : {}),
+    ...(trace ? { trace } : {}),
     log,
   };
 }
@@ -234,7 +236,21 @@ function wireUnpacker(config: Config): Unpacker {
   return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
 }
 
-function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'> & { readonly log: Log }): ImagePuller {
+function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
+  return {
+    ...driver,
+    create: (path) => trace('cgroup.create', () => driver.create(path)),
+    adopt: (path, values) => trace('cgroup.adopt', () => driver.adopt(path, values)),
+    update: (path, change) => trace('cgroup.update', () => driver.update(path, change)),
+    remove: (path) => trace('cgroup.remove', () => driver.remove(path)),
+  };
+}
+
+function wirePuller(
+  config: Config,
+  deps: Pick<PullDeps, 'store' | 'unpacker' | 'policy'> & { readonly log: Log },
+  { observers, trace }: Watchers,
+): ImagePuller {
   const registry = createRegistryClient({
     registryDir: config.registryDir,
     userAgent: `berth/${version}`,
@@ -242,7 +258,8 @@ function wirePuller(config: Config, deps: Omit<PullDeps, 'registry' | 'platform'
     proxy: proxyFrom(process.env),
     timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
   });
-  return createImagePuller({ ...deps, registry, platform: toPlatform(process.arch) });
+  const observe = { ...(observers ? { observe: observers.pull } : {}), ...(trace ? { trace } : {}) };
+  return createImagePuller({ ...deps, ...observe, registry, platform: toPlatform(process.arch) });
 }
 
 function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {

@@ -8,6 +8,7 @@ import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, type ErrorCode, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import { type Trace, untraced } from '../lib/spans.ts';
 import { type ProgramResult, runProgram } from '../sys/spawn.ts';
 import type { NetworkList, PluginConfig } from './list.ts';
 import { type Attachment, type Command, planConfig, planEnvironment } from './request.ts';
@@ -21,6 +22,8 @@ export type PluginHost = {
   readonly environment: readonly string[];
   /** For metrics: told of each run of a plugin when it ends. */
   readonly observe?: (run: PluginRun) => void;
+  /** Each run is a span. */
+  readonly trace?: Trace;
 };
 
 /** `result`: `OK`, or the code of the failure. */
@@ -65,13 +68,17 @@ export async function invokePlugin(host: PluginHost, invocation: Invocation): Pr
   throw new Error('unreachable: the last delay is infinite');
 }
 
-async function invokeObserved(host: PluginHost, invocation: Invocation): Promise<Outcome> {
-  const startedAtMs = performance.now();
-  const outcome = await invokeOnce(host, invocation);
-  const { command, plugin } = invocation;
-  const result = outcome.isOk ? 'OK' : outcome.error.code;
-  host.observe?.({ plugin: plugin.type, command, result, seconds: (performance.now() - startedAtMs) / 1000 });
-  return outcome;
+function invokeObserved(host: PluginHost, invocation: Invocation): Promise<Outcome> {
+  const { command, list, plugin } = invocation;
+  return (host.trace ?? untraced)(`CNI ${command} ${plugin.type}`, async (span) => {
+    span.set({ 'cni.command': command, 'cni.plugin': plugin.type, 'cni.network': list.name });
+    const startedAtMs = performance.now();
+    const outcome = await invokeOnce(host, invocation);
+    const result = outcome.isOk ? 'OK' : outcome.error.code;
+    host.observe?.({ plugin: plugin.type, command, result, seconds: (performance.now() - startedAtMs) / 1000 });
+    if (!outcome.isOk) span.fail(outcome.error);
+    return outcome;
+  });
 }
 
 async function invokeOnce(host: PluginHost, invocation: Invocation): Promise<Outcome> {

@@ -8,6 +8,7 @@ import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Network, NetworkAttachment, NetworkResult } from '../engine/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
+import type { Trace } from '../lib/spans.ts';
 import { killByEnvironment } from '../sys/process-environment.ts';
 import { type Cache, openCache, type StoredEntry } from './cache.ts';
 import type { CacheEntry } from './cache-entry.ts';
@@ -34,6 +35,8 @@ export type NetworkDeps = {
   readonly environment?: readonly string[];
   /** For metrics: told of each run of a plugin when it ends. */
   readonly observe?: (run: PluginRun) => void;
+  /** Each run of a plugin is a span. */
+  readonly trace?: Trace;
 };
 
 /** What Status shows of the network when asked for details. */
@@ -87,6 +90,7 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
     binDirs: deps.binDirs,
     environment: deps.environment ?? defaultEnvironment,
     ...(deps.observe ? { observe: deps.observe } : {}),
+    ...(deps.trace ? { trace: deps.trace } : {}),
   };
   const cache = await openCache(deps.cacheDir).catch((error: unknown) => {
     throw failedTo(`opening the CNI cache ${deps.cacheDir}`, error);

@@ -34,7 +34,10 @@ async function serve(
   const server = new Server();
   server.addService(
     { One: { ...shape, path: '/t/One', responseStream: false }, Many: { ...shape, path: '/t/Many', responseStream: true } },
-    { One: guardUnary(deps, { rpc: 'One', isQuiet }, unary), Many: guardStreaming(deps, { rpc: 'Many', isQuiet }, streaming) },
+    {
+      One: guardUnary(deps, { rpc: 'One', path: '/t/One', isQuiet }, unary),
+      Many: guardStreaming(deps, { rpc: 'Many', path: '/t/Many', isQuiet }, streaming),
+    },
   );
   const target = `unix://${join(directory, name)}`;
   await new Promise<void>((resolve, reject) =>

@@ -6,18 +6,25 @@
 import type { handleServerStreamingCall, handleUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
 import { BerthError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
+import type { Attributes, TraceCall, TraceHeaders } from '../lib/spans.ts';
 import { type Failure, failureFrom } from './grpc-status.ts';
 
 export type EdgeDeps = {
   readonly log: Log;
   /** For metrics: called once for each call that ended. `code` is `OK` or the name of a gRPC code. */
   readonly observe?: (rpc: string, code: string, seconds: number) => void;
+  /** Each call is a span. */
+  readonly traceCall?: TraceCall;
   /** Called after each call that may have changed something. */
   readonly afterChange?: () => void;
 };
 
 export type Guarded = {
   readonly rpc: string;
+  /** With the service in front, as gRPC has it on the wire. */
+  readonly path: string;
+  /** For its span: what it is about. */
+  readonly describe?: (request: unknown, response: unknown) => Attributes;
   /** It changes nothing and comes all the time: no line in the log, unless it fails in a way that nobody foresaw. */
   readonly isQuiet: boolean;
 };
@@ -67,6 +74,7 @@ function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSign
 /** What of a call of grpc-js is needed here. */
 type Call = {
   readonly request: unknown;
+  readonly metadata: { readonly get: (key: string) => readonly (string | Buffer)[] };
   readonly getDeadline: () => Date | number;
   readonly on: (event: 'cancelled', listener: () => void) => unknown;
 };
@@ -81,10 +89,31 @@ async function supervise(deps: EdgeDeps, guarded: Guarded, call: Call, work: (si
   call.on('cancelled', () => {
     if (!hasEnded) controller.abort(reasonOfCancel(guarded.rpc, call.getDeadline()));
   });
-  const outcome = await settle(() => work(controller.signal), controller.signal);
+  const outcome = await traced(deps, guarded, call, () => settle(() => work(controller.signal), controller.signal));
   hasEnded = true;
   report(deps, guarded, call.request, outcome, performance.now() - startedAtMs);
   return outcome;
+}
+
+async function traced({ traceCall }: EdgeDeps, guarded: Guarded, call: Call, work: () => Promise<Outcome>): Promise<Outcome> {
+  if (traceCall === undefined) return work();
+  const method = guarded.path.replace(/^\//, '');
+  return traceCall(method, headersOf(call), async (span) => {
+    const outcome = await work();
+    if (!span.isRecorded) return outcome;
+    const { response, failure } = outcome;
+    span.set({ 'rpc.system.name': 'grpc', 'rpc.method': method, 'rpc.status_code': failure?.name ?? 'OK' });
+    span.set(guarded.describe?.(call.request, response) ?? {});
+    if (failure !== undefined) span.fail(new BerthError(failure.name, failure.details));
+    return outcome;
+  });
+}
+
+function headersOf({ metadata }: Call): TraceHeaders {
+  const [traceparent] = metadata.get('traceparent').map(String);
+  // A list may come in parts, RFC 9110 section 5.3.
+  const tracestate = metadata.get('tracestate').join(',');
+  return traceparent === undefined ? {} : { traceparent, ...(tracestate === '' ? {} : { tracestate }) };
 }
 
 async function settle(work: () => Promise<unknown>, signal: AbortSignal): Promise<Outcome> {

@@ -11,6 +11,7 @@ import type { Contract } from './contract.ts';
 import type { CriDeps } from './deps.ts';
 import { type EdgeDeps, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
 import { type AnyMethod, imageMethods, refuse, runtimeMethods } from './methods.ts';
+import { spanAttributes } from './span-attributes.ts';
 
 export type CriServer = {
   /** Waits for the calls in flight, at most so long; then ends them. The socket is gone afterwards. */
@@ -44,10 +45,11 @@ export async function listen(contract: Contract, socketPath: string, deps: CriDe
 type Methods = Readonly<Record<string, AnyMethod>>;
 
 function implementation(service: ServiceDefinition, methods: Methods, deps: CriDeps & EdgeDeps): UntypedServiceImplementation {
-  const handlers = Object.entries(service).map(([rpc, { responseStream }]) => {
+  const describe = (request: unknown, response: unknown) => spanAttributes(deps.engine, request, response);
+  const handlers = Object.entries(service).map(([rpc, { path, responseStream }]) => {
     const method = methods[rpc];
     if (method === undefined) throw new Error(`no method for ${rpc}`);
-    const guarded = { rpc, isQuiet: method.kind !== 'change' };
+    const guarded = { rpc, path, isQuiet: method.kind !== 'change', describe };
     const work = async (request: unknown, signal: AbortSignal) =>
       method.kind === 'missing' ? refuse(rpc, method) : method.handle(deps, request, signal);
     return [rpc, responseStream ? guardStreaming(deps, guarded, streamOf(work)) : guardUnary(deps, guarded, work)];

@@ -83,7 +83,7 @@ function readySandbox(deps: EngineDeps, id: string): SandboxView {
 async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: ContainerSpec, image: ContainerImage): Promise<string> {
   const id = newId();
   const spec = { ...asked, resources: withBlockio(deps, sandbox, asked) };
-  const { step, timeline } = createStopwatch(deps.observeStep);
+  const { step, timeline } = createStopwatch(deps);
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
     await ensureAppArmorProfile(spec.security.appArmorProfile);
@@ -161,7 +161,7 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
     } catch (error) {
       throw failedTo(attempt, error);
     }
-    const stopwatch = createStopwatch(deps.observeStep);
+    const stopwatch = createStopwatch(deps);
     try {
       await launch(deps, view, sandbox, stopwatch);
     } catch (error) {

@@ -17,7 +17,7 @@ import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
 import type { Network } from './spec.ts';
 import type { Store } from './store.ts';
-import type { Step } from './timeline.ts';
+import type { StepWatchers } from './timeline.ts';
 import type { Watches } from './watches.ts';
 
 export type EngineSettings = {
@@ -40,7 +40,7 @@ export type EngineSettings = {
 /** Keeps layers from being collected while a container stands on them. */
 export type LayerLeases = { readonly lease: (ownerId: string, diffIds: readonly string[]) => void; readonly release: (ownerId: string) => void };
 
-export type EngineDeps = {
+export type EngineDeps = StepWatchers & {
   readonly settings: EngineSettings;
   readonly facts: HostFacts;
   /** Null when pods can have user namespaces, else what this node lacks. */
@@ -62,7 +62,5 @@ export type EngineDeps = {
   readonly creations: Creations;
   readonly queue: KeyedQueue;
   readonly clock: Clock;
-  /** For metrics: told of each step of a start when it ends. */
-  readonly observeStep?: (step: Step, seconds: number) => void;
   readonly log: Log;
 };

@@ -7,6 +7,7 @@ import { openSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { endsWithin } from '../lib/deadline.ts';
 import { failedTo, internal, reasonOf } from '../lib/errors.ts';
+import { untraced } from '../lib/spans.ts';
 import { duplicate, type FdReader, readFd, writeFd } from '../sys/fd-streams.ts';
 import { killTree } from '../sys/process-tree.ts';
 import { close, programPipe } from '../sys/syscalls.ts';
@@ -39,7 +40,10 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
   const own = request.tty ? openSocket(registers) : openPipes(registers, request);
   try {
     const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
-    const { pid, exited } = await startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view) });
+    const { trace = untraced } = deps;
+    const { pid, exited } = await trace('exec.start', () =>
+      startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view) }),
+    );
     const ends = 'socket' in own ? terminalEnds(own.socket, request) : pipeEnds(own);
     return sessionOf(deps, view, { pid, exited }, ends);
   } catch (error) {

@@ -6,6 +6,7 @@
 import { openSync } from 'node:fs';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
+import { untraced } from '../lib/spans.ts';
 import { openProcessCgroup } from '../sys/cgroups.ts';
 import { killTree } from '../sys/process-tree.ts';
 import { processStartTime } from '../sys/processes.ts';
@@ -43,13 +44,14 @@ export type ExecResult = { readonly exitCode: number; readonly stdout: Buffer; r
  */
 export async function execSync(deps: EngineDeps, id: string, request: ExecRequest): Promise<ExecResult> {
   const view = containerOf(deps, id);
+  const { trace = untraced } = deps;
   const [out, outEnd] = pipe();
   const stdout = collect(out, outputBytesMax);
   const [err, errEnd] = pipe();
   const stderr = collect(err, outputBytesMax);
   try {
-    const { pid, exited } = await start(deps, view, request.argv, [outEnd, errEnd]);
-    await awaitEnd(deps, view, pid, exited, request);
+    const { pid, exited } = await trace('exec.start', () => start(deps, view, request.argv, [outEnd, errEnd]));
+    await trace('exec.run', () => awaitEnd(deps, view, pid, exited, request));
     const { exitCode } = await exited;
     return { exitCode, stdout: stdout.finish(), stderr: stderr.finish() };
   } finally {

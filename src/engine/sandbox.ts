@@ -59,7 +59,7 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
   const id = newId();
   const hasNetwork = spec.namespaces.network === 'pod';
   const netnsPath = netnsPathOf(deps, id);
-  const { step, timeline } = createStopwatch(deps.observeStep);
+  const { step, timeline } = createStopwatch(deps);
   try {
     const record: SandboxRecord = {
       version: recordVersion,

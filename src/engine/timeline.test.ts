@@ -5,10 +5,7 @@ import { createStopwatch } from './timeline.ts';
 function fixture() {
   let nowMs = 100;
   const observed: [string, number][] = [];
-  const watch = createStopwatch(
-    (step, seconds) => observed.push([step, seconds]),
-    () => nowMs,
-  );
+  const watch = createStopwatch({ observeStep: (step, seconds) => void observed.push([step, seconds]) }, () => nowMs);
   return { watch, observed, pass: (ms: number) => (nowMs += ms) };
 }
 

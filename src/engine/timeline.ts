@@ -1,6 +1,9 @@
 /**
  * How long each step of a pod's start took: a stopwatch around the steps, and what it leaves in a status. Pure.
+ *
+ * The one source of steps: the status, the metrics and the traces have them from here.
  */
+import { type Span, type Trace, untraced, whenOver } from '../lib/spans.ts';
 
 /** In the order in which a pod takes them. Each is a label of a metric, too: few, and never from outside. */
 export type Step =
@@ -20,29 +23,30 @@ export type Timeline = Readonly<Partial<Record<Step, number>>>;
 
 export type Stopwatch = {
   /** Does one step of the work, whose end is a promise's if it gives one. A step that fails counts as well. */
-  readonly step: <T>(name: Step, work: () => T) => T;
+  readonly step: <T>(name: Step, work: (span: Span) => T) => T;
   /** What has been done so far. */
   readonly timeline: () => Timeline;
 };
 
-/** @param observe told of each step when it ends. @param nowMs a clock that never goes back. */
-export function createStopwatch(observe?: (step: Step, seconds: number) => void, nowMs: () => number = () => performance.now()): Stopwatch {
+/** Who wants to know of steps. */
+export type StepWatchers = {
+  /** Told of each step when it ends. */
+  readonly observeStep?: (step: Step, seconds: number) => void;
+  /** Each step is a span. */
+  readonly trace?: Trace;
+};
+
+/** @param nowMs a clock that never goes back. */
+export function createStopwatch({ observeStep, trace = untraced }: StepWatchers, nowMs: () => number = () => performance.now()): Stopwatch {
   const timeline: Partial<Record<Step, number>> = {};
-  const step = <T>(name: Step, work: () => T): T => {
+  const step = <T>(name: Step, work: (span: Span) => T): T => {
     const startedAtMs = nowMs();
     const end = () => {
       const ms = nowMs() - startedAtMs;
       timeline[name] = Math.round(ms * 1000) / 1000;
-      observe?.(name, ms / 1000);
+      observeStep?.(name, ms / 1000);
     };
-    let isPending = false;
-    try {
-      const result = work();
-      isPending = result instanceof Promise;
-      return isPending ? ((result as Promise<unknown>).finally(end) as T) : result;
-    } finally {
-      if (!isPending) end();
-    }
+    return whenOver(() => trace(name, work), end);
   };
   return { step, timeline: () => ({ ...timeline }) };
 }

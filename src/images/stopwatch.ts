@@ -38,3 +38,8 @@ export function sumTimes(all: readonly LayerTimes[]): LayerTimes {
   const sum = (stage: LayerStage): number => Math.round(all.reduce((total, times) => total + times[stage], 0));
   return { wait: sum('wait'), digest: sum('digest'), decompress: sum('decompress'), diffId: sum('diffId'), files: sum('files') };
 }
+
+/** For a span: downloading and unpacking go on at the same time, so that their parts are sums and not spans. */
+export function timesToAttributes(times: LayerTimes): Readonly<Record<string, number>> {
+  return Object.fromEntries(Object.entries(times).map(([stage, ms]) => [`layer.${stage}_ms`, Math.round(ms * 1000) / 1000]));
+}

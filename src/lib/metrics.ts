@@ -13,6 +13,8 @@ export type Observers = {
   readonly step: (step: string, seconds: number) => void;
   /** `limit`: whose limit it was, of a few words. */
   readonly oomKills: (limit: string, kills: number) => void;
+  /** What became of spans that were to be sent: exported, failed or dropped. */
+  readonly spans: (result: string, spans: number) => void;
   /** Called when a session of exec, attach or port-forward begins, and what it gives back when it ends. */
   readonly session: (kind: SessionKind) => () => void;
 };
@@ -114,13 +116,6 @@ function createObservers(registers: Registers): Observers {
     buckets: stepSeconds,
     registers,
   });
-  const steps = new Histogram({
-    name: 'berth_pod_start_step_duration_seconds',
-    help: 'Time that each step took of making a sandbox, and of creating and starting a container.',
-    labelNames: ['step'],
-    buckets: stepSeconds,
-    registers,
-  });
   return {
     call: (method, code, seconds) => {
       calls.inc({ method, code });
@@ -137,10 +132,22 @@ function createObservers(registers: Registers): Observers {
       plugins.inc({ plugin, command, result });
       pluginDuration.observe({ plugin, command }, seconds);
     },
-    step: (step, seconds) => steps.observe({ step }, seconds),
+    step: observeSteps(registers),
     oomKills: observeOomKills(registers),
+    spans: observeSpans(registers),
     session: observeSessions(registers),
   };
+}
+
+function observeSteps(registers: Registers): Observers['step'] {
+  const steps = new Histogram({
+    name: 'berth_pod_start_step_duration_seconds',
+    help: 'Time that each step took of making a sandbox, and of creating and starting a container.',
+    labelNames: ['step'],
+    buckets: stepSeconds,
+    registers,
+  });
+  return (step, seconds) => steps.observe({ step }, seconds);
 }
 
 function observeOomKills(registers: Registers): Observers['oomKills'] {
@@ -151,6 +158,16 @@ function observeOomKills(registers: Registers): Observers['oomKills'] {
     registers,
   });
   return (limit, number) => kills.inc({ limit }, number);
+}
+
+function observeSpans(registers: Registers): Observers['spans'] {
+  const sent = new Counter({
+    name: 'berth_trace_spans_total',
+    help: 'Spans of traces that were exported, that failed because the receiver did not take them, or were dropped because too many waited.',
+    labelNames: ['result'],
+    registers,
+  });
+  return (result, spans) => sent.inc({ result }, spans);
 }
 
 function observeSessions(registers: Registers): Observers['session'] {

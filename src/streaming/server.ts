@@ -3,6 +3,7 @@
  *
  * Its clients are the kubelet, which passes on what kubectl sends, and crictl. Whoever knows a URL may use it once: it needs no other credential.
  */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
@@ -105,7 +106,8 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
   const issue = (ticket: Ticket) => `${baseUrl}/${ticket.kind}/${tokens.issue(ticket)}`;
   const prepare = (kind: Command['kind'], flags: StreamFlags, start: Command['start']) => {
     checkFlags(flags);
-    return issue({ kind, flags, start });
+    // What the session begins is part of the call that prepared it, in its trace.
+    return issue({ kind, flags, start: AsyncLocalStorage.bind(start) });
   };
   return {
     prepareExec: (target) => prepare('exec', target, () => deps.backend.exec(target)),
