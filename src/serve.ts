@@ -1,7 +1,7 @@
 /**
  * Wires the daemon: host facts, stores, network, engine, recovery, socket; and ends it.
  */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CadvisorSources } from './cadvisor-answers.ts';
 import { serveCadvisor } from './cadvisor-server.ts';
@@ -121,6 +121,8 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   await unpacker.close();
   await tracing?.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
+  // A word of systemd's that comes while Node is being taken down would be a crash.
+  deps.cgroupDriver.close();
   // Watches on containers that run on would keep the process.
   process.exit(0);
 }
@@ -214,6 +216,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
+    blockio: config.blockioConfigFile === null ? null : readBlockioClasses(config.blockioConfigFile),
     layers: {
       lease: images.lease,
       release: (ownerId) => {
@@ -260,6 +263,14 @@ function wirePuller(
   });
   const observe = { ...(observers ? { observe: observers.pull } : {}), ...(trace ? { trace } : {}) };
   return createImagePuller({ ...deps, ...observe, registry, platform: toPlatform(process.arch) });
+}
+
+function readBlockioClasses(file: string): BlockioClasses {
+  try {
+    return parseBlockioClasses(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw failedPrecondition(`blockio_config_file ${file}: ${reasonOf(error)}`, error);
+  }
 }
 
 function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {

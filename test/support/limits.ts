@@ -425,10 +425,20 @@ function wholeTests(reloads: boolean): void {
     }
   });
 
-  test('a limit of a device that is not there is refused by its name', async () => {
+  test('a limit of a device or resource that is not there is refused by its name', async () => {
     await withCell({}, async (cell) => {
       const update = cell.update({ unified: { 'io.max': '250:250 rbps=1000' } });
       await assert.rejects(update, isFailure('FAILED_PRECONDITION', /^writing 250:250 .*: no such device \(ENODEV\)$/));
+      for (const [file, value] of [
+        ['rdma.max', 'none hca_handle=1'],
+        ['misc.max', 'none 1'],
+      ] as const) {
+        const controller = file.slice(0, 4);
+        const message = facts.controllers.has(controller)
+          ? `writing ${value} to ${file} of ${cell.path}: `
+          : `setting ${file}: the node has no cgroup controller`;
+        await assert.rejects(cell.update({ unified: { [file]: value } }), new RegExp(message));
+      }
     });
   });
 
