@@ -11,6 +11,7 @@ import { loadContract } from './cri/contract.ts';
 import { createItemBytes } from './cri/item-bytes.ts';
 import { listen } from './cri/server.ts';
 import { announcingStore } from './engine/announcing-store.ts';
+import { type BlockioClasses, parseBlockioClasses } from './engine/blockio.ts';
 import { type CgroupDriver, chooseCgroupDriver } from './engine/cgroup-driver.ts';
 import { createCreations } from './engine/creations.ts';
 import type { EngineDeps, EngineSettings } from './engine/deps.ts';
