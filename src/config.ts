@@ -37,6 +37,8 @@ export type Config = {
   readonly cgroupParent: string;
   /** `daemon`, `pod`, or a cgroup. */
   readonly monitorCgroup: string;
+  /** Null: none. */
+  readonly blockioConfigFile: string | null;
   readonly netnsDir: string;
   readonly cniTimeoutMs: number;
   readonly pullIdleTimeoutMs: number;
@@ -191,7 +193,14 @@ const settings = [
     default: 'daemon',
     format: { pattern: /^(daemon|pod|\/.+|[^/]+\.slice)$/, text: 'daemon, pod, an absolute path or a slice' },
     meaning:
-      'Where the monitors of containers, some hundred KB each, are accounted: in the cgroup of the daemon, of their pod, or below one that is named: a path, with the driver systemd a slice.',
+      'Where the monitors of containers, about 100 KB each, are accounted: in the cgroup of the daemon, of their pod, or below one that is named: a path, with the driver systemd a slice.',
+  },
+  {
+    key: 'blockio_config_file',
+    default: '',
+    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    meaning:
+      'Classes of block I/O, in the format of containerd and CRI-O, as JSON; pods choose by annotation (blockio.resources.beta.kubernetes.io/pod). Empty: the annotations count for nothing.',
   },
   {
     key: 'netns_dir',
@@ -300,6 +309,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
     cgroupParent: text('cgroup_parent'),
     monitorCgroup: text('monitor_cgroup'),
+    blockioConfigFile: text('blockio_config_file') || null,
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
