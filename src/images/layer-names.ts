@@ -5,18 +5,17 @@
  */
 import { invalidArgument } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
-import { makeDirectoryAt, makeLinkAt, openDirectoryAt, removeAt } from '../sys/inodes.ts';
+import { makeDirectoryAt, makeLinkAt, openDirectoryAt } from '../sys/inodes.ts';
 import { close as closeFd } from '../sys/syscalls.ts';
 import { shownPath } from './layer-path.ts';
 
-/** Makes what has this name; what had it before is removed: of two entries the last one wins. */
-export function anew<T>(dir: number, name: string, make: () => T, onRemoved: () => void): T {
+/** Makes what has this name. @param takeAway what had it before: of two entries the last one wins. */
+export function anew<T>(make: () => T, takeAway: () => void): T {
   try {
     return make();
   } catch (error) {
     if (!isErrno(error, 'EEXIST')) throw error;
-    removeAt(dir, name);
-    onRemoved();
+    takeAway();
     return make();
   }
 }
@@ -31,7 +30,7 @@ export function unlessThere(link: () => void): void {
 }
 
 /** @returns false when it was there already. */
-export function makeUnlessDirectory(dir: number, name: string, onRemoved: () => void): boolean {
+export function makeUnlessDirectory(dir: number, name: string, takeAway: () => void): boolean {
   try {
     makeDirectoryAt(dir, name);
     return true;
@@ -43,8 +42,7 @@ export function makeUnlessDirectory(dir: number, name: string, onRemoved: () => 
     closeFd(fd);
     return false;
   }
-  removeAt(dir, name);
-  onRemoved();
+  takeAway();
   makeDirectoryAt(dir, name);
   return true;
 }

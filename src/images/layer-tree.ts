@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import { invalidArgument } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
-import { makeDirectoryAt, openDirectoryAt, readLinkAt, removeAt, setOwnerAndMode } from '../sys/inodes.ts';
+import { makeDirectoryAt, openDirectoryAt, readLinkAt, setOwnerAndMode } from '../sys/inodes.ts';
 import { close } from '../sys/syscalls.ts';
 import { shownPath } from './layer-path.ts';
 
@@ -29,9 +29,13 @@ export type LayerTree = {
 /**
  * @param rootFd of the layer's directory; stays the caller's.
  * @param onMade told of each directory that was made because something beneath it was asked for; it is owned by root, mode 0755.
- *   What was in its place and no directory is gone: of two entries the last one wins.
+ * @param takeAway what was in its place and no directory: of two entries the last one wins.
  */
-export function openLayerTree(rootFd: number, onMade: (path: string, fd: number) => void): LayerTree {
+export function openLayerTree(
+  rootFd: number,
+  onMade: (path: string, fd: number) => void,
+  takeAway: (dir: number, name: string, path: string) => void,
+): LayerTree {
   const names: string[] = [];
   const fds: number[] = [];
   let entered: string | undefined;
@@ -100,7 +104,7 @@ export function openLayerTree(rootFd: number, onMade: (path: string, fd: number)
       makeDirectoryAt(top(), name);
     } catch (error) {
       if (!isErrno(error, 'EEXIST')) throw error;
-      removeAt(top(), name);
+      takeAway(top(), name, [...names, name].join('/'));
       makeDirectoryAt(top(), name);
     }
     const fd = openDirectoryAt(top(), name);

@@ -12,7 +12,6 @@ import {
   makeNodeAt,
   makeSymlinkAt,
   openDirectoryAt,
-  removeAt,
   setLinkOwner,
   setLinkTimes,
   setNodeOwnerAndMode,
@@ -23,7 +22,7 @@ import {
   type Timestamp,
 } from '../sys/inodes.ts';
 import { close as closeFd } from '../sys/syscalls.ts';
-import type { ContentsRecorder } from './contents.ts';
+import { type ContentsRecorder, noContents } from './contents.ts';
 import { exhausted, named } from './layer-failure.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
@@ -56,16 +55,6 @@ export type LayerWriter = TarSink & {
   readonly finish: () => WrittenLayer;
   /** Closes all files. Removes nothing. Idempotent. */
   readonly close: () => void;
-};
-
-/** For layers that nobody will put together again. */
-const noContents: ContentsRecorder = {
-  checksum: () => 0,
-  add: () => undefined,
-  addBytes: () => undefined,
-  takeAway: removeAt,
-  finish: () => 0,
-  close: () => undefined,
 };
 
 export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20, holeBytesMax: 8 * 2 ** 30 };
@@ -104,6 +93,8 @@ export function createLayerWriter(
   const umask = process.umask();
   /** Whether a file is made with owner and mode as asked for, so that they need not be set; asked of the first one. */
   let makesAsAsked: boolean | undefined;
+  /** The present entry's stored bytes come as framing too. */
+  let isSparse = false;
   let file: { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number } | undefined;
 
   const onMade = (path: string, fd: number): void => {
@@ -133,6 +124,7 @@ export function createLayerWriter(
   const entry = (found: TarEntry): void => {
     totals.entries += 1;
     if (totals.entries > limits.entriesMax) throw exhausted(`has more than ${limits.entriesMax} entries`);
+    isSparse = found.isSparse;
     named(found.path, () => place(found));
   };
 
@@ -288,7 +280,10 @@ export function createLayerWriter(
 
   const content = (bytes: Buffer): void => {
     // Of whiteouts and other entries that make no file.
-    if (file === undefined) return contents.addBytes(bytes);
+    if (file === undefined) {
+      if (!isSparse) contents.addBytes(bytes);
+      return;
+    }
     const { fd, entry: found } = file;
     file.crc = contents.checksum(bytes, file.crc);
     named(found.path, () => {
@@ -316,7 +311,7 @@ export function createLayerWriter(
       named(found.path, () => {
         describeFile(fd, found);
         setTimes(fd, found.mtime);
-        contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid });
+        contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid, isSparse: found.isSparse });
       });
     } finally {
       closeFd(fd);
@@ -342,7 +337,7 @@ export function createLayerWriter(
     closeSync(rootFd);
   };
 
-  return { entry, content, hole, entryEnd, finish, close };
+  return { framing: contents.addBytes, entry, content, hole, entryEnd, finish, close };
 }
 
 function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {

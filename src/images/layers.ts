@@ -24,6 +24,8 @@ export type LayerFacts = {
   readonly inodes: number;
   /** Nothing of the layers below it is to be seen. */
   readonly isRootOpaque: boolean;
+  /** Of its archive, by which it was made and can be put together again; undefined for layers of before that could be done. */
+  readonly tarBytes?: number;
 };
 
 export type StagedLayer = { readonly diffId: string; readonly stagingDir: string; readonly facts: LayerFacts };
@@ -33,6 +35,8 @@ export type LayerStore = {
   readonly facts: (diffId: string) => LayerFacts | undefined;
   /** The unpacked files of a layer, there or not. */
   readonly filesDir: (diffId: string) => string;
+  /** By which, with the files, a layer's archive can be put together again. */
+  readonly contentsFile: (diffId: string) => string;
   readonly usage: () => { readonly sizeBytes: number; readonly inodes: number };
   /** Keeps layers from removal, there or not, until release() of the same owner; a second lease adds to the first. In memory only. */
   readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
@@ -59,7 +63,7 @@ export type LayerStore = {
 const layerVersion = 1;
 const factsFile = 'layer.json';
 const filesName = 'diff';
-const contentsName = 'contents';
+const contentsName = 'archive';
 /** Beside the files of a layer that may not be on disk yet: holds the boot id of the kernel that has it in memory. */
 const unsyncedFile = 'unsynced';
 
@@ -166,6 +170,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
 
   return {
     facts: (diffId) => layers.get(diffId),
+    contentsFile: (diffId) => join(placeOf(diffId), contentsName),
     filesDir: (diffId) => join(placeOf(diffId), filesName),
     usage: () => sum(layers.values()),
     lease,
@@ -242,15 +247,12 @@ async function readFacts(path: string): Promise<LayerFacts> {
     sizeBytes: toSizeBytes(document.sizeBytes, 'layer record sizeBytes'),
     inodes: toSizeBytes(document.inodes, 'layer record inodes'),
     isRootOpaque: document.isRootOpaque === true,
+    ...(document.tarBytes === undefined ? {} : { tarBytes: toSizeBytes(document.tarBytes, 'layer record tarBytes') }),
   };
 }
 
 async function writeFacts(layer: StagedLayer): Promise<void> {
-  const { sizeBytes, inodes, isRootOpaque } = layer.facts;
-  await writeFile(
-    join(layer.stagingDir, factsFile),
-    JSON.stringify({ version: layerVersion, diffId: layer.diffId, sizeBytes, inodes, isRootOpaque }),
-  );
+  await writeFile(join(layer.stagingDir, factsFile), JSON.stringify({ version: layerVersion, diffId: layer.diffId, ...layer.facts }));
 }
 
 /** Names made or removed in a directory are on disk afterwards. */

@@ -27,6 +27,8 @@ export type TarEntry = {
   readonly path: string;
   /** Bytes of the file, holes included; 0 for all but files. */
   readonly sizeBytes: number;
+  /** Its content is stored as a map and pieces. */
+  readonly isSparse: boolean;
   /** Permission bits, with set-id and sticky. */
   readonly mode: number;
   readonly uid: number;
@@ -42,6 +44,8 @@ export type TarEntry = {
 
 /** Called in order: entry, its content in pieces (a view that is only good during the call) and holes, end of the entry. */
 export type TarSink = {
+  /** Told of all other bytes of the archive: headers, padding, what follows the end, and sparse files as they are stored. */
+  readonly framing?: (bytes: Buffer) => void;
   readonly entry: (entry: TarEntry) => void;
   readonly content: (bytes: Buffer) => void;
   /** So many bytes of zeros that a sparse file does not store. */
@@ -71,6 +75,7 @@ type State = 'header' | 'content' | 'metadata' | 'padding' | 'after-end';
 
 export function createTarParser(sink: TarSink): TarParser {
   const header = Buffer.alloc(blockBytes);
+  const framing = sink.framing ?? (() => undefined);
   let headerFill = 0;
   let state: State = 'header';
   /** Bytes left of the present content, metadata or padding. */
@@ -93,9 +98,11 @@ export function createTarParser(sink: TarSink): TarParser {
   /** @returns how many bytes were used; at least one. */
   const take = (chunk: Buffer, at: number): number => {
     if (state === 'header') return takeHeader(chunk, at);
+    if (state === 'after-end') return takeTrailing(chunk.subarray(at));
     const used = Math.min(chunk.length - at, left);
-    if (state === 'after-end') return takeTrailing(chunk.length - at);
-    if (state === 'content') (sparse ?? sink).content(chunk.subarray(at, at + used));
+    const bytes = chunk.subarray(at, at + used);
+    if (state !== 'content' || sparse !== undefined) framing(bytes);
+    if (state === 'content') (sparse ?? sink).content(bytes);
     if (state === 'metadata') takeMetadata(chunk, at, used);
     left -= used;
     if (left === 0) finishPart();
@@ -105,10 +112,13 @@ export function createTarParser(sink: TarSink): TarParser {
   const takeHeader = (chunk: Buffer, at: number): number => {
     // The usual case: a whole block, used where it lies.
     if (headerFill === 0 && chunk.length - at >= blockBytes) {
-      readHeader(chunk.subarray(at, at + blockBytes));
+      const block = chunk.subarray(at, at + blockBytes);
+      framing(block);
+      readHeader(block);
       return blockBytes;
     }
     const used = chunk.copy(header, headerFill, at, Math.min(chunk.length, at + blockBytes - headerFill));
+    framing(header.subarray(headerFill, headerFill + used));
     headerFill += used;
     if (headerFill === blockBytes) {
       headerFill = 0;
@@ -117,10 +127,11 @@ export function createTarParser(sink: TarSink): TarParser {
     return used;
   };
 
-  const takeTrailing = (length: number): number => {
-    trailing += length;
+  const takeTrailing = (bytes: Buffer): number => {
+    trailing += bytes.length;
     if (trailing > trailingBytesMax) throw invalidArgument(`tar: more than ${trailingBytesMax} bytes after its end`);
-    return length;
+    framing(bytes);
+    return bytes.length;
   };
 
   const takeMetadata = (chunk: Buffer, at: number, used: number): void => {
@@ -225,7 +236,7 @@ type Found = { readonly entry: TarEntry; readonly layout: SparseLayout | undefin
 function toFound(block: Buffer, type: string, pending: Pending, globals: PaxValues): Found {
   const entry = toEntry(block, type, pending, globals);
   const layout = type === 'S' ? oldLayout(block) : entry.kind === 'file' ? paxLayout(pending.pax) : undefined;
-  const found = layout === undefined ? entry : { ...entry, sizeBytes: layout.sizeBytes };
+  const found = layout === undefined ? entry : { ...entry, sizeBytes: layout.sizeBytes, isSparse: true };
   return { entry: found, layout, storedBytes: entry.sizeBytes };
 }
 
@@ -250,6 +261,7 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
     kind,
     path: checkedText(path, 'path'),
     sizeBytes: kind === 'file' ? sizeBytes : 0,
+    isSparse: false,
     mode: parseNumber(block, 100, 8, 'mode') & 0o7777,
     uid: toId(number('uid', 108, 8), 'uid'),
     gid: toId(number('gid', 116, 8), 'gid'),

@@ -16,7 +16,8 @@ import type { ErrorCode } from '../lib/errors.ts';
 import type { DevicePolicy, WrittenLayer } from './layer-writer.ts';
 import type { LayerTimes } from './stopwatch.ts';
 
-export type UnpackedLayer = WrittenLayer & { readonly times: LayerTimes };
+/** `tarBytes`: of the archive. */
+export type UnpackedLayer = WrittenLayer & { readonly tarBytes: number; readonly times: LayerTimes };
 
 export type LayerJob = {
   /** Empty directory, made for this layer. */

@@ -1,15 +1,19 @@
 /**
- * Reads every file of the store again and holds it against what was recorded when it was unpacked. Needs no daemon, and changes nothing.
+ * Reads every file of the store again, holds it against what was recorded when it was unpacked, and computes the diff ids anew. Needs no daemon, and
+ * changes nothing.
  *
  * What vanishes in the meantime was removed by a daemon, and is no damage.
  */
+import { createHash, type Hash } from 'node:crypto';
 import { constants, lstatSync, type Stats } from 'node:fs';
 import { lstat, open, readdir, readFile, readlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { reasonOf } from '../lib/errors.ts';
-import { type Contents, type FileContents, parseContents } from './contents.ts';
+import { isErrno } from '../sys/ffi.ts';
+import type { FileContents } from './contents.ts';
 import { parseStoredImage } from './image-record.ts';
+import { type ArchivePart, partsOfLayer, pathBytes } from './layer-archive.ts';
 
 export type Damage = {
   /** Hex of its diff id. */
@@ -84,36 +88,45 @@ async function readImages(directory: string, layers: ReadonlySet<string>) {
 /** @returns what is wrong; undefined when nothing was recorded. */
 async function verifyLayer(directory: string, buffer: Buffer, totals: { files: number; bytes: number }): Promise<string[] | undefined> {
   const reasons: string[] = [];
-  let contents: Contents[];
+  const hex = basename(directory);
+  const hash = createHash(hex.length === 64 ? 'sha256' : 'sha512');
   try {
-    contents = parseContents(await readFile(join(directory, 'contents')));
+    for (const part of partsOfLayer({ filesDir: join(directory, 'diff'), contentsFile: join(directory, 'archive') })) {
+      if (part.kind === 'bytes') {
+        hash.update(part.bytes);
+        continue;
+      }
+      const reason = await reasonAgainst(part, buffer, hash).catch(reasonOf);
+      totals.files += 1;
+      if (part.kind === 'file') totals.bytes += part.sizeBytes;
+      if (reason === undefined) continue;
+      reasons.push(`${JSON.stringify(Buffer.from(part.path, 'latin1').toString()).slice(1, -1)}: ${reason}`);
+      if (reasons.length === reasonsMax) return reasons;
+    }
   } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'ENOENT' ? undefined : [reasonOf(error)];
+    return isErrno(error, 'ENOENT') ? undefined : [reasonOf(error)];
   }
-  for (const each of contents) {
-    const path = Buffer.concat([Buffer.from(`${directory}/diff/`), Buffer.from(each.path, 'latin1')]);
-    const reason = await reasonAgainst(path, each, buffer).catch(reasonOf);
-    totals.files += 1;
-    if (each.kind === 'file') totals.bytes += each.sizeBytes;
-    if (reason === undefined) continue;
-    reasons.push(`${JSON.stringify(Buffer.from(each.path, 'latin1').toString()).slice(1, -1)}: ${reason}`);
-    if (reasons.length === reasonsMax) break;
-  }
-  return reasons;
+  // When each file is what it was, it is what stands between them.
+  return reasons.length === 0 && hash.digest('hex') !== hex ? ['the record of the files is damaged: with it the layer has another diff id'] : reasons;
 }
 
-async function reasonAgainst(path: Buffer, expected: Contents, buffer: Buffer): Promise<string | undefined> {
-  if (expected.kind === 'link') {
+async function reasonAgainst(part: Exclude<ArchivePart, { kind: 'bytes' }>, buffer: Buffer, hash: Hash): Promise<string | undefined> {
+  const path = pathBytes(part);
+  if (part.kind === 'link') {
     const target = await readlink(path, { encoding: 'buffer' });
-    return crc32(target) === expected.crc ? undefined : 'points elsewhere';
+    return crc32(target) === part.crc ? undefined : 'points elsewhere';
   }
-  const reason = reasonOfStatus(await lstat(path), expected);
+  const reason = reasonOfStatus(await lstat(path), part);
   if (reason !== undefined) return reason;
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NOATIME);
   try {
     let crc = 0;
-    for (let read = await file.read(buffer); read.bytesRead > 0; read = await file.read(buffer)) crc = crc32(buffer.subarray(0, read.bytesRead), crc);
-    return crc === expected.crc ? undefined : 'has other bytes';
+    for (let read = await file.read(buffer); read.bytesRead > 0; read = await file.read(buffer)) {
+      const bytes = buffer.subarray(0, read.bytesRead);
+      crc = crc32(bytes, crc);
+      if (!part.isSparse) hash.update(bytes);
+    }
+    return crc === part.crc ? undefined : 'has other bytes';
   } finally {
     await file.close();
   }

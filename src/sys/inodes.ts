@@ -19,6 +19,7 @@ const c_mkdirat = libc.func('int mkdirat(int dir, const uint8_t *path, uint mode
 const c_mknodat = libc.func('int mknodat(int dir, const uint8_t *path, uint mode, uint64_t dev)');
 const c_symlinkat = libc.func('int symlinkat(const uint8_t *target, int dir, const uint8_t *path)');
 const c_linkat = libc.func('int linkat(int oldDir, const uint8_t *oldPath, int newDir, const uint8_t *newPath, int flags)');
+const c_renameat = libc.func('int renameat(int oldDir, const uint8_t *oldPath, int newDir, const uint8_t *newPath)');
 const c_unlinkat = libc.func('int unlinkat(int dir, const uint8_t *path, int flags)');
 const c_readlinkat = libc.func('long readlinkat(int dir, const uint8_t *path, void *buffer, size_t size)');
 const c_fchown = libc.func('int fchown(int fd, uint uid, uint gid)');
@@ -85,6 +86,11 @@ export function makeSymlinkAt(dir: number, name: string, target: string): void {
 /** A hard link. A symbolic link is linked itself, not what it points at. */
 export function makeLinkAt(targetDir: number, targetName: string, dir: number, name: string): void {
   checked(c_linkat(targetDir, nul(second, targetName), dir, nul(first, name), 0), () => `hard-linking ${shown(name)} to ${shown(targetName)}`);
+}
+
+/** Another name in another directory of the same file system. */
+export function moveAt(dir: number, name: string, targetDir: number, targetName: string): void {
+  checked(c_renameat(dir, nul(first, name), targetDir, nul(second, targetName)), () => `moving ${shown(name)} to ${shown(targetName)}`);
 }
 
 /** Where a symbolic link points; undefined when the name is none. */
