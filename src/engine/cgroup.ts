@@ -54,7 +54,7 @@ export function planCgroup(resources: Resources, facts: CgroupFacts): CgroupWrit
 
 /**
  * The writes that lead from one set of resources to another while the container runs, and the resources afterwards.
- * To be applied all or none (updateCgroup() of src/sys/cgroups.ts).
+ * To be applied all or none (updateCgroup() of src/sys/cgroup-values.ts).
  *
  * @param usage what the container holds now and cannot give back (readMemoryUsage()); null when it is not running.
  * @throws {BerthError} as planCgroup(), and FAILED_PRECONDITION for a memory limit below `usage`.

@@ -75,7 +75,7 @@ function fileOf(facts: CgroupFacts, path: string, write: CgroupWrite): string {
   checkPath(path);
   const directory = controllerDirectory(facts, path, write.controller);
   if (directory === null)
-    throw failedPrecondition(`writing ${write.value} to ${write.file} of ${path}: cgroup controller ${write.controller} is not mounted`);
+    throw failedPrecondition(`writing ${shown(write.value)} to ${write.file} of ${path}: cgroup controller ${write.controller} is not mounted`);
   return `${directory}/${write.file}`;
 }
 
@@ -94,8 +94,15 @@ function writeError(facts: CgroupFacts, path: string, write: CgroupWrite, error:
     EOPNOTSUPP: 'FAILED_PRECONDITION',
   };
   const code = codes[String((error as NodeJS.ErrnoException).code)] ?? 'INTERNAL';
-  return new BerthError(code, `writing ${write.value} to ${write.file} of ${path}: ${kernelReason(error)}${whyMissing(facts, path, write)}`, error);
+  return new BerthError(
+    code,
+    `writing ${shown(write.value)} to ${write.file} of ${path}: ${kernelReason(error)}${whyMissing(facts, path, write)}`,
+    error,
+  );
 }
+
+/** A message is one line. */
+const shown = (value: string): string => value.trim() || 'an empty line';
 
 /** v2: a file is also missing when its controller could not be enabled. */
 function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): string {
