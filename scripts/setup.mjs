@@ -20,6 +20,8 @@ const runPackages = [
   ['iproute2', ['ip']],
   ['iptables', ['iptables']],
   ['util-linux', ['unshare']],
+  // Optional for berth, which has a slower way to read gzip without it.
+  ['libisal2', [`${libraryDir}/libisal.so.2`]],
   ['containernetworking-plugins', ['/opt/cni/bin/bridge', '/usr/lib/cni/bridge']],
   ['libseccomp2', [`${libraryDir}/libseccomp.so.2`, '/usr/lib/libseccomp.so.2', '/usr/lib64/libseccomp.so.2']],
 ];
@@ -34,6 +36,8 @@ const testPackages = [
       .filter(hasSanitizers),
   ],
   ['docker-registry', ['docker-registry']],
+  ['fuse-overlayfs', ['fuse-overlayfs']],
+  ['nginx', ['nginx']],
   ['make', ['make']],
   ['dpkg-dev', ['dpkg-source']],
   ['apache2-utils', ['htpasswd']],

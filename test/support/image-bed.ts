@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
-import { type AddressInfo, createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before } from 'node:test';
@@ -19,6 +19,7 @@ import { createImageStore, type ImageStore } from '../../src/images/store.ts';
 import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
 import type { Log } from '../../src/lib/log.ts';
 import { digestOf, workerFile } from './layer-bed.ts';
+import { freePort } from './nginx.ts';
 import { type Member, makeTar } from './tar-maker.ts';
 
 export const platform = toPlatform(process.arch);
@@ -128,7 +129,12 @@ export async function openNode(root: string, unpacker: Unpacker, options: NodeOp
     },
   };
   const store = await createImageStore({ log, pinnedImages: [], keepUnfinishedMs: 0, ...options, root, unpacker: counting });
-  const registry = createRegistryClient({ registryDir: join(root, 'certs.d'), userAgent: 'berth/test', timing: { backoffMs: 5, backoffMsMax: 20 } });
+  const registry = createRegistryClient({
+    registryDir: join(root, 'certs.d'),
+    userAgent: 'berth/test',
+    log,
+    timing: { backoffMs: 5, backoffMsMax: 20 },
+  });
   const { policy } = options;
   const puller = createImagePuller({ store, registry, unpacker: counting, platform, log, ...(policy ? { policy } : {}) });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
@@ -188,14 +194,6 @@ async function answers(url: string): Promise<boolean> {
     (response) => response.ok,
     () => false,
   );
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function pushImage(host: string, repository: string, tag: string, image: ImageSpec): Promise<PushedImage> {
