@@ -37,6 +37,7 @@ const testPackages = [
   ],
   ['docker-registry', ['docker-registry']],
   ['fuse-overlayfs', ['fuse-overlayfs']],
+  ['fuse-overlayfs', ['fuse-overlayfs']],
   ['nginx', ['nginx']],
   ['make', ['make']],
   ['dpkg-dev', ['dpkg-source']],

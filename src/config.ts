@@ -39,13 +39,15 @@ export type Config = {
   readonly monitorCgroup: string;
   /** Null: none. */
   readonly blockioConfigFile: string | null;
+  /** Path or name. */
+  readonly criu: string;
   readonly netnsDir: string;
   readonly cniTimeoutMs: number;
   readonly pullIdleTimeoutMs: number;
   readonly pullParallelLayers: number;
   readonly logLineBytesMax: number;
   readonly isVolatile: boolean;
-  readonly snapshotter: 'auto' | 'overlay' | 'native';
+  readonly snapshotter: 'auto' | 'overlay' | 'native' | 'fuse-overlayfs';
   readonly imageDevices: 'keep' | 'skip' | 'refuse';
   readonly pinnedImages: readonly string[];
   readonly defaultUlimits: readonly Ulimit[];
@@ -203,6 +205,12 @@ const settings = [
       'Classes of block I/O, in the format of containerd and CRI-O, as JSON; pods choose by annotation (blockio.resources.beta.kubernetes.io/pod). Empty: the annotations count for nothing.',
   },
   {
+    key: 'criu',
+    default: 'criu',
+    format: { pattern: /^[^/\s]+$|^\/\S+$/, text: 'an absolute path, or a name' },
+    meaning: 'The program that saves processes, for checkpoints of containers: a path, or a name that PATH has. Nothing else needs it.',
+  },
+  {
     key: 'netns_dir',
     default: '/run/netns',
     format: absolutePath,
@@ -239,9 +247,9 @@ const settings = [
     key: 'snapshotter',
     flag: 'snapshotter',
     default: 'auto',
-    format: { pattern: /^(auto|overlay|native)$/, text: 'auto, overlay or native' },
+    format: { pattern: /^(auto|overlay|native|fuse-overlayfs)$/, text: 'auto, overlay, native or fuse-overlayfs' },
     meaning:
-      'How containers get their roots: overlay stacks layers; native copies them, for file systems without overlay: slow, and without image volumes. auto: native where overlay does not work.',
+      'How containers get their roots: overlay stacks layers; native copies them, for file systems without overlay: slow, and without image volumes; fuse-overlayfs, when installed, stacks them by a process for each container. auto: native where overlay does not work.',
   },
   {
     key: 'image_devices',
@@ -310,6 +318,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     cgroupParent: text('cgroup_parent'),
     monitorCgroup: text('monitor_cgroup'),
     blockioConfigFile: text('blockio_config_file') || null,
+    criu: text('criu'),
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),

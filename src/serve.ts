@@ -17,6 +17,7 @@ import { createCreations } from './engine/creations.ts';
 import type { EngineDeps, EngineSettings } from './engine/deps.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
 import { createEvents } from './engine/events.ts';
+import { createFuseRoots } from './engine/fuse-roots.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
 import { prepareMonitorCgroup } from './engine/monitor-cgroup.ts';
 import { createNativeRoots } from './engine/native-roots.ts';
@@ -193,6 +194,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
     marksNetworks: config.cadvisorSocket !== null,
+    criu: { program: config.criu, searchPath: process.env.PATH ?? '' },
   };
   const cgroups = probeCgroups();
   const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
@@ -213,7 +215,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     cgroupDriver: trace ? withSpans(cgroupDriver, trace) : cgroupDriver,
     store,
     events,
-    roots: chooseRoots(config, facts, log),
+    roots: await chooseRoots(config, facts, log),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
@@ -274,7 +276,8 @@ function readBlockioClasses(file: string): BlockioClasses {
   }
 }
 
-function chooseRoots(config: Config, facts: HostFacts, log: Log): Roots {
+async function chooseRoots(config: Config, facts: HostFacts, log: Log): Promise<Roots> {
+  if (config.snapshotter === 'fuse-overlayfs') return createFuseRoots(config.root, config.isVolatile, facts.overlayFailure === null);
   if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createRoots(config.root, config.isVolatile);
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');

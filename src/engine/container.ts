@@ -19,6 +19,7 @@ import { blockioClassOf, blockioValues } from './blockio.ts';
 import { mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 import { openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
+import { diskLimit } from './disk-limit.ts';
 import { watchExit } from './exits.ts';
 import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
@@ -88,7 +89,8 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: Cont
   try {
     await ensureAppArmorProfile(spec.security.appArmorProfile);
     const root = await step('create.root', () => {
-      deps.roots.create(id, image.layerDirs, sandbox.record.spec.namespaces.user);
+      const { user: ids } = sandbox.record.spec.namespaces;
+      deps.roots.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });
       return deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
     });
     // It may have been stopped while the root was made; from here to the end nothing else runs.
@@ -236,9 +238,11 @@ async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Pr
   // Of a record that cannot be read, nobody knows the process, let alone its stop signal.
   if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stopping');
   if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
+  const isFirst = !watch.stopping.signal.aborted;
+  // A checkpoint holds the processes still: it ends first.
+  watch.stopping.abort(failedPrecondition('it was stopped meanwhile'));
   if (timeoutMs > 0) {
-    if (!watch.isStopping) signalContainer(view, view.record.stopSignal);
-    watch.isStopping = true;
+    if (isFirst) signalContainer(view, view.record.stopSignal);
     if (await endsWithin(timeoutMs, watch.exited)) return watch.exited;
   }
   signalContainer(view, SIGKILL);
@@ -280,10 +284,14 @@ function signalContainer({ status }: ContainerView, signal: number): void {
   }
 }
 
+/** Checkpoints of one container come one after another; its removal waits for them. */
+export const checkpointKey = (id: string): string => `checkpoint ${id}`;
+
 /** Removes a container and what it wrote, killing it first; its logs stay. Idempotent. */
 export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, async () => {
     await endContainer(deps, id, 0);
+    await deps.queue.run(checkpointKey(id), async () => {});
     await discard(deps, id);
   });
 }

@@ -1,5 +1,6 @@
 /**
- * What containers have written to their roots, measured in the background and remembered: one tree at a time, the costlier the rarer.
+ * What containers have written to their roots: where there is a project quota as it stands, elsewhere measured in the background and
+ * remembered, one tree at a time, the costlier the rarer.
  */
 import { endsWithin } from '../lib/deadline.ts';
 import { type DiskUsage, measureTree } from '../sys/disk-usage.ts';
@@ -24,7 +25,7 @@ const patienceMs = 250;
 type Entry = { readonly usage: LayerUsage | null; readonly dueAtMs: number };
 
 export type LayerUsageDeps = {
-  readonly roots: { readonly upperDir: (id: string) => string };
+  readonly roots: { readonly upperDir: (id: string) => string; readonly usage: (id: string) => DiskUsage | null };
   readonly clock: { readonly nowNs: () => string };
 };
 
@@ -50,6 +51,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
     const now = performance.now();
     let hasNew = false;
     for (const record of records) {
+      if (deps.roots.usage(record.id) !== null) continue;
       const entry = entries.get(record);
       if (entry !== undefined && entry.dueAtMs > now) continue;
       due.add(record);
@@ -61,5 +63,10 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
     if (due.size > 0) work ??= measureDue();
     if (hasNew && work !== null) await endsWithin(patienceMs, work);
   };
-  return { refresh, of: (record) => entries.get(record)?.usage ?? null };
+  const of = (record: ContainerRecord): LayerUsage | null => {
+    const counted = deps.roots.usage(record.id);
+    if (counted === null) return entries.get(record)?.usage ?? null;
+    return { bytes: counted.bytes, inodes: counted.inodes, atNs: deps.clock.nowNs() };
+  };
+  return { refresh, of };
 }

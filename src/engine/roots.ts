@@ -3,15 +3,17 @@
  *
  * A root that is prepared is held as an fd until the container starts. Nothing is mounted in the host's tree, so nothing stays behind a crash.
  */
-import { chownSync, existsSync, mkdirSync, openSync, readdirSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition } from '../lib/errors.ts';
+import { boundByQuotas } from '../sys/effective-capabilities.ts';
 import { isErrno } from '../sys/ffi.ts';
-import { removeTree } from '../sys/files.ts';
 import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../sys/mounts.ts';
 import { createOverlay } from '../sys/overlay.ts';
+import type { ProjectUse } from '../sys/quota.ts';
 import { close } from '../sys/syscalls.ts';
+import { openPreparedRoots } from './prepared-roots.ts';
 import type { IdMap } from './spec.ts';
 
 /** The kernel's limit: OVL_MAX_STACK of fs/overlayfs. */
@@ -21,10 +23,10 @@ export type Roots = {
   /**
    * Makes the directories of a new container.
    *
-   * @param ids of a user namespace, whose root gets them.
-   * @throws {BerthError} FAILED_PRECONDITION for too many layers.
+   * @param options ids of a user namespace, whose root gets them; bytes that the container may take on disk.
+   * @throws {BerthError} FAILED_PRECONDITION for too many layers, and for a limit that would not hold.
    */
-  readonly create: (id: string, layerDirs: readonly string[], ids?: IdMap) => void;
+  readonly create: (id: string, layerDirs: readonly string[], options?: { readonly ids?: IdMap; readonly diskLimitBytes?: number }) => void;
   /**
    * The overlay of a container that has not started; the same fd until release(), and the caller does not close it.
    *
@@ -40,54 +42,45 @@ export type Roots = {
   readonly shelf: Shelf;
   /** Where a container's writes go, for the accounting of disk use. */
   readonly upperDir: (id: string) => string;
+  /** What its directory takes, as a project quota counts it; null where there is none. */
+  readonly usage: (id: string) => ProjectUse | null;
 };
 
 /** @param isVolatile leaves out syncs on the writable layers: they do not outlive a crash of the kernel anyway. */
 export function createRoots(rootDir: string, isVolatile: boolean): Roots {
-  const containers = join(rootDir, 'containers');
+  const prepared = openPreparedRoots(rootDir);
+  const { makeDirectory, hold, path } = prepared;
   const shelf = openShelf(rootDir);
-  mkdirSync(containers, { recursive: true, mode: 0o711 });
-  const held = new Map<string, number>();
-  const path = (id: string, name: string) => join(containers, id, name);
 
-  const open = async (id: string, layerDirs: readonly string[], userNamespace?: string): Promise<number> => {
-    const present = held.get(id);
-    if (present !== undefined) return present;
+  const mount = async (id: string, layerDirs: readonly string[], userNamespace?: string): Promise<number> => {
     // A volatile overlay that was mounted once leaves a mark in its work directory, and is refused a second time.
     await rm(path(id, 'work'), { recursive: true, force: true });
     mkdirSync(path(id, 'work'));
     const layers = layerDirs.length > 0 ? layerDirs : [shelf.emptyLayer];
     const writable = { upper: path(id, 'upper'), work: path(id, 'work'), isVolatile };
-    const fd = withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown, writable }));
-    held.set(id, fd);
-    assertWritable(path(id, 'work'));
+    const stack = (shown: readonly (string | number)[]) => boundByQuotas(() => createOverlay({ layers: shown, writable }));
+    const fd = withShownLayers(shelf, layers, userNamespace, stack);
+    try {
+      assertWritable(path(id, 'work'));
+    } catch (error) {
+      close(fd);
+      throw error;
+    }
     return fd;
   };
-  const release = (id: string) => {
-    const fd = held.get(id);
-    if (fd === undefined) return;
-    held.delete(id);
-    close(fd);
-  };
   return {
-    create: (id, layerDirs, ids) => {
+    ...prepared,
+    create: (id, layerDirs, { ids, diskLimitBytes } = {}) => {
       if (layerDirs.length > layersMax) {
         throw failedPrecondition(`stacking ${layerDirs.length} layers: the kernel takes ${layersMax} at most`);
       }
-      mkdirSync(join(containers, id), { mode: 0o711 });
+      makeDirectory(id, diskLimitBytes);
       mkdirSync(path(id, 'upper'), { mode: 0o755 });
       mkdirSync(path(id, 'work'));
       if (ids !== undefined) chownSync(path(id, 'upper'), ids.uids.hostId, ids.gids.hostId);
     },
-    open,
-    release,
-    remove: async (id) => {
-      release(id);
-      await removeTree(join(containers, id));
-    },
-    ids: () => readdirSync(containers),
+    open: (id, layerDirs, userNamespace) => hold(id, () => mount(id, layerDirs, userNamespace)),
     shelf,
-    upperDir: (id) => path(id, 'upper'),
   };
 }
 

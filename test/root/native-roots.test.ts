@@ -84,7 +84,7 @@ test("a copied root has the ids of the pod's user namespace", async () => {
   const layers = await layersOf(lower, upper);
   const roots = createNativeRoots(join(directory, 'ids'));
   const range = { hostId: 200_000, length: 65_536 };
-  roots.create('c', layers, { uids: range, gids: range });
+  roots.create('c', layers, { ids: { uids: range, gids: range } });
   const root = `/proc/self/fd/${await roots.open('c', layers)}`;
   const owner = (path: string) => [lstatSync(`${root}/${path}`).uid, lstatSync(`${root}/${path}`).gid];
   assert.deepEqual(

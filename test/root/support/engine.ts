@@ -10,11 +10,12 @@ import { createCreations } from '../../../src/engine/creations.ts';
 import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
 import { createEvents } from '../../../src/engine/events.ts';
+import { createFuseRoots } from '../../../src/engine/fuse-roots.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor.ts';
 import { createNativeRoots } from '../../../src/engine/native-roots.ts';
 import { createOomKills } from '../../../src/engine/oom-kills.ts';
 import { probeUserNamespaces } from '../../../src/engine/pod-namespaces.ts';
-import { createRoots } from '../../../src/engine/roots.ts';
+import { createRoots, type Roots } from '../../../src/engine/roots.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp-compiler.ts';
 import { createSeccompFilters } from '../../../src/engine/seccomp-filter.ts';
 import type { ContainerSpec, Network, SandboxSpec, SecuritySpec } from '../../../src/engine/spec.ts';
@@ -53,6 +54,7 @@ export async function startEngine(
     defaultSysctls: {},
     networkTimeoutMs: 30_000,
     marksNetworks: false,
+    criu: { program: process.env.BERTH_TEST_CRIU ?? 'criu', searchPath: process.env.PATH ?? '' },
   };
   for (const path of [settings.rootDir, settings.stateDir, settings.netnsDir]) mkdirSync(path, { recursive: true });
   const facts = probeHost(settings.rootDir);
@@ -75,7 +77,7 @@ export async function startEngine(
     ),
     store,
     events,
-    roots: process.env.BERTH_SNAPSHOTTER === 'native' ? createNativeRoots(settings.rootDir) : createRoots(settings.rootDir, true),
+    roots: await makeRoots(settings.rootDir),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts }),
     network,
@@ -99,6 +101,12 @@ export async function startEngine(
     rmSync(directory, { recursive: true, force: true });
   };
   return { engine, deps, image, directory, end };
+}
+
+async function makeRoots(rootDir: string): Promise<Roots> {
+  if (process.env.BERTH_SNAPSHOTTER === 'native') return createNativeRoots(rootDir);
+  if (process.env.BERTH_SNAPSHOTTER === 'fuse-overlayfs') return createFuseRoots(rootDir, true, true);
+  return createRoots(rootDir, true);
 }
 
 const noNetwork: Network = {
