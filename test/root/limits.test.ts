@@ -3,4 +3,4 @@
  */
 import { limitTests } from '../support/limits.ts';
 
-limitTests({ reloads: false });
+limitTests({ wanted: 'auto', reloads: false });

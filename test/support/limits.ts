@@ -13,7 +13,7 @@ import { after, before, describe, test } from 'node:test';
 import type { LinuxContainerResources } from '../../src/cri/messages.ts';
 import { resourcesFrom } from '../../src/cri/resources-from-request.ts';
 import { planCgroup, planCgroupUpdate } from '../../src/engine/cgroup.ts';
-import { type CgroupDriver, chooseCgroupDriver } from '../../src/engine/cgroup-driver.ts';
+import { type CgroupDriver, type CgroupDriverName, chooseCgroupDriver } from '../../src/engine/cgroup-driver.ts';
 import { deviceRules } from '../../src/engine/device-rules.ts';
 import type { Resources } from '../../src/engine/spec.ts';
 import { BerthError } from '../../src/lib/errors.ts';
@@ -320,9 +320,9 @@ function cellAt(path: string): Cell {
 const valuesOf = (cell: Cell, files: readonly string[]) => Object.fromEntries(files.map((file) => [file, cell.read(file)]));
 
 /** Declares the tests. @param reloads whether systemd runs here and may be reloaded. */
-export function limitTests({ reloads }: { readonly reloads: boolean }): void {
-  describe(`limits on cgroup v${facts.version}`, () => {
-    before(prepare);
+export function limitTests({ wanted, reloads }: { readonly wanted: CgroupDriverName; readonly reloads: boolean }): void {
+  describe(`limits on cgroup v${facts.version}, driver ${wanted}`, () => {
+    before(() => prepare(wanted));
     after(async () => {
       driver.close();
       if (isBelowSystemd()) execFileSync('systemctl', ['stop', `berthlimits${process.pid}.slice`]);
@@ -335,8 +335,8 @@ export function limitTests({ reloads }: { readonly reloads: boolean }): void {
   });
 }
 
-async function prepare(): Promise<void> {
-  driver = await chooseCgroupDriver('auto', facts, { defaultParent: '/berth', prefix: 'cri-berth' }, createLog('silent'));
+async function prepare(wanted: CgroupDriverName): Promise<void> {
+  driver = await chooseCgroupDriver(wanted, facts, { defaultParent: '/berth', prefix: 'cri-berth' }, createLog('silent'));
   driver.onReset(() => void adoptAll());
   disk.directory = mkdtempSync(join(existsSync('/var/tmp') ? '/var/tmp' : tmpdir(), 'berth-limits-'));
   writeFileSync(join(disk.directory, 'disk'), Buffer.alloc(4 * MiB));

@@ -1,6 +1,6 @@
 /**
  * Each limit of a container by its effect, on a machine that is the test's own: with swap and huge pages, which the tests' table looks for.
- * Runs with and without systemd as process 1, and reloads that. Nothing to do outside of such a machine.
+ * With each driver that the machine can have; where systemd is process 1 it is reloaded. Nothing to do outside of such a machine.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
@@ -13,4 +13,6 @@ if (isHere) {
 }
 // Only now: the table looks at the machine.
 const { limitTests } = await import('../support/limits.ts');
-if (isHere) limitTests({ reloads: existsSync('/run/systemd/system') });
+const reloads = existsSync('/run/systemd/system');
+if (isHere) limitTests({ wanted: 'cgroupfs', reloads });
+if (isHere && reloads && existsSync('/sys/fs/cgroup/cgroup.controllers')) limitTests({ wanted: 'systemd', reloads });
