@@ -169,6 +169,8 @@ export async function freeze(facts: CgroupFacts, path: string, timeoutMs: number
       throw internal(`freezing cgroup ${path}: not all of its processes stopped within ${timeoutMs} ms`);
     }
     await sleep(pauseMs);
+    // v1 tells each process once, and one may miss it: kernel/cgroup/legacy_freezer.c, freeze_cgroup().
+    if (facts.version === 1) setFrozen(facts, path, true);
   }
 }
 
