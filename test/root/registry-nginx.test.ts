@@ -163,17 +163,14 @@ test('connections that break at random: every layer goes on where it was, and is
   const { hosts, seen } = await serve([toRegistry()]);
   const cutter = await startCutter(hosts[0] ?? '', createRandom(seed));
   try {
-    for (let round = 0; round < 5; round += 1) {
+    const isEnough = () => cutter.cuts() > 5 && seen().some(({ status }) => status === '206');
+    for (let round = 0; !isEnough(); round += 1) {
+      assert.ok(round < 50, `${cutter.cuts()} cuts`);
       const node = await bed.node();
       await pullWhole(node, cutter.host);
       const breaks = node.logged.filter(({ message }) => message.startsWith('a download broke'));
       assert.ok(breaks.every(({ fields }) => JSON.stringify(fields).includes(`"host":"http://${cutter.host}"`)));
     }
-    assert.ok(cutter.cuts() > 5, `${cutter.cuts()} cuts`);
-    assert.ok(
-      seen().some(({ status }) => status === '206'),
-      'ranges were asked for',
-    );
   } finally {
     cutter.close();
   }

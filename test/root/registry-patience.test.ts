@@ -24,6 +24,8 @@ describe('patience', () => {
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
       assert.equal(bed.fake.seen.length, 3);
+      const told = bed.logged.slice(-2).join();
+      assert.match(told, new RegExp(`"host":"http://${bed.fake.host}","attempt":0,.*status 429 .*slow down.*"attempt":1,.*status 503`));
     });
   });
 

@@ -89,6 +89,31 @@ describe('fetching', () => {
     await bed.withSession(async (session) => assert.equal((await session.fetchManifest('1')).mediaType, manifestType));
   });
 
+  const habits: Readonly<Record<string, Record<string, string>>> = {
+    'no digest and no length': { 'content-type': manifestType },
+    'no content type at all': { 'docker-content-digest': manifestDigest },
+    'a content type with a charset, in capitals': { 'content-type': `${manifestType.toUpperCase()}; charset=utf-8` },
+    'application/json': { 'content-type': 'application/json', 'docker-content-digest': manifestDigest },
+    'an etag in the place of a digest': { 'content-type': manifestType, etag: `"${manifestDigest}"`, 'docker-content-digest': '' },
+  };
+  for (const [name, headers] of Object.entries(habits)) {
+    test(`a manifest comes from a registry that answers with ${name}`, async () => {
+      bed.fake.misbehave = (request, response) => {
+        if (request.url?.includes('/manifests/') !== true) return false;
+        response.writeHead(200, headers);
+        response.end(request.method === 'HEAD' ? undefined : manifestBytes);
+        return true;
+      };
+      await bed.withSession(async (session) => {
+        const expected = { bytes: manifestBytes, mediaType: manifestType, digest: manifestDigest };
+        assert.deepEqual(await session.fetchManifest('1'), expected);
+        assert.deepEqual(await session.fetchManifest(manifestDigest), expected);
+        const resolved = await session.resolveTag('1');
+        assert.ok(resolved === undefined || resolved.digest === manifestDigest);
+      });
+    });
+  }
+
   test('resolveTag() says nothing when the registry knows no HEAD', async () => {
     bed.fake.misbehave = (request, response) => request.method === 'HEAD' && sendError(response, 405, 'UNSUPPORTED', '');
     await bed.withSession(async (session) => assert.equal(await session.resolveTag('1'), undefined));
