@@ -10,7 +10,7 @@ import { countContainers, countSandboxes } from './engine/counts.ts';
 import type { EngineDeps } from './engine/deps.ts';
 import type { Engine } from './engine/engine.ts';
 import type { ImageStore } from './images/store.ts';
-import { failedPrecondition, reasonOf } from './lib/errors.ts';
+import { codeOf, failedPrecondition, reasonOf } from './lib/errors.ts';
 import type { AdjustableLog, Log } from './lib/log.ts';
 import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
 import type { createTracing, Tracing } from './tracing.ts';
@@ -70,7 +70,7 @@ export async function openTracing(
   if (settings === null) return undefined;
   const program = new URL('./tracing.ts', import.meta.url);
   const loaded = (await import(program.href)) as { createTracing: typeof createTracing };
-  return loaded.createTracing({ ...settings, version, log, ...(observers ? { observe: observers.spans } : {}) });
+  return loaded.createTracing({ ...settings, version, log, codeOf, ...(observers ? { observe: observers.spans } : {}) });
 }
 
 /**

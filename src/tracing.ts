@@ -6,7 +6,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
-import { type Context, trace as contexts, type Span as OtelSpan, ROOT_CONTEXT, SpanKind, SpanStatusCode, type Tracer } from '@opentelemetry/api';
+import { type Context, trace as contexts, ROOT_CONTEXT, SpanKind, SpanStatusCode, type Tracer } from '@opentelemetry/api';
 import { ExportResultCode, W3CTraceContextPropagator } from '@opentelemetry/core';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto';
 import { detectResources, envDetector, resourceFromAttributes } from '@opentelemetry/resources';
@@ -19,7 +19,7 @@ import {
   TracerProvider,
 } from '@opentelemetry/sdk-trace';
 import { endsWithin } from './lib/deadline.ts';
-import { codeOf, reasonOf } from './lib/errors.ts';
+import { reasonOf } from './lib/errors.ts';
 import type { Log } from './lib/log.ts';
 import { type Span, type Trace, type TraceCall, type TraceHeaders, untraced, whenOver } from './lib/spans.ts';
 
@@ -36,6 +36,8 @@ export type TracingOptions = {
   readonly samplingRatePerMillion: number;
   readonly version: string;
   readonly log: Log;
+  /** The code of an error. Given, for a bundle of this file has another class of errors than the daemon's. */
+  readonly codeOf: (error: unknown) => string;
   /** For metrics: told what became of spans. */
   readonly observe?: (result: SpanResult, spans: number) => void;
 };
@@ -55,12 +57,12 @@ type Active = { readonly context: Context; readonly epochMs: number };
 
 export function createTracing(options: TracingOptions): Tracing {
   const provider = createProvider(options);
-  const tracer = provider.getTracer('berth', options.version);
   const active = new AsyncLocalStorage<Active>();
+  const tools: Tools = { tracer: provider.getTracer('berth', options.version), active, codeOf: options.codeOf };
   const propagator = new W3CTraceContextPropagator();
   const trace: Trace = (name, work) => {
     const parent = active.getStore();
-    return parent === undefined ? untraced(name, work) : within({ tracer, active }, { name, kind: SpanKind.INTERNAL, parent }, work);
+    return parent === undefined ? untraced(name, work) : within(tools, { name, kind: SpanKind.INTERNAL, parent }, work);
   };
   const traceCall: TraceCall = (name, headers, work) => {
     // Of a clock that may be set, once a call: within it times must fit each other.
@@ -69,37 +71,36 @@ export function createTracing(options: TracingOptions): Tracing {
       keys: Object.keys,
       get: (from: TraceHeaders, key) => from[key as keyof TraceHeaders],
     });
-    return within({ tracer, active }, { name, kind: SpanKind.SERVER, parent: { context, epochMs } }, work);
+    return within(tools, { name, kind: SpanKind.SERVER, parent: { context, epochMs } }, work);
   };
   const close = async () => void (await endsWithin(closeTimeoutMs, provider.shutdown()));
   return { trace, traceCall, close };
 }
 
-type Tools = { readonly tracer: Tracer; readonly active: AsyncLocalStorage<Active> };
+type Tools = { readonly tracer: Tracer; readonly active: AsyncLocalStorage<Active>; readonly codeOf: TracingOptions['codeOf'] };
 type Start = { readonly name: string; readonly kind: SpanKind; readonly parent: Active };
 
-function within<T>({ tracer, active }: Tools, { name, kind, parent }: Start, work: (span: Span) => T): T {
+function within<T>({ tracer, active, codeOf }: Tools, { name, kind, parent }: Start, work: (span: Span) => T): T {
   const { epochMs } = parent;
   const own = tracer.startSpan(name, { kind, startTime: epochMs + performance.now() }, parent.context);
   if (!own.isRecording()) return untraced(name, work);
   const context = contexts.setSpan(parent.context, own);
+  const fail = (error: unknown) => {
+    own.setAttributes({ 'error.type': codeOf(error) });
+    own.setStatus({ code: SpanStatusCode.ERROR, message: reasonOf(error).slice(0, textLengthMax) });
+  };
   const span: Span = {
     isRecorded: true,
     set: (attributes) => void own.setAttributes(attributes),
-    fail: (error) => fail(own, error),
+    fail,
     addPart: (part, fromMs, toMs, attributes = {}) =>
       tracer.startSpan(part, { startTime: epochMs + fromMs, attributes }, context).end(epochMs + toMs),
   };
   const end = (failure?: { readonly error: unknown }) => {
-    if (failure !== undefined) fail(own, failure.error);
+    if (failure !== undefined) fail(failure.error);
     own.end(epochMs + performance.now());
   };
   return active.run({ context, epochMs }, () => whenOver(() => work(span), end));
-}
-
-function fail(span: OtelSpan, error: unknown): void {
-  span.setAttributes({ 'error.type': codeOf(error) });
-  span.setStatus({ code: SpanStatusCode.ERROR, message: reasonOf(error).slice(0, textLengthMax) });
 }
 
 function createProvider(options: TracingOptions): TracerProvider {

@@ -17,10 +17,12 @@ const leftoverTimeoutMs = 5_000;
 
 /** Follows a running container to its end. */
 export function watchExit(deps: EngineDeps, id: string, monitor: ProcessIdentity): void {
-  const exited = monitorEnded(monitor).then(() => recordExit(deps, id));
-  // A container whose end cannot be recorded stays RUNNING in the status: loud, and tried again at the next start.
-  exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, "recording a container's end failed"));
-  deps.watches.add(id, exited);
+  deps.watches.add(id, () => {
+    const exited = monitorEnded(monitor).then(() => recordExit(deps, id));
+    // A container whose end cannot be recorded stays RUNNING in the status: loud, and tried again at the next start.
+    exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, "recording a container's end failed"));
+    return exited;
+  });
 }
 
 async function monitorEnded(monitor: ProcessIdentity): Promise<void> {
