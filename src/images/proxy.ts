@@ -19,28 +19,48 @@ export function proxyFor(url: URL, settings: ProxySettings): string | undefined 
   return proxy.includes('://') ? proxy : `http://${proxy}`;
 }
 
-/** `*`, `host`, `.domain`, `*.domain`, an address, or an IPv4 range `10.0.0.0/8`; each but the range with an optional port. */
+/** `*`, `host`, `.domain`, `*.domain`, an address, or a range `10.0.0.0/8`, `fd00::/8`; each but the range with an optional port, after an IPv6 address in brackets. */
 function matches(rule: string, host: string, port: string): boolean {
   if (rule === '*') return true;
-  const range = /^([0-9.]+)\/([0-9]{1,2})$/.exec(rule);
-  if (range !== null) return isInRange(host, range[1] ?? '', Number(range[2]));
-  const withPort = /^(.*[^:]):([0-9]+)$/.exec(rule);
-  if (withPort !== null && !rule.startsWith('::') && withPort[2] !== port) return false;
-  const name = (withPort?.[1] ?? rule).replace(/^\*?\./, '').replace(/^\[|\]$/g, '');
-  const bareHost = host.replace(/^\[|\]$/g, '');
-  return bareHost === name || bareHost.endsWith(`.${name}`);
+  const range = /^([0-9a-f.:]+)\/([0-9]{1,3})$/.exec(rule);
+  if (range !== null) return isInRange(withoutBrackets(host), range[1] ?? '', Number(range[2]));
+  const isBareIpv6 = /:.*:/.test(rule) && !rule.startsWith('[');
+  const withPort = isBareIpv6 ? null : /^(.*[^:]):([0-9]+)$/.exec(rule);
+  if (withPort !== null && withPort[2] !== port) return false;
+  const name = withoutBrackets((withPort?.[1] ?? rule).replace(/^\*?\./, ''));
+  const bareHost = withoutBrackets(host);
+  return bareHost === name || bareHost.endsWith(`.${name}`) || (isBareIpv6 && isInRange(bareHost, name, 128));
+}
+
+function withoutBrackets(host: string): string {
+  return host.replace(/^\[|\]$/g, '');
 }
 
 function isInRange(host: string, network: string, prefixLength: number): boolean {
   const address = toNumber(host);
   const base = toNumber(network);
-  if (address === undefined || base === undefined || prefixLength > 32) return false;
-  const size = 2 ** (32 - prefixLength);
-  return Math.floor(address / size) === Math.floor(base / size);
+  if (address === undefined || base === undefined || address.bits !== base.bits || prefixLength > base.bits) return false;
+  const shift = BigInt(base.bits - prefixLength);
+  return address.value >> shift === base.value >> shift;
 }
 
-function toNumber(ipv4: string): number | undefined {
-  const parts = ipv4.split('.');
-  if (parts.length !== 4 || !parts.every((part) => /^[0-9]{1,3}$/.test(part) && Number(part) <= 255)) return undefined;
-  return parts.reduce((sum, part) => sum * 256 + Number(part), 0);
+function toNumber(address: string): { readonly value: bigint; readonly bits: 32 | 128 } | undefined {
+  const url = URL.parse(address.includes(':') ? `http://[${address}]` : `http://${address}`);
+  // In the one form that the URL standard gives an address; a name stays a name.
+  const text = withoutBrackets(url?.hostname ?? '');
+  if (text.includes(':')) return { value: join(expand(text), 16), bits: 128 };
+  const parts = text.split('.');
+  if (!address.includes('.') || parts.length !== 4 || !parts.every((part) => /^[0-9]{1,3}$/.test(part))) return undefined;
+  return { value: join(parts.map(Number), 8), bits: 32 };
+}
+
+/** The eight groups of an IPv6 address. */
+function expand(text: string): number[] {
+  const [before = [], after = []] = text.split('::').map((half) => half.split(':').filter((group) => group !== ''));
+  const zeros = Array.from({ length: 8 - before.length - after.length }, () => '0');
+  return [...before, ...zeros, ...after].map((group) => Number.parseInt(group, 16));
+}
+
+function join(parts: readonly number[], bits: number): bigint {
+  return parts.reduce((sum, part) => (sum << BigInt(bits)) | BigInt(part), 0n);
 }

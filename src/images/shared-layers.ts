@@ -3,6 +3,10 @@
  *
  * A layer that is whole is published by itself, so that a pull that fails later need not fetch it again. Keeps nothing from removal: a pull has its
  * lease on all layers before it asks here.
+ *
+ * A break within a pull costs the bytes that were lost (blob.ts asks for the rest by range). From one pull to the next, and over a daemon's death, what
+ * is kept is whole layers: half of one is the state of a decompressor and two hashes in a worker's memory, which cannot be saved, and to keep its
+ * compressed bytes instead every pull would write them all to the disk a second time, for the few that are cut off.
  */
 import { BerthError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
@@ -12,10 +16,13 @@ import type { LayerTimes } from './stopwatch.ts';
 import type { ImageStore } from './store.ts';
 import type { Unpacker } from './unpack.ts';
 
+/** Where layers come from. */
+export type LayerSource = Pick<RegistrySession, 'openBlob' | 'avoidMirrors'>;
+
 export type LayerRequest = {
   readonly diffId: string;
   readonly descriptor: Descriptor;
-  readonly session: RegistrySession;
+  readonly source: LayerSource;
   readonly signal: AbortSignal;
   readonly onBytes: (count: number) => void;
   /** Told of a layer that this very pull had unpacked. */
@@ -74,18 +81,18 @@ async function fetchLayer(deps: SharedLayersDeps, request: LayerRequest): Promis
   } catch (error) {
     // A mirror that gives wrong bytes is asked no more, and the registry itself has the last word.
     const isWrong = error instanceof BerthError && (error.code === 'FAILED_PRECONDITION' || error.code === 'INVALID_ARGUMENT');
-    if (request.signal.aborted || !isWrong || !request.session.avoidMirrors()) throw error;
+    if (request.signal.aborted || !isWrong || !request.source.avoidMirrors()) throw error;
     deps.log?.warn({ layer: request.descriptor.digest, reason: error.message }, "a mirror's layer is wrong, asking the registry itself");
     return await unpackOnce(deps, request);
   }
 }
 
 async function unpackOnce(deps: SharedLayersDeps, request: LayerRequest): Promise<void> {
-  const { diffId, descriptor, session } = request;
+  const { diffId, descriptor, source } = request;
   const { stagingDir, filesDir, contentsFile } = await deps.store.layers.stage();
   try {
     const job = { directory: filesDir, contentsFile, digest: descriptor.digest, diffId, sizeBytes: descriptor.sizeBytes };
-    const open = async () => (await session.openBlob(descriptor)).stream;
+    const open = async () => (await source.openBlob(descriptor)).stream;
     const { refusedXattrs, times, ...facts } = await deps.unpacker.unpack(job, open, request.signal, request.onBytes);
     if (refusedXattrs.length > 0) deps.log?.warn({ layer: descriptor.digest, refusedXattrs }, 'the file system does not take these attributes');
     request.onTimes(times);
