@@ -5,8 +5,8 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 
 export type Watch = {
   readonly exited: Promise<void>;
-  /** Aborted with the stop signal, which is sent once however many stops are asked for. */
-  readonly stopping: AbortController;
+  /** Set with the stop signal, which is sent once however many stops are asked for. */
+  isStopping: boolean;
 };
 
 export type Watches = {
@@ -21,7 +21,7 @@ export function createWatches(): Watches {
   const apart = AsyncLocalStorage.snapshot();
   return {
     add: (id, watch) => {
-      watches.set(id, { exited: apart(watch).finally(() => watches.delete(id)), stopping: new AbortController() });
+      watches.set(id, { exited: apart(watch).finally(() => watches.delete(id)), isStopping: false });
     },
     of: (id) => watches.get(id),
   };
