@@ -8,11 +8,17 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 /** What the daemon's parts tell when something has ended. `result` and `code` are `OK` or the name of a gRPC code. */
 export type Observers = {
   readonly call: (rpc: string, code: string, seconds: number) => void;
-  readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
+  readonly pull: (pull: {
+    readonly result: string;
+    readonly seconds: number;
+    readonly bytes: number;
+    readonly layers: number;
+    readonly retries: number;
+  }) => void;
   readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
   readonly step: (step: string, seconds: number) => void;
   /** `limit`: whose limit it was, of a few words. */
-  readonly oomKills: (limit: string, kills: number) => void;
+  readonly oomKills: (limit: (typeof oomLimits)[number], kills: number) => void;
   /** What became of spans that were to be sent: exported, failed or dropped. */
   readonly spans: (result: string, spans: number) => void;
   /** Called when a session of exec, attach or port-forward begins, and what it gives back when it ends. */
@@ -121,7 +127,7 @@ function createObservers(registers: Registers): Observers {
       calls.inc({ method, code });
       callDuration.observe({ method }, seconds);
     },
-    pull: ({ result, seconds, bytes, layers }) => {
+    pull: ({ result, seconds, bytes, layers, retries }) => {
       pulls.inc({ result });
       pullBytes.inc(bytes);
       pullLayers.inc(layers);
@@ -135,6 +141,7 @@ function createObservers(registers: Registers): Observers {
     step: observeSteps(registers),
     oomKills: observeOomKills(registers),
     spans: observeSpans(registers),
+      pullRetries.inc(retries);
     session: observeSessions(registers),
   };
 }
@@ -153,7 +160,7 @@ function observeSteps(registers: Registers): Observers['step'] {
 function observeOomKills(registers: Registers): Observers['oomKills'] {
   const kills = new Counter({
     name: 'berth_container_oom_kills_total',
-    help: 'Processes of containers that the kernel killed for want of memory, by whose limit it was: container, inner, pod, outer, node or unknown.',
+    help: `Processes of containers that the kernel killed for want of memory, by whose limit it was: ${oomLimits.join(', ')}.`,
     labelNames: ['limit'],
     registers,
   });
@@ -161,6 +168,9 @@ function observeOomKills(registers: Registers): Observers['oomKills'] {
 }
 
 function observeSpans(registers: Registers): Observers['spans'] {
+/** `inner`: of a cgroup inside the container; `outer`: of one above the pod's. */
+const oomLimits = ['container', 'inner', 'pod', 'outer', 'node', 'unknown'] as const;
+
   const sent = new Counter({
     name: 'berth_trace_spans_total',
     help: 'Spans of traces that were exported, that failed because the receiver did not take them, or were dropped because too many waited.',
@@ -168,6 +178,8 @@ function observeSpans(registers: Registers): Observers['spans'] {
     registers,
   });
   return (result, spans) => sent.inc({ result }, spans);
+  // There from the beginning, so that the first kill is an increase.
+  for (const limit of oomLimits) kills.inc({ limit }, 0);
 }
 
 function observeSessions(registers: Registers): Observers['session'] {
