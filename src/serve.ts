@@ -31,6 +31,7 @@ import { createSeccompFilters } from './engine/seccomp-filter.ts';
 import { openStore } from './engine/store.ts';
 import { createWatches } from './engine/watches.ts';
 import { toPlatform } from './images/platform.ts';
+import { proxyFromEnvironment } from './images/proxy.ts';
 import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull.ts';
 import { createRegistryClient } from './images/registry.ts';
 import { openSignaturePolicy } from './images/signature-policy.ts';
@@ -260,7 +261,7 @@ function wirePuller(
     registryDir: config.registryDir,
     userAgent: `berth/${version}`,
     log: deps.log,
-    proxy: proxyFrom(process.env),
+    proxy: proxyFromEnvironment(process.env),
     timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
   });
   const observe = { ...(observers ? { observe: observers.pull } : {}), ...(trace ? { trace } : {}) };
@@ -281,10 +282,4 @@ async function chooseRoots(config: Config, facts: HostFacts, log: Log): Promise<
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
   return createNativeRoots(config.root);
-}
-
-/** As curl and Go read them: lower case first. */
-function proxyFrom(env: NodeJS.ProcessEnv): { httpProxy?: string; httpsProxy?: string; noProxy?: string } {
-  const [httpProxy, httpsProxy, noProxy] = [env.http_proxy ?? env.HTTP_PROXY, env.https_proxy ?? env.HTTPS_PROXY, env.no_proxy ?? env.NO_PROXY];
-  return { ...(httpProxy ? { httpProxy } : {}), ...(httpsProxy ? { httpsProxy } : {}), ...(noProxy ? { noProxy } : {}) };
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { proxyFor } from './proxy.ts';
+import { proxyFor, proxyFromEnvironment } from './proxy.ts';
 
 const through = (url: string, noProxy = ''): boolean =>
   proxyFor(new URL(url), { httpProxy: 'http://p:1', httpsProxy: 'http://s:2', noProxy }) !== undefined;
@@ -14,6 +14,13 @@ test('proxyFor() picks by scheme, and completes a proxy without one', () => {
 
 test('proxyFor() leaves the loopback alone', () => {
   for (const url of ['http://localhost:5000', 'http://127.0.0.1', 'https://127.5.5.5', 'http://[::1]:5000']) assert.equal(through(url), false, url);
+});
+
+test('proxyFromEnvironment() takes the variables in both cases, and the small ones first', () => {
+  const settings = proxyFromEnvironment({ HTTP_PROXY: 'http://a:1', http_proxy: 'http://b:2', HTTPS_PROXY: 'http://c:3', NO_PROXY: '10.0.0.0/8' });
+  assert.deepEqual(settings, { httpProxy: 'http://b:2', httpsProxy: 'http://c:3', noProxy: '10.0.0.0/8' });
+  assert.equal(proxyFor(new URL('https://10.1.1.1:5000'), settings), undefined);
+  assert.equal(proxyFor(new URL('https://r.io'), proxyFromEnvironment({})), undefined);
 });
 
 const cases: readonly (readonly [string, string, boolean])[] = [

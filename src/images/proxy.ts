@@ -7,6 +7,12 @@
 /** As the environment variables of these names; '' or absent for none. */
 export type ProxySettings = { readonly httpProxy?: string; readonly httpsProxy?: string; readonly noProxy?: string };
 
+/** The variables in small letters win, as with curl. */
+export function proxyFromEnvironment(env: Readonly<Record<string, string | undefined>>): ProxySettings {
+  const value = (name: string): string => env[name.toLowerCase()] ?? env[name] ?? '';
+  return { httpProxy: value('HTTP_PROXY'), httpsProxy: value('HTTPS_PROXY'), noProxy: value('NO_PROXY') };
+}
+
 /** @returns the proxy's URL for a request to `url`, or undefined: the loopback and what NO_PROXY names are asked directly. */
 export function proxyFor(url: URL, settings: ProxySettings): string | undefined {
   const proxy = url.protocol === 'https:' ? settings.httpsProxy : settings.httpProxy;
