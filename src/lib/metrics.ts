@@ -8,13 +8,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 /** What the daemon's parts tell when something has ended. `result` and `code` are `OK` or the name of a gRPC code. */
 export type Observers = {
   readonly call: (rpc: string, code: string, seconds: number) => void;
-  readonly pull: (pull: {
-    readonly result: string;
-    readonly seconds: number;
-    readonly bytes: number;
-    readonly layers: number;
-    readonly retries: number;
-  }) => void;
+  readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
   readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
   readonly step: (step: string, seconds: number) => void;
   /** `limit`: whose limit it was, of a few words. */
@@ -127,7 +121,7 @@ function createObservers(registers: Registers): Observers {
       calls.inc({ method, code });
       callDuration.observe({ method }, seconds);
     },
-    pull: ({ result, seconds, bytes, layers, retries }) => {
+    pull: ({ result, seconds, bytes, layers }) => {
       pulls.inc({ result });
       pullBytes.inc(bytes);
       pullLayers.inc(layers);
@@ -141,7 +135,6 @@ function createObservers(registers: Registers): Observers {
     step: observeSteps(registers),
     oomKills: observeOomKills(registers),
     spans: observeSpans(registers),
-      pullRetries.inc(retries);
     session: observeSessions(registers),
   };
 }
@@ -157,6 +150,9 @@ function observeSteps(registers: Registers): Observers['step'] {
   return (step, seconds) => steps.observe({ step }, seconds);
 }
 
+/** `inner`: of a cgroup inside the container; `outer`: of one above the pod's. */
+const oomLimits = ['container', 'inner', 'pod', 'outer', 'node', 'unknown'] as const;
+
 function observeOomKills(registers: Registers): Observers['oomKills'] {
   const kills = new Counter({
     name: 'berth_container_oom_kills_total',
@@ -164,13 +160,12 @@ function observeOomKills(registers: Registers): Observers['oomKills'] {
     labelNames: ['limit'],
     registers,
   });
+  // There from the beginning, so that the first kill is an increase.
+  for (const limit of oomLimits) kills.inc({ limit }, 0);
   return (limit, number) => kills.inc({ limit }, number);
 }
 
 function observeSpans(registers: Registers): Observers['spans'] {
-/** `inner`: of a cgroup inside the container; `outer`: of one above the pod's. */
-const oomLimits = ['container', 'inner', 'pod', 'outer', 'node', 'unknown'] as const;
-
   const sent = new Counter({
     name: 'berth_trace_spans_total',
     help: 'Spans of traces that were exported, that failed because the receiver did not take them, or were dropped because too many waited.',
@@ -178,8 +173,6 @@ const oomLimits = ['container', 'inner', 'pod', 'outer', 'node', 'unknown'] as c
     registers,
   });
   return (result, spans) => sent.inc({ result }, spans);
-  // There from the beginning, so that the first kill is an increase.
-  for (const limit of oomLimits) kills.inc({ limit }, 0);
 }
 
 function observeSessions(registers: Registers): Observers['session'] {
