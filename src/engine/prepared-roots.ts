@@ -3,7 +3,7 @@
  *
  * Never mounts anything itself.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { removeTree } from '../sys/files.ts';
 import type { ProjectUse } from '../sys/quota.ts';
@@ -32,7 +32,9 @@ const idsFile = 'ids.json';
 
 export function openPreparedRoots(rootDir: string): PreparedRoots {
   const containers = join(rootDir, 'containers');
-  mkdirSync(containers, { recursive: true, mode: 0o711 });
+  mkdirSync(containers, { recursive: true });
+  // A program that a container has made setuid must not be run by the host's users.
+  chmodSync(containers, 0o700);
   const quotas = openDiskQuotas(containers);
   const held = new Map<string, number>();
   const path = (id: string, name: string) => join(containers, id, name);

@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { lstatSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { createFuseRoots } from '../../src/engine/fuse-roots.ts';
 import { createNativeRoots } from '../../src/engine/native-roots.ts';
 import { createRoots, type Roots } from '../../src/engine/roots.ts';
 import { describeTree, useLayers } from '../support/layer-bed.ts';
@@ -66,6 +67,15 @@ test('a copied root is what overlayfs shows', async () => {
   assert.deepEqual(native.ids(), []);
 });
 
+test('a root by fuse-overlayfs is what overlayfs shows', async () => {
+  const layers = await layersOf(lower, upper);
+  const fuse = await createFuseRoots(join(directory, 'fuse'), true, true);
+  const overlay = createRoots(join(directory, 'overlay'), true);
+  for (const roots of [fuse, overlay]) roots.create('c1', layers);
+  assert.deepEqual(await seen(fuse, 'c1', layers), await seen(overlay, 'c1', layers));
+  for (const roots of [fuse, overlay]) await roots.remove('c1');
+});
+
 test('what is written to a copied root stays out of the layers and of other containers', async () => {
   const layers = await layersOf(lower);
   const roots = createNativeRoots(join(directory, 'two'));
@@ -78,6 +88,11 @@ test('what is written to a copied root stays out of the layers and of other cont
   const restarted = createNativeRoots(join(directory, 'two'));
   assert.equal(statSync(`/proc/self/fd/${await restarted.open('a', layers)}/etc/os`).size, 7);
   for (const id of ['a', 'b']) await restarted.remove(id);
+});
+
+test("what containers write is out of reach of the host's users, who could run what is setuid there", () => {
+  createRoots(join(directory, 'modes'), true);
+  assert.equal(statSync(join(directory, 'modes/containers')).mode & 0o7777, 0o700);
 });
 
 test("a copied root has the ids of the pod's user namespace", async () => {

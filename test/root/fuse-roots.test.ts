@@ -1,0 +1,97 @@
+/**
+ * Roots by fuse-overlayfs: the life of the process that serves each, and what is said when it is gone. That containers run on them, engine-fuse shows.
+ */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createFuseRoots } from '../../src/engine/fuse-roots.ts';
+import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+
+process.env.BERTH_SNAPSHOTTER = 'fuse-overlayfs';
+let host: TestEngine;
+before(async () => {
+  host = await startEngine();
+});
+after(() => host.end());
+
+const never = new AbortController().signal;
+
+/** Of the processes that serve roots below the engine's directory. */
+function servers(): number[] {
+  return readdirSync('/proc').flatMap((name) => {
+    try {
+      return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(`upperdir=${host.directory}/`) ? [Number(name)] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+async function until(isDone: () => boolean): Promise<void> {
+  for (let waits = 0; !isDone(); waits += 1) {
+    assert.ok(waits < 500, 'did not come to be within 10 s');
+    await sleep(20);
+  }
+}
+
+async function create(): Promise<string> {
+  const pod = await host.engine.runSandbox(sandboxSpec());
+  return host.engine.createContainer(pod, containerSpec(['sleep', '1000']), host.image);
+}
+
+const fuseMounts = () => readFileSync('/proc/self/mountinfo', 'utf8').match(/fuse-overlayfs/g)?.length ?? 0;
+
+test('a process serves the root for as long as the container runs, without the daemon, and nothing is mounted on the host', async () => {
+  const id = await create();
+  assert.equal(servers().length, 1);
+  assert.equal(fuseMounts(), 0);
+  await host.engine.startContainer(id);
+  // As a daemon that has ended: of the root it holds nothing.
+  host.deps.roots.release(id);
+  assert.equal(servers().length, 1);
+  assert.equal((await host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never)).exitCode, 0);
+  await host.engine.stopContainer(id, 0);
+  await until(() => servers().length === 0);
+  await host.engine.removeContainer(id);
+  assert.deepEqual(host.deps.roots.ids(), []);
+});
+
+test('the process of a root that never starts ends with the fd, and another takes it up after a restart', async () => {
+  const id = await create();
+  const [first] = servers();
+  // What the end of a daemon does.
+  host.deps.roots.release(id);
+  await until(() => servers().length === 0);
+  await host.engine.startContainer(id);
+  assert.ok(servers().length === 1 && servers()[0] !== first);
+  await host.engine.removeContainer(id);
+  await until(() => servers().length === 0);
+});
+
+test('a container whose process was killed can be told from others, stopped and removed', async () => {
+  const id = await create();
+  await host.engine.startContainer(id);
+  const [server = 0] = servers();
+  process.kill(server, 'SIGKILL');
+  await until(() => servers().length === 0);
+  const message = /not connected \(ENOTCONN\)/;
+  await assert.rejects(host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never), { message });
+  await host.engine.stopContainer(id, 0);
+  await host.engine.removeContainer(id);
+  assert.deepEqual(host.deps.roots.ids(), []);
+});
+
+test('without the program, and with a limit of the disk, it is refused with what to do', async () => {
+  const path = process.env.PATH;
+  process.env.PATH = '/nonexistent';
+  try {
+    const message = /fuse-overlayfs is not installed \(Debian: apt-get install fuse-overlayfs\)/;
+    await assert.rejects(createFuseRoots(host.deps.settings.rootDir, true, true), { code: 'FAILED_PRECONDITION', message });
+  } finally {
+    process.env.PATH = path;
+  }
+  const pod = await host.engine.runSandbox(sandboxSpec({ annotations: { 'io.berth.disk-limit': '1Gi' } }));
+  const refused = host.engine.createContainer(pod, containerSpec(['sleep', '1']), host.image);
+  await assert.rejects(refused, { code: 'FAILED_PRECONDITION', message: /not with the snapshotter fuse-overlayfs/ });
+});
