@@ -9,6 +9,7 @@ import { metricsText } from './cri/metrics-text.ts';
 import { countContainers, countSandboxes } from './engine/counts.ts';
 import type { EngineDeps } from './engine/deps.ts';
 import type { Engine } from './engine/engine.ts';
+import type { ImagePuller } from './images/pull.ts';
 import type { ImageStore } from './images/store.ts';
 import { codeOf, failedPrecondition, reasonOf } from './lib/errors.ts';
 import type { AdjustableLog, Log } from './lib/log.ts';
@@ -20,9 +21,11 @@ export type Observability = {
   /** For the parts of the daemon; undefined when nobody asks for metrics. */
   readonly observers: MetricsServer['observers'] | undefined;
   /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
-  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: Pick<ImageStore, 'list' | 'fsInfo'>, engine: UsageSource) => Promise<void>;
+  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: ImageCounts, engine: UsageSource) => Promise<void>;
   readonly close: () => void;
 };
+
+type ImageCounts = Pick<ImageStore, 'list' | 'fsInfo'> & Pick<ImagePuller, 'pulls'>;
 
 /** Whose pods' and containers' use is told. */
 type UsageSource = Pick<Engine, 'sandboxes' | 'details'>;
@@ -42,6 +45,7 @@ export async function openObservability(config: Pick<Config, 'metrics' | 'metric
         containers: () => countContainers(store.containers.all()),
         queuedOperations: queue.depth,
         images: () => images.list().length,
+        pulls: () => images.pulls().length,
         storage: images.fsInfo,
         ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
       };

@@ -34,6 +34,7 @@ import { toPlatform } from './images/platform.ts';
 import { proxyFromEnvironment } from './images/proxy.ts';
 import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull.ts';
 import { createRegistryClient } from './images/registry.ts';
+import { createSharedLayers } from './images/shared-layers.ts';
 import { openSignaturePolicy } from './images/signature-policy.ts';
 import { createImageStore, type ImageStore } from './images/store.ts';
 import { createUnpacker, type Unpacker } from './images/unpack.ts';
@@ -91,10 +92,11 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
   });
 
-  const puller = wirePuller(config, { store: images, unpacker, log, ...(policy ? { policy } : {}) }, watchers);
+  const shared = createSharedLayers({ store: images, unpacker, log });
+  const puller = wirePuller(config, { store: images, shared, log, ...(policy ? { policy } : {}) }, watchers);
   const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
-  await observability.serve(deps, images, engine);
+  await observability.serve(deps, { ...images, pulls: puller.pulls }, engine);
   const streaming = await startStreaming(engine, config.stream, { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
@@ -254,7 +256,7 @@ function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
 
 function wirePuller(
   config: Config,
-  deps: Pick<PullDeps, 'store' | 'unpacker' | 'policy'> & { readonly log: Log },
+  deps: Pick<PullDeps, 'store' | 'shared' | 'policy'> & { readonly log: Log },
   { observers, trace }: Watchers,
 ): ImagePuller {
   const registry = createRegistryClient({

@@ -124,13 +124,24 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     unsynced.add(layer.diffId);
   };
 
+  /** @returns where what is to be removed lies, if somebody else has not removed it. */
+  const takeFromPlace = (diffId: string): string => {
+    const aside = join(root, `old-${randomName()}`);
+    try {
+      renameSync(placeOf(diffId), aside);
+    } catch (error) {
+      if (!isErrno(error, 'ENOENT')) throw error;
+    }
+    layers.delete(diffId);
+    unsynced.delete(diffId);
+    return aside;
+  };
+
   const forgetDeleted = async (diffIds: readonly string[]): Promise<void> => {
     for (const diffId of diffIds) {
       if (!layers.has(diffId) || existsSync(join(placeOf(diffId), filesName))) continue;
       deps.log?.warn({ diffId }, 'a layer was deleted by somebody else; it is fetched again');
-      layers.delete(diffId);
-      unsynced.delete(diffId);
-      await deps.unpacker.remove(placeOf(diffId));
+      await deps.unpacker.remove(takeFromPlace(diffId));
     }
   };
 
@@ -150,14 +161,8 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
 
   const removeUnused = async (isUsed: (diffId: string) => boolean): Promise<void> => {
     const unused = unleased().filter((diffId) => !isUsed(diffId));
-    const away = unused.map((diffId) => {
-      const aside = join(root, `old-${randomName()}`);
-      // No await between the check and this: whoever needs the layer from here on fetches it again.
-      renameSync(placeOf(diffId), aside);
-      layers.delete(diffId);
-      unsynced.delete(diffId);
-      return aside;
-    });
+    // No await between the check and this: whoever needs the layer from here on fetches it again.
+    const away = unused.map(takeFromPlace);
     await Promise.all(away.map((path) => deps.unpacker.remove(path)));
   };
 

@@ -81,9 +81,17 @@ export type RegistryClient = {
    * Reads the node's configuration for the image's registry; contacts nobody yet.
    *
    * @param signal ends everything of this session; its reason decides between CANCELLED and DEADLINE_EXCEEDED.
+   * @param watcher told of what becomes of its requests.
    * @throws {BerthError} INVALID_ARGUMENT for malformed credentials, FAILED_PRECONDITION for a hosts.toml that cannot be used.
    */
-  openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<RegistrySession>;
+  openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal, watcher?: SessionWatcher): Promise<RegistrySession>;
+};
+
+export type SessionWatcher = {
+  /** @param host that gave what it was asked for. */
+  readonly answered: (host: string) => void;
+  /** Something was asked for again: of the same host, of another, or the rest after a broken connection. */
+  readonly retried: () => void;
 };
 
 const defaultTiming: RegistryTiming = { responseTimeoutMs: 30_000, stallTimeoutMs: 60_000, backoffMs: 500, backoffMsMax: 10_000 };
@@ -94,13 +102,13 @@ const attemptsBeforeNextHostMax = 2;
 export function createRegistryClient(deps: RegistryDeps): RegistryClient {
   const timing = { ...defaultTiming, ...deps.timing };
 
-  async function openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<RegistrySession> {
+  const openSession: RegistryClient['openSession'] = async (ref, auth, signal, watcher) => {
     const hosts = await loadRegistryHosts(deps.registryDir, ref.domain);
     const transport = createTransport({ userAgent: deps.userAgent, proxy: deps.proxy ?? {}, responseTimeoutMs: timing.responseTimeoutMs, signal });
     const hostDeps = { transport, stallTimeoutMs: timing.stallTimeoutMs, signal };
     const clients = hosts.map((host) => createHostClient(hostDeps, host, ref, credentialsFrom(authFor(auth, host, ref), ref.domain)));
-    return createSession({ log: deps.log, timing, signal, transport, clients, subject: `image ${formatReference(ref)}` });
-  }
+    return createSession({ log: deps.log, timing, signal, transport, clients, subject: `image ${formatReference(ref)}`, watcher });
+  };
 
   return { openSession };
 }
@@ -119,6 +127,7 @@ type SessionDeps = {
   readonly clients: readonly HostClient[];
   /** What the pull is about, for messages. */
   readonly subject: string;
+  readonly watcher: SessionWatcher | undefined;
 };
 
 function createSession(deps: SessionDeps): RegistrySession {
@@ -139,8 +148,10 @@ function createSession(deps: SessionDeps): RegistrySession {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
       const open = (offset: number) =>
         ask(subject, 'pull', async (client) => ({ message: await getBlob(client, descriptor, offset), host: client.origin }));
-      const onBreak = ({ failure, delayMs, ...where }: Break) =>
+      const onBreak = ({ failure, delayMs, ...where }: Break) => {
+        deps.watcher?.retried();
         deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'a download broke, and goes on where it was');
+      };
       return streamBlob(
         { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject), onBreak },
         descriptor,
@@ -168,11 +179,14 @@ function createAsker(deps: SessionDeps): Asker {
     const attempts: Attempt[] = [];
     for (const [position, client] of ordered.entries()) {
       try {
-        return await askPatiently(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
+        const answer = await askPatiently(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
+        deps.watcher?.answered(client.host.host);
+        return answer;
       } catch (error) {
         throwIfOver(deps.signal, subject);
         const failure = failureOfError(error);
         attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
+        if (position < ordered.length - 1) deps.watcher?.retried();
         if (failure.kind === 'unreachable' || failure.kind === 'busy') failing.add(client);
         // The last one's failure is the error's own; a mirror that lacks an image does what mirrors do.
         const level = position === ordered.length - 1 || failure.kind === 'missing' ? 'debug' : 'warn';
@@ -206,6 +220,7 @@ async function askPatiently<T>(deps: SessionDeps, { client, subject, isLast }: T
       const { kind, message: reason } = failure;
       deps.log?.warn({ subject, host: client.origin, attempt, kind, reason, delayMs: Math.round(delayMs) }, 'a registry host is asked again');
       await sleep(delayMs, undefined, { signal: deps.signal });
+      deps.watcher?.retried();
     }
   }
 }

@@ -48,7 +48,8 @@ export type NewImage = {
   readonly layers: readonly ImageLayer[];
   /** As formatTag() and formatDigest() have them. */
   readonly tag: string | undefined;
-  readonly digest: string;
+  /** Undefined for images that came from an archive which has none. */
+  readonly digest: string | undefined;
   /** That made a policy accept it. */
   readonly signatures?: readonly Signature[];
 };
@@ -216,7 +217,7 @@ function withNames(before: StoredImage | undefined, image: NewImage): StoredImag
     id: idOfConfig(image.config),
     configText: image.config.toString('utf8'),
     tags: [...new Set([...(before?.tags ?? []), ...(image.tag === undefined ? [] : [image.tag])])],
-    digests: [...new Set([...(before?.digests ?? []), image.digest])],
+    digests: [...new Set([...(before?.digests ?? []), ...(image.digest === undefined ? [] : [image.digest])])],
     layers: image.layers,
     signatures: withoutTwins([...(before?.signatures ?? []), ...(image.signatures ?? [])]),
     namedAtMs: Date.now(),
@@ -228,7 +229,7 @@ function withoutTwins(signatures: readonly Signature[]): readonly Signature[] {
 }
 
 function sharesName(other: StoredImage, image: NewImage): boolean {
-  return other.digests.includes(image.digest) || (image.tag !== undefined && other.tags.includes(image.tag));
+  return (image.digest !== undefined && other.digests.includes(image.digest)) || (image.tag !== undefined && other.tags.includes(image.tag));
 }
 
 function withoutNames(other: StoredImage, image: NewImage): StoredImage {

@@ -8,7 +8,13 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 /** What the daemon's parts tell when something has ended. `result` and `code` are `OK` or the name of a gRPC code. */
 export type Observers = {
   readonly call: (rpc: string, code: string, seconds: number) => void;
-  readonly pull: (pull: { readonly result: string; readonly seconds: number; readonly bytes: number; readonly layers: number }) => void;
+  readonly pull: (pull: {
+    readonly result: string;
+    readonly seconds: number;
+    readonly bytes: number;
+    readonly layers: number;
+    readonly retries: number;
+  }) => void;
   readonly plugin: (run: { readonly plugin: string; readonly command: string; readonly result: string; readonly seconds: number }) => void;
   readonly step: (step: string, seconds: number) => void;
   /** `limit`: whose limit it was, of a few words. */
@@ -28,6 +34,8 @@ export type Sources = {
   readonly containers: () => Readonly<Record<string, number>>;
   readonly queuedOperations: () => number;
   readonly images: () => number;
+  /** Pulls that are under way. */
+  readonly pulls: () => number;
   readonly storage: () => Promise<{ readonly usedBytes: number; readonly inodesUsed: number }>;
   /** What pods and containers use, as text of the exposition format; absent where nobody asks for it. */
   readonly containerUse?: () => Promise<string>;
@@ -101,7 +109,16 @@ function createObservers(registers: Registers): Observers {
     buckets: pullSeconds,
     registers,
   });
-  const pullBytes = new Counter({ name: 'berth_image_pull_bytes_total', help: 'Compressed bytes of layers that were pulled.', registers });
+  const pullBytes = new Counter({
+    name: 'berth_image_pull_bytes_total',
+    help: 'Compressed bytes of layers that came, of pulls that ended.',
+    registers,
+  });
+  const pullRetries = new Counter({
+    name: 'berth_image_pull_retries_total',
+    help: 'Requests of pulls that failed and were made again or of another host, and connections that broke.',
+    registers,
+  });
   const pullLayers = new Counter({ name: 'berth_image_pull_layers_total', help: 'Layers that were pulled: those here already are not.', registers });
   const plugins = new Counter({
     name: 'berth_cni_calls_total',
@@ -121,9 +138,10 @@ function createObservers(registers: Registers): Observers {
       calls.inc({ method, code });
       callDuration.observe({ method }, seconds);
     },
-    pull: ({ result, seconds, bytes, layers }) => {
+    pull: ({ result, seconds, bytes, layers, retries }) => {
       pulls.inc({ result });
       pullBytes.inc(bytes);
+      pullRetries.inc(retries);
       pullLayers.inc(layers);
       if (result === 'OK') pullDuration.observe(seconds);
     },
@@ -224,6 +242,7 @@ function createGauges(registers: Registers, sources: Sources): void {
   perState('berth_containers', 'Containers on this node, by state.', sources.containers);
   single('berth_monitors', 'Monitors: each running container has one.', () => sources.containers()['running'] ?? 0);
   single('berth_queued_operations', 'Operations on sandboxes and containers that run or wait for their turn.', sources.queuedOperations);
+  single('berth_image_pulls_running', 'Image pulls that are under way.', sources.pulls);
   single('berth_images', 'Images on this node.', sources.images);
   const inodes = new Gauge({ name: 'berth_store_inodes', help: 'Inodes that images and their layers take.', registers });
   new Gauge({

@@ -14,6 +14,7 @@ import { gzipSync } from 'node:zlib';
 import { toPlatform } from '../../src/images/platform.ts';
 import { createImagePuller, type ImagePuller } from '../../src/images/pull.ts';
 import { createRegistryClient } from '../../src/images/registry.ts';
+import { createSharedLayers } from '../../src/images/shared-layers.ts';
 import type { SignaturePolicy } from '../../src/images/signature-policy.ts';
 import { createImageStore, type ImageStore } from '../../src/images/store.ts';
 import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
@@ -136,7 +137,8 @@ export async function openNode(root: string, unpacker: Unpacker, options: NodeOp
     timing: { backoffMs: 5, backoffMsMax: 20 },
   });
   const { policy } = options;
-  const puller = createImagePuller({ store, registry, unpacker: counting, platform, log, ...(policy ? { policy } : {}) });
+  const shared = createSharedLayers({ store, unpacker: counting, log });
+  const puller = createImagePuller({ store, registry, shared, platform, log, ...(policy ? { policy } : {}) });
   const pull = (reference: string, signal = new AbortController().signal) => puller.pullImage({ reference, signal });
   return { root, store, puller, unpacked, logged, pull };
 }
