@@ -6,6 +6,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { projectOf, readProject, readQuotaState } from '../../src/sys/quota.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
@@ -127,7 +128,11 @@ for (const kind of ['ext4', 'xfs'] as const) {
       await other.end();
       restarted.deps.monitor.close();
       await host.end();
-      for (const project of [...projects, theirs]) assert.deepEqual(readProject(fd, project), { bytes: 0, inodes: 0, limitBytes: 0 });
+      for (const project of [...projects, theirs]) {
+        // xfs frees in the background what was removed.
+        for (let waits = 0; waits < 500 && readProject(fd, project).inodes > 0; waits += 1) await sleep(20);
+        assert.deepEqual(readProject(fd, project), { bytes: 0, inodes: 0, limitBytes: 0 });
+      }
       const again = await startEngine(undefined, mkdtempSync(join(mount, 'engine-')));
       await start(again);
       await again.end();
