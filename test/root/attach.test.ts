@@ -259,10 +259,10 @@ test('attach() says when the container does not run', async () => {
 const isSanitized = process.env.BERTH_MONITOR?.endsWith('-asan') === true;
 
 test('an idle monitor keeps its memory small, also after it has served clients', { skip: isSanitized }, async () => {
-  const { id } = await start(`${untilGo} seq 1 200000; sleep 1000`, { hasStdin: true });
+  const { id, logPath } = await start(`${untilGo} seq 1 200000; sleep 1000`, { hasStdin: true });
   const slow = await host.engine.attach(id, all);
   await inside(id, 'touch /tmp/go');
-  await sleep(300);
+  await untilLogged(logPath, 'stdout F 200000');
   slow.abandon();
   const pid = host.engine.container(id).status.monitor?.pid;
   const pss = () => Number(/^Pss: +(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1]);

@@ -115,7 +115,7 @@ test('a gigabyte each way arrives intact, and the daemon does not grow', async (
     argv: ['node', '--max-semi-space-size=1', join(import.meta.dirname, 'support/echo-through-exec.ts')],
     env: ['MALLOC_ARENA_MAX=2', `PATH=${process.env.PATH}`],
     stdin: Buffer.alloc(0),
-    timeoutMs: 120_000,
+    timeoutMs: 600_000,
     outputBytesMax: 10_000,
   });
   assert.equal(exitCode, 0, `${stdout}${stderr}`);
