@@ -73,6 +73,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'host-client',
     'hosts-directory',
     'image-record',
+    'decoder',
     'layer-failure',
     'layer-names',
     'layer-stream',
