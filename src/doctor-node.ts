@@ -8,6 +8,7 @@ import { openConfiguration } from './cni/config.ts';
 import { createProber } from './cni/probe.ts';
 import type { Config } from './config.ts';
 import { type Disk, diagnose, type NodeFacts, reportOf, type SysctlName, sysctlNames } from './doctor.ts';
+import { findCriu } from './engine/criu.ts';
 import { openMonitorBinary } from './engine/monitor.ts';
 import { probeUserNamespaces } from './engine/pod-namespaces.ts';
 import { reasonOf } from './lib/errors.ts';
@@ -40,6 +41,7 @@ async function factsOf(config: Config): Promise<NodeFacts> {
     disks: diskFacts(config),
     openFilesMax: hardLimit('NOFILE'),
     hasKernelLog: canReadKernelLog(),
+    criuFailure: await criuFailure(config.criu),
     clock: { nowMs: Date.now(), isSynchronized: isClockSynchronized() },
   };
 }
@@ -64,6 +66,11 @@ function cgroupFacts(): NodeFacts['cgroups'] {
   } catch (error) {
     return { failure: reasonOf(error) };
   }
+}
+
+async function criuFailure(program: string): Promise<string | null> {
+  const found = await findCriu({ program, searchPath: process.env['PATH'] ?? '' });
+  return 'lack' in found ? found.lack : null;
 }
 
 async function networkFailure({ cniConfDir, cniBinDirs }: Config): Promise<string | null> {

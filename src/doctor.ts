@@ -19,6 +19,8 @@ export type NodeFacts = {
   readonly disks: readonly Disk[];
   readonly openFilesMax: bigint;
   readonly hasKernelLog: boolean;
+  /** Of criu, which only checkpoints need. */
+  readonly criuFailure: string | null;
   readonly clock: { readonly nowMs: number; readonly isSynchronized: boolean | null };
 };
 
@@ -74,6 +76,11 @@ export function diagnose(facts: NodeFacts): readonly Finding[] {
       ? ok('the kernel log can be read: OOM kills are told with their process')
       : warning('/dev/kmsg cannot be read: OOM kills are told without their process and whose limit it was', 'give berth CAP_SYSLOG, and /dev/kmsg'),
     clockFinding(facts),
+    ok(
+      facts.criuFailure === null
+        ? 'checkpoints of containers: criu works'
+        : `no checkpoints of containers, for those who want them: ${facts.criuFailure}`,
+    ),
   ];
 }
 

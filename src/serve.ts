@@ -197,6 +197,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
     marksNetworks: config.cadvisorSocket !== null,
+    criu: { program: config.criu, searchPath: process.env.PATH ?? '' },
   };
   const cgroups = probeCgroups();
   const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;

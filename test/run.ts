@@ -9,6 +9,7 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
 import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
+import { prepareCheckpointTool } from './checkpoint-tool/prepare.ts';
 import { hasTools, prepareTools } from './critest/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
 import { whyNoVm } from './vm/image.ts';
@@ -83,6 +84,7 @@ async function main(names: readonly string[]): Promise<number> {
     prepareTools();
     prepareStreamingClient();
     prepareCadvisorClient();
+    prepareCheckpointTool();
   }
   const cgroupsBefore = cgroups();
   const results: Counts[] = [];

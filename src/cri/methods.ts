@@ -5,6 +5,7 @@
  */
 import { unimplemented } from '../lib/errors.ts';
 import { attach } from './attach.ts';
+import { checkpointContainer } from './checkpoint-container.ts';
 import { containerStats } from './container-stats.ts';
 import { containerStatus } from './container-status.ts';
 import { createContainer } from './create-container.ts';
@@ -64,7 +65,7 @@ const change = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: '
 const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'poll', handle }) as const;
 const missing = (sentence: string) => ({ kind: 'missing', sentence }) as const;
 
-const noCheckpoints = 'berth does not checkpoint or restore yet';
+const noPodCheckpoints = 'berth saves containers (CheckpointContainer), not whole pods, and restores neither';
 
 export const runtimeMethods: Table<RuntimeService> = {
   Version: poll(version),
@@ -102,9 +103,9 @@ export const runtimeMethods: Table<RuntimeService> = {
   ListPodSandboxMetrics: poll(listPodSandboxMetrics),
   StreamPodSandboxMetrics: poll(streamPodSandboxMetrics),
   GetContainerEvents: poll(getContainerEvents),
-  CheckpointContainer: missing(noCheckpoints),
-  CheckpointPod: missing(noCheckpoints),
-  RestorePod: missing(noCheckpoints),
+  CheckpointContainer: change(checkpointContainer),
+  CheckpointPod: missing(noPodCheckpoints),
+  RestorePod: missing(noPodCheckpoints),
 };
 
 export const imageMethods: Table<ImageService> = {

@@ -84,6 +84,7 @@ const served: Readonly<Record<string, readonly [request: object, field?: string]
   ListMetricDescriptors: [{}, 'descriptors'],
   ListPodSandboxMetrics: [{}, 'pod_metrics'],
   StreamPodSandboxMetrics: [{}, 'pod_sandbox_metrics'],
+  CheckpointContainer: [{ container_id: 'c1', location: '/var/lib/kubelet/checkpoints/c1.tar', timeout: '10' }],
   GetContainerEvents: [{}],
   Exec: [{ container_id: 'c1', cmd: ['true'], stdout: true }, 'url'],
   Attach: [{ container_id: 'c1', stdout: true }, 'url'],

@@ -238,9 +238,11 @@ async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Pr
   // Of a record that cannot be read, nobody knows the process, let alone its stop signal.
   if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stopping');
   if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
+  const isFirst = !watch.stopping.signal.aborted;
+  // A checkpoint holds the processes still: it ends first.
+  watch.stopping.abort(failedPrecondition('it was stopped meanwhile'));
   if (timeoutMs > 0) {
-    if (!watch.isStopping) signalContainer(view, view.record.stopSignal);
-    watch.isStopping = true;
+    if (isFirst) signalContainer(view, view.record.stopSignal);
     if (await endsWithin(timeoutMs, watch.exited)) return watch.exited;
   }
   signalContainer(view, SIGKILL);
@@ -282,10 +284,14 @@ function signalContainer({ status }: ContainerView, signal: number): void {
   }
 }
 
+/** Checkpoints of one container come one after another; its removal waits for them. */
+export const checkpointKey = (id: string): string => `checkpoint ${id}`;
+
 /** Removes a container and what it wrote, killing it first; its logs stay. Idempotent. */
 export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, async () => {
     await endContainer(deps, id, 0);
+    await deps.queue.run(checkpointKey(id), async () => {});
     await discard(deps, id);
   });
 }

@@ -10,6 +10,7 @@ import type { BlockioClasses } from './blockio.ts';
 import type { CgroupDriver } from './cgroup-driver.ts';
 import type { Creations } from './creations.ts';
 import type { Rlimit } from './credentials.ts';
+import type { CriuSettings } from './criu.ts';
 import type { Events } from './events.ts';
 import type { MonitorBinary } from './monitor.ts';
 import type { OomKills } from './oom-kills.ts';
@@ -35,6 +36,7 @@ export type EngineSettings = {
   readonly networkTimeoutMs: number;
   /** Whether every sandbox with a network has a cgroup of its own, in which nothing runs: cAdvisor tells a pod's network by it. */
   readonly marksNetworks: boolean;
+  readonly criu: CriuSettings;
 };
 
 /** Keeps layers from being collected while a container stands on them. */

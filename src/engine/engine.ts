@@ -6,6 +6,7 @@ import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
 import type { HostFacts } from '../sys/host.ts';
 import { attachContainer } from './attach.ts';
 import type { CgroupDriver } from './cgroup-driver.ts';
+import { type CheckpointRequest, checkpointContainer } from './checkpoint.ts';
 import {
   type ContainerImage,
   createContainer,
@@ -65,6 +66,8 @@ export type Engine = {
   readonly connectPort: (sandboxId: string, port: number) => Promise<Duplex>;
   readonly reopenLog: (id: string) => Promise<void>;
   readonly updateResources: (id: string, resources: Resources) => Promise<void>;
+  /** Writes a running container into an archive. */
+  readonly checkpoint: (id: string, request: CheckpointRequest) => Promise<void>;
   /** What running containers and ready sandboxes use. */
   readonly stats: Stats;
   /** The same with all that metrics tell besides. */
@@ -108,6 +111,7 @@ export function createEngine(deps: EngineDeps): Engine {
     connectPort: async (id, port) => connectPort(deps, sandboxId(id), port),
     reopenLog: async (id) => reopenContainerLog(deps, containerId(id)),
     updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
+    checkpoint: async (id, request) => checkpointContainer(deps, containerId(id), request),
     stats,
     details: createDetails(deps, stats),
     events: (signal) => deps.events.listen(signal),

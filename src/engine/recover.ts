@@ -6,6 +6,7 @@
 import { reasonOf } from '../lib/errors.ts';
 import { isAlive } from '../sys/processes.ts';
 import { keepLimits } from './adopt-cgroup.ts';
+import { abandonCheckpoint } from './checkpoint.ts';
 import { diffIdsOf, discard, recordStartFailure } from './container.ts';
 import type { EngineDeps } from './deps.ts';
 import { recordExit, watchExit } from './exits.ts';
@@ -50,7 +51,8 @@ async function guarded(deps: EngineDeps, id: string, task: () => Promise<void>):
   }
 }
 
-async function recoverContainer(deps: EngineDeps, { record, status }: ContainerView): Promise<void> {
+async function recoverContainer(deps: EngineDeps, view: ContainerView): Promise<void> {
+  const { record, status } = view;
   const { id } = record;
   deps.layers.lease(id, diffIdsOf(record.spec, record.image));
   const state = containerState(status);
@@ -59,6 +61,7 @@ async function recoverContainer(deps: EngineDeps, { record, status }: ContainerV
     return recordStartFailure(deps, id, 'the daemon was interrupted while it started the container');
   }
   if (state !== 'running') return;
+  await abandonCheckpoint(deps, view);
   if (status.monitor !== undefined && isAlive(status.monitor.pid, status.monitor.startTime)) watchExit(deps, id, status.monitor);
   else await recordExit(deps, id);
 }

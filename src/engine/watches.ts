@@ -5,8 +5,8 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 
 export type Watch = {
   readonly exited: Promise<void>;
-  /** Set with the stop signal, which is sent once however many stops are asked for. */
-  isStopping: boolean;
+  /** Aborted with the stop signal, which is sent once however many stops are asked for. */
+  readonly stopping: AbortController;
 };
 
 export type Watches = {
@@ -21,7 +21,7 @@ export function createWatches(): Watches {
   const apart = AsyncLocalStorage.snapshot();
   return {
     add: (id, watch) => {
-      watches.set(id, { exited: apart(watch).finally(() => watches.delete(id)), isStopping: false });
+      watches.set(id, { exited: apart(watch).finally(() => watches.delete(id)), stopping: new AbortController() });
     },
     of: (id) => watches.get(id),
   };

@@ -174,6 +174,14 @@ export async function freeze(facts: CgroupFacts, path: string, timeoutMs: number
   }
 }
 
+/** Where the freezer of the cgroup is. @throws {BerthError} FAILED_PRECONDITION without one. */
+export function freezerDirectory(facts: CgroupFacts, path: string): string {
+  checkPath(path);
+  const directory = facts.version === 2 ? `${facts.root}${path}` : controllerDirectory(facts, path, 'freezer');
+  if (directory === null) throw failedPrecondition(`freezing cgroup ${path}: the node has no freezer`);
+  return directory;
+}
+
 function isFrozen(facts: CgroupFacts, path: string): boolean {
   if (facts.version === 2) return /^frozen 1$/m.test(readText(`${facts.root}${path}/cgroup.events`));
   // v1: reading also makes the kernel look whether the last process has stopped.

@@ -7,21 +7,14 @@
 import { constants, lstatSync } from 'node:fs';
 import { copyFile, link, lstat, mkdir, readdir, readlink, rm, symlink } from 'node:fs/promises';
 import { deviceNumbers } from './block-devices.ts';
-import { checked, isErrno, libc } from './ffi.ts';
 import { makeNodeAt, setLinkOwner, setLinkTimes, setNodeOwnerAndMode } from './inodes.ts';
 import { AT_FDCWD } from './syscalls.ts';
-
-const c_llistxattr = libc.func('long llistxattr(const uint8_t *path, void *list, size_t size)');
-const c_lgetxattr = libc.func('long lgetxattr(const uint8_t *path, const uint8_t *name, void *value, size_t size)');
-const c_lsetxattr = libc.func('int lsetxattr(const uint8_t *path, const uint8_t *name, const void *value, size_t size, int flags)');
+import { isOpaque, readXattrs, setXattr } from './xattrs.ts';
 
 /** Owners as the copy has them. */
 export type IdShift = { readonly uid: (id: number) => number; readonly gid: (id: number) => number };
 
 type Stats = Awaited<ReturnType<typeof statOf>>;
-
-const xattrBytesMax = 64 << 10;
-const opaqueXattr = 'trusted.overlay.opaque';
 
 /**
  * @param layer as overlayfs wants one: character devices 0:0 and opaque directories hide what is below.
@@ -69,43 +62,12 @@ function describe(source: string, target: string, stat: Stats, shift: IdShift): 
   const [uid, gid] = [shift.uid(Number(stat.uid)), shift.gid(Number(stat.gid))];
   if (stat.isSymbolicLink()) setLinkOwner(AT_FDCWD, target, uid, gid);
   else setNodeOwnerAndMode(AT_FDCWD, target, uid, gid, Number(stat.mode & 0o7777n));
-  copyXattrs(source, target);
+  for (const [name, value] of readXattrs(source)) setXattr(target, name, value);
   const nanoseconds = ((stat.mtimeNs % billion) + billion) % billion;
   setLinkTimes(AT_FDCWD, target, { seconds: Number((stat.mtimeNs - nanoseconds) / billion), nanoseconds: Number(nanoseconds) });
 }
 
 const billion = 1_000_000_000n;
 
-function copyXattrs(source: string, target: string): void {
-  const list = Buffer.allocUnsafe(xattrBytesMax);
-  const length = xattrResult(c_llistxattr(pathOf(source), list, list.length), source);
-  const names = list
-    .toString('latin1', 0, length)
-    .split('\0')
-    .filter((name) => name !== '' && !name.startsWith('trusted.overlay.'));
-  const value = names.length > 0 ? Buffer.allocUnsafe(xattrBytesMax) : list;
-  for (const name of names) {
-    const size = xattrResult(c_lgetxattr(pathOf(source), pathOf(name), value, value.length), source);
-    checked(c_lsetxattr(pathOf(target), pathOf(name), value, size, 0), () => `setting ${name} of ${shown(target)}`);
-  }
-}
-
-function isOpaque(path: string): boolean {
-  const value = Buffer.alloc(1);
-  return xattrResult(c_lgetxattr(pathOf(path), pathOf(opaqueXattr), value, value.length), path) === 1 && value[0] === 0x79;
-}
-
-/** 0 where there is none, or the file system has no attributes at all. */
-function xattrResult(result: number | bigint, path: string): number {
-  try {
-    return checked(result, () => `reading extended attributes of ${shown(path)}`);
-  } catch (error) {
-    if (isErrno(error, 'ENODATA', 'EOPNOTSUPP', 'ENOTSUP')) return 0;
-    throw error;
-  }
-}
-
 const statOf = (path: string) => lstat(bytesOf(path), { bigint: true });
 const bytesOf = (path: string): Buffer => Buffer.from(path, 'latin1');
-const pathOf = (path: string): Buffer => Buffer.from(`${path}\0`, 'latin1');
-const shown = (path: string): string => JSON.stringify(bytesOf(path).toString());

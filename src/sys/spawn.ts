@@ -84,6 +84,10 @@ export type ProgramRequest = {
   readonly argv: readonly string[];
   readonly env: readonly string[];
   readonly stdin: Uint8Array;
+  /** Its fds from 3 on. They stay the caller's. */
+  readonly moreFds?: readonly number[];
+  /** Called at once when it runs. */
+  readonly onStart?: (pid: number) => void;
   readonly timeoutMs: number;
   /** Of each of stdout and stderr; what comes after is dropped, and the program is not told. */
   readonly outputBytesMax: number;
@@ -111,13 +115,14 @@ export async function runProgram(request: ProgramRequest): Promise<ProgramResult
   const [err, errEnd] = pipe();
   let pid: number;
   try {
-    pid = spawnProcess({ path: request.path, argv: request.argv, env: request.env, fds: [stdin, outEnd, errEnd] });
+    pid = spawnProcess({ path: request.path, argv: request.argv, env: request.env, fds: [stdin, outEnd, errEnd, ...(request.moreFds ?? [])] });
   } catch (error) {
     for (const fd of [out, err]) close(fd);
     throw error;
   } finally {
     for (const fd of [stdin, outEnd, errEnd]) close(fd);
   }
+  request.onStart?.(pid);
   const stdout = collect(out, request.outputBytesMax);
   const stderr = collect(err, request.outputBytesMax);
   const { status, timedOut } = await ended(pid, request);

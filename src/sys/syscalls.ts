@@ -19,10 +19,11 @@ export const O_PATH = 0o10000000;
 
 /** openat2(2) `resolve` bits: include/uapi/linux/openat2.h. */
 export const RESOLVE_NO_MAGICLINKS = 0x02;
+export const RESOLVE_NO_SYMLINKS = 0x04;
 export const RESOLVE_IN_ROOT = 0x10;
 
 /** Numbers added since the tables of architectures were unified (kernel 5.x): the same on every one. */
-const SYS_openat2 = 437;
+export const SYS_openat2 = 437;
 const SYS_pidfd_open = 434;
 const SYS_pidfd_send_signal = 424;
 
@@ -30,6 +31,7 @@ const c_open = libc.func('int openat(int dir, const char *path, int flags, uint 
 const c_openat2 = libc.func('long syscall(long nr, long dir, const char *path, void *how, long size)');
 const c_close = libc.func('int close(int fd)');
 const c_pipe2 = libc.func('int pipe2(void *fds, int flags)');
+const c_socketpair = libc.func('int socketpair(int domain, int type, int protocol, void *fds)');
 const F_SETFL = 4;
 const c_memfd_create = libc.func('int memfd_create(const char *name, uint flags)');
 const c_fcntl = libc.func('int fcntl(int fd, int cmd, long arg)');
@@ -68,6 +70,18 @@ export function pipe(): [number, number] {
   const [reader, writer] = programPipe();
   checked(c_fcntl(reader, F_SETFL, O_NONBLOCK), () => 'making a pipe non-blocking');
   return [reader, writer];
+}
+
+const AF_UNIX = 1;
+const SOCK_SEQPACKET = 5;
+
+/** socketpair(2): keeps messages apart, each read whole. The first end is for the daemon, and does not block. */
+export function packetSockets(): [number, number] {
+  const fds = Buffer.alloc(8);
+  checked(c_socketpair(AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, fds), () => 'making a pair of sockets');
+  const [ours, theirs] = [fds.readInt32LE(0), fds.readInt32LE(4)];
+  checked(c_fcntl(ours, F_SETFL, O_NONBLOCK), () => 'making a socket non-blocking');
+  return [ours, theirs];
 }
 
 const MFD_CLOEXEC = 1;

@@ -171,6 +171,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       details: async function* (views) {
         for (const { record } of views) yield { stats: sandboxStats(record), pod: null, containers: [], filesystem };
       },
+      checkpoint: note('checkpoint', undefined),
       events: async function* () {},
       facts: () => ({
         notReadyReason: null,

@@ -1,0 +1,93 @@
+/**
+ * Composes the headers of a tar archive: POSIX ustar, with a pax header before what does not fit into one. Pure.
+ *
+ * Names and link targets are byte strings (one character a byte, as `latin1` has it), for they need not be UTF-8.
+ */
+
+export type TarEntry = {
+  /** Without a slash at its start; a directory's without one at its end. */
+  readonly path: string;
+  readonly kind: 'file' | 'hardlink' | 'symlink' | 'char' | 'block' | 'directory' | 'fifo';
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Of the contents; 0 for all but files. */
+  readonly size: number;
+  readonly mtimeSeconds: number;
+  /** Of links. */
+  readonly target?: string;
+  /** Of devices. */
+  readonly device?: { readonly major: number; readonly minor: number };
+  /** Extended attributes, name and value. */
+  readonly attributes?: readonly (readonly [name: string, value: Buffer])[];
+};
+
+const blockBytes = 512;
+
+/** What ends an archive. */
+export const tarEnd: Buffer = Buffer.alloc(2 * blockBytes);
+
+const typeFlags = { file: '0', hardlink: '1', symlink: '2', char: '3', block: '4', directory: '5', fifo: '6' } as const;
+const nameBytesMax = 100;
+
+/** @returns all that stands before an entry's contents. Its length does not depend on `size`. */
+export function tarHeader(entry: TarEntry): Buffer {
+  const path = entry.kind === 'directory' ? `${entry.path}/` : entry.path;
+  const { target = '', attributes = [] } = entry;
+  const records = [
+    ...(path.length > nameBytesMax ? [paxRecord('path', Buffer.from(path, 'latin1'))] : []),
+    ...(target.length > nameBytesMax ? [paxRecord('linkpath', Buffer.from(target, 'latin1'))] : []),
+    ...attributes.map(([name, value]) => paxRecord(`SCHILY.xattr.${name}`, value)),
+  ];
+  const own = block({ ...entry, path }, typeFlags[entry.kind]);
+  if (records.length === 0) return own;
+  const extra = Buffer.concat(records);
+  const head = block({ ...entry, path: 'pax', target: '', size: extra.length, mode: 0o600 }, 'x');
+  return Buffer.concat([head, extra, tarPadding(extra.length), own]);
+}
+
+/** What fills the last block of an entry's contents. */
+export function tarPadding(size: number): Buffer {
+  return Buffer.alloc((blockBytes - (size % blockBytes)) % blockBytes);
+}
+
+/** `LENGTH KEY=VALUE\n`, the length with its own digits: pax, "pax Extended Header". */
+function paxRecord(key: string, value: Buffer): Buffer {
+  const rest = Buffer.concat([Buffer.from(` ${key}=`, 'latin1'), value, Buffer.from('\n')]);
+  let length = rest.length;
+  while (String(length).length + rest.length !== length) length = String(length).length + rest.length;
+  return Buffer.concat([Buffer.from(String(length)), rest]);
+}
+
+function block(entry: TarEntry, typeFlag: string): Buffer {
+  const header = Buffer.alloc(blockBytes);
+  const text = (offset: number, bytes: number, value: string) => header.write(value, offset, bytes, 'latin1');
+  text(0, nameBytesMax, entry.path);
+  writeNumber(header, 100, 8, entry.mode);
+  writeNumber(header, 108, 8, entry.uid);
+  writeNumber(header, 116, 8, entry.gid);
+  writeNumber(header, 124, 12, entry.size);
+  writeNumber(header, 136, 12, Math.max(0, entry.mtimeSeconds));
+  text(148, 8, '        ');
+  text(156, 1, typeFlag);
+  text(157, nameBytesMax, entry.target ?? '');
+  text(257, 8, 'ustar\x0000');
+  if (entry.device !== undefined) {
+    writeNumber(header, 329, 8, entry.device.major);
+    writeNumber(header, 337, 8, entry.device.minor);
+  }
+  const sum = header.reduce((total, byte) => total + byte, 0);
+  text(148, 8, `${sum.toString(8).padStart(6, '0')}\0 `);
+  return header;
+}
+
+/** Octal, or, what octal digits cannot hold, as binary with the first bit set: GNU's way, which every reader of today has. */
+function writeNumber(header: Buffer, offset: number, bytes: number, value: number): void {
+  const digits = value.toString(8);
+  if (digits.length < bytes) {
+    header.write(digits.padStart(bytes - 1, '0'), offset, 'latin1');
+    return;
+  }
+  header.writeBigUInt64BE(BigInt(value), offset + bytes - 8);
+  header[offset] = 0x80 | (header[offset] ?? 0);
+}
