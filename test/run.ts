@@ -11,6 +11,7 @@ import { delimiter, join, resolve } from 'node:path';
 import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
 import { prepareCheckpointTool } from './checkpoint-tool/prepare.ts';
 import { hasTools, prepareTools } from './critest/prepare.ts';
+import { prepareSignatureTool } from './signature-tool/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
 import { whyNoVm } from './vm/image.ts';
 import { vmParts, vmSpecs } from './vm/parts.ts';
@@ -83,6 +84,7 @@ async function main(names: readonly string[]): Promise<number> {
   if (hasGo) {
     prepareTools();
     prepareStreamingClient();
+    prepareSignatureTool();
     prepareCadvisorClient();
     prepareCheckpointTool();
   }

@@ -3,7 +3,15 @@
  */
 
 /** Names of parts of test/run.ts, beside those that belong to the machine alone. */
-export const vmParts: readonly string[] = ['root/cgroups', 'root/monitor-cgroup', 'root/oom', 'root/stats', 'root/engine', 'root/userns'];
+export const vmParts: readonly string[] = [
+  'root/cgroups',
+  'root/monitor-cgroup',
+  'root/oom',
+  'root/stats',
+  'root/engine',
+  'root/userns',
+  'root/disk-quota',
+];
 
 /** Specs of critest, as regular expressions over their names: all of AppArmor, and a few of each kind. */
 export const vmSpecs: readonly string[] = [
