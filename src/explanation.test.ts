@@ -38,6 +38,37 @@ test('explanationOf() prints what a container is, what each step took and in all
   ]);
 });
 
+test('explanationOf() puts its time and outcome before each operation that was reached', () => {
+  const plan = [
+    'inherit state',
+    'parent fchdir # entering',
+    'clone namespaces=NEWNS',
+    'child mkdirat # making /dev',
+    'child execve # starting',
+    'process argv=[]',
+  ];
+  const ran = [
+    { us: 12.34, outcome: 'done' },
+    { us: 300, outcome: 'done' },
+    { us: 2, outcome: 'EEXIST' },
+  ];
+  const info = { info: JSON.stringify(about), plan: JSON.stringify(plan), ran: JSON.stringify(ran) };
+  assert.deepEqual(
+    explanationOf({ status, info } as ContainerStatusResponse)
+      .split('\n')
+      .slice(-7),
+    [
+      'plan, 6 lines in the order in which they run; microseconds, until the next one that has a time',
+      '                      inherit state',
+      '      12.3            parent fchdir # entering',
+      '     300.0            clone namespaces=NEWNS',
+      '       2.0 EEXIST     child mkdirat # making /dev',
+      '                      child execve # starting',
+      '                      process argv=[]',
+    ],
+  );
+});
+
 test('explanationOf() says that a container was not started', () => {
   const info = { info: JSON.stringify({ ...about, pid: 0 }) };
   const lines = explanationOf({ status, info } as ContainerStatusResponse).split('\n');

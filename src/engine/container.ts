@@ -23,10 +23,11 @@ import { diskLimit } from './disk-limit.ts';
 import { watchExit } from './exits.ts';
 import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
-import { keepPlan } from './kept-plan.ts';
-import { reopenLog, startMonitor } from './monitor.ts';
+import { keepPlan, keepRun } from './kept-plan.ts';
+import { type MonitorRequest, reopenLog, startMonitor } from './monitor.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
 import { encodePlan } from './plan.ts';
+import { addPlanParts } from './plan-spans.ts';
 import {
   type ContainerRecord,
   type ContainerView,
@@ -179,7 +180,13 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const spawned = monitorPlacer(deps, view);
-  const starting = step('start.monitor', () => startMonitor(deps, { plan, fds: registers.fds, name: id, spawned }).finally(registers.closeAll));
+  const starting = step('start.monitor', (span) => {
+    const ran: MonitorRequest['ran'] = (told) => {
+      keepRun(deps, id, told.run);
+      addPlanParts(span, plan, told);
+    };
+    return startMonitor(deps, { plan, fds: registers.fds, name: id, spawned, ran }).finally(registers.closeAll);
+  });
   // While the monitor works.
   keepPlan(deps, id, plan);
   const started = await starting;

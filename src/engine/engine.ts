@@ -181,7 +181,7 @@ function explainContainer(deps: EngineDeps, { record, status }: ContainerView): 
     ...diskUse(deps, record.id),
     resources: status.resources,
   };
-  const plan = readPlan(deps, record.id);
+  const kept = readPlan(deps, record.id);
   const { oom } = status;
-  return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...(plan ? { plan } : {}) };
+  return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...kept };
 }

@@ -4,7 +4,7 @@
  * Knows plans and no containers. A report is (operation, errno); the plan's notes supply the words.
  */
 import assert from 'node:assert/strict';
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { constants } from 'node:os';
@@ -16,6 +16,7 @@ import { spawnProcess } from '../sys/spawn.ts';
 import { memfd, O_CLOEXEC, O_DIRECTORY, O_PATH, pidfdOpen, pidfdSendSignal, pipe, sealMemfd } from '../sys/syscalls.ts';
 import { kinds, phases, type Report, type Reports, readReports } from './monitor-reports.ts';
 import { encodePlan, type Op, type Plan } from './plan.ts';
+import { readRun, stampsBytes } from './plan-run.ts';
 
 /** A private copy of the monitor's program: an upgrade of the file does not reach it, and no container can write it. */
 export type MonitorBinary = { readonly path: string; readonly close: () => void };
@@ -30,6 +31,8 @@ export type MonitorRequest = {
   readonly name: string;
   /** Told of the monitor's pid at once, while it reads its plan. Does not throw. */
   readonly spawned?: (monitorPid: number) => void;
+  /** Told how the plan ran, also of a start that failed, unless the monitor was never started. Does not throw. */
+  readonly ran?: (run: ReturnType<typeof readRun>) => void;
   /** How long the plan may take; default 60 s: longer than any healthy mount, shorter than the kubelet's patience of two minutes. */
   readonly timeoutMs?: number;
 };
@@ -92,6 +95,7 @@ export async function startMonitor(deps: MonitorDeps, request: MonitorRequest): 
     return { monitorPid: monitor.pid, pid };
   } finally {
     monitor.reports.close();
+    tellRun(monitor, request);
   }
 }
 
@@ -111,6 +115,8 @@ export async function startExec(deps: MonitorDeps, request: MonitorRequest): Pro
   } catch (error) {
     monitor.reports.close();
     throw error;
+  } finally {
+    tellRun(monitor, request);
   }
   const exited = awaitExit(monitor, request.name);
   // A caller may give up before the end; that is no unhandled rejection.
@@ -135,7 +141,16 @@ function toExit(status: number): Exit {
   return { exitCode: signal === 0 ? (status >> 8) & 0xff : 128 + signal, signal };
 }
 
-type Monitor = { readonly pid: number; readonly reports: Reports };
+function tellRun({ stamps }: Monitor, { plan, ran }: MonitorRequest): void {
+  if (stamps === undefined) return;
+  const bytes = Buffer.alloc(stampsBytes(plan));
+  readSync(stamps, bytes, 0, bytes.length, 0);
+  closeSync(stamps);
+  ran?.(readRun(plan, bytes));
+}
+
+/** `stamps`: an fd of the memory in which the monitor writes how the plan runs; whoever takes it closes it. */
+type Monitor = { readonly pid: number; readonly reports: Reports; readonly stamps: number | undefined };
 
 function spawnMonitor(deps: MonitorDeps, request: MonitorRequest): Monitor {
   assert.equal(request.fds.length, request.plan.fds.length, 'an fd for each inherited register');
@@ -150,13 +165,16 @@ function spawnMonitor(deps: MonitorDeps, request: MonitorRequest): Monitor {
     const [reader, writer] = pipe();
     opened.push(writer);
     const reports = readReports(reader);
+    const stamps = request.ran === undefined ? undefined : memfd('stamps');
     try {
-      const fds = [nothing, nothing, nothing, plan, writer, ...request.fds];
+      if (stamps !== undefined) ftruncateSync(stamps, stampsBytes(request.plan));
+      const fds = [nothing, nothing, nothing, plan, writer, stamps ?? nothing, ...request.fds];
       const pid = spawnProcess({ path: deps.monitor.path, argv: ['berth-monitor', request.name], env: [], fds });
       request.spawned?.(pid);
-      return { pid, reports };
+      return { pid, reports, stamps };
     } catch (error) {
       reports.close();
+      if (stamps !== undefined) closeSync(stamps);
       throw failedTo(`starting the monitor of ${request.name}`, error);
     }
   } finally {

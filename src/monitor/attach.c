@@ -280,7 +280,5 @@ void attach_idle(void) {
 }
 
 uint64_t monotonic_us(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000U + (uint64_t)now.tv_nsec / 1000U;
+  return monotonic_ns() / 1000U;
 }

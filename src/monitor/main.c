@@ -1,7 +1,8 @@
 /*
  * The monitor: reads a plan, clones the process, runs the plan, reports, and parents what it started.
  *
- * Policy is in the plan. fds at start: 0-2; 3 the plan; 4 where reports go; 5 and up the inherited registers.
+ * Policy is in the plan. fds at start: 0-2; 3 the plan; 4 where reports go; 5 memory for stamps, or anything else for none; 6 and up the inherited
+ * registers.
  *
  *   daemon                     monitor                          child
  *     | -- plan, registers -->    |                               |
@@ -31,6 +32,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,7 +45,30 @@ static const uint64_t clone_into_cgroup = 0x200000000U;
 
 static unsigned char plan_bytes[PLAN_BYTES_MAX + PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
-void forget_plan(void) { madvise(plan_bytes, sizeof plan_bytes, MADV_DONTNEED); }
+/* Shared with the child and the daemon; NULL when nobody wants to know. */
+static struct stamp *stamps;
+static size_t stamps_count;
+
+void forget_plan(void) {
+  madvise(plan_bytes, sizeof plan_bytes, MADV_DONTNEED);
+  if (stamps != NULL) munmap(stamps, stamps_count * sizeof *stamps);
+  stamps = NULL;
+}
+
+/* A file of another size is none for this plan, and would not be safe to write to. */
+static void map_stamps(const struct plan *plan) {
+  struct stat file;
+  stamps_count = (size_t)plan->parent_ops + plan->child_ops + 2;
+  if (fstat(STAMPS_FD, &file) == 0 && file.st_size >= 0 && (size_t)file.st_size == stamps_count * sizeof *stamps) {
+    void *memory = mmap(NULL, stamps_count * sizeof *stamps, PROT_READ | PROT_WRITE, MAP_SHARED, STAMPS_FD, 0);
+    if (memory != MAP_FAILED) stamps = memory;
+  }
+  close(STAMPS_FD);
+}
+
+static void stamp_time(size_t index) {
+  if (stamps != NULL) stamps[index].began_ns = monotonic_ns();
+}
 
 static void report(int32_t kind, int32_t a, int32_t b, int32_t c) {
   const struct record record = {kind, a, b, c};
@@ -53,6 +78,7 @@ static void report(int32_t kind, int32_t a, int32_t b, int32_t c) {
 
 static void fail(enum phase phase, uint32_t index, int error) __attribute__((noreturn));
 static void fail(enum phase phase, uint32_t index, int error) {
+  if (stamps != NULL) stamp_time(stamps_count - 1);
   report(RECORD_FAILED, (int32_t)phase, (int32_t)index, error);
   _exit(EXIT_FAILED);
 }
@@ -111,7 +137,7 @@ static void run_child(const struct plan *plan, const unsigned char *at, const in
   reset_signals();
   close(links[0]);
   end_with_parent(link);
-  const int error = run_ops(plan, &at, plan->child_ops, link, &index);
+  const int error = run_ops(plan, &at, plan->child_ops, link, stamps != NULL ? stamps + plan->parent_ops + 1 : NULL, &index);
   const struct record record = {RECORD_FAILED, PHASE_CHILD, (int32_t)index, error};
   if (write(link, &record, sizeof record) < 0) _exit(126);
   _exit(127);
@@ -203,12 +229,14 @@ int main(void) {
   end_with_parent(REPORT_FD);
   syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
   load_plan(&plan);
+  map_stamps(&plan);
 
   const unsigned char *at = plan.ops;
   uint32_t index = 0;
   int link[2];
-  const int error = run_ops(&plan, &at, plan.parent_ops, -1, &index);
+  const int error = run_ops(&plan, &at, plan.parent_ops, -1, stamps, &index);
   if (error != 0) fail(PHASE_PARENT, index, error);
+  stamp_time(plan.parent_ops);
   const int unprepared = supervise_prepare(&plan);
   if (unprepared != 0) fail(PHASE_SUPERVISE, 0, unprepared);
   const int signals = hold_signals();
@@ -220,6 +248,7 @@ int main(void) {
   close(link[1]);
   const int terminal = await_start(&plan, &child, link[0]);
   prctl(PR_SET_PDEATHSIG, 0);
+  stamp_time(stamps_count - 1);
   report(RECORD_STARTED, (int32_t)child, 0, 0);
   if (plan.mode == MODE_NONE) _exit(0);
   forget_plan();

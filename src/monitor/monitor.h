@@ -27,7 +27,8 @@ enum {
   /* The monitor's own fds: 0-2, then these, then the inherited registers. */
   PLAN_FD = 3,
   REPORT_FD = 4,
-  FIRST_REGISTER_FD = 5,
+  STAMPS_FD = 5,
+  FIRST_REGISTER_FD = 6,
 };
 
 /* Why a plan is refused; src/engine/monitor.ts has the words. */
@@ -96,12 +97,26 @@ struct record {
 enum record_kind { RECORD_STARTED = 1, RECORD_FAILED = 2, RECORD_EXITED = 3, RECORD_REFUSED = 4, RECORD_TERMINAL = 5, RECORD_MOVED = 7 };
 enum phase { PHASE_PARENT = 1, PHASE_CLONE = 2, PHASE_CHILD = 3, PHASE_SUPERVISE = 4 };
 
+/*
+ * What is told of an operation, in memory that the daemon reads: when it began, by CLOCK_MONOTONIC (0: not at all, or nobody may ask any more), and
+ * what came of it: 0 until it is over, STAMP_DONE, STAMP_SKIPPED, or the errno that it tolerated, negative.
+ * One for each of the parent's, one for the clone, one for each of the child's, one for the end.
+ */
+struct stamp {
+  uint64_t began_ns;
+  int64_t outcome;
+};
+enum { STAMP_DONE = 1, STAMP_SKIPPED = 2 };
+
 /* ops.c */
 extern int registers[REGISTERS_MAX];
-/* Runs `count` operations from *at. 0, or the errno of the one at *index. `link`: the child's socket to the monitor; -1 in the monitor. */
-int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, uint32_t *index);
+/*
+ * Runs `count` operations from *at. 0, or the errno of the one at *index. `link`: the child's socket to the monitor; -1 in the monitor.
+ * `stamps`: one for each, or NULL.
+ */
+int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, struct stamp *stamps, uint32_t *index);
 
-/* main.c: gives the memory of the plan back. */
+/* main.c: gives the memory of the plan and its stamps back. */
 void forget_plan(void);
 /* main.c: the caller ends when its parent does, or has already: nobody holds the other end of fd then. */
 void end_with_parent(int fd);
@@ -129,6 +144,7 @@ uint64_t log_dropped_bytes(void);
 /* Writes `value` with at least `digits` digits; the place after it. */
 char *put_number(char *at, uint64_t value, int digits);
 uint64_t now_ns(void);
+uint64_t monotonic_ns(void);
 
 /* attach.c. What a client wants, as bits. */
 enum { ATTACH_STDIN = 1, ATTACH_STDOUT = 2, ATTACH_STDERR = 4, ATTACH_ENDS_STDIN = 8, ATTACH_ALL = 15 };

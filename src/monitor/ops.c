@@ -24,6 +24,9 @@ int registers[REGISTERS_MAX];
 static const long numbers[] = {OPERATIONS(OP_NUMBER)};
 #undef OP_NUMBER
 
+/* Without the vDSO asking for the time is a system call, and a filter may forbid it: from a filter on nobody asks. */
+static bool is_filtered;
+
 /* What the PATH search hides: a later "not found" must not replace an earlier "not allowed", execvp(3). */
 static bool was_denied;
 
@@ -80,6 +83,7 @@ static long seccomp(const struct op *op) {
   }
   const struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)(uintptr_t)filter->bytes};
   leave_monitor();
+  is_filtered = true;
   return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned int)op->args[0].number, &program);
 }
 
@@ -175,22 +179,32 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
   }
 }
 
-static int run_op(const struct plan *plan, const struct op *op, int link) {
+static int run_op(const struct plan *plan, const struct op *op, int link, int64_t *outcome) {
   const bool skipped = uses_absent(op);
   if (op->out >= 0) registers[op->out] = -1;
+  *outcome = skipped ? STAMP_SKIPPED : 0;
   if (skipped) return 0;
   const long result = perform(plan, op, link);
-  if (result < 0) return tolerates(op, errno) ? 0 : errno;
+  if (result < 0) {
+    const int error = errno;
+    const bool tolerated = tolerates(op, error);
+    *outcome = tolerated ? -error : 0;
+    return tolerated ? 0 : error;
+  }
+  *outcome = STAMP_DONE;
   if (op->out >= 0) registers[op->out] = (int)result;
   return 0;
 }
 
-int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, uint32_t *index) {
+int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, struct stamp *stamps, uint32_t *index) {
+  struct stamp unread;
   struct op op;
   for (*index = 0; *index < count; ++*index) {
     /* Checked before; what an operation may have written into the plan is checked again. */
     if (decode_op(at, plan->end, &op) != REFUSED_NOT) return EFAULT;
-    const int error = run_op(plan, &op, link);
+    struct stamp *stamp = stamps != NULL ? &stamps[*index] : &unread;
+    if (stamps != NULL && !is_filtered) stamp->began_ns = monotonic_ns();
+    const int error = run_op(plan, &op, link, &stamp->outcome);
     if (error != 0) return error;
   }
   return 0;

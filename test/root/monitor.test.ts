@@ -209,6 +209,33 @@ test('a tolerated failure leaves its register absent and skips what uses it', as
   assert.deepEqual(readdirSync(dir), ['made']);
 });
 
+test('a run tells of each operation when it began and what came of it, up to the one that failed', async (t) => {
+  const { monitor } = await monitorDeps(t);
+  const open = (path: string, more: Partial<Op> = {}): Op =>
+    ({ call: 'openat', dir: 'cwd', path, flags: O.RDONLY | O.CLOEXEC, mode: 0, note: `opening ${path}`, ...more }) as Op;
+  const parent = [open('/no/such', { out: 'absent', tolerate: ['ENOENT'] }), { call: 'fchdir', fd: 'absent', note: 'entering' } satisfies Op];
+  const told: string[][] = [];
+  const run = (child: readonly Op[]) =>
+    startExec(
+      { monitor },
+      {
+        plan: barePlan(child, { parent }),
+        fds: [],
+        name: 'test',
+        ran: ({ run }) => void told.push(run.map(({ us, outcome }) => `${us === undefined ? 'untimed' : us > 0} ${outcome}`)),
+      },
+    );
+  const setsid: Op = { call: 'setsid', note: 'making a session' };
+  const umask: Op = { call: 'umask', mask: 0o22, note: 'setting the umask' };
+  const filter: Op = { call: 'seccomp', flags: 0, filter: denyMkdir(), note: 'setting the seccomp filter' };
+  await (await run([setsid, filter, umask, execve('/no/such', ['ENOENT']), execve(shell)])).exited;
+  await assert.rejects(run([setsid, open('/no/such'), execve(shell)]), /opening \/no\/such/);
+  assert.deepEqual(told, [
+    ['true ENOENT', 'true skipped', 'true done', 'true done', 'true done', 'untimed done', 'untimed ENOENT', 'untimed unfinished'],
+    ['true ENOENT', 'true skipped', 'true done', 'true done', 'true unfinished'],
+  ]);
+});
+
 test('an errno that is not in the list is not tolerated', async (t) => {
   const deps = await monitorDeps(t);
   const plan = barePlan([{ ...impossible, tolerate: ['EEXIST', 'EPERM'] }, execve(shell)]);
