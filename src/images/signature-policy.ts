@@ -42,7 +42,7 @@ export function openSignaturePolicy(file: string): SignaturePolicy | undefined {
       let reason = judge(signatures);
       for (const digest of rule.requirements.every(isFulfillable) ? digests : []) {
         if (reason === undefined) break;
-        signatures.push(...(await fetchSignatures(session, digest)));
+        signatures.push(...(await fetchSignatures(session, digest).catch((error: unknown) => unusable(error, ref, rule))));
         reason = judge(signatures);
       }
       if (reason !== undefined) throw refused(formatReference(ref), rule, reason);
@@ -74,6 +74,12 @@ const isFulfillable = ({ type }: Requirement): boolean => type !== 'reject' && t
 
 function refused(subject: string, { scope }: Rule, reason: string): BerthError {
   return failedPrecondition(`SignatureValidationFailed: image ${subject}: ${reason} (signature policy, scope ${quoted(scope)})`);
+}
+
+/** Signatures that are not what they should be are the image's fault; a registry that is away is not. */
+function unusable(error: unknown, ref: Reference, rule: Rule): never {
+  if (error instanceof BerthError && error.code === 'FAILED_PRECONDITION') throw refused(formatReference(ref), rule, reasonOf(error));
+  throw error;
 }
 
 /** Says why signatures do not satisfy a rule; undefined when they do. */

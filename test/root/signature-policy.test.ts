@@ -161,6 +161,19 @@ test("another image's signature, and a payload that was changed, are refused, by
   assert.deepEqual([stolen.libraryAccepts, tampered.libraryAccepts], [false, false]);
 });
 
+test('signatures that are too large to be any are refused', { skip }, async () => {
+  const image = await bed.push('large/app', '1', { layers: [layerOf({ file: 'large' })] });
+  const template = await manifestOf('signed/app', `sha256-${plain.digest.slice(7)}.sig`);
+  const payload = Buffer.alloc(70_000, ' ');
+  await pushBlob('large/app', payload);
+  await pushBlob('large/app', Buffer.from('{}'));
+  const config = { ...template.config, digest: digestOf(Buffer.from('{}')), size: 2 };
+  const layers = [{ ...template.layers[0], digest: digestOf(payload), size: payload.length }];
+  await pushSignature('large/app', image.digest, { ...template, config, layers });
+  const node = await bed.node({ policy: open(policyFile({ [bed.host]: [signedBy()] })) });
+  await assert.rejects(node.pull(`${bed.host}/large/app:1`), refusal(/70000 bytes, more than/));
+});
+
 test('a signature of the index is as good as one of the manifest in it', { skip }, async () => {
   const { privateKey, publicKey } = generateKeyPairSync('ed25519');
   const image = await bed.push('multi/app', 'single', { layers: [layerOf({ file: 'multi' })] });
