@@ -10,10 +10,19 @@
  *       end / cancel ──────────────────────▶
  *             ◀──────────── unpacked / failed
  *
+ * An image's archive that is spooled goes the same way. One that is put together comes the other way:
+ *
+ *       assemble / returned ───────────────▶
+ *             ◀───────────────────── bytes
+ *       cancel ────────────────────────────▶
+ *             ◀───────────── done / failed
+ *
  * The other jobs are one message each way. Pure types.
  */
 import type { ErrorCode } from '../lib/errors.ts';
+import type { AssembleJob } from './assemble-layer.ts';
 import type { DevicePolicy, WrittenLayer } from './layer-writer.ts';
+import type { SpooledMember, SpoolJob } from './spool-stream.ts';
 import type { LayerTimes } from './stopwatch.ts';
 
 /** `tarBytes`: of the archive. */
@@ -36,8 +45,11 @@ export type ToWorker = {
   readonly id: number;
 } /** Moved memory would be counted anew each time, and make V8 collect all garbage every few megabytes; shared memory is sent once. */ & (
   | { readonly kind: 'unpack'; readonly job: LayerJob; readonly devices: DevicePolicy; readonly pieces: readonly SharedArrayBuffer[] }
+  | { readonly kind: 'spool'; readonly job: SpoolJob; readonly pieces: readonly SharedArrayBuffer[] }
   | { readonly kind: 'bytes'; readonly piece: number; readonly length: number }
   | { readonly kind: 'end' }
+  | { readonly kind: 'assemble'; readonly job: AssembleJob; readonly pieces: readonly SharedArrayBuffer[] }
+  | { readonly kind: 'returned'; readonly piece: number }
   | { readonly kind: 'cancel' }
   | { readonly kind: 'remove'; readonly path: string }
   | { readonly kind: 'sync'; readonly path: string }
@@ -46,6 +58,8 @@ export type ToWorker = {
 export type FromWorker = { readonly id: number } & (
   | { readonly kind: 'returned'; readonly piece: number }
   | { readonly kind: 'unpacked'; readonly layer: UnpackedLayer }
+  | { readonly kind: 'spooled'; readonly members: readonly SpooledMember[] }
+  | { readonly kind: 'bytes'; readonly piece: number; readonly length: number }
   | { readonly kind: 'done' }
   | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string }
 );

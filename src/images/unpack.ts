@@ -1,14 +1,17 @@
 /**
- * Unpacking as the daemon's thread sees it: layers and trees go to workers, results come out, memory stays bounded.
+ * Unpacking as the daemon's thread sees it: layers, archives and trees go to workers, results come out, memory stays bounded.
  *
  * Nothing here touches a layer's bytes but to copy them.
  */
 import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
-import { BerthError, internal, reasonOf } from '../lib/errors.ts';
+import { BerthError, failedTo, internal, reasonOf } from '../lib/errors.ts';
 import { createBufferSweeper } from '../sys/heap.ts';
+import type { AssembleJob } from './assemble-layer.ts';
+import { assemble } from './assembling.ts';
 import type { DevicePolicy } from './layer-writer.ts';
-import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
+import type { SpooledMember, SpoolJob } from './spool-stream.ts';
+import type { FromWorker, LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
 
 export type UnpackerDeps = {
@@ -30,6 +33,14 @@ export type Unpacker = {
    * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
    */
   readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<UnpackedLayer>;
+  /**
+   * Takes an image's archive apart into one file and a list of where each member's content is.
+   *
+   * @throws {BerthError} the reason begins with `archive`; the signal's reason when that was aborted.
+   */
+  readonly spool: (job: SpoolJob, bytes: Readable, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<readonly SpooledMember[]>;
+  /** A layer's archive, put together again. As assemble(). */
+  readonly assemble: (layer: AssembleJob, signal: AbortSignal) => AsyncGenerator<Buffer, undefined>;
   /** Removes a tree. Succeeds when it is not there. */
   readonly remove: (path: string) => Promise<void>;
   /** All that was written to the file system of `path` is on disk afterwards. */
@@ -63,10 +74,26 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
   return {
     unpack: (layer, open, signal, onBytes) =>
       pool
-        .runLayer((job) => runLayer(job, { layer, devices: deps.devices ?? 'keep' }, open, signal, onBytes))
+        .runLayer(async (job) => {
+          const result = await feedJob(job, { kind: 'unpack', job: layer, devices: deps.devices ?? 'keep' }, open, signal, onBytes);
+          if (result.kind !== 'unpacked') throw internal('the worker did something else');
+          return result.layer;
+        })
         .catch((error: unknown) => {
           throw layerError(layer, error, signal);
         }),
+    spool: (spool, bytes, signal, onBytes) =>
+      pool
+        .runArchive(async (job) => {
+          const result = await feedJob(job, { kind: 'spool', job: spool }, async () => bytes, signal, onBytes);
+          if (result.kind !== 'spooled') throw internal('the worker did something else');
+          return result.members;
+        })
+        .catch((error: unknown) => {
+          if (signal.aborted && signal.reason instanceof BerthError) throw signal.reason;
+          throw failedTo('archive', error);
+        }),
+    assemble: (layer, signal) => assemble(pool, layer, signal),
     remove: (path) => errand({ kind: 'remove', path }),
     sync: (path) => errand({ kind: 'sync', path }),
     close: pool.close,
@@ -82,17 +109,20 @@ function layerError(layer: LayerJob, error: unknown, signal: AbortSignal): unkno
     : new BerthError(error.code, `layer ${layer.digest}: ${error.message}`, error);
 }
 
-/** Feeds one layer to a worker, and waits until the worker has nothing of it any more. */
-async function runLayer(
+type FedJob = { [Kind in 'unpack' | 'spool']: Omit<Extract<JobMessage, { kind: Kind }>, 'pieces'> }['unpack' | 'spool'];
+type Result = Extract<FromWorker, { kind: 'unpacked' | 'spooled' }>;
+
+/** Feeds one layer or archive to a worker, and waits until the worker has nothing of it any more. */
+async function feedJob(
   job: Job,
-  { layer, devices }: { readonly layer: LayerJob; readonly devices: DevicePolicy },
+  begin: FedJob,
   open: () => Promise<Readable>,
   signal: AbortSignal,
   onBytes: ((count: number) => void) | undefined,
-): Promise<UnpackedLayer> {
+): Promise<Result> {
   signal.throwIfAborted();
   const lane = openLane(job);
-  job.post({ kind: 'unpack', job: layer, devices, pieces: lane.pieces });
+  job.post({ ...begin, pieces: lane.pieces });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener('abort', abort);
@@ -126,7 +156,7 @@ type Lane = {
   readonly send: (piece: Piece, length: number) => void;
   /** True when the worker has nothing to do. */
   readonly isIdle: () => boolean;
-  readonly result: Promise<UnpackedLayer>;
+  readonly result: Promise<Result>;
 };
 
 type Piece = { readonly index: number; readonly bytes: Buffer };
@@ -136,13 +166,13 @@ function openLane(job: Job): Lane {
   const buffers = pieces.map((memory, index): Piece => ({ index, bytes: Buffer.from(memory) }));
   const free = [...buffers];
   let wake: (() => void) | undefined;
-  const { promise: result, resolve, reject } = Promise.withResolvers<UnpackedLayer>();
+  const { promise: result, resolve, reject } = Promise.withResolvers<Result>();
   let failure: BerthError | undefined;
   result.catch(() => undefined);
   job.listen((message) => {
     const returned = message.kind === 'returned' ? buffers[message.piece] : undefined;
     if (returned !== undefined) free.push(returned);
-    if (message.kind === 'unpacked') resolve(message.layer);
+    if (message.kind === 'unpacked' || message.kind === 'spooled') resolve(message);
     if (message.kind === 'failed') {
       failure = new BerthError(message.code, message.message);
       reject(failure);

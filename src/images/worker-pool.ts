@@ -23,6 +23,8 @@ export type WorkerPool = {
   readonly runLayer: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
   /** Beside all layers: these may wait for a slow network, and removal must not wait for them. One at a time. */
   readonly runErrand: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
+  /** Beside all layers too: archives come and go at the pace of people's programs, which may stand still. */
+  readonly runArchive: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
   /** Ends all workers; their jobs fail. */
   readonly close: () => Promise<void>;
 };
@@ -31,6 +33,9 @@ export type WorkerPoolDeps = { readonly workerFile: URL; readonly layersMax: num
 
 /** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
 const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 2 };
+
+/** Imports and exports of several people at once; each takes a worker. */
+const archivesMax = 4;
 
 type Pooled = {
   readonly worker: Worker;
@@ -44,6 +49,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
   const all = new Set<Pooled>();
   const layers = createLimit(deps.layersMax);
   const errands = createLimit(1);
+  const archives = createLimit(archivesMax);
 
   const start = (): Pooled => {
     const worker = new Worker(deps.workerFile, { resourceLimits: workerLimits });
@@ -104,6 +110,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
   return {
     runLayer: (use) => layers(() => run(use)),
     runErrand: (use) => errands(() => run(use)),
+    runArchive: (use) => archives(() => run(use)),
     close: async () => void (await Promise.all([...all].map((pooled) => pooled.worker.terminate()))),
   };
 }

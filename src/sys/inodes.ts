@@ -4,9 +4,22 @@
  * Names are byte strings (one character a byte, as `latin1` has it), for file names need not be UTF-8. Usable in a worker: no state is
  * shared between threads. Nothing here follows a symbolic link in the last component.
  */
-import { readdirSync } from 'node:fs';
+import { fstatSync, readdirSync } from 'node:fs';
 import { checked, isErrno, libc, SyscallError } from './ffi.ts';
-import { O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } from './syscalls.ts';
+import {
+  O_APPEND,
+  O_CLOEXEC,
+  O_CREAT,
+  O_DIRECTORY,
+  O_EXCL,
+  O_NOFOLLOW,
+  O_NONBLOCK,
+  O_RDONLY,
+  O_WRONLY,
+  RESOLVE_IN_ROOT,
+  RESOLVE_NO_SYMLINKS,
+  SYS_openat2,
+} from './syscalls.ts';
 
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const AT_REMOVEDIR = 0x200;
@@ -15,6 +28,7 @@ const S_IFBLK = 0o060000;
 const S_IFIFO = 0o010000;
 
 const c_openat = libc.func('int openat(int dir, const uint8_t *path, int flags, uint mode)');
+const c_openat2 = libc.func('long syscall(long nr, long dir, const uint8_t *path, void *how, long size)');
 const c_mkdirat = libc.func('int mkdirat(int dir, const uint8_t *path, uint mode)');
 const c_mknodat = libc.func('int mknodat(int dir, const uint8_t *path, uint mode, uint64_t dev)');
 const c_symlinkat = libc.func('int symlinkat(const uint8_t *target, int dir, const uint8_t *path)');
@@ -61,6 +75,21 @@ export function openDirectoryAt(dir: number, name: string): number | undefined {
 export function createFileAt(dir: number, name: string, mode: number): number {
   const flags = O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   return checked(c_openat(dir, nul(first, name), flags, mode), () => `creating ${shown(name)}`);
+}
+
+/**
+ * Opens a file for reading, beneath the directory and through no symbolic link.
+ *
+ * @throws ELOOP for a symbolic link, ENOENT, EINVAL for what is no regular file.
+ */
+export function openFileBelow(dir: number, path: string): number {
+  const how = Buffer.alloc(24);
+  how.writeBigUInt64LE(BigInt(O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), 0);
+  how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS), 16);
+  const fd = checked(c_openat2(SYS_openat2, dir, nul(first, path), how, how.length), () => `opening ${shown(path)}`);
+  if (fstatSync(fd).isFile()) return fd;
+  c_close(fd);
+  throw new SyscallError(`opening ${shown(path)}`, 22);
 }
 
 export function makeDirectoryAt(dir: number, name: string): void {

@@ -1,0 +1,189 @@
+/**
+ * A layer's archive put together again from its files: bit by bit what was unpacked, whatever was in it; and damage named instead of handed out.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { BerthError } from '../../src/lib/errors.ts';
+import { digestOf, toStream, useLayers } from '../support/layer-bed.ts';
+import { type Member, makeTar } from '../support/tar-maker.ts';
+
+const bed = useLayers();
+
+type Unpacked = { readonly filesDir: string; readonly contentsFile: string; readonly diffId: string };
+
+async function unpack(tar: Buffer, blob = tar): Promise<Unpacked> {
+  const directory = bed.freshDir();
+  const place = { filesDir: join(directory, 'diff'), contentsFile: join(directory, 'archive') };
+  mkdirSync(place.filesDir);
+  const job = { directory: place.filesDir, contentsFile: place.contentsFile, digest: digestOf(blob), diffId: digestOf(tar), sizeBytes: blob.length };
+  // Odd pieces: headers and contents lie across them.
+  const layer = await bed.unpacker.unpack(job, async () => toStream(blob, 77_777), new AbortController().signal);
+  assert.equal(layer.tarBytes, tar.length);
+  return { ...place, diffId: job.diffId };
+}
+
+async function assembled(layer: Unpacked, signal = new AbortController().signal): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  for await (const piece of bed.unpacker.assemble(layer, signal)) pieces.push(piece);
+  return Buffer.concat(pieces);
+}
+
+async function checkExact(name: string, tar: Buffer, blob = tar): Promise<void> {
+  const again = await assembled(await unpack(tar, blob));
+  assert.ok(again.equals(tar), `${name}: ${again.length} bytes of ${tar.length}`);
+}
+
+const big = Buffer.alloc(700_001, 'berth');
+const plain: readonly Member[] = [
+  { path: 'etc/', type: '5', mtime: 7 },
+  { path: 'etc/os', content: 'berth' },
+  { path: 'etc/empty', content: '' },
+  { path: 'big', content: big },
+  { path: 'link', type: '2', link: 'etc/os' },
+  { path: 'hard', type: '1', link: 'big' },
+  { path: 'pipe', type: '6' },
+  { path: 'null', type: '3', major: 1, minor: 3 },
+  { path: 'caf\xe9', content: 'no UTF-8', uid: 7, gid: 8, mode: 0o4755 },
+];
+
+const archives: Readonly<Record<string, Buffer>> = {
+  'an empty archive': makeTar([]),
+  'entries of every kind': makeTar(plain),
+  'no end blocks': makeTar(plain, false),
+  'long names and attributes in PAX headers': makeTar([
+    { path: `${'d/'.repeat(120)}file`, content: 'x', pax: { mtime: '12.5', 'SCHILY.xattr.user.a': 'b', comment: 'kept' } },
+    { path: 'g', type: 'g', content: '13 comment=x\n' },
+    { path: 'after', content: 'y' },
+  ]),
+  'long names as GNU has them': makeTar([
+    { path: '././@LongLink', type: 'L', content: `${'n'.repeat(200)}\0` },
+    { path: 'n'.repeat(100), content: 'long' },
+  ]),
+  'padding that is not zeros': Buffer.concat([makeTar([{ path: 'f', content: 'abc' }], false).fill(0x2a, 515, 1024), Buffer.alloc(1024)]),
+  'something after the end': Buffer.concat([makeTar(plain), Buffer.alloc(9000, 'rest')]),
+  'whiteouts, also with content': makeTar([
+    { path: 'a/.wh.gone', content: 'content of a whiteout' },
+    { path: 'a/.wh..wh..opq', content: '' },
+    { path: '.wh..wh.plnk/1.2', content: 'bookkeeping' },
+  ]),
+  'one name many times': makeTar(Array.from({ length: 50 }, (_, number) => ({ path: 'same', content: `content ${number}` }))),
+  'names that become something else': makeTar([
+    { path: 'a/b/c', content: 'first' },
+    { path: 'a/b/d', content: 'second' },
+    { path: 'a/b/c', content: 'third' },
+    { path: 'a/b', content: 'a file now' },
+    { path: 'a/b/e', content: 'a directory again' },
+    { path: 'a', type: '2', link: 'real' },
+    { path: 'real/', type: '5' },
+    { path: 'a/through', content: 'a link' },
+    { path: 'h', type: '1', link: 'real/through' },
+    { path: 'real/through', content: 'other, but not h' },
+    { path: 'same/', type: '5' },
+    { path: 'same/x', content: 'kept' },
+    { path: 'same/', type: '5' },
+  ]),
+  'paths that are not clean': makeTar([
+    { path: './x//y/./z', content: '1' },
+    { path: '/abs', content: '2' },
+  ]),
+};
+
+for (const [name, tar] of Object.entries(archives)) test(`an archive is put together again to the bit: ${name}`, () => checkExact(name, tar));
+
+test('an archive is put together again to the bit: of several gzip members', async () => {
+  const tar = makeTar(plain);
+  await checkExact('members', tar, Buffer.concat([gzipSync(tar.subarray(0, 5000)), gzipSync(tar.subarray(5000))]));
+});
+
+test('an archive is put together again to the bit: as tar makes them, in each of its formats, sparse files too', async () => {
+  const directory = bed.freshDir();
+  writeFileSync(join(directory, 'sparse'), 'start');
+  truncateSync(join(directory, 'sparse'), 3 << 20);
+  writeFileSync(join(directory, 'sparse'), 'end', { flag: 'a' });
+  for (const format of ['gnu', 'oldgnu', 'posix', 'ustar', 'v7']) {
+    const isSparse = ['gnu', 'oldgnu', 'posix'].includes(format);
+    const tar = execFileSync(
+      'tar',
+      ['-c', `--format=${format}`, ...(isSparse ? ['--sparse'] : []), '-C', directory, 'sparse', '-C', '/etc', 'passwd', 'apt'],
+      {
+        maxBuffer: 64 << 20,
+        stdio: ['ignore', 'pipe', 'ignore'],
+      },
+    );
+    assert.ok(!isSparse || tar.length < 2 << 20, `${format} is sparse`);
+    await checkExact(format, tar);
+  }
+});
+
+test('an archive is put together again to the bit: thousands of files as Debian has them', async () => {
+  await checkExact(
+    'doc',
+    execFileSync('tar', ['-c', '-C', '/usr/share', 'doc', 'perl5'], { maxBuffer: 1 << 30, stdio: ['ignore', 'pipe', 'ignore'] }),
+  );
+});
+
+test('what is damaged is not handed out as whole, and is named', async () => {
+  const tar = makeTar(plain);
+  const kinds: readonly (readonly [(layer: Unpacked) => void, RegExp])[] = [
+    [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'bertH'), /^layer sha256:[0-9a-f]{64}: file "etc\/os" has other bytes$/],
+    [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'be'), /file "etc\/os" has 2 bytes, not 5$/],
+    [({ filesDir }) => rmSync(join(filesDir, 'etc/os')), /opening "etc\/os".*ENOENT/],
+    [
+      ({ filesDir }) => {
+        rmSync(join(filesDir, 'etc/os'));
+        symlinkSync('/etc/passwd', join(filesDir, 'etc/os'));
+      },
+      /opening "etc\/os".*ELOOP/,
+    ],
+    [
+      ({ filesDir }) => {
+        renameSync(join(filesDir, 'etc'), join(filesDir, 'elsewhere'));
+        symlinkSync('elsewhere', join(filesDir, 'etc'));
+      },
+      /opening "etc\/os".*ELOOP/,
+    ],
+    [
+      ({ filesDir }) => {
+        rmSync(join(filesDir, 'etc/os'));
+        execFileSync('mkfifo', [join(filesDir, 'etc/os')]);
+      },
+      /opening "etc\/os"/,
+    ],
+    [({ contentsFile }) => truncateSync(contentsFile, 100), /record of the files is damaged/],
+    [({ contentsFile }) => writeFileSync(contentsFile, flipped(readFileSync(contentsFile))), /record of the files is damaged|diff id/],
+    [({ contentsFile }) => rmSync(contentsFile), /ENOENT/],
+  ];
+  for (const [damage, message] of kinds) {
+    const layer = await unpack(tar);
+    damage(layer);
+    await assert.rejects(assembled(layer), (error: unknown) => {
+      assert.ok(error instanceof BerthError && error.code === 'FAILED_PRECONDITION', String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+test('a reader that leaves, or gives up, leaves nothing under way', async () => {
+  const layer = await unpack(makeTar([{ path: 'big', content: Buffer.alloc(16 << 20, 1) }]));
+  for await (const piece of bed.unpacker.assemble(layer, new AbortController().signal)) {
+    assert.ok(piece.length > 0);
+    break;
+  }
+  const controller = new AbortController();
+  const pieces = bed.unpacker.assemble(layer, controller.signal);
+  await pieces.next();
+  controller.abort(new BerthError('CANCELLED', 'enough'));
+  await assert.rejects(pieces.next(), /enough/);
+  assert.equal((await assembled(layer)).length, (16 << 20) + 512 + 1024);
+});
+
+function flipped(bytes: Buffer): Buffer {
+  const at = bytes.length >> 1;
+  bytes[at] = (bytes[at] ?? 0) ^ 0xff;
+  return bytes;
+}
