@@ -1,12 +1,12 @@
 /** Classes of block I/O from a pod's annotations to the kernel. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { parseBlockioClasses } from '../../src/engine/blockio.ts';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
 import { controllerDirectory } from '../../src/sys/cgroup-facts.ts';
+import { attachDisk, detachDisk } from '../support/loop-disk.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 const annotation = 'blockio.resources.beta.kubernetes.io/pod';
@@ -16,16 +16,14 @@ let disk: string;
 
 before(async () => {
   host = await startEngine();
-  const file = join(host.directory, 'disk');
-  writeFileSync(file, Buffer.alloc(1 << 20));
-  disk = execFileSync('losetup', ['--show', '-f', file], { encoding: 'utf8' }).trim();
+  disk = attachDisk(join(host.directory, 'disk'), 1 << 20);
   const text = JSON.stringify({
     Classes: { slow: [{ Devices: [disk, '/dev/no-such-disk*', '/dev/null'], ThrottleReadBps: '10M', ThrottleWriteIOPS: '1k' }] },
   });
   engine = createEngine({ ...host.deps, blockio: parseBlockioClasses(text) });
 });
 after(async () => {
-  execFileSync('losetup', ['-d', disk]);
+  detachDisk(disk);
   await host.end();
 });
 

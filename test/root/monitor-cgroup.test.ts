@@ -16,6 +16,8 @@ before(async () => {
   parent = host.deps.cgroupDriver.name === 'systemd' ? `berthtest${process.pid}.slice` : `/berth-test-${process.pid}/named`;
 });
 after(async () => {
+  // Those of a test that failed, too.
+  for (const { record } of host.engine.sandboxes()) await withMonitors('pod').removeSandbox(record.id);
   await removeCgroup(host.deps.cgroups, host.deps.cgroupDriver.parentPathOf(parent));
   await host.end();
 });

@@ -23,6 +23,7 @@ import { killCgroup } from '../../src/sys/cgroup-processes.ts';
 import { oomKills, readMemoryUsage, writeCgroup } from '../../src/sys/cgroup-values.ts';
 import { probeCgroups, removeCgroup, setDevices } from '../../src/sys/cgroups.ts';
 import { type Ended, runIn, startIn, startSleeper, until } from './in-cgroup.ts';
+import { attachDisk, detachDisk } from './loop-disk.ts';
 
 const facts = probeCgroups();
 const isV2 = facts.version === 2;
@@ -327,7 +328,7 @@ export function limitTests({ wanted, reloads }: { readonly wanted: CgroupDriverN
       driver.close();
       if (isBelowSystemd()) execFileSync('systemctl', ['stop', `berthlimits${process.pid}.slice`]);
       else await removeCgroup(facts, `/berth-limits-${process.pid}`);
-      if (disk.device !== '') execFileSync('losetup', ['-d', disk.device]);
+      if (disk.device !== '') detachDisk(disk.device);
       rmSync(disk.directory, { recursive: true, force: true });
     });
     for (const limit of limits) limitTest(limit, reloads);
@@ -339,8 +340,7 @@ async function prepare(wanted: CgroupDriverName): Promise<void> {
   driver = await chooseCgroupDriver(wanted, facts, { defaultParent: '/berth', prefix: 'cri-berth' }, createLog('silent'));
   driver.onReset(() => void adoptAll());
   disk.directory = mkdtempSync(join(existsSync('/var/tmp') ? '/var/tmp' : tmpdir(), 'berth-limits-'));
-  writeFileSync(join(disk.directory, 'disk'), Buffer.alloc(4 * MiB));
-  disk.device = execFileSync('losetup', ['--show', '-f', join(disk.directory, 'disk')], { encoding: 'utf8' }).trim();
+  disk.device = attachDisk(join(disk.directory, 'disk'), 4 * MiB);
   const { rdev } = statSync(disk.device);
   disk.rule = { type: 'block', major: (rdev >> 8) & 0xfff, minor: rdev & 0xff };
   disk.number = `${disk.rule.major}:${disk.rule.minor}`;

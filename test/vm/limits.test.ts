@@ -9,7 +9,10 @@ const isHere = existsSync('/run/vm');
 
 if (isHere) {
   writeFileSync('/proc/sys/vm/nr_hugepages', '4');
-  execFileSync('sh', ['-c', 'modprobe loop; [ -e /swap ] || { fallocate -l 256M /swap && chmod 600 /swap && mkswap -q /swap; }; swapon /swap']);
+  execFileSync('sh', [
+    '-c',
+    '[ -e /swap ] || { fallocate -l 256M /swap && chmod 600 /swap && mkswap -q /swap; }; grep -q ^/swap /proc/swaps || swapon /swap',
+  ]);
 }
 // Only now: the table looks at the machine.
 const { limitTests } = await import('../support/limits.ts');
