@@ -33,7 +33,10 @@ function readTar(archive: Buffer, pieceBytes = archive.length): Read[] {
       present = { entry, parts: [] };
     },
     content: (bytes) => present?.parts.push(Buffer.from(bytes)),
-    hole: (sizeBytes) => present?.parts.push(Buffer.alloc(sizeBytes)),
+    hole: (sizeBytes) => {
+      if (sizeBytes > 1 << 24) throw new BerthError('RESOURCE_EXHAUSTED', 'a hole too large for this test');
+      present?.parts.push(Buffer.alloc(sizeBytes));
+    },
     entryEnd: () => {
       assert.ok(present);
       const content = Buffer.concat(present.parts);
@@ -301,7 +304,15 @@ test('createTarParser() answers damaged archives with BerthError only, whatever 
     { path: 'n'.repeat(120), type: '2', link: 'l'.repeat(130) },
     { path: 'g', type: 'L', content: `${'long'.repeat(40)}\0` },
     { path: 'z', type: '3', major: 1, minor: 3 },
+    { path: 's0', content: 'x'.repeat(10), pax: { 'GNU.sparse.size': '90', 'GNU.sparse.map': '5,4,20,6' } },
+    {
+      path: 's1',
+      content: Buffer.concat([Buffer.from('2\n7\n3\n40\n2\n'), Buffer.alloc(501), Buffer.from('abcde')]),
+      pax: { 'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.realsize': '50', 'GNU.sparse.name': 'sparse' },
+    },
+    oldSparseMember(),
   ]);
+  assert.equal(readTar(archive).length, 8);
   let refusals = 0;
   for (let seed = 1; seed <= 3000; seed += 1) {
     const random = randomFrom(seed);
@@ -322,6 +333,16 @@ test('createTarParser() answers damaged archives with BerthError only, whatever 
   }
   assert.ok(refusals > 100);
 });
+
+/** In GNU's old form: four pieces in the header, a fifth in a block of its own. */
+function oldSparseMember(): Member {
+  const extents = (offsets: readonly number[]) =>
+    Buffer.concat(offsets.map((offset) => Buffer.from(`${offset.toString(8).padStart(11, '0')}\0${'2'.padStart(11, '0')}\0`)));
+  const inHeader = Buffer.concat([extents([0, 10, 20, 30]), Buffer.from([1]), Buffer.from(`${(99).toString(8).padStart(11, '0')}\0`)]);
+  const block = Buffer.alloc(512);
+  extents([40]).copy(block);
+  return { path: 's2', type: 'S', sizeBytes: 10, content: Buffer.concat([block, Buffer.from('0123456789')]), patch: { at: 386, bytes: inHeader } };
+}
 
 function fixChecksum(archive: Buffer, block: number): void {
   const header = archive.subarray(block, block + 512);
