@@ -15,7 +15,8 @@ const buildDir = resolve(import.meta.dirname, '../../build');
  */
 export function buildGoProgram(name: string, directory: string, tags: readonly string[] = [], what = '.'): string {
   const hash = createHash('sha256');
-  for (const file of ['go.mod', 'go.sum', 'main.go'].filter((each) => existsSync(join(directory, each)))) hash.update(readFileSync(join(directory, file)));
+  for (const file of ['go.mod', 'go.sum', 'main.go'].filter((each) => existsSync(join(directory, each))))
+    hash.update(readFileSync(join(directory, file)));
   const program = join(buildDir, `${name}-${hash.digest('hex').slice(0, 12)}`);
   if (existsSync(program)) return program;
   mkdirSync(buildDir, { recursive: true });
