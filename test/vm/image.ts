@@ -39,7 +39,17 @@ const cacheDir = process.env['BERTH_TEST_CACHE'] ?? join(process.env['XDG_CACHE_
 /** A node's packages, and what tests and critest call. */
 const guestPackages = [
   ...['kmod', 'busybox-static', 'systemd', 'systemd-sysv', 'dbus', 'procps', 'iproute2', 'iptables', 'conntrack'],
-  ...['containernetworking-plugins', 'docker-registry', 'libseccomp2', 'libstdc++6', 'e2fsprogs', 'apparmor', 'openssl', 'ca-certificates'],
+  ...[
+    'containernetworking-plugins',
+    'docker-registry',
+    'libseccomp2',
+    'libstdc++6',
+    'e2fsprogs',
+    'xfsprogs',
+    'apparmor',
+    'openssl',
+    'ca-certificates',
+  ],
 ];
 
 /** Of the root disk nobody reads these, and most of the time goes into writing them. */
