@@ -60,8 +60,8 @@ test('explanationOf() puts its time and outcome before each operation that was r
     [
       'plan, 6 lines in the order in which they run; microseconds, until the next one that has a time',
       '                      inherit state',
-      '      12.3            parent fchdir # entering',
-      '     300.0            clone namespaces=NEWNS',
+      '        12            parent fchdir # entering',
+      '       300            clone namespaces=NEWNS',
       '       2.0 EEXIST     child mkdirat # making /dev',
       '                      child execve # starting',
       '                      process argv=[]',

@@ -2,7 +2,7 @@
  * A container's verbose status as text for people: what it is, what its start took, and its plan. Pure.
  */
 import type { ContainerStatusResponse } from './cri/messages.ts';
-import type { PlanRun } from './engine/plan-run.ts';
+import { formatUs, type PlanRun } from './engine/plan-run.ts';
 
 /** The topics that the daemon's verbose ContainerStatus has. */
 type Info = { readonly pid: number; readonly monitorPid: number; readonly cgroupPath: string; readonly sandboxID: string };
@@ -41,7 +41,7 @@ function planLines(plan: readonly string[], ran: PlanRun): string[] {
     if (ran.length === 0) return `  ${line}`;
     const run = /^(parent|clone|child) /.test(line) ? operations.next().value : undefined;
     const outcome = run === undefined || run.outcome === 'done' ? '' : run.outcome;
-    return `${(run?.us?.toFixed(1) ?? '').padStart(10)} ${outcome.padEnd(outcomeWidth)} ${line}`;
+    return `${formatUs(run ?? {}).padStart(10)} ${outcome.padEnd(outcomeWidth)} ${line}`;
   });
 }
 

@@ -57,11 +57,14 @@ function outcomeOf(stamped: bigint): OperationRun['outcome'] {
   return stamped < 0n ? (getSystemErrorName(Number(stamped)) as `E${string}`) : 'unfinished';
 }
 
-/** A word for each operation, such as `12.3`, `0.1,skipped`, `0.4,ENOENT` and, without a time, `,done`. */
+/** A word for each operation, such as `12`, `0.1,skipped`, `0.4,ENOENT` and, without a time, `,done`. */
 export function formatRun(run: PlanRun): string {
-  return run
-    .map(({ us, outcome }) => `${us === undefined ? '' : us.toFixed(1)}${us !== undefined && outcome === 'done' ? '' : `,${outcome}`}`)
-    .join(' ');
+  return run.map((each) => `${formatUs(each)}${each.us !== undefined && each.outcome === 'done' ? '' : `,${each.outcome}`}`).join(' ');
+}
+
+/** Two digits say enough. '' without a time. */
+export function formatUs({ us }: Pick<OperationRun, 'us'>): string {
+  return us?.toFixed(us < 10 ? 1 : 0) ?? '';
 }
 
 /** The opposite of formatRun(). */

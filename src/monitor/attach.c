@@ -280,5 +280,5 @@ void attach_idle(void) {
 }
 
 uint64_t monotonic_us(void) {
-  return monotonic_ns() / 1000U;
+  return monotonic_ns(true) / 1000U;
 }

@@ -45,13 +45,19 @@ static const uint64_t clone_into_cgroup = 0x200000000U;
 
 static unsigned char plan_bytes[PLAN_BYTES_MAX + PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
+/* Where the memory for stamps is mapped, amid the monitor's own: at any other place it would need two pages of page tables. */
+static struct stamp stamp_memory[STAMPS_MAX] __attribute__((aligned(PAGE_BYTES)));
 /* Shared with the child and the daemon; NULL when nobody wants to know. */
 static struct stamp *stamps;
 static size_t stamps_count;
 
+static bool map_stamp_memory(int flags, int fd) {
+  return mmap(stamp_memory, sizeof stamp_memory, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != MAP_FAILED;
+}
+
 void forget_plan(void) {
   madvise(plan_bytes, sizeof plan_bytes, MADV_DONTNEED);
-  if (stamps != NULL) munmap(stamps, stamps_count * sizeof *stamps);
+  if (stamps != NULL) map_stamp_memory(MAP_PRIVATE | MAP_ANONYMOUS, -1);
   stamps = NULL;
 }
 
@@ -59,15 +65,13 @@ void forget_plan(void) {
 static void map_stamps(const struct plan *plan) {
   struct stat file;
   stamps_count = (size_t)plan->parent_ops + plan->child_ops + 2;
-  if (fstat(STAMPS_FD, &file) == 0 && file.st_size >= 0 && (size_t)file.st_size == stamps_count * sizeof *stamps) {
-    void *memory = mmap(NULL, stamps_count * sizeof *stamps, PROT_READ | PROT_WRITE, MAP_SHARED, STAMPS_FD, 0);
-    if (memory != MAP_FAILED) stamps = memory;
-  }
+  const bool fits = stamps_count <= STAMPS_MAX && fstat(STAMPS_FD, &file) == 0 && file.st_size == (off_t)(stamps_count * sizeof *stamps);
+  if (fits && map_stamp_memory(MAP_SHARED, STAMPS_FD)) stamps = stamp_memory;
   close(STAMPS_FD);
 }
 
 static void stamp_time(size_t index) {
-  if (stamps != NULL) stamps[index].began_ns = monotonic_ns();
+  if (stamps != NULL) stamps[index].began_ns = monotonic_ns(false);
 }
 
 /* Where the kernel gives huge pages unasked, the first byte of a buffer brings 2 MiB, and giving the buffer back leaves the rest. */

@@ -24,7 +24,7 @@ int registers[REGISTERS_MAX];
 static const long numbers[] = {OPERATIONS(OP_NUMBER)};
 #undef OP_NUMBER
 
-/* Without the vDSO asking for the time is a system call, and a filter may forbid it: from a filter on nobody asks. */
+/* A filter may forbid asking for the time: from there on nobody does. */
 static bool is_filtered;
 
 /* What the PATH search hides: a later "not found" must not replace an earlier "not allowed", execvp(3). */
@@ -203,7 +203,7 @@ int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, i
     /* Checked before; what an operation may have written into the plan is checked again. */
     if (decode_op(at, plan->end, &op) != REFUSED_NOT) return EFAULT;
     struct stamp *stamp = stamps != NULL ? &stamps[*index] : &unread;
-    if (stamps != NULL && !is_filtered) stamp->began_ns = monotonic_ns();
+    if (stamps != NULL && !is_filtered) stamp->began_ns = monotonic_ns(link >= 0);
     const int error = run_op(plan, &op, link, &stamp->outcome);
     if (error != 0) return error;
   }
