@@ -1,15 +1,18 @@
 /**
- * The node's images as the CRI asks for them: the store and the puller behind one interface.
+ * The node's images as the CRI asks for them: store, puller, import and export behind one interface.
  */
 import type { Images, ImageView } from './cri/deps.ts';
+import { type ExportDeps, exportImages } from './images/export-images.ts';
 import type { ImageRecord } from './images/image-record.ts';
+import { type ImportDeps, importImages } from './images/import-images.ts';
 import type { ImagePuller } from './images/pull.ts';
 import { findReference } from './images/reference.ts';
-import type { SignaturePolicy } from './images/signature-policy.ts';
-import type { ImageStore } from './images/store.ts';
 import { notFound } from './lib/errors.ts';
 
-export function createNodeImages(store: ImageStore, puller: ImagePuller, policy: SignaturePolicy | undefined): Images {
+export type NodeImagesDeps = ImportDeps & ExportDeps & { readonly puller: ImagePuller };
+
+export function createNodeImages(deps: NodeImagesDeps): Images {
+  const { store, puller, policy } = deps;
   // The same view for the same record: lists keep bytes by it.
   const views = new WeakMap<ImageRecord, ImageView>();
   const viewOf = (record: ImageRecord): ImageView => {
@@ -27,6 +30,9 @@ export function createNodeImages(store: ImageStore, puller: ImagePuller, policy:
   };
   return {
     pull: (request) => puller.pullImage(request),
+    pulls: puller.pulls,
+    importArchive: async (request) => (await importImages(deps, request)).map(viewOf),
+    exportArchive: (references, signal) => exportImages(deps, references, signal),
     find: (reference) => {
       const record = store.find(reference);
       return record && viewOf(record);

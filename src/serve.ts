@@ -102,7 +102,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const server = await listen(contract, config.socket, {
     engine,
     streaming,
-    images: createNodeImages(images, puller, policy),
+    images: createNodeImages({ store: images, shared, unpacker, puller, platform: toPlatform(process.arch), log, ...(policy ? { policy } : {}) }),
     network,
     items: createItemBytes(contract.encoders),
     settings: { version, rootDir: config.root, stateDir: config.state },

@@ -4,6 +4,7 @@
 import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/records.ts';
 import type { ImageRoot, Network } from '../engine/spec.ts';
+import type { Transfer } from '../images/transfer.ts';
 import type { StreamingServer } from '../streaming/server.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';
 
@@ -37,7 +38,22 @@ export type Images = {
     readonly reference: string;
     readonly auth?: PullAuth;
     readonly signal: AbortSignal;
+    readonly onStart?: (progress: () => Transfer) => void;
   }) => Promise<{ readonly id: string }>;
+  /** That are under way. */
+  readonly pulls: () => readonly Transfer[];
+  /** @throws {BerthError} for what is no archive of images for this node, or damaged. */
+  readonly importArchive: (request: {
+    readonly archive: AsyncIterable<Buffer>;
+    readonly name: string | undefined;
+    readonly signal: AbortSignal;
+    readonly onStart: (progress: () => Transfer) => void;
+  }) => Promise<readonly ImageView[]>;
+  /** @throws {BerthError} NOT_FOUND, or FAILED_PRECONDITION for layers that cannot be put together again. */
+  readonly exportArchive: (
+    references: readonly string[],
+    signal: AbortSignal,
+  ) => { readonly totalBytes: number; readonly bytes: AsyncIterable<Buffer> };
   /** @throws {BerthError} INVALID_ARGUMENT for a reference that cannot be read. */
   readonly find: (reference: string) => ImageView | undefined;
   readonly list: () => readonly ImageView[];

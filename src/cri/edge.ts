@@ -3,7 +3,8 @@
  *
  * Decides nothing of what a call does.
  */
-import type { handleServerStreamingCall, handleUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
+import type { Writable } from 'node:stream';
+import type { handleBidiStreamingCall, handleServerStreamingCall, handleUnaryCall } from '@grpc/grpc-js';
 import { BerthError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Attributes, TraceCall, TraceHeaders } from '../lib/spans.ts';
@@ -49,18 +50,31 @@ export function guardStreaming(deps: EdgeDeps, guarded: Guarded, work: Streaming
   };
 }
 
-async function pump(
-  call: ServerWritableStream<unknown, unknown>,
-  messages: AsyncIterable<unknown> | Iterable<unknown>,
-  signal: AbortSignal,
-): Promise<void> {
+/** As guardStreaming(); `work` gets the caller's messages, and takes them as fast as it can. */
+export function guardDuplex(deps: EdgeDeps, guarded: Guarded, work: StreamingWork): handleBidiStreamingCall<unknown, unknown> {
+  return (call) => {
+    const { metadata } = call;
+    const known = { request: undefined, metadata, getDeadline: () => call.getDeadline(), on: call.on.bind(call) };
+    void supervise(deps, guarded, known, (signal) => {
+      // Whoever waits for the next message must not wait for ever.
+      signal.addEventListener('abort', () => call.destroy());
+      // What fails before the last message still has an answer.
+      return pump(call, work(call.iterator({ destroyOnReturn: false }), signal), signal);
+    }).then(({ failure }) => {
+      if (failure === undefined) call.end();
+      else call.emit('error', failure);
+    });
+  };
+}
+
+async function pump(call: Writable, messages: AsyncIterable<unknown> | Iterable<unknown>, signal: AbortSignal): Promise<void> {
   for await (const message of messages) {
     signal.throwIfAborted();
     if (!call.write(message)) await drained(call, signal);
   }
 }
 
-function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSignal): Promise<void> {
+function drained(call: Writable, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const onAbort = () => reject(signal.reason);
     signal.addEventListener('abort', onAbort, { once: true });

@@ -1,5 +1,5 @@
 /**
- * The table of all RPCs of both services: which handler answers, or what is not there yet.
+ * The table of all RPCs: which handler answers, or what is not there yet.
  *
  * The type holds it against the contract: a method that is missing, or has another request or response, does not compile.
  */
@@ -13,9 +13,11 @@ import type { CriDeps } from './deps.ts';
 import type { EncodedMessage } from './encoded.ts';
 import { exec } from './exec.ts';
 import { execSync } from './exec-sync.ts';
+import { exportImages } from './export-images.ts';
 import { getContainerEvents } from './get-container-events.ts';
 import { imageFsInfo } from './image-fs-info.ts';
 import { imageStatus } from './image-status.ts';
+import { importImages } from './import-images.ts';
 import { listContainerStats, streamContainerStats } from './list-container-stats.ts';
 import { listContainers, streamContainers } from './list-containers.ts';
 import { listImages, streamImages } from './list-images.ts';
@@ -23,6 +25,7 @@ import { listMetricDescriptors } from './list-metric-descriptors.ts';
 import { listPodSandbox, streamPodSandboxes } from './list-pod-sandbox.ts';
 import { listPodSandboxMetrics, streamPodSandboxMetrics } from './list-pod-sandbox-metrics.ts';
 import { listPodSandboxStats, streamPodSandboxStats } from './list-pod-sandbox-stats.ts';
+import { listPulls } from './list-pulls.ts';
 import type { ImageService, RuntimeService, Streaming, Unary } from './messages.ts';
 import { podSandboxStats } from './pod-sandbox-stats.ts';
 import { podSandboxStatus } from './pod-sandbox-status.ts';
@@ -41,6 +44,7 @@ import { stopPodSandbox } from './stop-pod-sandbox.ts';
 import { updateContainerResources } from './update-container-resources.ts';
 import { updatePodSandboxResources } from './update-pod-sandbox-resources.ts';
 import { version } from './version.ts';
+import { watchedPull } from './watched-pull.ts';
 
 type Handler<Request, Result> = (deps: CriDeps, request: Request, signal: AbortSignal) => Result;
 
@@ -116,6 +120,14 @@ export const imageMethods: Table<ImageService> = {
   RemoveImage: change(removeImage),
   ImageFsInfo: poll(imageFsInfo),
 };
+
+/** What the CRI has no call for: proto/berth-v1.proto. */
+export const ownMethods = {
+  Import: change(importImages),
+  Export: change(exportImages),
+  Pull: change(watchedPull),
+  Pulls: poll(listPulls),
+} as const;
 
 /** A method whose request and response types are known to match, since the tables above compiled. */
 export type AnyMethod = UnaryMethod<unknown, unknown> | StreamingMethod<unknown, unknown>;

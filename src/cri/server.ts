@@ -1,5 +1,5 @@
 /**
- * The CRI socket: both services on one Unix socket, answering from listen() to close().
+ * The CRI socket: both services of the CRI, and our own, on one Unix socket, answering from listen() to close().
  *
  * Knows neither what calls mean nor what they change.
  */
@@ -9,8 +9,8 @@ import { failedTo } from '../lib/errors.ts';
 import { clearSocketPath } from '../lib/unix-socket.ts';
 import type { Contract } from './contract.ts';
 import type { CriDeps } from './deps.ts';
-import { type EdgeDeps, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
-import { type AnyMethod, imageMethods, refuse, runtimeMethods } from './methods.ts';
+import { type EdgeDeps, guardDuplex, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
+import { type AnyMethod, imageMethods, ownMethods, refuse, runtimeMethods } from './methods.ts';
 import { spanAttributes } from './span-attributes.ts';
 
 export type CriServer = {
@@ -36,6 +36,7 @@ export async function listen(contract: Contract, socketPath: string, deps: CriDe
   const server = new Server(serverOptions);
   server.addService(contract.runtime, implementation(contract.runtime, runtimeMethods as Methods, deps));
   server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
+  server.addService(contract.own, implementation(contract.own, ownMethods as unknown as Methods, deps));
   await bind(server, socketPath);
   // Whoever may write to it is root on this node: the group is for an administrator to give.
   chmodSync(socketPath, 0o660);
@@ -46,12 +47,13 @@ type Methods = Readonly<Record<string, AnyMethod>>;
 
 function implementation(service: ServiceDefinition, methods: Methods, deps: CriDeps & EdgeDeps): UntypedServiceImplementation {
   const describe = (request: unknown, response: unknown) => spanAttributes(deps.engine, request, response);
-  const handlers = Object.entries(service).map(([rpc, { path, responseStream }]) => {
+  const handlers = Object.entries(service).map(([rpc, { path, requestStream, responseStream }]) => {
     const method = methods[rpc];
     if (method === undefined) throw new Error(`no method for ${rpc}`);
     const guarded = { rpc, path, isQuiet: method.kind !== 'change', describe };
     const work = async (request: unknown, signal: AbortSignal) =>
       method.kind === 'missing' ? refuse(rpc, method) : method.handle(deps, request, signal);
+    if (requestStream) return [rpc, guardDuplex(deps, guarded, streamOf(work))];
     return [rpc, responseStream ? guardStreaming(deps, guarded, streamOf(work)) : guardUnary(deps, guarded, work)];
   });
   return Object.fromEntries(handlers);

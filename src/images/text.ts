@@ -32,14 +32,21 @@ function escaped(character: string): string {
  * @throws {BerthError} FAILED_PRECONDITION unless the bytes are UTF-8 and one JSON object.
  */
 export function parseJsonObject(bytes: Buffer, what: string): JsonObject {
-  let value: unknown;
+  return toObject(parseJson(bytes, what), what);
+}
+
+/** As parseJsonObject(), for a list. */
+export function parseJsonArray(bytes: Buffer, what: string, lengthMax: number): readonly unknown[] {
+  return toArray(parseJson(bytes, what), what, lengthMax);
+}
+
+function parseJson(bytes: Buffer, what: string): unknown {
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
   } catch (error) {
     // The parser's own message quotes the document, so it is left out.
     throw failedPrecondition(`${what}: is not JSON`, error);
   }
-  return toObject(value, what);
 }
 
 export function toObject(value: unknown, what: string): JsonObject {
