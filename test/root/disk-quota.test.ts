@@ -127,6 +127,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       assert.ok(!projects.includes(theirs));
       await other.end();
       restarted.deps.monitor.close();
+      restarted.deps.oomKills.close();
       await host.end();
       for (const project of [...projects, theirs]) {
         // xfs frees in the background what was removed.

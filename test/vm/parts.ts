@@ -7,6 +7,7 @@ export const vmParts: readonly string[] = [
   'root/cgroups',
   'root/monitor-cgroup',
   'root/oom',
+  'root/attach',
   'root/stats',
   'root/engine',
   'root/userns',
