@@ -49,9 +49,6 @@ export type Unpacker = {
   readonly close: () => Promise<void>;
 };
 
-/** Bytes that go to a worker at once, and how many such pieces a layer has in flight: 1 MiB a layer. */
-const pieceBytes = 256 << 10;
-const piecesMax = 4;
 /** What the network gives comes in new buffers; this much of them may be garbage. */
 const sweepEveryBytes = 8 << 20;
 /** A pod's images come one after the other, and a worker costs some 40 ms of CPU. */
@@ -162,7 +159,7 @@ type Lane = {
 type Piece = { readonly index: number; readonly bytes: Buffer };
 
 function openLane(job: Job): Lane {
-  const pieces = Array.from({ length: piecesMax }, () => new SharedArrayBuffer(pieceBytes));
+  const pieces = job.pieces();
   const buffers = pieces.map((memory, index): Piece => ({ index, bytes: Buffer.from(memory) }));
   const free = [...buffers];
   let wake: (() => void) | undefined;
@@ -190,7 +187,7 @@ function openLane(job: Job): Lane {
     }
   };
   const send = ({ index }: Piece, length: number): void => job.post({ kind: 'bytes', piece: index, length });
-  return { pieces, piece, send, isIdle: () => free.length === piecesMax - 1, result };
+  return { pieces, piece, send, isIdle: () => free.length === pieces.length - 1, result };
 }
 
 /** Copies the source into pieces; a worker that waits gets what there is. */
@@ -205,7 +202,7 @@ async function feed(lane: Lane, source: Readable, onBytes: ((count: number) => v
       const copied = chunk.copy(piece.bytes, fill, at);
       at += copied;
       fill += copied;
-      if (fill < pieceBytes && !lane.isIdle()) continue;
+      if (fill < piece.bytes.length && !lane.isIdle()) continue;
       lane.send(piece, fill);
       piece = await lane.piece();
       fill = 0;
