@@ -1,7 +1,8 @@
 /** Events through the engine's functions: what is told while pods come and go, and in which order. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import type { LifeEvent } from '../../src/engine/events.ts';
+import { podSandboxStatus } from '../../src/cri/pod-sandbox-status.ts';
+import type { EventKind, LifeEvent } from '../../src/engine/events.ts';
 import { containerState, sandboxState } from '../../src/engine/records.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
@@ -83,6 +84,46 @@ test('each pod is told of completely and in order while many come and go', async
     assert.ok(
       own.every(({ atNs }, index) => index === 0 || BigInt(atNs) > BigInt(own[index - 1]?.atNs ?? 0)),
       'times grow',
+    );
+  }
+});
+
+test('a status that is newer than an event never shows less than the event told', async () => {
+  const listener = collect();
+  const deps = { engine: host.engine, nowNs: host.deps.clock.nowNs };
+  const answers: { readonly timestamp?: string | undefined; readonly states: ReadonlyMap<string, string> }[] = [];
+  let isOver = false;
+  const poll = async (id: string): Promise<void> => {
+    while (!isOver) {
+      const { timestamp, containers_statuses: statuses = [] } = await podSandboxStatus(deps, { pod_sandbox_id: id });
+      answers.push({ timestamp, states: new Map(statuses.map((status) => [status.id ?? '', status.state ?? ''])) });
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const polling = poll(sandboxId);
+  try {
+    for (let attempt = 0; attempt < 5; attempt++) {
+      const id = await host.engine.createContainer(sandboxId, containerSpec(['true'], { metadata: { name: 'main', attempt } }), host.image);
+      await host.engine.startContainer(id);
+      await host.deps.watches.of(id)?.exited;
+      await host.engine.removeContainer(id);
+    }
+  } finally {
+    isOver = true;
+  }
+  await polling;
+  const told = (await listener.stop()).filter((event) => event.sandbox?.record.id === sandboxId && event.id !== sandboxId);
+  const progress: Readonly<Record<string, number>> = { CONTAINER_CREATED: 1, CONTAINER_RUNNING: 2, CONTAINER_EXITED: 3, gone: 4 };
+  const least: Readonly<Record<EventKind, number>> = { created: 1, started: 2, stopped: 3, deleted: 4 };
+  assert.equal(told.length, 20);
+  for (const { timestamp, states } of answers) {
+    const before = told.filter(({ atNs }) => BigInt(atNs) <= BigInt(timestamp ?? 0));
+    for (const { id, kind } of before)
+      assert.ok((progress[states.get(id) ?? 'gone'] ?? 0) >= least[kind], `${kind} was told, ${states.get(id)} is shown`);
+    assert.ok(
+      [...states.keys()].every((id) => before.some((event) => event.id === id)),
+      'what is shown was told',
     );
   }
 });
