@@ -1,15 +1,19 @@
 /**
- * UpdatePodSandboxResources: told after the kubelet has changed the pod's cgroup, which is its own. Nothing is left to do here.
+ * UpdatePodSandboxResources: what a pod may take in all, told after the kubelet has changed the pod's cgroup (KEP-1287). That is the kubelet's own:
+ * nothing is written to it here; the values are kept and shown.
  */
-import { requiredName } from './checks.ts';
+import { present, requiredName } from './checks.ts';
 import type { CriDeps } from './deps.ts';
-import type { UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse } from './messages.ts';
+import type { LinuxContainerResources, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse } from './messages.ts';
+import { resourcesFrom } from './resources-from-request.ts';
 
-/** @throws {BerthError} NOT_FOUND for an unknown sandbox. */
+/** What is not sent stays as it was. @throws {BerthError} NOT_FOUND for an unknown sandbox, INVALID_ARGUMENT for values that no kernel takes. */
 export async function updatePodSandboxResources(
   { engine }: Pick<CriDeps, 'engine'>,
-  request: UpdatePodSandboxResourcesRequest,
+  { pod_sandbox_id, overhead, resources }: UpdatePodSandboxResourcesRequest,
 ): Promise<UpdatePodSandboxResourcesResponse> {
-  engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id));
+  const sent = (message: LinuxContainerResources | undefined) => message && resourcesFrom(message);
+  const change = present({ overhead: sent(overhead), resources: sent(resources) });
+  await engine.updateSandboxResources(requiredName('pod_sandbox_id', pod_sandbox_id), change);
   return {};
 }

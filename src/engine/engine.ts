@@ -24,8 +24,8 @@ import { type SessionRequest, startExecSession } from './exec-session.ts';
 import { readPlan } from './kept-plan.ts';
 import { connectPort } from './port-connect.ts';
 import type { ProcessStreams, WantedStreams } from './process-streams.ts';
-import { type ContainerView, containerState, type SandboxView, sandboxState } from './records.ts';
-import { removeSandbox, runSandbox, stopSandbox } from './sandbox.ts';
+import { type ContainerView, containerState, type PodResources, type SandboxView, sandboxState } from './records.ts';
+import { removeSandbox, runSandbox, stopSandbox, updateSandboxResources } from './sandbox.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
 import type { ContainerSpec, Resources, SandboxSpec } from './spec.ts';
 import { createStats, type Stats } from './stats.ts';
@@ -46,6 +46,8 @@ export type Engine = {
   /** Succeeds for one that is not there, like the next two. */
   readonly stopSandbox: (id: string) => Promise<void>;
   readonly removeSandbox: (id: string) => Promise<void>;
+  /** Keeps what a pod may take in all. What is not in `change` stays. */
+  readonly updateSandboxResources: (id: string, change: PodResources) => Promise<void>;
   readonly sandboxes: () => readonly SandboxView[];
   /** @throws {BerthError} NOT_FOUND; INVALID_ARGUMENT for a prefix of several. */
   readonly sandbox: (id: string) => SandboxView;
@@ -101,6 +103,7 @@ export function createEngine(deps: EngineDeps): Engine {
     runSandbox: (spec) => runSandbox(deps, spec),
     stopSandbox: async (id) => ifThere(sandboxId, id, (whole) => stopSandbox(deps, whole)),
     removeSandbox: async (id) => ifThere(sandboxId, id, (whole) => removeSandbox(deps, whole)),
+    updateSandboxResources: async (id, change) => updateSandboxResources(deps, sandboxId(id), change),
     createContainer: async (id, spec, image) => createContainer(deps, sandboxId(id), spec, image),
     startContainer: async (id) => startContainer(deps, containerId(id)),
     stopContainer: async (id, timeoutMs) => ifThere(containerId, id, (whole) => stopContainer(deps, whole, timeoutMs)),
@@ -156,6 +159,8 @@ function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): Read
     directory,
     namespaces: pins,
     cniResult: status.network?.cniResult ?? null,
+    overhead: status.resources?.overhead ?? null,
+    resources: status.resources?.resources ?? null,
   };
   return { info, timeline: status.timeline ?? {} };
 }

@@ -31,9 +31,14 @@ export type SandboxStatus = {
   readonly reaper?: ProcessIdentity;
   /** What making it took. */
   readonly timeline?: Timeline;
+  /** What the kubelet has told since. */
+  readonly resources?: PodResources;
   /** Why its record or its status could not be read: then the rest of both is made up. */
   readonly damage?: string;
 };
+
+/** Of a whole pod: for its runtime, and for its containers. Its cgroup is the kubelet's. */
+export type PodResources = { readonly overhead?: Resources; readonly resources?: Resources };
 
 export type SandboxState = 'creating' | 'ready' | 'not-ready';
 

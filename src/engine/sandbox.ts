@@ -22,7 +22,7 @@ import { openPins } from './open-pins.ts';
 import { planReaper } from './plan-reaper.ts';
 import { createPodNamespaces } from './pod-namespaces.ts';
 import { clampOomScore } from './process-plan.ts';
-import { type ProcessIdentity, recordVersion, type SandboxRecord, type SandboxView, sandboxState } from './records.ts';
+import { type PodResources, type ProcessIdentity, recordVersion, type SandboxRecord, type SandboxView, sandboxState } from './records.ts';
 import { createRegisters } from './registers.ts';
 import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
 import { type SandboxPaths, sandboxPaths } from './sandbox-paths.ts';
@@ -245,6 +245,13 @@ async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[])
 /** Removes a sandbox with all its containers, stopping it first. Idempotent. @throws {BerthError} as stopSandbox(). */
 export function removeSandbox(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, () => discardSandbox(deps, id));
+}
+
+/** Keeps what a pod may take in all; what is not in `change` stays as it was. */
+export function updateSandboxResources(deps: EngineDeps, id: string, change: PodResources): Promise<void> {
+  return deps.queue.run(id, async () => {
+    deps.store.sandboxes.update(id, (status) => ({ ...status, resources: { ...status.resources, ...change } }));
+  });
 }
 
 /** For a sandbox that nobody else works on. */

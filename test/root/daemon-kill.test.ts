@@ -172,6 +172,18 @@ test('after a restart resources can be changed, and a container whose monitor is
   assert.deepEqual(await tracesOf(place, daemon), traces);
 });
 
+test('what a pod may take in all is kept over a restart, and shown', options, async () => {
+  const pod = await runPod(daemon.client, 'resized', place.directory);
+  const update = (values: object) => daemon.client.call('UpdatePodSandboxResources', { pod_sandbox_id: pod.id, ...values });
+  await update({ overhead: { cpu_shares: '10' }, resources: { memory_limit_in_bytes: '1048576' } });
+  await update({ resources: { memory_limit_in_bytes: '2097152' } });
+  await restart('SIGKILL');
+  const { info } = await daemon.client.call<{ info: { info: string } }>('PodSandboxStatus', { pod_sandbox_id: pod.id, verbose: true });
+  const { overhead, resources } = JSON.parse(info.info);
+  assert.deepEqual([overhead, resources], [{ cpuShares: 10 }, { memoryLimitBytes: 2_097_152 }]);
+  await removePod(pod);
+});
+
 test('SIGTERM waits for the calls in flight, and leaves containers running', options, async () => {
   const pod = await runPod(daemon.client, 'drained', place.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', writer);

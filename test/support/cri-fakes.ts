@@ -148,6 +148,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       removeSandbox: note('removeSandbox', undefined),
       sandboxes: () => sandboxes,
       sandbox: (id) => pick(sandboxes, id),
+      updateSandboxResources: note('updateSandboxResources', undefined),
       createContainer: note('createContainer', 'new-container'),
       startContainer: note('startContainer', undefined),
       stopContainer: note('stopContainer', undefined),
