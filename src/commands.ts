@@ -4,6 +4,7 @@
 import { type Flags, flagSettings } from './config.ts';
 import { invalidArgument } from './lib/errors.ts';
 import { splitAtEquals, unknownText } from './lib/words.ts';
+import { sortKeys, type TopOptions } from './top-rows.ts';
 
 const defaultConfigFile = '/etc/berth/config.toml';
 
@@ -13,6 +14,7 @@ export type ConfigSource = { readonly configFile: string; readonly isConfigFileN
 export type Command =
   | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
   | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
+  | ({ readonly command: 'top' } & TopOptions & ConfigSource)
   | ({ readonly command: 'image' } & ImageAction & ConfigSource)
   | { readonly command: 'version' | 'config-default' | 'help' };
 
@@ -22,7 +24,12 @@ export type ImageAction =
   | { readonly action: 'verify' }
   | { readonly action: 'mend' }
   | { readonly action: 'pull'; readonly image: string }
-  | { readonly action: 'rm'; readonly image: string };
+  | { readonly action: 'rm'; readonly image: string }
+  /** `file`: `-` for standard input. */
+  | { readonly action: 'import'; readonly file: string; readonly name: string | undefined }
+  /** `output`: `-` for standard output. */
+  | { readonly action: 'export'; readonly images: readonly string[]; readonly output: string }
+  | { readonly action: 'pulls' };
 
 /** Those with `FLAGS` take the flags of the settings. */
 const commands = [
@@ -33,12 +40,29 @@ const commands = [
     meaning: 'Prints how a container was started: the time that each step took, and its plan, operation by operation.',
   },
   {
+    words: 'top',
+    usage: 'top [--once] [--interval SECONDS] [--sort KEY] [FLAGS]',
+    meaning: `Shows what pods and containers use, anew every two seconds, until q; once where the output is no terminal. KEY is ${sortKeys.join(', ')}.`,
+  },
+  {
     words: 'doctor',
     usage: 'doctor [FLAGS]',
     meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
   },
   { words: 'image ls', usage: 'image ls [FLAGS]', meaning: 'Lists the images that the daemon has.' },
   { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Makes the daemon pull an image.' },
+  { words: 'pulls', usage: 'pulls [FLAGS]', meaning: 'Lists the pulls that are under way, and how they stand. Also: image pulls.' },
+  {
+    words: 'image import',
+    usage: 'image import FILE|- [--name NAME] [FLAGS]',
+    meaning:
+      'Takes images out of an archive (OCI image layout or docker save, also compressed), from a file or standard input; with --name the one image gets that name.',
+  },
+  {
+    words: 'image export',
+    usage: 'image export IMAGE... [-o FILE|-] [FLAGS]',
+    meaning: 'Writes images as one archive, an OCI image layout that docker load reads too, to a file or standard output.',
+  },
   { words: 'image rm', usage: 'image rm IMAGE [FLAGS]', meaning: 'Removes an image with all its names.' },
   {
     words: 'image verify',
@@ -66,6 +90,8 @@ export function parseArguments(argv: readonly string[]): Command {
   if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
   if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
   if (command === 'explain') return parseExplain(rest);
+  if (command === 'top') return parseTop(rest);
+  if (command === 'pulls') return { command: 'image', action: 'pulls', ...parseSource(rest) };
   if (command === 'image') {
     const image = parseImage(rest);
     if (image !== undefined) return image;
@@ -77,17 +103,61 @@ export function parseArguments(argv: readonly string[]): Command {
 
 /** @returns undefined for an action that there is not. */
 function parseImage([action = '', ...rest]: readonly string[]): Command | undefined {
-  if (action === 'ls' || action === 'verify' || action === 'mend') return { command: 'image', action, ...parseSource(rest) };
+  if (action === 'ls' || action === 'verify' || action === 'mend' || action === 'pulls') return { command: 'image', action, ...parseSource(rest) };
+  if (action === 'import') return parseImport(rest);
+  if (action === 'export') return parseExport(rest);
   if (action !== 'pull' && action !== 'rm') return undefined;
   const [image = '', ...flags] = rest;
   if (image === '' || image.startsWith('--')) throw invalidArgument(`image ${action} needs the name of an image before any flag`);
   return { command: 'image', action, image, ...parseSource(flags) };
 }
 
+function parseImport(words: readonly string[]): Command {
+  const { value: name, rest } = takeOption(words, ['--name']);
+  const [file = '', ...flags] = rest;
+  if (file === '' || file.startsWith('--')) throw invalidArgument('image import needs a file, or - for standard input, before any flag');
+  return { command: 'image', action: 'import', file, name, ...parseSource(flags) };
+}
+
+function parseExport(words: readonly string[]): Command {
+  const { value: output = '-', rest } = takeOption(words, ['-o', '--output']);
+  const end = rest.findIndex((word) => word.startsWith('--'));
+  const [images, flags] = end < 0 ? [rest, []] : [rest.slice(0, end), rest.slice(end)];
+  if (images.length === 0) throw invalidArgument('image export needs the names of images before any flag');
+  return { command: 'image', action: 'export', images, output, ...parseSource(flags) };
+}
+
+/** Takes one option of a command out of its words, wherever it stands. */
+function takeOption(words: readonly string[], names: readonly string[]): { readonly value: string | undefined; readonly rest: readonly string[] } {
+  const at = words.findIndex((word) => names.includes(splitAtEquals(word)[0]));
+  if (at < 0) return { value: undefined, rest: words };
+  const [name, inline] = splitAtEquals(words[at] ?? '');
+  const value = inline ?? words[at + 1];
+  if (value === undefined || value === '') throw invalidArgument(`flag ${name} needs a value`);
+  return { value, rest: words.toSpliced(at, inline === undefined ? 2 : 1) };
+}
+
 function parseExplain([container = '', ...flags]: readonly string[]): Command {
   if (container === '' || container.startsWith('--'))
     throw invalidArgument('explain needs the id of a container, or the beginning of one, before any flag');
   return { command: 'explain', container, ...parseSource(flags) };
+}
+
+/** Its own flags stand anywhere among the others. */
+function parseTop(words: readonly string[]): Command {
+  const own: Record<string, string> = {};
+  const rest: string[] = [];
+  for (let index = 0; index < words.length; index += 1) {
+    const [flag, inline] = splitAtEquals(words[index] ?? '');
+    if (flag === '--once') own[flag] = 'true';
+    else if (flag === '--interval' || flag === '--sort') own[flag] = inline ?? words[++index] ?? '';
+    else rest.push(words[index] ?? '');
+  }
+  const seconds = Number(own['--interval'] ?? 2);
+  if (!(seconds >= 0.1 && seconds <= 3600)) throw invalidArgument(`flag --interval: ${own['--interval']} is no number of seconds from 0.1 to 3600`);
+  const sort = sortKeys.find((key) => key === (own['--sort'] ?? 'cpu'));
+  if (sort === undefined) throw invalidArgument(unknownText('key', own['--sort'] ?? '', sortKeys));
+  return { command: 'top', isOnce: '--once' in own, intervalMs: seconds * 1000, sort, ...parseSource(rest) };
 }
 
 /** @returns what `berth help` prints. */

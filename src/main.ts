@@ -11,6 +11,7 @@ import { explainContainer } from './explain.ts';
 import { runImageCommand } from './image-command.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';
 import { serve } from './serve.ts';
+import { showTop } from './top.ts';
 import { version } from './version.ts';
 
 type ConfiguredCommand = Extract<Command, ConfigSource>;
@@ -44,9 +45,13 @@ async function main(): Promise<number> {
 
 async function run(command: ConfiguredCommand, config: Config): Promise<number> {
   if (command.command === 'explain') return say(await explainContainer(config.socket, command.container));
+  if (command.command === 'top') {
+    await showTop(config.socket, command);
+    return 0;
+  }
   if (command.command === 'image') {
     const { text, isBad } = await runImageCommand(config, command);
-    say(text);
+    if (text !== '') say(text);
     return isBad ? 1 : 0;
   }
   if (command.command === 'doctor') {

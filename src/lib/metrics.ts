@@ -97,6 +97,38 @@ function createObservers(registers: Registers): Observers {
     buckets: callSeconds,
     registers,
   });
+  const plugins = new Counter({
+    name: 'berth_cni_calls_total',
+    help: 'Runs of CNI plugins that ended; result is OK or a code.',
+    labelNames: ['plugin', 'command', 'result'],
+    registers,
+  });
+  const pluginDuration = new Histogram({
+    name: 'berth_cni_call_duration_seconds',
+    help: 'Time that runs of CNI plugins took.',
+    labelNames: ['plugin', 'command'],
+    buckets: stepSeconds,
+    registers,
+  });
+  return {
+    call: (method, code, seconds) => {
+      calls.inc({ method, code });
+      callDuration.observe({ method }, seconds);
+    },
+    pull: observePulls(registers),
+    plugin: ({ plugin: name, command, result, seconds }) => {
+      const plugin = pluginName(name);
+      plugins.inc({ plugin, command, result });
+      pluginDuration.observe({ plugin, command }, seconds);
+    },
+    step: observeSteps(registers),
+    oomKills: observeOomKills(registers),
+    spans: observeSpans(registers),
+    session: observeSessions(registers),
+  };
+}
+
+function observePulls(registers: Registers): Observers['pull'] {
   const pulls = new Counter({
     name: 'berth_image_pulls_total',
     help: 'Image pulls that ended; result is OK or the cause of the failure.',
@@ -120,40 +152,12 @@ function createObservers(registers: Registers): Observers {
     registers,
   });
   const pullLayers = new Counter({ name: 'berth_image_pull_layers_total', help: 'Layers that were pulled: those here already are not.', registers });
-  const plugins = new Counter({
-    name: 'berth_cni_calls_total',
-    help: 'Runs of CNI plugins that ended; result is OK or a code.',
-    labelNames: ['plugin', 'command', 'result'],
-    registers,
-  });
-  const pluginDuration = new Histogram({
-    name: 'berth_cni_call_duration_seconds',
-    help: 'Time that runs of CNI plugins took.',
-    labelNames: ['plugin', 'command'],
-    buckets: stepSeconds,
-    registers,
-  });
-  return {
-    call: (method, code, seconds) => {
-      calls.inc({ method, code });
-      callDuration.observe({ method }, seconds);
-    },
-    pull: ({ result, seconds, bytes, layers, retries }) => {
-      pulls.inc({ result });
-      pullBytes.inc(bytes);
-      pullRetries.inc(retries);
-      pullLayers.inc(layers);
-      if (result === 'OK') pullDuration.observe(seconds);
-    },
-    plugin: ({ plugin: name, command, result, seconds }) => {
-      const plugin = pluginName(name);
-      plugins.inc({ plugin, command, result });
-      pluginDuration.observe({ plugin, command }, seconds);
-    },
-    step: observeSteps(registers),
-    oomKills: observeOomKills(registers),
-    spans: observeSpans(registers),
-    session: observeSessions(registers),
+  return ({ result, seconds, bytes, layers, retries }) => {
+    pulls.inc({ result });
+    pullBytes.inc(bytes);
+    pullRetries.inc(retries);
+    pullLayers.inc(layers);
+    if (result === 'OK') pullDuration.observe(seconds);
   };
 }
 

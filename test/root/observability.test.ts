@@ -322,8 +322,8 @@ test('berth explain prints time line and plan of a container, with names of vari
   assert.equal(status, 0, stderr);
   assert.match(stdout, new RegExp(`^container ${life.containerId} \\(main, attempt 0\\): running\n`));
   assert.match(stdout, /\n {2}start\.monitor +\d+\.\d{3}\n/);
-  assert.match(stdout, /\n {2}child pivot_root/);
-  assert.match(stdout, /\n {2}process argv=\["sleep","1000"\] env=\[.*"PASSWORD".*\]\n/);
+  assert.match(stdout, /\n +[\d.]+ +child pivot_root/);
+  assert.match(stdout, /\n +process argv=\["sleep","1000"\] env=\[.*"PASSWORD".*\]\n/);
   assertNoSecret(stdout);
 });
 
@@ -331,7 +331,28 @@ test('berth explain shows the plan of a container that could not start, and why'
   const { stdout } = run('explain', life.failedId, socketFlag());
   assert.match(stdout, /\nmessage +.*no such file/);
   assert.match(stdout, /\n {2}start\.monitor +\d/);
-  assert.match(stdout, /\n {2}child execve/);
+  assert.match(stdout, /\n +[\d.]+ unfinished child execve/);
+});
+
+test('berth explain has a time for each operation', () => {
+  const { stdout } = run('explain', life.containerId, socketFlag());
+  const operations = stdout.split('\n').filter((line) => / (parent|clone|child) /.test(line));
+  assert.ok(operations.length > 100);
+  assert.deepEqual(
+    operations.filter((line) => !/^ +[\d.]+ (E[A-Z]+|skipped|unfinished)? *(parent|clone|child) /.test(line)),
+    [],
+  );
+});
+
+test('berth top prints pods and containers with what they use, where nobody watches', () => {
+  const { status, stdout } = run('top', '--sort', 'name', socketFlag());
+  assert.equal(status, 0);
+  const [heading, pod = '', container = '', ...rest] = stdout.trimEnd().split('\n');
+  assert.match(heading ?? '', /^\*POD +CPU +MEMORY +PROCS +RX\/s +TX\/s RESTARTS +AGE$/);
+  assert.match(pod, /^test\/seen +[\d.]+m +[\d.]+[KM]i +\d+ +\d+ +\d+ +0 +\d+s$/);
+  assert.match(container, /^ {2}main +[\d.]+m +[\d.]+[KM]i +0 +\d+s$/);
+  assert.deepEqual(rest, []);
+  assert.match(run('top', '--socket=/run/nobody.sock').stderr, /no daemon answers/);
 });
 
 test('berth explain says what it cannot find, and where nobody answers', () => {

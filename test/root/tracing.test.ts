@@ -112,6 +112,9 @@ test('a pod start is a trace below the caller’s span: every call, and in it ev
       '  start.root',
       '  start.plan',
       '  start.monitor',
+      '    plan.parent',
+      '    plan.clone',
+      '    plan.child',
       '  cgroup.adopt',
     ],
   );
