@@ -17,7 +17,7 @@ import { findDevices, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
 import { normalPath, type RootMount } from './mounts.ts';
 import { openPins } from './open-pins.ts';
-import { placeInRoot, requireDirectories } from './places.ts';
+import { placeInRoot, requireDirectories, requireKinds } from './places.ts';
 import type { Plan, Reg, Supervise } from './plan.ts';
 import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from './plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from './process-plan.ts';
@@ -96,19 +96,26 @@ function composeContainer(
   requireDirectories(root, ['/proc', '/sys'].filter(has));
   const mountPoints = new Set(mounts.map((mount) => normalPath(mount.target)));
   const place = (path: string) => placeInRoot(root, path, mountPoints);
+  const placed = mounts.map((mount) => ({ ...mount, target: place(mount.target) }));
+  const declared = record.image.config.volumes.filter((path) => !targets.includes(path)).map(place);
+  if (containerState(status) === 'creating') {
+    // Without a read-only root nothing is done for them.
+    const writable = security.hasReadonlyRootfs ? declared.map((path) => ({ path, isDirectory: true })) : [];
+    requireKinds(root, [...placed.map(({ target, isDirectory }) => ({ path: target, isDirectory })), ...writable], mountPoints);
+  }
   return {
     ...openPins(pins, registers),
     pid,
     // The host's is not for one in a user namespace to mount.
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
-    mounts: mounts.map((mount) => ({ ...mount, target: place(mount.target) })),
+    mounts: placed,
     hasStandardDev: has('/dev'),
     devices: areMounts ? [] : nodes.filter((node) => !isCovered(node.path, targets)),
     links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
     hasReadonlyRoot: security.hasReadonlyRootfs,
-    volumes: record.image.config.volumes.filter((path) => !targets.includes(path)).map(place),
+    volumes: declared,
     process: { ...process, workingDir: place(process.workingDir) },
     supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
     fds: registers.names,

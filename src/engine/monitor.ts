@@ -214,8 +214,13 @@ function operationOf(plan: Plan, report: Report): Op | undefined {
 const stepOf = (report: Report, name: string): string =>
   report.a === phases.supervise ? (superviseSteps[report.b] ?? 'supervising') : `making the namespaces of ${name}`;
 
+/** Places in the container's root, and what is wrong with one that image and pod have made so: trying again does not mend it. */
+const placeCalls: readonly string[] = ['openat2', 'mkdirat', 'mknodat', 'move_mount'];
+const placeErrors: readonly string[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENOENT', 'EINVAL', 'EROFS', 'ENAMETOOLONG'];
+
 function codeOf(op: Op | undefined, cause: SyscallError): ErrorCode {
   if (op?.call === 'execve') return 'FAILED_PRECONDITION';
+  if (op !== undefined && placeCalls.includes(op.call) && placeErrors.includes(cause.code)) return 'FAILED_PRECONDITION';
   return isExhaustion(cause) ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
 }
 

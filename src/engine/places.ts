@@ -7,7 +7,7 @@
 import { fstatSync, readlinkSync } from 'node:fs';
 import { failedPrecondition } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
-import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../sys/syscalls.ts';
+import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS } from '../sys/syscalls.ts';
 import { normalPath } from './mounts.ts';
 
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
@@ -56,6 +56,56 @@ export function requireDirectories(root: number, paths: readonly string[]): void
     const kind = kindOf(root, path);
     if (kind === 'link') throw failedPrecondition(`mounting ${path}: it is a symbolic link in the image, and must be a directory`);
     if (kind === 'other') throw failedPrecondition(`mounting ${path}: it is a file in the image, and must be a directory`);
+  }
+}
+
+/** What is to be mounted, or to stay writable, in a container's root. */
+type Wanted = { readonly path: string; readonly isDirectory: boolean };
+
+/**
+ * Refuses an image that has a file where a directory is wanted, or a directory where a file is. What is not there will be made; what lies below a mount
+ * point is not the image's.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION.
+ */
+export function requireKinds(root: number, wanted: readonly Wanted[], mountPoints: ReadonlySet<string>): void {
+  for (const { path, isDirectory } of wanted) {
+    if (isBelowAny(path, mountPoints)) continue;
+    const fault = faultOf(root, path, isDirectory, mountPoints);
+    if (fault !== null) throw failedPrecondition(`mounting on ${path}: ${fault}`);
+  }
+}
+
+function isBelowAny(path: string, mountPoints: ReadonlySet<string>): boolean {
+  const parts = partsOf(path);
+  return parts.some((_, i) => i > 0 && mountPoints.has(`/${parts.slice(0, i).join('/')}`));
+}
+
+/** As the start will open it: through links that stay in the root. */
+function faultOf(root: number, path: string, isDirectory: boolean, mountPoints: ReadonlySet<string>): string | null {
+  try {
+    const fd = openat2(root, path, { flags: O_PATH, resolve });
+    try {
+      if (fstatSync(fd).isDirectory() === isDirectory || isBelowAny(readlinkSync(`/proc/self/fd/${fd}`), mountPoints)) return null;
+      return isDirectory ? 'it is a file in the image, and must be a directory' : 'it is a directory in the image, and must be a file';
+    } finally {
+      close(fd);
+    }
+  } catch (error) {
+    if (isErrno(error, 'ENOTDIR') && !hasLinks(root, path)) return 'what it lies in is a file in the image';
+    if (isErrno(error, 'ELOOP')) return 'its links in the image lead in a circle';
+    // ENOENT above all. Of anything else the start will tell.
+    return null;
+  }
+}
+
+/** A way through links may lead below a mount point. */
+function hasLinks(root: number, path: string): boolean {
+  try {
+    close(openat2(root, path, { flags: O_PATH, resolve: resolve | RESOLVE_NO_SYMLINKS }));
+    return false;
+  } catch (error) {
+    return isErrno(error, 'ELOOP');
   }
 }
 

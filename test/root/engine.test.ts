@@ -280,7 +280,10 @@ test('a volume’s missing source is made at create, and missed at start', async
 test('a file and a directory are not mounted on each other, and the error says so', async () => {
   const file = join(host.directory, 'file');
   writeFileSync(file, '');
-  await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), /mounting a volume on \/tmp: .* a directory and the other a file/);
+  await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), {
+    code: 'FAILED_PRECONDITION',
+    message: /mounting on \/tmp: it is a directory in the image, and must be a file/,
+  });
 });
 
 test('what cannot run is refused with the step and the reason, at create when it can be known', async () => {
@@ -402,6 +405,40 @@ test('resources that the cgroup has are in force and shown, though the disk does
   }
   assert.equal(host.engine.container(id).status.resources.cpuShares, 300);
   await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /name of the command to run is missing or empty/);
+});
+
+test('an image that cannot have a volume at its place is refused when the container is created', async () => {
+  const layer = mkdtempSync(join(host.directory, 'faulty-'));
+  writeFileSync(join(layer, 'file'), '');
+  symlinkSync('circle', join(layer, 'circle'));
+  symlinkSync('mounted', join(layer, 'link'));
+  mkdirSync(join(layer, 'mounted'));
+  writeFileSync(join(layer, 'mounted/sub'), '');
+  const image = (volumes: readonly string[]): ContainerImage => {
+    const { config, layerDirs } = host.image;
+    return { ...host.image, config: { ...config, volumes }, layerDirs: [layer, ...layerDirs] };
+  };
+  const sandboxId = await host.engine.runSandbox(sandboxSpec());
+  const mount = (containerPath: string, hostPath = layer) => ({
+    ...{ containerPath, hostPath, isReadonly: false, isRecursiveReadonly: false, propagation: 'private' as const },
+    ...{ wantsSelinuxRelabel: false, options: [] },
+  });
+  const readonly = { security: { ...security, hasReadonlyRootfs: true } };
+  const create = (spec: Partial<ContainerSpec>, volumes: readonly string[] = []) =>
+    host.engine.createContainer(sandboxId, idle(spec), image(volumes));
+  const refused = (message: RegExp) => ({ code: 'FAILED_PRECONDITION', message });
+  await assert.rejects(create(readonly, ['/file']), refused(/mounting on \/file: it is a file in the image/));
+  await assert.rejects(create(readonly, ['/file/below']), refused(/mounting on \/file\/below: what it lies in is a file/));
+  await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mounting on \/file: it is a file/));
+  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mounting on \/etc: it is a directory/));
+  await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mounting on \/circle\/x: its links in the image lead in a circle/));
+  // Below another mount, also by a link, it is not the image's.
+  const empty = join(host.directory, 'empty-volume');
+  mkdirSync(empty);
+  const id = await create({ ...readonly, mounts: [mount('/mounted', empty), mount('/link/sub'), mount('/mounted/sub/sub')] }, ['/mounted/sub']);
+  await host.engine.startContainer(id);
+  assert.equal(await run(id, 'test -d /mounted/sub/sub && echo there'), 'there\n');
+  await host.engine.removeSandbox(sandboxId);
 });
 
 test('an exit code is not lost to a full disk', async () => {
