@@ -67,7 +67,7 @@ void attach_lose_input(int fd) {
 
 static void end_input(void) {
   const int fd = input.fd;
-  /* A terminal has no end of input that could be told apart from its hanging up. */
+  /* A terminal has no end of input that could be told apart from its hanging up: as with containerd and CRI-O it stays open for the next client. */
   if (fd < 0 || input.is_terminal) return;
   attach_lose_input(fd);
   close(fd);

@@ -121,6 +121,30 @@ test('stdin_once: the end of the first client’s input is the container’s', a
   }
 });
 
+test('stdin_once with a terminal: a client that leaves neither ends the input nor hangs up, and the next goes on, also after a restart of the daemon', async () => {
+  const script = "trap 'echo hung up' HUP; while read line; do echo got $line; done; echo over";
+  const { id, logPath } = await start(script, { hasStdin: true, hasTerminal: true, closesStdinAfterFirstAttach: true });
+  const attached = { ...all, tty: true };
+  for (const [word, leave] of [
+    ['one', (session: ProcessStreams) => session.stdin?.end()],
+    ['two', (session: ProcessStreams) => session.abandon()],
+  ] as const) {
+    const session = await host.engine.attach(id, attached);
+    session.stdin?.write(`${word}\n`);
+    await expectOutput(session.stdout, new RegExp(`got ${word}\r\n`));
+    leave(session);
+  }
+  const deps = { ...host.deps, store: openStore(host.deps.settings.stateDir), watches: createWatches() };
+  await recover(deps);
+  const last = await createEngine(deps).attach(id, attached);
+  last.stdin?.write('three\n');
+  await expectOutput(last.stdout, /got three\r\n/);
+  // What ends the input of a terminal is typed.
+  last.stdin?.write('\x04');
+  await expectOutput(last.stdout, /over/);
+  assert.ok(!linesOf(logPath).some((line) => line.includes('hung up')), 'no SIGHUP');
+});
+
 test('more input than the container takes at once waits for it, and arrives whole', async () => {
   const { id } = await start(`${untilGo} head -c 3000000 | md5sum`, { hasStdin: true, closesStdinAfterFirstAttach: true });
   const session = await host.engine.attach(id, all);
