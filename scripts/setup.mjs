@@ -42,6 +42,7 @@ const testPackages = [
   ['make', ['make']],
   ['dpkg-dev', ['dpkg-source']],
   ['apache2-utils', ['htpasswd']],
+  ['criu', ['criu']],
   ['openssl', ['openssl']],
   // Its promtool checks metrics, rules and queries.
   ['prometheus', ['promtool']],

@@ -79,7 +79,7 @@ export function errorsOfLog(log: string): string {
   const telling = errors.filter((error) => !/^(rlimit: |Dumping FAILED)/.test(error));
   return telling
     .slice(-3)
-    .map((error) => error.slice(0, 200))
+    .map((error) => error.slice(0, 200).replace(/\.$/, ''))
     .join('; ');
 }
 

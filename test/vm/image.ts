@@ -38,7 +38,7 @@ const cacheDir = process.env['BERTH_TEST_CACHE'] ?? join(process.env['XDG_CACHE_
 
 /** A node's packages, and what tests and critest call. */
 const guestPackages = [
-  ...['kmod', 'busybox-static', 'systemd', 'systemd-sysv', 'dbus', 'procps', 'iproute2', 'iptables', 'conntrack'],
+  ...['kmod', 'busybox-static', 'systemd', 'systemd-sysv', 'dbus', 'procps', 'iproute2', 'iptables', 'conntrack', 'criu'],
   ...[
     'containernetworking-plugins',
     'docker-registry',

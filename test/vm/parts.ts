@@ -8,6 +8,7 @@ export const vmParts: readonly string[] = [
   'root/monitor-cgroup',
   'root/oom',
   'root/attach',
+  'root/checkpoint',
   'root/stats',
   'root/engine',
   'root/userns',
