@@ -27,9 +27,9 @@ export function singleLine(field: string, text: string): string {
   return text;
 }
 
-/** Refuses NUL, which ends every string that the kernel takes. */
+/** Refuses NUL, which ends every string that the kernel takes. The text may be an argument, and so a secret: no error shows it. */
 export function withoutNul(field: string, text: string): string {
-  if (text.includes('\0')) throw invalidArgument(`${field}: ${quoted(text)} holds a NUL`);
+  if (text.includes('\0')) throw invalidArgument(`${field}: it holds a NUL`);
   return text;
 }
 

@@ -55,7 +55,9 @@ function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
   const values = ownBytes(pairs.map(({ value }) => value ?? Buffer.alloc(0)));
   return pairs.map(({ key = '' }, index) => {
     const value = values[index] ?? Buffer.alloc(0);
-    if (key === '' || key.includes('=') || key.includes('\0')) throw invalidArgument(`envs: ${quoted(key)} is not the name of a variable`);
+    // What follows the first "=" may be meant as a value, and no value goes into an error.
+    if (key === '' || /[=\0]/.test(key))
+      throw invalidArgument(`envs: a name is empty, or holds "=" or NUL after ${quoted(key.split(/[=\0]/, 1)[0] ?? '')}`);
     if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} holds a NUL`);
     return { name: key, value };
   });

@@ -162,6 +162,9 @@ function report(
   else log[isQuiet && code !== 'INTERNAL' ? 'debug' : 'warn']({ ...fields, error: failure.details }, 'call failed');
 }
 
+/** Of what a caller calls an object, a line of the log has so much: the longest names of images are shorter. */
+const idLengthMax = 512;
+
 /** The object that a message is about: never more of it, for there may be secrets in the rest. */
 function idOf(message: unknown): string | undefined {
   const { container_id, pod_sandbox_id, image } = (message ?? {}) as {
@@ -170,5 +173,5 @@ function idOf(message: unknown): string | undefined {
     image?: { image?: unknown };
   };
   const id = container_id ?? pod_sandbox_id ?? image?.image;
-  return typeof id === 'string' ? id : undefined;
+  return typeof id === 'string' ? id.slice(0, idLengthMax) : undefined;
 }

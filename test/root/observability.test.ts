@@ -28,6 +28,8 @@ const secrets = {
   password: 'password-of-a-pull',
   basic: Buffer.from('kim:password-of-a-pull').toString('base64'),
   token: 'registry-token-of-a-pull',
+  argument: 'argument-of-an-exec',
+  variable: 'value-behind-the-name-of-a-variable',
 };
 
 type Life = { readonly sandboxId: string; readonly containerId: string; readonly failedId: string };
@@ -72,7 +74,14 @@ async function live(): Promise<Life> {
   };
   const containerId = await create('main', ['sleep', '1000']);
   await client.call('StartContainer', { container_id: containerId });
-  await client.call('ExecSync', { container_id: containerId, cmd: ['sh', '-c', 'echo $PASSWORD'], timeout: '10' });
+  await client.call('ExecSync', { container_id: containerId, cmd: ['sh', '-c', 'echo $PASSWORD', secrets.argument], timeout: '10' });
+  await assert.rejects(client.call('ExecSync', { container_id: containerId, cmd: ['/no/such/program', secrets.argument], timeout: '10' }));
+  const misnamed = {
+    metadata: { name: 'misnamed', attempt: 0 },
+    image: { image },
+    envs: [{ key: `PASSWORD=${secrets.variable}`, value: Buffer.from('') }],
+  };
+  await assert.rejects(client.call('CreateContainer', { pod_sandbox_id: sandboxId, config: misnamed, sandbox_config: sandbox }), /after "PASSWORD"/);
   const failedId = await create('broken', ['/no/such/program']);
   await assert.rejects(client.call('StartContainer', { container_id: failedId }), /no such file/);
   await client.call('ListContainers', {});
@@ -128,9 +137,10 @@ test('/metrics counts calls, pulls, plugins, states and steps as they were', asy
   const calls = seriesOf(text, 'berth_cri_calls_total');
   assert.equal(calls['method="RunPodSandbox",code="OK"'], 1);
   assert.equal(calls['method="CreateContainer",code="OK"'], 2);
+  assert.equal(calls['method="CreateContainer",code="INVALID_ARGUMENT"'], 1);
   assert.equal(calls['method="StartContainer",code="OK"'], 1);
   assert.equal(calls['method="StartContainer",code="FAILED_PRECONDITION"'], 1);
-  assert.equal(seriesOf(text, 'berth_cri_call_duration_seconds_count')['method="CreateContainer"'], 2);
+  assert.equal(seriesOf(text, 'berth_cri_call_duration_seconds_count')['method="CreateContainer"'], 3);
   assert.deepEqual(seriesOf(text, 'berth_image_pulls_total'), { 'result="UNAUTHENTICATED"': 2, 'result="OK"': 1 });
   assert.equal(seriesOf(text, 'berth_image_pull_layers_total')[''], 1);
   assert.ok((seriesOf(text, 'berth_image_pull_bytes_total')[''] ?? 0) > 100_000);
@@ -260,9 +270,11 @@ test('the scrape configuration is sound, and each alert comes when it should', (
   }
 });
 
-test('the log has one line for each change, with ids, and no secret even at its most talkative', () => {
+test('the log has one line for each change, with ids, and no secret even at its most talkative', async () => {
+  const { url } = await client.call<{ url: string }>('Exec', { container_id: life.containerId, cmd: ['echo', secrets.argument], stdout: true });
   const text = readFileSync(runtime.logFile, 'utf8');
   assertNoSecret(text);
+  assert.ok(!text.includes(url.split('/').at(-1) ?? ''), 'the right to open a session shows');
   const lines = text
     .trim()
     .split('\n')
