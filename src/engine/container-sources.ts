@@ -94,32 +94,37 @@ function composeContainer(
   const deviceMounts = openDevices(areMounts ? nodes : inVolumes, areMounts && has('/dev'), registers);
   const mounts = [...kept, ...deviceMounts, ...volumes];
   requireDirectories(root, ['/proc', '/sys'].filter(has));
-  const mountPoints = new Set(mounts.map((mount) => normalPath(mount.target)));
-  const place = (path: string) => placeInRoot(root, path, mountPoints);
-  const placed = mounts.map((mount) => ({ ...mount, target: place(mount.target) }));
-  const declared = record.image.config.volumes.filter((path) => !targets.includes(path)).map(place);
-  if (containerState(status) === 'creating') {
-    // Without a read-only root nothing is done for them.
-    const writable = security.hasReadonlyRootfs ? declared.map((path) => ({ path, isDirectory: true })) : [];
-    requireKinds(root, [...placed.map(({ target, isDirectory }) => ({ path: target, isDirectory })), ...writable], mountPoints);
-  }
+  const places = findPlaces(root, mounts, record, containerState(status) === 'creating');
   return {
     ...openPins(pins, registers),
     pid,
     // The host's is not for one in a user namespace to mount.
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
-    mounts: placed,
+    mounts: places.mounts,
     hasStandardDev: has('/dev'),
     devices: areMounts ? [] : nodes.filter((node) => !isCovered(node.path, targets)),
     links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
     hasReadonlyRoot: security.hasReadonlyRootfs,
-    volumes: declared,
-    process: { ...process, workingDir: place(process.workingDir) },
+    volumes: places.volumes,
+    process: { ...process, workingDir: places.of(process.workingDir) },
     supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
     fds: registers.names,
   };
+}
+
+/** Where links of the image lead. @param isNew refuses now what the image has as something else. */
+function findPlaces(root: number, asked: readonly RootMount[], { spec, image }: ContainerRecord, isNew: boolean) {
+  const mountPoints = new Set(asked.map((mount) => normalPath(mount.target)));
+  const of = (path: string) => placeInRoot(root, path, mountPoints);
+  const mounts = asked.map((mount) => ({ ...mount, target: of(mount.target) }));
+  const targets = spec.mounts.map((mount) => mount.containerPath);
+  const volumes = image.config.volumes.filter((path) => !targets.includes(path)).map(of);
+  // Without a read-only root nothing is done for what the image declares.
+  const declared = spec.security.hasReadonlyRootfs ? volumes.map((target) => ({ target, isDirectory: true })) : [];
+  if (isNew) requireKinds(root, [...mounts, ...declared], mountPoints);
+  return { of, mounts, volumes };
 }
 
 /** Whether a path is a volume's place or lies in one: what is made there would be made on the host. */

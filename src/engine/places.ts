@@ -60,7 +60,7 @@ export function requireDirectories(root: number, paths: readonly string[]): void
 }
 
 /** What is to be mounted, or to stay writable, in a container's root. */
-type Wanted = { readonly path: string; readonly isDirectory: boolean };
+type Wanted = { readonly target: string; readonly isDirectory: boolean };
 
 /**
  * Refuses an image that has a file where a directory is wanted, or a directory where a file is. What is not there will be made; what lies below a mount
@@ -69,7 +69,7 @@ type Wanted = { readonly path: string; readonly isDirectory: boolean };
  * @throws {BerthError} FAILED_PRECONDITION.
  */
 export function requireKinds(root: number, wanted: readonly Wanted[], mountPoints: ReadonlySet<string>): void {
-  for (const { path, isDirectory } of wanted) {
+  for (const { target: path, isDirectory } of wanted) {
     if (isBelowAny(path, mountPoints)) continue;
     const fault = faultOf(root, path, isDirectory, mountPoints);
     if (fault !== null) throw failedPrecondition(`mounting on ${path}: ${fault}`);
