@@ -60,3 +60,15 @@ test('loadConfig() refuses wrong types, formats and values beyond both limits', 
   assert.equal(loadConfig('pull_parallel_layers = 1', {}).pullParallelLayers, 1);
   assert.equal(loadConfig('pull_parallel_layers = 32', {}).pullParallelLayers, 32);
 });
+
+test('loadConfig() traces nothing without an endpoint, and appends the path that OTLP has for spans', () => {
+  assert.equal(loadConfig('tracing_sampling_rate_per_million = 5', {}).tracing, null);
+  for (const endpoint of ['http://127.0.0.1:4318', 'http://127.0.0.1:4318/'])
+    assert.deepEqual(loadConfig(`tracing_endpoint = "${endpoint}"`, {}).tracing, {
+      endpoint: 'http://127.0.0.1:4318/v1/traces',
+      samplingRatePerMillion: 0,
+    });
+  refuses(() => loadConfig('tracing_endpoint = "127.0.0.1:4317"', {}), /tracing_endpoint: .* is not an http or https URL/);
+  refuses(() => loadConfig('tracing_endpoint = "http://[::1"', {}), /tracing_endpoint: it is no URL/);
+  refuses(() => loadConfig('tracing_sampling_rate_per_million = 1000001', {}), /is not between 0 and 1000000/);
+});

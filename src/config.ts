@@ -334,7 +334,10 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
 }
 
 function toTracing(endpoint: string, samplingRatePerMillion: number): Config['tracing'] {
-  return endpoint === '' ? null : Object.freeze({ endpoint: `${endpoint.replace(/\/+$/, '')}/v1/traces`, samplingRatePerMillion });
+  if (endpoint === '') return null;
+  // It may hold a password.
+  if (!URL.canParse(endpoint)) throw invalidArgument('tracing_endpoint: it is no URL');
+  return Object.freeze({ endpoint: `${endpoint.replace(/\/+$/, '')}/v1/traces`, samplingRatePerMillion });
 }
 
 function toTls(certFile: string, keyFile: string): Pick<Config['stream'], 'tls'> {
