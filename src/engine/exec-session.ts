@@ -18,6 +18,7 @@ import { composeExec } from './exec.ts';
 import { type Exit, startExec } from './monitor.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
 import type { Reg } from './plan.ts';
+import { planParts } from './plan-spans.ts';
 import type { ProcessStreams, WantedStreams } from './process-streams.ts';
 import type { ContainerView } from './records.ts';
 import { createRegisters, type Registers } from './registers.ts';
@@ -41,8 +42,8 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
   try {
     const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
     const { trace = untraced } = deps;
-    const { pid, exited } = await trace('exec.start', () =>
-      startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view) }),
+    const { pid, exited } = await trace('exec.start', (span) =>
+      startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) }),
     );
     const ends = 'socket' in own ? terminalEnds(own.socket, request) : pipeEnds(own);
     return sessionOf(deps, view, { pid, exited }, ends);

@@ -6,7 +6,7 @@
 import { openSync } from 'node:fs';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
-import { untraced } from '../lib/spans.ts';
+import { type Span, untraced } from '../lib/spans.ts';
 import { openProcessCgroup } from '../sys/cgroups.ts';
 import { killTree } from '../sys/process-tree.ts';
 import { processStartTime } from '../sys/processes.ts';
@@ -19,6 +19,7 @@ import { startExec } from './monitor.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
 import type { Plan, Reg } from './plan.ts';
 import { planExec } from './plan-exec.ts';
+import { planParts } from './plan-spans.ts';
 import { containerCapabilities, planProcess } from './process-plan.ts';
 import { type ContainerView, containerState, type ProcessIdentity } from './records.ts';
 import { createRegisters, type Registers } from './registers.ts';
@@ -50,7 +51,7 @@ export async function execSync(deps: EngineDeps, id: string, request: ExecReques
   const [err, errEnd] = pipe();
   const stderr = collect(err, outputBytesMax);
   try {
-    const { pid, exited } = await trace('exec.start', () => start(deps, view, request.argv, [outEnd, errEnd]));
+    const { pid, exited } = await trace('exec.start', (span) => start(deps, view, request.argv, [outEnd, errEnd], span));
     await trace('exec.run', () => awaitEnd(deps, view, pid, exited, request));
     const { exitCode } = await exited;
     return { exitCode, stdout: stdout.finish(), stderr: stderr.finish() };
@@ -60,14 +61,14 @@ export async function execSync(deps: EngineDeps, id: string, request: ExecReques
   }
 }
 
-async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number]) {
+async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number], span: Span) {
   const registers = createRegisters();
   try {
     registers.add('stdin', openSync('/dev/null', 'r'));
     registers.add('stdout', outputs[0]);
     registers.add('stderr', outputs[1]);
     const plan = composeExec(deps, view, argv, registers);
-    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view) });
+    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) });
   } catch (error) {
     throw failedTo(`executing in container ${view.record.spec.metadata.name}`, error);
   } finally {

@@ -23,6 +23,11 @@ export function addPlanParts(
   part('plan.child', times.childNs, times.endedNs, slowest(plan.child, run.slice(clone + 1)));
 }
 
+/** For a monitor's request: only where somebody sees the parts does it stamp them. */
+export function planParts(span: Span, plan: Plan): { readonly ran?: (told: { readonly run: PlanRun; readonly times: RunTimes }) => void } {
+  return span.isRecorded ? { ran: (told) => addPlanParts(span, plan, told) } : {};
+}
+
 /** Of what an operation achieves, its note tells: never of its arguments. */
 function slowest(operations: Plan['parent'], run: PlanRun): Attributes {
   const worst = run.reduce((most, { us = 0 }, index) => (us > most.us ? { us, index } : most), { us: 0, index: 0 });

@@ -118,7 +118,9 @@ test('a pod start is a trace below the caller’s span: every call, and in it ev
       '  cgroup.adopt',
     ],
   );
-  for (const name of ['  exec.start', '  exec.run', '    CNI DEL portmap', '    CNI DEL bridge', '  cgroup.remove'])
+  const execs = names.slice(until + 1, names.indexOf('RuntimeService/CreateContainer', until));
+  assert.deepEqual(execs, ['  exec.start', '    plan.parent', '    plan.clone', '    plan.child', '  exec.run']);
+  for (const name of ['    CNI DEL portmap', '    CNI DEL bridge', '  cgroup.remove'])
     assert.ok(names.map((each) => each.trim()).includes(name.trim()), name);
 
   const byId = new Map(spans.map((span) => [span.spanId, span]));
