@@ -1,9 +1,10 @@
 /**
  * Takes a container's volumes from the host: each source as a detached copy of its tree of mounts, checked against what was asked.
  */
-import { mkdirSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs';
-import { BerthError, failedPrecondition, failedTo, invalidArgument } from '../lib/errors.ts';
+import { openSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { BerthError, failedPrecondition, invalidArgument, unusable } from '../lib/errors.ts';
 import { isErrno } from '../sys/ffi.ts';
+import { makeDirectories } from '../sys/files.ts';
 import { cloneIdmapped, cloneTree } from '../sys/mounts.ts';
 import { type MountInfo, mountOf, parseMountInfo } from '../sys/proc.ts';
 import { close } from '../sys/syscalls.ts';
@@ -38,17 +39,14 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
       return openVolume(facts, table, mount, `volume${i}`, registers);
     } catch (error) {
       if (error instanceof BerthError) throw error;
-      throw failedTo(
-        `mounting ${mount.image?.requested ?? mount.hostPath} on ${mount.containerPath}`,
-        failedPrecondition(error instanceof Error ? error.message : String(error)),
-      );
+      throw unusable(`mounting ${mount.image?.requested ?? mount.hostPath} on ${mount.containerPath}`, error);
     }
   });
 }
 
 function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
   if (mount.image !== undefined) return openImage(facts, mount, mount.image, name, registers);
-  const source = resolveSource(mount, facts.makesMissing);
+  const source = resolveSource(mount, facts.makesMissing && mount.mustExist !== true);
   const isDirectory = statSync(source).isDirectory();
   checkReadonly(facts, mount);
   checkPropagation(table, mount, source);
@@ -76,11 +74,12 @@ function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: s
 
 /** With what is mounted below it, all of it mapped: a part that cannot be would belong to nobody in the container. */
 function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
-  if (mount.ids === undefined) return cloneTree(source, { isRecursive: true });
+  const isRecursive = mount.isShallow !== true;
+  if (mount.ids === undefined) return cloneTree(source, { isRecursive });
   if (facts.userNamespace === undefined) throw invalidArgument(`mount on ${mount.containerPath}: ids are mapped only in a pod with a user namespace`);
   const userNamespace = openSync(facts.userNamespace, 'r');
   try {
-    return cloneIdmapped(source, { userNamespace, isRecursive: true });
+    return cloneIdmapped(source, { userNamespace, isRecursive });
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;
     throw failedPrecondition(
@@ -98,7 +97,7 @@ function resolveSource(mount: Mount, makesMissing: boolean): string {
     return realpathSync(mount.hostPath);
   } catch (error) {
     if (!makesMissing || !isErrno(error, 'ENOENT')) throw error;
-    mkdirSync(mount.hostPath, { recursive: true, mode: 0o755 });
+    makeDirectories(mount.hostPath, 0o755);
     return realpathSync(mount.hostPath);
   }
 }

@@ -57,6 +57,15 @@ export function isExhaustion(error: unknown): boolean {
  * something is full, else INTERNAL.
  */
 export function failedTo(attempt: string, error: unknown): BerthError {
-  const code = error instanceof BerthError ? error.code : isExhaustion(error) ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
+  return failedAs('INTERNAL', attempt, error);
+}
+
+/** As failedTo(), for what the caller named and this node has not, or not so: FAILED_PRECONDITION instead of INTERNAL. */
+export function unusable(attempt: string, error: unknown): BerthError {
+  return failedAs('FAILED_PRECONDITION', attempt, error);
+}
+
+function failedAs(otherwise: ErrorCode, attempt: string, error: unknown): BerthError {
+  const code = error instanceof BerthError ? error.code : isExhaustion(error) ? 'RESOURCE_EXHAUSTED' : otherwise;
   return new BerthError(code, `${attempt}: ${reasonOf(error)}`, error);
 }

@@ -1,9 +1,10 @@
 /**
  * Files that are replaced as a whole, and trees that are removed without leaving their file system.
  */
-import { closeSync, fsyncSync, openSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { isErrno } from './ffi.ts';
 
 /**
  * Replaces a file: a reader, or the next start after a crash, sees the old bytes or the new, never a part.
@@ -30,6 +31,23 @@ function syncDirectory(path: string): void {
     fsyncSync(fd);
   } finally {
     closeSync(fd);
+  }
+}
+
+/**
+ * Makes a directory with all above it. Where something is already it succeeds, whatever that is: the caller looks when it uses it.
+ *
+ * Node's own (`recursive: true`) never ends where a directory is there that nothing can be made in: mkdir(2) says ENOENT below /proc.
+ */
+export function makeDirectories(path: string, mode: number): void {
+  const parts = path.split('/');
+  for (let end = 1; end <= parts.length; end += 1) {
+    const each = parts.slice(0, end).join('/');
+    try {
+      if (each !== '') mkdirSync(each, mode);
+    } catch (error) {
+      if (!isErrno(error, 'EEXIST')) throw error;
+    }
   }
 }
 

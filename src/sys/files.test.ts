@@ -1,0 +1,22 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { makeDirectories } from './files.ts';
+
+const top = mkdtempSync(join(tmpdir(), 'berth-files-'));
+after(() => rmSync(top, { recursive: true }));
+
+test('makeDirectories() makes what is missing, and is content with what is there', () => {
+  for (let times = 0; times < 2; times += 1) makeDirectories(`${top}//a/../b/c/`, 0o755);
+  assert.ok(statSync(join(top, 'a')).isDirectory() && statSync(join(top, 'b/c')).isDirectory());
+});
+
+test('makeDirectories() ends with the reason where nothing can be made: below /proc, a file, a link to nothing', () => {
+  writeFileSync(join(top, 'file'), '');
+  symlinkSync('nowhere', join(top, 'link'));
+  assert.throws(() => makeDirectories('/proc/none/x', 0o755), { code: 'ENOENT' });
+  assert.throws(() => makeDirectories(join(top, 'file/x'), 0o755), { code: 'ENOTDIR' });
+  assert.throws(() => makeDirectories(join(top, 'link/x'), 0o755), { code: 'ENOENT' });
+});
