@@ -71,9 +71,12 @@ function nameOf(annotations: Readonly<Record<string, string>>): Reference | unde
 
 /** The images of a `manifest.json`. @throws {BerthError} FAILED_PRECONDITION when it is none. */
 export function imagesOfSave(bytes: Buffer): readonly SavedImage[] {
+  let names = 0;
   return parseJsonArray(bytes, 'manifest.json', imagesMax).map((value, position) => {
     const what = `manifest.json [${position}]`;
     const image = toObject(value, what);
+    names += toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).length;
+    if (names > namesMax) throw failedPrecondition(`manifest.json: has more than ${namesMax} names`);
     return {
       names: toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).flatMap((name) => findReference(name) ?? []),
       configPath: toText(image.Config, `${what} Config`),

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { Readable } from 'node:stream';
-import { failedPrecondition } from '../lib/errors.ts';
+import { BerthError, failedPrecondition } from '../lib/errors.ts';
 import { type ArchivedContent, type ArchiveMembers, blobPath, contentOf } from './archive-index.ts';
 import { type Descriptor, manifestBytesMax, toMediaType } from './manifest.ts';
 import type { DocumentSource } from './obtain-image.ts';
@@ -22,15 +22,23 @@ export type ArchiveSource = DocumentSource &
   };
 
 const chunkBytes = 256 << 10;
+/** Of all manifests and configs, however often one is read: those of a thousand images are some 20 MiB, and are in memory until the last is stored. */
+const documentsBytesMax = 64 << 20;
 
 /** @param file that `spool` is the handle of. */
 export function openArchiveSource(spool: FileHandle, file: string, members: ArchiveMembers): ArchiveSource {
   /** Of layers that are not among the blobs, by their digests. */
   const places = new Map<string, ArchivedContent>();
+  /** Of compressed content, so that it is read once for all images. */
+  const digests = new Map<ArchivedContent, string>();
+  let documentsBytes = 0;
 
   const read = async (path: string, bytesMax: number): Promise<Buffer> => {
     const { offset, sizeBytes } = contentOf(members, path);
     if (sizeBytes > bytesMax) throw failedPrecondition(`${path} has ${sizeBytes} bytes, more than the ${bytesMax} that are allowed`);
+    documentsBytes += sizeBytes;
+    if (documentsBytes > documentsBytesMax)
+      throw new BerthError('RESOURCE_EXHAUSTED', `its manifests and configs have more than ${documentsBytesMax} bytes`);
     return await readRange(spool, offset, sizeBytes);
   };
 
@@ -64,7 +72,8 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
       const content = contentOf(members, path);
       const start = await readRange(spool, content.offset, Math.min(4, content.sizeBytes));
       // A tar as it is has its diff id as its digest, and is checked by it.
-      const digest = isCompressed(start) ? await digestOf(stream(content)) : diffId;
+      const digest = isCompressed(start) ? (digests.get(content) ?? (await digestOf(stream(content)))) : diffId;
+      if (isCompressed(start)) digests.set(content, digest);
       places.set(digest, content);
       return { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest, sizeBytes: content.sizeBytes };
     },

@@ -95,12 +95,19 @@ async function findImages(deps: ImportDeps, source: ArchiveSource, members: read
   // Of an archive that is both, as Docker writes it now, the layout says more.
   if (paths.has('index.json')) {
     const images = imagesOfLayout(await source.read('index.json', manifestBytesMax));
-    return await Promise.all(images.map((image) => resolveLayout(deps, source, image)));
+    return await oneByOne(images, (image) => resolveLayout(deps, source, image));
   }
   if (!paths.has('manifest.json'))
     throw invalidArgument('the archive has neither an index.json (OCI image layout) nor a manifest.json (docker save)');
   const images = imagesOfSave(await source.read('manifest.json', manifestBytesMax));
-  return await Promise.all(images.map((image) => resolveSave(deps, source, image)));
+  return await oneByOne(images, (image) => resolveSave(deps, source, image));
+}
+
+/** A thousand images at once would be as many documents in memory, and as many open files. */
+async function oneByOne<From, To>(values: readonly From[], act: (value: From, position: number) => Promise<To>): Promise<readonly To[]> {
+  const results: To[] = [];
+  for (const [position, value] of values.entries()) results.push(await act(value, position));
+  return results;
 }
 
 async function resolveLayout(deps: ImportDeps, source: ArchiveSource, { name, candidates }: LayoutImage): Promise<Found> {
@@ -117,7 +124,7 @@ async function resolveSave(deps: ImportDeps, source: ArchiveSource, saved: Saved
   const digest = `sha256:${createHash('sha256').update(configBytes).digest('hex')}`;
   if (claimed !== undefined && claimed !== digest) throw failedPrecondition(`the config ${saved.configPath} has the digest ${digest}`);
   const { diffIds } = parseImageConfig(configBytes);
-  const descriptors = await Promise.all(saved.layerPaths.map((path, position) => source.describe(path, diffIds[position] ?? '')));
+  const descriptors = await oneByOne(saved.layerPaths, (path, position) => source.describe(path, diffIds[position] ?? ''));
   return { names: saved.names, image: { digests: [], ...pairLayers(configBytes, descriptors, deps.platform) }, topDigest: undefined };
 }
 

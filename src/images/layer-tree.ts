@@ -14,6 +14,8 @@ import { shownPath } from './layer-path.ts';
 /** Links followed in one path: as many as the kernel does. Source: path_resolution(7). */
 const linksMax = 40;
 const depthMax = 1024;
+/** Of a directory's path, links followed: a name more, and the node's own path to its layers, and it is as long as any that Linux takes (PATH_MAX). */
+const pathBytesMax = 3328;
 
 export type LayerTree = {
   /** The directory of a clean path, made with its parents where missing. The fd belongs to the tree, and is good until the next call. */
@@ -38,6 +40,8 @@ export function openLayerTree(
 ): LayerTree {
   const names: string[] = [];
   const fds: number[] = [];
+  /** Of names, each with its slash. */
+  let pathBytes = 0;
   let entered: string | undefined;
   /** names, joined; undefined since they changed. */
   let joined: string | undefined;
@@ -52,7 +56,7 @@ export function openLayerTree(
     joined = undefined;
     while (fds.length > length) {
       close(fds.pop() ?? -1);
-      names.pop();
+      pathBytes -= (names.pop() ?? '').length + 1;
     }
   };
 
@@ -60,7 +64,9 @@ export function openLayerTree(
     joined = undefined;
     names.push(name);
     fds.push(fd);
+    pathBytes += name.length + 1;
     if (names.length > depthMax) throw invalidArgument(`path ${shownPath(where())} is more than ${depthMax} directories deep`);
+    if (pathBytes > pathBytesMax) throw invalidArgument(`directory ${shownPath(where())} has a path of more than ${pathBytesMax} bytes`);
   };
 
   /** Leaves what the present directory shares with the path on the stack. @returns the components still to be entered. */

@@ -186,6 +186,7 @@ export function createLayerWriter(
   };
 
   const placeDirectory = (parent: string, name: string, found: TarEntry): void => {
+    checkSpace(blockBytes);
     const dir = tree.enter(parent);
     const path = under(tree.where(), name);
     // A link of this name is replaced, not followed: the entry says that a directory is here.
@@ -201,7 +202,7 @@ export function createLayerWriter(
   const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.takeAway(dir, name, under(tree.where(), name)));
 
   const placeFile = (parent: string, name: string, found: TarEntry): void => {
-    checkSpace(found.sizeBytes);
+    checkSpace(found.sizeBytes + blockBytes);
     const dir = tree.enter(parent);
     const path = under(tree.where(), name);
     const mode = isOrdinary(found) ? found.mode : 0o600;

@@ -68,7 +68,9 @@ describe('parseManifest()', () => {
     ['half a document', '{"schemaVersion":2', /is not JSON/],
     ['a list', [], /should be an object, is a list/],
     ['null', null, /should be an object, is null/],
-    ['deep nesting', '['.repeat(200_000) + ']'.repeat(200_000), /should be an object|is not JSON/],
+    ['deep nesting', '['.repeat(200_000) + ']'.repeat(200_000), /more than 100 levels/],
+    ['deep nesting in what nobody reads', `{"schemaVersion":2,"x":${'[{"a":'.repeat(50_000)}0${'}]'.repeat(50_000)}}`, /more than 100 levels/],
+    ['millions of values', `{"schemaVersion":2,"x":[${'[],'.repeat(2_000_000)}0]}`, /more than 250000 values/],
     ['invalid UTF-8', Buffer.from([0x7b, 0xff, 0x7d]), /is not JSON/],
     ['schema 1 by type', manifest, /schema 1/, 'application/vnd.docker.distribution.manifest.v1+prettyjws'],
     ['schema 1 by version', { schemaVersion: 1 }, /schema 1/],
@@ -270,6 +272,10 @@ describe('parseImageConfig()', () => {
     ['a list as config', { rootfs, config: [] }, /should be an object/],
     ['Volumes as a list', { rootfs, config: { Volumes: ['/v'] } }, /Volumes: should be an object/],
     ['User as a number', { rootfs, config: { User: 0 } }, /User: should be a text, is 0/],
+    ['a user as long as a book', { rootfs, config: { User: 'u'.repeat(1025) } }, /User: has 1025 characters/],
+    ['a directory that Linux cannot name', { rootfs, config: { WorkingDir: '/'.repeat(4097) } }, /WorkingDir: has 4097 characters/],
+    ['an absurd creation', { rootfs, created: 'x'.repeat(2000) }, /created: has 2000/],
+    ['millions of values', `{"history":[${'{},'.repeat(300_000)}{}]}`, /more than 250000 values/],
     ['too many variables', { rootfs, config: { Env: Array(10_001).fill('A=1') } }, /10001 entries/],
   ];
   for (const [name, value, pattern] of refused) test(`refuses ${name}`, () => refuses(() => parseImageConfig(toBytes(value)), pattern));

@@ -62,6 +62,10 @@ export const imageConfigBytesMax = 8 << 20;
 const listLengthMax = 10_000;
 const indexManifestsMax = 5000;
 const mediaTypeLengthMax = 255;
+/** Of a user, and what else is a word: every list of images has it, and one list must stay below what the kubelet takes (16 MiB). */
+const wordLengthMax = 1024;
+/** PATH_MAX. */
+const pathLengthMax = 4096;
 
 const indexTypes: readonly string[] = ['application/vnd.oci.image.index.v1+json', 'application/vnd.docker.distribution.manifest.list.v2+json'];
 const manifestTypes: readonly string[] = ['application/vnd.oci.image.manifest.v1+json', 'application/vnd.docker.distribution.manifest.v2+json'];
@@ -240,17 +244,23 @@ export function parseImageConfig(bytes: Buffer): ImageConfigBlob {
     entrypoint: commandOf(config.Entrypoint, 'image config Entrypoint'),
     cmd: commandOf(config.Cmd, 'image config Cmd'),
     env: environmentOf(config),
-    workingDir: toOptionalText(config.WorkingDir, 'image config WorkingDir'),
-    user: toOptionalText(config.User, 'image config User'),
-    stopSignal: toOptionalText(config.StopSignal, 'image config StopSignal'),
+    workingDir: toWord(config.WorkingDir, 'image config WorkingDir', pathLengthMax),
+    user: toWord(config.User, 'image config User'),
+    stopSignal: toWord(config.StopSignal, 'image config StopSignal'),
     volumes: toOptionalEntries(config.Volumes, 'image config Volumes', listLengthMax).map(([path]) => toText(path, 'image config Volumes')),
     labels: toOptionalTextMap(config.Labels, 'image config Labels', listLengthMax),
     diffIds: diffIdsOf(document),
-    os: toOptionalText(document.os, 'image config os'),
-    architecture: toOptionalText(document.architecture, 'image config architecture'),
-    variant: toOptionalText(document.variant, 'image config variant'),
-    created: toOptionalText(document.created, 'image config created'),
+    os: toWord(document.os, 'image config os'),
+    architecture: toWord(document.architecture, 'image config architecture'),
+    variant: toWord(document.variant, 'image config variant'),
+    created: toWord(document.created, 'image config created'),
   };
+}
+
+function toWord(value: unknown, what: string, lengthMax = wordLengthMax): string {
+  const text = toOptionalText(value, what);
+  if (text.length > lengthMax) throw failedPrecondition(`${what}: has ${text.length} characters, more than the ${lengthMax} that are allowed`);
+  return text;
 }
 
 /** @throws {BerthError} FAILED_PRECONDITION when manifest and config differ in the number of layers. */

@@ -9,6 +9,7 @@ export type PaxValues = ReadonlyMap<string, Buffer>;
 
 const keyBytesMax = 512;
 const recordsMax = 4096;
+const inheritedKeys: readonly string[] = ['path', 'linkpath', 'size', 'uid', 'gid', 'mtime'];
 
 /**
  * @param values in force before; a record with an empty value takes its key out of a global header's again.
@@ -29,6 +30,14 @@ export function applyPaxRecords(values: PaxValues, bytes: Buffer): PaxValues {
   return result;
 }
 
+/**
+ * What the entries after a global header get of it; no attributes, which no program writes there, for each entry would get all of them.
+ * Copied: a view would keep the whole header in memory.
+ */
+export function inherited(globals: PaxValues): PaxValues {
+  return new Map([...globals].filter(([key]) => inheritedKeys.includes(key)).map(([key, value]) => [key, Buffer.from(value)]));
+}
+
 function readRecord(bytes: Buffer, at: number): { key: string; value: Buffer; next: number } {
   const space = bytes.indexOf(0x20, at);
   const digits = space < 0 || space > at + 8 ? '' : bytes.toString('latin1', at, space);
@@ -39,5 +48,7 @@ function readRecord(bytes: Buffer, at: number): { key: string; value: Buffer; ne
   const equals = bytes.indexOf(0x3d, space);
   if (equals <= space + 1 || equals >= next) throw invalidArgument('tar: a PAX record has no key');
   if (equals - space > keyBytesMax) throw invalidArgument(`tar: a PAX key is longer than ${keyBytesMax} bytes`);
-  return { key: bytes.toString('latin1', space + 1, equals), value: bytes.subarray(equals + 1, next - 1), next };
+  const key = bytes.toString('latin1', space + 1, equals);
+  if (key.includes('\0')) throw invalidArgument('tar: a PAX key contains a NUL');
+  return { key, value: bytes.subarray(equals + 1, next - 1), next };
 }

@@ -41,6 +41,7 @@ export function openSpoolStream(job: SpoolJob): SpoolStream {
   const fd = openSync(job.file, 'wx', 0o600);
   const members = new Map<string, SpooledMember>();
   let position = 0;
+  let entries = 0;
   let pathBytes = 0;
   let uncheckedBytes = spaceCheckBytes;
   let present = '';
@@ -48,8 +49,9 @@ export function openSpoolStream(job: SpoolJob): SpoolStream {
   const entry = (found: TarEntry): void => {
     present = found.path;
     const path = toCleanPath(found.path);
+    entries += 1;
     pathBytes += path.length + found.linkPath.length;
-    if (members.size >= membersMax || pathBytes > pathBytesMax) throw new BerthError('RESOURCE_EXHAUSTED', `has more than ${membersMax} members`);
+    if (entries > membersMax || pathBytes > pathBytesMax) throw new BerthError('RESOURCE_EXHAUSTED', `has more than ${membersMax} members`);
     if (found.isSparse) throw unimplemented(`member ${shownPath(path)} is stored as a sparse file`);
     if (found.kind === 'file') members.set(path, { kind: 'file', path, offset: position, sizeBytes: found.sizeBytes });
     else if (found.kind === 'symlink' || found.kind === 'link') members.set(path, { kind: found.kind, path, target: found.linkPath });

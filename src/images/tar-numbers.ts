@@ -12,6 +12,14 @@ export function parseNumber(block: Buffer, at: number, length: number, what: str
   return value;
 }
 
+/** mknod(2) takes 12 and 20 bits: of more it would make another device. Source: include/linux/kdev_t.h. */
+export function parseDeviceNumber(block: Buffer, at: number, what: 'major' | 'minor'): number {
+  const value = parseNumber(block, at, 8, `${what} number`);
+  const max = what === 'major' ? 0xfff : 0xfffff;
+  if (value > max) throw invalidArgument(`tar: ${what} number ${value} is more than the ${max} that Linux has`);
+  return value;
+}
+
 /** Octal digits, or GNU's base 256: the first bit set, then a big-endian number in two's complement. */
 export function parseSigned(block: Buffer, at: number, length: number, what: string): number {
   const lead = block[at] ?? 0;

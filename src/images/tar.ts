@@ -6,7 +6,7 @@
  */
 import assert from 'node:assert/strict';
 import { invalidArgument, unimplemented } from '../lib/errors.ts';
-import { applyPaxRecords, type PaxValues } from './pax.ts';
+import { applyPaxRecords, inherited, type PaxValues } from './pax.ts';
 import {
   checkCount,
   createSparseReader,
@@ -18,7 +18,7 @@ import {
   type SparseReader,
   sparseName,
 } from './sparse.ts';
-import { parseNumber, parseOctal, parseSigned } from './tar-numbers.ts';
+import { parseDeviceNumber, parseNumber, parseOctal, parseSigned } from './tar-numbers.ts';
 
 export type TarEntryKind = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo';
 
@@ -218,7 +218,7 @@ export function createTarParser(sink: TarSink): TarParser {
     const { type, bytes } = metadata;
     metadata = undefined;
     if (type === 'x') pending = { ...pending, pax: applyPaxRecords(new Map(), bytes) };
-    else if (type === 'g') globals = applyPaxRecords(globals, bytes);
+    else if (type === 'g') globals = inherited(applyPaxRecords(globals, bytes));
     else if (type === 'L') pending = { ...pending, longPath: untilNul(bytes, 0, bytes.length) };
     else pending = { ...pending, longLink: untilNul(bytes, 0, bytes.length) };
   };
@@ -268,9 +268,9 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
     mtime: toTime(text('mtime')) ?? { seconds: parseSigned(block, 136, 12, 'mtime'), nanoseconds: 0 },
     linkPath:
       kind === 'symlink' || kind === 'link' ? checkedText(text('linkpath') ?? pending.longLink ?? untilNul(block, 157, 100), 'link target') : '',
-    major: isDevice ? parseNumber(block, 329, 8, 'major number') : 0,
-    minor: isDevice ? parseNumber(block, 337, 8, 'minor number') : 0,
-    xattrs: xattrsOf(pending.pax, globals),
+    major: isDevice ? parseDeviceNumber(block, 329, 'major') : 0,
+    minor: isDevice ? parseDeviceNumber(block, 337, 'minor') : 0,
+    xattrs: xattrsOf(pending.pax),
   };
 }
 
@@ -284,10 +284,10 @@ function kindOf(type: string, path: string): TarEntryKind {
   throw unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is of type ${JSON.stringify(type)}, which no image layer should have`);
 }
 
-function xattrsOf(pax: PaxValues, globals: PaxValues): ReadonlyMap<string, Buffer> {
-  if (pax.size === 0 && globals.size === 0) return emptyXattrs;
+function xattrsOf(pax: PaxValues): ReadonlyMap<string, Buffer> {
+  if (pax.size === 0) return emptyXattrs;
   const prefix = 'SCHILY.xattr.';
-  const entries = [...globals, ...pax].filter(([key]) => key.startsWith(prefix)).map(([key, value]) => [key.slice(prefix.length), value] as const);
+  const entries = [...pax].filter(([key]) => key.startsWith(prefix)).map(([key, value]) => [key.slice(prefix.length), value] as const);
   return entries.length === 0 ? emptyXattrs : new Map(entries);
 }
 

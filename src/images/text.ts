@@ -40,12 +40,35 @@ export function parseJsonArray(bytes: Buffer, what: string, lengthMax: number): 
   return toArray(parseJson(bytes, what), what, lengthMax);
 }
 
+/** Of a document's values and levels, above those of an index of thousands of images: 8 MiB of `[],` would be 250 MiB of objects, and seconds of work. */
+const jsonValuesMax = 250_000;
+const jsonDepthMax = 100;
+
 function parseJson(bytes: Buffer, what: string): unknown {
+  checkExtent(bytes, what);
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
   } catch (error) {
     // The parser's own message quotes the document, so it is left out.
     throw failedPrecondition(`${what}: is not JSON`, error);
+  }
+}
+
+/** Before it is parsed: counts what begins a value, outside of texts. */
+function checkExtent(bytes: Buffer, what: string): void {
+  let [values, depth] = [0, 0];
+  let isInText = false;
+  for (let at = 0; at < bytes.length; at += 1) {
+    const byte = bytes[at];
+    if (byte === 0x22) isInText = !isInText;
+    else if (isInText) at += byte === 0x5c ? 1 : 0;
+    else if (byte === 0x2c) values += 1;
+    else if (byte === 0x5b || byte === 0x7b) {
+      values += 1;
+      depth += 1;
+      if (depth > jsonDepthMax) throw failedPrecondition(`${what}: has more than ${jsonDepthMax} levels`);
+    } else if (byte === 0x5d || byte === 0x7d) depth -= 1;
+    if (values > jsonValuesMax) throw failedPrecondition(`${what}: has more than ${jsonValuesMax} values`);
   }
 }
 

@@ -1,0 +1,357 @@
+/**
+ * Layers that no honest tool makes, entry by entry: what becomes of each is told, or it is refused; nothing is written outside, and memory stays bounded.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { test } from 'node:test';
+import { constants, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import { BerthError } from '../../src/lib/errors.ts';
+import { describeTree, digestOf, useLayers } from '../support/layer-bed.ts';
+import { type Member, makeTar, paxRecords } from '../support/tar-maker.ts';
+
+const bed = useLayers();
+
+type Seen = { mode: string; xattrs: string[]; device?: bigint; target?: string; inode: string; owner: string; content?: string; mtimeNs?: bigint };
+const see = async (members: readonly Member[]): Promise<Record<string, Seen>> =>
+  describeTree((await bed.unpack(makeTar(members))).root) as Record<string, Seen>;
+const refuses = async (members: readonly Member[], message: RegExp, code: BerthError['code'] = 'INVALID_ARGUMENT'): Promise<void> =>
+  assert.match(await bed.refusal(makeTar(members), code), message);
+
+function residentBytes(): number {
+  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
+}
+
+/** Looks at the memory that the process has meanwhile. @returns the message of the failure. */
+async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promise<string> {
+  const sizeBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const job = { directory: bed.freshDir(), digest: digestOf(Buffer.from('x')), diffId: digestOf(Buffer.from('x')), sizeBytes };
+  const before = residentBytes();
+  let peak = before;
+  const timer = setInterval(() => {
+    peak = Math.max(peak, residentBytes());
+  }, 50);
+  try {
+    await bed.unpacker.unpack(job, async () => Readable.from(pieces, { objectMode: false }), new AbortController().signal);
+  } catch (error) {
+    assert.ok(error instanceof BerthError, String(error));
+    assert.ok(Math.max(peak, residentBytes()) - before < growthMax, `memory grew by ${(Math.max(peak, residentBytes()) - before) >> 20} MiB`);
+    return error.message;
+  } finally {
+    clearInterval(timer);
+  }
+  assert.fail('was not refused');
+}
+
+/** The digest is wrong in the end: by then all else was taken. */
+const takenToTheEnd = /digest should be/;
+
+test('PAX headers of a megabyte each do not stay in memory, global ones neither', async () => {
+  const comment = paxRecords({ comment: 'x'.repeat((1 << 20) - 100) });
+  const record = (at: number): Buffer => paxRecords({ [`key${1000 + at}`]: 'v' });
+  const sizeBytes = record(0).length + comment.length;
+  const rest = gzipSync(Buffer.concat([comment, Buffer.alloc(512 - (sizeBytes % 512)), makeTar([{ path: 'f' }], false)]), { level: 1 });
+  for (const type of ['g', 'x']) {
+    const header = makeTar([{ path: 'h', type, sizeBytes }], false);
+    const pieces = Array.from({ length: 400 }, (_, at) => Buffer.concat([gzipSync(Buffer.concat([header, record(at)]), { level: 1 }), rest]));
+    assert.match(await unpackStream(pieces, 150 << 20), takenToTheEnd);
+  }
+  await refuses([{ path: 'h', type: 'x', content: Buffer.alloc((1 << 20) + 1) }], /extended header of 1048577 bytes/);
+  await refuses([{ path: 'h', type: 'L', sizeBytes: 2 ** 33 - 1 }], /extended header of 8589934591 bytes/);
+});
+
+test('attributes in a global header are for no entry', async () => {
+  const content = paxRecords({ ...Object.fromEntries(Array.from({ length: 100 }, (_, at) => [`SCHILY.xattr.user.a${at}`, 'v'])), mtime: '77' });
+  const tree = await see([{ path: 'g', type: 'g', content }, { path: 'f' }]);
+  assert.deepEqual(tree['f']?.xattrs, []);
+  assert.equal(tree['f']?.mtimeNs, 77_000_000_000n);
+});
+
+test('paths that grow through links end where Linux can no longer name them', async () => {
+  const long = Array.from({ length: 15 }, () => 'x'.repeat(200)).join('/');
+  const tree = await see([{ path: `${long}/f`, content: 'x' }]);
+  assert.ok(`${long}/f` in tree);
+  await refuses([{ path: `${long}/`, type: '5' }, { path: 's', type: '2', link: long }, { path: `s/${long}/f` }], /path of more than 3328 bytes/);
+  await refuses([{ path: `${'x'.repeat(200)}/`.repeat(19) }], /path of more than 3328 bytes/);
+  await refuses([{ path: 'a/'.repeat(4096) }], /path of 8192 bytes/);
+  await refuses([{ path: 'a/'.repeat(1000) }], /1000 directories deep/);
+  assert.deepEqual(Object.keys(await see([{ path: './/./a//./b/.', type: '5' }, { path: '/' }])), ['', 'a', 'a/b']);
+});
+
+test('whiteouts in odd places', async () => {
+  for (const path of ['.wh.', 'a/.wh.', '.wh..', '.wh...', 'a/.wh...']) await refuses([{ path }], /names no file/);
+  await refuses([{ path: '.wh../.wh.x/../../y' }], /"\.\."/);
+  // A slash ends a name: what stands before it is a directory with an odd name.
+  assert.deepEqual(Object.keys(await see([{ path: '.wh.a/b' }])), ['', '.wh.a', '.wh.a/b']);
+  assert.deepEqual(Object.keys(await see([{ path: 'd/.wh..wh..opq/', type: '5' }])), ['', 'd']);
+  assert.deepEqual(Object.keys(await see([{ path: '.wh..wh..opq/deep/file', content: 'x' }])), ['']);
+  // Its type, content and target mean nothing.
+  const odd = await see([
+    { path: '.wh.a', type: '2', link: '/etc/passwd' },
+    { path: '.wh.b', type: '3', major: 1, minor: 3 },
+    { path: '.wh.c', content: 'content' },
+    { path: '.wh.d', type: '1', link: '../../etc' },
+  ]);
+  for (const name of ['a', 'b', 'c', 'd']) assert.equal(odd[name]?.device, 0n, name);
+});
+
+test('a hard link to what was replaced, comes later, or hides something', async () => {
+  const replaced = await see([{ path: 'd/f', content: 'old' }, { path: 'd', content: 'a file now' }, { path: 'x' }]);
+  assert.deepEqual(Object.keys(replaced), ['', 'd', 'x']);
+  await refuses([{ path: 'd/f' }, { path: 'd', content: 'x' }, { path: 'h', type: '1', link: 'd/f' }], /not in this layer/);
+  await refuses([{ path: 'h', type: '1', link: 'later' }, { path: 'later' }], /not in this layer/);
+  await refuses([{ path: 'd/f' }, { path: 'd', type: '1', link: 'd/f' }], /not in this layer|no file/);
+  await refuses([{ path: 'h', type: '1', link: '/' }], /hard link to the layer's root/);
+  const opaque = await see([
+    { path: 'd/f', content: 'kept' },
+    { path: 'd/.wh..wh..opq' },
+    { path: 'd/.wh.f' },
+    { path: 'h', type: '1', link: 'd/f' },
+  ]);
+  assert.equal(opaque['h']?.inode, opaque['d/f']?.inode);
+  const hidden = await see([{ path: '.wh.gone' }, { path: 'h', type: '1', link: 'gone' }]);
+  assert.equal(hidden['h']?.device, 0n);
+  const soft = await see([
+    { path: 's', type: '2', link: '/etc/shadow' },
+    { path: 'h', type: '1', link: 's' },
+    { path: 's', content: 'x' },
+  ]);
+  assert.equal(soft['h']?.target, '/etc/shadow');
+});
+
+test('owner, mode and times of a directory hold, whenever its entry comes', async () => {
+  const late = await see([
+    { path: 'd/a/f', content: 'x' },
+    { path: 'd/a/', mode: 0, mtime: 5, uid: 7 },
+    { path: 'd/', mode: 0, mtime: 6 },
+  ]);
+  const early = await see([
+    { path: 'd/', mode: 0, mtime: 6 },
+    { path: 'd/a/', mode: 0, mtime: 5, uid: 7 },
+    { path: 'd/a/f', content: 'x' },
+  ]);
+  for (const tree of [late, early]) {
+    assert.deepEqual(
+      [tree['d']?.mode, tree['d']?.mtimeNs, tree['d/a']?.owner, tree['d/a']?.mtimeNs],
+      ['40000', 6_000_000_000n, '7:0', 5_000_000_000n],
+    );
+  }
+});
+
+test("an image cannot write overlayfs's bookkeeping, whatever it is called", async () => {
+  const names = ['opaque', 'redirect', 'metacopy', 'origin', 'nlink', 'whiteout', 'upper', 'uuid', 'overlay.opaque'];
+  const overlay = ['trusted', 'user'].flatMap((prefix) => names.map((name) => `SCHILY.xattr.${prefix}.overlay.${name}`));
+  const tree = await see([
+    { path: 'd/', pax: Object.fromEntries(overlay.map((name) => [name, 'y'])) },
+    { path: 's', type: '2', link: 'x', pax: Object.fromEntries(overlay.map((name) => [name, '/etc'])) },
+  ]);
+  assert.deepEqual([tree['d']?.xattrs, tree['s']?.xattrs], [[], []]);
+  await refuses([{ path: 'f', pax: { 'SCHILY.xattr.user.x\0trusted.overlay.opaque': 'y' } }], /PAX key contains a NUL/);
+});
+
+test('attributes that no file can have name their entry', async () => {
+  await refuses([{ path: 'f', pax: { 'SCHILY.xattr.security.capability': 'not one' } }], /entry "f".*security\.capability.*EINVAL/);
+  await refuses([{ path: 'f', pax: { 'SCHILY.xattr.': 'y' } }], /entry "f"/);
+  await refuses([{ path: 'f', pax: { [`SCHILY.xattr.user.${'n'.repeat(300)}`]: 'y' } }], /entry "f"/);
+  const message = await bed
+    .refusal(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'INVALID_ARGUMENT')
+    .catch(() => bed.refusal(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'RESOURCE_EXHAUSTED'));
+  assert.match(message, /entry "f".*user\.big/);
+  const { layer } = await bed.unpack(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.nonsense': 'y' } }]));
+  assert.deepEqual(layer.refusedXattrs, ['nonsense']);
+});
+
+test('ids, times and device numbers at their ends', async () => {
+  const base256 = (width: number, value: bigint): Buffer => {
+    const bytes = Buffer.alloc(width);
+    for (let at = width - 1, rest = BigInt.asUintN(8 * width, value); at >= 0; at -= 1, rest >>= 8n) bytes[at] = Number(rest & 0xffn);
+    bytes[0] = (bytes[0] ?? 0) | 0x80;
+    return bytes;
+  };
+  const tree = await see([
+    { path: 'big', pax: { uid: '4294967294', gid: '2147483648' } },
+    { path: 'past', patch: { at: 136, bytes: base256(12, -(2n ** 40n)) } },
+    { path: 'future', pax: { mtime: '999999999999999.5' } },
+  ]);
+  assert.equal(tree['big']?.owner, '4294967294:2147483648');
+  // As far as the file system goes.
+  assert.ok((tree['past']?.mtimeNs ?? 0n) < 0n && (tree['future']?.mtimeNs ?? 0n) > 2n ** 31n * 1_000_000_000n);
+  for (const uid of ['4294967295', '-1', '1e3', ' 7', '99999999999999999999']) await refuses([{ path: 'f', pax: { uid } }], /uid/);
+  for (const mtime of ['NaN', 'Infinity', '1e9', '--1', '9'.repeat(30)]) await refuses([{ path: 'f', pax: { mtime } }], /is not a time/);
+  await refuses([{ path: 'f', patch: { at: 108, bytes: base256(8, -1n) } }], /uid is negative/);
+  await refuses([{ path: 'f', patch: { at: 124, bytes: base256(12, -1n) } }], /size is negative/);
+  await refuses([{ path: 'f', patch: { at: 124, bytes: base256(12, 2n ** 80n) } }], /53 bits/);
+  // 4097:1 would become 1:1, which is all of the memory.
+  await refuses([{ path: 'mem', type: '3', patch: { at: 329, bytes: base256(8, 4097n) }, minor: 1 }], /major number 4097/);
+  await refuses([{ path: 'mem', type: '4', patch: { at: 337, bytes: base256(8, 2n ** 20n) } }], /minor number 1048576/);
+  const { mem } = await see([{ path: 'mem', type: '3', major: 0xfff, patch: { at: 337, bytes: base256(8, 0xfffffn) } }]);
+  assert.equal(mem?.device, 0xffffffffn, 'the largest there is');
+});
+
+test('texts with a NUL in them are refused, or end there as in every tar', async () => {
+  await refuses([{ path: 'f', pax: { path: 'etc/passwd\0.txt' } }], /path contains a NUL/);
+  await refuses([{ path: 's', type: '2', pax: { linkpath: '/etc\0x' } }], /link target contains a NUL/);
+  const { length } = Object.keys(
+    await see([
+      { path: 'L', type: 'L', content: 'name\0/../../evil\0' },
+      { path: 'ignored', content: 'x' },
+    ]),
+  );
+  assert.equal(length, 2);
+});
+
+test('sizes that differ between headers: the extended one counts, and what follows it is read from there', async () => {
+  const tree = await see([
+    { path: 'f', sizeBytes: 1, content: 'four', pax: { size: '4' } },
+    { path: 'g', content: 'after' },
+  ]);
+  assert.equal(tree['f']?.content, digestOf(Buffer.from('four')));
+  assert.equal(tree['g']?.content, digestOf(Buffer.from('after')));
+  await refuses([{ path: 'f', content: 'four', pax: { size: '4000' } }], /middle of an entry/);
+  await refuses([{ path: 'f', content: 'four', pax: { size: '-1' } }], /PAX size/);
+});
+
+test('of archives one after the other the first counts; what follows is part of the digest, and bounded', async () => {
+  const first = makeTar([{ path: 'first' }]);
+  const { root } = await bed.unpack(Buffer.concat([first, makeTar([{ path: 'second' }])]));
+  assert.deepEqual(readdirSync(root), ['first']);
+  const zeros = gzipSync(Buffer.alloc(17 << 20));
+  assert.match(
+    await bed.refusal(Buffer.concat([first, Buffer.alloc(17 << 20)]), 'INVALID_ARGUMENT', {
+      compress: () => Buffer.concat([gzipSync(first), zeros]),
+    }),
+    /bytes after its end/,
+  );
+});
+
+test('gzip of ten thousand empty members, of a name without end, and with a window that is asked for', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x' }]);
+  const empty = gzipSync(Buffer.alloc(0));
+  const many = Buffer.concat([...Array.from({ length: 10_000 }, () => empty), gzipSync(tar), ...Array.from({ length: 10_000 }, () => empty)]);
+  assert.deepEqual(readdirSync((await bed.unpack(tar, { compress: () => many })).root), ['f']);
+  const named = (name: Buffer): Buffer => {
+    const plain = gzipSync(tar);
+    const head = Buffer.from(plain.subarray(0, 10));
+    head[3] = 8;
+    return Buffer.concat([head, name, Buffer.from([0]), plain.subarray(10)]);
+  };
+  assert.deepEqual(readdirSync((await bed.unpack(tar, { compress: () => named(Buffer.alloc(8 << 20, 'n')) })).root), ['f']);
+  assert.match(
+    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => named(Buffer.alloc(8 << 20, 'n')).subarray(0, 7 << 20) }),
+    /middle|end of file/,
+  );
+  // A member whose sum or length is wrong.
+  const wrong = gzipSync(tar);
+  wrong[wrong.length - 6] = (wrong[wrong.length - 6] ?? 0) ^ 1;
+  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompressing/);
+  assert.match(
+    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([wrong.subarray(0, 10), deflateRawSync(tar)]) }),
+    /middle|end of file|decompressing/,
+  );
+});
+
+test('zstd that wants gigabytes for its window is refused before they are taken', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x' }]);
+  const before = residentBytes();
+  // Magic, no single segment, a window of 2 GiB (exponent 21), a raw block.
+  const frame = Buffer.concat([
+    Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 1 | ((tar.length & 0x1f) << 3), tar.length >> 5, tar.length >> 13]),
+    tar,
+  ]);
+  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompressing.*(?:memory|window)/i);
+  assert.ok(residentBytes() - before < 100 << 20);
+  // And one that names a dictionary, which nobody has.
+  const named = Buffer.from(zstdCompressSync(tar, { params: { [constants.ZSTD_c_contentSizeFlag]: 0 } }));
+  named[4] = (named[4] ?? 0) | 1;
+  await assert.rejects(
+    bed.unpack(tar, { compress: () => Buffer.concat([named.subarray(0, 6), Buffer.from([9]), named.subarray(6)]) }),
+    /decompressing/,
+  );
+});
+
+test('the same bytes under either name of a compression are told by what they are', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x' }]);
+  for (const compress of [gzipSync, zstdCompressSync]) {
+    const blob = compress(tar);
+    assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([blob, Buffer.from('trailing')]) }), /decompressing/);
+  }
+});
+
+test('what one layer is in the place of another is what overlayfs shows: directory, file, link, directory with children', async () => {
+  const steps: readonly (readonly Member[])[] = [
+    [{ path: 'n/deep/old', content: '1' }],
+    [{ path: 'n', content: 'a file' }],
+    [{ path: 'n', type: '2', link: '/etc' }],
+    [
+      { path: 'n/', type: '5' },
+      { path: 'n/new', content: '2' },
+    ],
+    [{ path: 'n/.wh.new' }, { path: 'n/.wh.never' }, { path: 'n/passwd', content: 'evil' }],
+  ];
+  const roots: string[] = [];
+  for (const members of steps) {
+    roots.unshift((await bed.unpack(makeTar(members))).root);
+    const merged = bed.freshDir();
+    mkdirSync(join(bed.directory, 'empty'), { recursive: true });
+    execFileSync('mount', ['-t', 'overlay', '-o', `ro,lowerdir=${[...roots, join(bed.directory, 'empty')].join(':')}`, 'overlay', merged]);
+    try {
+      const shown = describeTree(merged, { hasTimes: false }) as Record<string, Seen>;
+      const names = Object.keys(shown);
+      if (roots.length === 1) assert.deepEqual(names, ['', 'n', 'n/deep', 'n/deep/old']);
+      if (roots.length === 2) assert.match(shown['n']?.mode ?? '', /^100/);
+      if (roots.length === 3) assert.equal(shown['n']?.target, '/etc');
+      if (roots.length === 4) assert.deepEqual(names, ['', 'n', 'n/new']);
+      if (roots.length === 5) assert.deepEqual(names, ['', 'n', 'n/passwd']);
+    } finally {
+      execFileSync('umount', [merged]);
+    }
+  }
+});
+
+test('a link that a lower layer has leads no entry of a higher one anywhere', async () => {
+  const prey = bed.freshDir();
+  const lower = await bed.unpack(makeTar([{ path: 'etc', type: '2', link: prey }]));
+  const upper = await bed.unpack(makeTar([{ path: 'etc/evil', content: 'x' }, { path: 'etc/.wh.other' }]));
+  assert.deepEqual(readdirSync(prey), []);
+  assert.deepEqual(readdirSync(lower.root), ['etc']);
+  assert.ok(existsSync(join(upper.root, 'etc/evil')));
+});
+
+test('the tree is that of GNU tar for constructed oddities too', async () => {
+  const oddities: readonly Member[] = [
+    { path: './', type: '5', mode: 0o711, mtime: 3 },
+    { path: 'dup', content: 'first', mode: 0o600 },
+    { path: 'dup', content: 'second', mode: 0o644, uid: 12, gid: 13 },
+    { path: 'd/', mode: 0o2770, gid: 50, mtime: 9 },
+    { path: 'd/f', content: 'in a directory with a group of its own', gid: 0 },
+    { path: 'd/h', type: '1', link: 'd/f' },
+    { path: 's', type: '2', link: '../../../etc/passwd', uid: 5, gid: 6, mtime: 11 },
+    { path: 'dangling', type: '2', link: 'no/where' },
+    { path: 'h-soft', type: '1', link: 's' },
+    { path: 'su', content: 'x', mode: 0o6755, uid: 1000, gid: 1001 },
+    { path: 'sticky/', mode: 0o1777 },
+    { path: 'caf\xe9\xff', content: 'bytes' },
+    { path: 'new\nline\ttab', content: 'x' },
+    { path: `${'p'.repeat(150)}/`, mtime: 4 },
+    { path: `${'p'.repeat(150)}/${'q'.repeat(150)}`, content: 'long', pax: { mtime: '5.000000001' } },
+    { path: 'null', type: '3', major: 1, minor: 3, mode: 0o666 },
+    { path: 'disk', type: '4', major: 259, minor: 1000 },
+    { path: 'pipe', type: '6', mode: 0o622 },
+    { path: 'uid', pax: { uid: '3000000000', gid: '4000000000' } },
+    { path: 'before', pax: { mtime: '-1.5' } },
+    { path: 'capable', content: 'x', pax: { 'SCHILY.xattr.security.capability': Buffer.from('0100000200200000000000000000000000000000', 'hex') } },
+    { path: 'noted', content: 'x', pax: { 'SCHILY.xattr.user.note': Buffer.from([0, 255, 10]) } },
+    { path: 'empty' },
+    { path: 'old-directory/', type: '\0' },
+    { path: 'contiguous', type: '7', content: 'as a file' },
+  ];
+  const tar = makeTar(oddities);
+  const expected = bed.freshDir();
+  execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], {
+    input: tar,
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  assert.deepEqual(describeTree((await bed.unpack(tar)).root), describeTree(expected));
+});
