@@ -39,6 +39,8 @@ const testPackages = [
   ['fuse-overlayfs', ['fuse-overlayfs']],
   ['fuse-overlayfs', ['fuse-overlayfs']],
   ['nginx', ['nginx']],
+  ['skopeo', ['skopeo']],
+  ['umoci', ['umoci']],
   ['make', ['make']],
   ['dpkg-dev', ['dpkg-source']],
   ['apache2-utils', ['htpasswd']],

@@ -48,6 +48,17 @@ test('parseArguments() gives explain a container before its flags, and doctor th
   refuses(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
 });
 
+test('parseArguments() takes the flags of top anywhere among the others, and names what is no sort key or time', () => {
+  const source = { configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} };
+  assert.deepEqual(parseArguments(['top']), { command: 'top', isOnce: false, intervalMs: 2000, sort: 'cpu', ...source });
+  const words = ['top', '--sort=memory', '--socket', '/s', '--once', '--interval', '0.5'];
+  assert.deepEqual(parseArguments(words), { command: 'top', isOnce: true, intervalMs: 500, sort: 'memory', ...source, flags: { socket: '/s' } });
+  refuses(() => parseArguments(['top', '--sort', 'memroy']), /unknown key memroy: did you mean memory\?/);
+  for (const seconds of ['0', 'x', '4000', ''])
+    refuses(() => parseArguments(['top', '--interval', seconds]), /flag --interval: .* is no number of seconds/);
+  refuses(() => parseArguments(['top', '--onec']), /unknown flag --onec/);
+});
+
 test('helpText() names every command and every flag', () => {
   for (const word of ['serve', 'explain CONTAINER', 'doctor', 'config default', 'version', '--config', '--socket', '--metrics', '--log-level']) {
     assert.ok(helpText().includes(`  ${word}`), word);
@@ -62,13 +73,25 @@ test('parseArguments() reads the actions of image, and wants a name where one is
   assert.throws(() => parseArguments(['image', 'verfy']), /unknown command image verfy: did you mean image verify\?/);
 });
 
-test('parseArguments() takes the flags of top anywhere among the others, and names what is no sort key or time', () => {
+test('parseArguments() reads what image import and export take, options before or after, and pulls under both its names', () => {
   const source = { configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} };
-  assert.deepEqual(parseArguments(['top']), { command: 'top', isOnce: false, intervalMs: 2000, sort: 'cpu', ...source });
-  const words = ['top', '--sort=memory', '--socket', '/s', '--once', '--interval', '0.5'];
-  assert.deepEqual(parseArguments(words), { command: 'top', isOnce: true, intervalMs: 500, sort: 'memory', ...source, flags: { socket: '/s' } });
-  refuses(() => parseArguments(['top', '--sort', 'memroy']), /unknown key memroy: did you mean memory\?/);
-  for (const seconds of ['0', 'x', '4000', ''])
-    refuses(() => parseArguments(['top', '--interval', seconds]), /flag --interval: .* is no number of seconds/);
-  refuses(() => parseArguments(['top', '--onec']), /unknown flag --onec/);
+  const image = { command: 'image', ...source };
+  assert.deepEqual(parseArguments(['image', 'import', '-']), { ...image, action: 'import', file: '-', name: undefined });
+  const named = { ...image, action: 'import', file: 'a.tar', name: 'x:1', flags: { socket: '/s' } };
+  assert.deepEqual(parseArguments(['image', 'import', 'a.tar', '--name', 'x:1', '--socket', '/s']), named);
+  assert.deepEqual(parseArguments(['image', 'import', '--name=x:1', 'a.tar', '--socket=/s']), named);
+  assert.deepEqual(parseArguments(['image', 'export', 'a', 'b']), { ...image, action: 'export', images: ['a', 'b'], output: '-' });
+  assert.deepEqual(parseArguments(['image', 'export', '-o', 'f.tar', 'a', '--root=/r']), {
+    ...image,
+    action: 'export',
+    images: ['a'],
+    output: 'f.tar',
+    flags: { root: '/r' },
+  });
+  assert.deepEqual(parseArguments(['pulls']), { ...image, action: 'pulls' });
+  assert.deepEqual(parseArguments(['image', 'pulls']), { ...image, action: 'pulls' });
+  refuses(() => parseArguments(['image', 'import']), /needs a file, or - for standard input/);
+  refuses(() => parseArguments(['image', 'import', 'a', 'b']), /unknown flag b/);
+  refuses(() => parseArguments(['image', 'import', 'a', '--name']), /--name needs a value/);
+  refuses(() => parseArguments(['image', 'export', '-o', 'f']), /names of images/);
 });

@@ -24,7 +24,12 @@ export type ImageAction =
   | { readonly action: 'verify' }
   | { readonly action: 'mend' }
   | { readonly action: 'pull'; readonly image: string }
-  | { readonly action: 'rm'; readonly image: string };
+  | { readonly action: 'rm'; readonly image: string }
+  /** `file`: `-` for standard input. */
+  | { readonly action: 'import'; readonly file: string; readonly name: string | undefined }
+  /** `output`: `-` for standard output. */
+  | { readonly action: 'export'; readonly images: readonly string[]; readonly output: string }
+  | { readonly action: 'pulls' };
 
 /** Those with `FLAGS` take the flags of the settings. */
 const commands = [
@@ -46,6 +51,18 @@ const commands = [
   },
   { words: 'image ls', usage: 'image ls [FLAGS]', meaning: 'Lists the images that the daemon has.' },
   { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Makes the daemon pull an image.' },
+  { words: 'pulls', usage: 'pulls [FLAGS]', meaning: 'Lists the pulls that are under way, and how they stand. Also: image pulls.' },
+  {
+    words: 'image import',
+    usage: 'image import FILE|- [--name NAME] [FLAGS]',
+    meaning:
+      'Takes images out of an archive (OCI image layout or docker save, also compressed), from a file or standard input; with --name the one image gets that name.',
+  },
+  {
+    words: 'image export',
+    usage: 'image export IMAGE... [-o FILE|-] [FLAGS]',
+    meaning: 'Writes images as one archive, an OCI image layout that docker load reads too, to a file or standard output.',
+  },
   { words: 'image rm', usage: 'image rm IMAGE [FLAGS]', meaning: 'Removes an image with all its names.' },
   {
     words: 'image verify',
@@ -74,6 +91,7 @@ export function parseArguments(argv: readonly string[]): Command {
   if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
   if (command === 'explain') return parseExplain(rest);
   if (command === 'top') return parseTop(rest);
+  if (command === 'pulls') return { command: 'image', action: 'pulls', ...parseSource(rest) };
   if (command === 'image') {
     const image = parseImage(rest);
     if (image !== undefined) return image;
@@ -85,11 +103,38 @@ export function parseArguments(argv: readonly string[]): Command {
 
 /** @returns undefined for an action that there is not. */
 function parseImage([action = '', ...rest]: readonly string[]): Command | undefined {
-  if (action === 'ls' || action === 'verify' || action === 'mend') return { command: 'image', action, ...parseSource(rest) };
+  if (action === 'ls' || action === 'verify' || action === 'mend' || action === 'pulls') return { command: 'image', action, ...parseSource(rest) };
+  if (action === 'import') return parseImport(rest);
+  if (action === 'export') return parseExport(rest);
   if (action !== 'pull' && action !== 'rm') return undefined;
   const [image = '', ...flags] = rest;
   if (image === '' || image.startsWith('--')) throw invalidArgument(`image ${action} needs the name of an image before any flag`);
   return { command: 'image', action, image, ...parseSource(flags) };
+}
+
+function parseImport(words: readonly string[]): Command {
+  const { value: name, rest } = takeOption(words, ['--name']);
+  const [file = '', ...flags] = rest;
+  if (file === '' || file.startsWith('--')) throw invalidArgument('image import needs a file, or - for standard input, before any flag');
+  return { command: 'image', action: 'import', file, name, ...parseSource(flags) };
+}
+
+function parseExport(words: readonly string[]): Command {
+  const { value: output = '-', rest } = takeOption(words, ['-o', '--output']);
+  const end = rest.findIndex((word) => word.startsWith('--'));
+  const [images, flags] = end < 0 ? [rest, []] : [rest.slice(0, end), rest.slice(end)];
+  if (images.length === 0) throw invalidArgument('image export needs the names of images before any flag');
+  return { command: 'image', action: 'export', images, output, ...parseSource(flags) };
+}
+
+/** Takes one option of a command out of its words, wherever it stands. */
+function takeOption(words: readonly string[], names: readonly string[]): { readonly value: string | undefined; readonly rest: readonly string[] } {
+  const at = words.findIndex((word) => names.includes(splitAtEquals(word)[0]));
+  if (at < 0) return { value: undefined, rest: words };
+  const [name, inline] = splitAtEquals(words[at] ?? '');
+  const value = inline ?? words[at + 1];
+  if (value === undefined || value === '') throw invalidArgument(`flag ${name} needs a value`);
+  return { value, rest: words.toSpliced(at, inline === undefined ? 2 : 1) };
 }
 
 function parseExplain([container = '', ...flags]: readonly string[]): Command {

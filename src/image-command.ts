@@ -5,31 +5,29 @@ import type { ImageAction } from './commands.ts';
 import type { Config } from './config.ts';
 import { callRuntime } from './cri/client.ts';
 import { loadContract } from './cri/contract.ts';
-import type { ImageStatusResponse, ListImagesResponse, PullImageResponse } from './cri/messages.ts';
+import type { ImageStatusResponse, ListImagesResponse } from './cri/messages.ts';
 import { imageTable, verificationText } from './image-report.ts';
+import { exportArchive, importArchive, pullImage, pullsText } from './image-transfers.ts';
 import { verifyStore } from './images/verify.ts';
 import { notFound } from './lib/errors.ts';
 
-/** A pull may wait for a slow network as long as it moves at all: the daemon knows when it does not. */
-const pullTimeoutMs = 24 * 3_600_000;
-
+/** `text`: '' for nothing to say. */
 export type ImageCommandResult = { readonly text: string; readonly isBad: boolean };
 
 /** @throws {BerthError} when nobody answers on the socket where one is needed, and as the daemon answers. */
 export async function runImageCommand(config: Config, command: ImageAction): Promise<ImageCommandResult> {
   if (command.action === 'verify' || command.action === 'mend') return await verify(config, command.action === 'mend');
   const contract = loadContract();
-  const call = <Response>(rpc: string, request: object, timeoutMs?: number) =>
-    callRuntime<Response>(contract, config.socket, rpc, request, timeoutMs);
+  const call = <Response>(rpc: string, request: object) => callRuntime<Response>(contract, config.socket, rpc, request);
   if (command.action === 'ls') {
     const { images = [] } = await call<ListImagesResponse>('ListImages', {});
     return { text: imageTable(images), isBad: false };
   }
+  if (command.action === 'pulls') return { text: await pullsText(contract, config.socket), isBad: false };
+  if (command.action === 'pull') return { text: await pullImage(contract, config.socket, command.image), isBad: false };
+  if (command.action === 'import') return { text: await importArchive(contract, config.socket, command), isBad: false };
+  if (command.action === 'export') return { text: await exportArchive(contract, config.socket, command), isBad: false };
   const image = { image: command.image };
-  if (command.action === 'pull') {
-    const { image_ref: reference } = await call<PullImageResponse>('PullImage', { image }, pullTimeoutMs);
-    return { text: reference ?? '', isBad: false };
-  }
   const { image: found } = await call<ImageStatusResponse>('ImageStatus', { image });
   if (!found) throw notFound(`image ${command.image} is not on this node`);
   await call('RemoveImage', { image });

@@ -22,9 +22,21 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 
 /** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
 const effectful: Readonly<Record<string, readonly string[]>> = {
-  '': ['cadvisor-server', 'doctor-node', 'explain', 'image-command', 'main', 'metrics-server', 'serve', 'top', 'tracing'],
+  '': [
+    'cadvisor-server',
+    'doctor-node',
+    'explain',
+    'image-command',
+    'image-transfers',
+    'main',
+    'metrics-server',
+    'node-images',
+    'serve',
+    'top',
+    'tracing',
+  ],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
-  cri: ['client', 'contract', 'server'],
+  cri: ['client', 'contract', 'import-images', 'methods', 'server', 'watched-pull', 'while-under-way'],
   engine: [
     'adopt-cgroup',
     'apparmor-profiles',

@@ -1,7 +1,8 @@
 /**
- * One call over a daemon's CRI socket, for berth's own commands.
+ * Calls over a daemon's CRI socket, for berth's own commands.
  */
-import { Client, credentials, Metadata, status } from '@grpc/grpc-js';
+import { once } from 'node:events';
+import { Client, type ClientDuplexStream, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { BerthError, failedPrecondition } from '../lib/errors.ts';
 import type { Contract } from './contract.ts';
 
@@ -24,11 +25,64 @@ export async function callRuntime<Response>(
       const { path, requestSerialize, responseDeserialize } = method;
       client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, new Metadata(), options, (error, response) => {
         if (error === null) return resolve(response as Response);
-        const isSilent = error.code === status.UNAVAILABLE;
-        reject(isSilent ? failedPrecondition(`no daemon answers on ${socket}`, error) : new BerthError('INTERNAL', error.details, error));
+        reject(failureOf(socket, error));
       });
     });
   } finally {
     client.close();
   }
+}
+
+/**
+ * A call of our own service that answers with a stream; requests are sent as fast as the daemon takes them. No deadline: the daemon knows when nothing
+ * moves. Whoever leaves the loop, or throws in it, ends the call.
+ *
+ * @throws {BerthError} as callRuntime(); what `requests` throws.
+ */
+export async function* callOwn<Response>(
+  contract: Contract,
+  socket: string,
+  rpc: string,
+  requests: AsyncIterable<object> | Iterable<object>,
+): AsyncGenerator<Response, undefined> {
+  const method = contract.own[rpc];
+  if (method === undefined) throw new Error(`the contract has no ${rpc}`);
+  const { path, requestSerialize, responseDeserialize } = method;
+  const client = new Client(`unix://${socket}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': -1 });
+  const call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, new Metadata());
+  const left = new AbortController();
+  let failure: unknown;
+  const sending = send(call, requests, left.signal).catch((error: unknown) => {
+    if (left.signal.aborted) return;
+    failure = error;
+    call.cancel();
+  });
+  try {
+    for await (const message of call) yield message as Response;
+  } catch (error) {
+    throw failure ?? failureOf(socket, error as ServiceError);
+  } finally {
+    left.abort();
+    call.cancel();
+    await sending;
+    client.close();
+  }
+}
+
+async function send(
+  call: ClientDuplexStream<unknown, unknown>,
+  requests: AsyncIterable<object> | Iterable<object>,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const request of requests) {
+    if (signal.aborted) return;
+    if (!call.write(request)) await once(call, 'drain', { signal });
+  }
+  call.end();
+}
+
+function failureOf(socket: string, error: ServiceError): BerthError {
+  return error.code === status.UNAVAILABLE
+    ? failedPrecondition(`no daemon answers on ${socket}`, error)
+    : new BerthError('INTERNAL', error.details ?? error.message, error);
 }

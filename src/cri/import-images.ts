@@ -4,7 +4,7 @@
 import { requiredName } from './checks.ts';
 import type { CriDeps } from './deps.ts';
 import type { ImportRequest, ImportResponse } from './node-messages.ts';
-import { whileUnderWay } from './transfer-to-response.ts';
+import { whileUnderWay } from './while-under-way.ts';
 
 /** @throws {BerthError} as the images' import. */
 export async function* importImages(

@@ -1,12 +1,8 @@
 /**
- * How a pull or an import stands, as messages; and a stream of them for as long as it goes on.
+ * How a pull or an import stands, as a message. Pure.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Transfer } from '../images/transfer.ts';
 import type { TransferMessage } from './node-messages.ts';
-
-/** Often enough for a bar that moves. */
-const intervalMs = 200;
 
 export function toTransferMessage(transfer: Transfer): TransferMessage {
   const { image, startedAtMs, state, layers, receivedBytes, host, retries } = transfer;
@@ -24,31 +20,4 @@ export function toTransferMessage(transfer: Transfer): TransferMessage {
     ...(host === undefined ? {} : { host }),
     retries,
   };
-}
-
-/**
- * Tells how the work stands, five times a second, until it has ended, and once more then.
- *
- * @param start hands over what tells it. @returns what the work gives; throws what it throws.
- */
-export async function* whileUnderWay<T>(
-  start: (onStart: (progress: () => Transfer) => void) => Promise<T>,
-): AsyncGenerator<{ readonly progress: TransferMessage }, T> {
-  let progress: (() => Transfer) | undefined;
-  let hasEnded = false;
-  const work = start((given) => {
-    progress = given;
-  });
-  const ended = work
-    .catch(() => undefined)
-    .then(() => {
-      hasEnded = true;
-    });
-  while (!hasEnded) {
-    const timer = new AbortController();
-    await Promise.race([ended, sleep(intervalMs, undefined, { signal: timer.signal }).catch(() => undefined)]);
-    timer.abort();
-    if (progress !== undefined) yield { progress: toTransferMessage(progress()) };
-  }
-  return await work;
 }

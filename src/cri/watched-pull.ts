@@ -4,7 +4,7 @@
 import { requiredName } from './checks.ts';
 import type { CriDeps } from './deps.ts';
 import type { PullRequest, PullResponse } from './node-messages.ts';
-import { whileUnderWay } from './transfer-to-response.ts';
+import { whileUnderWay } from './while-under-way.ts';
 
 /** @throws {BerthError} INVALID_ARGUMENT without a reference, else as the images' pull. */
 export async function* watchedPull({ images }: Pick<CriDeps, 'images'>, request: PullRequest, signal: AbortSignal): AsyncGenerator<PullResponse> {
