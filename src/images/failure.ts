@@ -52,7 +52,8 @@ export function failureOfStatus(status: number, retryAfter: string | undefined, 
 export function failureOfError(error: unknown): HostFailure {
   if (error instanceof HostFailure) return error;
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  const reason = oneLine(reasonOf(error)) || code || 'connection failed';
+  // Node's word for a body that breaks off.
+  const reason = reasonOf(error) === 'aborted' ? 'the connection broke' : oneLine(reasonOf(error)) || code || 'connection failed';
   return new HostFailure(protocolCodes.test(code) ? 'wrong' : 'unreachable', reason, {
     isLasting: lastingCodes.test(code) || protocolCodes.test(code),
     cause: error,

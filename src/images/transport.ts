@@ -156,8 +156,19 @@ function exchange(deps: TransportDeps, request: HttpRequest, agent: http.Agent):
     signal: deps.signal,
   };
   const sent = (request.url.protocol === 'https:' ? https : http).request(request.url, options);
-  const late = () => sent.destroy(new HostFailure('unreachable', `no answer within ${deps.responseTimeoutMs / 1000} s`));
+  const giveUp = (failure: HostFailure) => {
+    clearTimeout(timer);
+    sent.destroy(failure);
+    // It may have ended without a word.
+    reject(failure);
+  };
+  const late = () => giveUp(new HostFailure('unreachable', `no answer within ${deps.responseTimeoutMs / 1000} s`));
   const timer = setTimeout(late, deps.responseTimeoutMs);
+  // Without a listener the connection ends, and neither response nor error comes.
+  sent.on('upgrade', (_message, socket) => {
+    socket.destroy();
+    giveUp(new HostFailure('wrong', 'answers in another protocol'));
+  });
   sent.on('response', (message) => {
     clearTimeout(timer);
     resolve(message);
