@@ -12,7 +12,7 @@ import { assemble } from './assembling.ts';
 import type { DevicePolicy } from './layer-writer.ts';
 import type { SpooledMember, SpoolJob } from './spool-stream.ts';
 import type { FromWorker, LayerJob, UnpackedLayer } from './unpack-protocol.ts';
-import { createWorkerPool, type Job, type JobMessage } from './worker-pool.ts';
+import { createLimit, createWorkerPool, type Job, type JobMessage, type Limit } from './worker-pool.ts';
 
 export type UnpackerDeps = {
   /** The worker's program: src/images/unpack-worker.ts, or what it was bundled to. */
@@ -22,6 +22,7 @@ export type UnpackerDeps = {
   readonly devices?: DevicePolicy;
   /** Changes the built-in times, for tests. */
   readonly idleMs?: number;
+  readonly slowMs?: number;
 };
 
 export type Unpacker = {
@@ -29,6 +30,7 @@ export type Unpacker = {
    * Writes one layer into the job's directory, and checks its digests. On failure the directory is left as it is then.
    *
    * @param open called when a worker is free: nothing is buffered while a layer waits.
+   * @param signal the same for all layers of one image: they take turns, so that one image cannot hold up all others.
    * @param onBytes told how many bytes have come, each time that some have.
    * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
    */
@@ -53,11 +55,22 @@ export type Unpacker = {
 const sweepEveryBytes = 8 << 20;
 /** A pod's images come one after the other, and a worker costs some 40 ms of CPU. */
 const idleMsDefault = 10_000;
+/** A sender of less than this in so long, while the worker has nothing to do, is slow. */
+const slowMsDefault = 1000;
+const slowBytes = 64 << 10;
 
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
   // More workers than CPUs only take each other's time.
   const layersMax = Math.min(deps.workersMax, Math.max(2, availableParallelism()));
   const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax, idleMs: deps.idleMs ?? idleMsDefault });
+
+  const slowMs = deps.slowMs ?? slowMsDefault;
+  const turns = new WeakMap<AbortSignal, Limit>();
+  const turnsOf = (signal: AbortSignal): Limit => {
+    const limit = turns.get(signal) ?? createLimit(layersMax);
+    turns.set(signal, limit);
+    return limit;
+  };
 
   const errand = (message: JobMessage): Promise<void> =>
     pool.runErrand(
@@ -70,19 +83,19 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
 
   return {
     unpack: (layer, open, signal, onBytes) =>
-      pool
-        .runLayer(async (job) => {
-          const result = await feedJob(job, { kind: 'unpack', job: layer, devices: deps.devices ?? 'keep' }, open, signal, onBytes);
+      turnsOf(signal)(() =>
+        pool.runLayer(async (job) => {
+          const result = await feedJob(job, { kind: 'unpack', job: layer, devices: deps.devices ?? 'keep' }, { open, signal, onBytes, slowMs });
           if (result.kind !== 'unpacked') throw internal('the worker did something else');
           return result.layer;
-        })
-        .catch((error: unknown) => {
-          throw layerError(layer, error, signal);
         }),
+      ).catch((error: unknown) => {
+        throw layerError(layer, error, signal);
+      }),
     spool: (spool, bytes, signal, onBytes) =>
       pool
         .runArchive(async (job) => {
-          const result = await feedJob(job, { kind: 'spool', job: spool }, async () => bytes, signal, onBytes);
+          const result = await feedJob(job, { kind: 'spool', job: spool }, { open: async () => bytes, signal, onBytes, slowMs });
           if (result.kind !== 'spooled') throw internal('the worker did something else');
           return result.members;
         })
@@ -109,16 +122,26 @@ function layerError(layer: LayerJob, error: unknown, signal: AbortSignal): unkno
 type FedJob = { [Kind in 'unpack' | 'spool']: Omit<Extract<JobMessage, { kind: Kind }>, 'pieces'> }['unpack' | 'spool'];
 type Result = Extract<FromWorker, { kind: 'unpacked' | 'spooled' }>;
 
+type Feed = {
+  readonly open: () => Promise<Readable>;
+  readonly signal: AbortSignal;
+  readonly onBytes: ((count: number) => void) | undefined;
+  readonly slowMs: number;
+};
+
 /** Feeds one layer or archive to a worker, and waits until the worker has nothing of it any more. */
-async function feedJob(
-  job: Job,
-  begin: FedJob,
-  open: () => Promise<Readable>,
-  signal: AbortSignal,
-  onBytes: ((count: number) => void) | undefined,
-): Promise<Result> {
+async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs }: Feed): Promise<Result> {
   signal.throwIfAborted();
   const lane = openLane(job);
+  let newBytes = 0;
+  const look = setInterval(() => {
+    job.lend(newBytes < slowBytes && lane.isIdle());
+    newBytes = 0;
+  }, slowMs);
+  const count = (bytes: number): void => {
+    newBytes += bytes;
+    onBytes?.(bytes);
+  };
   job.post({ ...begin, pieces: lane.pieces });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
@@ -129,7 +152,9 @@ async function feedJob(
     // A worker that fails early ends the download too.
     const broken = source;
     lane.result.catch(() => broken.destroy());
-    await feed(lane, source, onBytes);
+    await feed(lane, source, count);
+    clearInterval(look);
+    job.lend(false);
     job.post({ kind: 'end' });
     return await lane.result;
   } catch (error) {
@@ -142,6 +167,7 @@ async function feedJob(
     );
     throw reason;
   } finally {
+    clearInterval(look);
     signal.removeEventListener('abort', abort);
   }
 }
@@ -187,16 +213,16 @@ function openLane(job: Job): Lane {
     }
   };
   const send = ({ index }: Piece, length: number): void => job.post({ kind: 'bytes', piece: index, length });
-  return { pieces, piece, send, isIdle: () => free.length === pieces.length - 1, result };
+  return { pieces, piece, send, isIdle: () => free.length >= pieces.length - 1, result };
 }
 
 /** Copies the source into pieces; a worker that waits gets what there is. */
-async function feed(lane: Lane, source: Readable, onBytes: ((count: number) => void) | undefined): Promise<void> {
+async function feed(lane: Lane, source: Readable, onBytes: (count: number) => void): Promise<void> {
   let piece = await lane.piece();
   let fill = 0;
   const sweep = createBufferSweeper(sweepEveryBytes);
   for await (const chunk of source as AsyncIterable<Buffer>) {
-    onBytes?.(chunk.length);
+    onBytes(chunk.length);
     sweep(chunk.length);
     for (let at = 0; at < chunk.length; ) {
       const copied = chunk.copy(piece.bytes, fill, at);

@@ -18,6 +18,8 @@ export type Job = {
   readonly post: (message: JobMessage) => void;
   /** Called with this job's messages, also with a `failed` when the worker dies. */
   readonly listen: (listener: (message: FromWorker) => void) => void;
+  /** A layer whose sender is slow lends its place to another; it goes on all the same. */
+  readonly lend: (isLent: boolean) => void;
 };
 
 export type WorkerPool = {
@@ -35,6 +37,9 @@ export type WorkerPoolDeps = { readonly workerFile: URL; readonly layersMax: num
 
 /** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
 const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 2 };
+
+/** Layers that wait for slow senders, beside those that do not: each has a worker. A registry that stands still holds up no other. */
+const lentMax = 16;
 
 /** Imports and exports of several people at once; each takes a worker. */
 const archivesMax = 4;
@@ -54,7 +59,7 @@ type Pooled = {
 export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
   const idle: Pooled[] = [];
   const all = new Set<Pooled>();
-  const layers = createLimit(deps.layersMax);
+  const layers = createLimit(deps.layersMax, lentMax);
   const errands = createLimit(1);
   const archives = createLimit(archivesMax);
 
@@ -83,7 +88,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
     clearTimeout(pooled.idleTimer);
   };
 
-  const run = async <T>(use: (job: Job) => Promise<T>): Promise<T> => {
+  const run = async <T>(use: (job: Job) => Promise<T>, lend: Job['lend']): Promise<T> => {
     const pooled = idle.pop() ?? start();
     clearTimeout(pooled.idleTimer);
     // While it works it keeps the process alive, as any other operation would.
@@ -100,6 +105,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
         listen: (listener) => {
           pooled.listener = listener;
         },
+        lend,
       });
     } finally {
       pooled.listener = undefined;
@@ -119,27 +125,42 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
   };
 
   return {
-    runLayer: (use) => layers(() => run(use)),
-    runErrand: (use) => errands(() => run(use)),
-    runArchive: (use) => archives(() => run(use)),
+    runLayer: (use) => layers((lend) => run(use, lend)),
+    runErrand: (use) => errands((lend) => run(use, lend)),
+    runArchive: (use) => archives((lend) => run(use, lend)),
     close: async () => void (await Promise.all([...all].map((pooled) => pooled.worker.terminate()))),
   };
 }
 
-/** Runs at most so many tasks at once, in the order in which they came. */
-function createLimit(tasksMax: number): <T>(task: () => Promise<T>) => Promise<T> {
+export type Limit = <T>(task: (lend: (isLent: boolean) => void) => Promise<T>) => Promise<T>;
+
+/** Runs at most so many tasks at once, in the order in which they came; those that have lent their place, up to `lentMax`, do not count. */
+export function createLimit(tasksMax: number, lentMax = 0): Limit {
   const waiting: (() => void)[] = [];
   let running = 0;
+  let lent = 0;
+  const leave = (): void => {
+    // The place goes to the next directly, so that nobody slips in between. Who took his back may be one too many.
+    const next = running > tasksMax ? undefined : waiting.shift();
+    if (next === undefined) running -= 1;
+    else next();
+  };
   return async (task) => {
     if (running >= tasksMax) await new Promise<void>((ready) => waiting.push(ready));
     else running += 1;
+    let isLent = false;
+    const lend = (wanted: boolean): void => {
+      if (wanted === isLent || (wanted && lent === lentMax)) return;
+      isLent = wanted;
+      lent += wanted ? 1 : -1;
+      if (wanted) leave();
+      else running += 1;
+    };
     try {
-      return await task();
+      return await task(lend);
     } finally {
-      // The place goes to the next directly, so that nobody slips in between.
-      const next = waiting.shift();
-      if (next === undefined) running -= 1;
-      else next();
+      lend(false);
+      leave();
     }
   };
 }

@@ -11,10 +11,11 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { createUnpacker } from '../../src/images/unpack.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { digestOf, type FakeRegistry, sendError, startFakeRegistry } from '../support/fake-registry.ts';
 import { layerOf, layersOnDisk, type Node, openNode, platform } from '../support/image-bed.ts';
-import { useLayers } from '../support/layer-bed.ts';
+import { useLayers, workerFile } from '../support/layer-bed.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';
 
 execFileSync('ip', ['link', 'set', 'lo', 'up']);
@@ -155,6 +156,92 @@ test('a layer that never ends is ended where the manifest says', async () => {
   serve({ ...imageOf([good]), [digestOf(good)]: stream.answer });
   await refuses('FAILED_PRECONDITION', new RegExp(`${good.length} bytes`));
   assert.ok(stream.sentBytes() < 16 << 20, `${stream.sentBytes()} bytes were taken`);
+});
+
+test('a registry that stands still, or sends a byte now and then, holds up no other pull', async () => {
+  const unpacker = createUnpacker({ workerFile, workersMax: 2, slowMs: 50 });
+  const node = await openNode(bed.freshDir(), unpacker);
+  const slow = Array.from({ length: 8 }, (_, at) => layerOf({ [`slow${at}`]: 'x' }));
+  const trickle = (response: ServerResponse): void => {
+    response.on('error', () => undefined);
+    const timer = setInterval(() => response.write('x'), 30);
+    response.on('close', () => clearInterval(timer));
+  };
+  const image = imageOf([good]);
+  serve({
+    ...imageOf(slow),
+    ...Object.fromEntries(slow.map((layer, at) => [digestOf(layer), at % 2 === 0 ? trickle : () => undefined])),
+    ...image,
+    '/manifests/1': imageOf(slow)['/manifests/1'] ?? '',
+    '/manifests/2': image['/manifests/1'] ?? '',
+  });
+  const controller = new AbortController();
+  const evil = node.pull(`${registry.host}/evil:1`, controller.signal);
+  evil.catch(() => undefined);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  await node.pull(`${registry.host}/good:2`, AbortSignal.timeout(20_000));
+  controller.abort(new BerthError('CANCELLED', 'enough'));
+  await assert.rejects(evil, { code: 'CANCELLED' });
+  for (let waits = 0; waits < 100 && layersOnDisk(node.root).length > 1; waits += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(layersOnDisk(node.root), [digestOf(good)]);
+  await unpacker.close();
+});
+
+test('URLs in a manifest are asked by nobody: layers come from the registry or not at all', async () => {
+  const other = await startFakeRegistry();
+  try {
+    const urls = [`http://${other.host}/layer`, 'file:///etc/passwd', 'http://169.254.169.254/latest/meta-data/'];
+    const content = imageOf([good]);
+    const manifest = JSON.parse(String(content['/manifests/1'])) as { config: object; layers: object[] };
+    for (const mediaType of [
+      'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+      'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip',
+    ]) {
+      const document = { ...manifest, config: { ...manifest.config, urls }, layers: manifest.layers.map((layer) => ({ ...layer, mediaType, urls })) };
+      serve({
+        ...content,
+        '/manifests/1': JSON.stringify(document),
+        [digestOf(good)]: (response) => void sendError(response, 404, 'BLOB_UNKNOWN', 'x'),
+      });
+      await refuses('NOT_FOUND', /not found/);
+    }
+    assert.deepEqual(other.seen, []);
+  } finally {
+    await other.close();
+  }
+});
+
+test('what names the compression of a layer may lie; its bytes do not', async () => {
+  for (const [compress, name] of [
+    [gzipSync, '+zstd'],
+    [zstdCompressSync, '+gzip'],
+    [(bytes: Buffer) => bytes, '+gzip'],
+  ] as const) {
+    const blob = compress(good);
+    const content = imageOf([blob], [digestOf(good)]);
+    serve({ ...content, '/manifests/1': String(content['/manifests/1']).replace(layerType, `${layerType}${name}`) });
+    const node = await openNode(bed.freshDir(), bed.unpacker);
+    const image = await node.pull(`${registry.host}/odd:1`);
+    assert.deepEqual(readdirSync(node.store.rootOf(image).layerDirs[0] ?? ''), ['etc']);
+  }
+});
+
+test('documents of a few megabytes that would be hundreds in memory are refused unread', async () => {
+  for (const text of [
+    `[${'[],'.repeat(2_700_000)}0]`,
+    '['.repeat(4 << 20) + ']'.repeat(4 << 20),
+    `{"a":${'{"":'.repeat(1_000_000)}0${'}'.repeat(1_000_001)}`,
+  ]) {
+    serve({ '/manifests/1': text });
+    await refuses('FAILED_PRECONDITION', /manifest: has more than/);
+    const config = `{"history":${text}}`.slice(0, 8 << 20);
+    const manifest = { schemaVersion: 2, config: describe(config, 'application/vnd.oci.image.config.v1+json'), layers: [] };
+    serve({ '/manifests/1': JSON.stringify(manifest), [digestOf(config)]: config });
+    await refuses('FAILED_PRECONDITION', /image config: has more than/);
+  }
+  const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf('x'), size: 100 << 20 };
+  serve({ '/manifests/1': JSON.stringify({ schemaVersion: 2, config, layers: [] }), [digestOf('x')]: endless(Buffer.alloc(64 << 10)).answer });
+  await refuses('FAILED_PRECONDITION', /104857600 bytes, more than the 8388608/);
 });
 
 test('of an image with one evil layer the good ones do not stay either', async () => {
