@@ -49,6 +49,7 @@ export type Config = {
   readonly isVolatile: boolean;
   readonly snapshotter: 'auto' | 'overlay' | 'native' | 'fuse-overlayfs';
   readonly imageDevices: 'keep' | 'skip' | 'refuse';
+  readonly cdiSpecDirs: readonly string[];
   readonly pinnedImages: readonly string[];
   readonly defaultUlimits: readonly Ulimit[];
   readonly defaultSysctls: Readonly<Record<string, string>>;
@@ -258,6 +259,13 @@ const settings = [
     meaning:
       'Device nodes in images: keep makes them (a container opens only those that its pod gives it), skip leaves them out, refuse fails the pull. For layers that are unpacked from then on.',
   },
+  {
+    key: 'cdi_spec_dirs',
+    default: ['/etc/cdi', '/var/run/cdi'],
+    format: absolutePath,
+    meaning:
+      'Where the files of the Container Device Interface lie (.json, .yaml), which say what a device that is asked for by name changes about a container. Read at each use; the later directory wins. Empty: a container that asks is refused.',
+  },
   { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
   {
     key: 'default_ulimits',
@@ -327,6 +335,7 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     isVolatile: value('volatile_layers') as boolean,
     snapshotter: text('snapshotter') as Config['snapshotter'],
     imageDevices: text('image_devices') as Config['imageDevices'],
+    cdiSpecDirs: list('cdi_spec_dirs'),
     pinnedImages: list('pinned_images'),
     defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
     defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),

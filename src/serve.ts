@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CadvisorSources } from './cadvisor-answers.ts';
 import { serveCadvisor } from './cadvisor-server.ts';
+import { createDeviceFiles } from './cdi/device-files.ts';
 import { createNetwork } from './cni/network.ts';
 import type { Config } from './config.ts';
 import { loadContract } from './cri/contract.ts';
@@ -88,9 +89,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const deps = await wireEngine(config, { facts, images, network, log, ...watchers });
   await recover(deps);
   await images.collect();
-  await network.collectGarbage(deps.store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
-    log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
-  });
+  await giveBackAddresses(network, deps);
 
   const shared = createSharedLayers({ store: images, unpacker, log });
   const puller = wirePuller(config, { store: images, shared, log, ...(policy ? { policy } : {}) }, watchers);
@@ -104,6 +103,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     streaming,
     images: createNodeImages({ store: images, shared, unpacker, puller, platform: toPlatform(process.arch), log, ...(policy ? { policy } : {}) }),
     network,
+    devices: createDeviceFiles({ log }, config.cdiSpecDirs),
     items: createItemBytes(contract.encoders),
     settings: { version, rootDir: config.root, stateDir: config.state },
     nowNs: deps.clock.nowNs,
@@ -130,6 +130,12 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   deps.cgroupDriver.close();
   // Watches on containers that run on would keep the process.
   process.exit(0);
+}
+
+async function giveBackAddresses(network: Awaited<ReturnType<typeof createNetwork>>, { store, log }: EngineDeps): Promise<void> {
+  await network.collectGarbage(store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
+    log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
+  });
 }
 
 function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineDeps): CadvisorSources {

@@ -15,9 +15,10 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   engine: ['sys', 'lib'],
   images: ['sys', 'lib'],
   cni: ['sys', 'lib'],
+  cdi: ['lib'],
   streaming: ['engine', 'sys', 'lib'],
   cri: ['engine', 'images', 'streaming', 'lib'],
-  '': ['cri', 'engine', 'images', 'cni', 'streaming', 'sys', 'lib'],
+  '': ['cri', 'engine', 'images', 'cni', 'cdi', 'streaming', 'sys', 'lib'],
 };
 
 /** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
@@ -35,6 +36,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'top',
     'tracing',
   ],
+  cdi: ['device-files'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
   cri: ['client', 'contract', 'import-images', 'methods', 'server', 'watched-pull', 'while-under-way'],
   engine: [
@@ -54,6 +56,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'exec',
     'exits',
     'fuse-roots',
+    'hooks',
     'host-devices',
     'image-volumes',
     'image-volumes',

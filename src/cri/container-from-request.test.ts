@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { readContract } from '../../scripts/generate-messages.ts';
 import { sandboxSpec } from '../../test/support/cri-fakes.ts';
 import { parseSignal } from '../engine/signals.ts';
-import { containerSpecFrom } from './container-from-request.ts';
+import { containerSpecFrom, deviceNames } from './container-from-request.ts';
 import type { ContainerConfig, Signal } from './messages.ts';
 
 const facts = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false };
@@ -70,8 +70,8 @@ test('every stop signal of the contract has a name that the engine knows', () =>
   refused({ stop_signal: 99 as unknown as Signal }, 'stop_signal');
 });
 
-test('containerSpecFrom() refuses CDI devices, asked for by field or by annotation, and names them', () => {
-  refused({ CDI_devices: [{ name: 'vendor.com/gpu=0' }] }, 'CDI_devices', 'UNIMPLEMENTED');
-  refused({ annotations: { 'cdi.k8s.io/gpu': 'vendor.com/gpu=0' } }, 'CDI_devices', 'UNIMPLEMENTED');
-  assert.throws(() => spec({ CDI_devices: [{ name: 'vendor.com/gpu=0' }] }), { message: /vendor\.com\/gpu=0/ });
+test('deviceNames() takes the field first, then the lists of the annotations by their keys, and leaves all others', () => {
+  const annotations = { 'cdi.k8s.io/b': 'v.com/c=2,v.com/c=3', 'cdi.k8s.io/a': 'v.com/c=1', 'cdi.k8s.io': 'v.com/c=4', other: 'v.com/c=5' };
+  assert.deepEqual(deviceNames({ CDI_devices: [{ name: 'v.com/c=0' }, {}], annotations }), ['v.com/c=0', '', 'v.com/c=1', 'v.com/c=2', 'v.com/c=3']);
+  assert.deepEqual(deviceNames({}), []);
 });

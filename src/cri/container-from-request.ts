@@ -3,7 +3,7 @@
  */
 import { posix } from 'node:path';
 import type { ContainerSpec, EnvVar, SandboxSpec } from '../engine/spec.ts';
-import { invalidArgument, unimplemented } from '../lib/errors.ts';
+import { invalidArgument } from '../lib/errors.ts';
 import { absolutePath, ownBytes, present, quoted, type RequestFacts, requiredName, withoutNul } from './checks.ts';
 import type * as cri from './messages.ts';
 import { deviceFrom, mountFrom } from './mounts-from-request.ts';
@@ -19,7 +19,6 @@ export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbo
   if (config === undefined) throw invalidArgument('config: it is missing');
   const { linux = {}, command = [], args = [], annotations = {} } = config;
   const metadata = { name: requiredName('metadata.name', config.metadata?.name), attempt: config.metadata?.attempt ?? 0 };
-  refuseCdi(config);
   return present({
     metadata,
     image: imageOf(config.image),
@@ -83,9 +82,11 @@ function stopSignal(signal: cri.Signal | undefined): string | undefined {
   return signal.replace('SIGNAL_', '').replace('PLUS', '+').replace('MINUS', '-');
 }
 
-/** Device names of the Container Device Interface also come as annotations. */
-function refuseCdi({ CDI_devices: devices = [], annotations = {} }: cri.ContainerConfig): void {
+/**
+ * Names of devices of the Container Device Interface, unchecked. Device plugins of old kubelets have them as annotations, with commas between;
+ * a kubelet may send the same ones both ways.
+ */
+export function deviceNames({ CDI_devices: devices = [], annotations = {} }: cri.ContainerConfig): string[] {
   const annotated = Object.keys(annotations).filter((key) => key.startsWith('cdi.k8s.io/'));
-  const names = [...devices.map((device) => device.name ?? ''), ...annotated.map((key) => annotations[key] ?? '')];
-  if (names.length > 0) throw unimplemented(`CDI_devices: berth does not inject CDI devices yet: ${quoted(names.join(', '))}`);
+  return [...devices.map((device) => device.name ?? ''), ...annotated.sort().flatMap((key) => (annotations[key] ?? '').split(','))];
 }

@@ -5,29 +5,31 @@ import { containerState } from '../engine/records.ts';
 import type { ContainerSpec, Mount } from '../engine/spec.ts';
 import { failedPrecondition, notFound } from '../lib/errors.ts';
 import { quoted, requiredName } from './checks.ts';
-import { containerSpecFrom } from './container-from-request.ts';
+import { containerSpecFrom, deviceNames } from './container-from-request.ts';
 import type { CriDeps, ImageView } from './deps.ts';
 import type { CreateContainerRequest, CreateContainerResponse } from './messages.ts';
 
-type Deps = Pick<CriDeps, 'engine' | 'images'>;
+type Deps = Pick<CriDeps, 'engine' | 'images' | 'devices'>;
 
 /**
  * @throws {BerthError} NOT_FOUND for an unknown sandbox or image, INVALID_ARGUMENT, FAILED_PRECONDITION and UNIMPLEMENTED as containerSpecFrom(),
  *   else as the engine. A retry after a deadline gets the container that the first call made.
  */
-export async function createContainer({ engine, images }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
+export async function createContainer({ engine, images, devices }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
   const sandbox = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id)).record;
   const asked = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
-  const spec = { ...asked, mounts: await Promise.all(asked.mounts.map((mount) => withImage(images, mount))) };
+  const names = deviceNames(request.config ?? {});
+  const edits = names.length === 0 ? {} : { edits: await devices.resolve(names) };
+  const spec = { ...asked, ...edits, mounts: await Promise.all(asked.mounts.map((mount) => withImage(images, mount))) };
   const image = findImage(images, spec.image.requested);
   images.requireAllowed(image, spec.image.userSpecified || spec.image.requested);
   const { config, layerDirs, diffIds } = await images.rootOf(image);
-  const names = {
+  const known = {
     id: image.id,
     ref: image.repoDigests[0] ?? image.id,
     name: image.repoTags[0] ?? (spec.image.userSpecified || spec.image.requested),
   };
-  return { container_id: await engine.createContainer(sandbox.id, spec, { ...names, config, layerDirs, diffIds }) };
+  return { container_id: await engine.createContainer(sandbox.id, spec, { ...known, config, layerDirs, diffIds }) };
 }
 
 /** Never pulls: that is PullImage's, with the pod's credentials. */

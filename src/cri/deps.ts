@@ -3,7 +3,7 @@
  */
 import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/records.ts';
-import type { ImageRoot, Network } from '../engine/spec.ts';
+import type { DeviceEdits, ImageRoot, Network } from '../engine/spec.ts';
 import type { Transfer } from '../images/transfer.ts';
 import type { StreamingServer } from '../streaming/server.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';
@@ -85,6 +85,11 @@ export type CriDeps = {
   readonly engine: Engine;
   readonly images: Images;
   readonly network: Pick<Network, 'notReadyReason'>;
+  /** By name, as the Container Device Interface has it. */
+  readonly devices: {
+    /** @throws {BerthError} INVALID_ARGUMENT for what is no name, FAILED_PRECONDITION for what this node does not have. */
+    readonly resolve: (names: readonly string[]) => Promise<DeviceEdits>;
+  };
   readonly items: ItemBytes;
   readonly streaming: Pick<StreamingServer, 'prepareExec' | 'prepareAttach' | 'preparePortForward'>;
   readonly settings: { readonly version: string; readonly rootDir: string; readonly stateDir: string };

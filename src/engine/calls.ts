@@ -97,6 +97,8 @@ export const calls = {
   sendfd: { kinds: 'FF', args: { socket: 'fd', fd: 'fd' } },
   /** The plan goes on in a new child of the monitor, in new namespaces of the user namespace that was joined. Only in the child. */
   move: { kinds: 'L', args: { namespaces: 'cloneFlags' } },
+  /** The plan waits until a byte comes through a pipe; the daemon is told. Only in the child. */
+  hold: { kinds: 'F', args: { from: 'fd' } },
 } as const satisfies Readonly<Record<string, Row>>;
 
 export type CallName = keyof typeof calls;

@@ -14,7 +14,7 @@ import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../sys/sysca
 import type { EngineDeps } from './deps.ts';
 import { deviceRules } from './device-rules.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from './devices.ts';
-import { findDevices, hostDevices } from './host-devices.ts';
+import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
 import { normalPath, type RootMount } from './mounts.ts';
 import { openPins } from './open-pins.ts';
@@ -26,7 +26,7 @@ import { type ContainerRecord, type ContainerView, containerState, type SandboxV
 import { createRegisters, type Registers } from './registers.ts';
 import { rootReg } from './rootfs.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
-import type { NamespaceModes } from './spec.ts';
+import { allMounts, hasStartHooks, type NamespaceModes } from './spec.ts';
 import { type CgroupSight, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from './standard-mounts.ts';
 import { openVolumes } from './volumes.ts';
 
@@ -73,8 +73,10 @@ function composeContainer(
     shelf: deps.roots.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
-  const volumes = openVolumes(volumeFacts, spec.mounts, registers);
-  const targets = spec.mounts.map((mount) => mount.containerPath);
+  const { user: ids } = sandbox.record.spec.namespaces;
+  const wanted = allMounts(spec).map((mount) => (mount.mustExist === true && ids !== undefined ? { ...mount, ids } : mount));
+  const volumes = openVolumes(volumeFacts, wanted, registers);
+  const targets = wanted.map((mount) => mount.containerPath);
   const defaults = standardMounts({
     isPrivileged: security.isPrivileged,
     hasReadonlyRoot: security.hasReadonlyRootfs,
@@ -92,7 +94,7 @@ function composeContainer(
   const inVolumes = areMounts
     ? []
     : nodes.filter((node) => isCovered(node.path, targets) && !targets.map(normalPath).includes(normalPath(node.path)));
-  const deviceMounts = openDevices(areMounts ? nodes : inVolumes, areMounts && has('/dev'), registers);
+  const deviceMounts = openDevices(areMounts ? nodes.filter(isMounted) : inVolumes, areMounts && has('/dev'), registers);
   const mounts = [...kept, ...deviceMounts, ...volumes];
   requireDirectories(root, ['/proc', '/sys'].filter(has));
   const places = findPlaces(root, mounts, record, containerState(status) === 'creating');
@@ -103,13 +105,14 @@ function composeContainer(
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
     mounts: places.mounts,
     hasStandardDev: has('/dev'),
-    devices: areMounts ? [] : nodes.filter((node) => !isCovered(node.path, targets)),
+    devices: nodes.filter((node) => !(areMounts && isMounted(node)) && !isCovered(node.path, targets)),
     links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
     hasReadonlyRoot: security.hasReadonlyRootfs,
     volumes: places.volumes,
     process: { ...process, workingDir: places.of(process.workingDir) },
+    ...openHold(record, registers),
     supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
     fds: registers.names,
   };
@@ -131,6 +134,19 @@ function findPlaces(root: number, asked: readonly RootMount[], { spec, image }: 
 /** Whether a path is a volume's place or lies in one: what is made there would be made on the host. */
 function isCovered(path: string, targets: readonly string[]): boolean {
   return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
+}
+
+/** In a user namespace: a pipe can be made there, a device cannot. */
+const isMounted = (node: DeviceNode): boolean => node.type !== 'fifo';
+
+/** The end of the pipe that lets a held plan go on. */
+export const goReg: Reg = 'go.write';
+
+function openHold({ spec }: ContainerRecord, registers: Registers): Pick<ContainerPlan, 'hold'> {
+  if (!hasStartHooks(spec)) return {};
+  const [read, write] = programPipe();
+  registers.add(goReg, write);
+  return { hold: registers.add('go', read) };
 }
 
 export function processFacts(deps: EngineDeps): ProcessFacts {
@@ -161,7 +177,7 @@ function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registe
   else if (
     isCovered(
       '/dev/null',
-      spec.mounts.map((mount) => mount.containerPath),
+      allMounts(spec).map((mount) => mount.containerPath),
     )
   )
     registers.add('stdin', openSync('/dev/null', 'r'));
@@ -231,9 +247,10 @@ function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Regist
 /** Devices as mounts of the host's nodes. @param hasStandard whether those of a default /dev are among them. */
 function openDevices(nodes: readonly DeviceNode[], hasStandard: boolean, registers: Registers): RootMount[] {
   const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path })) : [];
-  return [...standard, ...nodes].map(({ path, hostPath }, i) =>
-    deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false }))),
-  );
+  return [...standard, ...nodes].map(({ path, hostPath }, i) => {
+    if (!existsSync(hostPath)) throw failedPrecondition(`device ${hostPath} is not on the host, and in a user namespace none can be made`);
+    return deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false })));
+  });
 }
 
 function openPidNamespace(deps: EngineDeps, record: ContainerRecord, sandbox: SandboxView, registers: Registers): ContainerPlan['pid'] {
@@ -258,10 +275,13 @@ function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string |
 
 /** The nodes a container gets, and what its cgroup allows. @throws {BerthError} for a device that is not there. */
 export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
-  const { devices, mounts, security } = record.spec;
-  const found = findDevices(devices);
-  const asked = new Set(found.nodes.map((node) => node.path));
-  const targets = mounts.map((mount) => mount.containerPath);
-  const all = security.isPrivileged ? hostDevices().filter((node) => !asked.has(node.path) && !isCovered(node.path, targets)) : [];
-  return { nodes: [...all, ...found.nodes], policy: deviceRules({ isPrivileged: security.isPrivileged, requested: found.rules }) };
+  const { spec, identity } = record;
+  const { isPrivileged } = spec.security;
+  const found = findDevices(spec.devices);
+  const edited = findEditedNodes(spec.edits?.nodes ?? [], { uid: identity.uid, gid: identity.gid });
+  const targets = allMounts(spec).map((mount) => mount.containerPath);
+  const all = isPrivileged ? hostDevices().filter((node) => !isCovered(node.path, targets)) : [];
+  // Of several at one path the last is made.
+  const nodes = new Map([...all, ...found.nodes, ...edited.nodes].map((node) => [normalPath(node.path), node]));
+  return { nodes: [...nodes.values()], policy: deviceRules({ isPrivileged, requested: [...found.rules, ...edited.rules] }) };
 }

@@ -4,6 +4,7 @@
  * Calls on one container run one after another; waiting for an end does not hold the queue.
  */
 import { randomBytes } from 'node:crypto';
+import { writeSync } from 'node:fs';
 import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import { disksLike } from '../sys/block-devices.ts';
@@ -17,10 +18,11 @@ import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { ensureAppArmorProfile } from './apparmor-profiles.ts';
 import { blockioClassOf, blockioValues } from './blockio.ts';
 import { mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
-import { openContainer } from './container-sources.ts';
+import { goReg, openContainer } from './container-sources.ts';
 import type { EngineDeps } from './deps.ts';
 import { diskLimit } from './disk-limit.ts';
 import { watchExit } from './exits.ts';
+import { makeBundle, runHooks } from './hooks.ts';
 import { resolveIdentity } from './identity.ts';
 import { readInRoot } from './inspect-root.ts';
 import { keepPlan, keepRun } from './kept-plan.ts';
@@ -39,7 +41,7 @@ import {
 } from './records.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
 import { parseSignal } from './signals.ts';
-import type { ContainerSpec, Resources } from './spec.ts';
+import { type ContainerSpec, hasStartHooks, type Resources, type UserSpec } from './spec.ts';
 import { createStopwatch, type Stopwatch, type Timeline } from './timeline.ts';
 
 /** An image as a container is made from it. */
@@ -140,11 +142,17 @@ function composeRecord(
     sandboxId: sandbox.record.id,
     spec,
     image,
-    identity: resolveIdentity({ userSpec: spec.security.user, imageUser: image.config.user, ...(ids ? { ids } : {}) }, files),
+    identity: resolveIdentity({ userSpec: withGroups(spec), imageUser: image.config.user, ...(ids ? { ids } : {}) }, files),
     stopSignal: parseSignal(spec.stopSignal ?? (image.config.stopSignal || 'SIGTERM')),
     cgroupPath: deps.cgroupDriver.pathOf(sandbox.record.spec.cgroupParent, id),
     createdAtNs: deps.clock.nowNs(),
   };
+}
+
+/** Those that its devices need, too. */
+function withGroups({ security, edits }: ContainerSpec): UserSpec {
+  const { user } = security;
+  return edits === undefined ? user : { ...user, supplementalGroups: [...user.supplementalGroups, ...edits.gids] };
 }
 
 /**
@@ -180,12 +188,17 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const spawned = monitorPlacer(deps, view);
+  if (hasStartHooks(record.spec)) makeBundle(deps, record);
   const starting = step('start.monitor', (span) => {
     const ran: MonitorRequest['ran'] = (told) => {
       keepRun(deps, id, told.run);
       addPlanParts(span, plan, told);
     };
-    return startMonitor(deps, { plan, fds: registers.fds, name: id, spawned, ran }).finally(registers.closeAll);
+    const held = async (pid: number) => {
+      await step('start.hooks', () => runHooks(deps, view.record, ['prestart', 'createRuntime', 'createContainer'], pid));
+      writeSync(registers.fdOf(goReg), '.');
+    };
+    return startMonitor(deps, { plan, fds: registers.fds, name: id, spawned, ran, held }).finally(registers.closeAll);
   });
   // While the monitor works.
   keepPlan(deps, id, plan);
@@ -201,6 +214,12 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   deps.roots.release(id);
   watchExit(deps, id, monitor);
   await adoptContainer(deps, id);
+  await runHooksAnyway(deps, record, 'poststart', started.pid);
+}
+
+/** When it is too late for their failure to change anything. */
+async function runHooksAnyway(deps: EngineDeps, record: ContainerRecord, point: 'poststart' | 'poststop', pid: number): Promise<void> {
+  await runHooks(deps, record, [point], pid).catch((error: unknown) => deps.log.warn({ id: record.id, reason: reasonOf(error) }, 'a hook failed'));
 }
 
 /** A process that is over already has no start time, and is never found alive. */
@@ -310,6 +329,7 @@ export async function discard(deps: EngineDeps, id: string): Promise<void> {
     await killAll(deps, view, 'removing');
     for (const path of await cgroupsOf(deps, view)) await deps.cgroupDriver.remove(path);
   }
+  if (view?.status.startingAtNs !== undefined) await runHooksAnyway(deps, view.record, 'poststop', 0);
   await deps.roots.remove(id);
   await deps.store.containers.remove(id);
   deps.layers.release(id);

@@ -8,13 +8,13 @@ import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
 import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
 
-/** A device special file. */
+/** A device special file, or what stands for one. */
 export type DeviceNode = {
   /** Where it is on the host. */
   readonly hostPath: string;
   /** Absolute, inside the container. */
   readonly path: string;
-  readonly type: 'char' | 'block';
+  readonly type: 'char' | 'block' | 'fifo';
   readonly major: number;
   readonly minor: number;
   /** Permission bits. */
@@ -134,6 +134,8 @@ function deviceNumber(major: number, minor: number): bigint {
   return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
 }
 
+const typeBits = { char: S_IF.IFCHR, block: S_IF.IFBLK, fifo: S_IF.IFIFO } as const;
+
 /** Devices that were asked for, wherever they are to be; the node replaces one of the image. */
 export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
   return nodes.flatMap((node, i): Op[] => {
@@ -141,11 +143,17 @@ export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
     const slash = path.lastIndexOf('/');
     const parent = `device${i}@`;
     const name = path.slice(slash + 1);
-    const type = node.type === 'char' ? S_IF.IFCHR : S_IF.IFBLK;
     return [
       ...makeInRoot(path.slice(0, slash) || '/', 'directory', parent),
       { call: 'unlinkat', dir: parent, path: name, flags: 0, tolerate: ['ENOENT'], note: `removing the image's ${path}` },
-      { call: 'mknodat', dir: parent, path: name, mode: type | node.mode, dev: deviceNumber(node.major, node.minor), note: `making device ${path}` },
+      {
+        call: 'mknodat',
+        dir: parent,
+        path: name,
+        mode: typeBits[node.type] | node.mode,
+        dev: deviceNumber(node.major, node.minor),
+        note: `making device ${path}`,
+      },
       { call: 'fchownat', dir: parent, path: name, uid: node.uid, gid: node.gid, flags: AT.SYMLINK_NOFOLLOW, note: `giving ${path} its owner` },
       { call: 'close', fd: parent, note: `closing the directory of ${path}` },
     ];

@@ -1,5 +1,5 @@
 /**
- * Looks up devices on the host: those a container asks for, and for a privileged one all of them.
+ * Looks up devices on the host: those a container asks for, by path or through a vendor's file, and for a privileged one all of them.
  */
 
 import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import { deviceNumbers } from '../sys/block-devices.ts';
 import type { DeviceRule } from './device-rules.ts';
 import { type DeviceNode, standardDevicePaths } from './devices.ts';
-import type { Device } from './spec.ts';
+import type { Device, EditedNode } from './spec.ts';
 
 export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: DeviceRule[] };
 
@@ -19,10 +19,40 @@ export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: Devic
  */
 export function findDevices(devices: readonly Device[]): FoundDevices {
   const nodes = devices.flatMap((device) => findDevice(device).map((node) => ({ node, access: device.permissions || 'rwm' })));
-  return {
-    nodes: nodes.map(({ node }) => node),
-    rules: nodes.map(({ node, access }) => ({ type: node.type, major: node.major, minor: node.minor, access })),
-  };
+  return { nodes: nodes.map(({ node }) => node), rules: nodes.flatMap(({ node, access }) => ruleOf(node, access)) };
+}
+
+function ruleOf({ type, major, minor }: DeviceNode, access: string): DeviceRule[] {
+  return type === 'fifo' || access === '' ? [] : [{ type, major, minor, access }];
+}
+
+/**
+ * What a vendor's file leaves open is that of the host's node. A file that says type and numbers needs none.
+ *
+ * @param owner gets the nodes that the file names no owner for.
+ * @throws {BerthError} FAILED_PRECONDITION for a node that is not there, or is another than the file says.
+ */
+export function findEditedNodes(nodes: readonly EditedNode[], owner: { readonly uid: number; readonly gid: number }): FoundDevices {
+  const found = nodes.map((node) => ({ node: { ...owner, ...completeNode(node) }, access: node.permissions }));
+  return { nodes: found.map(({ node }) => node), rules: found.flatMap(({ node, access }) => ruleOf(node, access)) };
+}
+
+function completeNode({ permissions, ...node }: EditedNode): Omit<DeviceNode, 'uid' | 'gid'> {
+  const { type, major, minor = 0, hostPath } = node;
+  const host = hostNode(hostPath);
+  if (type !== undefined && major !== undefined) return { mode: host?.mode ?? 0o666, ...node, type, major, minor };
+  if (host === undefined) throw failedPrecondition(`CDI device node ${hostPath}: there is no such device on the host`);
+  if (type !== undefined && type !== host.type)
+    throw failedPrecondition(`CDI device node ${hostPath}: it is a ${host.type}, and its vendor's file says ${type}`);
+  return { ...host, ...node };
+}
+
+function hostNode(path: string): Pick<DeviceNode, 'type' | 'major' | 'minor' | 'mode'> | undefined {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return undefined;
+  if (stat.isFIFO()) return { type: 'fifo', major: 0, minor: 0, mode: stat.mode & 0o777 };
+  const node = nodeOf(stat, path, path);
+  return node && { type: node.type, major: node.major, minor: node.minor, mode: node.mode };
 }
 
 function findDevice(device: Device): DeviceNode[] {

@@ -8,7 +8,7 @@ import { isErrno } from '../sys/ffi.ts';
 import { onReadable } from '../sys/processes.ts';
 
 /** enum record_kind of src/monitor/monitor.h. */
-export const kinds = { started: 1, failed: 2, exited: 3, refused: 4 } as const;
+export const kinds = { started: 1, failed: 2, exited: 3, refused: 4, held: 8 } as const;
 
 /** enum phase of src/monitor/monitor.h. */
 export const phases = { parent: 1, clone: 2, child: 3, supervise: 4 } as const;

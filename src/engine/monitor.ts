@@ -33,7 +33,9 @@ export type MonitorRequest = {
   readonly spawned?: (monitorPid: number) => void;
   /** Told how the plan ran, also of a start that failed, unless the monitor was never started. Does not throw. */
   readonly ran?: (run: ReturnType<typeof readRun>) => void;
-  /** How long the plan may take; default 60 s: longer than any healthy mount, shorter than the kubelet's patience of two minutes. */
+  /** For a plan with `hold`: told of the process that waits. It goes on when it gets its byte; when this rejects, it ends. */
+  readonly held?: (pid: number) => Promise<void>;
+  /** How long the plan may take, without the time it is held; default 60 s: longer than any healthy mount, shorter than the kubelet's patience of two minutes. */
   readonly timeoutMs?: number;
 };
 
@@ -188,13 +190,28 @@ function spawnMonitor(deps: MonitorDeps, request: MonitorRequest): Monitor {
 /** Waits for the first report. @returns the pid of the process. */
 async function started(monitor: Monitor, request: MonitorRequest): Promise<number> {
   const timeoutMs = request.timeoutMs ?? startTimeoutMs;
-  const report = await within(monitor.reports.next(), timeoutMs);
+  let report = await within(monitor.reports.next(), timeoutMs);
+  if (report !== 'late' && report?.kind === kinds.held) {
+    await whileHeld(monitor, request, report.a);
+    report = await within(monitor.reports.next(), timeoutMs);
+  }
   if (report !== 'late' && report?.kind === kinds.started) return report.a;
   if (report === 'late') kill(monitor.pid);
   await ended(monitor.pid);
   if (report === 'late') throw new BerthError('DEADLINE_EXCEEDED', `starting ${request.name}: not done within ${timeoutMs} ms`);
   if (report === null) throw internal(`starting ${request.name}: its monitor ended without a report`);
   throw errorOf(request, report);
+}
+
+async function whileHeld(monitor: Monitor, { held }: MonitorRequest, pid: number): Promise<void> {
+  assert(held !== undefined, 'a plan that holds has somebody to wait for');
+  try {
+    await held(pid);
+  } catch (error) {
+    kill(monitor.pid);
+    await ended(monitor.pid);
+    throw error;
+  }
 }
 
 function errorOf(request: MonitorRequest, report: Report): BerthError {

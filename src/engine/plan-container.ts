@@ -21,7 +21,7 @@ import {
   type RootMount,
 } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-import { enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './rootfs.ts';
+import { attachRoot, enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './rootfs.ts';
 
 /** How a process gets into its cgroup. v1: a `cgroup.procs` to write to in each hierarchy. v2: the directory to be born in. */
 export type CgroupEntry = { readonly version: 1; readonly procs: readonly Reg[] } | { readonly version: 2; readonly directory: Reg };
@@ -67,8 +67,13 @@ export type ContainerPlan = {
   readonly hasReadonlyRoot: boolean;
   /** Directories that stay writable in a read-only root, as the image declares them. */
   readonly volumes: readonly string[];
+  /** Where to wait for the daemon, whose hooks see the finished root at `rootPlace`; undefined: nowhere. */
+  readonly hold?: Reg;
   readonly supervise: Extract<Supervise, { mode: 'container' }>;
 };
+
+/** For hooks, which know it by its path: below the container's state directory, their bundle. */
+export const rootPlace = 'rootfs';
 
 /** Registers that every container's plan takes from the daemon. */
 export const stateReg: Reg = 'state';
@@ -79,6 +84,14 @@ export function planContainer(container: ContainerPlan): Plan {
   const { process, user } = container;
   const isV2 = process.cgroup.version === 2;
   const taken = new Set(container.mounts.map((mount) => normalPath(mount.target)));
+  // All of it by fds and inside the root, so that it is the same before the host's tree goes as after it.
+  const fill: Op[] = [
+    ...mounts.attach,
+    ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices(taken) : []), ...planDeviceLinks(taken)] : []),
+    ...planDeviceNodes(container.devices),
+    ...planLinks(container.links),
+    ...mounts.seal,
+  ];
   const child: Op[] = [
     ...planCgroupEntry(process.cgroup),
     ...planOomScore(process.oomScoreAdj),
@@ -91,12 +104,9 @@ export function planContainer(container: ContainerPlan): Plan {
     { call: 'umask', mask: 0, note: 'clearing the umask' },
     isolateMounts(),
     ...mounts.make,
-    ...enterRoot(),
-    ...mounts.attach,
-    ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices(taken) : []), ...planDeviceLinks(taken)] : []),
-    ...planDeviceNodes(container.devices),
-    ...planLinks(container.links),
-    ...mounts.seal,
+    ...(container.hold === undefined
+      ? [attachRoot('.'), ...enterRoot(), ...fill]
+      : [attachRoot(rootPlace), ...fill, waitForHooks(container.hold), ...enterRoot()]),
     ...planMaskedPaths(container.maskedPaths),
     ...planReadonlyPaths(container.readonlyPaths),
     ...(process.stdio === null ? planTerminal(process.credentials.uid) : []),
@@ -191,6 +201,10 @@ const joinKeyring: Op = {
   tolerate: ['ENOSYS', 'EPERM', 'EACCES', 'EDQUOT'],
   note: 'starting a session keyring',
 };
+
+function waitForHooks(from: Reg): Op {
+  return { call: 'hold', from, note: 'waiting for hooks' };
+}
 
 function planLinks(links: ContainerPlan['links']): Op[] {
   return links.map(({ mount, name, target }): Op => ({ call: 'symlinkat', target, dir: mount, path: name, note: `linking ${name} to ${target}` }));

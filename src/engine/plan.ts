@@ -124,7 +124,7 @@ function checkLastOp(plan: Plan): void {
   assert(last?.call === 'execve' || last?.call === 'reap', 'a plan ends with execve or reap');
   assert(last.tolerate === undefined, 'nothing comes after the last operation');
   for (const [i, op] of plan.child.entries()) assert(op.call !== 'reap' || i === plan.child.length - 1, 'reap is last');
-  for (const op of plan.parent) assert(!['execve', 'reap', 'sendterminal', 'move'].includes(op.call), `${op.call} is the child's`);
+  for (const op of plan.parent) assert(!['execve', 'reap', 'sendterminal', 'move', 'hold'].includes(op.call), `${op.call} is the child's`);
   for (const op of plan.child) assert(op.call !== 'execve' || plan.process.argv.length > 0, 'a process has a name');
 }
 

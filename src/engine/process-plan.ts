@@ -58,7 +58,7 @@ export function planProcess(
     hasTerminal: spec.hasTerminal || given.hasTerminal === true,
     hostname: sandbox.namespaces.network === 'node' ? facts.hostname : sandbox.hostname,
     imageEnv: image.config.env,
-    requestEnv: spec.env,
+    requestEnv: [...spec.env, ...(spec.edits?.env ?? [])],
     home: identity.home,
   });
   return {

@@ -10,20 +10,24 @@ import type { Op, Reg } from './plan.ts';
 export const rootReg: Reg = 'root';
 
 /**
- * The operations before any other mount is attached. Needs a mount namespace of its own, and as working directory any directory of the host:
- * the root is attached on it. Nobody sees it there, for the namespace is the container's; an fd from before would be of the host's namespace.
+ * Needs a mount namespace of its own, and as working directory any directory of the host: the root is attached on it, or on `place` in it.
+ * Nobody sees it there, for the namespace is the container's; an fd from before would be of the host's namespace.
  */
+export function attachRoot(place: string): Op {
+  return {
+    call: 'move_mount',
+    from: rootReg,
+    fromPath: '',
+    to: 'cwd',
+    toPath: place,
+    flags: MOVE_MOUNT.F_EMPTY_PATH,
+    note: 'attaching the root file system',
+  };
+}
+
+/** From here on nothing of the host's tree is in sight. To run after attachRoot(). */
 export function enterRoot(): Op[] {
   return [
-    {
-      call: 'move_mount',
-      from: rootReg,
-      fromPath: '',
-      to: 'cwd',
-      toPath: '.',
-      flags: MOVE_MOUNT.F_EMPTY_PATH,
-      note: 'attaching the root file system',
-    },
     { call: 'fchdir', fd: rootReg, note: 'entering the root file system' },
     // Both on one directory: the old root then lies over the new one and needs no place of its own in the image. Source: pivot_root(2).
     { call: 'pivot_root', newRoot: '.', putOld: '.', note: 'making the root file system the root' },

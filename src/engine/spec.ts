@@ -82,6 +82,10 @@ export type Mount = {
   readonly wantsSelinuxRelabel: boolean;
   /** Extra attributes of the bind. */
   readonly options: readonly ('noexec' | 'nodev' | 'nosuid')[];
+  /** Without what is mounted below the source. */
+  readonly isShallow?: boolean;
+  /** A missing source is an error, and not made. */
+  readonly mustExist?: boolean;
 };
 
 export type Device = {
@@ -89,6 +93,47 @@ export type Device = {
   readonly hostPath: string;
   /** A subset of `rwm`. */
   readonly permissions: string;
+};
+
+/** A device node that a vendor's file describes. What is undefined is that of the node at `hostPath`. */
+export type EditedNode = {
+  readonly path: string;
+  readonly hostPath: string;
+  readonly type?: 'char' | 'block' | 'fifo';
+  readonly major?: number;
+  readonly minor?: number;
+  /** Permission bits. */
+  readonly mode?: number;
+  /** undefined: those of the container's user. */
+  readonly uid?: number;
+  readonly gid?: number;
+  /** A subset of `rwm`; '': the container's cgroup is told nothing of it. */
+  readonly permissions: string;
+};
+
+/** When a vendor's program runs, in the words of the OCI runtime specification. `startContainer` is none: it would be a program of the image. */
+export type HookPoint = 'prestart' | 'createRuntime' | 'createContainer' | 'poststart' | 'poststop';
+
+/** A program of the host's that a vendor's file names. */
+export type Hook = {
+  readonly point: HookPoint;
+  /** Absolute, on the host. */
+  readonly path: string;
+  /** With the name it is called by first. Never empty. */
+  readonly argv: readonly string[];
+  /** `NAME=value`; nothing else is in its environment. */
+  readonly env: readonly string[];
+  readonly timeoutMs: number;
+};
+
+/** What the devices that a container asked for by name change about it, in the order in which it is to be done. */
+export type DeviceEdits = {
+  readonly env: readonly EnvVar[];
+  readonly nodes: readonly EditedNode[];
+  /** Later ones win over others in the same place, those of the request among them. */
+  readonly mounts: readonly Mount[];
+  readonly gids: readonly number[];
+  readonly hooks: readonly Hook[];
 };
 
 /** Each field `undefined`: leave the kernel's or the present value as it is. Names follow the CRI's LinuxContainerResources. */
@@ -162,6 +207,8 @@ export type ContainerSpec = {
   readonly env: readonly EnvVar[];
   readonly mounts: readonly Mount[];
   readonly devices: readonly Device[];
+  /** Of devices asked for by name; beside the rest, for the status shows what was requested. */
+  readonly edits?: DeviceEdits;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   /** Absolute path, or undefined when output is discarded. */
@@ -174,6 +221,16 @@ export type ContainerSpec = {
   /** Name as in signal(7), e.g. `SIGTERM`, `SIGRTMIN+3`; undefined: the image's, else SIGTERM. */
   readonly stopSignal?: string;
 };
+
+/** A container's mounts with those of its devices, which win over others in the same place. */
+export function allMounts({ mounts, edits }: ContainerSpec): readonly Mount[] {
+  return edits === undefined ? mounts : [...mounts, ...edits.mounts];
+}
+
+/** Whether hooks run before the container's program does. */
+export function hasStartHooks({ edits }: ContainerSpec): boolean {
+  return edits?.hooks.some(({ point }) => point !== 'poststart' && point !== 'poststop') ?? false;
+}
 
 /** What the engine needs to know of an image; made by src/images, passed by src/cri. */
 export type ImageConfig = {

@@ -16,6 +16,7 @@ export type Step =
   | 'create.plan'
   | 'start.root'
   | 'start.plan'
+  | 'start.hooks'
   | 'start.monitor';
 
 /** Milliseconds by step, in the order of the steps. */

@@ -46,7 +46,7 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
 
 function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
   if (mount.image !== undefined) return openImage(facts, mount, mount.image, name, registers);
-  const source = resolveSource(mount, facts.makesMissing);
+  const source = resolveSource(mount, facts.makesMissing && mount.mustExist !== true);
   const isDirectory = statSync(source).isDirectory();
   checkReadonly(facts, mount);
   checkPropagation(table, mount, source);
@@ -74,11 +74,12 @@ function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: s
 
 /** With what is mounted below it, all of it mapped: a part that cannot be would belong to nobody in the container. */
 function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
-  if (mount.ids === undefined) return cloneTree(source, { isRecursive: true });
+  const isRecursive = mount.isShallow !== true;
+  if (mount.ids === undefined) return cloneTree(source, { isRecursive });
   if (facts.userNamespace === undefined) throw invalidArgument(`mount on ${mount.containerPath}: ids are mapped only in a pod with a user namespace`);
   const userNamespace = openSync(facts.userNamespace, 'r');
   try {
-    return cloneIdmapped(source, { userNamespace, isRecursive: true });
+    return cloneIdmapped(source, { userNamespace, isRecursive });
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;
     throw failedPrecondition(

@@ -13,6 +13,7 @@
  *     |                           | ---------- clone ---------->  |
  *     |                           |                       child operations
  *     |                           | <------ TERMINAL + fd ------  |
+ *     | <- HELD pid               | <---------- HELD -----------  |    then it waits for a byte of the daemon's
  *     |                           | <- FAILED index, errno -----  |    then it exits
  *     |                           | <------- MOVED pid ---------  |    another goes on with the plan, and this one exits
  *     |                           | <----- end of file ---------  |    execve has succeeded, or it has become a reaping pid 1
@@ -189,6 +190,10 @@ static int await_start(const struct plan *plan, pid_t *child, int link) {
     struct record record = {0};
     const ssize_t length = receive(link, &record, &terminal);
     if (length > 0 && record.kind == RECORD_TERMINAL) continue;
+    if (length > 0 && record.kind == RECORD_HELD) {
+      report(RECORD_HELD, *child, 0, 0);
+      continue;
+    }
     if (length > 0 && record.kind == RECORD_MOVED) {
       waitpid(*child, NULL, 0);
       *child = record.a;

@@ -160,6 +160,18 @@ static long move(const struct op *op, int link) {
   _exit(write(link, &record, sizeof record) < 0 ? EXIT_FAILED : 0);
 }
 
+/* Tells that the plan waits, and waits for a byte: the end of the pipe is none. */
+static long hold(int link, int from) {
+  const struct record record = {RECORD_HELD, 0, 0, 0};
+  char byte;
+  if (write(link, &record, sizeof record) < 0) return -1;
+  ssize_t count;
+  do count = read(from, &byte, 1);
+  while (count < 0 && errno == EINTR);
+  if (count == 0) errno = EPIPE;
+  return count == 1 ? 0 : -1;
+}
+
 static long perform(const struct plan *plan, const struct op *op, int link) {
   switch (op->code) {
     case OP_move:
@@ -172,6 +184,8 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
       return reap();
     case OP_sendterminal:
       return send_terminal(link, fd_of(&op->args[0]));
+    case OP_hold:
+      return hold(link, fd_of(&op->args[0]));
     case OP_sendfd:
       return send_terminal(fd_of(&op->args[0]), fd_of(&op->args[1]));
     default:

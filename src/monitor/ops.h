@@ -61,7 +61,8 @@
   X(reap, -1, "") \
   X(sendterminal, -1, "F") \
   X(sendfd, -1, "FF") \
-  X(move, -1, "L")
+  X(move, -1, "L") \
+  X(hold, -1, "F")
 
 #define OP_CODE(name, number, kinds) OP_##name,
 enum { OPERATIONS(OP_CODE) OP_COUNT };
