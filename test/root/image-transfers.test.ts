@@ -11,8 +11,11 @@ import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { platform } from '../support/image-bed.ts';
+import { enterIsolation } from '../support/isolation.ts';
 import { makeTar } from '../support/tar-maker.ts';
 import { type Daemon, isBuilt, makePlace, type Place, runBerth, startDaemon } from './support/daemon.ts';
+
+if (isBuilt) enterIsolation();
 
 const program = resolve(import.meta.dirname, '../../bin/berth');
 const metricsAddress = '127.0.0.1:19257';
@@ -29,7 +32,6 @@ let daemon: Daemon;
 
 before(async () => {
   assert.ok(isBuilt, 'the daemon is built');
-  execFileSync('ip', ['link', 'set', 'lo', 'up']);
   place = makePlace();
   daemon = await startDaemon(place, { metrics: metricsAddress });
 });
