@@ -58,7 +58,7 @@ const parts: readonly Part[] = [
 ];
 
 /** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
-const inVm = [node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1200'];
+const inVm = [node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1440'];
 
 /** Parts that need that machine, and run only where they are asked for by name. */
 const partsOfVm: readonly Part[] = [
