@@ -8,6 +8,7 @@ import { endsWithin } from '../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo } from '../lib/errors.ts';
 import { type Span, untraced } from '../lib/spans.ts';
 import { openProcessCgroup } from '../sys/cgroups.ts';
+import { isErrno } from '../sys/ffi.ts';
 import { killTree } from '../sys/process-tree.ts';
 import { processStartTime } from '../sys/processes.ts';
 import { collect } from '../sys/spawn.ts';
@@ -106,10 +107,16 @@ export function composeExec(
 
 /** @returns a pidfd that is of this very process. */
 function openProcess(process: ProcessIdentity): number {
-  const pidfd = pidfdOpen(process.pid);
+  const ended = (error?: unknown) => failedPrecondition('its process has ended', error);
+  let pidfd: number;
+  try {
+    pidfd = pidfdOpen(process.pid);
+  } catch (error) {
+    throw isErrno(error, 'ESRCH') ? ended(error) : error;
+  }
   if (processStartTime(process.pid) === process.startTime) return pidfd;
   close(pidfd);
-  throw failedPrecondition('its process has ended');
+  throw ended();
 }
 
 /** Waits for the end in time, or makes it. */
