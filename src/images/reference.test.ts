@@ -89,6 +89,8 @@ const refused: readonly string[] = [
   'app@',
   '@',
   'a\0b',
+  '[:1]:5/x',
+  '1.2.3.256/x',
   'ä',
   'a'.repeat(100_000),
 ];

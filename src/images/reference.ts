@@ -138,6 +138,8 @@ function inLibrary(path: string): string {
 function reasonAgainst(domain: string, path: string): string | undefined {
   const port = domainPattern.exec(domain);
   if (port === null) return 'the registry is not a host name with an optional port';
+  // Addresses are more than the pattern says: [:1], 1.2.3.256.
+  if (!URL.canParse(`https://${domain.replace(/:[0-9]+$/, '')}`)) return 'the registry is not an address that there is';
   if (port[1] !== undefined && (Number(port[1]) < 1 || Number(port[1]) > 65535)) return 'the port is not between 1 and 65535';
   if (path.toLowerCase() !== path) return 'the repository must be lower case';
   if (!path.split('/').every((component) => pathComponentPattern.test(component))) {
