@@ -6,7 +6,7 @@
  */
 import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '../engine/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
-import type { Fields } from './fields.ts';
+import { type Fields, shown } from './fields.ts';
 
 export type ContainerEdits = DeviceEdits & {
   /** Why a container cannot have this. */
@@ -52,7 +52,7 @@ function refusals(fields: Fields): string[] {
 
 function readVariable(entry: string, at: string): EnvVar {
   const equals = entry.indexOf('=');
-  if (equals < 1) throw invalidArgument(`${at}: ${JSON.stringify(entry.slice(0, 64))} is not NAME=VALUE`);
+  if (equals < 1) throw invalidArgument(`${at}: ${shown(entry)} is not NAME=VALUE`);
   return { name: entry.slice(0, equals), value: Buffer.from(entry.slice(equals + 1)) };
 }
 
@@ -61,10 +61,10 @@ const nodeTypes: Readonly<Record<string, EditedNode['type']>> = { b: 'block', c:
 
 function readNode(fields: Fields): EditedNode {
   const path = fields.path('path');
-  if (/^[/.]*$/.test(path)) throw invalidArgument(`${fields.at}.path: nothing can be made at ${path}`);
+  if (/^[/.]*$/.test(path)) throw invalidArgument(`${fields.at}.path: nothing can be made at ${shown(path)}`);
   const typeText = fields.text('type') || undefined;
   const type = typeText === undefined ? undefined : nodeTypes[typeText];
-  if (typeText !== undefined && type === undefined) throw invalidArgument(`${fields.at}.type: ${JSON.stringify(typeText)} is none of b, c, u and p`);
+  if (typeText !== undefined && type === undefined) throw invalidArgument(`${fields.at}.type: ${shown(typeText)} is none of b, c, u and p`);
   const given = {
     type,
     ...numbersOf(fields, type),
@@ -87,8 +87,7 @@ function numbersOf(fields: Fields, type: EditedNode['type']): { major?: number; 
 function permissionsOf(fields: Fields): string {
   const permissions = fields.text('permissions') || 'rwm';
   if (permissions === 'none') return '';
-  if (!/^[rwm]+$/.test(permissions))
-    throw invalidArgument(`${fields.at}.permissions: ${JSON.stringify(permissions)} is not a subset of rwm, nor none`);
+  if (!/^[rwm]+$/.test(permissions)) throw invalidArgument(`${fields.at}.permissions: ${shown(permissions)} is not a subset of rwm, nor none`);
   return permissions;
 }
 
@@ -111,17 +110,17 @@ const idleOptions = ['bind', 'rbind', 'rw', 'exec', 'dev', 'suid', 'relatime', '
 /** @returns a sentence for a mount that berth does not make. */
 function readMount(fields: Fields): Mount | string {
   const containerPath = fields.path('containerPath');
-  if (/^[/.]*$/.test(containerPath)) throw invalidArgument(`${fields.at}.containerPath: nothing can be mounted on ${containerPath}`);
+  if (/^[/.]*$/.test(containerPath)) throw invalidArgument(`${fields.at}.containerPath: nothing can be mounted on ${shown(containerPath)}`);
   const source = fields.requiredText('hostPath');
   const type = fields.text('type') || 'bind';
   const options = fields.texts('options');
   const isBind = options.some((option) => option === 'bind' || option === 'rbind');
-  if (!isBind && type !== 'bind' && type !== 'none') return `mount ${containerPath}: berth mounts paths of the host only, and no ${type}`;
+  if (!isBind && type !== 'bind' && type !== 'none') return `mount ${containerPath}: berth mounts paths of the host only, and no ${shown(type)}`;
   const unknown = options.filter(
     (option) => !(option === 'ro' || idleOptions.includes(option) || Object.hasOwn(propagations, option) || Object.hasOwn(restrictions, option)),
   );
-  if (unknown.length > 0) return `mount ${containerPath}: berth does not know the option ${unknown.join(', ')}`;
-  if (!source.startsWith('/')) throw invalidArgument(`${fields.at}.hostPath: ${JSON.stringify(source)} is not an absolute path`);
+  if (unknown.length > 0) return `mount ${containerPath}: berth does not know the option ${shown(unknown[0])}`;
+  if (!source.startsWith('/')) throw invalidArgument(`${fields.at}.hostPath: ${shown(source)} is not an absolute path`);
   return {
     containerPath,
     hostPath: source,
@@ -152,7 +151,7 @@ function readHook(fields: Fields): Hook | string {
   if (timeout === 0) throw invalidArgument(`${fields.at}.timeout is 0; it must be greater`);
   // A program of the image, before the container's own: with whose rights it should run is nowhere said.
   if (point === 'startContainer') return `hook startContainer ${path}: berth runs no hooks inside of a container`;
-  if (!hookPoints.includes(point)) throw invalidArgument(`${fields.at}.hookName: there is no hook ${JSON.stringify(point)}`);
+  if (!hookPoints.includes(point)) throw invalidArgument(`${fields.at}.hookName: there is no hook ${shown(point)}`);
   return {
     point: point as HookPoint,
     path,

@@ -82,8 +82,8 @@ function wrong(at: string, value: unknown, wanted: string): Error {
   return invalidArgument(`${at === '' ? 'the file' : at} ${value === undefined ? 'is missing' : `is ${shown(value)}`}; it must be ${wanted}`);
 }
 
-/** As JSON, which a BigInt or a cycle of YAML's aliases is not. */
-function shown(value: unknown): string {
+/** A value for messages: quoted, and not longer than a line. */
+export function shown(value: unknown): string {
   if (typeof value === 'object') return Array.isArray(value) ? 'a list' : value === null ? 'null' : 'an object';
-  return typeof value === 'string' ? JSON.stringify(value.slice(0, 64)) : String(value);
+  return typeof value === 'string' ? JSON.stringify(value.slice(0, 96)) : String(value);
 }

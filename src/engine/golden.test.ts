@@ -11,6 +11,7 @@ import { deviceMount, standardDevicePaths } from './devices.ts';
 import { encodePlan, type Plan } from './plan.ts';
 import { type ContainerPlan, type ProcessPlan, planContainer } from './plan-container.ts';
 import { planExec } from './plan-exec.ts';
+import { planHook } from './plan-hook.ts';
 import { planPodNamespaces } from './plan-namespaces.ts';
 import { planReaper } from './plan-reaper.ts';
 import { standardMounts } from './standard-mounts.ts';
@@ -157,6 +158,34 @@ test('planExec() and planReaper() join a user namespace, and planPodNamespaces()
   const sysctls = { 'net.ipv4.ip_forward': '1' };
   const kinds = ['net', 'ipc', 'uts'] as const;
   checkGolden('userns-sandbox', planPodNamespaces({ fds: ['cgroup', 'user'], cgroup, user: 'user', kinds, hostname: 'pod', sysctls }));
+});
+
+test('planContainer() that waits for hooks does the same, but enters the root after all is in it and they have run', () => {
+  const linesOf = (plan: Plan) => plan.child.map(({ note }) => note);
+  const plain = linesOf(planContainer(container));
+  const held = planContainer({ ...container, fds: [...fds, 'go'], hold: 'go' });
+  const lines = linesOf(held);
+  assert.deepEqual([...lines].sort(), [...plain, 'waiting for hooks'].sort());
+  const waits = lines.indexOf('waiting for hooks');
+  assert.deepEqual(lines.slice(waits + 1), [
+    'entering the root file system',
+    'making the root file system the root',
+    "detaching the host's root",
+    'entering the new root',
+    ...plain.slice(plain.indexOf('opening /dev/null to mask paths with')),
+  ]);
+  assert.deepEqual(
+    held.child.flatMap((op) => (op.call === 'move_mount' && op.toPath !== '' ? [op.toPath] : [])),
+    ['rootfs'],
+  );
+  assert.throws(() => encodePlan({ ...held, parent: held.child.filter((op) => op.call === 'hold') }), /is the child's/);
+});
+
+test("planHook() runs a hook with the daemon's rights, in the host's namespaces or in the container's", () => {
+  const hook = { point: 'createContainer', path: '/usr/bin/vendor-hook', argv: ['vendor-hook', 'link'], env: ['DEBUG=1'], timeoutMs: 1000 } as const;
+  checkGolden('hook', planHook({ fds: ['state', 'output'], hook, bundle: '/run/berth/containers/c1' }));
+  const inside = { target: 'target', cgroup: { version: 2, directory: 'cgroup' }, isInUserNamespace: true } as const;
+  checkGolden('userns-hook', planHook({ fds: ['output', 'target', 'cgroup', 'state'], hook, bundle: '/run/berth/containers/c1', container: inside }));
 });
 
 test('planContainer() never leaves a mount of a volume to be resolved outside the root', () => {

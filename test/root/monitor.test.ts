@@ -3,12 +3,14 @@ import assert from 'node:assert/strict';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { AT, CLONE, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, O, OPEN_TREE, PR, RESOLVE } from '../../src/engine/abi.ts';
 import { startExec, startMonitor } from '../../src/engine/monitor.ts';
 import { encodePlan, type Op, type Plan } from '../../src/engine/plan.ts';
+import { BerthError } from '../../src/lib/errors.ts';
 import { processStartTime, whenReadable } from '../../src/sys/processes.ts';
 import { spawnProcess } from '../../src/sys/spawn.ts';
-import { close, memfd, pidfdOpen, pidfdSendSignal, pipe } from '../../src/sys/syscalls.ts';
+import { close, memfd, pidfdOpen, pidfdSendSignal, pipe, programPipe } from '../../src/sys/syscalls.ts';
 import { barePlan, ended, execve, monitorDeps, ownProc, runContainer, scratch, shell, startContainer, stdio } from './support/monitor.ts';
 
 /** Runs an exec plan whose standard output is read. */
@@ -287,6 +289,41 @@ test('a start that takes too long is given up, and neither monitor nor process s
   await whenReadable(reader);
   assert.equal(readSync(reader, Buffer.alloc(1)), 0);
   close(reader);
+});
+
+test('a held plan waits until it gets its byte; the daemon is told of the process', async (t) => {
+  const [reader, writer] = programPipe();
+  const plan = { ...script('exit 7'), fds: ['go'] };
+  const child: Op[] = [{ call: 'hold', from: 'go', note: 'waiting' }, ...plan.child];
+  const states: (string | undefined)[] = [];
+  const held = async (pid: number) => {
+    states.push(/^State:\t(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1], readlinkSync(`/proc/${pid}/ns/pid`));
+    await sleep(50);
+    writeSync(writer, '.');
+  };
+  const { pid, exited } = await startExec(await monitorDeps(t), { plan: { ...plan, child }, fds: [reader], name: 'test', held });
+  assert.deepEqual([states, await exited], [['S', readlinkSync('/proc/self/ns/pid')], { exitCode: 7, signal: 0 }]);
+  assert.ok(pid > 0);
+  for (const fd of [reader, writer]) close(fd);
+});
+
+test('a held plan does not go on without its byte: not when the pipe ends, and not when the daemon gives it up', async (t) => {
+  const deps = await monitorDeps(t);
+  const [reader, writer] = programPipe();
+  const plan = { ...script('exit 7'), fds: ['go', 'kept'] };
+  const child: Op[] = [{ call: 'hold', from: 'go', note: 'waiting for hooks' }, ...plan.child];
+  const [alive, held] = pipe();
+  const refused = () => Promise.reject(new BerthError('FAILED_PRECONDITION', 'a hook failed'));
+  await assert.rejects(startExec(deps, { plan: { ...plan, child }, fds: [reader, held], name: 'test', held: refused }), { message: 'a hook failed' });
+  close(writer);
+  const closed = async () => {};
+  const ended = { code: 'INTERNAL', message: 'waiting for hooks: broken pipe (EPIPE)' };
+  await assert.rejects(startExec(deps, { plan: { ...plan, child }, fds: [reader, held], name: 'test', held: closed }), ended);
+  close(held);
+  // Readable at the end of file: all holders of the other end are gone.
+  await whenReadable(alive);
+  assert.equal(readSync(alive, Buffer.alloc(1)), 0);
+  for (const fd of [reader, alive]) close(fd);
 });
 
 test('reap becomes a pid 1 that waits for orphans, until SIGTERM', async (t) => {
