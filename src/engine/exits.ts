@@ -51,12 +51,13 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const left = await killCgroup(deps.cgroups, cgroupPath, leftoverTimeoutMs);
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an ended container do not die');
   const record = await readExitRecord(deps.store.containers.directory(id));
-  // The cgroup may have gone with its last process; the monitor has looked before.
-  const kills = Math.max(counted ?? 0, record?.oomKills ?? 0);
-  // The kernel writes its log before the process dies.
-  if (kills > 0) deps.oomKills.catchUp();
+  // Of what the kernel killed, its log tells before the process is dead, and still when the cgroup is gone: below systemd that goes with its last process,
+  // at times before even the monitor has looked.
+  deps.oomKills.catchUp();
   const told = deps.store.containers.get(id) ?? view;
-  deps.oomKills.countUntold(kills - (told.status.oom?.kills ?? 0));
+  const toldKills = told.status.oom?.kills ?? 0;
+  const kills = Math.max(counted ?? 0, record?.oomKills ?? 0, toldKills);
+  deps.oomKills.countUntold(kills - toldKills);
   const end = describeEnd(told, record, kills, deps.clock.nowNs());
   const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");

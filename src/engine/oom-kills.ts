@@ -1,7 +1,7 @@
 /**
  * Follows what the kernel kills in containers for want of memory: one line in the log, one count, and a report in the status for each.
  *
- * One reader for the whole daemon. Whether a container was OOM-killed is not decided here, but by the counters of its cgroup, which forget nothing.
+ * One reader for the whole daemon. Whether a container was OOM-killed is decided at its end (exits.ts), with the counters of its cgroup, which need no log.
  */
 import type { Log } from '../lib/log.ts';
 import type { KernelLog } from '../sys/kernel-log.ts';
