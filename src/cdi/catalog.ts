@@ -36,7 +36,10 @@ export function editsOf(names: readonly string[], catalog: Catalog): DeviceEdits
     const [refusal] = [...file.edits.refusals, ...edits.refusals];
     if (refusal !== undefined) throw failedPrecondition(`CDI device ${name} of ${path}: ${refusal}`);
   }
-  return merge(found.flatMap(({ file, edits }, i) => (found.findIndex((each) => each.file === file) === i ? [file.edits, edits] : [edits])));
+  return merge(
+    found.map(({ name }) => name),
+    found.flatMap(({ file, edits }, i) => (found.findIndex((each) => each.file === file) === i ? [file.edits, edits] : [edits])),
+  );
 }
 
 /** That of the last directory that has one. @throws {BerthError} FAILED_PRECONDITION when it is there twice. */
@@ -59,8 +62,9 @@ function unknownText(names: readonly string[], { directories, files }: Catalog):
   return `CDI devices ${names.join(', ')}: not in any file of ${directories.join(', ')}${failures.join('')}`;
 }
 
-function merge(all: readonly DeviceEdits[]): DeviceEdits {
+function merge(names: readonly string[], all: readonly ContainerEdits[]): DeviceEdits {
   return {
+    names,
     env: all.flatMap(({ env }) => env),
     nodes: all.flatMap(({ nodes }) => nodes),
     mounts: all.flatMap(({ mounts }) => mounts),

@@ -8,7 +8,7 @@ import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '..
 import { invalidArgument } from '../lib/errors.ts';
 import { type Fields, shown } from './fields.ts';
 
-export type ContainerEdits = DeviceEdits & {
+export type ContainerEdits = Omit<DeviceEdits, 'names'> & {
   /** Why a container cannot have this. */
   readonly refusals: readonly string[];
 };

@@ -77,7 +77,7 @@ test('other files, and directories that are not there, count for nothing; links 
   assert.equal(await variable('v/c=a'), 'linked');
   assert.deepEqual(
     warnings.map((fields) => (fields as { path: string }).path),
-    [join(root, 'first/deep.json')],
+    ['dangling.json', 'deep.json'].map((name) => join(root, 'first', name)),
   );
 });
 
@@ -89,5 +89,8 @@ test('a directory that comes later has its say', async (t) => {
   write('second/v.yaml', yaml('      env: [A=second]'));
   assert.equal(await variable('v.com/dev=0'), 'second');
   rmSync(join(root, 'second'), { recursive: true });
+  assert.equal(await variable('v.com/dev=0'), 'first');
+  write('second', 'a file');
+  await assert.rejects(variable('v.com/dev=9'), { message: /second was not read: .*ENOTDIR/ });
   assert.equal(await variable('v.com/dev=0'), 'first');
 });

@@ -25,46 +25,56 @@ type Read = { readonly stamp: string; readonly found: FoundFile };
 
 /** @param directories those later in the list have precedence. They need not exist. */
 export function createDeviceFiles({ log }: Deps, directories: readonly string[]): DeviceFiles {
-  const known = new Map<string, Read>();
+  let known: ReadonlyMap<string, Read> = new Map();
 
-  const readChanged = async (directory: string, name: string): Promise<FoundFile> => {
+  const readChanged = async (directory: string, name: string): Promise<Read> => {
     const path = join(directory, name);
-    try {
-      const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true });
-      const stamp = [mtimeNs, ctimeNs, size, ino].join(' ');
-      const before = known.get(path);
-      if (before?.stamp === stamp) return before.found;
-      const found = await readOne(path, directory, Number(size));
-      if (found.failure !== undefined) log.warn({ path, reason: found.failure }, 'a CDI file is not read; its devices are not there');
-      known.set(path, { stamp, found });
-      return found;
-    } catch (error) {
-      // Gone since the directory was read.
-      known.delete(path);
-      return { path, directory, failure: reasonOf(error) };
-    }
+    const stamp = await stampOf(path);
+    const before = known.get(path);
+    if (before?.stamp === stamp) return before;
+    const found = await readOne(path, directory);
+    if (found.failure !== undefined) log.warn({ path, reason: found.failure }, 'a CDI file is not read; its devices are not there');
+    return { stamp, found };
   };
 
   const readAll = async (): Promise<Catalog> => {
-    const files: FoundFile[] = [];
+    // Files come and go with each claim for a device: what is gone is forgotten.
+    const read = new Map<string, Read>();
+    const failed: FoundFile[] = [];
     for (const directory of directories) {
-      for (const name of await deviceFilesIn(directory)) files.push(await readChanged(directory, name));
+      try {
+        for (const name of await deviceFilesIn(directory)) read.set(join(directory, name), await readChanged(directory, name));
+      } catch (error) {
+        failed.push({ path: directory, directory, failure: reasonOf(error) });
+      }
     }
-    return { directories, files };
+    known = read;
+    return { directories, files: [...failed, ...[...read.values()].map(({ found }) => found)] };
   };
 
   return { resolve: async (names) => editsOf(names, await readAll()) };
 }
 
+/** @throws for a directory that is there and cannot be read. */
 async function deviceFilesIn(directory: string): Promise<string[]> {
-  const names = await readdir(directory).catch(() => []);
+  const names = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
   return names.filter((name) => ['.json', '.yaml'].includes(extname(name))).sort();
 }
 
+/** '' for what is not there. */
+async function stampOf(path: string): Promise<string> {
+  const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true }).catch(() => ({ mtimeNs: '', ctimeNs: '', size: '', ino: '' }));
+  return [mtimeNs, ctimeNs, size, ino].join(' ').trim();
+}
+
 /** Never throws. */
-async function readOne(path: string, directory: string, bytes: number): Promise<FoundFile> {
+async function readOne(path: string, directory: string): Promise<FoundFile> {
   try {
-    if (bytes > fileBytesMax) throw new Error(`it has ${bytes} bytes; more than ${fileBytesMax} are not read`);
+    const { size } = await stat(path);
+    if (size > fileBytesMax) throw new Error(`it has ${size} bytes; more than ${fileBytesMax} are not read`);
     return { path, directory, file: readDeviceFile(await parse(path, await readFile(path, 'utf8'))) };
   } catch (error) {
     return { path, directory, failure: reasonOf(error).split('\n')[0] ?? '' };

@@ -73,8 +73,7 @@ function composeContainer(
     shelf: deps.roots.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
-  const { user: ids } = sandbox.record.spec.namespaces;
-  const wanted = allMounts(spec).map((mount) => (mount.mustExist === true && ids !== undefined ? { ...mount, ids } : mount));
+  const wanted = allMounts(spec, sandbox.record.spec.namespaces.user);
   const volumes = openVolumes(volumeFacts, wanted, registers);
   const targets = wanted.map((mount) => mount.containerPath);
   const defaults = standardMounts({

@@ -174,8 +174,13 @@ function diskUse(
   return use === null ? {} : { disk: { usedBytes: use.bytes, inodes: use.inodes, limitBytes: use.limitBytes || null } };
 }
 
+/** What the status does not show: it has what was requested by path. */
+function devicesOf({ edits }: ContainerSpec): { readonly devices?: { readonly names: readonly string[]; readonly hooks: readonly string[] } } {
+  return edits === undefined ? {} : { devices: { names: edits.names, hooks: edits.hooks.map(({ point, path }) => `${point} ${path}`) } };
+}
+
 function explainContainer(deps: EngineDeps, { record, status }: ContainerView): Readonly<Record<string, unknown>> {
-  const { cgroupPath, identity, sandboxId, image } = record;
+  const { cgroupPath, identity, sandboxId, image, spec } = record;
   const info = {
     sandboxID: sandboxId,
     pid: status.process?.pid ?? 0,
@@ -183,6 +188,7 @@ function explainContainer(deps: EngineDeps, { record, status }: ContainerView): 
     cgroupPath,
     identity,
     layers: image.layerDirs,
+    ...devicesOf(spec),
     ...diskUse(deps, record.id),
     resources: status.resources,
   };

@@ -128,6 +128,8 @@ export type Hook = {
 
 /** What the devices that a container asked for by name change about it, in the order in which it is to be done. */
 export type DeviceEdits = {
+  /** Of the devices, qualified. */
+  readonly names: readonly string[];
   readonly env: readonly EnvVar[];
   readonly nodes: readonly EditedNode[];
   /** Later ones win over others in the same place, those of the request among them. */
@@ -222,9 +224,13 @@ export type ContainerSpec = {
   readonly stopSignal?: string;
 };
 
-/** A container's mounts with those of its devices, which win over others in the same place. */
-export function allMounts({ mounts, edits }: ContainerSpec): readonly Mount[] {
-  return edits === undefined ? mounts : [...mounts, ...edits.mounts];
+/**
+ * A container's mounts with those of its devices, which win over others in the same place.
+ *
+ * @param ids of the pod's user namespace: the kubelet gives them to its own mounts only.
+ */
+export function allMounts({ mounts, edits }: ContainerSpec, ids?: IdMap): readonly Mount[] {
+  return [...mounts, ...(edits?.mounts ?? []).map((mount) => (ids === undefined ? mount : { ...mount, ids }))];
 }
 
 /** Whether hooks run before the container's program does. */

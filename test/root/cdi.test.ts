@@ -138,8 +138,9 @@ for (const [way, config] of [
       await run(id, 'cat /usr/lib/vendor/lib; touch /usr/lib/vendor/x; id'),
       /^libraryuid=0\S* gid=0\S* groups=\S*44,107\b.*Read-only file system/s,
     );
-    const { status } = await containerStatus(deps, { container_id: id });
+    const { status, info } = await containerStatus(deps, { container_id: id, verbose: true });
     assert.deepEqual(status?.mounts, [], 'the status shows what was requested');
+    assert.deepEqual(JSON.parse(info?.info ?? '').devices, { names: ['v.com/dev=0'], hooks: [] });
   });
 }
 

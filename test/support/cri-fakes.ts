@@ -198,7 +198,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       explain: async () => ({ imageSpec: {} }),
     },
     network: { notReadyReason: () => null },
-    devices: { resolve: note('resolve', { env: [], nodes: [], mounts: [], gids: [], hooks: [] }) },
+    devices: { resolve: note('resolve', { names: [], env: [], nodes: [], mounts: [], gids: [], hooks: [] }) },
     settings: { version: '0.1.0', rootDir: '/var/lib/berth', stateDir: '/run/berth' },
     nowNs: () => '1795246692080405238',
   };

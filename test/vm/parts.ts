@@ -12,6 +12,7 @@ export const vmParts: readonly string[] = [
   'root/stats',
   'root/engine',
   'root/userns',
+  'root/cdi',
   'root/disk-quota',
 ];
 
