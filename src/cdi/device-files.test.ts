@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -71,13 +72,14 @@ test('other files, and directories that are not there, count for nothing; links 
   write('first/v.json.tmp', 'x');
   write('first/v.yml', 'x');
   mkdirSync(join(root, 'first/deep.json'));
+  execFileSync('mkfifo', [join(root, 'first/pipe.json')]);
   write('elsewhere', JSON.stringify({ cdiVersion: '0.3.0', kind: 'v/c', devices: [{ name: 'a', containerEdits: { env: ['A=linked'] } }] }));
   symlinkSync(join(root, 'elsewhere'), join(root, 'first/link.json'));
   symlinkSync('/none', join(root, 'first/dangling.json'));
   assert.equal(await variable('v/c=a'), 'linked');
   assert.deepEqual(
     warnings.map((fields) => (fields as { path: string }).path),
-    ['dangling.json', 'deep.json'].map((name) => join(root, 'first', name)),
+    ['dangling.json', 'deep.json', 'pipe.json'].map((name) => join(root, 'first', name)),
   );
 });
 

@@ -73,7 +73,10 @@ async function stampOf(path: string): Promise<string> {
 /** Never throws. */
 async function readOne(path: string, directory: string): Promise<FoundFile> {
   try {
-    const { size } = await stat(path);
+    const file = await stat(path);
+    // Reading a pipe would wait for somebody to write.
+    if (!file.isFile()) throw new Error('it is no file');
+    const { size } = file;
     if (size > fileBytesMax) throw new Error(`it has ${size} bytes; more than ${fileBytesMax} are not read`);
     return { path, directory, file: readDeviceFile(await parse(path, await readFile(path, 'utf8'))) };
   } catch (error) {
@@ -85,8 +88,8 @@ async function readOne(path: string, directory: string): Promise<FoundFile> {
 async function parse(path: string, text: string): Promise<unknown> {
   if (extname(path) === '.json') return JSON.parse(text);
   const yaml = await import('yaml');
-  const withoutTimes: Parameters<typeof yaml.parse>[2] = { version: '1.1', customTags: (tags) => tags.filter((tag) => !isTime(tag)) };
-  return yaml.parse(text, withoutTimes);
+  const asGo: Parameters<typeof yaml.parse>[2] = { version: '1.1', logLevel: 'error', customTags: (tags) => tags.filter((tag) => !isTime(tag)) };
+  return yaml.parse(text, asGo);
 }
 
 function isTime(tag: unknown): boolean {
