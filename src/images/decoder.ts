@@ -121,6 +121,11 @@ function transformDecoder(transform: Transform, sink: (bytes: Buffer) => void): 
     transform.destroy();
   };
   transform.on('error', fail);
+  // Zeros after the last member end it before its time, and it says so once; what follows them is nothing, as to the library.
+  let hasEnded = false;
+  transform.once('end', () => {
+    hasEnded = true;
+  });
   transform.on('data', (bytes: Buffer) => {
     if (failure !== undefined) return;
     sweep(bytes.length);
@@ -137,9 +142,10 @@ function transformDecoder(transform: Transform, sink: (bytes: Buffer) => void): 
       else reject(failure);
     });
   return {
-    write: (bytes) => run((done) => transform.write(bytes, () => done())),
+    write: (bytes) => run((done) => (hasEnded ? done() : transform.write(bytes, () => done()))),
     end: () =>
       run((done) => {
+        if (hasEnded) return done();
         transform.once('end', done);
         transform.end();
       }),

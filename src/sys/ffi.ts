@@ -55,8 +55,10 @@ export class SyscallError extends Error {
  * @param attempt made into text only on failure.
  */
 export function checked(result: number | bigint, attempt: () => string): number {
-  if (result < 0) throw new SyscallError(attempt(), koffi.errno());
-  return Number(result);
+  if (result >= 0) return Number(result);
+  // First of all: making the text may collect garbage, and that makes system calls of its own.
+  const errno = koffi.errno();
+  throw new SyscallError(attempt(), errno);
 }
 
 /** True when an error is a system call's (ours or Node's) with one of these errno names. */

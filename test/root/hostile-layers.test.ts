@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
-import { constants, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import { constants, crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { BerthError } from '../../src/lib/errors.ts';
 import { describeTree, digestOf, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar, paxRecords } from '../support/tar-maker.ts';
@@ -250,6 +250,25 @@ test('gzip of ten thousand empty members, of a name without end, and with a wind
     await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([wrong.subarray(0, 10), deflateRawSync(tar)]) }),
     /middle|end of file|decompressing/,
   );
+});
+
+test('what follows the last member of gzip: zeros end it, all else is refused, and no decompressor waits for more', async () => {
+  const tar = makeTar([{ path: 'f', content: 'x'.repeat(10_000) }]);
+  const plain = gzipSync(tar);
+  // With a sum of its header, for which only one decompressor serves.
+  const head = Buffer.from(plain.subarray(0, 10));
+  head[3] = 2;
+  const sum = Buffer.alloc(2);
+  sum.writeUInt16LE(crc32(head) & 0xffff);
+  for (const blob of [plain, Buffer.concat([head, sum, plain.subarray(10)])]) {
+    for (const pieceBytes of [65_536, 7]) {
+      const followedBy = (rest: Buffer) => ({ pieceBytes, compress: () => Buffer.concat([blob, rest]) });
+      for (const rest of [Buffer.alloc(1), Buffer.alloc(1000), Buffer.concat([Buffer.alloc(9), plain])]) {
+        assert.deepEqual(readdirSync((await bed.unpack(tar, followedBy(rest))).root), ['f']);
+      }
+      for (const rest of [Buffer.from('rest'), plain.subarray(0, 5)]) await bed.refusal(tar, 'INVALID_ARGUMENT', followedBy(rest));
+    }
+  }
 });
 
 test('zstd that wants gigabytes for its window is refused before they are taken', async () => {

@@ -1,0 +1,106 @@
+/**
+ * Archives of images that are small, and would be large in memory, in open files or in work: each is refused, or done with as much as a good one takes.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import type { ImageRecord } from '../../src/images/image-record.ts';
+import { importImages } from '../../src/images/import-images.ts';
+import { createSharedLayers } from '../../src/images/shared-layers.ts';
+import { BerthError } from '../../src/lib/errors.ts';
+import { layerOf, layersOnDisk, type Node, openNode, platform } from '../support/image-bed.ts';
+import { digestOf, useLayers } from '../support/layer-bed.ts';
+import { type Member, makeTar } from '../support/tar-maker.ts';
+
+const bed = useLayers();
+const types = { manifest: 'application/vnd.oci.image.manifest.v1+json', config: 'application/vnd.oci.image.config.v1+json' };
+const layer = layerOf({ f: 'x', noise: randomBytes(100_000) });
+
+const blobPath = (bytes: Buffer): string => `blobs/${digestOf(bytes).replace(':', '/')}`;
+const blobOf = (bytes: Buffer): Member => ({ path: blobPath(bytes), content: bytes });
+const describe = (mediaType: string, bytes: Buffer) => ({ mediaType, digest: digestOf(bytes), size: bytes.length });
+const configOf = (diffIds: readonly string[], padding = ''): Buffer =>
+  Buffer.from(JSON.stringify({ ...platform, padding, config: {}, rootfs: { type: 'layers', diff_ids: diffIds } }));
+
+/** Imports, and watches what the process takes meanwhile. */
+async function bringIn(node: Node, archive: Buffer): Promise<{ images: readonly ImageRecord[]; grownBytes: number; files: number }> {
+  const deps = { store: node.store, shared: createSharedLayers({ store: node.store, unpacker: bed.unpacker }), unpacker: bed.unpacker, platform };
+  const pieces = (async function* () {
+    yield archive;
+  })();
+  const before = residentBytes();
+  let [peak, files] = [before, 0];
+  const timer = setInterval(() => {
+    peak = Math.max(peak, residentBytes());
+    files = Math.max(files, readdirSync('/proc/self/fd').length);
+  }, 5);
+  try {
+    const images = await importImages(deps, { archive: pieces, signal: new AbortController().signal });
+    return { images, grownBytes: peak - before, files };
+  } finally {
+    clearInterval(timer);
+    assert.ok(peak - before < 250 << 20, `memory grew by ${(peak - before) >> 20} MiB`);
+  }
+}
+
+function residentBytes(): number {
+  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
+}
+
+async function refuses(members: readonly Member[], code: BerthError['code'], message: RegExp): Promise<void> {
+  const node = await openNode(bed.freshDir(), bed.unpacker);
+  await assert.rejects(bringIn(node, gzipSync(makeTar(members), { level: 1 })), (error) => {
+    assert.ok(error instanceof BerthError, String(error));
+    assert.match(error.message, message);
+    assert.equal(error.code, code, error.message);
+    return true;
+  });
+  assert.deepEqual([node.store.list(), layersOnDisk(node.root), readdirSync(`${node.root}/images`)], [[], [], []]);
+}
+
+test('a thousand names for one image of megabytes of documents', async () => {
+  const config = configOf([digestOf(layer)], 'x'.repeat(7 << 20));
+  const manifest = Buffer.from(
+    JSON.stringify({ schemaVersion: 2, config: describe(types.config, config), layers: [describe(types.manifest, layer)] }),
+  );
+  const manifests = Array.from({ length: 1000 }, (_, at) => ({
+    ...describe(types.manifest, manifest),
+    annotations: { 'io.containerd.image.name': `x.example/n:${at}` },
+  }));
+  const usable = Buffer.from(String(manifest).replace(`"${types.manifest}"`, '"application/vnd.oci.image.layer.v1.tar"'));
+  const index = { schemaVersion: 2, manifests: manifests.map((each) => ({ ...each, ...describe(types.manifest, usable) })) };
+  const members = [blobOf(config), blobOf(usable), blobOf(layer), { path: 'index.json', content: JSON.stringify(index) }];
+  await refuses(members, 'RESOURCE_EXHAUSTED', /manifests and configs have more than 67108864 bytes/);
+});
+
+test('five hundred layers that are one compressed file are read once, one after the other', async () => {
+  const blob = gzipSync(layer);
+  const config = configOf(Array.from({ length: 500 }, () => digestOf(layer)));
+  const image = { Config: blobPath(config), RepoTags: [], Layers: Array.from({ length: 500 }, () => 'layer.tar.gz') };
+  const members = [
+    blobOf(config),
+    { path: 'layer.tar.gz', content: blob },
+    { path: 'manifest.json', content: JSON.stringify([image, image, image, image]) },
+  ];
+  const node = await openNode(bed.freshDir(), bed.unpacker);
+  const { images, files } = await bringIn(node, makeTar(members));
+  assert.equal(images[0]?.diffIds.length, 500);
+  assert.ok(files < 200, `${files} open files`);
+});
+
+test('names and entries without end', async () => {
+  const config = configOf([]);
+  const image = (at: number) => ({ Config: blobPath(config), RepoTags: Array.from({ length: 600 }, (_, tag) => `x/y${at}:${tag}`), Layers: [] });
+  await refuses(
+    [blobOf(config), { path: 'manifest.json', content: JSON.stringify([image(0), image(1)]) }],
+    'FAILED_PRECONDITION',
+    /more than 1000 names/,
+  );
+  await refuses(
+    Array.from({ length: 100_001 }, () => ({ path: './' })),
+    'RESOURCE_EXHAUSTED',
+    /more than 100000 members/,
+  );
+});
