@@ -6,7 +6,7 @@
 import { openSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { endsWithin } from '../lib/deadline.ts';
-import { failedTo, internal, reasonOf } from '../lib/errors.ts';
+import { internal, reasonOf } from '../lib/errors.ts';
 import { untraced } from '../lib/spans.ts';
 import { duplicate, type FdReader, readFd, writeFd } from '../sys/fd-streams.ts';
 import { killTree } from '../sys/process-tree.ts';
@@ -14,7 +14,7 @@ import { close, programPipe } from '../sys/syscalls.ts';
 import { receiveFd, setTerminalSize, socketPair } from '../sys/terminals.ts';
 import { containerOf } from './container.ts';
 import type { EngineDeps } from './deps.ts';
-import { composeExec } from './exec.ts';
+import { composeExec, failedExec } from './exec.ts';
 import { type Exit, startExec } from './monitor.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
 import type { Reg } from './plan.ts';
@@ -49,7 +49,7 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
     return sessionOf(deps, view, { pid, exited }, ends);
   } catch (error) {
     for (const fd of Object.values(own)) close(fd);
-    throw failedTo(`executing in container ${view.record.spec.metadata.name}`, error);
+    throw failedExec(view, error);
   } finally {
     registers.closeAll();
   }

@@ -10,7 +10,7 @@ import { type Span, untraced } from '../lib/spans.ts';
 import { openProcessCgroup } from '../sys/cgroups.ts';
 import { isErrno } from '../sys/ffi.ts';
 import { killTree } from '../sys/process-tree.ts';
-import { processStartTime } from '../sys/processes.ts';
+import { isAlive, processStartTime } from '../sys/processes.ts';
 import { collect } from '../sys/spawn.ts';
 import { close, pidfdOpen, pipe } from '../sys/syscalls.ts';
 import { containerOf } from './container.ts';
@@ -71,7 +71,7 @@ async function start(deps: EngineDeps, view: ContainerView, argv: readonly strin
     const plan = composeExec(deps, view, argv, registers);
     return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) });
   } catch (error) {
-    throw failedTo(`executing in container ${view.record.spec.metadata.name}`, error);
+    throw failedExec(view, error);
   } finally {
     registers.closeAll();
   }
@@ -105,18 +105,23 @@ export function composeExec(
   return planExec({ fds: registers.names, process, target, isInUserNamespace, ...(hasTerminal ? { terminalSocket } : {}) });
 }
 
+/** As failedTo(); but whichever step comes upon the end of the container's process, that end is what is wrong. */
+export function failedExec({ record, status }: ContainerView, error: unknown): BerthError {
+  const failure = failedTo(`executing in container ${record.spec.metadata.name}`, error);
+  const { process } = status;
+  // One that nobody has waited for yet is found, and cannot be joined.
+  const hasEnded = process !== undefined && (!isAlive(process.pid, process.startTime) || isErrno(causeOf(error), 'ESRCH'));
+  return failure.code === 'INTERNAL' && hasEnded ? failedPrecondition(`${failure.message}; the container's process has ended`, error) : failure;
+}
+
+const causeOf = (error: unknown): unknown => (error instanceof Error ? error.cause : undefined);
+
 /** @returns a pidfd that is of this very process. */
 function openProcess(process: ProcessIdentity): number {
-  const ended = (error?: unknown) => failedPrecondition('its process has ended', error);
-  let pidfd: number;
-  try {
-    pidfd = pidfdOpen(process.pid);
-  } catch (error) {
-    throw isErrno(error, 'ESRCH') ? ended(error) : error;
-  }
+  const pidfd = pidfdOpen(process.pid);
   if (processStartTime(process.pid) === process.startTime) return pidfd;
   close(pidfd);
-  throw ended();
+  throw failedPrecondition('its process has ended');
 }
 
 /** Waits for the end in time, or makes it. */
