@@ -1,0 +1,136 @@
+/**
+ * Makes requests of the CRI that no kubelet would send: from recorded ones, and from what the contract says of each field.
+ *
+ * The same for the same random numbers. Knows the types of fields, nothing of what they mean.
+ */
+
+import { join, resolve } from 'node:path';
+import type { ServiceDefinition } from '@grpc/grpc-js';
+import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
+import { pick } from './mutate.ts';
+
+type Field = { readonly name: string; readonly label: string; readonly type: string; readonly typeName: string };
+type Descriptor = { readonly name: string; readonly field: readonly Field[]; readonly nestedType: readonly NestedType[] };
+type NestedType = Descriptor & { readonly options: { readonly mapEntry?: boolean } | null };
+
+/** A message that is being changed. */
+type Draft = Record<string, unknown>;
+
+/** What stands in fields in place of what belongs there. */
+export type OddWords = {
+  /** For any text: names, paths, what breaks lines and files. */
+  readonly texts: readonly string[];
+  /** For the fields of these names rather those: ids and references of what exists. */
+  readonly byField: (field: string) => readonly string[];
+  /** Is part of all bytes and of all credentials, so that they are found again where they do not belong. */
+  readonly secret: string;
+};
+
+const credentials = ['username', 'password', 'auth', 'identity_token', 'registry_token'];
+const manyMax = 3000;
+/** Of bytes: many of longer ones would be more than any message may hold. */
+const manyBytesMax = 1000;
+
+/** The contract, for a client that sends whatever it likes. */
+export function loadCriTypes(): { readonly services: readonly ServiceDefinition[]; readonly types: PackageDefinition } {
+  const types = loadSync(join(resolve(import.meta.dirname, '../../proto'), 'runtime-v1.proto'), {
+    keepCase: true,
+    longs: String,
+    enums: String,
+    defaults: true,
+  });
+  return { types, services: ['RuntimeService', 'ImageService'].map((name) => types[`runtime.v1.${name}`] as ServiceDefinition) };
+}
+
+export type Mutator = {
+  /** @param type name of the message. @returns a changed copy. */
+  readonly mutated: (type: string, message: object) => object;
+  /** A message of its type alone. */
+  readonly invented: (type: string) => object;
+};
+
+export function createMutator(types: PackageDefinition, random: () => number, words: OddWords): Mutator {
+  const chance = (probability: number): boolean => random() < probability;
+  const upTo = (max: number): number => 1 + Math.floor(random() * max);
+  const descriptorOf = (name: string): Descriptor => (types[`runtime.v1.${name}`] as unknown as { type: Descriptor }).type;
+
+  const change = (descriptor: Descriptor, draft: Draft): void => {
+    if (descriptor.field.length === 0) return;
+    // What is there is what is looked at; but also fields that nobody sent.
+    const known = descriptor.field.filter((field) => draft[field.name] !== undefined);
+    const field = pick(random, known.length > 0 && chance(0.8) ? known : descriptor.field);
+    const before = draft[field.name];
+    // The higher up, the more it takes along.
+    const isLeaf = field.type !== 'TYPE_MESSAGE';
+    if (before !== undefined && chance(isLeaf ? 0.1 : 0.03)) delete draft[field.name];
+    else if (field.label === 'LABEL_REPEATED') draft[field.name] = changedList(descriptor, field, before);
+    else draft[field.name] = changedValue(field, before);
+  };
+
+  const changedValue = (field: Field, before: unknown): unknown => {
+    if (field.type !== 'TYPE_MESSAGE' || typeof before !== 'object' || before === null || chance(0.05)) return value(field, 3);
+    change(descriptorOf(field.typeName), before as Draft);
+    return before;
+  };
+
+  const changedList = (descriptor: Descriptor, field: Field, before: unknown): unknown => {
+    const entry = descriptor.nestedType.find(({ name, options }) => name === field.typeName && options?.mapEntry);
+    if (entry !== undefined) return changedMap(entry, (before ?? {}) as Draft);
+    const list = [...((before ?? []) as unknown[])];
+    const at = Math.floor(random() * list.length);
+    const kind = list.length === 0 ? 1 : random();
+    if (kind < 0.5) list[at] = changedValue(field, list[at]);
+    else if (kind < 0.75) list.push(...copies(list[at], 0.2));
+    else list.push(...copies(value(field, 2), 0.1));
+    return list;
+  };
+
+  const copies = (each: unknown, probability: number): unknown[] => {
+    const isMany = chance(probability) && JSON.stringify(each).length < manyBytesMax;
+    return Array.from({ length: isMany ? manyMax : upTo(2) }, () => each);
+  };
+
+  const changedMap = (entry: Descriptor, before: Draft): Draft => {
+    const valueField = entry.field.find(({ name }) => name === 'value') as Field;
+    const more = copies(value(valueField, 1), 0.1).map((each, i, all) => [all.length > 2 ? `key-${i}` : text('key'), each]);
+    return { ...before, ...Object.fromEntries(more) };
+  };
+
+  const text = (field: string): string => {
+    const own = words.byField(field);
+    const found = own.length > 0 && chance(0.7) ? pick(random, own) : pick(random, words.texts);
+    return credentials.includes(field) ? `${words.secret}${found}` : found;
+  };
+
+  const value = (field: Field, depth: number): unknown => {
+    if (field.type === 'TYPE_MESSAGE') return message(descriptorOf(field.typeName), depth - 1);
+    if (field.type === 'TYPE_STRING') return text(field.name);
+    if (field.type === 'TYPE_BOOL') return chance(0.7);
+    if (field.type === 'TYPE_ENUM') return pick(random, [0, 1, 2, 3, 77, -1, 2 ** 31 - 1]);
+    if (field.type === 'TYPE_BYTES') return Buffer.concat([Buffer.from(words.secret), pick(random, oddBytes)]);
+    if (field.type === 'TYPE_DOUBLE') return pick(random, [0, -1, Number.NaN, Number.POSITIVE_INFINITY]);
+    return pick<string | number>(random, /64/.test(field.type) ? oddLongs : oddIntegers);
+  };
+
+  const message = (descriptor: Descriptor, depth: number): Draft => {
+    const draft: Draft = {};
+    for (const field of descriptor.field) {
+      if (depth < 0 || chance(0.5)) continue;
+      draft[field.name] = field.label === 'LABEL_REPEATED' ? changedList(descriptor, field, undefined) : value(field, depth);
+    }
+    return draft;
+  };
+
+  return {
+    mutated: (type, before) => {
+      const draft = structuredClone(before) as Draft;
+      for (let left = upTo(3); left > 0; left -= 1) change(descriptorOf(type), draft);
+      return draft;
+    },
+    invented: (type) => message(descriptorOf(type), 4),
+  };
+}
+
+const oddBytes = [Buffer.alloc(0), Buffer.from([0xff, 0xfe, 0x80]), Buffer.from('a\0b'), Buffer.from('a\nb'), Buffer.alloc(200_000, 0xc3)];
+const oddIntegers = [0, 1, -1, 2, 1000, 65_535, 65_536, 2 ** 31 - 1, -(2 ** 31)];
+const oddLongs = ['0', '1', '-1', '2', '1000', '4096', '100000', '4294967295', '9007199254740993', '9223372036854775807', '-9223372036854775808'];
