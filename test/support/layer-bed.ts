@@ -103,6 +103,7 @@ export function toStream(bytes: Buffer, pieceBytes: number, pauseMs?: number): R
 export function describeTree(root: string, options: { readonly hasTimes?: boolean } = {}): Record<string, unknown> {
   const firstNames = new Map<bigint, string>();
   const found: Record<string, unknown> = {};
+  const xattrs = xattrsBelow(root);
   const visit = (path: Buffer, name: string): void => {
     const stat = lstatSync(path, { bigint: true });
     const first = stat.isDirectory() ? name : (firstNames.get(stat.ino) ?? name);
@@ -115,7 +116,7 @@ export function describeTree(root: string, options: { readonly hasTimes?: boolea
       inode: first,
       content: stat.isFile() ? digestOf(readFileSync(path)) : undefined,
       target: stat.isSymbolicLink() ? readlinkSync(path, 'latin1') : undefined,
-      xattrs: xattrsOf(path),
+      xattrs: xattrs.get(path.toString('latin1')) ?? [],
     };
     if (!stat.isDirectory()) return;
     for (const child of readdirSync(path, 'latin1').sort()) {
@@ -127,9 +128,19 @@ export function describeTree(root: string, options: { readonly hasTimes?: boolea
   return found;
 }
 
-/** Lines of getfattr, values in hex. */
-function xattrsOf(path: Buffer): string[] {
-  const dump = execFileSync('xargs', ['-0', 'getfattr', '-h', '-d', '-m', '-', '-e', 'hex', '--absolute-names'], { input: path });
-  const lines = dump.toString('latin1').split('\n');
-  return lines.filter((line) => line !== '' && !line.startsWith('#')).sort();
+/** Of each file below, by its path (as latin1), lines of getfattr with values in hex. */
+function xattrsBelow(root: string): ReadonlyMap<string, readonly string[]> {
+  const dump = execFileSync('getfattr', ['-R', '-P', '-h', '-d', '-m', '-', '-e', 'hex', '--absolute-names', root], { maxBuffer: 1 << 28 });
+  const prefix = '# file: ';
+  const found = dump
+    .toString('latin1')
+    .split('\n\n')
+    .filter((block) => block.startsWith(prefix))
+    .map((block) => block.split('\n'))
+    .map(([name = '', ...lines]) => [unescaped(name.slice(prefix.length)), lines.filter((line) => line !== '').sort()] as const);
+  return new Map(found);
+}
+
+function unescaped(name: string): string {
+  return name.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }

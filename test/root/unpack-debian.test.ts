@@ -1,0 +1,49 @@
+/**
+ * A tree of several thousand files as Debian's packages installed them, unpacked by berth, by GNU tar and by umoci: entry by entry the same.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { describeTree, useLayers } from '../support/layer-bed.ts';
+
+const bed = useLayers();
+
+/** Parents first, which have times too. Among what is in them: set-id programs, hard and symbolic links, alternatives, groups of their own. */
+const parents = ['usr', 'usr/bin', 'usr/share', 'var', 'var/lib'];
+const parts = ['etc', 'var/lib/dpkg', 'usr/share/perl5', 'usr/share/zoneinfo', 'usr/bin/su', 'usr/bin/mount', 'usr/bin/chage', 'usr/bin/perl'];
+const filesMin = 3000;
+
+const attributes = ['--xattrs', '--xattrs-include=*', '--numeric-owner'];
+const chosen = ['--no-recursion', ...parents, '--recursion', ...parts.filter((part) => existsSync(`/${part}`))];
+const tar = execFileSync('tar', ['-c', '--format=posix', '--sort=name', '--one-file-system', ...attributes, '-C', '/', ...chosen], {
+  maxBuffer: 1 << 30,
+  stdio: ['ignore', 'pipe', 'ignore'],
+});
+
+const trees = new Map<string, Record<string, unknown>>();
+
+test('GNU tar and berth make the same tree', async () => {
+  const expected = bed.freshDir();
+  execFileSync('tar', ['-x', '-p', '--delay-directory-restore', '--warning=no-timestamp', ...attributes, '-C', expected], { input: tar });
+  // The archive has no entry for the root itself.
+  const { '': _root, ...tree } = describeTree(expected);
+  assert.ok(Object.keys(tree).length > filesMin, `only ${Object.keys(tree).length} entries`);
+  trees.set('tar', tree);
+  const { '': _own, ...own } = describeTree((await bed.unpack(tar, { compress: (bytes) => gzipSync(bytes, { level: 1 }) })).root);
+  assert.deepEqual(own, tree);
+});
+
+test('umoci makes the same tree', () => {
+  const directory = bed.freshDir();
+  const umoci = (...args: string[]): void => void execFileSync('umoci', args, { cwd: directory, stdio: 'pipe' });
+  execFileSync('tee', [join(directory, 'layer.tar')], { input: tar, stdio: ['pipe', 'ignore', 'pipe'] });
+  umoci('init', '--layout', 'oci');
+  umoci('new', '--image', 'oci:test');
+  umoci('raw', 'add-layer', '--image', 'oci:test', 'layer.tar');
+  umoci('raw', 'unpack', '--image', 'oci:test', 'rootfs');
+  const { '': _root, ...tree } = describeTree(join(directory, 'rootfs'));
+  assert.deepEqual(tree, trees.get('tar'));
+});
