@@ -42,7 +42,13 @@ test('parseArguments() gives explain a container before its flags, and doctor th
     isConfigFileNamed: false,
     flags: { socket: '/s' },
   });
-  assert.deepEqual(parseArguments(['doctor', '--config', '/c']), { command: 'doctor', configFile: '/c', isConfigFileNamed: true, flags: {} });
+  assert.deepEqual(parseArguments(['doctor', '--json', '--config', '/c']), {
+    command: 'doctor',
+    isJson: true,
+    configFile: '/c',
+    isConfigFileNamed: true,
+    flags: {},
+  });
   refuses(() => parseArguments(['explain']), /explain needs the id of a container/);
   refuses(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain needs the id of a container/);
   refuses(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);

@@ -12,7 +12,8 @@ const defaultConfigFile = '/etc/berth/config.toml';
 export type ConfigSource = { readonly configFile: string; readonly isConfigFileNamed: boolean; readonly flags: Flags };
 
 export type Command =
-  | ({ readonly command: 'serve' | 'doctor' } & ConfigSource)
+  | ({ readonly command: 'serve' } & ConfigSource)
+  | ({ readonly command: 'doctor'; readonly isJson: boolean } & ConfigSource)
   | ({ readonly command: 'explain'; readonly container: string } & ConfigSource)
   | ({ readonly command: 'top' } & TopOptions & ConfigSource)
   | ({ readonly command: 'image' } & ImageAction & ConfigSource)
@@ -46,8 +47,9 @@ const commands = [
   },
   {
     words: 'doctor',
-    usage: 'doctor [FLAGS]',
-    meaning: 'Checks the node: what is missing, and how to mend it. Exit code 1 when something is broken.',
+    usage: 'doctor [--json] [FLAGS]',
+    meaning:
+      'Checks the node: what is missing, and how to mend it; with --json as an array of { check, verdict, what, fix }. Exit code 1 when something is broken.',
   },
   { words: 'image ls', usage: 'image ls [FLAGS]', meaning: 'Lists the images that the daemon has.' },
   { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Makes the daemon pull an image.' },
@@ -88,7 +90,8 @@ export function parseArguments(argv: readonly string[]): Command {
   if (command === 'version' && rest.length === 0) return { command: 'version' };
   if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
   if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
-  if (command === 'serve' || command === 'doctor') return { command, ...parseSource(rest) };
+  if (command === 'serve') return { command, ...parseSource(rest) };
+  if (command === 'doctor') return { command, isJson: rest.includes('--json'), ...parseSource(rest.filter((word) => word !== '--json')) };
   if (command === 'explain') return parseExplain(rest);
   if (command === 'top') return parseTop(rest);
   if (command === 'pulls') return { command: 'image', action: 'pulls', ...parseSource(rest) };

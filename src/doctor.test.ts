@@ -13,7 +13,15 @@ const healthy: NodeFacts = {
   overlayFailure: null,
   userNamespaceFailure: null,
   cgroups: { version: 2, controllers: ['cpuset', 'cpu', 'io', 'memory', 'pids'] },
+  cgroupDriver: 'systemd',
   hasBridgeFilter: true,
+  libseccompFailure: null,
+  appArmor: { isEnabled: true, hasParser: true },
+  fuseFailure: null,
+  hasDiskQuotas: false,
+  hasSwap: false,
+  socket: '/run/berth/berth.sock',
+  kubelet: { endpoint: 'unix:///var/run/berth/berth.sock', cgroupDriver: 'systemd', failSwapOn: null },
   sysctls: {
     'net.ipv4.ip_forward': '1',
     'net.ipv6.conf.all.forwarding': '0',
@@ -34,8 +42,12 @@ const healthy: NodeFacts = {
 
 test('criu is nothing to complain of, and its lack is told', () => {
   const last = (criuFailure: string | null) => diagnose({ ...healthy, criuFailure }).at(-1);
-  assert.deepEqual(last(null), { verdict: 'ok', what: 'checkpoints of containers: criu works' });
-  assert.deepEqual(last('it is away'), { verdict: 'ok', what: 'no checkpoints of containers, for those who want them: it is away' });
+  assert.deepEqual(last(null), { check: 'checkpoints', verdict: 'ok', what: 'checkpoints of containers: criu works' });
+  assert.deepEqual(last('it is away'), {
+    check: 'checkpoints',
+    verdict: 'ok',
+    what: 'no checkpoints of containers, for those who want them: it is away',
+  });
 });
 
 /** What is not well, as `verdict: what -> fix`. */
@@ -63,7 +75,13 @@ test('diagnose() gives every complaint a fix', () => {
     overlayFailure: 'no such device',
     userNamespaceFailure: 'invalid argument',
     cgroups: { failure: 'none is mounted' },
+    cgroupDriver: { failure: 'no systemd' },
     hasBridgeFilter: false,
+    libseccompFailure: 'no such file',
+    appArmor: { isEnabled: true, hasParser: false },
+    fuseFailure: 'no device',
+    hasSwap: true,
+    kubelet: { endpoint: 'unix:///run/containerd/containerd.sock', cgroupDriver: 'cgroupfs', failSwapOn: true },
     ...sysctls({ 'net.ipv4.ip_forward': '0', 'fs.inotify.max_user_instances': '16' }),
     network: { ...healthy.network, failure: 'no configuration' },
     disks: [{ name: 'root', path: '/x', space: null }],
@@ -72,9 +90,9 @@ test('diagnose() gives every complaint a fix', () => {
     clock: { nowMs: 0, isSynchronized: false },
   });
   assert.deepEqual(
-    // The last one is of criu, which is no complaint.
-    worst.slice(0, -1).filter(({ verdict, fix }) => verdict === 'ok' || !fix),
-    [],
+    worst.filter(({ verdict, fix }) => verdict === 'ok' || !fix).map(({ check }) => check),
+    // What nobody needs is no complaint.
+    ['disk-quotas', 'checkpoints'],
   );
 });
 
@@ -137,6 +155,28 @@ test('diagnose() warns of disks that fill, by space or by inodes, and calls full
   assert.match(onlyComplaint(disk({ freeInodes: 50 })), /^warning: .* only 5 % of its inodes free/);
   assert.match(onlyComplaint(disk({ freeBytes: 0.5 * gib })), /^broken: .* only 0 % of its space/);
   assert.deepEqual(complaints(disk({ freeBytes: 10 * gib })), []);
+});
+
+test('diagnose() calls a root broken in which no image has room, however empty it is', () => {
+  const small = { freeBytes: 60 * 1024 ** 2, totalBytes: 64 * 1024 ** 2, freeInodes: 900, totalInodes: 1000 };
+  assert.match(onlyComplaint({ disks: [{ name: 'root', path: '/r', space: small }] }), /^broken: root: \/r has only 60 MiB free: .* -> .*larger/);
+  assert.deepEqual(complaints({ disks: [{ name: 'state', path: '/s', space: small }] }), []);
+});
+
+test('diagnose() holds the kubelet against berth: socket, cgroup driver, swap', () => {
+  const kubelet = (change: Partial<NodeFacts['kubelet']>) => ({ kubelet: { ...healthy.kubelet, ...change } });
+  const other = onlyComplaint(kubelet({ endpoint: 'unix:///run/containerd/containerd.sock' }));
+  assert.match(other, /^warning: .*containerd\.sock -> .*unix:\/\/\/run\/berth\/berth\.sock/);
+  assert.match(onlyComplaint(kubelet({ cgroupDriver: 'cgroupfs' })), /^warning: .*cgroupfs, and berth uses systemd/);
+  assert.match(onlyComplaint({ hasSwap: true }), /^warning: swap is on/);
+  assert.deepEqual(complaints({ hasSwap: true, ...kubelet({ failSwapOn: false }) }), []);
+  assert.deepEqual(complaints(kubelet({ endpoint: null, cgroupDriver: null })), []);
+});
+
+test('diagnose() looks for what profiles of pods need', () => {
+  assert.match(onlyComplaint({ libseccompFailure: 'no libseccomp.so.2' }), /^broken: .*no libseccomp\.so\.2 -> .*libseccomp2/);
+  assert.match(onlyComplaint({ appArmor: { isEnabled: true, hasParser: false } }), /^broken: .*apparmor_parser/);
+  assert.deepEqual(complaints({ appArmor: { isEnabled: false, hasParser: false } }), []);
 });
 
 test('diagnose() wants open files for many containers', () => {

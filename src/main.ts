@@ -55,7 +55,7 @@ async function run(command: ConfiguredCommand, config: Config): Promise<number> 
     return isBad ? 1 : 0;
   }
   if (command.command === 'doctor') {
-    const { report, isBroken } = await examineNode(config);
+    const { report, isBroken } = await examineNode(config, command.isJson);
     say(report);
     return isBroken ? 1 : 0;
   }

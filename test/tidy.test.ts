@@ -32,6 +32,7 @@ const effectful: Readonly<Record<string, readonly string[]>> = {
     'main',
     'metrics-server',
     'node-images',
+    'observability',
     'serve',
     'top',
     'tracing',

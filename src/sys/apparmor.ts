@@ -23,9 +23,12 @@ export function ownProfile(): string {
   return text.replace(/ \([a-z]+\)$/, '');
 }
 
+/** The path of apparmor_parser(8); undefined where it is not installed. */
+export const findParser = (): string | undefined => parsers.find((candidate) => existsSync(candidate));
+
 /** Loads a profile, or replaces the one of its name. @throws {BerthError} FAILED_PRECONDITION with what the parser says, or that there is none. */
 export async function loadProfile(text: string): Promise<void> {
-  const path = parsers.find((candidate) => existsSync(candidate));
+  const path = findParser();
   if (path === undefined) throw failedPrecondition('loading an AppArmor profile: there is no apparmor_parser; install the package apparmor');
   const argv = ['apparmor_parser', '--replace', '--skip-cache'];
   const result = await runProgram({
