@@ -9,11 +9,15 @@ import { metricsText } from './cri/metrics-text.ts';
 import { countContainers, countSandboxes } from './engine/counts.ts';
 import type { EngineDeps } from './engine/deps.ts';
 import type { Engine } from './engine/engine.ts';
+import { type ContainerView, containerState, type ProcessIdentity } from './engine/records.ts';
 import type { ImagePuller } from './images/pull.ts';
 import type { ImageStore } from './images/store.ts';
 import { codeOf, failedPrecondition, reasonOf } from './lib/errors.ts';
 import type { AdjustableLog, Log } from './lib/log.ts';
+import type { Sources } from './lib/metrics.ts';
 import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
+import { diskSpace } from './sys/node-probes.ts';
+import { isAlive, proportionalBytes } from './sys/processes.ts';
 import type { createTracing, Tracing } from './tracing.ts';
 import { version } from './version.ts';
 
@@ -21,7 +25,7 @@ export type Observability = {
   /** For the parts of the daemon; undefined when nobody asks for metrics. */
   readonly observers: MetricsServer['observers'] | undefined;
   /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
-  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue'>, images: ImageCounts, engine: UsageSource) => Promise<void>;
+  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue' | 'settings'>, images: ImageCounts, engine: UsageSource) => Promise<void>;
   readonly close: () => void;
 };
 
@@ -39,13 +43,16 @@ export async function openObservability(config: Pick<Config, 'metrics' | 'metric
   const server = loaded.createMetricsServer(version);
   return {
     observers: server.observers,
-    serve: async ({ store, queue }, images, engine) => {
+    serve: async ({ store, queue, settings }, images, engine) => {
       const sources = {
         sandboxes: () => countSandboxes(store.sandboxes.all()),
         containers: () => countContainers(store.containers.all()),
+        monitors: () => monitorsOf(store.containers.all()).length,
+        monitorBytes: () => monitorsOf(store.containers.all()).reduce((sum, { pid }) => sum + proportionalBytes(pid), 0),
         queuedOperations: queue.depth,
         images: () => images.list().length,
         pulls: () => images.pulls().length,
+        disks: () => diskSpaces({ root: settings.rootDir, state: settings.stateDir }),
         storage: images.fsInfo,
         ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
       };
@@ -55,6 +62,21 @@ export async function openObservability(config: Pick<Config, 'metrics' | 'metric
     },
     close: server.close,
   };
+}
+
+/** Those that run. */
+function monitorsOf(containers: readonly ContainerView[]): readonly ProcessIdentity[] {
+  const monitors = containers.flatMap(({ status }) => (containerState(status) === 'running' && status.monitor ? [status.monitor] : []));
+  return monitors.filter(({ pid, startTime }) => isAlive(pid, startTime));
+}
+
+function diskSpaces(directories: Readonly<Record<string, string>>): ReturnType<Sources['disks']> {
+  return Object.fromEntries(
+    Object.entries(directories).flatMap(([name, path]) => {
+      const space = diskSpace(path);
+      return space === null ? [] : [[name, space]];
+    }),
+  );
 }
 
 async function usageText({ sandboxes, details }: UsageSource): Promise<string> {

@@ -109,7 +109,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
     nowNs: deps.clock.nowNs,
     log,
     afterChange: createIdleCollector(idleCollectMs),
-    ...(observers ? { observe: observers.call } : {}),
+    ...(observers ? { observe: observers.call, observeBegin: observers.callBegins } : {}),
     ...(tracing ? { traceCall: tracing.traceCall } : {}),
   });
   log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, cgroupDriver: deps.cgroupDriver.name, kernel: facts.kernel }, 'serving');
@@ -240,7 +240,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     creations: createCreations(),
     queue: createKeyedQueue(),
     clock,
-    ...(observers ? { observeStep: observers.step } : {}),
+    ...(observers ? { observeStep: observers.step, observeEnd: observers.containerEnd } : {}),
     ...(trace ? { trace } : {}),
     log,
   };

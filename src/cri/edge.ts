@@ -14,6 +14,8 @@ export type EdgeDeps = {
   readonly log: Log;
   /** For metrics: called once for each call that ended. `code` is `OK` or the name of a gRPC code. */
   readonly observe?: (rpc: string, code: string, seconds: number) => void;
+  /** For metrics: called once for each call before its work, and followed by `observe`. */
+  readonly observeBegin?: (rpc: string) => void;
   /** Each call is a span. */
   readonly traceCall?: TraceCall;
   /** Called after each call that may have changed something. */
@@ -97,6 +99,7 @@ type Outcome = { readonly response?: unknown; readonly failure?: Failure };
 
 async function supervise(deps: EdgeDeps, guarded: Guarded, call: Call, work: (signal: AbortSignal) => Promise<unknown>): Promise<Outcome> {
   const startedAtMs = performance.now();
+  deps.observeBegin?.(guarded.rpc);
   const controller = new AbortController();
   let hasEnded = false;
   // grpc-js says `cancelled` at the end of every call; by then nothing may be stopped any more.

@@ -14,6 +14,7 @@ import type { CriuSettings } from './criu.ts';
 import type { Events } from './events.ts';
 import type { MonitorBinary } from './monitor.ts';
 import type { OomKills } from './oom-kills.ts';
+import type { EndReason } from './records.ts';
 import type { Roots } from './roots.ts';
 import type { SeccompFilters } from './seccomp-filter.ts';
 import type { Network } from './spec.ts';
@@ -60,6 +61,8 @@ export type EngineDeps = StepWatchers & {
   /** Null: annotations that ask for a class count for nothing. */
   readonly blockio: BlockioClasses | null;
   readonly oomKills: OomKills;
+  /** For metrics: called at the end of each container that had started. */
+  readonly observeEnd?: (reason: EndReason) => void;
   readonly watches: Watches;
   readonly creations: Creations;
   readonly queue: KeyedQueue;

@@ -10,7 +10,7 @@ import { close, pidfdOpen } from '../sys/syscalls.ts';
 import type { EngineDeps } from './deps.ts';
 import { type ExitRecord, readExitRecord } from './monitor.ts';
 import { describeVictim } from './oom-report.ts';
-import type { ContainerStatus, ContainerView, ProcessIdentity } from './records.ts';
+import type { ContainerStatus, ContainerView, EndReason, ProcessIdentity } from './records.ts';
 
 /** How long the processes that a container leaves in its cgroup may take to die of SIGKILL before they are only reported. */
 const leftoverTimeoutMs = 5_000;
@@ -61,6 +61,7 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const end = describeEnd(told, record, kills, deps.clock.nowNs());
   const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
+  deps.observeEnd?.(end.reason);
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
   await deps.cgroupDriver
     .remove(cgroupPath)
@@ -70,7 +71,7 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
 /** Exit code of a container whose end nobody saw. */
 const lostExitCode = 255;
 
-type End = Pick<ContainerStatus, 'finishedAtNs' | 'exitCode' | 'reason' | 'message'>;
+type End = Pick<ContainerStatus, 'finishedAtNs' | 'exitCode' | 'message'> & { readonly reason: EndReason };
 
 /** What the status says of an end. A clock that was set back does not let it end before it began. */
 export function describeEnd({ status }: ContainerView, record: ExitRecord | null, oomKillCount: number, nowNs: string): End {

@@ -104,6 +104,9 @@ export type ContainerStatus = {
   readonly damage?: string;
 };
 
+/** Why a container that had started ended. `Unknown`: its monitor was lost, and its exit code with it. */
+export type EndReason = 'Completed' | 'Error' | 'OOMKilled' | 'Unknown';
+
 export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'unknown';
 
 export type ContainerView = { readonly record: ContainerRecord; readonly status: ContainerStatus };

@@ -7,6 +7,8 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 
 /** What the daemon's parts tell when something has ended. `result` and `code` are `OK` or the name of a gRPC code. */
 export type Observers = {
+  /** A call has come; `call` tells its end. */
+  readonly callBegins: (rpc: string) => void;
   readonly call: (rpc: string, code: string, seconds: number) => void;
   readonly pull: (pull: {
     readonly result: string;
@@ -19,11 +21,16 @@ export type Observers = {
   readonly step: (step: string, seconds: number) => void;
   /** `limit`: whose limit it was, of a few words. */
   readonly oomKills: (limit: (typeof oomLimits)[number], kills: number) => void;
+  readonly containerEnd: (reason: EndReason) => void;
   /** What became of spans that were to be sent: exported, failed or dropped. */
   readonly spans: (result: string, spans: number) => void;
   /** Called when a session of exec, attach or port-forward begins, and what it gives back when it ends. */
   readonly session: (kind: SessionKind) => () => void;
 };
+
+/** Reasons of a container's end, as its status has them. `Unknown`: its monitor was lost. */
+const endReasons = ['Completed', 'Error', 'OOMKilled', 'Unknown'] as const;
+type EndReason = (typeof endReasons)[number];
 
 const sessionKinds = ['exec', 'attach', 'portforward'] as const;
 type SessionKind = (typeof sessionKinds)[number];
@@ -32,14 +39,21 @@ type SessionKind = (typeof sessionKinds)[number];
 export type Sources = {
   readonly sandboxes: () => Readonly<Record<string, number>>;
   readonly containers: () => Readonly<Record<string, number>>;
+  readonly monitors: () => number;
+  readonly monitorBytes: () => number;
   readonly queuedOperations: () => number;
   readonly images: () => number;
   /** Pulls that are under way. */
   readonly pulls: () => number;
+  /** Of the file systems that hold the daemon's directories, by the setting's name. */
+  readonly disks: () => Readonly<Record<string, DiskSpace>>;
   readonly storage: () => Promise<{ readonly usedBytes: number; readonly inodesUsed: number }>;
   /** What pods and containers use, as text of the exposition format; absent where nobody asks for it. */
   readonly containerUse?: () => Promise<string>;
 };
+
+/** Free: for anybody but root. Some file systems count no inodes: 0 of 0. */
+type DiskSpace = { readonly freeBytes: number; readonly totalBytes: number; readonly freeInodes: number; readonly totalInodes: number };
 
 export type Metrics = {
   readonly observers: Observers;
@@ -84,19 +98,6 @@ type Registers = { readonly registers: Registry[] }['registers'];
 
 function createObservers(registers: Registers): Observers {
   const pluginName = boundedLabel(pluginNamesMax);
-  const calls = new Counter({
-    name: 'berth_cri_calls_total',
-    help: 'CRI calls that ended, by gRPC code.',
-    labelNames: ['method', 'code'],
-    registers,
-  });
-  const callDuration = new Histogram({
-    name: 'berth_cri_call_duration_seconds',
-    help: 'Time that CRI calls took.',
-    labelNames: ['method'],
-    buckets: callSeconds,
-    registers,
-  });
   const plugins = new Counter({
     name: 'berth_cni_calls_total',
     help: 'Runs of CNI plugins that ended; result is OK or a code.',
@@ -111,10 +112,7 @@ function createObservers(registers: Registers): Observers {
     registers,
   });
   return {
-    call: (method, code, seconds) => {
-      calls.inc({ method, code });
-      callDuration.observe({ method }, seconds);
-    },
+    ...observeCalls(registers),
     pull: observePulls(registers),
     plugin: ({ plugin: name, command, result, seconds }) => {
       const plugin = pluginName(name);
@@ -123,8 +121,39 @@ function createObservers(registers: Registers): Observers {
     },
     step: observeSteps(registers),
     oomKills: observeOomKills(registers),
+    containerEnd: observeEnds(registers),
     spans: observeSpans(registers),
     session: observeSessions(registers),
+  };
+}
+
+function observeCalls(registers: Registers): Pick<Observers, 'callBegins' | 'call'> {
+  const calls = new Counter({
+    name: 'berth_cri_calls_total',
+    help: 'CRI calls that ended, by gRPC code.',
+    labelNames: ['method', 'code'],
+    registers,
+  });
+  const duration = new Histogram({
+    name: 'berth_cri_call_duration_seconds',
+    help: 'Time that CRI calls took.',
+    labelNames: ['method'],
+    buckets: callSeconds,
+    registers,
+  });
+  const running = new Gauge({
+    name: 'berth_cri_calls_running',
+    help: 'CRI calls that have come and not ended; the kubelet keeps one of GetContainerEvents when it follows events.',
+    labelNames: ['method'],
+    registers,
+  });
+  return {
+    callBegins: (method) => running.inc({ method }),
+    call: (method, code, seconds) => {
+      running.dec({ method });
+      calls.inc({ method, code });
+      duration.observe({ method }, seconds);
+    },
   };
 }
 
@@ -187,6 +216,17 @@ function observeOomKills(registers: Registers): Observers['oomKills'] {
   return (limit, number) => kills.inc({ limit }, number);
 }
 
+function observeEnds(registers: Registers): Observers['containerEnd'] {
+  const ends = new Counter({
+    name: 'berth_container_ends_total',
+    help: `Containers that ended, by reason: ${endReasons.join(', ')}. Unknown: the container's monitor was lost, and its exit code with it.`,
+    labelNames: ['reason'],
+    registers,
+  });
+  for (const reason of endReasons) ends.inc({ reason }, 0);
+  return (reason) => ends.inc({ reason });
+}
+
 function observeSpans(registers: Registers): Observers['spans'] {
   const sent = new Counter({
     name: 'berth_trace_spans_total',
@@ -194,6 +234,7 @@ function observeSpans(registers: Registers): Observers['spans'] {
     labelNames: ['result'],
     registers,
   });
+  for (const result of ['exported', 'failed', 'dropped']) sent.inc({ result }, 0);
   return (result, spans) => sent.inc({ result }, spans);
 }
 
@@ -223,42 +264,43 @@ function observeSessions(registers: Registers): Observers['session'] {
 }
 
 function createGauges(registers: Registers, sources: Sources): void {
-  const perState = (name: string, help: string, count: Sources['sandboxes']) =>
+  // Each collects for itself: what one sets for another would be of the scrape before.
+  const perLabel = (label: string, name: string, help: string, values: Sources['sandboxes']) =>
     new Gauge({
       name,
       help,
-      labelNames: ['state'],
+      labelNames: [label],
       registers,
       collect() {
-        for (const [state, number] of Object.entries(count())) this.set({ state }, number);
+        for (const [key, number] of Object.entries(values())) this.set({ [label]: key }, number);
       },
     });
-  const single = (name: string, help: string, value: () => number) =>
+  const single = (name: string, help: string, value: () => number | Promise<number>) =>
     new Gauge({
       name,
       help,
       registers,
-      collect() {
-        this.set(value());
+      async collect() {
+        this.set(await value());
       },
     });
-  perState('berth_sandboxes', 'Pod sandboxes on this node, by state.', sources.sandboxes);
-  perState('berth_containers', 'Containers on this node, by state.', sources.containers);
-  single('berth_monitors', 'Monitors: each running container has one.', () => sources.containers()['running'] ?? 0);
+  perLabel('state', 'berth_sandboxes', 'Pod sandboxes on this node, by state.', sources.sandboxes);
+  perLabel('state', 'berth_containers', 'Containers on this node, by state.', sources.containers);
+  single('berth_monitors', 'Monitors that run: each running container has one.', sources.monitors);
+  single('berth_monitors_memory_bytes', 'Memory of all monitors; what they share with each other counts once.', sources.monitorBytes);
   single('berth_queued_operations', 'Operations on sandboxes and containers that run or wait for their turn.', sources.queuedOperations);
   single('berth_image_pulls_running', 'Image pulls that are under way.', sources.pulls);
   single('berth_images', 'Images on this node.', sources.images);
-  const inodes = new Gauge({ name: 'berth_store_inodes', help: 'Inodes that images and their layers take.', registers });
-  new Gauge({
-    name: 'berth_store_bytes',
-    help: 'Bytes on disk that images and their layers take.',
-    registers,
-    async collect() {
-      const { usedBytes, inodesUsed } = await sources.storage();
-      this.set(usedBytes);
-      inodes.set(inodesUsed);
-    },
-  });
+  single('berth_store_bytes', 'Bytes on disk that images and their layers take.', async () => (await sources.storage()).usedBytes);
+  single('berth_store_inodes', 'Inodes that images and their layers take.', async () => (await sources.storage()).inodesUsed);
+  const perDirectory = (name: string, help: string, key: keyof DiskSpace) =>
+    perLabel('directory', name, `${help}, by the setting: root has images and writable layers, state the records.`, () =>
+      Object.fromEntries(Object.entries(sources.disks()).map(([directory, space]) => [directory, space[key]])),
+    );
+  perDirectory('berth_filesystem_size_bytes', 'Size of the file system of a directory of the daemon', 'totalBytes');
+  perDirectory('berth_filesystem_avail_bytes', 'Bytes free on the file system of a directory of the daemon', 'freeBytes');
+  perDirectory('berth_filesystem_inodes', 'Inodes of the file system of a directory of the daemon', 'totalInodes');
+  perDirectory('berth_filesystem_inodes_free', 'Inodes free on the file system of a directory of the daemon', 'freeInodes');
 }
 
 /** A timer that should come at even times, and how late it does: what a call waits for because JavaScript is at work. */

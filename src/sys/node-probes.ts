@@ -1,5 +1,5 @@
 /**
- * Single questions about this node, for `berth doctor`: each is asked without changing anything, and none throws.
+ * Single questions about this node, for `berth doctor` and the metrics: each is asked without changing anything, and none throws.
  */
 import { existsSync, readFileSync, statfsSync } from 'node:fs';
 import { checked, isErrno, libc, SyscallError } from './ffi.ts';

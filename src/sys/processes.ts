@@ -61,6 +61,19 @@ export function isAlive(pid: number, startTime: string): boolean {
   return processStartTime(pid) === startTime && !isZombie(pid);
 }
 
+/**
+ * A process' part of the memory in use, in bytes: its own pages, and of those shared its share (Pss, proc_pid_smaps(5)); 0 when it has gone.
+ * Counted by page: the sums of proc_pid_status(5) lag behind, and for a process of some tens of KiB may be 0.
+ */
+export function proportionalBytes(pid: number): number {
+  try {
+    const [, kib = '0'] = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1')) ?? [];
+    return 1024 * Number(kib);
+  } catch {
+    return 0;
+  }
+}
+
 function isZombie(pid: number): boolean {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');

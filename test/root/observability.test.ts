@@ -2,7 +2,7 @@
  * A daemon that works for a while, and all that shows it at work: metrics, log, time line, `berth explain`, `berth doctor`, and what deploy/ makes of them.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
@@ -13,12 +13,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type CriClient, connectCri, type Message } from '../../scripts/cri-client.ts';
 import { serveRegistry } from '../../scripts/mini-registry.ts';
 import { buildSampleImage } from '../../scripts/sample-image.ts';
+import { dashboardPanels, deployDir, fillIn } from '../support/dashboard.ts';
 import { sendError, startFakeRegistry } from '../support/fake-registry.ts';
+import { startPrometheus } from '../support/prometheus.ts';
 import { type Runtime, startRuntime } from '../support/runtime.ts';
 
 const repository = resolve(import.meta.dirname, '../..');
 const berth = join(repository, 'bin/berth');
-const deploy = join(repository, 'deploy');
 const metricsAddress = '127.0.0.1:19418';
 const scrapeUrl = `http://${metricsAddress}/metrics`;
 
@@ -43,7 +44,7 @@ before(async () => {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', '/run']);
   workDir = mkdtempSync('/var/tmp/berth-observability-');
-  runtime = await startRuntime('berth', { workDir, settings: `metrics = "${metricsAddress}"\nlog_level = "trace"\n` });
+  runtime = await startRuntime('berth', { workDir, settings: `metrics = "${metricsAddress}"\nmetrics_containers = true\nlog_level = "trace"\n` });
   client = connectCri(runtime.endpoint);
   life = await live();
 });
@@ -117,6 +118,9 @@ async function scrape(): Promise<string> {
   return await response.text();
 }
 
+/** Without what pods use, under cAdvisor's names and with its labels. */
+const ownMetrics = (text: string) => text.replaceAll(/^(?:# \w+ )?container_.*\n/gm, '');
+
 /** Values of a metric's series, by their labels as they are written. */
 function seriesOf(text: string, name: string): Record<string, number> {
   const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
@@ -124,7 +128,7 @@ function seriesOf(text: string, name: string): Record<string, number> {
 }
 
 function promtool(args: readonly string[], input?: string) {
-  const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: deploy, encoding: 'utf8', ...(input === undefined ? {} : { input }) });
+  const { status, stdout, stderr } = spawnSync('promtool', args, { cwd: deployDir, encoding: 'utf8', ...(input === undefined ? {} : { input }) });
   return { status, output: `${stdout ?? ''}${stderr ?? ''}` };
 }
 
@@ -149,6 +153,15 @@ test('/metrics counts calls, pulls, plugins, states and steps as they were', asy
   assert.equal(seriesOf(text, 'berth_containers')['state="running"'], 1);
   assert.equal(seriesOf(text, 'berth_containers')['state="exited"'], 1);
   assert.equal(seriesOf(text, 'berth_monitors')[''], 1);
+  const monitorBytes = seriesOf(text, 'berth_monitors_memory_bytes')[''] ?? 0;
+  assert.ok(monitorBytes > 0 && monitorBytes < 1024 ** 2, `${monitorBytes} bytes`);
+  assert.equal(seriesOf(text, 'berth_cri_calls_running')['method="RunPodSandbox"'], 0);
+  const ends = seriesOf(text, 'berth_container_ends_total');
+  assert.deepEqual(ends, { 'reason="Completed"': 0, 'reason="Error"': 0, 'reason="OOMKilled"': 0, 'reason="Unknown"': 0 });
+  for (const directory of ['root', 'state']) {
+    const [free = -1, total = 0] = ['avail', 'size'].map((word) => seriesOf(text, `berth_filesystem_${word}_bytes`)[`directory="${directory}"`]);
+    assert.ok(free >= 0 && free <= total && total > 0, `${directory}: ${free} of ${total} bytes`);
+  }
   assert.equal(seriesOf(text, 'berth_queued_operations')[''], 0);
   assert.equal(seriesOf(text, 'berth_images')[''], 1);
   assert.ok((seriesOf(text, 'berth_store_bytes')[''] ?? 0) > 100_000);
@@ -169,7 +182,7 @@ test('/metrics counts calls, pulls, plugins, states and steps as they were', asy
 });
 
 test('/metrics keeps the naming rules, and tells no id, image or secret', async () => {
-  const text = await scrape();
+  const text = ownMetrics(await scrape());
   assert.deepEqual(promtool(['check', 'metrics'], text), { status: 0, output: '' });
   assertNoSecret(text);
   for (const word of [life.sandboxId, life.containerId, 'berth/sample', 'seen']) assert.ok(!text.includes(word), `${word} is in a series`);
@@ -203,28 +216,19 @@ test('a scrape does not add series to the next', async () => {
   );
 });
 
-type Panel = { readonly title: string; readonly targets?: readonly { readonly expr: string }[] };
-
-function dashboardPanels(): readonly Panel[] {
-  return (JSON.parse(readFileSync(join(deploy, 'grafana-dashboard.json'), 'utf8')) as { panels: Panel[] }).panels;
-}
-
-/** As Grafana does. */
-const fillIn = (query: string) => query.replaceAll('$__rate_interval', '1m').replaceAll('$instance', '.*');
-
 test('every query of the dashboard and the alerts is sound, and asks for metrics that are there', async () => {
   const text = await scrape();
   const known = new Set([...text.matchAll(/^([a-z_]+)(?:\{| )/gm)].map(([, name]) => name ?? ''));
   const queries = dashboardPanels().flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
-  const alerts = [...readFileSync(join(deploy, 'alerts.yml'), 'utf8').matchAll(/expr: (?:\|\n((?: {10}.*\n)+)|(.*))/g)].map(
+  const alerts = [...readFileSync(join(deployDir, 'alerts.yml'), 'utf8').matchAll(/expr: (?:\|\n((?: {10}.*\n)+)|(.*))/g)].map(
     ([, block, line]) => block ?? line ?? '',
   );
   assert.ok(queries.length > 20 && alerts.length > 5);
   for (const query of [...queries, ...alerts]) {
-    const names = query.match(/\b(?:berth|process|nodejs)_\w+/g) ?? ['up'];
+    const names = query.match(/\b(?:berth|process|nodejs|container)_\w+/g) ?? ['up'];
     for (const name of names) assert.ok(known.has(name) || name === 'up', `${name} is not in /metrics: ${query}`);
   }
-  const filled = queries.map(fillIn);
+  const filled = queries.map((query) => fillIn(query));
   const rules = filled.map((query, i) => `      - { record: 'query:${i}', expr: ${JSON.stringify(query)} }`).join('\n');
   const file = join(workDir, 'queries.yml');
   writeFileSync(file, `groups:\n  - name: dashboard\n    rules:\n${rules}\n`);
@@ -233,30 +237,17 @@ test('every query of the dashboard and the alerts is sound, and asks for metrics
 });
 
 test('a Prometheus with the scrape configuration of deploy/ gets an answer for every query of the dashboard', async () => {
-  const configFile = join(workDir, 'prometheus.yml');
-  const settings = readFileSync(join(deploy, 'prometheus.yml'), 'utf8');
-  writeFileSync(
-    configFile,
-    settings.replaceAll('127.0.0.1:9418', metricsAddress).replace('30s', '1s').replace('- alerts.yml', `- ${deploy}/alerts.yml`),
-  );
-  const address = '127.0.0.1:19490';
-  const flags = [`--config.file=${configFile}`, `--storage.tsdb.path=${join(workDir, 'tsdb')}`, `--web.listen-address=${address}`];
-  const prometheus = spawn('prometheus', flags, { stdio: 'ignore' });
-  const ask = async (query: string): Promise<unknown[]> => {
-    const response = await fetch(`http://${address}/api/v1/query?query=${encodeURIComponent(query)}`).catch(() => undefined);
-    return ((await response?.json()) as { data?: { result: unknown[] } } | undefined)?.data?.result ?? [];
-  };
+  const { ask, stop } = startPrometheus({ workDir, target: metricsAddress });
   try {
     // A rate needs two scrapes.
     for (let i = 0; i < 300 && (await ask('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
     assert.equal((await ask('up{job="berth"} == 1')).length, 1);
     for (const { title, targets = [] } of dashboardPanels()) {
-      for (const { expr } of targets) assert.ok(/failed/.test(title) || (await ask(fillIn(expr))).length > 0, `${title}: ${expr}`);
+      for (const { expr } of targets) assert.ok(/failed|Checkpoints/.test(title) || (await ask(fillIn(expr))).length > 0, `${title}: ${expr}`);
     }
     assert.deepEqual(await ask('ALERTS{alertstate="firing"}'), []);
   } finally {
-    prometheus.kill('SIGKILL');
-    await once(prometheus, 'exit');
+    await stop();
   }
 });
 
@@ -388,4 +379,23 @@ test('berth doctor names three broken things, each with its fix, and leaves noth
   assert.match(broken[1] ?? '', /pod network: .*no-networks.* -> .*\.conflist/);
   assert.match(broken[2] ?? '', /only 1024 open files .* -> LimitNOFILE=/);
   assert.ok(!readdirSync(workDir).includes('doctor'));
+});
+
+test('berth doctor --json tells programs of a plugin that is missing and a root that is too small', () => {
+  const [root, confDir] = [join(workDir, 'small'), join(workDir, 'networks')];
+  for (const directory of [root, confDir]) mkdirSync(directory);
+  const plugins = [{ type: 'bridge' }, { type: 'no-such-plugin' }];
+  writeFileSync(join(confDir, '10-pods.conflist'), JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins }));
+  writeFileSync('/proc/sys/net/ipv4/ip_forward', '1');
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', root]);
+  try {
+    const { status, stdout } = run('doctor', '--json', `--root=${root}`, `--state=${workDir}`, `--cni-conf-dir=${confDir}`);
+    const findings = JSON.parse(stdout) as { check: string; verdict: string; what: string; fix?: string }[];
+    const broken = findings.flatMap(({ check, verdict, what, fix }) => (verdict === 'broken' ? [`${check}: ${what} -> ${fix}`] : []));
+    assert.deepEqual([status, broken.length], [1, 2], stdout);
+    assert.match(broken[0] ?? '', /^network: .*no-such-plugin.* -> .*its plugins into/);
+    assert.match(broken[1] ?? '', /^disk: root: .*small has only \d+ MiB free.* -> .*larger file system/);
+  } finally {
+    execFileSync('umount', [root]);
+  }
 });
