@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { makeDirectories } from './files.ts';
+import { makeDirectories, removeTree } from './files.ts';
 
 const top = mkdtempSync(join(tmpdir(), 'berth-files-'));
 after(() => rmSync(top, { recursive: true }));
@@ -19,4 +19,24 @@ test('makeDirectories() ends with the reason where nothing can be made: below /p
   assert.throws(() => makeDirectories('/proc/none/x', 0o755), { code: 'ENOENT' });
   assert.throws(() => makeDirectories(join(top, 'file/x'), 0o755), { code: 'ENOTDIR' });
   assert.throws(() => makeDirectories(join(top, 'link/x'), 0o755), { code: 'ENOENT' });
+});
+
+test('removeTree() removes what is deeper than a path may be long, whatever the names, and succeeds again', async () => {
+  const tree = join(top, 'deep');
+  const before = process.cwd();
+  mkdirSync(tree);
+  for (const branch of ['a', 'b', 'c']) {
+    process.chdir(tree);
+    for (let depth = 0; depth < 60; depth += 1) {
+      mkdirSync(branch.repeat(200));
+      writeFileSync(Buffer.from(`${branch}\xff`, 'latin1'), '');
+      symlinkSync('/etc', `link-${branch}`);
+      process.chdir(branch.repeat(200));
+    }
+  }
+  process.chdir(before);
+  await removeTree(tree);
+  assert.equal(existsSync(tree), false);
+  assert.ok(existsSync('/etc'));
+  await removeTree(tree);
 });

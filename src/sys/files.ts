@@ -1,9 +1,10 @@
 /**
  * Files that are replaced as a whole, and trees that are removed without leaving their file system.
  */
+import { randomUUID } from 'node:crypto';
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { readdir, rename, rm, rmdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { isErrno } from './ffi.ts';
 
 /**
@@ -53,5 +54,44 @@ export function makeDirectories(path: string, mode: number): void {
 
 /** Removes a tree; succeeds when it is not there. The caller has unmounted what was mounted in it. */
 export async function removeTree(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true, maxRetries: 3 });
+  try {
+    await rm(path, { recursive: true, force: true, maxRetries: 3 });
+  } catch (error) {
+    if (!isErrno(error, 'ENAMETOOLONG')) throw error;
+    await removeDeepTree(path);
+  }
+}
+
+/**
+ * Of a tree that goes deeper than a path may be long, as a container can make one: each directory comes up to the top before it is emptied, so that
+ * no path is longer than two names, and no more than one directory is open.
+ */
+async function removeDeepTree(path: string): Promise<void> {
+  const top = Buffer.from(`${path}/`);
+  for (let entries = await entriesOf(top); entries.length > 0; entries = await entriesOf(top)) {
+    for (const entry of entries) {
+      const place = Buffer.concat([top, entry.name]);
+      try {
+        if (!entry.isDirectory()) await rm(place, { force: true });
+        else await removeRaising(place, path);
+      } catch (error) {
+        // What failed before may still be removing other parts.
+        if (!isErrno(error, 'ENOENT', 'ENOTEMPTY')) throw error;
+      }
+    }
+  }
+  await rmdir(path);
+}
+
+async function removeRaising(directory: Buffer, top: string): Promise<void> {
+  for (const entry of await entriesOf(directory)) {
+    const place = Buffer.concat([directory, Buffer.from('/'), entry.name]);
+    if (entry.isDirectory()) await rename(place, join(top, randomUUID()));
+    else await rm(place, { force: true });
+  }
+  await rmdir(directory);
+}
+
+function entriesOf(directory: Buffer) {
+  return readdir(directory, { withFileTypes: true, encoding: 'buffer' });
 }
