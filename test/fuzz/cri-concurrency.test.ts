@@ -163,8 +163,19 @@ async function runClients(haste: Haste, seen: Seen, part: number, isDown: () => 
   await Promise.all(work);
 }
 
+/** What nobody waits for any more goes on to its end. */
+async function awaitQuiet(): Promise<void> {
+  const shown = async () => JSON.stringify(await Promise.all(['ListPodSandbox', 'ListContainers'].map((rpc) => bed.daemon().client.call(rpc, {}))));
+  for (let same = 0, last = ''; same < 10; await sleep(100)) {
+    const now = await shown();
+    same = now === last ? same + 1 : 0;
+    last = now;
+  }
+}
+
 /** With nobody else there, both say the same of everything, and a second time nothing is an error. */
 async function assertAgreement(): Promise<void> {
+  await awaitQuiet();
   const { client } = bed.daemon();
   const { containers } = await client.call<{ containers: ContainerItem[] }>('ListContainers', {});
   const { items } = await client.call<{ items: { id: string; state: string }[] }>('ListPodSandbox', {});

@@ -81,10 +81,12 @@ export async function openCriBed(): Promise<CriBed> {
       left.push(client);
       daemon = await startDaemon(place);
       client = connect(place);
+      await ready(client);
     },
     removeAll,
     assertClean: async () => {
       assert.deepEqual(await tracesAbout(place, daemon), traces);
+      for (const each of left.splice(0)) each.close();
       for (let waits = 0; waits < 100 && newFiles(daemon.pid).length > 0; waits += 1) await sleep(50);
       assert.deepEqual(newFiles(daemon.pid), []);
     },
@@ -111,6 +113,12 @@ function protectMachine(writable: string): void {
 
 const connect = (place: Place): Client =>
   new Client(`unix://${place.socket}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': -1, 'grpc.use_local_subchannel_pool': 1 });
+
+function ready(client: Client): Promise<void> {
+  return new Promise((settle, reject) => {
+    client.waitForReady(Date.now() + deadlineMsDefault, (error) => (error ? reject(error) : settle()));
+  });
+}
 
 function send<Response>(
   client: Client,
