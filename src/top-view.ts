@@ -50,7 +50,8 @@ export function titleLine(view: Pick<View, 'pods' | 'sort' | 'width'>, trouble: 
   return `berth top: ${state}`.slice(0, view.width);
 }
 
-export const keyLine = 'q quit | sort: c cpu  m memory  p processes  n network  r restarts  a age  N name | j k down up';
+/** Fits the 80 columns that every terminal has. */
+export const keyLine = 'q quit  j k scroll | sort: c cpu m memory p procs n net r restarts a age N name';
 
 function cellsOf(use: Use): string[] {
   return [

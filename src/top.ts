@@ -11,6 +11,8 @@ import { keyLine, tableLines, titleLine } from './top-view.ts';
 
 /** Between the two looks of one output. */
 const onceIntervalMs = 1_000;
+/** An answer that takes so long is told to be late. */
+const lateMs = 2_000;
 
 const sortOfKey: Readonly<Record<string, SortKey>> = {
   c: 'cpu',
@@ -71,11 +73,17 @@ async function showLive(look: () => Promise<Sample>, first: Sample, { intervalMs
     stdout.write(`\x1b[H${lines.join('\x1b[K\r\n')}\x1b[K\x1b[J`);
   };
   const refresh = async () => {
+    const late = setTimeout(() => {
+      trouble = 'the daemon does not answer; what is below is old';
+      draw();
+    }, lateMs);
     try {
       const next = await look();
       [before, sample, trouble] = [sample, next, undefined];
     } catch (error) {
       trouble = reasonOf(error);
+    } finally {
+      clearTimeout(late);
     }
     draw();
   };
@@ -93,8 +101,9 @@ async function showLive(look: () => Promise<Sample>, first: Sample, { intervalMs
   stdout.write(enterScreen);
   try {
     draw();
-    const wait = () => Promise.race([quit.promise.then(() => true), sleep(intervalMs, false)]);
-    while (!(await wait())) await refresh();
+    // Nobody who wants to leave waits for a daemon that hangs.
+    const isOver = (work: Promise<unknown>) => Promise.race([quit.promise.then(() => true), work.then(() => false)]);
+    while (!(await isOver(sleep(intervalMs)))) if (await isOver(refresh())) break;
   } finally {
     stdin.setRawMode(false);
     stdout.write(leaveScreen);
