@@ -399,3 +399,13 @@ test('berth doctor --json tells programs of a plugin that is missing and a root 
     execFileSync('umount', [root]);
   }
 });
+
+test('/metrics tells a container whose monitor was killed from those that ended', async () => {
+  const { info } = await client.call<{ info: Record<string, string> }>('ContainerStatus', { container_id: life.containerId, verbose: true });
+  const { monitorPid } = JSON.parse(info['info'] ?? '{}') as { monitorPid: number };
+  process.kill(monitorPid, 'SIGKILL');
+  const lost = async () => seriesOf(await scrape(), 'berth_container_ends_total')['reason="Unknown"'];
+  for (let i = 0; i < 100 && (await lost()) === 0; i += 1) await sleep(50);
+  const text = await scrape();
+  assert.deepEqual([await lost(), seriesOf(text, 'berth_monitors')[''], seriesOf(text, 'berth_monitors_memory_bytes')['']], [1, 0, 0]);
+});
