@@ -31,6 +31,15 @@ after(async () => {
 
 type ContainerItem = { readonly id: string; readonly state: string; readonly pod_sandbox_id: string };
 
+/** The fields of all answers; each has its own. */
+type Response = {
+  readonly pod_sandbox_id: string;
+  readonly container_id: string;
+  readonly status: { readonly state: string };
+  readonly containers: readonly ContainerItem[];
+  readonly items: readonly { readonly id: string; readonly state: string }[];
+};
+
 /** Of everything that was ever seen: how far it has come. */
 type Seen = { readonly containers: Map<string, number>; readonly sandboxes: Map<string, number>; readonly gone: Set<string> };
 
@@ -64,12 +73,10 @@ type Haste = 'patient' | 'hasty';
 function createCaller(random: () => number, seen: Seen, haste: Haste, isDown: () => boolean) {
   const sandboxIds = new Set<string>();
   const containerIds = new Set<string>();
-  // biome-ignore lint/suspicious/noExplicitAny: answers of all methods.
-  const call = async (rpc: string, request: object): Promise<Answer<any>> => {
+  const call = async (rpc: string, request: object): Promise<Answer<Response>> => {
     const isHasty = haste === 'hasty' && random() < 0.4;
     const hurry = random() < 0.5 ? { deadlineMs: 1 + Math.floor(random() * 60) } : { cancelAfterMs: Math.floor(random() * 60) };
-    // biome-ignore lint/suspicious/noExplicitAny: as above.
-    const answer = await bed.send<any>(rpc, request, isHasty ? hurry : {});
+    const answer = await bed.send<Response>(rpc, request, isHasty ? hurry : {});
     const { code, details } = answer;
     const givenUp = isHasty && ['DEADLINE_EXCEEDED', 'CANCELLED'].includes(code);
     const cutOff = isDown() && ['UNAVAILABLE', 'CANCELLED', 'UNKNOWN', 'INTERNAL'].includes(code);
@@ -110,7 +117,7 @@ function createCaller(random: () => number, seen: Seen, haste: Haste, isDown: ()
       const id = known(containerIds);
       const [before, wasGone] = [new Map(seen.containers), seen.gone.has(id)];
       const { code, response } = await call('ContainerStatus', { container_id: id });
-      if (code !== 'OK') return;
+      if (code !== 'OK' || response === undefined) return;
       assert.ok(!wasGone, `${id} was removed, and has a status`);
       see(containerStates, seen.containers, before, id, response.status.state);
     },
@@ -118,13 +125,13 @@ function createCaller(random: () => number, seen: Seen, haste: Haste, isDown: ()
       const id = known(sandboxIds);
       const before = new Map(seen.sandboxes);
       const { code, response } = await call('PodSandboxStatus', { pod_sandbox_id: id });
-      if (code === 'OK') see(sandboxStates, seen.sandboxes, before, id, response.status.state);
+      if (code === 'OK' && response !== undefined) see(sandboxStates, seen.sandboxes, before, id, response.status.state);
     },
     list: async () => {
       const [before, gone] = [new Map(seen.containers), new Set(seen.gone)];
       const { code, response } = await call('ListContainers', {});
-      if (code !== 'OK') return;
-      const containers: ContainerItem[] = response.containers;
+      if (code !== 'OK' || response === undefined) return;
+      const { containers } = response;
       assert.equal(new Set(containers.map(({ id }) => id)).size, containers.length, 'ids are unique');
       for (const { id, state } of containers) {
         assert.ok(!gone.has(id), `${id} was removed, and is listed`);
@@ -135,7 +142,7 @@ function createCaller(random: () => number, seen: Seen, haste: Haste, isDown: ()
     listPods: async () => {
       const before = new Map(seen.sandboxes);
       const { code, response } = await call('ListPodSandbox', {});
-      if (code !== 'OK') return;
+      if (code !== 'OK' || response === undefined) return;
       for (const { id, state } of response.items) {
         see(sandboxStates, seen.sandboxes, before, id, state);
         sandboxIds.add(id);

@@ -52,8 +52,23 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 };
 
 type Recorded = { readonly method: string; readonly request: Draft };
-// biome-ignore lint/suspicious/noExplicitAny: requests are changed without regard to their types.
-type Draft = any;
+/** What is looked at of a request. Anything may stand in any field of one that was changed. */
+type Draft = {
+  config?: {
+    metadata?: Record<string, unknown>;
+    log_directory?: string;
+    mounts?: { host_path?: string; container_path?: string }[];
+    linux?: { cgroup_parent?: unknown };
+  };
+  image?: { image?: unknown };
+  pod_sandbox_id?: string | undefined;
+  container_id?: string | undefined;
+  timeout?: string;
+  auth?: unknown;
+  sandbox_config?: unknown;
+};
+
+type Made = { readonly pod_sandbox_id: string; readonly container_id: string };
 
 let bed: CriBed;
 let recorded: readonly Recorded[];
@@ -188,7 +203,7 @@ function fencedIn(draft: Draft): Draft {
   const top = `/${bed.place.cgroup}`;
   if (typeof linux?.cgroup_parent === 'string' && !linux.cgroup_parent.startsWith(top)) linux.cgroup_parent = `${top}/${linux.cgroup_parent}`;
   // Without its only image a node has no containers.
-  if (draft?.image?.image?.includes?.(bed.image) && draft.auth === undefined && draft.sandbox_config === undefined)
+  if (String(draft?.image?.image).includes(bed.image) && draft.auth === undefined && draft.sandbox_config === undefined)
     draft.image.image = '127.0.0.1:1/x:1';
   return draft;
 }
@@ -200,10 +215,10 @@ function withProto(bytes: Buffer): Buffer {
 
 const deadlinesMs: Readonly<Record<string, number>> = { StopContainer: 500, ExecSync: 1000, PullImage: 300, CheckpointContainer: 5000 };
 
-async function sendOdd(rpc: string, draft: Draft): Promise<Answer> {
+async function sendOdd(rpc: string, draft: Draft): Promise<Answer<Made>> {
   const method = methods[rpc];
   assert.ok(method);
-  return await bed.send(rpc, withProto(method.requestSerialize(fencedIn(draft))), { deadlineMs: deadlinesMs[rpc] ?? 15_000 });
+  return await bed.send<Made>(rpc, withProto(method.requestSerialize(fencedIn(draft))), { deadlineMs: deadlinesMs[rpc] ?? 15_000 });
 }
 
 /** The first of each kind; all are told at the end. */
@@ -227,8 +242,8 @@ function faultOf(rpc: string, code: string, details: string): string | undefined
 }
 
 /** What exists is kept few, and the ids of what is gone stay for a while. */
-async function follow({ rpc, code, response }: Answer<Draft>): Promise<void> {
-  if (code !== 'OK') return;
+async function follow({ rpc, code, response }: Answer<Made>): Promise<void> {
+  if (code !== 'OK' || response === undefined) return;
   if (rpc === 'RunPodSandbox') live.sandboxes.push(response.pod_sandbox_id);
   if (rpc === 'CreateContainer') {
     live.containers.push(response.container_id);
@@ -277,8 +292,8 @@ function atHomeOrNot(random: () => number, makers: readonly Recorded[]): Recorde
   const kind = random();
   const chosen = kind < 0.4 ? pick(random, makers) : kind < 0.8 ? pick(random, recorded) : { method: pick(random, names), request: {} };
   const request = atHome(chosen);
-  if (chosen.method === 'CreateContainer' && request.config) request.config.metadata.attempt = Math.floor(random() * 1000);
-  if (chosen.method === 'RunPodSandbox' && request.config) request.config.metadata.uid = `uid-${Math.floor(random() * 1000)}`;
+  if (chosen.method === 'CreateContainer' && request.config?.metadata) request.config.metadata.attempt = Math.floor(random() * 1000);
+  if (chosen.method === 'RunPodSandbox' && request.config?.metadata) request.config.metadata.uid = `uid-${Math.floor(random() * 1000)}`;
   if (request.config?.log_directory) mkdirSync(request.config.log_directory, { recursive: true });
   return { method: chosen.method, request };
 }

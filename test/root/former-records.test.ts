@@ -16,10 +16,13 @@ import { exec, logLines, pullSample, runPod, statusOf } from './support/pods.ts'
 const options = { skip: !isBuilt && 'berth is not built', timeout: 120_000 };
 if (isBuilt) enterIsolation();
 
-// biome-ignore lint/suspicious/noExplicitAny: of another version than the types are.
-type Kept = any;
+/** Of another version than the types are. */
+type Fields = Readonly<Record<string, unknown>>;
+type Kept = { readonly record: Fields & { readonly spec: Fields; readonly image?: Fields }; readonly status: Fields };
 
-const former: Kept = JSON.parse(readFileSync(join(import.meta.dirname, '../data/former-records.json'), 'utf8'));
+const former: { readonly sandbox: Kept; readonly container: Kept } = JSON.parse(
+  readFileSync(join(import.meta.dirname, '../data/former-records.json'), 'utf8'),
+);
 const later = { ofALaterBerth: { some: ['thing'] } };
 
 let place: Place;
@@ -43,9 +46,9 @@ after(async () => {
 /** What stands in the files of an object that exists, but for the object itself, is that of `kept`. */
 function replace(kind: string, id: string, change: (now: Kept) => Kept): void {
   const path = (name: string) => join(place.state, kind, id, `${name}.json`);
-  const read = (name: string): Kept => JSON.parse(readFileSync(path(name), 'utf8'));
+  const read = (name: string) => JSON.parse(readFileSync(path(name), 'utf8'));
   const changed = change({ record: read('record'), status: read('status') });
-  for (const name of ['record', 'status']) writeFileSync(path(name), JSON.stringify(changed[name]));
+  for (const name of ['record', 'status'] as const) writeFileSync(path(name), JSON.stringify(changed[name]));
 }
 
 const formerSandbox = ({ record, status }: Kept): Kept => {
@@ -58,7 +61,7 @@ const formerContainer = ({ record, status }: Kept): Kept => {
   const { id, sandboxId, cgroupPath, createdAtNs, image: own, spec } = record;
   const formerSpec = { ...former.container.record.spec, logPath: spec.logPath };
   const changed = { ...former.container.record, id, sandboxId, cgroupPath, createdAtNs, spec: formerSpec };
-  const layers = { id: own.id, layerDirs: own.layerDirs, diffIds: own.diffIds };
+  const layers = { id: own?.['id'], layerDirs: own?.['layerDirs'], diffIds: own?.['diffIds'] };
   return {
     record: { ...changed, image: { ...former.container.record.image, ...layers } },
     status: { ...former.container.status, readyAtNs: status.readyAtNs },
