@@ -203,8 +203,9 @@ function fencedIn(draft: Draft): Draft {
   const top = `/${bed.place.cgroup}`;
   if (typeof linux?.cgroup_parent === 'string' && !linux.cgroup_parent.startsWith(top)) linux.cgroup_parent = `${top}/${linux.cgroup_parent}`;
   // Without its only image a node has no containers.
-  if (String(draft?.image?.image).includes(bed.image) && draft.auth === undefined && draft.sandbox_config === undefined)
-    draft.image.image = '127.0.0.1:1/x:1';
+  const { image } = draft;
+  const isRemoval = draft.auth === undefined && draft.sandbox_config === undefined;
+  if (image && isRemoval && String(image.image).includes(bed.image)) image.image = '127.0.0.1:1/x:1';
   return draft;
 }
 
