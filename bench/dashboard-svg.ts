@@ -17,6 +17,7 @@ const colors = ['#73bf69', '#f2cc0c', '#5794f2', '#ff780a', '#b877d9', '#f2495c'
 const colorOf = (index: number) => colors[index % colors.length];
 const legendLineHeight = 15;
 const legendLinesMax = 2;
+const gapSeconds = 5;
 
 /** @returns the document, each series' line in whole pixels. */
 export function drawDashboard(drawings: readonly Drawing[], range: Range): string {
@@ -68,7 +69,7 @@ function drawLines(box: Box, lines: readonly Line[], unit: string, { start, end 
     return text(xOf(second), plot.y + plot.h + 15, `${Math.round(second - start)} s`, `text-anchor="${anchor}"`);
   });
   const paths = lines.map(
-    ({ points }, index) => `<path class="l" stroke="${colorOf(index)}" d="${pathOf(points.map(([at, value]) => [xOf(at), yOf(value)]))}"/>`,
+    ({ points }, index) => `<path class="l" stroke="${colorOf(index)}" d="${pathOf(points, ([at, value]) => [xOf(at), yOf(value)])}"/>`,
   );
   const names = entries.shown.map(({ name, x, row }, index) => {
     const [left, top] = [box.x + 10 + x, plot.y + plot.h + 32 + row * legendLineHeight];
@@ -80,17 +81,19 @@ function drawLines(box: Box, lines: readonly Line[], unit: string, { start, end 
   return [...grid, ...times, ...paths, ...names].join('');
 }
 
-/** Relative, and without points on a level with their neighbours: a tenth of the text. A gap of more than a few steps stays one. */
-function pathOf(points: readonly (readonly [number, number])[]): string {
+/** Relative, and without points on a level with their neighbours: a tenth of the text. Where a series was away for some seconds there is a gap. */
+function pathOf(line: Line['points'], toPixels: (point: Line['points'][number]) => readonly [number, number]): string {
+  const isGap = (at: number) => (line[at]?.[0] ?? Number.POSITIVE_INFINITY) - (line[at - 1]?.[0] ?? Number.NEGATIVE_INFINITY) > gapSeconds;
+  const pixels = line.map(toPixels);
   let path = '';
   let [atX, atY] = [0, 0];
-  points.forEach(([x, y], index) => {
-    const [before, next] = [points[index - 1], points[index + 1]];
-    if (before !== undefined && next !== undefined && before[1] === y && next[1] === y) return;
-    path += index === 0 ? `M${x} ${y}` : `l${x - atX} ${y - atY}`;
+  pixels.forEach(([x, y], at) => {
+    const isInner = !isGap(at) && !isGap(at + 1);
+    if (isInner && pixels[at - 1]?.[1] === y && pixels[at + 1]?.[1] === y) return;
+    path += isGap(at) ? `M${x} ${y}${isGap(at + 1) ? 'h2' : ''}` : `l${x - atX} ${y - atY}`;
     [atX, atY] = [x, y];
   });
-  return points.length === 1 ? `${path}h2` : path;
+  return path;
 }
 
 type Legend = { readonly rows: number; readonly shown: readonly { readonly name: string; readonly x: number; readonly row: number }[] };
@@ -101,7 +104,7 @@ function legend(names: readonly string[], width: number): Legend {
   let [x, row] = [0, 0];
   for (const [index, full] of names.entries()) {
     const name = full.length > 40 ? `${full.slice(0, 39)}…` : full;
-    const needed = 28 + name.length * 6.2;
+    const needed = 28 + name.length * 6.8;
     if (x + needed > width && x > 0) [x, row] = [0, row + 1];
     const isLastRow = row === legendLinesMax - 1;
     const left = names.length - index;
@@ -109,7 +112,7 @@ function legend(names: readonly string[], width: number): Legend {
       const end = shown.at(-1);
       shown.push(
         row >= legendLinesMax && end
-          ? { name: `+${left}`, x: Math.min(end.x + 28 + end.name.length * 6.2, width - 24), row: end.row }
+          ? { name: `+${left}`, x: Math.min(end.x + 28 + end.name.length * 6.8, width - 24), row: end.row }
           : { name: `+${left}`, x, row },
       );
       break;

@@ -50,7 +50,7 @@ try {
 async function picture(): Promise<string> {
   const sample = await buildSampleImage();
   const images = await Promise.all(
-    Array.from({ length: 1 + seconds / 10 }, async (_, index) => [`berth/data:${index}`, await dataImage(index)] as const),
+    Array.from({ length: 1 + (seconds * 1000) / podEveryMs }, async (_, index) => [`berth/data:${index}`, await dataImage(index)] as const),
   );
   const registry = await serveRegistry(new Map([['berth/sample:1', sample], ...images]));
   const runtime = await startRuntime('berth', { workDir, settings: `metrics = "${target}"\nmetrics_containers = true\n` });
