@@ -87,27 +87,32 @@ export function recordContents(file: string, checksum: Checksum = crc32): Conten
   const fd = openSync(file, 'wx', 0o600);
   const frame = Buffer.allocUnsafeSlow(frameBytesMax);
   let fill = 0;
-  /** Where the length of the bytes stands that more may be added to; -1 when the last part is another. */
+  /** Where the length of the bytes is to stand that more may be added to; -1 when the last part is another. */
   let openAt = -1;
   let writtenBytes = 0;
   let replaced = 0;
   let replacedFd = -1;
   let isClosed = false;
 
+  const endBytes = (): void => {
+    if (openAt >= 0) frame.writeUInt32LE(fill - openAt - 4, openAt);
+    openAt = -1;
+  };
+
   const flush = (): void => {
     if (fill === 0) return;
+    endBytes();
     const bytes = zstdCompressSync(frame.subarray(0, fill), compression);
     const length = Buffer.alloc(lengthBytes);
     length.writeUInt32LE(bytes.length);
     writeAll(fd, Buffer.concat([length, bytes]));
     writtenBytes += lengthBytes + bytes.length;
     fill = 0;
-    openAt = -1;
   };
 
   const begin = (letter: number): void => {
+    endBytes();
     if (fill + partBytesMax > frameBytesMax) flush();
-    openAt = -1;
     frame[fill] = letter;
     fill += 1;
   };
@@ -123,7 +128,6 @@ export function recordContents(file: string, checksum: Checksum = crc32): Conten
       const copied = bytes.copy(frame, fill, at);
       at += copied;
       fill += copied;
-      frame.writeUInt32LE(fill - openAt - 4, openAt);
     }
   };
 

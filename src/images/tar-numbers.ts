@@ -1,5 +1,5 @@
 /**
- * Numbers as tar headers hold them: octal digits, or GNU's base 256.
+ * Numbers as tar headers hold them: octal digits, or GNU's base 256; and the sum that says whether a block is a header.
  *
  * Pure, and makes no garbage: a layer has a dozen of them an entry. Source: GNU tar manual, "Basic Tar Format" (facts).
  */
@@ -30,7 +30,7 @@ export function parseSigned(block: Buffer, at: number, length: number, what: str
 }
 
 /** Digits after any spaces and NULs, up to the next of these; 0 without digits, undefined for anything else. Byte by byte: no garbage. */
-export function parseOctal(block: Buffer, start: number, length: number): number | undefined {
+function parseOctal(block: Buffer, start: number, length: number): number | undefined {
   const end = start + length;
   const isBlank = (at: number): boolean => block[at] === 32 || block[at] === 0;
   let at = start;
@@ -52,4 +52,32 @@ function parseBase256(field: Buffer, what: string): number {
     throw invalidArgument(`tar: ${what} is a number of more than 53 bits${isNegative ? ' below zero' : ''}`);
   }
   return Number(value);
+}
+
+const blockBytes = 512;
+const sumAt = 148;
+const sumBytes = 8;
+
+/**
+ * @returns what looks at a header's sum, and throws INVALID_ARGUMENT when it is another: that of all bytes, its own eight taken as spaces. Old tars
+ * summed the bytes as signed. Holds a copy of the block, aligned, so that bytes are summed four at once.
+ */
+export function createSumCheck(): (block: Buffer) => void {
+  const words = new Uint32Array(blockBytes / 4);
+  const bytes = new Uint8Array(words.buffer);
+  return (block) => {
+    bytes.set(block);
+    bytes.fill(32, sumAt, sumAt + sumBytes);
+    // Two sums in one number: each of 256 bytes, which fit into 16 bits.
+    let sums = 0;
+    for (let at = 0; at < words.length; at += 1) {
+      const word = words[at] ?? 0;
+      sums = (sums + (word & 0xff00ff) + ((word >>> 8) & 0xff00ff)) | 0;
+    }
+    const unsigned = (sums >>> 16) + (sums & 0xffff);
+    const sum = parseOctal(block, sumAt, sumBytes);
+    if (sum === unsigned) return;
+    const negative = 256 * bytes.reduce((count, byte) => count + (byte >>> 7), 0);
+    if (sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
+  };
 }

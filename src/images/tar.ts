@@ -18,7 +18,7 @@ import {
   type SparseReader,
   sparseName,
 } from './sparse.ts';
-import { parseDeviceNumber, parseNumber, parseOctal, parseSigned } from './tar-numbers.ts';
+import { createSumCheck, parseDeviceNumber, parseNumber, parseSigned } from './tar-numbers.ts';
 
 export type TarEntryKind = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo';
 
@@ -68,6 +68,8 @@ const metadataHeadersMax = 64;
 /** What may follow the end of the archive: record padding of the usual sizes. */
 const trailingBytesMax = 16 << 20;
 const emptyXattrs: ReadonlyMap<string, Buffer> = new Map();
+/** Of most entries: nothing comes from extended headers. */
+const nothingPending: Pending = { pax: new Map() };
 
 /** Of the headers read so far, what the next entry inherits. */
 type Pending = { longPath?: string; longLink?: string; readonly pax: PaxValues };
@@ -75,6 +77,7 @@ type State = 'header' | 'content' | 'metadata' | 'padding' | 'after-end';
 
 export function createTarParser(sink: TarSink): TarParser {
   const header = Buffer.alloc(blockBytes);
+  const checkSum = createSumCheck();
   const framing = sink.framing ?? (() => undefined);
   let headerFill = 0;
   let state: State = 'header';
@@ -88,7 +91,7 @@ export function createTarParser(sink: TarSink): TarParser {
   let unmapped: { readonly found: Found; readonly extents: Extent[] } | undefined;
   let metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
   let globals: PaxValues = new Map();
-  let pending: Pending = { pax: new Map() };
+  let pending = nothingPending;
   let metadataHeaders = 0;
 
   const push = (chunk: Buffer): void => {
@@ -186,7 +189,7 @@ export function createTarParser(sink: TarSink): TarParser {
       return;
     }
     const found = toFound(block, type, pending, globals);
-    pending = { pax: new Map() };
+    pending = nothingPending;
     metadataHeaders = 0;
     if (type === 'S' && goesOn(block, 'header')) {
       unmapped = { found, extents: [...(found.layout?.extents ?? [])] };
@@ -311,19 +314,6 @@ function checkedText(text: string, what: string): string {
 function isZero(block: Buffer): boolean {
   if (block[0] !== 0) return false;
   return block.every((byte) => byte === 0);
-}
-
-/** The sum of all bytes, its own eight taken as spaces; old tars summed them as signed. */
-function checkSum(block: Buffer): void {
-  let unsigned = 0;
-  let negative = 0;
-  for (let at = 0; at < blockBytes; at += 1) {
-    const byte = at >= 148 && at < 156 ? 32 : (block[at] ?? 0);
-    unsigned += byte;
-    if (byte > 127) negative += 256;
-  }
-  const sum = parseOctal(block, 148, 8) ?? Number.NaN;
-  if (sum !== unsigned && sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
 }
 
 function toPaxInteger(text: string | undefined, key: string): number | undefined {

@@ -17,13 +17,14 @@ export type BufferSweeper = (passedBytes: number) => void;
  * millisecond, whenever `everyBytes` have passed through.
  */
 export function createBufferSweeper(everyBytes: number): BufferSweeper {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as (options: { type: 'minor' }) => void;
+  // Half a millisecond: made when there is something to collect.
+  let collect: Collector | undefined;
   let passed = 0;
   return (passedBytes) => {
     passed += passedBytes;
     if (passed < everyBytes) return;
     passed = 0;
+    collect ??= exposeCollector();
     collect({ type: 'minor' });
   };
 }
@@ -33,14 +34,20 @@ export function createBufferSweeper(everyBytes: number): BufferSweeper {
  * Some tens of milliseconds, in a moment when nobody waits for them.
  */
 export function createIdleCollector(idleMs: number): () => void {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as (options: { type: 'major' }) => void;
+  const collect = exposeCollector();
   const timer = setTimeout(() => {
     collect({ type: 'major' });
     trimHeap();
   }, idleMs);
   timer.unref();
   return () => timer.refresh();
+}
+
+type Collector = (options: { readonly type: 'minor' | 'major' }) => void;
+
+function exposeCollector(): Collector {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc') as Collector;
 }
 
 /** Gives memory that is free back to the kernel: malloc_trim(3). Some milliseconds. */

@@ -51,7 +51,7 @@ const pathBytesMax = 4096;
 /** Reused for every call: they are synchronous, and each thread has its own copy of this module. */
 const first = Buffer.alloc(pathBytesMax + 1);
 const second = Buffer.alloc(pathBytesMax + 1);
-const times = Buffer.alloc(32);
+const times = new Int32Array(8);
 
 /** Whole seconds since the epoch, and nanoseconds from 0 to 999,999,999. */
 export type Timestamp = { readonly seconds: number; readonly nanoseconds: number };
@@ -182,13 +182,13 @@ export function setLinkTimes(dir: number, name: string, time: Timestamp): void {
   checked(c_utimensat(dir, nul(first, name), encodeTimes(time), AT_SYMLINK_NOFOLLOW), () => `setting the times of ${shown(name)}`);
 }
 
-/** Two `struct timespec`; a 64-bit number as two halves, for each BigInt would be garbage. */
-function encodeTimes({ seconds, nanoseconds }: Timestamp): Buffer {
+/** Two `struct timespec`; a 64-bit number as two halves, low one first, for each BigInt would be garbage. */
+function encodeTimes({ seconds, nanoseconds }: Timestamp): Int32Array {
   const high = Math.floor(seconds / 2 ** 32);
-  for (let offset = 0; offset < 32; offset += 16) {
-    times.writeUInt32LE(seconds - high * 2 ** 32, offset);
-    times.writeInt32LE(high, offset + 4);
-    times.writeUInt32LE(nanoseconds, offset + 8);
+  for (let at = 0; at < times.length; at += 4) {
+    times[at] = seconds - high * 2 ** 32;
+    times[at + 1] = high;
+    times[at + 2] = nanoseconds;
   }
   return times;
 }
