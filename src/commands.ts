@@ -1,10 +1,12 @@
 /**
  * The command line: its commands, the flags that they take, and the help. Pure.
  */
+
+import type { ImageAction } from './commands/image-command.ts';
+import { sortKeys, type TopOptions } from './commands/top-rows.ts';
 import { type Flags, flagSettings } from './config.ts';
 import { invalidArgument } from './lib/errors.ts';
 import { splitAtEquals, unknownText } from './lib/words.ts';
-import { sortKeys, type TopOptions } from './top-rows.ts';
 
 const defaultConfigFile = '/etc/berth/config.toml';
 
@@ -18,19 +20,6 @@ export type Command =
   | ({ readonly command: 'top' } & TopOptions & ConfigSource)
   | ({ readonly command: 'image' } & ImageAction & ConfigSource)
   | { readonly command: 'version' | 'config-default' | 'help' };
-
-/** What `berth image` does. */
-export type ImageAction =
-  | { readonly action: 'ls' }
-  | { readonly action: 'verify' }
-  | { readonly action: 'mend' }
-  | { readonly action: 'pull'; readonly image: string }
-  | { readonly action: 'rm'; readonly image: string }
-  /** `file`: `-` for standard input. */
-  | { readonly action: 'import'; readonly file: string; readonly name: string | undefined }
-  /** `output`: `-` for standard output. */
-  | { readonly action: 'export'; readonly images: readonly string[]; readonly output: string }
-  | { readonly action: 'pulls' };
 
 /** Those with `FLAGS` take the flags of the settings. */
 const commands = [

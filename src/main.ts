@@ -4,14 +4,15 @@
  * Exit codes: 0 done, 1 it cannot run here, 2 the arguments or the configuration are wrong.
  */
 import { readFileSync } from 'node:fs';
+import { examineNode } from './commands/doctor-node.ts';
+import { explainContainer } from './commands/explain.ts';
+import { runImageCommand } from './commands/image-command.ts';
+import { showTop } from './commands/top.ts';
 import { type Command, type ConfigSource, helpText, parseArguments } from './commands.ts';
 import { type Config, defaultToml, loadConfig } from './config.ts';
-import { examineNode } from './doctor-node.ts';
-import { explainContainer } from './explain.ts';
-import { runImageCommand } from './image-command.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';
+import { monitorPath } from './monitor-path.ts';
 import { serve } from './serve.ts';
-import { showTop } from './top.ts';
 import { version } from './version.ts';
 
 type ConfiguredCommand = Extract<Command, ConfigSource>;
@@ -55,7 +56,7 @@ async function run(command: ConfiguredCommand, config: Config): Promise<number> 
     return isBad ? 1 : 0;
   }
   if (command.command === 'doctor') {
-    const { report, isBroken } = await examineNode(config, command.isJson);
+    const { report, isBroken } = await examineNode(config, monitorPath, command.isJson);
     say(report);
     return isBroken ? 1 : 0;
   }

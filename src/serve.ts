@@ -3,8 +3,6 @@
  */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CadvisorSources } from './cadvisor-answers.ts';
-import { serveCadvisor } from './cadvisor-server.ts';
 import { createDeviceFiles } from './cdi/device-files.ts';
 import { createNetwork } from './cni/network.ts';
 import type { Config } from './config.ts';
@@ -44,8 +42,8 @@ import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
 import type { Trace } from './lib/spans.ts';
+import { monitorPath } from './monitor-path.ts';
 import { createNodeImages } from './node-images.ts';
-import { adjustOnHangup, type Observability, openObservability, openTracing } from './observability.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroups.ts';
@@ -56,6 +54,9 @@ import { createLibseccomp } from './sys/libseccomp.ts';
 import { hardLimit } from './sys/limits.ts';
 import { lockDirectory } from './sys/lock.ts';
 import { makeSharedDirectory } from './sys/shared-directory.ts';
+import type { CadvisorSources } from './telemetry/cadvisor-answers.ts';
+import { serveCadvisor } from './telemetry/cadvisor-server.ts';
+import { adjustOnHangup, type Observability, openObservability, openTracing } from './telemetry/observability.ts';
 import { version } from './version.ts';
 
 /** Calls in flight at the end get so long; the containers live on in any case. */
@@ -76,9 +77,9 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   });
   const log = createLog(config.logLevel);
   adjustOnHangup(log, () => readConfig().logLevel);
-  const observability = await openObservability(config);
+  const observability = await openObservability(config, version);
   const { observers } = observability;
-  const tracing = await openTracing(config.tracing, { log, observers });
+  const tracing = await openTracing(config.tracing, { log, observers, version });
   const watchers = { observers, ...(tracing ? { trace: tracing.trace } : {}) };
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
@@ -212,7 +213,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   const events = createEvents();
   const store = announcingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
-  const monitor = await openMonitorBinary(join(import.meta.dirname, '../build/monitor'));
+  const monitor = await openMonitorBinary(monitorPath);
   const cgroupDriver = await chooseCgroupDriver(config.cgroupDriver, cgroups, cgroupNames, log);
   await prepareMonitorCgroup({ cgroupDriver }, config.monitorCgroup);
   return {

@@ -18,25 +18,16 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   cdi: ['lib'],
   streaming: ['engine', 'sys', 'lib'],
   cri: ['engine', 'images', 'streaming', 'lib'],
-  '': ['cri', 'engine', 'images', 'cni', 'cdi', 'streaming', 'sys', 'lib'],
+  commands: ['cri', 'engine', 'images', 'cni', 'sys', 'lib'],
+  telemetry: ['cri', 'engine', 'images', 'sys', 'lib'],
+  '': ['commands', 'telemetry', 'cri', 'engine', 'images', 'cni', 'cdi', 'streaming', 'sys', 'lib'],
 };
 
 /** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
 const effectful: Readonly<Record<string, readonly string[]>> = {
-  '': [
-    'cadvisor-server',
-    'doctor-node',
-    'explain',
-    'image-command',
-    'image-transfers',
-    'main',
-    'metrics-server',
-    'node-images',
-    'observability',
-    'serve',
-    'top',
-    'tracing',
-  ],
+  '': ['main', 'node-images', 'serve'],
+  commands: ['doctor-node', 'explain', 'image-command', 'image-transfers', 'top'],
+  telemetry: ['cadvisor-server', 'metrics-server', 'observability', 'tracing'],
   cdi: ['device-files'],
   cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
   cri: ['client', 'contract', 'import-images', 'methods', 'server', 'watched-pull', 'while-under-way'],

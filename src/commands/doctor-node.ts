@@ -1,0 +1,179 @@
+/**
+ * `berth doctor`: looks at the node as the daemon would find it. Leaves it as it was; a daemon may be running.
+ */
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { release } from 'node:os';
+import { dirname } from 'node:path';
+import { openConfiguration } from '../cni/config.ts';
+import { createProber } from '../cni/probe.ts';
+import type { Config } from '../config.ts';
+import { chooseCgroupDriver } from '../engine/cgroup-driver.ts';
+import { findCriu } from '../engine/criu.ts';
+import { openMonitorBinary } from '../engine/monitor.ts';
+import { probeUserNamespaces } from '../engine/pod-namespaces.ts';
+import { reasonOf } from '../lib/errors.ts';
+import { createLog } from '../lib/log.ts';
+import { findParser } from '../sys/apparmor.ts';
+import { probeCgroups } from '../sys/cgroups.ts';
+import { requireFuseOverlay } from '../sys/fuse-overlay.ts';
+import { probeHost } from '../sys/host.ts';
+import { openKernelLog } from '../sys/kernel-log.ts';
+import { createLibseccomp } from '../sys/libseccomp.ts';
+import { hardLimit } from '../sys/limits.ts';
+import { diskSpace, hasModule, isClockSynchronized, missingSystemCalls, readSysctl } from '../sys/node-probes.ts';
+import { readQuotaState } from '../sys/quota.ts';
+import { type Disk, diagnose, type NodeFacts, reportOf, type SysctlName, sysctlNames } from './doctor.ts';
+import { kubeletSettings } from './kubelet-settings.ts';
+
+/**
+ * @param monitorPath where the monitor's program lies.
+ * @param isJson for programs: an array of the findings.
+ * @returns a text, and whether pods can run. Needs root to see most of it.
+ */
+export async function examineNode(
+  config: Config,
+  monitorPath: string,
+  isJson: boolean,
+): Promise<{ readonly report: string; readonly isBroken: boolean }> {
+  const findings = diagnose(await factsOf(config, monitorPath));
+  return { report: isJson ? JSON.stringify(findings, null, 2) : reportOf(findings), isBroken: findings.some(({ verdict }) => verdict === 'broken') };
+}
+
+const silent = createLog('silent');
+
+async function factsOf(config: Config, monitorPath: string): Promise<NodeFacts> {
+  const isRoot = process.getuid?.() === 0;
+  const mounts = isRoot ? await mountFacts(config.root, monitorPath) : { overlayFailure: 'not root', userNamespaceFailure: 'not root' };
+  const sysctls = Object.fromEntries(sysctlNames.map((name) => [name, readSysctl(name)])) as Record<SysctlName, string | null>;
+  return {
+    isRoot,
+    arch: process.arch,
+    kernel: release(),
+    missingSystemCalls: missingSystemCalls(),
+    ...mounts,
+    cgroups: cgroupFacts(),
+    cgroupDriver: await driverFacts(config),
+    hasBridgeFilter: hasModule('br_netfilter'),
+    libseccompFailure: libseccompFailure(),
+    appArmor: { isEnabled: readText('/sys/module/apparmor/parameters/enabled').startsWith('Y'), hasParser: findParser() !== undefined },
+    fuseFailure: config.snapshotter === 'fuse-overlayfs' ? await failureOf(requireFuseOverlay) : null,
+    hasDiskQuotas: hasDiskQuotas(config.root),
+    hasSwap: readText('/proc/swaps').trim().split('\n').length > 1,
+    socket: config.socket,
+    kubelet: kubeletSettings(readText('/var/lib/kubelet/config.yaml'), [readText('/var/lib/kubelet/kubeadm-flags.env'), ...kubeletFlags()].join(' ')),
+    sysctls,
+    network: { confDir: config.cniConfDir, binDirs: config.cniBinDirs, failure: await networkFailure(config) },
+    disks: diskFacts(config),
+    openFilesMax: hardLimit('NOFILE'),
+    hasKernelLog: canReadKernelLog(),
+    criuFailure: await criuFailure(config.criu),
+    clock: { nowMs: Date.now(), isSynchronized: isClockSynchronized() },
+  };
+}
+
+/** Tried in a directory of its own beside what the daemon has there, for overlay depends on the file system. */
+async function mountFacts(root: string, monitorPath: string): Promise<Pick<NodeFacts, 'overlayFailure' | 'userNamespaceFailure'>> {
+  const made = mkdirSync(root, { recursive: true, mode: 0o711 });
+  const monitor = await openMonitorBinary(monitorPath);
+  try {
+    const { overlayFailure } = probeHost(root);
+    return { overlayFailure, userNamespaceFailure: await probeUserNamespaces({ monitor }, root) };
+  } finally {
+    monitor.close();
+    if (made !== undefined) rmSync(made, { recursive: true });
+  }
+}
+
+function cgroupFacts(): NodeFacts['cgroups'] {
+  try {
+    const { version, controllers } = probeCgroups();
+    return { version, controllers: [...controllers] };
+  } catch (error) {
+    return { failure: reasonOf(error) };
+  }
+}
+
+/** Asked as the daemon asks, and given back at once. */
+async function driverFacts({ cgroupDriver, cgroupParent }: Config): Promise<NodeFacts['cgroupDriver']> {
+  try {
+    const driver = await chooseCgroupDriver(cgroupDriver, probeCgroups(), { defaultParent: cgroupParent, prefix: 'cri-berth' }, silent);
+    driver.close();
+    return driver.name;
+  } catch (error) {
+    return { failure: reasonOf(error) };
+  }
+}
+
+function libseccompFailure(): string | null {
+  try {
+    createLibseccomp().syscallNumber('read');
+    return null;
+  } catch (error) {
+    return reasonOf(error);
+  }
+}
+
+async function failureOf(work: () => Promise<void>): Promise<string | null> {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    return reasonOf(error);
+  }
+}
+
+/** Of the nearest directory that is there. */
+function hasDiskQuotas(path: string): boolean {
+  if (!existsSync(path)) return path !== '/' && hasDiskQuotas(dirname(path));
+  const fd = openSync(path, 'r');
+  try {
+    return readQuotaState(fd).isEnforced;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** '' for a file that is not there. */
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** The command lines of kubelets that run. */
+function kubeletFlags(): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && readText(`/proc/${name}/comm`) === 'kubelet\n')
+    .map((pid) => readText(`/proc/${pid}/cmdline`).replaceAll('\0', ' '));
+}
+
+async function criuFailure(program: string): Promise<string | null> {
+  const found = await findCriu({ program, searchPath: process.env['PATH'] ?? '' });
+  return 'lack' in found ? found.lack : null;
+}
+
+async function networkFailure({ cniConfDir, cniBinDirs }: Config): Promise<string | null> {
+  const configuration = openConfiguration({ confDir: cniConfDir, log: silent, onChange: () => {} });
+  try {
+    const loaded = configuration.current();
+    if (loaded.list === null) return loaded.reason;
+    await createProber({ binDirs: cniBinDirs, environment: [`PATH=${process.env['PATH'] ?? ''}`] }).requireReady(loaded.list);
+    return null;
+  } catch (error) {
+    return reasonOf(error);
+  } finally {
+    configuration.close();
+  }
+}
+
+function canReadKernelLog(): boolean {
+  const kernelLog = openKernelLog();
+  kernelLog?.close();
+  return kernelLog !== null;
+}
+
+function diskFacts({ root, state }: Config): Disk[] {
+  return Object.entries({ root, state }).map(([name, path]) => ({ name, path, space: diskSpace(path) }));
+}

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { ContainerStatusResponse } from '../cri/messages.ts';
+import { explanationOf } from './explanation.ts';
+
+const status = {
+  id: 'c1',
+  metadata: { name: 'main', attempt: 2 },
+  state: 'CONTAINER_EXITED',
+  image: { image: 'docker.io/library/busybox:1' },
+  message: 'killed',
+} as ContainerStatusResponse['status'];
+
+const about = { pid: 7, monitorPid: 6, cgroupPath: '/pods/c1', sandboxID: 's1' };
+
+test('explanationOf() prints what a container is, what each step took and in all, and its plan', () => {
+  const info = {
+    info: JSON.stringify(about),
+    timeline: JSON.stringify({ 'create.root': 1.5, 'start.monitor': 10.25 }),
+    plan: JSON.stringify(['inherit state', 'child setsid # starting a session']),
+  };
+  assert.deepEqual(explanationOf({ status, info } as ContainerStatusResponse).split('\n'), [
+    'container c1 (main, attempt 2): exited',
+    'message   killed',
+    'image     docker.io/library/busybox:1',
+    'sandbox   s1',
+    'cgroup    /pods/c1',
+    'pid       7, started by monitor 6',
+    '',
+    'time in ms, by step',
+    '  create.root            1.500',
+    '  start.monitor         10.250',
+    '  sum                   11.750',
+    '',
+    'plan, 2 lines in the order in which they run',
+    '  inherit state',
+    '  child setsid # starting a session',
+  ]);
+});
+
+test('explanationOf() puts its time and outcome before each operation that was reached', () => {
+  const plan = [
+    'inherit state',
+    'parent fchdir # entering',
+    'clone namespaces=NEWNS',
+    'child mkdirat # making /dev',
+    'child execve # starting',
+    'process argv=[]',
+  ];
+  const ran = [
+    { us: 12.34, outcome: 'done' },
+    { us: 300, outcome: 'done' },
+    { us: 2, outcome: 'EEXIST' },
+  ];
+  const info = { info: JSON.stringify(about), plan: JSON.stringify(plan), ran: JSON.stringify(ran) };
+  assert.deepEqual(
+    explanationOf({ status, info } as ContainerStatusResponse)
+      .split('\n')
+      .slice(-7),
+    [
+      'plan, 6 lines in the order in which they run; microseconds, until the next one that has a time',
+      '                      inherit state',
+      '        12            parent fchdir # entering',
+      '       300            clone namespaces=NEWNS',
+      '       2.0 EEXIST     child mkdirat # making /dev',
+      '                      child execve # starting',
+      '                      process argv=[]',
+    ],
+  );
+});
+
+test('explanationOf() says that a container was not started', () => {
+  const info = { info: JSON.stringify({ ...about, pid: 0 }) };
+  const lines = explanationOf({ status, info } as ContainerStatusResponse).split('\n');
+  assert.equal(lines.at(-1), 'no plan: it has not been started');
+  assert.ok(!lines.some((line) => line.startsWith('pid')));
+});

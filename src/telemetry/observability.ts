@@ -1,0 +1,115 @@
+/**
+ * Wires what shows the daemon at work: /metrics, traces, and a log whose level can change while it runs.
+ *
+ * Without metrics nothing is loaded, counted or kept for them; the same for traces.
+ */
+import type { Config } from '../config.ts';
+import { type Series, sandboxSeries } from '../cri/metric-families.ts';
+import { metricsText } from '../cri/metrics-text.ts';
+import { countContainers, countSandboxes } from '../engine/counts.ts';
+import type { EngineDeps } from '../engine/deps.ts';
+import type { Engine } from '../engine/engine.ts';
+import { type ContainerView, containerState, type ProcessIdentity } from '../engine/records.ts';
+import type { ImagePuller } from '../images/pull.ts';
+import type { ImageStore } from '../images/store.ts';
+import { codeOf, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import type { AdjustableLog, Log } from '../lib/log.ts';
+import type { Sources } from '../lib/metrics.ts';
+import { diskSpace } from '../sys/node-probes.ts';
+import { isAlive, proportionalBytes } from '../sys/processes.ts';
+import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
+import type { createTracing, Tracing } from './tracing.ts';
+
+export type Observability = {
+  /** For the parts of the daemon; undefined when nobody asks for metrics. */
+  readonly observers: MetricsServer['observers'] | undefined;
+  /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
+  readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue' | 'settings'>, images: ImageCounts, engine: UsageSource) => Promise<void>;
+  readonly close: () => void;
+};
+
+type ImageCounts = Pick<ImageStore, 'list' | 'fsInfo'> & Pick<ImagePuller, 'pulls'>;
+
+/** Whose pods' and containers' use is told. */
+type UsageSource = Pick<Engine, 'sandboxes' | 'details'>;
+
+/** @param config.metrics `ADDRESS:PORT`; null: no metrics. @param config.metricsContainers whether those of pods and containers are among them. */
+export async function openObservability(config: Pick<Config, 'metrics' | 'metricsContainers'>, version: string): Promise<Observability> {
+  const { metrics: address } = config;
+  if (address === null) return { observers: undefined, serve: async () => {}, close: () => {} };
+  const program = new URL('./metrics-server.ts', import.meta.url);
+  const loaded = (await import(program.href)) as { createMetricsServer: typeof createMetricsServer };
+  const server = loaded.createMetricsServer(version);
+  return {
+    observers: server.observers,
+    serve: async ({ store, queue, settings }, images, engine) => {
+      const sources = {
+        sandboxes: () => countSandboxes(store.sandboxes.all()),
+        containers: () => countContainers(store.containers.all()),
+        monitors: () => monitorsOf(store.containers.all()).length,
+        monitorBytes: () => monitorsOf(store.containers.all()).reduce((sum, { pid }) => sum + proportionalBytes(pid), 0),
+        queuedOperations: queue.depth,
+        images: () => images.list().length,
+        pulls: () => images.pulls().length,
+        disks: () => diskSpaces({ root: settings.rootDir, state: settings.stateDir }),
+        storage: images.fsInfo,
+        ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
+      };
+      await server.serve(address, sources).catch((error: unknown) => {
+        throw failedPrecondition(`serving metrics on ${address}: ${reasonOf(error)}`, error);
+      });
+    },
+    close: server.close,
+  };
+}
+
+/** Those that run. */
+function monitorsOf(containers: readonly ContainerView[]): readonly ProcessIdentity[] {
+  const monitors = containers.flatMap(({ status }) => (containerState(status) === 'running' && status.monitor ? [status.monitor] : []));
+  return monitors.filter(({ pid, startTime }) => isAlive(pid, startTime));
+}
+
+function diskSpaces(directories: Readonly<Record<string, string>>): ReturnType<Sources['disks']> {
+  return Object.fromEntries(
+    Object.entries(directories).flatMap(([name, path]) => {
+      const space = diskSpace(path);
+      return space === null ? [] : [[name, space]];
+    }),
+  );
+}
+
+async function usageText({ sandboxes, details }: UsageSource): Promise<string> {
+  const series: Series[] = [];
+  for await (const each of details(sandboxes())) {
+    const { own, containers } = sandboxSeries(each);
+    series.push(...own, ...[...containers.values()].flat());
+  }
+  return metricsText(series);
+}
+
+/** @returns undefined when nothing is to be traced. */
+export async function openTracing(
+  settings: Config['tracing'],
+  { log, observers, version }: { readonly log: Log; readonly observers: Observability['observers']; readonly version: string },
+): Promise<Tracing | undefined> {
+  if (settings === null) return undefined;
+  const program = new URL('./tracing.ts', import.meta.url);
+  const loaded = (await import(program.href)) as { createTracing: typeof createTracing };
+  return loaded.createTracing({ ...settings, version, log, codeOf, ...(observers ? { observe: observers.spans } : {}) });
+}
+
+/**
+ * From now on SIGHUP sets the log's level to what the configuration says by then; all other settings hold until a restart.
+ *
+ * @param readLevel throws when the configuration cannot be read: then the level stays.
+ */
+export function adjustOnHangup(log: AdjustableLog, readLevel: () => string): void {
+  process.on('SIGHUP', () => {
+    try {
+      log.level = readLevel();
+      log.info({ level: log.level }, 'the log level was read again');
+    } catch (error) {
+      log.warn({ reason: reasonOf(error), level: log.level }, 'the log level stays: the configuration cannot be read');
+    }
+  });
+}
