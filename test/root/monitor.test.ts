@@ -11,6 +11,7 @@ import { BerthError } from '../../src/lib/errors.ts';
 import { processStartTime, whenReadable } from '../../src/sys/processes.ts';
 import { spawnProcess } from '../../src/sys/spawn.ts';
 import { close, memfd, pidfdOpen, pidfdSendSignal, pipe, programPipe } from '../../src/sys/syscalls.ts';
+import { until } from '../support/in-cgroup.ts';
 import { barePlan, ended, execve, monitorDeps, ownProc, runContainer, scratch, shell, startContainer, stdio } from './support/monitor.ts';
 
 /** Runs an exec plan whose standard output is read. */
@@ -296,14 +297,15 @@ test('a held plan waits until it gets its byte; the daemon is told of the proces
   const [reader, writer] = programPipe();
   const plan = { ...script('exit 7'), fds: ['go'] };
   const child: Op[] = [{ call: 'hold', from: 'go', note: 'waiting' }, ...plan.child];
-  const states: (string | undefined)[] = [];
+  const namespaces: string[] = [];
   const held = async (pid: number) => {
-    states.push(/^State:\t(\w)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1], readlinkSync(`/proc/${pid}/ns/pid`));
-    await sleep(50);
+    // It reports before it waits.
+    await until('it waits', async () => /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
+    namespaces.push(readlinkSync(`/proc/${pid}/ns/pid`));
     writeSync(writer, '.');
   };
   const { pid, exited } = await startExec(await monitorDeps(t), { plan: { ...plan, child }, fds: [reader], name: 'test', held });
-  assert.deepEqual([states, await exited], [['S', readlinkSync('/proc/self/ns/pid')], { exitCode: 7, signal: 0 }]);
+  assert.deepEqual([namespaces, await exited], [[readlinkSync('/proc/self/ns/pid')], { exitCode: 7, signal: 0 }]);
   assert.ok(pid > 0);
   for (const fd of [reader, writer]) close(fd);
 });
