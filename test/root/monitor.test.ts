@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { AT, CLONE, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, O, OPEN_TREE, PR, RESOLVE } from '../../src/engine/abi.ts';
 import { startExec, startMonitor } from '../../src/engine/monitor.ts';
 import { encodePlan, type Op, type Plan } from '../../src/engine/plan.ts';
