@@ -255,7 +255,7 @@ function wireUnpacker(config: Config): Unpacker {
 function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
   return {
     ...driver,
-    create: (path) => trace('cgroup.create', () => driver.create(path)),
+    create: (path, values) => trace('cgroup.create', () => driver.create(path, values)),
     adopt: (path, values) => trace('cgroup.adopt', () => driver.adopt(path, values)),
     update: (path, change) => trace('cgroup.update', () => driver.update(path, change)),
     remove: (path) => trace('cgroup.remove', () => driver.remove(path)),

@@ -5,7 +5,6 @@
  * A driver that does not answer ends no container: its limits are in the kernel's files already, and the next reset asks again.
  */
 import { reasonOf } from '../lib/errors.ts';
-import { writeCgroup } from '../sys/cgroup-values.ts';
 import { setDevices } from '../sys/cgroups.ts';
 import { planCgroup } from './cgroup.ts';
 import { containerDevices } from './container-sources.ts';
@@ -15,8 +14,7 @@ import type { Resources } from './spec.ts';
 
 /** Makes a container's cgroup with its limits and devices, or gives them again to one that is there. @throws {BerthError} for a limit that the kernel refuses. */
 export async function prepareCgroup(deps: EngineDeps, record: ContainerRecord, resources: Resources): Promise<void> {
-  await deps.cgroupDriver.create(record.cgroupPath);
-  writeCgroup(deps.cgroups, record.cgroupPath, planCgroup(resources, deps.cgroups));
+  await deps.cgroupDriver.create(record.cgroupPath, planCgroup(resources, deps.cgroups));
   setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
 }
 

@@ -5,8 +5,8 @@
  * that limits are refused early and its process is born inside: berth makes the directory of the scope-to-be, with values and device policy,
  * and once the process runs asks systemd to make the scope around what is in it. systemd then finds the directory and the process in their place,
  * and writes its properties, which say the same; what it rounds, or has no property for, berth writes again, also each time systemd has
- * applied all units anew (daemon-reload). With its last process the scope ends, and its directory goes: the monitor has read the count of OOM
- * kills by then.
+ * applied all units anew (daemon-reload). With its last process the scope ends, and its directory goes: where the monitor has not read the count
+ * of OOM kills by then, the kernel's log has it.
  */
 import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -16,6 +16,7 @@ import type { CgroupFacts, CgroupV2Facts, CgroupWrite } from '../sys/cgroup-fact
 import { processes } from '../sys/cgroup-processes.ts';
 import { updateCgroup, writeCgroup } from '../sys/cgroup-values.ts';
 import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../sys/cgroups.ts';
+import { isErrno } from '../sys/ffi.ts';
 import { connectSystemd, isSystemdRunning, type Systemd } from '../sys/systemd.ts';
 import { containerCgroupPath, parentCgroupPath } from './cgroup.ts';
 import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
@@ -27,8 +28,8 @@ export type CgroupDriver = {
   readonly pathOf: (parent: string, id: string) => string;
   /** Of a pod, whichever driver's; '' for the root. */
   readonly parentPathOf: (parent: string) => string;
-  /** Makes the directory, with those above. */
-  readonly create: (path: string) => Promise<void>;
+  /** Makes the directory, with those above, and gives it values. @throws {BerthError} as writeCgroup(). */
+  readonly create: (path: string, values?: readonly CgroupWrite[]) => Promise<void>;
   /** For a cgroup whose first process runs, or that an earlier daemon has left running. `values`: all of its limits. */
   readonly adopt: (path: string, values: readonly CgroupWrite[]) => Promise<void>;
   /** Changes limits, all or none. @param change.values all limits as they are then. @throws {BerthError} as updateCgroup(). */
@@ -50,6 +51,7 @@ export type CgroupDriverName = 'auto' | CgroupDriver['name'];
 /** Parent of what names none, under systemd: where services are, and where the peers put it. */
 const systemSlice = 'system.slice';
 const adoptAttemptsMax = 3;
+const createAttemptsMax = 3;
 
 /**
  * @param wanted `auto`: systemd where it is process 1, answers, and cgroups are v2.
@@ -82,7 +84,10 @@ function createCgroupfsDriver(facts: CgroupFacts, defaultParent: string, nameOf:
     name: 'cgroupfs',
     pathOf: (parent, id) => containerCgroupPath(parent, nameOf(id), defaultParent),
     parentPathOf: (parent) => podPath(parent, defaultParent),
-    create: async (path) => createCgroup(facts, path),
+    create: async (path, values = []) => {
+      createCgroup(facts, path);
+      writeCgroup(facts, path, values);
+    },
     adopt: async () => {},
     update: async (path, { writes }) => void (await updateCgroup(facts, path, writes)),
     remove: async (path) => {
@@ -101,11 +106,11 @@ function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultPa
     name: 'systemd',
     pathOf: (parent, id) => `${slicePath(parentSlice(parent, defaultSlice))}/${scopeName(id, prefix)}`,
     parentPathOf: (parent) => podPath(parent, defaultSlice),
-    create: async (path) => {
+    create: async (path, values = []) => {
       const unit = unitOf(path);
       // A slice that systemd does not know would lose its values, and its controllers, when it gets to know it.
       if (unit !== null && !existsSync(`${facts.root}${dirname(path)}`)) await systemd.startUnit(unit.slice);
-      createCgroup(facts, path);
+      createUnknown(facts, path, values);
     },
     adopt: (path, values) => adopt(facts, systemd, path, values),
     update: (path, change) => update(facts, systemd, path, change),
@@ -130,6 +135,18 @@ function podPath(parent: string, defaultParent: string): string {
 async function findEither(facts: CgroupFacts, id: string): Promise<readonly string[]> {
   const found = await Promise.all([id, ...scopeNames(id)].map((name) => findCgroups(facts, name)));
   return found.flat();
+}
+
+/** With the end of a scope systemd takes from its slice each controller that nothing it knows of needs there, and it does not know of this cgroup yet. */
+function createUnknown(facts: CgroupV2Facts, path: string, values: readonly CgroupWrite[]): void {
+  for (let attempt = 1; ; attempt++) {
+    createCgroup(facts, path);
+    try {
+      return writeCgroup(facts, path, values);
+    } catch (error) {
+      if (attempt === createAttemptsMax || !isErrno((error as Error).cause, 'ENOENT')) throw error;
+    }
+  }
 }
 
 async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, values: readonly CgroupWrite[]): Promise<void> {

@@ -1,5 +1,6 @@
 /** Where monitors are accounted, by the setting, with the cgroup driver that berth would choose here. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
@@ -18,6 +19,7 @@ before(async () => {
 after(async () => {
   // Those of a test that failed, too.
   for (const { record } of host.engine.sandboxes()) await withMonitors('pod').removeSandbox(record.id);
+  if (host.deps.cgroupDriver.name === 'systemd') execFileSync('systemctl', ['stop', parent]);
   await removeCgroup(host.deps.cgroups, host.deps.cgroupDriver.parentPathOf(parent));
   await host.end();
 });

@@ -20,7 +20,7 @@ import { BerthError } from '../../src/lib/errors.ts';
 import { createLog } from '../../src/lib/log.ts';
 import { controllerDirectory, flatKeyed } from '../../src/sys/cgroup-facts.ts';
 import { killCgroup } from '../../src/sys/cgroup-processes.ts';
-import { oomKills, readMemoryUsage, writeCgroup } from '../../src/sys/cgroup-values.ts';
+import { oomKills, readMemoryUsage } from '../../src/sys/cgroup-values.ts';
 import { probeCgroups, removeCgroup, setDevices } from '../../src/sys/cgroups.ts';
 import { type Ended, runIn, startIn, startSleeper, until } from './in-cgroup.ts';
 import { attachDisk, detachDisk } from './loop-disk.ts';
@@ -288,9 +288,8 @@ async function withCell(asked: LinuxContainerResources, body: (cell: Cell) => Pr
   cells += 1;
   const path = driver.pathOf(parentOf(), `${process.pid}${String(cells).padStart(56, '0')}`);
   standing.set(path, resourcesFrom(asked));
-  await driver.create(path);
   try {
-    writeCgroup(facts, path, planCgroup(resourcesFrom(asked), facts));
+    await driver.create(path, planCgroup(resourcesFrom(asked), facts));
     setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [{ ...disk.rule, access: 'r' }] }));
     await startSleeper(facts, path);
     await driver.adopt(path, planCgroup(resourcesFrom(asked), facts));
