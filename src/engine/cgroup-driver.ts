@@ -142,7 +142,8 @@ function createUnknown(facts: CgroupV2Facts, path: string, values: readonly Cgro
   for (let attempt = 1; ; attempt++) {
     createCgroup(facts, path);
     try {
-      return writeCgroup(facts, path, values);
+      writeCgroup(facts, path, values);
+      return;
     } catch (error) {
       if (attempt === createAttemptsMax || !isErrno((error as Error).cause, 'ENOENT')) throw error;
     }
