@@ -3,7 +3,7 @@
  *
  *   node test/run.ts [PART ...]     only these parts, by name
  *
- * Ends with `N passed, N failed, N skipped` over all parts; exits 1 when anything failed. A part that the machine cannot run is skipped with the reason.
+ * Ends with what failed, and `N passed, N failed, N skipped` over all parts; exits 1 when anything failed. A part that the machine cannot run is skipped with the reason.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -17,6 +17,9 @@ import { whyNoVm } from './vm/image.ts';
 import { vmParts, vmSpecs } from './vm/parts.ts';
 
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
+
+/** What is said again at the end of all, line by line: what failed, and how. */
+const failures: string[] = [];
 
 type Part = {
   readonly name: string;
@@ -93,6 +96,7 @@ async function main(names: readonly string[]): Promise<number> {
   for (const part of chosen) results.push(await runPart(part));
   results.push(leftovers(cgroupsBefore));
   const sum = (key: keyof Counts) => results.reduce((total, counts) => total + counts[key], 0);
+  if (failures.length > 0) say(`\nfailed:\n${failures.join('\n')}`);
   say(`\n${sum('passed')} passed, ${sum('failed')} failed, ${sum('skipped')} skipped`);
   return sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
 }
@@ -111,7 +115,8 @@ async function runPart(part: Part): Promise<Counts> {
 
 /** A command that is one test: its exit code tells. */
 async function one(name: string, command: readonly string[], timeoutMs: number): Promise<Counts> {
-  const { isGood } = await execute(name, command, timeoutMs);
+  const { isGood, output } = await execute(name, command, timeoutMs);
+  if (!isGood) failures.push(`${name}:`, ...lastLinesOf(output));
   return { passed: isGood ? 1 : 0, failed: isGood ? 0 : 1, skipped: 0 };
 }
 
@@ -121,6 +126,7 @@ async function counting(name: string, command: readonly string[], timeoutMs: num
   const [, passed = 0, failed = 0, skipped = 0] = /(\d+) passed, (\d+) failed, (\d+) skipped\s*$/.exec(output) ?? [];
   // Listed failures are expected, so they are no failures of this run.
   if (isGood) return { passed: Number(passed), failed: 0, skipped: Number(skipped) + Number(failed) };
+  failures.push(`${name}:`, ...lastLinesOf(output));
   return { passed: Number(passed), failed: Math.max(1, Number(failed)), skipped: Number(skipped) };
 }
 
@@ -128,11 +134,31 @@ async function nodeTests(name: string, files: readonly string[], prefix: readonl
   const report = join(outputDir, `${name.replaceAll('/', '-')}.tap`);
   rmSync(report, { force: true });
   const reporters = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${report}`];
-  const { isGood } = await execute(name, [...prefix, node, '--test', ...reporters, ...files], timeoutMs);
+  const { isGood, output } = await execute(name, [...prefix, node, '--test', ...reporters, ...files], timeoutMs);
   const tap = existsSync(report) ? readFileSync(report, 'utf8') : '';
   const count = (key: string) => Number(new RegExp(`^# ${key} (\\d+)$`, 'm').exec(tap)?.[1] ?? 0);
   const failed = count('fail') + count('cancelled');
+  if (!isGood || failed > 0) {
+    const named = failuresIn(tap);
+    failures.push(`${name}:`, ...(named.length > 0 ? named : lastLinesOf(output)));
+  }
   return { passed: count('pass'), failed: isGood ? failed : Math.max(1, failed), skipped: count('skipped') + count('todo') };
+}
+
+/** Names of the tests that failed, in the report of TAP, and what each said. */
+function failuresIn(tap: string): string[] {
+  return tap.split(/^(?= *not ok )/m).flatMap((block) => {
+    const [line = ''] = block.split('\n');
+    if (!/^ *not ok /.test(line)) return [];
+    const said = /^( *)error: [|>]-?\n((?:\1 +.*\n|\n)*)/m.exec(block)?.[2] ?? /^ *error: (.*)$/m.exec(block)?.[1] ?? '';
+    const lines = said.split('\n').map((text) => text.trim());
+    return [`  ${line.trim()}`, ...lines.filter((text) => text !== '').map((text) => `    ${text}`)].slice(0, 20);
+  });
+}
+
+function lastLinesOf(output: string): string[] {
+  const lines = output.trimEnd().split('\n');
+  return lines.slice(-40).map((line) => `  ${line}`);
 }
 
 /** Shows the output as it comes and keeps it; ends a command that is late, with all that it started. */
@@ -161,7 +187,7 @@ async function execute(name: string, command: readonly string[], timeoutMs: numb
 /** A test that leaves a cgroup behind, or an interface of this machine, has failed. */
 function leftovers(cgroupsBefore: ReadonlySet<string>): Counts {
   const left = [...cgroups()].filter((path) => !cgroupsBefore.has(path));
-  for (const path of left) say(`== left behind: cgroup ${path}`);
+  failures.push(...left.map((path) => `left behind: cgroup ${path}`));
   return { passed: left.length === 0 ? 1 : 0, failed: left.length === 0 ? 0 : 1, skipped: 0 };
 }
 

@@ -221,9 +221,15 @@ function errorOf(request: MonitorRequest, report: Report): BerthError {
   if (report.kind !== kinds.failed) return internal(`starting ${name}: unknown report ${report.kind} of the monitor`);
   const op = operationOf(plan, report);
   const cause = new SyscallError(op?.note ?? stepOf(report, name), report.c);
-  // All that the kernel says of a file and a directory that are to be mounted on each other.
-  const hint = op?.call === 'move_mount' && cause.code === 'EINVAL' ? '; is one a directory and the other a file?' : '';
-  return new BerthError(codeOf(op, cause), `${cause.message}${hint}`, cause);
+  return new BerthError(codeOf(op, cause), `${cause.message}${hintOf(op, cause)}`, cause);
+}
+
+/** What the kernel's error says only to those who know. */
+function hintOf(op: Op | undefined, cause: SyscallError): string {
+  if (op?.call === 'move_mount' && cause.code === 'EINVAL') return '; is one a directory and the other a file?';
+  // FUSE: the latter when it came about during the call.
+  if (isErrno(cause, 'ENOTCONN', 'ECONNABORTED')) return '; the process that serves the file system has ended';
+  return '';
 }
 
 function operationOf(plan: Plan, report: Report): Op | undefined {
