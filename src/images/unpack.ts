@@ -6,7 +6,7 @@
 import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BerthError, failedTo, internal, reasonOf } from '../lib/errors.ts';
-import { createBufferSweeper } from '../sys/heap.ts';
+import { freeBuffer } from '../sys/heap.ts';
 import type { AssembleJob } from './assemble-layer.ts';
 import { assemble } from './assembling.ts';
 import type { DevicePolicy } from './layer-writer.ts';
@@ -29,14 +29,14 @@ export type Unpacker = {
   /**
    * Writes one layer into the job's directory, and checks its digests. On failure the directory is left as it is then.
    *
-   * @param open called when a worker is free: nothing is buffered while a layer waits.
+   * @param open called when a worker is free: nothing is buffered while a layer waits. Buffers that it gives are used up: see freeBuffer().
    * @param signal the same for all layers of one image: they take turns, so that one image cannot hold up all others.
    * @param onBytes told how many bytes have come, each time that some have.
    * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
    */
   readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<UnpackedLayer>;
   /**
-   * Takes an image's archive apart into one file and a list of where each member's content is.
+   * Takes an image's archive apart into one file and a list of where each member's content is. Buffers are used up, as with layers.
    *
    * @throws {BerthError} the reason begins with `archive`; the signal's reason when that was aborted.
    */
@@ -51,8 +51,6 @@ export type Unpacker = {
   readonly close: () => Promise<void>;
 };
 
-/** What the network gives comes in new buffers; this much of them may be garbage. */
-const sweepEveryBytes = 8 << 20;
 /** A pod's images come one after the other, and a worker costs some 40 ms of CPU. */
 const idleMsDefault = 10_000;
 /** A sender of less than this in so long, while the worker has nothing to do, is slow. */
@@ -220,10 +218,8 @@ function openLane(job: Job): Lane {
 async function feed(lane: Lane, source: Readable, onBytes: (count: number) => void): Promise<void> {
   let piece = await lane.piece();
   let fill = 0;
-  const sweep = createBufferSweeper(sweepEveryBytes);
-  for await (const chunk of source as AsyncIterable<Buffer>) {
+  for await (const chunk of source as AsyncIterable<Buffer<ArrayBuffer>>) {
     onBytes(chunk.length);
-    sweep(chunk.length);
     for (let at = 0; at < chunk.length; ) {
       const copied = chunk.copy(piece.bytes, fill, at);
       at += copied;
@@ -233,6 +229,7 @@ async function feed(lane: Lane, source: Readable, onBytes: (count: number) => vo
       piece = await lane.piece();
       fill = 0;
     }
+    freeBuffer(chunk);
   }
   if (fill > 0) lane.send(piece, fill);
 }

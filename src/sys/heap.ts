@@ -30,6 +30,15 @@ export function createBufferSweeper(everyBytes: number): BufferSweeper {
 }
 
 /**
+ * Frees the memory of a buffer that nobody will read again: it is empty afterwards. One that shares its memory with others is left as it is.
+ *
+ * V8 counts such memory in the size of its heap, and marks all of it whenever that has grown by a few megabytes.
+ */
+export function freeBuffer(buffer: Buffer<ArrayBuffer>): void {
+  if (buffer.length === buffer.buffer.byteLength) buffer.buffer.transfer(0);
+}
+
+/**
  * Collects all garbage and gives it back once nothing has been going on for a while; to be told of what goes on.
  * Some tens of milliseconds, in a moment when nobody waits for them.
  */
