@@ -9,7 +9,7 @@ import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { constants, crc32, deflateRawSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { BerthError } from '../../src/lib/errors.ts';
-import { describeTree, digestOf, useLayers } from '../support/layer-bed.ts';
+import { copiesOf, describeTree, digestOf, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar, paxRecords } from '../support/tar-maker.ts';
 
 const bed = useLayers();
@@ -34,7 +34,7 @@ async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promi
     peak = Math.max(peak, residentBytes());
   }, 50);
   try {
-    await bed.unpacker.unpack(job, async () => Readable.from(pieces, { objectMode: false }), new AbortController().signal);
+    await bed.unpacker.unpack(job, async () => Readable.from(copiesOf(pieces), { objectMode: false }), new AbortController().signal);
   } catch (error) {
     assert.ok(error instanceof BerthError, String(error));
     assert.ok(Math.max(peak, residentBytes()) - before < growthMax, `memory grew by ${(Math.max(peak, residentBytes()) - before) >> 20} MiB`);

@@ -88,12 +88,17 @@ export function digestOf(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
+/** Who unpacks uses up what it gets. */
+export function* copiesOf(pieces: Iterable<Buffer>): Generator<Buffer, undefined> {
+  for (const piece of pieces) yield Buffer.from(piece);
+}
+
 /** @param pauseMs between one piece and the next. */
 export function toStream(bytes: Buffer, pieceBytes: number, pauseMs?: number): Readable {
   const pieces = async function* () {
     for (let at = 0; at < bytes.length; at += pieceBytes) {
       if (pauseMs !== undefined) await sleep(pauseMs);
-      yield bytes.subarray(at, at + pieceBytes);
+      yield Buffer.from(bytes.subarray(at, at + pieceBytes));
     }
   };
   return Readable.from(pieces(), { objectMode: false });
