@@ -88,8 +88,9 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
     clearTimeout(pooled.idleTimer);
   };
 
-  const run = async <T>(use: (job: Job) => Promise<T>, lend: Job['lend']): Promise<T> => {
-    const pooled = idle.pop() ?? start();
+  /** Layers have one end of those that are idle, and the rest the other: V8 compiles what a worker does much anew in each. */
+  const run = async <T>(use: (job: Job) => Promise<T>, lend: Job['lend'], isLayer = false): Promise<T> => {
+    const pooled = (isLayer ? idle.pop() : idle.shift()) ?? start();
     clearTimeout(pooled.idleTimer);
     // While it works it keeps the process alive, as any other operation would.
     pooled.worker.ref();
@@ -110,12 +111,13 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
     } finally {
       pooled.listener = undefined;
       pooled.worker.unref();
-      if (all.has(pooled)) rest(pooled);
+      if (all.has(pooled)) rest(pooled, isLayer);
     }
   };
 
-  const rest = (pooled: Pooled): void => {
-    idle.push(pooled);
+  const rest = (pooled: Pooled, isLayer: boolean): void => {
+    if (isLayer) idle.push(pooled);
+    else idle.unshift(pooled);
     const end = (): void => {
       forget(pooled);
       // The last one leaves the daemon as small as it was before.
@@ -125,7 +127,7 @@ export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
   };
 
   return {
-    runLayer: (use) => layers((lend) => run(use, lend)),
+    runLayer: (use) => layers((lend) => run(use, lend, true)),
     runErrand: (use) => errands((lend) => run(use, lend)),
     runArchive: (use) => archives((lend) => run(use, lend)),
     close: async () => void (await Promise.all([...all].map((pooled) => pooled.worker.terminate()))),
