@@ -138,7 +138,10 @@ function readIntoOneBuffer(agent: http.Agent): void {
   const buffer = Buffer.allocUnsafeSlow(readBytes);
   const connect = agent.createConnection.bind(agent);
   agent.createConnection = (options, done) => {
-    const callback = (lengthBytes: number): boolean => socket?.emit('data', buffer.subarray(0, lengthBytes)) !== undefined;
+    const callback = (lengthBytes: number): true => {
+      socket?.emit('data', buffer.subarray(0, lengthBytes));
+      return true;
+    };
     // The types of what is handed on to net.connect() leave this one out.
     const given: typeof options & Pick<NetConnectOpts, 'onread'> = { ...options, onread: { buffer, callback } };
     const socket = connect(given, done);
