@@ -16,9 +16,14 @@ function errnoName(errno: number): string {
   return nameByErrno.get(errno) ?? `errno ${errno}`;
 }
 
-/** A shared library, loaded by its soname. @throws {Error} when it is not on the node. */
+/**
+ * A shared library, loaded by its soname, whose own symbols come first (RTLD_DEEPBIND, dlopen(3)): Node exports a zstd and an OpenSSL of its own
+ * versions, and libzstd would call those functions with structures of another layout.
+ *
+ * @throws {Error} when it is not on the node.
+ */
 export function library(soname: string): ReturnType<typeof koffi.load> {
-  return koffi.load(soname);
+  return koffi.load(soname, { deep: true });
 }
 
 /** glibc's; berth's daemon needs it anyway, for Node is linked against it. */

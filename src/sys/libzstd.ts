@@ -65,8 +65,6 @@ export function openZstd(): Zstd | undefined {
       const length = BigInt(input.length);
       source.set([koffi.address(input), length, 0n]);
       for (;;) {
-        // A frame's first byte alone: of frames that it sees whole, version 1.5.4 refuses some (those that end in one repeated byte).
-        source[1] = isAtEnd && (source[2] ?? 0n) < length ? (source[2] ?? 0n) + 1n : length;
         out[2] = 0n;
         isAtEnd = checked(c_decompress(context, out, source)) === 0;
         const produced = Number(out[2]);
