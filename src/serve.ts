@@ -227,7 +227,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     events,
     roots: await chooseRoots(config, facts, log),
     monitor,
-    seccomp: createSeccompFilters({ compiler, facts }),
+    seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
     blockio: config.blockioConfigFile === null ? null : readBlockioClasses(config.blockioConfigFile),
     layers: {

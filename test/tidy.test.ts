@@ -233,6 +233,15 @@ test('every setting is used', () => {
   );
 });
 
+test('an object that was handed in is spread before any named field, which it could overwrite', () => {
+  const wrong = product.flatMap((source) =>
+    [...source.text.matchAll(/\.\.\.((?:\w+\.)*(?:facts|settings|deps|config|context|timing))\b(?![.(])/g)]
+      .filter((match) => !/(\{|\.\.\.[\w.]+,|const \{[^}]*)$/.test(source.text.slice(0, match.index).trimEnd()))
+      .map((match) => `${source.path}: ${match[0]}`),
+  );
+  assert.deepEqual(wrong, []);
+});
+
 test('no type check is switched off', () => {
   const switches = /\bas any\b|@ts-(ignore|nocheck|expect-error)|biome-ignore lint\/suspicious\/noExplicitAny/;
   const wrong = sources.filter(

@@ -3,6 +3,7 @@
  */
 import { readFileSync, statSync } from 'node:fs';
 import { invalidArgument, reasonOf } from '../lib/errors.ts';
+import type { Exact } from '../lib/exact.ts';
 import type { HostFacts } from '../sys/host.ts';
 import { resolveProfile } from './seccomp.ts';
 import type { SeccompCompiler, SeccompProgram } from './seccomp-compiler.ts';
@@ -19,18 +20,22 @@ export type SeccompFilters = {
   readonly filterFor: (security: Pick<SecuritySpec, 'isPrivileged' | 'seccomp'>, capabilities: bigint) => SeccompProgram | null;
 };
 
+type Machine = Pick<HostFacts, 'arch' | 'kernel'>;
+
 /** A profile is some tens of KiB; parseSeccompProfile() takes no more either. */
 const profileBytesMax = 1024 * 1024;
 
-export function createSeccompFilters(deps: {
+/** @param deps.facts these two alone: the host's facts also hold the daemon's capabilities, which are not the container's. */
+export function createSeccompFilters<Facts extends Machine>(deps: {
   readonly compiler: SeccompCompiler;
-  readonly facts: Pick<HostFacts, 'arch' | 'kernel'>;
+  readonly facts: Exact<Machine, Facts>;
 }): SeccompFilters {
+  const { arch, kernel } = deps.facts;
   return {
     filterFor: ({ isPrivileged, seccomp }, capabilities) => {
       if (isPrivileged || seccomp.kind === 'unconfined') return null;
       const profile = seccomp.kind === 'runtime-default' ? defaultProfile : parseSeccompProfile(readProfile(seccomp.path), seccomp.path);
-      return deps.compiler.compile(resolveProfile(profile, { capabilities, ...deps.facts }));
+      return deps.compiler.compile(resolveProfile(profile, { capabilities, arch, kernel }));
     },
   };
 }

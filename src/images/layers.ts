@@ -257,7 +257,7 @@ async function readFacts(path: string): Promise<LayerFacts> {
 }
 
 async function writeFacts(layer: StagedLayer): Promise<void> {
-  await writeFile(join(layer.stagingDir, factsFile), JSON.stringify({ version: layerVersion, diffId: layer.diffId, ...layer.facts }));
+  await writeFile(join(layer.stagingDir, factsFile), JSON.stringify({ ...layer.facts, version: layerVersion, diffId: layer.diffId }));
 }
 
 /** Names made or removed in a directory are on disk afterwards. */

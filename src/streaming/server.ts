@@ -210,7 +210,7 @@ function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingM
 }
 
 function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: IncomingMessage): Choice | Refusal {
-  const forwardDeps = { backend: deps.backend, ...deps.limits };
+  const forwardDeps = { ...deps.limits, backend: deps.backend };
   const overSpdy: Service = (openLink) => void forwardOverSpdy(forwardDeps, sandboxId, openLink);
   switch (protocolAskedFor(request)) {
     case 'spdy':

@@ -1,5 +1,6 @@
 /*
  * Installs a seccomp program from a file and then makes the system calls it is given, for seccomp.test.ts. x86-64 only.
+ * With `-` for the program it installs none and shows the filter it was started with, for seccomp-daemon.test.ts.
  *
  * usage: seccomp-probe PROGRAM FLAGS ABI:NUMBER[:ARGUMENT...]...
  * ABI is 64, 32 (int 0x80) or x32. One line a call: its result, negative errno included. Never makes a call that is not named.
@@ -56,7 +57,8 @@ int main(int argc, char **argv)
 {
 	if (argc < 3)
 		return 98;
-	install(argv[1], strtoul(argv[2], NULL, 0));
+	if (strcmp(argv[1], "-") != 0)
+		install(argv[1], strtoul(argv[2], NULL, 0));
 	for (int i = 3; i < argc; i++) {
 		unsigned long values[7] = { 0 };
 		char *next = strchr(argv[i], ':');

@@ -79,7 +79,7 @@ export async function startEngine(
     events,
     roots: await makeRoots(settings.rootDir),
     monitor,
-    seccomp: createSeccompFilters({ compiler, facts }),
+    seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
     blockio: null,
     layers: { lease: () => {}, release: () => {} },

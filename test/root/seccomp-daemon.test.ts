@@ -1,0 +1,80 @@
+/**
+ * The seccomp filter that a container started through the daemon's socket really has: which calls reach the kernel, told apart by errno.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import type { Message } from '../../scripts/cri-client.ts';
+import { enterIsolation } from '../support/isolation.ts';
+import { type Daemon, isBuilt, makePlace, startDaemon } from './support/daemon.ts';
+import { eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
+
+const skip = isBuilt ? process.arch !== 'x64' && 'the probe is for x86-64' : 'berth is not built';
+if (!skip) enterIsolation();
+
+const [EPERM, EBADF, EFAULT, EINVAL, ENOSYS] = [-1, -9, -14, -22, -38];
+
+/** Calls of x86-64 with arguments that the kernel refuses: by the filter, and without it. unshare() comes last: what follows would run in a new user namespace. */
+const calls: readonly { readonly name: string; readonly call: string; readonly filtered: number; readonly unfiltered: number }[] = [
+  { name: 'mount(NULL)', call: '64:165:0:0', filtered: EPERM, unfiltered: EFAULT },
+  { name: 'setns(-1)', call: '64:308:-1:0', filtered: EPERM, unfiltered: EBADF },
+  { name: 'bpf(-1)', call: '64:321:-1:0:0', filtered: EPERM, unfiltered: EINVAL },
+  { name: 'perf_event_open(NULL)', call: '64:298:0:0:-1:-1', filtered: EPERM, unfiltered: EFAULT },
+  { name: 'clone3(NULL, 0)', call: '64:435:0:0', filtered: ENOSYS, unfiltered: EINVAL },
+  { name: 'unshare(CLONE_NEWUSER)', call: '64:272:0x10000000', filtered: EPERM, unfiltered: 0 },
+];
+const words = calls.map(({ call }) => call);
+const expected = (kind: 'filtered' | 'unfiltered') => Object.fromEntries(calls.map((each) => [each.name, each[kind]]));
+const answersIn = (output: string) =>
+  Object.fromEntries(output.split('\n').flatMap((line, index) => (line === '' ? [] : [[calls[index]?.name, Number(line)]])));
+
+test('containers get the filter that goes with their own capabilities, in the first process and in every exec', { skip }, async () => {
+  const place = makePlace();
+  const probes = join(place.directory, 'probes');
+  mkdirSync(probes);
+  execFileSync('musl-gcc', ['-static', '-O1', '-o', join(probes, 'probe'), join(import.meta.dirname, 'seccomp-probe.c')]);
+  const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
+  let daemon: Daemon = await startDaemon(place);
+  try {
+    const image = await pullSample(daemon.client);
+    const pod = await runPod(daemon.client, 'filters', place.directory);
+    const runtimeDefault = { seccomp: { profile_type: 'RuntimeDefault' } };
+    const start = async (name: string, security_context: Message) => {
+      const script = `/probes/probe - 0 ${words.join(' ')}; exec sleep 1000`;
+      return runContainer(daemon.client, pod, image, name, script, { mounts, linux: { security_context } });
+    };
+    const ids = {
+      ordinary: await start('ordinary', runtimeDefault),
+      restricted: await start('restricted', { ...runtimeDefault, capabilities: { drop_capabilities: ['ALL'] }, no_new_privs: true }),
+      admin: await start('admin', { ...runtimeDefault, capabilities: { add_capabilities: ['SYS_ADMIN', 'BPF', 'PERFMON'] } }),
+      unconfined: await start('unconfined', { seccomp: { profile_type: 'Unconfined' }, capabilities: { add_capabilities: ['BPF', 'PERFMON'] } }),
+    };
+    const probe = async (id: string) => answersIn(await exec(daemon.client, id, '/probes/probe', '-', '0', ...words));
+    const assertFilters = async () => {
+      assert.deepEqual(await probe(ids.ordinary), expected('filtered'));
+      assert.deepEqual(await probe(ids.restricted), expected('filtered'));
+      assert.deepEqual(await probe(ids.admin), expected('unfiltered'));
+      assert.deepEqual(await probe(ids.unconfined), expected('unfiltered'));
+    };
+    assert.deepEqual(await firstAnswers(pod, 'ordinary'), expected('filtered'));
+    assert.deepEqual(await firstAnswers(pod, 'restricted'), expected('filtered'));
+    assert.deepEqual(await firstAnswers(pod, 'admin'), expected('unfiltered'));
+    await assertFilters();
+    await daemon.end('SIGKILL');
+    daemon = await startDaemon(place);
+    await assertFilters();
+    for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
+  } finally {
+    await daemon.end('SIGTERM');
+    await place.remove();
+  }
+});
+
+/** What the first process of a container got, from its log. */
+async function firstAnswers(pod: Pod, name: string): Promise<Record<string, number>> {
+  const file = join(pod.logDirectory, `${name}.log`);
+  await eventually(`${name} has made its calls`, () => readFileSync(file, 'utf8').split('\n').length > calls.length);
+  return answersIn(logLines(file).join('\n'));
+}
