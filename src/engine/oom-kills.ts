@@ -5,8 +5,9 @@
  */
 import type { Log } from '../lib/log.ts';
 import type { KernelLog } from '../sys/kernel-log.ts';
+import type { LimitHolder, OomKill, OomVictim } from './oom-kill.ts';
 import { containerOfKill, describeVictim, toVictim } from './oom-report.ts';
-import { createOomScanner, type LimitHolder, type OomKill, type OomVictim } from './oom-scan.ts';
+import { createOomScanner } from './oom-scan.ts';
 import { type ContainerView, containerState } from './records.ts';
 import type { Store } from './store.ts';
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { OomKill } from './oom-kill.ts';
 import { containerOfKill, describeVictim, toVictim } from './oom-report.ts';
-import type { OomKill } from './oom-scan.ts';
 import type { ContainerView } from './records.ts';
 
 const MiB = 2 ** 20;

@@ -1,7 +1,7 @@
 /**
  * Whose limit a process was killed at, and the sentence that says it to people. Pure.
  */
-import type { LimitHolder, MemoryUse, OomKill, OomVictim } from './oom-scan.ts';
+import type { LimitHolder, MemoryUse, OomKill, OomVictim } from './oom-kill.ts';
 import { type ContainerView, containerState } from './records.ts';
 
 /** The container whose process was killed: by its id in the path of the cgroup, or as its first process. undefined: somebody else's. */

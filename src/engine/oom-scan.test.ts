@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createOomScanner, type OomKill } from './oom-scan.ts';
+import type { OomKill } from './oom-kill.ts';
+import { createOomScanner } from './oom-scan.ts';
 
 const MiB = 2 ** 20;
 const path = `/kubepods/pod1/${'a'.repeat(64)}`;

@@ -3,7 +3,7 @@
  *
  * Both are on disk as JSON with a version; times are nanoseconds since the epoch as decimal text, for JSON has no integer wide enough.
  */
-import type { OomSummary } from './oom-scan.ts';
+import type { OomSummary } from './oom-kill.ts';
 import type { ContainerSpec, ImageConfig, NetworkResult, Resources, SandboxSpec } from './spec.ts';
 import type { Timeline } from './timeline.ts';
 
