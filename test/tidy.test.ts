@@ -345,7 +345,7 @@ function roomOf(path: string): string {
 
 const isOwn = (path: string) => /^(src|test|scripts|bench)\//.test(path);
 const isTestOf = (path: string) => path.endsWith('.test.ts') || path.startsWith('test/');
-const isTypeOfSpec = (each: Import) => each.isTypeOnly && each.from === 'src/engine/spec.ts';
+const isTypeOfSpec = (each: Import) => each.isTypeOnly && each.from === 'src/engine/state/spec.ts';
 const isConfigType = (each: Import) => each.isTypeOnly && each.from === 'src/config.ts';
 const nameOf = (path: string) => basename(path, '.ts');
 const isPure = (path: string) => (roomOf(path) === 'sys' ? pureInSys.includes(nameOf(path)) : !effectful[roomOf(path)]?.includes(nameOf(path)));

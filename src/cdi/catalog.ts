@@ -3,7 +3,7 @@
  *
  * Pure: device-files.ts has read the files.
  */
-import type { DeviceEdits } from '../engine/spec.ts';
+import type { DeviceEdits } from '../engine/state/spec.ts';
 import { failedPrecondition } from '../lib/errors.ts';
 import type { ContainerEdits } from './container-edits.ts';
 import type { DeviceFile } from './device-file.ts';

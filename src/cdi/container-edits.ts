@@ -4,7 +4,7 @@
  * Pure. What berth does not do becomes a sentence, which is told when a container asks for the device: the other devices of the file work.
  * Source: SPEC.md of the Container Device Interface 1.1.0, "OCI Edits".
  */
-import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '../engine/spec.ts';
+import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { type Fields, shown } from './fields.ts';
 

@@ -5,7 +5,7 @@
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
-import type { DeviceEdits } from '../engine/spec.ts';
+import type { DeviceEdits } from '../engine/state/spec.ts';
 import { reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import { type Catalog, editsOf, type FoundFile } from './catalog.ts';

@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import type { NetworkAttachment } from '../engine/spec.ts';
+import type { NetworkAttachment } from '../engine/state/spec.ts';
 import { type CniNetwork, createNetwork, type NetworkDeps } from './network.ts';
 
 type Node = {

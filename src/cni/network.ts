@@ -6,7 +6,7 @@
  */
 import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Network, NetworkAttachment, NetworkResult } from '../engine/spec.ts';
+import type { Network, NetworkAttachment, NetworkResult } from '../engine/state/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import type { Trace } from '../lib/spans.ts';
 import { killByEnvironment } from '../sys/process-environment.ts';

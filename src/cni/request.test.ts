@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { NetworkAttachment } from '../engine/spec.ts';
+import type { NetworkAttachment } from '../engine/state/spec.ts';
 import { type NetworkList, type PluginConfig, parseList } from './list.ts';
 import { planAttachment, planConfig, planEnvironment } from './request.ts';
 

@@ -3,7 +3,7 @@
  *
  * Pure: runs nothing.
  */
-import type { NetworkAttachment } from '../engine/spec.ts';
+import type { NetworkAttachment } from '../engine/state/spec.ts';
 import { invalidArgument, reasonOf } from '../lib/errors.ts';
 import { parseQuantity } from '../lib/quantity.ts';
 import type { JsonObject, NetworkList, PluginConfig } from './list.ts';

@@ -2,7 +2,7 @@
  * A container's verbose status as text for people: what it is, what its start took, and its plan. Pure.
  */
 import type { ContainerStatusResponse } from '../cri/messages.ts';
-import { formatUs, type PlanRun } from '../engine/plan-run.ts';
+import { formatUs, type PlanRun } from '../engine/monitor/plan-run.ts';
 
 /** The topics that the daemon's verbose ContainerStatus has. */
 type Info = { readonly pid: number; readonly monitorPid: number; readonly cgroupPath: string; readonly sandboxID: string };

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { readContract } from '../../scripts/generate-messages.ts';
 import { sandboxSpec } from '../../test/support/cri-fakes.ts';
-import { parseSignal } from '../engine/signals.ts';
+import { parseSignal } from '../engine/plan/signals.ts';
 import { containerSpecFrom, deviceNames } from './container-from-request.ts';
 import type { ContainerConfig, Signal } from './messages.ts';
 

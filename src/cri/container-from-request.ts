@@ -2,7 +2,7 @@
  * CreateContainerRequest -> ContainerSpec: everything about a container that can be refused without image, files or kernel is refused here. Pure.
  */
 import { posix } from 'node:path';
-import type { ContainerSpec, EnvVar, SandboxSpec } from '../engine/spec.ts';
+import type { ContainerSpec, EnvVar, SandboxSpec } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { absolutePath, ownBytes, present, quoted, type RequestFacts, requiredName, withoutNul } from './checks.ts';
 import type * as cri from './messages.ts';

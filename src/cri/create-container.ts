@@ -1,8 +1,8 @@
 /**
  * CreateContainer: refuses all that can be refused, and prepares. Nothing runs before StartContainer.
  */
-import { containerState } from '../engine/records.ts';
-import type { ContainerSpec, Mount } from '../engine/spec.ts';
+import { containerState } from '../engine/state/records.ts';
+import type { ContainerSpec, Mount } from '../engine/state/spec.ts';
 import { failedPrecondition, notFound } from '../lib/errors.ts';
 import { quoted, requiredName } from './checks.ts';
 import { containerSpecFrom, deviceNames } from './container-from-request.ts';

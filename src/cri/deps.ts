@@ -2,8 +2,8 @@
  * What the RPC handlers need from the rest of berth: the interfaces that main.ts fills. Types only.
  */
 import type { Engine } from '../engine/engine.ts';
-import type { ContainerView, SandboxView } from '../engine/records.ts';
-import type { DeviceEdits, ImageRoot, Network } from '../engine/spec.ts';
+import type { ContainerView, SandboxView } from '../engine/state/records.ts';
+import type { DeviceEdits, ImageRoot, Network } from '../engine/state/spec.ts';
 import type { Transfer } from '../images/transfer.ts';
 import type { StreamingServer } from '../streaming/server.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';

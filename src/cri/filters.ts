@@ -3,7 +3,7 @@
  *
  * An id may be a prefix; one that nothing has gives an empty list, not an error.
  */
-import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/records.ts';
+import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/state/records.ts';
 import type * as cri from './messages.ts';
 
 export function selectSandboxes(views: readonly SandboxView[], filter: cri.PodSandboxFilter = {}): readonly SandboxView[] {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { type Client, type ClientReadableStream, status as Codes, credentials, loadPackageDefinition, type ServiceError } from '@grpc/grpc-js';
 import { containerView, fakeDeps, fakeLog, sandboxView } from '../../test/support/cri-fakes.ts';
-import { createEvents, type EventKind, type LifeEvent } from '../engine/events.ts';
+import { createEvents, type EventKind, type LifeEvent } from '../engine/state/events.ts';
 import { loadContract } from './contract.ts';
 import { createItemBytes } from './item-bytes.ts';
 import type { ContainerEventResponse } from './messages.ts';

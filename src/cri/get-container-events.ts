@@ -1,7 +1,7 @@
 /**
  * GetContainerEvents: what becomes of sandboxes and containers, from now on. Nothing is told twice; who missed something lists.
  */
-import type { EventKind, LifeEvent } from '../engine/events.ts';
+import type { EventKind, LifeEvent } from '../engine/state/events.ts';
 import type { CriDeps } from './deps.ts';
 import type { ContainerEventResponse, ContainerEventType, GetEventsRequest } from './messages.ts';
 import { containerStatus, podSandboxStatus } from './to-response.ts';

@@ -4,7 +4,7 @@
  * The kubelet drops a metric that was not described, and a scrape fails on two with the same name and labels. Left out is what cAdvisor has and
  * no kernel tells any more: sectors, merged and waiting requests of block devices, load averages, states of tasks.
  */
-import type { ContainerDetails, LayerFilesystem, SandboxDetails } from '../engine/details.ts';
+import type { ContainerDetails, LayerFilesystem, SandboxDetails } from '../engine/usage/pod-metrics.ts';
 
 type CgroupCounters = ContainerDetails['stats']['counters'];
 type CgroupDetails = ContainerDetails['cgroup'];

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { cgroupFiles } from '../../test/support/cgroup-files.ts';
 import { containerView, sandboxView } from '../../test/support/cri-fakes.ts';
-import type { SandboxDetails } from '../engine/details.ts';
+import type { SandboxDetails } from '../engine/usage/pod-metrics.ts';
 import { type CgroupCounters, parseMemoryV1, parsePressure } from '../sys/cgroup-counters.ts';
 import { detailsV1 } from '../sys/cgroup-details.ts';
 import type { Metric, PodSandboxMetrics } from './messages.ts';

@@ -3,7 +3,7 @@
  *
  * Values are whole numbers there, so seconds are whole seconds, cut off as the peers do.
  */
-import type { SandboxDetails } from '../engine/details.ts';
+import type { SandboxDetails } from '../engine/usage/pod-metrics.ts';
 import type * as cri from './messages.ts';
 import { type MetricValue, metricFamilies, type Series, sandboxSeries } from './metric-families.ts';
 

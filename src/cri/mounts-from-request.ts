@@ -2,7 +2,7 @@
  * Mounts and devices of a container, as requested. Pure: whether sources exist, and what they are, is the engine's to find out.
  */
 import { posix } from 'node:path';
-import type { Device, IdMap, ImageVolume, Mount, Propagation } from '../engine/spec.ts';
+import type { Device, IdMap, ImageVolume, Mount, Propagation } from '../engine/state/spec.ts';
 import { BerthError, invalidArgument } from '../lib/errors.ts';
 import { absolutePath, present, quoted, type RequestFacts, withoutNul } from './checks.ts';
 import type * as cri from './messages.ts';

@@ -1,7 +1,7 @@
 /**
  * NamespaceOption -> NamespaceModes, of a sandbox and of a container in it. Pure.
  */
-import type { IdMap, IdRange, NamespaceModes, PidMode } from '../engine/spec.ts';
+import type { IdMap, IdRange, NamespaceModes, PidMode } from '../engine/state/spec.ts';
 import { failedPrecondition, invalidArgument } from '../lib/errors.ts';
 import { present } from './checks.ts';
 import type * as cri from './messages.ts';

@@ -1,7 +1,7 @@
 /**
  * PortForward: a URL where one client may connect to ports inside of a sandbox. Which ports, each connection says.
  */
-import { sandboxState } from '../engine/records.ts';
+import { sandboxState } from '../engine/state/records.ts';
 import { failedPrecondition } from '../lib/errors.ts';
 import { requiredName } from './checks.ts';
 import type { CriDeps } from './deps.ts';

@@ -1,8 +1,8 @@
 /**
  * Seccomp, AppArmor and SELinux as requests ask for them, in the present and the deprecated forms. Pure; profiles are read by the engine.
  */
-import { defaultProfileName } from '../engine/apparmor.ts';
-import type { SeccompProfile } from '../engine/spec.ts';
+import { defaultProfileName } from '../engine/plan/apparmor.ts';
+import type { SeccompProfile } from '../engine/state/spec.ts';
 import { invalidArgument, unimplemented } from '../lib/errors.ts';
 import { absolutePath, quoted, type RequestFacts } from './checks.ts';
 import type * as cri from './messages.ts';

@@ -1,7 +1,7 @@
 /**
  * LinuxContainerResources -> Resources: 0 and '' mean "not set" there and become undefined. Pure.
  */
-import type { Resources } from '../engine/spec.ts';
+import type { Resources } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { present, quoted, singleLine, wholeNumber } from './checks.ts';
 import type * as cri from './messages.ts';

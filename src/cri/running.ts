@@ -1,7 +1,7 @@
 /**
  * Refuses what only a running container can do, before a client is sent to the streaming server.
  */
-import { type ContainerView, containerState } from '../engine/records.ts';
+import { type ContainerView, containerState } from '../engine/state/records.ts';
 import { failedPrecondition } from '../lib/errors.ts';
 
 /** @throws {BerthError} FAILED_PRECONDITION `<attempt> container <name>: it is <state>`. */

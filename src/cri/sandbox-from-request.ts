@@ -1,7 +1,7 @@
 /**
  * RunPodSandboxRequest -> SandboxSpec: everything about a sandbox that can be refused without asking the kernel is refused here. Pure.
  */
-import type { DnsConfig, PortMapping, SandboxMetadata, SandboxSpec } from '../engine/spec.ts';
+import type { DnsConfig, PortMapping, SandboxMetadata, SandboxSpec } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { absolutePath, present, quoted, type RequestFacts, requiredName, singleLine, wholeNumber } from './checks.ts';
 import { runtimeHandlers } from './constants.ts';

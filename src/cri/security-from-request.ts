@@ -1,7 +1,7 @@
 /**
  * LinuxContainerSecurityContext -> SecuritySpec. Pure.
  */
-import type { SandboxSpec, SecuritySpec } from '../engine/spec.ts';
+import type { SandboxSpec, SecuritySpec } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { absolutePath, quoted, type RequestFacts } from './checks.ts';
 import type * as cri from './messages.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { containerView, sandboxView } from '../../test/support/cri-fakes.ts';
-import type { ContainerStats, SandboxStats } from '../engine/stats.ts';
+import type { ContainerStats, SandboxStats } from '../engine/usage/stats.ts';
 import type { CgroupCounters } from '../sys/cgroup-counters.ts';
 import { containerStats, podSandboxStats } from './stats-to-response.ts';
 

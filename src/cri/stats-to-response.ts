@@ -3,7 +3,7 @@
  *
  * Every part has its time, also one without a value. What the kernel does not count is left out: 0 would be a claim.
  */
-import type { ContainerStats, SandboxStats } from '../engine/stats.ts';
+import type { ContainerStats, SandboxStats } from '../engine/usage/stats.ts';
 import type * as cri from './messages.ts';
 
 type CgroupCounters = ContainerStats['counters'];

@@ -1,7 +1,7 @@
 /**
  * Which kernel parameters a sandbox may set: those that belong to its own namespaces. Pure.
  */
-import type { NamespaceModes } from '../engine/spec.ts';
+import type { NamespaceModes } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { quoted, singleLine } from './checks.ts';
 

@@ -3,9 +3,17 @@
  *
  * Labels and annotations go out exactly as they came. Enums are names, 64-bit numbers decimal text, as the contract's encoder takes them.
  */
-import { type ContainerState, type ContainerView, containerState, type SandboxState, type SandboxView, sandboxState } from '../engine/records.ts';
-import { signalName } from '../engine/signals.ts';
-import type { ContainerSpec, IdRange, ImageVolume, Mount, NamespaceModes, PidMode, Propagation, Resources } from '../engine/spec.ts';
+
+import { signalName } from '../engine/plan/signals.ts';
+import {
+  type ContainerState,
+  type ContainerView,
+  containerState,
+  type SandboxState,
+  type SandboxView,
+  sandboxState,
+} from '../engine/state/records.ts';
+import type { ContainerSpec, IdRange, ImageVolume, Mount, NamespaceModes, PidMode, Propagation, Resources } from '../engine/state/spec.ts';
 import type { ImageView } from './deps.ts';
 import type * as cri from './messages.ts';
 

@@ -1,7 +1,7 @@
 /**
  * Who a process is asked to be: run_as_user, run_as_group, run_as_username, supplemental groups. Pure; names are looked up by the engine.
  */
-import type { UserSpec } from '../engine/spec.ts';
+import type { UserSpec } from '../engine/state/spec.ts';
 import { invalidArgument } from '../lib/errors.ts';
 import { idNumber, present, quoted, singleLine } from './checks.ts';
 import type * as cri from './messages.ts';

@@ -4,9 +4,14 @@
 import type { Duplex } from 'node:stream';
 import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
 import type { HostFacts } from '../sys/host.ts';
-import { attachContainer } from './attach.ts';
-import type { CgroupDriver } from './cgroup-driver.ts';
-import { type CheckpointRequest, checkpointContainer } from './checkpoint.ts';
+import type { CgroupDriver } from './cgroup/cgroup-driver.ts';
+import { type CheckpointRequest, checkpointContainer } from './checkpoint/checkpoint.ts';
+import type { EngineDeps } from './deps.ts';
+import { attachContainer } from './exec/attach.ts';
+import { type ExecResult, execSync } from './exec/exec.ts';
+import { type SessionRequest, startExecSession } from './exec/exec-session.ts';
+import { connectPort } from './exec/port-connect.ts';
+import type { ProcessStreams, WantedStreams } from './exec/process-streams.ts';
 import {
   type ContainerImage,
   createContainer,
@@ -15,20 +20,15 @@ import {
   startContainer,
   stopContainer,
   updateContainerResources,
-} from './container.ts';
-import type { EngineDeps } from './deps.ts';
-import { createDetails, type Details } from './details.ts';
-import type { LifeEvent } from './events.ts';
-import { type ExecResult, execSync } from './exec.ts';
-import { type SessionRequest, startExecSession } from './exec-session.ts';
-import { readPlan } from './kept-plan.ts';
-import { connectPort } from './port-connect.ts';
-import type { ProcessStreams, WantedStreams } from './process-streams.ts';
-import { type ContainerView, containerState, type PodResources, type SandboxView, sandboxState } from './records.ts';
-import { removeSandbox, runSandbox, stopSandbox, updateSandboxResources } from './sandbox.ts';
-import { sandboxPaths } from './sandbox-paths.ts';
-import type { ContainerSpec, Resources, SandboxSpec } from './spec.ts';
-import { createStats, type Stats } from './stats.ts';
+} from './lifecycle/container.ts';
+import { removeSandbox, runSandbox, stopSandbox, updateSandboxResources } from './lifecycle/sandbox.ts';
+import { readPlan } from './lifecycle/saved-plan.ts';
+import { sandboxPaths } from './sources/sandbox-paths.ts';
+import type { LifeEvent } from './state/events.ts';
+import { type ContainerView, containerState, type PodResources, type SandboxView, sandboxState } from './state/records.ts';
+import type { ContainerSpec, Resources, SandboxSpec } from './state/spec.ts';
+import { createDetails, type Details } from './usage/pod-metrics.ts';
+import { createStats, type Stats } from './usage/stats.ts';
 
 /** What of the node its callers ask for. */
 export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAppArmor' | 'hasSelinux'> & {

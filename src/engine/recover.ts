@@ -5,13 +5,13 @@
  */
 import { reasonOf } from '../lib/errors.ts';
 import { isAlive } from '../sys/processes.ts';
-import { keepLimits } from './adopt-cgroup.ts';
-import { abandonCheckpoint } from './checkpoint.ts';
-import { diffIdsOf, discard, recordStartFailure } from './container.ts';
+import { abandonCheckpoint } from './checkpoint/checkpoint.ts';
 import type { EngineDeps } from './deps.ts';
-import { recordExit, watchExit } from './exits.ts';
-import { type ContainerView, containerState, sandboxState } from './records.ts';
-import { discardSandbox, hasNamespaces } from './sandbox.ts';
+import { keepLimits } from './lifecycle/adopt-cgroup.ts';
+import { diffIdsOf, discard, recordStartFailure } from './lifecycle/container.ts';
+import { recordExit, watchExit } from './lifecycle/exits.ts';
+import { discardSandbox, hasNamespaces } from './lifecycle/sandbox.ts';
+import { type ContainerView, containerState, sandboxState } from './state/records.ts';
 
 /** The newest time in any record, so that the clock does not go back behind it. 0 when there is none. */
 export function latestTimeNs(deps: Pick<EngineDeps, 'store'>): bigint {

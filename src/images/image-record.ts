@@ -4,7 +4,7 @@
  * Pure. The config's text is kept because the image's id is its digest: a record that was damaged on disk is found by that.
  */
 import { createHash } from 'node:crypto';
-import type { ImageConfig } from '../engine/spec.ts';
+import type { ImageConfig } from '../engine/state/spec.ts';
 import { failedPrecondition } from '../lib/errors.ts';
 import { type ImageConfigBlob, parseImageConfig } from './manifest.ts';
 import { isDigest, isImageId } from './reference.ts';

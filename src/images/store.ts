@@ -5,7 +5,7 @@
  */
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ImageRoot } from '../engine/spec.ts';
+import type { ImageRoot } from '../engine/state/spec.ts';
 import { reasonOf } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import { createKeyedQueue } from '../lib/queue.ts';

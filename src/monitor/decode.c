@@ -1,5 +1,5 @@
 /*
- * Bytes -> operations. Checks the whole plan before the first operation runs; the format is drawn in src/engine/plan.ts.
+ * Bytes -> operations. Checks the whole plan before the first operation runs; the format is drawn in src/engine/plan/plan.ts.
  *
  * Makes no system call and writes nothing but its results, so that it can be fuzzed on its own.
  */

@@ -31,7 +31,7 @@ enum {
   FIRST_REGISTER_FD = 6,
 };
 
-/* Why a plan is refused; src/engine/monitor.ts has the words. */
+/* Why a plan is refused; src/engine/monitor/monitor.ts has the words. */
 enum refusal {
   REFUSED_NOT = 0,
   REFUSED_LENGTH = 1,

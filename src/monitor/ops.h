@@ -1,5 +1,5 @@
 /*
- * The operations of a plan, in the order of src/engine/calls.ts: a test compares the two tables.
+ * The operations of a plan, in the order of src/engine/plan/calls.ts: a test compares the two tables.
  *
  * X(name, system call number, kinds of its arguments). Kinds: F fd register, L 64-bit number, S text, B bytes, H R C I bytes of exactly 8, 16, 24, 64;
  * and supplied here: N length of the bytes before, G number of 4-byte ids in the bytes after, Z null, 0-9 that number.

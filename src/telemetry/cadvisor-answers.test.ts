@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { ContainerView, SandboxView } from '../engine/records.ts';
+import type { ContainerView, SandboxView } from '../engine/state/records.ts';
 import { answerCadvisor } from './cadvisor-answers.ts';
 
 const [podId, id, otherId] = ['a', 'b', 'c'].map((digit) => digit.repeat(64)) as [string, string, string];

@@ -4,7 +4,7 @@
  * The calls and the members: container/crio/client.go and handler.go of cAdvisor. It looks at cgroups itself and asks about those called
  * `crio-ID`. Only what it has the label `io.kubernetes.container.name=POD` of does it show a network for: of the process that is named there.
  */
-import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/records.ts';
+import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/state/records.ts';
 
 export type CadvisorSources = {
   readonly sandbox: (id: string) => SandboxView | undefined;

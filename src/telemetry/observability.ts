@@ -6,10 +6,10 @@
 import type { Config } from '../config.ts';
 import { type Series, sandboxSeries } from '../cri/metric-families.ts';
 import { metricsText } from '../cri/metrics-text.ts';
-import { countContainers, countSandboxes } from '../engine/counts.ts';
 import type { EngineDeps } from '../engine/deps.ts';
 import type { Engine } from '../engine/engine.ts';
-import { type ContainerView, containerState, type ProcessIdentity } from '../engine/records.ts';
+import { type ContainerView, containerState, type ProcessIdentity } from '../engine/state/records.ts';
+import { countContainers, countSandboxes } from '../engine/usage/counts.ts';
 import type { ImagePuller } from '../images/pull.ts';
 import type { ImageStore } from '../images/store.ts';
 import { codeOf, failedPrecondition, reasonOf } from '../lib/errors.ts';

@@ -7,9 +7,9 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { after, test } from 'node:test';
-import { containerState, sandboxState } from '../../src/engine/records.ts';
+import { hasNamespaces } from '../../src/engine/lifecycle/sandbox.ts';
 import { recover } from '../../src/engine/recover.ts';
-import { hasNamespaces } from '../../src/engine/sandbox.ts';
+import { containerState, sandboxState } from '../../src/engine/state/records.ts';
 import { processes } from '../../src/sys/cgroup-processes.ts';
 import { isAlive } from '../../src/sys/processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';

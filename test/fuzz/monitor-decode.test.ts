@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { type ArgKind, callNames, calls } from '../../src/engine/calls.ts';
-import { encodePlan, type Op, type Plan } from '../../src/engine/plan.ts';
+import { type ArgKind, callNames, calls } from '../../src/engine/plan/calls.ts';
+import { encodePlan, type Op, type Plan } from '../../src/engine/plan/plan.ts';
 
 /** About ten seconds; FUZZ_RUNS asks for more. */
 const runs = process.env.FUZZ_RUNS ?? '3000000';

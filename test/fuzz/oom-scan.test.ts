@@ -1,9 +1,9 @@
 /** Whatever stands in the kernel's log, and whatever programs and cgroups call themselves there: a kill with a pid and a sentence of one line, or nothing. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { describeVictim, toVictim } from '../../src/engine/oom-report.ts';
-import { createOomScanner } from '../../src/engine/oom-scan.ts';
-import type { ContainerView } from '../../src/engine/records.ts';
+import { describeVictim, toVictim } from '../../src/engine/oom/oom-report.ts';
+import { createOomScanner } from '../../src/engine/oom/oom-scan.ts';
+import type { ContainerView } from '../../src/engine/state/records.ts';
 import { createRandom, mutated, pick } from '../support/mutate.ts';
 
 const rounds = 20_000;

@@ -3,8 +3,8 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { resolveProfile } from '../../src/engine/seccomp.ts';
-import { parseSeccompProfile } from '../../src/engine/seccomp-profile.ts';
+import { resolveProfile } from '../../src/engine/seccomp/seccomp.ts';
+import { parseSeccompProfile } from '../../src/engine/seccomp/seccomp-profile.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 
 const arg = { index: 0, op: 'SCMP_CMP_MASKED_EQ', value: 1, valueTwo: 2 };

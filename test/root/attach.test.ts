@@ -7,10 +7,10 @@ import type { Readable, Writable } from 'node:stream';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createEngine } from '../../src/engine/engine.ts';
-import type { ProcessStreams } from '../../src/engine/process-streams.ts';
+import type { ProcessStreams } from '../../src/engine/exec/process-streams.ts';
 import { recover } from '../../src/engine/recover.ts';
-import type { ContainerSpec } from '../../src/engine/spec.ts';
-import { openStore } from '../../src/engine/store.ts';
+import type { ContainerSpec } from '../../src/engine/state/spec.ts';
+import { openStore } from '../../src/engine/state/store.ts';
 import { createWatches } from '../../src/engine/watches.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 

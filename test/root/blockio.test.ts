@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { parseBlockioClasses } from '../../src/engine/blockio.ts';
+import { parseBlockioClasses } from '../../src/engine/cgroup/blockio.ts';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
 import { controllerDirectory } from '../../src/sys/cgroup-facts.ts';
 import { attachDisk, detachDisk } from '../support/loop-disk.ts';

@@ -10,7 +10,7 @@ import { containerStatus } from '../../src/cri/container-status.ts';
 import { createContainer } from '../../src/cri/create-container.ts';
 import type { CriDeps } from '../../src/cri/deps.ts';
 import type { ContainerConfig } from '../../src/cri/messages.ts';
-import type { NamespaceModes, SandboxSpec } from '../../src/engine/spec.ts';
+import type { NamespaceModes, SandboxSpec } from '../../src/engine/state/spec.ts';
 import { fakeDeps, fakeLog } from '../support/cri-fakes.ts';
 import { sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 

@@ -8,10 +8,10 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, st
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { abandonCheckpoint, checkpointContainer } from '../../src/engine/checkpoint.ts';
-import { findCriu } from '../../src/engine/criu.ts';
+import { abandonCheckpoint, checkpointContainer } from '../../src/engine/checkpoint/checkpoint.ts';
+import { findCriu } from '../../src/engine/checkpoint/criu.ts';
 import type { EngineDeps } from '../../src/engine/deps.ts';
-import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
+import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
 import type { ErrorCode } from '../../src/lib/errors.ts';
 import { freeze } from '../../src/sys/cgroup-processes.ts';
 import { processStartTime } from '../../src/sys/processes.ts';

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { before, type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type CniNetwork, createNetwork } from '../../src/cni/network.ts';
-import type { NetworkAttachment } from '../../src/engine/spec.ts';
+import type { NetworkAttachment } from '../../src/engine/state/spec.ts';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
 const pluginDir = '/usr/lib/cni';

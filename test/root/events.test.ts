@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { podSandboxStatus } from '../../src/cri/pod-sandbox-status.ts';
-import type { EventKind, LifeEvent } from '../../src/engine/events.ts';
-import { containerState, sandboxState } from '../../src/engine/records.ts';
+import type { EventKind, LifeEvent } from '../../src/engine/state/events.ts';
+import { containerState, sandboxState } from '../../src/engine/state/records.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 let host: TestEngine;

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ProcessStreams, WantedStreams } from '../../src/engine/process-streams.ts';
-import type { ContainerSpec } from '../../src/engine/spec.ts';
+import type { ProcessStreams, WantedStreams } from '../../src/engine/exec/process-streams.ts';
+import type { ContainerSpec } from '../../src/engine/state/spec.ts';
 import { runProgram } from '../../src/sys/spawn.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 

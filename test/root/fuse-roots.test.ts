@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createFuseRoots } from '../../src/engine/fuse-roots.ts';
+import { createFuseRoots } from '../../src/engine/rootfs/fuse-rootfs.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 process.env.BERTH_SNAPSHOTTER = 'fuse-overlayfs';

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { diffIdsOf } from '../../src/engine/container.ts';
+import { diffIdsOf } from '../../src/engine/lifecycle/container.ts';
 import { recover } from '../../src/engine/recover.ts';
-import type { IdMap, Mount, NamespaceModes } from '../../src/engine/spec.ts';
+import type { IdMap, Mount, NamespaceModes } from '../../src/engine/state/spec.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
 const never = new AbortController().signal;

@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
-import { prepareMonitorCgroup } from '../../src/engine/monitor-cgroup.ts';
+import { prepareMonitorCgroup } from '../../src/engine/lifecycle/monitor-cgroup.ts';
 import { processes } from '../../src/sys/cgroup-processes.ts';
 import { findCgroups, removeCgroup } from '../../src/sys/cgroups.ts';
 import { until } from '../support/in-cgroup.ts';

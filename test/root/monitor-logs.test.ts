@@ -4,9 +4,9 @@ import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, 
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { CLONE, IOCTL, MS, O } from '../../src/engine/abi.ts';
-import { readExitRecord, reopenLog, resizeTerminal, startMonitor } from '../../src/engine/monitor.ts';
-import type { Op, Plan } from '../../src/engine/plan.ts';
+import { readExitRecord, reopenLog, resizeTerminal, startMonitor } from '../../src/engine/monitor/monitor.ts';
+import { CLONE, IOCTL, MS, O } from '../../src/engine/plan/abi.ts';
+import type { Op, Plan } from '../../src/engine/plan/plan.ts';
 import { whenReadable } from '../../src/sys/processes.ts';
 import { runProgram } from '../../src/sys/spawn.ts';
 import { close, pidfdOpen } from '../../src/sys/syscalls.ts';
@@ -272,7 +272,7 @@ test('a plan that promises a terminal and sends none fails', async (t) => {
 const standIn = `
   const [support, directory] = process.argv.slice(1);
   const { startContainer } = await import(support);
-  const { openMonitorBinary } = await import(new URL('../../../src/engine/monitor.ts', support).href);
+  const { openMonitorBinary } = await import(new URL('../../../src/engine/monitor/monitor.ts', support).href);
   const { binaryPath } = await import(support);
   const script = 'echo before; while [ ! -e ' + directory + '/go ]; do sleep 0.02; done; seq 1 20000; echo after >&2; exit 9';
   const { monitorPid, pid } = await startContainer({ monitor: await openMonitorBinary(binaryPath), killAfter() {} }, directory, { script });

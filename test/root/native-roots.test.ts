@@ -6,9 +6,9 @@ import { execFileSync } from 'node:child_process';
 import { lstatSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { createFuseRoots } from '../../src/engine/fuse-roots.ts';
-import { createNativeRoots } from '../../src/engine/native-roots.ts';
-import { createRoots, type Roots } from '../../src/engine/roots.ts';
+import { createFuseRoots } from '../../src/engine/rootfs/fuse-rootfs.ts';
+import { createNativeRoots } from '../../src/engine/rootfs/native-rootfs.ts';
+import { createRoots, type Roots } from '../../src/engine/rootfs/overlay-rootfs.ts';
 import { describeTree, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';
 

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createOomKills, type OomKills } from '../../src/engine/oom-kills.ts';
-import type { ContainerStatus } from '../../src/engine/records.ts';
-import type { Resources } from '../../src/engine/spec.ts';
+import { createOomKills, type OomKills } from '../../src/engine/oom/oom-kills.ts';
+import type { ContainerStatus } from '../../src/engine/state/records.ts';
+import type { Resources } from '../../src/engine/state/spec.ts';
 import { writeCgroup } from '../../src/sys/cgroup-values.ts';
 import { createCgroup, removeCgroup } from '../../src/sys/cgroups.ts';
 import { openKernelLog } from '../../src/sys/kernel-log.ts';

@@ -4,9 +4,9 @@ import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, 
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { recover } from '../../src/engine/recover.ts';
-import { withShownLayers } from '../../src/engine/roots.ts';
-import { sandboxPaths } from '../../src/engine/sandbox-paths.ts';
-import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/spec.ts';
+import { withShownLayers } from '../../src/engine/rootfs/overlay-rootfs.ts';
+import { sandboxPaths } from '../../src/engine/sources/sandbox-paths.ts';
+import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/state/spec.ts';
 import { processes } from '../../src/sys/cgroup-processes.ts';
 import { attachMount, createDetachedMount, unmount } from '../../src/sys/mounts.ts';
 import { close } from '../../src/sys/syscalls.ts';

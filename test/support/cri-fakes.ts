@@ -3,9 +3,9 @@
  */
 
 import type { CriDeps, ImageView } from '../../src/cri/deps.ts';
-import type { ContainerView, SandboxView } from '../../src/engine/records.ts';
-import type { ContainerSpec, SandboxSpec } from '../../src/engine/spec.ts';
-import type { ContainerStats, SandboxStats } from '../../src/engine/stats.ts';
+import type { ContainerView, SandboxView } from '../../src/engine/state/records.ts';
+import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
+import type { ContainerStats, SandboxStats } from '../../src/engine/usage/stats.ts';
 import { notFound } from '../../src/lib/errors.ts';
 import type { Log } from '../../src/lib/log.ts';
 

@@ -4,8 +4,8 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createNetwork } from '../../../src/cni/network.ts';
-import { type ContainerView, containerState, sandboxState } from '../../../src/engine/records.ts';
-import type { NamespaceModes } from '../../../src/engine/spec.ts';
+import { type ContainerView, containerState, sandboxState } from '../../../src/engine/state/records.ts';
+import type { NamespaceModes } from '../../../src/engine/state/spec.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from '../../root/support/engine.ts';
 
 export type Node = TestEngine & { readonly cgroupParent: string };

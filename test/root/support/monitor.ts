@@ -9,7 +9,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { CLONE, MS, O } from '../../../src/engine/abi.ts';
 import {
   type ExitRecord,
   type MonitorDeps,
@@ -17,8 +16,9 @@ import {
   readExitRecord,
   type StartedMonitor,
   startMonitor,
-} from '../../../src/engine/monitor.ts';
-import type { Op, Plan, Supervise } from '../../../src/engine/plan.ts';
+} from '../../../src/engine/monitor/monitor.ts';
+import { CLONE, MS, O } from '../../../src/engine/plan/abi.ts';
+import type { Op, Plan, Supervise } from '../../../src/engine/plan/plan.ts';
 import { reap, whenReadable } from '../../../src/sys/processes.ts';
 import { close, pidfdOpen, pidfdSendSignal, pipe } from '../../../src/sys/syscalls.ts';
 

@@ -1,0 +1,55 @@
+/**
+ * Resources as writes to the files of cgroup v1 controllers. Pure.
+ *
+ * Files: Documentation/admin-guide/cgroup-v1/ and Documentation/scheduler/sched-bwc.rst of the kernel.
+ */
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
+
+/** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */
+export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
+  return [
+    ...planCpu(change),
+    ...planCpuset(change),
+    ...planMemory(change, facts),
+    ...planHugepages(change.change, facts, (pageSize, part) => `hugetlb.${pageSize}.${part}limit_in_bytes`),
+  ];
+}
+
+function planCpu(given: ResourceChange): CgroupWrite[] {
+  const { before, change, after } = given;
+  const writes: CgroupWrite[] = [];
+  const shares = sharesToWrite(given);
+  if (shares) writes.push({ controller: 'cpu', file: 'cpu.shares', value: String(shares), note: 'share of cpu time' });
+  if (change.cpuQuotaUs === undefined && change.cpuPeriodUs === undefined) return writes;
+  const quotaUs = Math.max(-1, after.cpuQuotaUs ?? -1);
+  const periodUs = after.cpuPeriodUs ?? cpuPeriodDefaultUs;
+  const quota: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_quota_us', value: String(quotaUs), note: 'cpu time in a period' };
+  const period: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_period_us', value: String(periodUs), note: 'length of a period' };
+  // The kernel refuses a ratio above the parent's, so the one in between must be no higher than the old and the new one.
+  const isQuotaFirst = quotaUs < 0 || ((before.cpuQuotaUs ?? -1) >= 0 && periodUs < (before.cpuPeriodUs ?? cpuPeriodDefaultUs));
+  return [...writes, ...(isQuotaFirst ? [quota, period] : [period, quota])];
+}
+
+function planCpuset({ change }: ResourceChange): CgroupWrite[] {
+  const writes: CgroupWrite[] = [];
+  if (change.cpusetCpus) writes.push({ controller: 'cpuset', file: 'cpuset.cpus', value: change.cpusetCpus, note: 'allowed cpus' });
+  if (change.cpusetMems) writes.push({ controller: 'cpuset', file: 'cpuset.mems', value: change.cpusetMems, note: 'allowed memory nodes' });
+  return writes;
+}
+
+function planMemory({ before, change, after }: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
+  if (change.memoryLimitBytes === undefined && change.memorySwapLimitBytes === undefined) return [];
+  const limits = memoryLimits(after);
+  checkSwap(limits, facts);
+  if (limits.memory === undefined || limits.total === undefined) return [];
+  const memory: CgroupWrite = { controller: 'memory', file: 'memory.limit_in_bytes', value: limitValue(limits.memory), note: 'memory' };
+  if (!facts.hasSwapAccounting) return [memory];
+  const total: CgroupWrite = { controller: 'memory', file: 'memory.memsw.limit_in_bytes', value: limitValue(limits.total), note: 'memory plus swap' };
+  // Memory plus swap may at no time be less than memory.
+  const isGrowing = asBound(limits.total) > asBound(memoryLimits(before).total ?? -1);
+  return isGrowing ? [total, memory] : [memory, total];
+}
+
+const limitValue = (bytes: number): string => (bytes < 0 ? '-1' : String(bytes));
+const asBound = (bytes: number): number => (bytes < 0 ? Number.POSITIVE_INFINITY : bytes);

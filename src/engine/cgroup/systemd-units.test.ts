@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BerthError } from '../../lib/errors.ts';
+import type { CgroupWrite } from '../../sys/cgroup-facts.ts';
+import { parentSlice, scopeName, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
+
+const refusal = (message: RegExp) => (error: unknown) =>
+  error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message);
+
+test('parentSlice() takes the last component, and the default for an empty parent', () => {
+  const pod = 'kubepods-burstable-pod0a1b_2c.slice';
+  assert.equal(parentSlice(`/kubepods.slice/kubepods-burstable.slice/${pod}`, 'system.slice'), pod);
+  assert.equal(parentSlice(pod, 'system.slice'), pod);
+  assert.equal(parentSlice('/test.slice/', 'system.slice'), 'test.slice');
+  assert.equal(parentSlice('', 'system.slice'), 'system.slice');
+  assert.equal(parentSlice('', '/own.slice/own-pods.slice'), 'own-pods.slice');
+  assert.equal(parentSlice('-.slice', 'system.slice'), '-.slice');
+});
+
+test('parentSlice() refuses what is no slice, and names the setting', () => {
+  for (const parent of ['/kubepods/burstable/pod1', '/', '/a.slice/b', '/a.scope'])
+    assert.throws(() => parentSlice(parent, 'system.slice'), refusal(/is no systemd slice.*cgroupDriver/), parent);
+});
+
+test('parentSlice() refuses names that systemd does not take', () => {
+  for (const slice of ['.slice', '-a.slice', 'a-.slice', 'a--b.slice', '--.slice', 'a b.slice', 'a\n.slice', `${'x'.repeat(250)}.slice`])
+    assert.throws(() => parentSlice(slice, 'system.slice'), refusal(/is no name of a systemd slice/), slice);
+  assert.equal(parentSlice(`${'x'.repeat(249)}.slice`, 'system.slice').length, 255);
+});
+
+test('slicePath() makes a directory of each dash', () => {
+  assert.equal(slicePath('system.slice'), '/system.slice');
+  assert.equal(slicePath('kubepods-burstable-podab_c.slice'), '/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_c.slice');
+  assert.equal(slicePath('-.slice'), '');
+});
+
+test('unitOf() finds scope and slice of a path again, and leaves cgroups of another driver alone', () => {
+  const scope = scopeName('ab'.repeat(32), 'cri-berth');
+  assert.equal(scope, `cri-berth-${'ab'.repeat(32)}.scope`);
+  assert.deepEqual(unitOf(`/a.slice/a-b.slice/${scope}`), { scope, slice: 'a-b.slice' });
+  assert.deepEqual(unitOf(`/${scope}`), { scope, slice: '-.slice' });
+  assert.equal(unitOf(`/kubepods/pod1/${'ab'.repeat(32)}`), null);
+  assert.equal(unitOf('/system.slice/session-1.scope'), null);
+  const likeCrio = scopeName('ab'.repeat(32), 'crio');
+  assert.deepEqual(unitOf(`/a.slice/${likeCrio}`), { scope: likeCrio, slice: 'a.slice' });
+  assert.equal(unitOf(`/kubepods/pod1/${likeCrio}`), null);
+});
+
+const shown = (properties: ReturnType<typeof unitProperties>) =>
+  Object.fromEntries(properties.map(({ name, value }) => [name, value.value instanceof Uint8Array ? [...value.value] : value.value]));
+const writes = (values: Readonly<Record<string, string>>): CgroupWrite[] =>
+  Object.entries(values).map(([file, value]) => ({ controller: file.slice(0, file.indexOf('.')), file, value, note: '' }));
+
+const infinity = 2n ** 64n - 1n;
+const unlimited = {
+  CPUWeight: infinity,
+  MemoryMin: 0n,
+  MemoryLow: 0n,
+  MemoryHigh: infinity,
+  MemoryMax: infinity,
+  MemorySwapMax: infinity,
+  TasksMax: infinity,
+  CPUQuotaPerSecUSec: infinity,
+};
+
+test('scopeProperties() delegates, leaves shutdown to the kubelet, and keeps no failed unit', () => {
+  assert.deepEqual(shown(scopeProperties('a-b.slice', 'a container')), {
+    Description: 'a container',
+    Slice: 'a-b.slice',
+    Delegate: true,
+    DefaultDependencies: false,
+    CollectMode: 'inactive-or-failed',
+    CPUAccounting: true,
+    MemoryAccounting: true,
+    IOAccounting: true,
+    TasksAccounting: true,
+  });
+});
+
+test('unitProperties() says unlimited where nothing is written, so that no default of the node counts', () => {
+  assert.deepEqual(shown(unitProperties([], 252)), unlimited);
+});
+
+test('unitProperties() has a property for each limit of cgroup v2', () => {
+  const values = {
+    'cpu.weight': '59',
+    'cpu.max': '50000 100000',
+    'cpuset.cpus': '0-2,9',
+    'cpuset.mems': '0',
+    'memory.min': '1000',
+    'memory.low': '2000',
+    'memory.high': '3000',
+    'memory.swap.max': '0',
+    'memory.max': '4096',
+    'pids.max': '100',
+    'io.weight': 'default 200',
+  };
+  assert.deepEqual(shown(unitProperties(writes(values), 252)), {
+    CPUWeight: 59n,
+    MemoryMin: 1000n,
+    MemoryLow: 2000n,
+    MemoryHigh: 3000n,
+    MemoryMax: 4096n,
+    MemorySwapMax: 0n,
+    TasksMax: 100n,
+    CPUQuotaPerSecUSec: 500_000n,
+    CPUQuotaPeriodUSec: 100_000n,
+    AllowedCPUs: [0b111, 0b10],
+    AllowedMemoryNodes: [1],
+    IOWeight: 200n,
+  });
+});
+
+test('unitProperties() rounds a quota up to whole per cent, as systemd keeps it', () => {
+  const quota = (value: string) => shown(unitProperties(writes({ 'cpu.max': value }), 252))['CPUQuotaPerSecUSec'];
+  assert.equal(quota('2500 100000'), 30_000n);
+  assert.equal(quota('1000 1000000'), 10_000n);
+  assert.equal(quota('150000 100000'), 1_500_000n);
+  assert.equal(quota('50000'), 500_000n);
+  assert.equal(quota('max 100000'), infinity);
+});
+
+test('unitProperties() takes the last of several values, and leaves out what no property says', () => {
+  const twice = [...writes({ 'memory.max': '1' }), ...writes({ 'memory.max': 'max', 'memory.oom.group': '1', 'io.max': '8:0 rbps=1' })];
+  assert.deepEqual(shown(unitProperties(twice, 252)), unlimited);
+});
+
+test('unitProperties() reads values as the kernel does: sizes with a unit, cpus by steps', () => {
+  const found = shown(unitProperties(writes({ 'memory.max': '64M', 'memory.low': '1g', 'cpuset.cpus': '0-7:1/4,9' }), 252));
+  assert.deepEqual([found['MemoryMax'], found['MemoryLow'], found['AllowedCPUs']], [64n << 20n, 1n << 30n, [0b1_0001, 0b10]]);
+});
+
+test('unitProperties() says idle to a systemd that knows it', () => {
+  const weight = (version: number) => shown(unitProperties(writes({ 'cpu.idle': '1' }), version))['CPUWeight'];
+  assert.deepEqual([weight(249), weight(252)], [infinity, 0n]);
+});

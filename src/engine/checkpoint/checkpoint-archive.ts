@@ -1,0 +1,86 @@
+/**
+ * The archive of a checkpoint while it is written: a tar of files and of parts whose size is not known before. It has no name until it is whole.
+ */
+import { stat } from 'node:fs/promises';
+import { BerthError, failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
+import { type TarEntry, tarEnd, tarHeader, tarPadding } from '../../lib/tar-header.ts';
+import { contentsOf } from '../../sys/changes-archive.ts';
+import { isErrno } from '../../sys/ffi.ts';
+import { nameFile, openUnnamed } from '../../sys/unnamed-file.ts';
+
+export type Archive = {
+  readonly addText: (name: string, text: string) => Promise<void>;
+  /** @throws the signal's reason, and what the file system says. */
+  readonly addFile: (name: string, path: string, signal: AbortSignal) => Promise<void>;
+  readonly addParts: (name: string, parts: AsyncIterable<Buffer>, signal: AbortSignal) => Promise<void>;
+  readonly addDirectory: (name: string) => Promise<void>;
+  /** Ends it and gives it its name. @throws {BerthError} ALREADY_EXISTS when somebody has taken that meanwhile. */
+  readonly publish: (location: string) => Promise<void>;
+  /** Without publish() before, nothing is left. */
+  readonly close: () => Promise<void>;
+};
+
+/** It has every page of memory of what was saved: for nobody but root. */
+const fileMode = 0o600;
+const directoryMode = 0o700;
+
+/** @throws {BerthError} FAILED_PRECONDITION when no file can be made there. */
+export async function openArchive(directory: string): Promise<Archive> {
+  const file = await openUnnamed(directory, fileMode).catch((error: unknown) => {
+    const attempt = `making a file in ${directory}`;
+    if (isErrno(error, 'EOPNOTSUPP', 'EISDIR')) throw failedPrecondition(`${attempt}: its file system has no unnamed files (O_TMPFILE)`, error);
+    throw isErrno(error, 'ENOENT', 'ENOTDIR', 'EROFS') ? failedPrecondition(`${attempt}: ${reasonOf(error)}`, error) : failedTo(attempt, error);
+  });
+  let end = 0;
+  const write = async (bytes: Buffer, at: number): Promise<void> => {
+    for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+  };
+  const append = async (bytes: Buffer): Promise<void> => {
+    await write(bytes, end);
+    end += bytes.length;
+  };
+  const appendAll = async (parts: AsyncIterable<Buffer>, signal: AbortSignal): Promise<void> => {
+    for await (const part of parts) {
+      signal.throwIfAborted();
+      await append(part);
+    }
+  };
+  return {
+    addText: async (name, text) => {
+      const bytes = Buffer.from(text);
+      await append(Buffer.concat([headerOf(name, bytes.length), bytes, tarPadding(bytes.length)]));
+    },
+    addFile: async (name, path, signal) => {
+      const { size } = await stat(path);
+      await append(headerOf(name, size));
+      await appendAll(contentsOf(path, size), signal);
+    },
+    addParts: async (name, parts, signal) => {
+      const start = end;
+      await append(headerOf(name, 0));
+      const first = end;
+      await appendAll(parts, signal);
+      await write(headerOf(name, end - first), start);
+      await append(tarPadding(end - first));
+    },
+    addDirectory: (name) => append(tarHeader({ ...common(name), kind: 'directory', mode: directoryMode, size: 0 })),
+    publish: async (location) => {
+      await append(tarEnd);
+      try {
+        nameFile(file.fd, location);
+      } catch (error) {
+        throw isErrno(error, 'EEXIST') ? new BerthError('ALREADY_EXISTS', `${location} is there already`, error) : error;
+      }
+    },
+    close: () => file.close(),
+  };
+}
+
+const headerOf = (name: string, size: number): Buffer => tarHeader({ ...common(name), kind: 'file', mode: fileMode, size });
+
+const common = (path: string): Pick<TarEntry, 'path' | 'uid' | 'gid' | 'mtimeSeconds'> => ({
+  path,
+  uid: 0,
+  gid: 0,
+  mtimeSeconds: Math.floor(Date.now() / 1000),
+});

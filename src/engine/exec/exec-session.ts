@@ -1,0 +1,184 @@
+/**
+ * Runs a program beside a container's own for somebody who talks to it: streams both ways, a terminal when asked for.
+ *
+ * Pipes and a terminal of the container's own devpts, which the daemon holds the other side of; nothing is kept in memory that a reader does not take.
+ */
+import { openSync } from 'node:fs';
+import type { Readable, Writable } from 'node:stream';
+import { endsWithin } from '../../lib/deadline.ts';
+import { internal, reasonOf } from '../../lib/errors.ts';
+import { untraced } from '../../lib/spans.ts';
+import { duplicate, type FdReader, readFd, writeFd } from '../../sys/fd-streams.ts';
+import { killTree } from '../../sys/process-tree.ts';
+import { close, programPipe } from '../../sys/syscalls.ts';
+import { receiveFd, setTerminalSize, socketPair } from '../../sys/terminals.ts';
+import type { EngineDeps } from '../deps.ts';
+import { containerOf } from '../lifecycle/container.ts';
+import { monitorPlacer } from '../lifecycle/monitor-cgroup.ts';
+import { type Exit, startExec } from '../monitor/monitor.ts';
+import { planParts } from '../monitor/plan-spans.ts';
+import type { Reg } from '../plan/plan.ts';
+import { createRegisters, type Registers } from '../sources/registers.ts';
+import type { ContainerView } from '../state/records.ts';
+import { composeExec, failedExec } from './exec.ts';
+import type { ProcessStreams, WantedStreams } from './process-streams.ts';
+
+export type SessionRequest = WantedStreams & { readonly argv: readonly string[] };
+
+/** Between the hang-up that tells a program that nobody is there any more and its end by force. */
+const hangUpGraceMs = 5_000;
+/** A terminal hands on what was written to it a moment later. */
+const terminalGraceMs = 200;
+
+/**
+ * @returns when the program has been executed. `exited` has no deadline, and does not wait for what the program leaves in the background. `abandon` hangs
+ *   up on the program, and kills it with its descendants if it does not end.
+ * @throws {BerthError} FAILED_PRECONDITION when the container does not run or the program cannot be executed.
+ */
+export async function startExecSession(deps: EngineDeps, id: string, request: SessionRequest): Promise<ProcessStreams> {
+  const view = containerOf(deps, id);
+  const registers = createRegisters();
+  const own = request.tty ? openSocket(registers) : openPipes(registers, request);
+  try {
+    const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
+    const { trace = untraced } = deps;
+    const { pid, exited } = await trace('exec.start', (span) =>
+      startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) }),
+    );
+    const ends = 'socket' in own ? terminalEnds(own.socket, request) : pipeEnds(own);
+    return sessionOf(deps, view, { pid, exited }, ends);
+  } catch (error) {
+    for (const fd of Object.values(own)) close(fd);
+    throw failedExec(view, error);
+  } finally {
+    registers.closeAll();
+  }
+}
+
+const terminalSocket: Reg = 'terminal.socket';
+
+/** fds of the daemon's side. */
+type OwnPipes = { readonly stdin?: number; readonly stdout?: number; readonly stderr?: number };
+
+function openPipes(registers: Registers, wanted: WantedStreams): OwnPipes {
+  const own: { stdin?: number; stdout?: number; stderr?: number } = {};
+  for (const name of ['stdin', 'stdout', 'stderr'] as const) {
+    if (!wanted[name]) {
+      registers.add(name, openSync('/dev/null', 'r+'));
+      continue;
+    }
+    const [reader, writer] = programPipe();
+    const isInput = name === 'stdin';
+    registers.add(name, isInput ? reader : writer);
+    own[name] = isInput ? writer : reader;
+  }
+  return own;
+}
+
+function openSocket(registers: Registers): { readonly socket: number } {
+  const [ours, theirs] = socketPair();
+  registers.add(terminalSocket, theirs);
+  return { socket: ours };
+}
+
+/** The daemon's side of a process's streams. */
+type Ends = {
+  readonly stdin?: Writable;
+  readonly stdout?: Readable;
+  readonly stderr?: Readable;
+  readonly readers: readonly FdReader[];
+  readonly graceMs: number;
+  readonly resize: (columns: number, rows: number) => void;
+  /** Nobody is there any more, but the program may still write of its end. */
+  readonly hangUp: () => void;
+  /** Lets go of everything. */
+  readonly close: () => void;
+};
+
+function pipeEnds(own: OwnPipes): Ends {
+  const stdin = own.stdin === undefined ? undefined : writeFd(own.stdin);
+  const stdout = own.stdout === undefined ? undefined : readFd(own.stdout);
+  const stderr = own.stderr === undefined ? undefined : readFd(own.stderr);
+  const readers = [stdout, stderr].filter((reader) => reader !== undefined);
+  return {
+    ...(stdin ? { stdin } : {}),
+    ...(stdout ? { stdout: stdout.stream } : {}),
+    ...(stderr ? { stderr: stderr.stream } : {}),
+    readers,
+    graceMs: 0,
+    resize: () => {},
+    hangUp: () => {
+      stdin?.destroy();
+      for (const reader of readers) reader.discard();
+    },
+    close: () => {
+      for (const stream of [stdin, stdout?.stream, stderr?.stream]) stream?.destroy();
+    },
+  };
+}
+
+/** Its output is read whether wanted or not: a full terminal stops its program. */
+function terminalEnds(socket: number, wanted: WantedStreams): Ends {
+  const master = receiveFd(socket);
+  if (master === null) throw internal('no terminal came from the monitor');
+  close(socket);
+  const reader = readFd(duplicate(master));
+  const stdin = wanted.stdin ? writeFd(duplicate(master)) : undefined;
+  if (!wanted.stdout) reader.stream.resume();
+  let isOpen = true;
+  // The last one that holds the master lets go of it: then its programs are hung up on.
+  const release = () => {
+    stdin?.destroy();
+    reader.stream.destroy();
+    if (isOpen) close(master);
+    isOpen = false;
+  };
+  return {
+    ...(stdin ? { stdin } : {}),
+    ...(wanted.stdout ? { stdout: reader.stream } : {}),
+    readers: [reader],
+    graceMs: terminalGraceMs,
+    resize: (columns, rows) => {
+      if (isOpen) setTerminalSize(master, rows, columns);
+    },
+    hangUp: release,
+    close: release,
+  };
+}
+
+type Running = { readonly pid: number; readonly exited: Promise<Exit> };
+
+function sessionOf(deps: EngineDeps, view: ContainerView, { pid, exited }: Running, ends: Ends): ProcessStreams {
+  let hasEnded = false;
+  const settle = () => {
+    hasEnded = true;
+    ends.stdin?.destroy();
+    for (const reader of ends.readers) reader.finish(ends.graceMs);
+  };
+  const settled = exited.finally(settle);
+  settled.catch(() => {});
+  let open = ends.readers.length;
+  const closeWhenRead = () => {
+    open -= 1;
+    if (open === 0) settled.finally(ends.close).catch(() => {});
+  };
+  for (const { stream } of ends.readers) stream.once('close', closeWhenRead);
+  const abandon = () => {
+    if (hasEnded) return ends.close();
+    ends.hangUp();
+    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'ending an exec failed'));
+  };
+  const { stdin, stdout, stderr, resize } = ends;
+  return { ...(stdin ? { stdin } : {}), ...(stdout ? { stdout } : {}), ...(stderr ? { stderr } : {}), resize, exited: settled, abandon };
+}
+
+/** It leads a session and a process group: whoever is in that is told. What it started with nohup(1) and left lives on. */
+async function hangUp(deps: EngineDeps, view: ContainerView, { pid, exited }: Running): Promise<void> {
+  try {
+    process.kill(-pid, 'SIGHUP');
+  } catch {
+    // Ended just now.
+  }
+  if (await endsWithin(hangUpGraceMs, exited)) return;
+  await killTree(deps.cgroups, view.record.cgroupPath, pid);
+}

@@ -1,0 +1,154 @@
+/**
+ * Runs a program beside a container's own, and gives back what it printed.
+ *
+ * No files and no thread: two pipes and a monitor that goes with the program.
+ */
+import { openSync } from 'node:fs';
+import { endsWithin } from '../../lib/deadline.ts';
+import { BerthError, failedPrecondition, failedTo } from '../../lib/errors.ts';
+import { type Span, untraced } from '../../lib/spans.ts';
+import { openProcessCgroup } from '../../sys/cgroups.ts';
+import { isErrno } from '../../sys/ffi.ts';
+import { killTree } from '../../sys/process-tree.ts';
+import { isAlive, processStartTime } from '../../sys/processes.ts';
+import { collect } from '../../sys/spawn.ts';
+import { close, pidfdOpen, pipe } from '../../sys/syscalls.ts';
+import type { EngineDeps } from '../deps.ts';
+import { containerOf } from '../lifecycle/container.ts';
+import { monitorPlacer } from '../lifecycle/monitor-cgroup.ts';
+import { startExec } from '../monitor/monitor.ts';
+import { planParts } from '../monitor/plan-spans.ts';
+import type { Plan, Reg } from '../plan/plan.ts';
+import { planExec } from '../plan/plan-exec.ts';
+import { containerCapabilities, planProcess } from '../plan/process-plan.ts';
+import { addCgroupEntry, processFacts } from '../sources/container-sources.ts';
+import { createRegisters, type Registers } from '../sources/registers.ts';
+import { type ContainerView, containerState, type ProcessIdentity } from '../state/records.ts';
+
+export type ExecRequest = {
+  readonly argv: readonly string[];
+  /** 0: no limit. */
+  readonly timeoutMs: number;
+  /** Ends the program when the caller has gone. */
+  readonly signal: AbortSignal;
+};
+
+/** Kept of each stream; the rest is dropped. Both together must stay below the 16 MiB that the kubelet takes in one message. */
+const outputBytesMax = 8 * 1024 * 1024 - 64 * 1024;
+
+export type ExecResult = { readonly exitCode: number; readonly stdout: Buffer; readonly stderr: Buffer };
+
+/**
+ * Runs a program in a running container to its end. What it leaves in the background goes on, and does not hold the call.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when the container does not run or the program cannot be executed;
+ *   DEADLINE_EXCEEDED after the timeout: it and its descendants are dead then; CANCELLED likewise.
+ */
+export async function execSync(deps: EngineDeps, id: string, request: ExecRequest): Promise<ExecResult> {
+  const view = containerOf(deps, id);
+  const { trace = untraced } = deps;
+  const [out, outEnd] = pipe();
+  const stdout = collect(out, outputBytesMax);
+  const [err, errEnd] = pipe();
+  const stderr = collect(err, outputBytesMax);
+  try {
+    const { pid, exited } = await trace('exec.start', (span) => start(deps, view, request.argv, [outEnd, errEnd], span));
+    await trace('exec.run', () => awaitEnd(deps, view, pid, exited, request));
+    const { exitCode } = await exited;
+    return { exitCode, stdout: stdout.finish(), stderr: stderr.finish() };
+  } finally {
+    stdout.finish();
+    stderr.finish();
+  }
+}
+
+async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number], span: Span) {
+  const registers = createRegisters();
+  try {
+    registers.add('stdin', openSync('/dev/null', 'r'));
+    registers.add('stdout', outputs[0]);
+    registers.add('stderr', outputs[1]);
+    const plan = composeExec(deps, view, argv, registers);
+    return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) });
+  } catch (error) {
+    throw failedExec(view, error);
+  } finally {
+    registers.closeAll();
+  }
+}
+
+/**
+ * @param registers holds `stdin`, `stdout` and `stderr` of the process, unless `terminalSocket` is given; gets the rest.
+ * @param terminalSocket for a terminal: the register of a unix socket through which the plan sends its other side.
+ * @throws {BerthError} FAILED_PRECONDITION when the container does not run.
+ */
+export function composeExec(
+  deps: EngineDeps,
+  { record, status }: ContainerView,
+  argv: readonly string[],
+  registers: Registers,
+  terminalSocket?: Reg,
+): Plan {
+  const sandbox = deps.store.sandboxes.get(record.sandboxId);
+  if (containerState(status) !== 'running' || status.process === undefined || sandbox === undefined) {
+    throw failedPrecondition(`it is ${containerState(status)}`);
+  }
+  const target = registers.add('target', openProcess(status.process));
+  const cgroup = addCgroupEntry(openProcessCgroup(deps.cgroups, record.cgroupPath, status.process.pid), registers);
+  const facts = processFacts(deps);
+  const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
+  const given = { argv, resources: status.resources, seccomp };
+  const hasTerminal = terminalSocket !== undefined;
+  const stdio = hasTerminal ? null : (['stdin', 'stdout', 'stderr'] as const);
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { ...given, hasTerminal });
+  const isInUserNamespace = sandbox.record.spec.namespaces.user !== undefined;
+  return planExec({ fds: registers.names, process, target, isInUserNamespace, ...(hasTerminal ? { terminalSocket } : {}) });
+}
+
+/** As failedTo(); but whichever step comes upon the end of the container's process, that end is what is wrong. */
+export function failedExec({ record, status }: ContainerView, error: unknown): BerthError {
+  const failure = failedTo(`executing in container ${record.spec.metadata.name}`, error);
+  const { process } = status;
+  // One that nobody has waited for yet is found, and cannot be joined.
+  const hasEnded = process !== undefined && (!isAlive(process.pid, process.startTime) || isErrno(causeOf(error), 'ESRCH'));
+  return failure.code === 'INTERNAL' && hasEnded ? failedPrecondition(`${failure.message}; the container's process has ended`, error) : failure;
+}
+
+const causeOf = (error: unknown): unknown => (error instanceof Error ? error.cause : undefined);
+
+/** @returns a pidfd that is of this very process. */
+function openProcess(process: ProcessIdentity): number {
+  const pidfd = pidfdOpen(process.pid);
+  if (processStartTime(process.pid) === process.startTime) return pidfd;
+  close(pidfd);
+  throw failedPrecondition('its process has ended');
+}
+
+/** Waits for the end in time, or makes it. */
+async function awaitEnd(deps: EngineDeps, view: ContainerView, pid: number, exited: Promise<unknown>, request: ExecRequest): Promise<void> {
+  const late = await ending(exited, request);
+  if (late === null) return;
+  await killTree(deps.cgroups, view.record.cgroupPath, pid);
+  await endsWithin(killTimeoutMs, exited);
+  throw late;
+}
+
+const killTimeoutMs = 10_000;
+
+/** @returns why the program must be ended, or null when it has. */
+function ending(exited: Promise<unknown>, { timeoutMs, signal, argv }: ExecRequest): Promise<BerthError | null> {
+  const what = `executing ${JSON.stringify(argv[0])}`;
+  return new Promise((resolve) => {
+    const timeout = () => resolve(new BerthError('DEADLINE_EXCEEDED', `${what}: not done within ${timeoutMs / 1000} s; it was killed`));
+    const timer = timeoutMs > 0 ? setTimeout(timeout, timeoutMs) : undefined;
+    const cancel = () => resolve(new BerthError('CANCELLED', `${what}: the caller has gone; it was killed`));
+    signal.addEventListener('abort', cancel, { once: true });
+    if (signal.aborted) cancel();
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', cancel);
+      resolve(null);
+    };
+    exited.then(end, end);
+  });
+}

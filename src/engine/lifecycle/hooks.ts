@@ -1,0 +1,124 @@
+/**
+ * Runs the hooks of a container's devices: programs of the host's, at the points that the OCI runtime specification has for them.
+ *
+ * `prestart`, `createRuntime`, `createContainer`: while the container's own process is held, its root finished and not yet entered; a failure ends the
+ * start. `poststart`, `poststop`: afterwards. What they get is theirs to read: the state on their input, and `config.json` in their bundle.
+ */
+import { mkdirSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { endsWithin } from '../../lib/deadline.ts';
+import { BerthError, failedPrecondition, failedTo } from '../../lib/errors.ts';
+import { openCgroup } from '../../sys/cgroups.ts';
+import { collect } from '../../sys/spawn.ts';
+import { memfd, pidfdOpen, pipe } from '../../sys/syscalls.ts';
+import type { EngineDeps } from '../deps.ts';
+import { startExec } from '../monitor/monitor.ts';
+import { rootPlace } from '../plan/plan-container.ts';
+import { type HookPlan, planHook } from '../plan/plan-hook.ts';
+import { addCgroupEntry } from '../sources/container-sources.ts';
+import { createRegisters, type Registers } from '../sources/registers.ts';
+import type { ContainerRecord } from '../state/records.ts';
+import type { Hook, HookPoint } from '../state/spec.ts';
+
+type HookDeps = Pick<EngineDeps, 'store' | 'cgroups' | 'monitor'>;
+
+const ociVersion = '1.2.0';
+/** Kept of what a hook prints; the end of it tells why it failed. */
+const outputBytesMax = 64 * 1024;
+const toldCharactersMax = 512;
+const killTimeoutMs = 10_000;
+
+/** What hooks look for in a bundle: where the root is. No command and no environment, for these may hold secrets. */
+export function makeBundle({ store }: Pick<HookDeps, 'store'>, { id, spec }: ContainerRecord): void {
+  const bundle = store.containers.directory(id);
+  mkdirSync(join(bundle, rootPlace), { recursive: true, mode: 0o711 });
+  const config = { ociVersion, root: { path: join(bundle, rootPlace), readonly: spec.security.hasReadonlyRootfs }, annotations: spec.annotations };
+  writeFileSync(join(bundle, 'config.json'), JSON.stringify(config), { mode: 0o644 });
+}
+
+/**
+ * One after the other, by point and then as the devices have them.
+ *
+ * @param pid of the container's process as the daemon sees it; 0 when it has ended.
+ * @throws {BerthError} FAILED_PRECONDITION for a hook that cannot be started or fails, with the end of what it printed; DEADLINE_EXCEEDED for one that is
+ *   late and was killed.
+ */
+export async function runHooks(deps: HookDeps, record: ContainerRecord, points: readonly HookPoint[], pid: number): Promise<void> {
+  const hooks = record.spec.edits?.hooks ?? [];
+  for (const point of points) {
+    for (const hook of hooks.filter((each) => each.point === point)) {
+      await runHook(deps, record, hook, pid).catch((error: unknown) => {
+        throw failedTo(`hook ${point} ${hook.path}`, error);
+      });
+    }
+  }
+}
+
+async function runHook(deps: HookDeps, record: ContainerRecord, hook: Hook, pid: number): Promise<void> {
+  const [out, outEnd] = pipe();
+  const output = collect(out, outputBytesMax);
+  try {
+    const { pid: hookPid, exited } = await start(deps, record, hook, pid, outEnd);
+    if (!(await endsWithin(hook.timeoutMs, exited))) {
+      // Its session is its own: what it has started goes with it.
+      process.kill(-hookPid, 'SIGKILL');
+      await endsWithin(killTimeoutMs, exited);
+      throw new BerthError('DEADLINE_EXCEEDED', `not done within ${hook.timeoutMs / 1000} s; it was killed`);
+    }
+    const { exitCode } = await exited;
+    if (exitCode !== 0) throw failedPrecondition(`exit code ${exitCode}: ${endOf(output.finish())}`);
+  } finally {
+    output.finish();
+  }
+}
+
+async function start(deps: HookDeps, record: ContainerRecord, hook: Hook, pid: number, output: number): ReturnType<typeof startExec> {
+  const registers = createRegisters();
+  try {
+    registers.add('output', output);
+    const bundle = deps.store.containers.directory(record.id);
+    const isInside = hook.point === 'createContainer';
+    const container = isInside ? openContainerEntry(deps, record, pid, registers) : undefined;
+    registers.add('state', stateFile(stateOf(record, hook.point, bundle, isInside ? pidInside(pid) : pid)));
+    const plan = planHook({ fds: registers.names, hook, bundle, ...(container === undefined ? {} : { container }) });
+    return await startExec(deps, { plan, fds: registers.fds, name: record.id });
+  } finally {
+    registers.closeAll();
+  }
+}
+
+function openContainerEntry(deps: HookDeps, { cgroupPath, sandboxId }: ContainerRecord, pid: number, registers: Registers): HookPlan['container'] {
+  return {
+    target: registers.add('target', pidfdOpen(pid)),
+    cgroup: addCgroupEntry(openCgroup(deps.cgroups, cgroupPath), registers),
+    isInUserNamespace: deps.store.sandboxes.get(sandboxId)?.record.spec.namespaces.user !== undefined,
+  };
+}
+
+const statuses = { prestart: 'creating', createRuntime: 'creating', createContainer: 'creating', poststart: 'running', poststop: 'stopped' } as const;
+
+/** As runtime.md of the OCI runtime specification has it. `root` is crun's: for hooks that may not read the bundle. */
+function stateOf({ id, spec }: ContainerRecord, point: HookPoint, bundle: string, pid: number): string {
+  return JSON.stringify({ ociVersion, id, status: statuses[point], pid, bundle, root: join(bundle, rootPlace), annotations: spec.annotations });
+}
+
+/** A process as its own pid namespace knows it: proc_pid_status(5). */
+function pidInside(pid: number): number {
+  return Number(/^NSpid:.*\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? pid);
+}
+
+function stateFile(text: string): number {
+  const fd = memfd('state');
+  // At a position, so that it is read from the beginning.
+  writeSync(fd, text, 0);
+  return fd;
+}
+
+/** For one line of an error. */
+function endOf(output: Buffer): string {
+  const text = output
+    .toString('utf8')
+    .trim()
+    .replaceAll(/\s*\n\s*/g, '; ');
+  return text === '' ? 'it printed nothing' : text.slice(-toldCharactersMax);
+}

@@ -1,0 +1,276 @@
+/**
+ * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
+ */
+import assert from 'node:assert/strict';
+import { chownSync, mkdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { join } from 'node:path';
+import { BerthError, failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
+import { killCgroup } from '../../sys/cgroup-processes.ts';
+import { openCgroup } from '../../sys/cgroups.ts';
+import { replaceFile } from '../../sys/files.ts';
+import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../../sys/mounts.ts';
+import { createNamespaces, unpinNamespaces } from '../../sys/namespaces.ts';
+import { processStartTime } from '../../sys/processes.ts';
+import { close } from '../../sys/syscalls.ts';
+import type { EngineDeps } from '../deps.ts';
+import { startMonitor } from '../monitor/monitor.ts';
+import { planReaper } from '../plan/plan-reaper.ts';
+import { clampOomScore } from '../plan/process-plan.ts';
+import { addCgroupEntry } from '../sources/container-sources.ts';
+import { openPins } from '../sources/open-pins.ts';
+import { createRegisters } from '../sources/registers.ts';
+import { type SandboxPaths, sandboxPaths } from '../sources/sandbox-paths.ts';
+import { type PodResources, type ProcessIdentity, recordVersion, type SandboxRecord, type SandboxView, sandboxState } from '../state/records.ts';
+import type { SandboxSpec } from '../state/spec.ts';
+import { createStopwatch } from '../state/timeline.ts';
+import { adoptReaper } from './adopt-cgroup.ts';
+import { newId, removeContainer, stopContainer } from './container.ts';
+import { removeMonitorCgroup } from './monitor-cgroup.ts';
+import { createPodNamespaces } from './pod-namespaces.ts';
+import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
+
+/** Of a pod's /dev/shm, as containerd and CRI-O have it. */
+const shmSize = '65536k';
+/** As both peers give their pause process: the pod must outlive its containers. */
+const reaperOomScore = -998;
+const killTimeoutMs = 10_000;
+
+/**
+ * Runs a sandbox: its files, its namespaces, its network. It is listed once all of it is there.
+ *
+ * A call for the same name, namespace, uid and attempt joins the one in flight; when that is done it gets its id.
+ * @throws {BerthError} with the step that failed; then nothing of it is left, or a sandbox that is not ready and can be stopped and removed.
+ */
+export function runSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
+  const key = nameOf(spec);
+  return deps.creations.join(`sandbox ${key}`, async () => {
+    const existing = deps.store.sandboxes.all().find(({ record }) => nameOf(record.spec) === key);
+    if (existing === undefined) return makeSandbox(deps, spec);
+    if (sandboxState(existing.status) === 'ready') return existing.record.id;
+    throw new BerthError('ALREADY_EXISTS', `running sandbox ${spec.metadata.namespace}/${spec.metadata.name}: this attempt is there, stopped`);
+  });
+}
+
+function nameOf({ metadata }: SandboxSpec): string {
+  return JSON.stringify([metadata.namespace, metadata.name, metadata.uid, metadata.attempt]);
+}
+
+async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
+  const id = newId();
+  const hasNetwork = spec.namespaces.network === 'pod';
+  const netnsPath = netnsPathOf(deps, id);
+  const { step, timeline } = createStopwatch(deps);
+  try {
+    const record: SandboxRecord = {
+      version: recordVersion,
+      id,
+      spec,
+      createdAtNs: deps.clock.nowNs(),
+      ...(hasNetwork ? { netnsPath } : {}),
+      ...ownCgroup(deps, id, spec),
+    };
+    // Before the first effect: after a crash, whatever follows is found through this record.
+    deps.store.sandboxes.create(record, {});
+    const paths = sandboxPaths(deps, record);
+    step('sandbox.files', () => writeFiles(deps, spec, paths));
+    await step('sandbox.namespaces', () => makeNamespaces(deps, record, paths));
+    const reaper = spec.namespaces.pid === 'pod' ? await step('sandbox.reaper', () => startReaper(deps, record, paths)) : undefined;
+    const network = hasNetwork ? await step('sandbox.network', () => attach(deps, record, netnsPath)) : undefined;
+    // There already when its own processes are in it.
+    if (record.cgroupPath !== undefined && deps.settings.marksNetworks) await deps.cgroupDriver.create(record.cgroupPath);
+    deps.store.sandboxes.update(id, () => ({
+      readyAtNs: deps.clock.nowNs(),
+      ...(network ? { network } : {}),
+      ...(reaper ? { reaper } : {}),
+      timeline: timeline(),
+    }));
+    return id;
+  } catch (error) {
+    await discardSandbox(deps, id).catch((leftover: unknown) =>
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'left as a sandbox that is not ready'),
+    );
+    throw failedTo(`running sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
+  }
+}
+
+async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
+  const { id, spec } = record;
+  const { network, user: ids, pid } = spec.namespaces;
+  const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps, ids !== undefined), network === 'pod');
+  const { user: _, ...others } = pins;
+  if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
+  if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
+  const cgroupPath = cgroupOf(record);
+  await deps.cgroupDriver.create(cgroupPath);
+  await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
+  if (pid !== 'pod') await endOwnProcesses(deps, [cgroupPath]);
+}
+
+/** A range of all groups is refused where not all are mapped: icmp(7). */
+function defaultSysctls(deps: EngineDeps, isInUserNamespace: boolean): Readonly<Record<string, string>> {
+  const defaults = Object.entries(deps.settings.defaultSysctls);
+  return Object.fromEntries(defaults.filter(([name]) => !isInUserNamespace || name.replaceAll('/', '.') !== 'net.ipv4.ping_group_range'));
+}
+
+/** As libcni's users name them, `cni-<uuid>`, for agents that look for them; from the id, so that a lost record does not lose the namespace. */
+function netnsPathOf(deps: EngineDeps, id: string): string {
+  const [, ...parts] = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(id) ?? [];
+  return join(deps.settings.netnsDir, `cni-${parts.length > 0 ? parts.join('-') : id}`);
+}
+
+function writeFiles(deps: EngineDeps, spec: SandboxSpec, paths: SandboxPaths): void {
+  const { user } = spec.namespaces;
+  const write = (name: string, text: string) => {
+    replaceFile(join(paths.directory, name), text, { survivesPowerLoss: false, mode: 0o644 });
+    if (user !== undefined) chownSync(join(paths.directory, name), user.uids.hostId, user.gids.hostId);
+  };
+  write('hostname', `${spec.hostname || deps.facts.hostname}\n`);
+  write('hosts', hostFile('/etc/hosts'));
+  write('resolv.conf', resolvConf(spec.dns, spec.dns === undefined ? hostFile('/etc/resolv.conf') : ''));
+  if (!paths.hasOwnShm) return;
+  mkdirSync(paths.shm);
+  const options = [
+    ['source', 'shm'],
+    ['mode', '1777'],
+    ['size', shmSize],
+    ['uid', String(user?.uids.hostId ?? 0)],
+    ['gid', String(user?.gids.hostId ?? 0)],
+  ] as const;
+  const mount = createDetachedMount('tmpfs', options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+  attachMount(mount, paths.shm);
+  close(mount);
+}
+
+function hostFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: string) {
+  const { metadata, portMappings, annotations, cgroupParent, dns } = spec;
+  const attachment = { sandboxId: id, metadata, netnsPath, portMappings, annotations, cgroupParent, ...(dns ? { dns } : {}) };
+  return deps.network.add(attachment, AbortSignal.timeout(deps.settings.networkTimeoutMs));
+}
+
+/**
+ * Of the reaper, of those that make namespaces, or of none, to mark the network: beside those of the pod's containers.
+ *
+ * @throws {BerthError} for a parent of the other cgroup driver, also when none is needed: the kubelet's own mistake shows with its first pod.
+ */
+function ownCgroup(deps: EngineDeps, id: string, { cgroupParent, namespaces }: SandboxSpec): { cgroupPath?: string } {
+  const cgroupPath = deps.cgroupDriver.pathOf(cgroupParent, id);
+  const hasMark = deps.settings.marksNetworks && namespaces.network === 'pod';
+  return hasMark || hasOwnProcesses(namespaces) ? { cgroupPath } : {};
+}
+
+const hasOwnProcesses = ({ pid, user }: SandboxSpec['namespaces']): boolean => pid === 'pod' || user !== undefined;
+
+function cgroupOf({ cgroupPath }: SandboxRecord): string {
+  assert(cgroupPath !== undefined, 'it has processes of its own');
+  return cgroupPath;
+}
+
+/** A record that cannot be read, or was written before records had it, does not say where it is. */
+async function ownCgroups(deps: EngineDeps, view: SandboxView): Promise<readonly string[]> {
+  const { id, cgroupPath, spec } = view.record;
+  if (cgroupPath !== undefined) return [cgroupPath];
+  return isDamaged(view) || hasOwnProcesses(spec.namespaces) ? deps.cgroupDriver.find(id) : [];
+}
+
+async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
+  const cgroupPath = cgroupOf(record);
+  await deps.cgroupDriver.create(cgroupPath);
+  const registers = createRegisters();
+  try {
+    const pins = openPins(paths.pins, registers);
+    const cgroup = addCgroupEntry(openCgroup(deps.cgroups, cgroupPath), registers);
+    const plan = planReaper({ ...pins, cgroup, fds: registers.names, oomScoreAdj: clampOomScore(reaperOomScore, deps.facts) });
+    const { pid } = await startMonitor(deps, { plan, fds: registers.fds, name: record.id });
+    await adoptReaper(deps, record);
+    return { pid, startTime: processStartTime(pid) ?? '' };
+  } finally {
+    registers.closeAll();
+  }
+}
+
+/**
+ * Stops a sandbox: kills its containers, detaches its network, lets its namespaces go. Called as often as one likes, also on one that is gone.
+ *
+ * @throws {BerthError} when a step fails; the sandbox is not ready from then on, and the next call goes on.
+ */
+export function stopSandbox(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, () => endSandbox(deps, id));
+}
+
+async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
+  const view = deps.store.sandboxes.get(id);
+  if (view === undefined) return;
+  // First: from here on nothing new starts in it. A full disk must not keep anybody from letting go of things.
+  const unwritten = deps.store.sandboxes.settle(id, ({ network: _, ...status }) => ({
+    ...status,
+    stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs(),
+  }));
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
+  await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
+  const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
+  await endOwnProcesses(deps, await ownCgroups(deps, view));
+  await removeMonitorCgroup(deps, record);
+  if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
+  const paths = sandboxPaths(deps, record);
+  // Of a record that cannot be read, nobody knows whether there is a user namespace.
+  unpinNamespaces([...Object.values(paths.pins), join(paths.directory, 'user')]);
+  if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
+  if (paths.hasOwnShm) while (unmount(paths.shm));
+}
+
+function containersOf(deps: EngineDeps, sandboxId: string): string[] {
+  return deps.store.containers
+    .all()
+    .filter(({ record }) => record.sandboxId === sandboxId)
+    .map(({ record }) => record.id);
+}
+
+const isDamaged = ({ record, status }: SandboxView): boolean => status.damage !== undefined && record.netnsPath === undefined;
+
+async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
+  for (const path of cgroupPaths) {
+    await killCgroup(deps.cgroups, path, killTimeoutMs);
+    await deps.cgroupDriver.remove(path);
+  }
+}
+
+/** Removes a sandbox with all its containers, stopping it first. Idempotent. @throws {BerthError} as stopSandbox(). */
+export function removeSandbox(deps: EngineDeps, id: string): Promise<void> {
+  return deps.queue.run(id, () => discardSandbox(deps, id));
+}
+
+/** Keeps what a pod may take in all; what is not in `change` stays as it was. */
+export function updateSandboxResources(deps: EngineDeps, id: string, change: PodResources): Promise<void> {
+  return deps.queue.run(id, async () => {
+    deps.store.sandboxes.update(id, (status) => ({ ...status, resources: { ...status.resources, ...change } }));
+  });
+}
+
+/** For a sandbox that nobody else works on. */
+export async function discardSandbox(deps: EngineDeps, id: string): Promise<void> {
+  await endSandbox(deps, id);
+  await Promise.all(containersOf(deps, id).map((containerId) => removeContainer(deps, containerId)));
+  await deps.store.sandboxes.remove(id);
+}
+
+/** NSFS_MAGIC of include/uapi/linux/magic.h. */
+const nsfsMagic = 0x6e736673;
+
+/** Whether the namespaces that a sandbox had are still pinned: they are not after a restart of the node. */
+export function hasNamespaces(deps: EngineDeps, record: SandboxRecord): boolean {
+  return Object.values(sandboxPaths(deps, record).pins).every((path) => {
+    try {
+      return statfsSync(path).type === nsfsMagic;
+    } catch {
+      return false;
+    }
+  });
+}

@@ -1,0 +1,110 @@
+/**
+ * Finds in the kernel's log what it killed for want of memory: who, at whose limit, and what was in use there. Pure.
+ *
+ * Texts: mm/oom_kill.c (dump_oom_victim, __oom_kill_process) and mm/memcontrol.c (mem_cgroup_print_oom_meminfo) of Linux 5.14 to 6.18. Names of
+ * programs and cgroups stand there as somebody chose them, so nothing is decided by these texts: they only tell.
+ */
+
+import type { MemoryUse, OomKill } from '../state/oom-kill.ts';
+
+type LogRecord = { readonly sequence: number; readonly atUs: number; readonly text: string };
+
+/** What one report of the kernel has told so far. */
+type Report = { readonly usage: Map<string, number>; limitBytes: number | null; kmemBytes: number | null };
+
+/** Of one report; an imitation could go on for ever. */
+const usageLinesMax = 128;
+
+/** @returns what takes the records in their order, and gives the kill that a record completes. */
+export function createOomScanner(): (record: LogRecord) => OomKill | null {
+  let report = emptyReport();
+  /** Told without memory of the victim, which the line after it has. */
+  let waiting: OomKill | null = null;
+  let lastTold: OomKill | null = null;
+  let group: string | null = null;
+  const scan = (record: LogRecord): OomKill | null => {
+    const { text } = record;
+    if (text.includes(' invoked oom-killer: ')) {
+      report = emptyReport();
+      group = null;
+      return null;
+    }
+    const kill = parseVictim(record, report);
+    if (kill !== null) {
+      report = emptyReport();
+      waiting = kill.limitedCgroup === null ? kill : null;
+      if (waiting !== null) return null;
+      lastTold = kill;
+      return kill;
+    }
+    const tasks = /^Tasks in (.*) are going to be killed due to memory\.oom\.group set$/.exec(text)?.[1];
+    if (tasks !== undefined) group = tasks;
+    const killed = parseKilled(record);
+    if (killed === null) {
+      collect(report, text);
+      return null;
+    }
+    if (waiting?.pid === killed.pid) {
+      lastTold = { ...waiting, memory: killed.memory };
+      waiting = null;
+      return lastTold;
+    }
+    if (lastTold?.pid === killed.pid) return null;
+    return group === null ? killed : { ...killed, cgroup: group, limitedCgroup: lastTold?.limitedCgroup ?? null, isOfGroup: true };
+  };
+  return scan;
+}
+
+const emptyReport = (): Report => ({ usage: new Map(), limitBytes: null, kmemBytes: null });
+
+/** Paths may hold anything but a line feed, so the first mark of each kind counts; the program's name ends before the last ones. */
+function parseVictim({ sequence, atUs, text }: LogRecord, report: Report): OomKill | null {
+  const match = /^oom-kill:constraint=[A-Z_]+,.*?(?:,global_oom|,oom_memcg=(.*?))(?:,task_memcg=(.*?)),task=(.*),pid=(\d+),uid=\d+$/.exec(text);
+  if (match === null) return null;
+  const [, limitedCgroup = null, cgroup = null, command = '', pid] = match;
+  const isOfCgroup = limitedCgroup !== null;
+  return {
+    sequence,
+    atUs,
+    pid: Number(pid),
+    command,
+    cgroup,
+    limitedCgroup,
+    limitBytes: isOfCgroup ? report.limitBytes : null,
+    memory: isOfCgroup ? memoryOf(report) : null,
+    isOfGroup: false,
+  };
+}
+
+/** The line that each kill has, also when the kernel leaves out the rest because there were many. */
+function parseKilled({ sequence, atUs, text }: LogRecord): OomKill | null {
+  const match = /: Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB,/.exec(text);
+  if (match === null || !/^(Memory cgroup out|Out) of memory/.test(text)) return null;
+  const [, pid, command = '', anon, file, shmem] = match;
+  const memory = { anonBytes: kib(anon), fileBytes: kib(file), shmemBytes: kib(shmem) };
+  return { sequence, atUs, pid: Number(pid), command, cgroup: null, limitedCgroup: null, limitBytes: null, memory, isOfGroup: false };
+}
+
+function collect(report: Report, text: string): void {
+  const limit = /^memory: usage \d+kB, limit (\d+)kB, failcnt \d+$/.exec(text)?.[1];
+  if (limit !== undefined) report.limitBytes = kib(limit) < 2 ** 62 ? kib(limit) : null;
+  const kmem = /^kmem: usage (\d+)kB, limit /.exec(text)?.[1];
+  if (kmem !== undefined) report.kmemBytes = kib(kmem);
+  // One record for all of them until Linux 6.5, cut at the length of a record; escaped as dev-kmsg says.
+  for (const line of text.split('\\x0a')) {
+    const [, key, value] = /^([a-z_]+) (\d+)$/.exec(line) ?? [];
+    if (key !== undefined && report.usage.size < usageLinesMax) report.usage.set(key, Number(value));
+  }
+}
+
+/** v1 has `total_rss` and the like for the cgroup with all below it; v2 has `anon`. */
+function memoryOf({ usage, kmemBytes }: Report): MemoryUse | null {
+  const anonBytes = usage.get('total_rss') ?? usage.get('anon');
+  if (anonBytes === undefined) return null;
+  const shmemBytes = usage.get('total_shmem') ?? usage.get('shmem') ?? 0;
+  const fileBytes = Math.max(0, (usage.get('total_cache') ?? usage.get('file') ?? 0) - shmemBytes);
+  const kernelBytes = kmemBytes ?? usage.get('kernel');
+  return { anonBytes, fileBytes, shmemBytes, ...(kernelBytes === undefined ? {} : { kernelBytes }) };
+}
+
+const kib = (digits: string | undefined): number => Number(digits) * 1024;

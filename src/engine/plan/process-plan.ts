@@ -1,0 +1,88 @@
+/**
+ * What the process of a container is, from its record: command, environment, user, capabilities. The same for its execs.
+ *
+ * Pure.
+ */
+import { invalidArgument } from '../../lib/errors.ts';
+import type { ContainerRecord } from '../state/records.ts';
+import type { Resources, SandboxSpec } from '../state/spec.ts';
+import { resolveCapabilities } from './capabilities.ts';
+import { executableCandidates, mergeCommand } from './command.ts';
+import type { Credentials, Rlimit } from './credentials.ts';
+import { composeEnvironment, environmentValue } from './environment.ts';
+import type { Reg } from './plan.ts';
+import type { CgroupEntry, ProcessPlan } from './plan-container.ts';
+
+/** What the daemon can give: it cannot give more than it has. */
+export type ProcessFacts = {
+  readonly capabilities: bigint;
+  readonly oomScoreAdj: number;
+  readonly rlimits: readonly Rlimit[];
+  readonly hostname: string;
+};
+
+export type ProcessFds = { readonly cgroup: CgroupEntry; readonly stdio: readonly [Reg, Reg, Reg] | null };
+
+/** CAP_SYS_RESOURCE, without which oom_score_adj may not go below one's own: proc_pid_oom_score_adj(5). */
+const canLowerOomScore = (capabilities: bigint): boolean => ((capabilities >> 24n) & 1n) === 1n;
+
+/** The capabilities a container's process starts with. @throws {BerthError} INVALID_ARGUMENT for an unknown name. */
+export function containerCapabilities(record: ContainerRecord, facts: Pick<ProcessFacts, 'capabilities'>): Credentials['capabilities'] {
+  const { addCapabilities: add, dropCapabilities: drop, addAmbientCapabilities: addAmbient, isPrivileged } = record.spec.security;
+  return resolveCapabilities({ add, drop, addAmbient, isPrivileged }, facts.capabilities);
+}
+
+/**
+ * @param argv undefined: the container's own command; else what is executed beside it.
+ * @throws {BerthError} INVALID_ARGUMENT when there is no command.
+ */
+export function planProcess(
+  record: ContainerRecord,
+  sandbox: SandboxSpec,
+  facts: ProcessFacts,
+  fds: ProcessFds,
+  given: {
+    readonly argv?: readonly string[];
+    readonly resources: Resources;
+    readonly seccomp: Credentials['seccomp'];
+    /** It has a terminal, even if the container's own process has none. */
+    readonly hasTerminal?: boolean;
+  },
+): ProcessPlan {
+  const { spec, image, identity } = record;
+  const argv = given.argv ?? mergeCommand(spec, image.config);
+  const [argv0] = argv;
+  if (argv0 === undefined || argv0 === '') throw invalidArgument('the name of the command to run is missing or empty');
+  const workingDir = spec.workingDir || image.config.workingDir || '/';
+  const env = composeEnvironment({
+    hasTerminal: spec.hasTerminal || given.hasTerminal === true,
+    hostname: sandbox.namespaces.network === 'node' ? facts.hostname : sandbox.hostname,
+    imageEnv: image.config.env,
+    requestEnv: [...spec.env, ...(spec.edits?.env ?? [])],
+    home: identity.home,
+  });
+  return {
+    argv,
+    env,
+    executables: executableCandidates(argv0, environmentValue(env, 'PATH'), workingDir),
+    workingDir,
+    credentials: {
+      uid: identity.uid,
+      gid: identity.gid,
+      groups: identity.additionalGids,
+      capabilities: containerCapabilities(record, facts),
+      noNewPrivs: spec.security.noNewPrivs,
+      seccomp: given.seccomp,
+      rlimits: facts.rlimits,
+    },
+    oomScoreAdj: clampOomScore(given.resources.oomScoreAdj ?? 0, facts),
+    ...(spec.security.appArmorProfile === undefined ? {} : { appArmorProfile: spec.security.appArmorProfile }),
+    cgroup: fds.cgroup,
+    stdio: fds.stdio,
+  };
+}
+
+/** The score asked for, or the lowest that the daemon may give. */
+export function clampOomScore(wanted: number, facts: Pick<ProcessFacts, 'capabilities' | 'oomScoreAdj'>): number {
+  return canLowerOomScore(facts.capabilities) ? wanted : Math.max(wanted, facts.oomScoreAdj);
+}

@@ -1,0 +1,55 @@
+/**
+ * Containers' root file systems by fuse-overlayfs, where an operator wants that: a process for each root, which serves its files.
+ *
+ * As with the kernel's overlays the root is held as the fd of a detached mount until the container starts. The process is nobody's child, so
+ * it outlives the daemon; it ends when the container's mount namespace does, or when the fd of a root that never started is closed.
+ */
+import { mkdirSync } from 'node:fs';
+import { failedPrecondition } from '../../lib/errors.ts';
+import { removeTree } from '../../sys/files.ts';
+import { createFuseOverlay, requireFuseOverlay } from '../../sys/fuse-overlay.ts';
+import { unmount } from '../../sys/mounts.ts';
+import { makeShelf, openShelf, type Roots } from './overlay-rootfs.ts';
+import { openPreparedRoots } from './prepared-rootfs.ts';
+
+/**
+ * @param hasOverlay whether the kernel's overlay works here, which image volumes need.
+ * @throws {BerthError} FAILED_PRECONDITION when fuse-overlayfs is not to be had on this node.
+ */
+export async function createFuseRoots(rootDir: string, isVolatile: boolean, hasOverlay: boolean): Promise<Roots> {
+  await requireFuseOverlay();
+  const prepared = openPreparedRoots(rootDir);
+  const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
+  const shelf = hasOverlay ? openShelf(rootDir) : makeShelf(rootDir);
+  const mount = async (id: string, layerDirs: readonly string[]): Promise<number> => {
+    // A crash may have come in between.
+    while (unmount(path(id, 'place')));
+    await removeTree(path(id, 'work'));
+    mkdirSync(path(id, 'work'));
+    const ids = idsOf(id);
+    return createFuseOverlay({
+      layers: layerDirs.length > 0 ? layerDirs : [shelf.emptyLayer],
+      upper: path(id, 'upper'),
+      work: path(id, 'work'),
+      place: path(id, 'place'),
+      isVolatile,
+      ...(ids ? { ids } : {}),
+    });
+  };
+  return {
+    ...prepared,
+    create: (id, _layerDirs, { ids, diskLimitBytes } = {}) => {
+      // Its process may write beyond any quota of ext4.
+      if (diskLimitBytes !== undefined) throw failedPrecondition('limiting what a container may write: not with the snapshotter fuse-overlayfs');
+      makeDirectory(id, diskLimitBytes);
+      for (const name of ['upper', 'place']) mkdirSync(path(id, name), { mode: 0o755 });
+      if (ids !== undefined) keepIds(id, ids);
+    },
+    open: (id, layerDirs) => hold(id, () => mount(id, layerDirs)),
+    remove: async (id) => {
+      while (unmount(path(id, 'place')));
+      await prepared.remove(id);
+    },
+    shelf,
+  };
+}

@@ -1,0 +1,286 @@
+/**
+ * Opens everything that a container's plan takes from the host, and composes the plan.
+ *
+ * Done twice: when the container is created, to refuse what can be refused, and when it starts.
+ */
+import { constants, existsSync, openSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { failedPrecondition, unusable } from '../../lib/errors.ts';
+import type { CgroupFacts, DevicePolicy } from '../../sys/cgroup-facts.ts';
+import { type CgroupFds, openCgroup } from '../../sys/cgroups.ts';
+import { makeDirectories } from '../../sys/files.ts';
+import { cloneTree } from '../../sys/mounts.ts';
+import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../../sys/syscalls.ts';
+import { deviceRules } from '../cgroup/device-rules.ts';
+import type { EngineDeps } from '../deps.ts';
+import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devices.ts';
+import { normalPath, type RootMount } from '../plan/mounts.ts';
+import type { Plan, Reg, Supervise } from '../plan/plan.ts';
+import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from '../plan/plan-container.ts';
+import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from '../plan/process-plan.ts';
+import { rootReg } from '../plan/rootfs.ts';
+import { type CgroupSight, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from '../plan/standard-mounts.ts';
+import { type ContainerRecord, type ContainerView, containerState, type SandboxView } from '../state/records.ts';
+import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';
+import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
+import { inspectMaskedPaths } from './inspect-root.ts';
+import { openPins } from './open-pins.ts';
+import { placeInRoot, requireDirectories, requireKinds } from './places.ts';
+import { createRegisters, type Registers } from './registers.ts';
+import { sandboxPaths } from './sandbox-paths.ts';
+import { openVolumes } from './volumes.ts';
+
+export type ContainerSources = { readonly plan: Plan; readonly registers: Registers };
+
+/**
+ * @param root fd of the container's overlay.
+ * @returns the plan, and the open fds it names; the caller closes them.
+ * @throws {BerthError} with what cannot be had, nothing left open.
+ */
+export function openContainer(deps: EngineDeps, container: ContainerView, sandbox: SandboxView, root: number): ContainerSources {
+  const registers = createRegisters();
+  try {
+    return { plan: planContainer(composeContainer(deps, container, sandbox, root, registers)), registers };
+  } catch (error) {
+    registers.closeAll();
+    throw error;
+  }
+}
+
+function composeContainer(
+  deps: EngineDeps,
+  { record, status }: ContainerView,
+  sandbox: SandboxView,
+  root: number,
+  registers: Registers,
+): ContainerPlan {
+  const { spec } = record;
+  const { security } = spec;
+  registers.add(stateReg, openDirectory(deps.store.containers.directory(record.id)));
+  registers.add(rootReg, openSync(`/proc/self/fd/${root}`, O_PATH));
+  const { stdio, supervise } = openStdio(deps, record, registers);
+  const memoryEvents = openMemoryEvents(deps.cgroups, record.cgroupPath, registers);
+  const cgroup = addCgroupEntry(openCgroup(deps.cgroups, record.cgroupPath), registers);
+  const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
+  const facts = processFacts(deps);
+  const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
+  const { rootDir, stateDir } = deps.settings;
+  const { pins, shm } = sandboxPaths(deps, sandbox.record);
+  const volumeFacts = {
+    ...deps.facts,
+    makesMissing: containerState(status) === 'creating',
+    ownDirs: [rootDir, stateDir],
+    shelf: deps.roots.shelf,
+    ...(pins.user ? { userNamespace: pins.user } : {}),
+  };
+  const wanted = allMounts(spec, sandbox.record.spec.namespaces.user);
+  const volumes = openVolumes(volumeFacts, wanted, registers);
+  const targets = wanted.map((mount) => mount.containerPath);
+  const defaults = standardMounts({
+    isPrivileged: security.isPrivileged,
+    hasReadonlyRoot: security.hasReadonlyRootfs,
+    cgroups: sight,
+    shm: registers.add('shm', cloneTree(shm, { isRecursive: false })),
+    fromHost: pins.user === undefined ? {} : openHostMounts(security.namespaces, registers),
+    files: openSandboxFiles(deps, sandbox, registers),
+  });
+  const kept = withoutCovered(defaults, targets);
+  const has = (target: string) => kept.some((mount) => mount.target === target);
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources: status.resources, seccomp });
+  const pid = openPidNamespace(deps, record, sandbox, registers);
+  const { nodes } = containerDevices(record);
+  const areMounts = pins.user !== undefined;
+  const inVolumes = areMounts
+    ? []
+    : nodes.filter((node) => isCovered(node.path, targets) && !targets.map(normalPath).includes(normalPath(node.path)));
+  const deviceMounts = openDevices(areMounts ? nodes.filter(isMounted) : inVolumes, areMounts && has('/dev'), registers);
+  const mounts = [...kept, ...deviceMounts, ...volumes];
+  requireDirectories(root, ['/proc', '/sys'].filter(has));
+  const places = findPlaces(root, mounts, record, containerState(status) === 'creating');
+  return {
+    ...openPins(pins, registers),
+    pid,
+    // The host's is not for one in a user namespace to mount.
+    hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
+    mounts: places.mounts,
+    hasStandardDev: has('/dev'),
+    devices: nodes.filter((node) => !(areMounts && isMounted(node)) && !isCovered(node.path, targets)),
+    links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
+    maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
+    readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
+    hasReadonlyRoot: security.hasReadonlyRootfs,
+    volumes: places.volumes,
+    process: { ...process, workingDir: places.of(process.workingDir) },
+    ...openHold(record, registers),
+    supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
+    fds: registers.names,
+  };
+}
+
+/** Where links of the image lead. @param isNew refuses now what the image has as something else. */
+function findPlaces(root: number, asked: readonly RootMount[], { spec, image }: ContainerRecord, isNew: boolean) {
+  const mountPoints = new Set(asked.map((mount) => normalPath(mount.target)));
+  const of = (path: string) => placeInRoot(root, path, mountPoints);
+  const mounts = asked.map((mount) => ({ ...mount, target: of(mount.target) }));
+  const targets = spec.mounts.map((mount) => mount.containerPath);
+  const volumes = image.config.volumes.filter((path) => !targets.includes(path)).map(of);
+  // Without a read-only root nothing is done for what the image declares.
+  const declared = spec.security.hasReadonlyRootfs ? volumes.map((target) => ({ target, isDirectory: true })) : [];
+  if (isNew) requireKinds(root, [...mounts, ...declared], mountPoints);
+  return { of, mounts, volumes };
+}
+
+/** Whether a path is a volume's place or lies in one: what is made there would be made on the host. */
+function isCovered(path: string, targets: readonly string[]): boolean {
+  return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
+}
+
+/** In a user namespace: a pipe can be made there, a device cannot. */
+const isMounted = (node: DeviceNode): boolean => node.type !== 'fifo';
+
+/** The end of the pipe that lets a held plan go on. */
+export const goReg: Reg = 'go.write';
+
+function openHold({ spec }: ContainerRecord, registers: Registers): Pick<ContainerPlan, 'hold'> {
+  if (!hasStartHooks(spec)) return {};
+  const [read, write] = programPipe();
+  registers.add(goReg, write);
+  return { hold: registers.add('go', read) };
+}
+
+export function processFacts(deps: EngineDeps): ProcessFacts {
+  const { capabilities, oomScoreAdj, hostname } = deps.facts;
+  return { capabilities, oomScoreAdj, hostname, rlimits: deps.settings.rlimits };
+}
+
+function openDirectory(path: string): number {
+  return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY);
+}
+
+type Stdio = { readonly stdio: ProcessFds['stdio']; readonly supervise: Extract<Supervise, { mode: 'container' }> };
+
+function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registers): Stdio {
+  const { spec } = record;
+  const log = openLog(deps, spec.logPath, registers);
+  const base = { mode: 'container', exitDir: stateReg, ...(log ? { log } : {}) } as const;
+  if (spec.hasTerminal) return { stdio: null, supervise: { ...base, hasTerminal: true } };
+  const pipeOf = (reader: Reg, writer: Reg): void => {
+    const [read, write] = programPipe();
+    registers.add(reader, read);
+    registers.add(writer, write);
+  };
+  pipeOf('stdout.read', 'stdout');
+  pipeOf('stderr.read', 'stderr');
+  if (spec.hasStdin) pipeOf('stdin', 'stdin.write');
+  // In a /dev of its own the container opens it itself; what a volume has there is not to be trusted.
+  else if (
+    isCovered(
+      '/dev/null',
+      allMounts(spec).map((mount) => mount.containerPath),
+    )
+  )
+    registers.add('stdin', openSync('/dev/null', 'r'));
+  return {
+    stdio: ['stdin', 'stdout', 'stderr'],
+    supervise: { ...base, hasTerminal: false, stdout: 'stdout.read', stderr: 'stderr.read', ...(spec.hasStdin ? { stdin: 'stdin.write' } : {}) },
+  };
+}
+
+function openLog(deps: EngineDeps, path: string | undefined, registers: Registers): Extract<Supervise, { mode: 'container' }>['log'] {
+  if (path === undefined) return undefined;
+  try {
+    makeDirectories(dirname(path), 0o755);
+    const dir = registers.add('logs', openDirectory(dirname(path)));
+    return { dir, name: basename(path), lineBytesMax: deps.settings.logLineBytesMax };
+  } catch (error) {
+    throw unusable(`opening the log directory ${dirname(path)}`, error);
+  }
+}
+
+/** The fds through which a process gets into a cgroup (openCgroup(), openProcessCgroup()), as registers. */
+export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntry {
+  if (fds.version === 2) return { version: 2, directory: registers.add('cgroup', fds.directoryFd) };
+  return { version: 1, procs: fds.procsFds.map((fd, i) => registers.add(`cgroup${i}`, fd)) };
+}
+
+/** On v1 nothing removes a cgroup behind our back. */
+function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers): Reg | undefined {
+  const file = facts.version === 2 ? `${facts.root}${path}/memory.events` : undefined;
+  return file !== undefined && existsSync(file) ? registers.add('memory.events', openSync(file, constants.O_RDONLY)) : undefined;
+}
+
+/** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */
+function openCgroupSight(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupSight {
+  if (facts.version === 2)
+    return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
+  const points = new Set(facts.mounts.values());
+  const part = isPrivileged ? '' : path;
+  const hierarchies = [...points].map((point) => ({
+    name: basename(point),
+    reg: registers.add(`cgroup.${basename(point)}`, cloneTree(`${point}${part}`, { isRecursive: false })),
+  }));
+  const links = [...facts.mounts]
+    .filter(([controller, point]) => !controller.includes('=') && basename(point) !== controller)
+    .map(([controller, point]) => ({ name: controller, target: basename(point) }));
+  return { version: 1, hierarchies, links };
+}
+
+function openSandboxFiles(deps: EngineDeps, sandbox: SandboxView, registers: Registers): { path: string; reg: Reg }[] {
+  const paths = sandboxPaths(deps, sandbox.record);
+  return (['hostname', 'hosts', 'resolv.conf'] as const).map((name) => ({
+    path: `/etc/${name}`,
+    reg: registers.add(name, cloneTree(join(paths.directory, name), { isRecursive: false })),
+  }));
+}
+
+/** What a user namespace may not make of namespaces that are the host's: mounts of them, taken from the host. */
+function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Registers): NonNullable<StandardMounts['fromHost']> {
+  const take = (path: string) => registers.add(`host${path}`, cloneTree(path, { isRecursive: true }));
+  return {
+    ...(pid === 'node' ? { proc: take('/proc') } : {}),
+    ...(network === 'node' ? { sys: take('/sys') } : {}),
+    ...(ipc === 'node' ? { mqueue: existsSync('/dev/mqueue') ? take('/dev/mqueue') : null } : {}),
+  };
+}
+
+/** Devices as mounts of the host's nodes. @param hasStandard whether those of a default /dev are among them. */
+function openDevices(nodes: readonly DeviceNode[], hasStandard: boolean, registers: Registers): RootMount[] {
+  const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path })) : [];
+  return [...standard, ...nodes].map(({ path, hostPath }, i) => {
+    if (!existsSync(hostPath)) throw failedPrecondition(`device ${hostPath} is not on the host, and in a user namespace none can be made`);
+    return deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false })));
+  });
+}
+
+function openPidNamespace(deps: EngineDeps, record: ContainerRecord, sandbox: SandboxView, registers: Registers): ContainerPlan['pid'] {
+  const { pid, targetId } = record.spec.security.namespaces;
+  if (pid === 'container') return 'new';
+  if (pid === 'node') return 'host';
+  const owner = pid === 'pod' ? sandbox.status.reaper?.pid : targetPid(deps, record, targetId);
+  if (owner === undefined) throw failedPrecondition(`joining the pod's pid namespace: sandbox ${sandbox.record.id} has none`);
+  return { join: registers.add('pid', openSync(`/proc/${owner}/ns/pid`, constants.O_RDONLY)) };
+}
+
+function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string | undefined): number {
+  const target = targetId === undefined ? undefined : deps.store.containers.get(targetId);
+  if (target === undefined || target.record.sandboxId !== record.sandboxId) {
+    throw failedPrecondition(`joining the pid namespace of container ${targetId}: no such container in this sandbox`);
+  }
+  if (containerState(target.status) !== 'running' || target.status.process === undefined) {
+    throw failedPrecondition(`joining the pid namespace of container ${targetId}: it is not running`);
+  }
+  return target.status.process.pid;
+}
+
+/** The nodes a container gets, and what its cgroup allows. @throws {BerthError} for a device that is not there. */
+export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
+  const { spec, identity } = record;
+  const { isPrivileged } = spec.security;
+  const found = findDevices(spec.devices);
+  const edited = findEditedNodes(spec.edits?.nodes ?? [], { uid: identity.uid, gid: identity.gid });
+  const targets = allMounts(spec).map((mount) => mount.containerPath);
+  const all = isPrivileged ? hostDevices().filter((node) => !isCovered(node.path, targets)) : [];
+  // Of several at one path the last is made.
+  const nodes = new Map([...all, ...found.nodes, ...edited.nodes].map((node) => [normalPath(node.path), node]));
+  return { nodes: [...nodes.values()], policy: deviceRules({ isPrivileged, requested: [...found.rules, ...edited.rules] }) };
+}

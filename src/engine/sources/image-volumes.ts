@@ -1,0 +1,54 @@
+/**
+ * Images as volumes: the layers of one as a detached read-only mount, or a directory in it.
+ *
+ * The image is hostile: a directory is looked for by the kernel inside the image, so that no link in it leads out.
+ */
+import { posix } from 'node:path';
+import { BerthError, reasonOf } from '../../lib/errors.ts';
+import { cloneOpen, cloneTree } from '../../sys/mounts.ts';
+import { createOverlay } from '../../sys/overlay.ts';
+import { close, O_DIRECTORY, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/syscalls.ts';
+import { attachedWhereNeeded, type Shelf, withShownLayers } from '../rootfs/overlay-rootfs.ts';
+import type { ImageVolume } from '../state/spec.ts';
+
+export type ImageVolumeFacts = {
+  readonly shelf: Shelf;
+  /** Where the user namespace is pinned that the files' ids are shown in. */
+  readonly userNamespace?: string;
+};
+
+/**
+ * @returns the fd of the mount.
+ * @throws {BerthError} FAILED_PRECONDITION `ImageVolumeMountFailed: …`, a word that the kubelet looks for.
+ */
+export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): number {
+  try {
+    const mount = stack(facts, image.found?.layerDirs ?? []);
+    if (image.subPath === '') return mount;
+    try {
+      return attachedWhereNeeded(facts.shelf, [mount], () => openPart(mount, image.subPath));
+    } finally {
+      close(mount);
+    }
+  } catch (error) {
+    throw new BerthError('FAILED_PRECONDITION', `ImageVolumeMountFailed: image ${image.requested}: ${reasonOf(error)}`, error);
+  }
+}
+
+/** An overlay that is not written to has two layers at least. */
+function stack({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
+  if (layerDirs.length === 0) return cloneTree(shelf.emptyLayer, { isRecursive: false });
+  const layers = layerDirs.length === 1 ? [...layerDirs, shelf.emptyLayer] : layerDirs;
+  return withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown, place: shelf.staging }));
+}
+
+function openPart(mount: number, path: string): number {
+  const inside = posix.normalize(path.replace(/^\/+/, ''));
+  if (inside.split('/')[0] === '..') throw new Error(`sub path ${JSON.stringify(path)} leaves the image`);
+  const directory = openat2(mount, inside, { flags: O_PATH | O_DIRECTORY, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS });
+  try {
+    return cloneOpen(directory);
+  } finally {
+    close(directory);
+  }
+}

@@ -1,0 +1,40 @@
+/**
+ * The fds that a plan inherits: opened one by one under a name, handed over together, closed together.
+ */
+import assert from 'node:assert/strict';
+import { close } from '../../sys/syscalls.ts';
+import type { Reg } from '../plan/plan.ts';
+
+export type Registers = {
+  /** Takes over an fd. @returns its name. */
+  readonly add: (name: Reg, fd: number) => Reg;
+  readonly names: readonly Reg[];
+  /** The daemon's own copy. */
+  readonly fdOf: (name: Reg) => number;
+  /** In the order of `names`. */
+  readonly fds: readonly number[];
+  /** Closes the daemon's copies. Once. */
+  readonly closeAll: () => void;
+};
+
+export function createRegisters(): Registers {
+  const names: Reg[] = [];
+  const fds: number[] = [];
+  return {
+    names,
+    fds,
+    add: (name, fd) => {
+      names.push(name);
+      fds.push(fd);
+      return name;
+    },
+    fdOf: (name) => {
+      const fd = fds[names.indexOf(name)];
+      assert(fd !== undefined, `register ${name} is not open`);
+      return fd;
+    },
+    closeAll: () => {
+      for (const fd of fds.splice(0)) close(fd);
+    },
+  };
+}

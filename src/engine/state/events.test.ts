@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BerthError } from '../../lib/errors.ts';
+import { createEvents, type LifeEvent } from './events.ts';
+
+const event = (id: string): LifeEvent => ({ kind: 'created', id, atNs: '1', sandbox: undefined, containers: [] });
+const never = new AbortController().signal;
+
+async function take(events: AsyncIterable<LifeEvent>, count: number): Promise<string[]> {
+  const ids: string[] = [];
+  for await (const { id } of events) {
+    ids.push(id);
+    if (ids.length === count) break;
+  }
+  return ids;
+}
+
+const isBerthError = (code: string) => (error: unknown) => error instanceof BerthError && error.code === code;
+
+test('listen() gives each listener every event from its call on, in order', async () => {
+  const events = createEvents();
+  events.emit(event('before'));
+  const first = events.listen(never);
+  events.emit(event('a'));
+  const second = events.listen(never);
+  events.emit(event('b'));
+  assert.deepEqual(await take(first, 2), ['a', 'b']);
+  assert.deepEqual(await take(second, 1), ['b']);
+});
+
+test('listen() wakes one that waits', async () => {
+  const events = createEvents();
+  const waiting = take(events.listen(never), 1);
+  await new Promise((resolve) => setImmediate(resolve));
+  events.emit(event('late'));
+  assert.deepEqual(await waiting, ['late']);
+});
+
+test('listen() ends without an error when the signal comes, and holds nothing for that listener', async () => {
+  const events = createEvents();
+  const controller = new AbortController();
+  const waiting = take(events.listen(controller.signal), 1);
+  await new Promise((resolve) => setImmediate(resolve));
+  controller.abort();
+  assert.deepEqual(await waiting, []);
+  assert.equal(events.hasListeners(), false);
+});
+
+test('a listener that breaks off its iteration is forgotten', async () => {
+  const events = createEvents();
+  const listener = events.listen(never);
+  events.emit(event('a'));
+  await take(listener, 1);
+  assert.equal(events.hasListeners(), false);
+});
+
+test('a listener that does not take its events is ended with RESOURCE_EXHAUSTED; others get all', async () => {
+  const events = createEvents();
+  const slow = events.listen(never);
+  const quick = take(events.listen(never), 5000);
+  for (let n = 0; n < 5000; n += 1) {
+    events.emit(event(String(n)));
+    if (n % 100 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.equal((await quick).length, 5000);
+  await assert.rejects(take(slow, 1), isBerthError('RESOURCE_EXHAUSTED'));
+  assert.equal(events.hasListeners(), false);
+});
+
+test('listen() refuses the 65th listener', () => {
+  const events = createEvents();
+  for (let n = 0; n < 64; n += 1) events.listen(never);
+  assert.throws(() => events.listen(never), isBerthError('RESOURCE_EXHAUSTED'));
+});
+
+test('close() lets listeners have what they were sent, then ends them, and those that come later', async () => {
+  const events = createEvents();
+  const listener = events.listen(never);
+  events.emit(event('last'));
+  events.close();
+  assert.deepEqual(await take(listener, 9), ['last']);
+  assert.deepEqual(await take(events.listen(never), 9), []);
+});

@@ -1,0 +1,76 @@
+/**
+ * All that can be said of what ready sandboxes and their containers use, for metrics. Costs several times what statistics do.
+ */
+
+import { readFileSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { blockDeviceName } from '../../sys/block-devices.ts';
+import { type CgroupDetails, type DeviceIo, detailsV1, detailsV2 } from '../../sys/cgroup-details.ts';
+import { type CgroupReader, createCgroupReader } from '../../sys/cgroup-stats.ts';
+import { mountOf, parseMountInfo } from '../../sys/proc.ts';
+import { countOpenFiles, openFilesLimit, type ProcessCounters } from '../../sys/process-counters.ts';
+import type { ContainerStatus, SandboxView } from '../state/records.ts';
+import { type ContainerStats, podCgroupPath, type SandboxStats, type Stats, type StatsDeps } from './stats.ts';
+
+/** The file system of the writable layers. */
+export type LayerFilesystem = {
+  readonly device: string;
+  readonly totalBytes: number;
+  readonly inodes: number;
+  readonly freeInodes: number;
+};
+
+/** With names for block devices. */
+export type NamedDetails = Omit<CgroupDetails, 'devices'> & { readonly devices: readonly (DeviceIo & { readonly name: string })[] };
+
+export type ContainerDetails = {
+  readonly stats: ContainerStats;
+  readonly status: ContainerStatus;
+  readonly cgroup: NamedDetails;
+  readonly processes: ProcessCounters;
+  /** Soft limit of its first process; null: none. */
+  readonly openFilesMax: number | null;
+};
+
+export type SandboxDetails = {
+  readonly stats: SandboxStats;
+  /** Of the pod's own cgroup; null when it has none. */
+  readonly pod: { readonly cgroupPath: string; readonly cgroup: NamedDetails } | null;
+  readonly containers: readonly ContainerDetails[];
+  readonly filesystem: LayerFilesystem;
+};
+
+export type Details = (views: readonly SandboxView[]) => AsyncGenerator<SandboxDetails>;
+
+export function createDetails(deps: StatsDeps, stats: Stats): Details {
+  const { cgroups, settings } = deps;
+  const reader = createCgroupReader(cgroups);
+  const device = mountOf(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), settings.rootDir)?.source ?? '';
+  return async function* (views) {
+    const { blocks, bsize, files, ffree } = await statfs(settings.rootDir);
+    const filesystem = { device, totalBytes: blocks * bsize, inodes: files, freeInodes: ffree };
+    for await (const portion of stats.sandboxes(views)) {
+      for (const sandbox of portion) {
+        const containers: ContainerDetails[] = [];
+        for (const each of sandbox.containers) containers.push(...(await containerDetails(deps, reader, each)));
+        const cgroupPath = podCgroupPath(deps, sandbox.record);
+        const pod = cgroupPath === null ? null : { cgroupPath, cgroup: cgroupDetails(deps, reader, cgroupPath) };
+        yield { stats: sandbox, pod, containers, filesystem };
+      }
+    }
+  };
+}
+
+async function containerDetails(deps: StatsDeps, reader: CgroupReader, stats: ContainerStats): Promise<ContainerDetails[]> {
+  const { id, cgroupPath } = stats.record;
+  const status = deps.store.containers.get(id)?.status;
+  if (status?.process === undefined) return [];
+  const processes = await countOpenFiles(deps.cgroups, cgroupPath);
+  return [{ stats, status, cgroup: cgroupDetails(deps, reader, cgroupPath), processes, openFilesMax: openFilesLimit(status.process.pid) }];
+}
+
+function cgroupDetails({ cgroups }: StatsDeps, reader: CgroupReader, path: string): NamedDetails {
+  const read = (controller: string, file: string) => reader.text(path, controller, file);
+  const details = (cgroups.version === 1 ? detailsV1 : detailsV2)(read, cgroups.hugepageSizes);
+  return { ...details, devices: details.devices.map((device) => ({ ...device, name: blockDeviceName(device.major, device.minor) })) };
+}
