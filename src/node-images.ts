@@ -2,11 +2,11 @@
  * The node's images as the CRI asks for them: store, puller, import and export behind one interface.
  */
 import type { Images, ImageView } from './cri/deps.ts';
-import { type ExportDeps, exportImages } from './images/export-images.ts';
-import type { ImageRecord } from './images/image-record.ts';
-import { type ImportDeps, importImages } from './images/import-images.ts';
-import type { ImagePuller } from './images/pull.ts';
-import { findReference } from './images/reference.ts';
+import { type ExportDeps, exportImages } from './images/archive/export-images.ts';
+import { type ImportDeps, importImages } from './images/archive/import-images.ts';
+import { findReference } from './images/document/reference.ts';
+import type { ImagePuller } from './images/pull/pull.ts';
+import type { ImageRecord } from './images/store/image-record.ts';
 import { notFound } from './lib/errors.ts';
 
 export type NodeImagesDeps = ImportDeps & ExportDeps & { readonly puller: ImagePuller };

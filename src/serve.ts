@@ -29,14 +29,14 @@ import { announcingStore } from './engine/state/notifying-store.ts';
 import { createCreations } from './engine/state/singleflight.ts';
 import { openStore } from './engine/state/store.ts';
 import { createWatches } from './engine/watches.ts';
-import { toPlatform } from './images/platform.ts';
-import { proxyFromEnvironment } from './images/proxy.ts';
-import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull.ts';
-import { createRegistryClient } from './images/registry.ts';
-import { createSharedLayers } from './images/shared-layers.ts';
-import { openSignaturePolicy } from './images/signature-policy.ts';
-import { createImageStore, type ImageStore } from './images/store.ts';
-import { createUnpacker, type Unpacker } from './images/unpack.ts';
+import { toPlatform } from './images/document/platform.ts';
+import { createImagePuller, type ImagePuller, type PullDeps } from './images/pull/pull.ts';
+import { createSharedLayers } from './images/pull/shared-layers.ts';
+import { proxyFromEnvironment } from './images/registry/proxy.ts';
+import { createRegistryClient } from './images/registry/registry.ts';
+import { openSignaturePolicy } from './images/signature/signature-policy.ts';
+import { createImageStore, type ImageStore } from './images/store/store.ts';
+import { createUnpacker, type Unpacker } from './images/unpack/unpack.ts';
 import { createClock } from './lib/clock.ts';
 import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
@@ -248,7 +248,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
 }
 
 function wireUnpacker(config: Config): Unpacker {
-  const workerFile = new URL('./images/unpack-worker.ts', import.meta.url);
+  const workerFile = new URL('./images/unpack/unpack-worker.ts', import.meta.url);
   return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
 }
 

@@ -1,7 +1,7 @@
 /**
  * What `berth image` prints. Pure.
  */
-import type { Verification } from '../images/verify.ts';
+import type { Verification } from '../images/store/verify.ts';
 
 /** As the CRI lists it. */
 export type ListedImage = {

@@ -64,7 +64,7 @@ test('a request keeps apart what was not sent and what is zero; 64-bit numbers a
 });
 
 test('messages.ts is what the generator writes', () => {
-  assert.equal(readFileSync(join(import.meta.dirname, 'messages.ts'), 'utf8'), messagesSource(contract));
+  assert.equal(readFileSync(join(import.meta.dirname, 'wire/messages.ts'), 'utf8'), messagesSource(contract));
 });
 
 function shortName(object: protobuf.ReflectionObject): string {

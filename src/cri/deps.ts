@@ -4,7 +4,7 @@
 import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/state/records.ts';
 import type { DeviceEdits, ImageRoot, Network } from '../engine/state/spec.ts';
-import type { Transfer } from '../images/transfer.ts';
+import type { Transfer } from '../images/document/transfer.ts';
 import type { StreamingServer } from '../streaming/server.ts';
 import type { Container, Image, PodSandbox } from './messages.ts';
 

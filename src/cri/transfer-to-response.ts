@@ -1,7 +1,7 @@
 /**
  * How a pull or an import stands, as a message. Pure.
  */
-import type { Transfer } from '../images/transfer.ts';
+import type { Transfer } from '../images/document/transfer.ts';
 import type { TransferMessage } from './node-messages.ts';
 
 export function toTransferMessage(transfer: Transfer): TransferMessage {

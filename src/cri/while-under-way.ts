@@ -2,7 +2,7 @@
  * How a pull or an import stands, told again and again for as long as it goes on.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Transfer } from '../images/transfer.ts';
+import type { Transfer } from '../images/document/transfer.ts';
 import type { TransferMessage } from './node-messages.ts';
 import { toTransferMessage } from './transfer-to-response.ts';
 

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { createUnpacker } from '../../src/images/unpack.ts';
+import { createUnpacker } from '../../src/images/unpack/unpack.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { digestOf, type FakeRegistry, sendError, startFakeRegistry } from '../support/fake-registry.ts';
 import { layerOf, layersOnDisk, type Node, openNode, platform } from '../support/image-bed.ts';

@@ -8,12 +8,12 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { exportImages } from '../../src/images/export-images.ts';
-import type { ImageRecord } from '../../src/images/image-record.ts';
-import { importImages } from '../../src/images/import-images.ts';
-import { createSharedLayers } from '../../src/images/shared-layers.ts';
-import type { Transfer } from '../../src/images/transfer.ts';
-import { verifyStore } from '../../src/images/verify.ts';
+import { exportImages } from '../../src/images/archive/export-images.ts';
+import { importImages } from '../../src/images/archive/import-images.ts';
+import type { Transfer } from '../../src/images/document/transfer.ts';
+import { createSharedLayers } from '../../src/images/pull/shared-layers.ts';
+import type { ImageRecord } from '../../src/images/store/image-record.ts';
+import { verifyStore } from '../../src/images/store/verify.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { layerOf, layersOnDisk, type Node, platform, useImages } from '../support/image-bed.ts';
 import { digestOf } from '../support/layer-bed.ts';

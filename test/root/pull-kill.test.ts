@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { verifyStore } from '../../src/images/verify.ts';
+import { verifyStore } from '../../src/images/store/verify.ts';
 import { layerOf, useImages } from '../support/image-bed.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { createRandom } from '../support/mutate.ts';

@@ -8,9 +8,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ImageRecord } from '../../src/images/image-record.ts';
-import type { Transfer } from '../../src/images/transfer.ts';
-import type { Unpacker } from '../../src/images/unpack.ts';
+import type { Transfer } from '../../src/images/document/transfer.ts';
+import type { ImageRecord } from '../../src/images/store/image-record.ts';
+import type { Unpacker } from '../../src/images/unpack/unpack.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { layerOf, layersOnDisk, type Node, platform, startProxy, useImages } from '../support/image-bed.ts';
 import { digestOf } from '../support/layer-bed.ts';

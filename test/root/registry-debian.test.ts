@@ -10,10 +10,10 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import type { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
-import type { RegistryAuth } from '../../src/images/auth.ts';
-import { parseManifest } from '../../src/images/manifest.ts';
-import { parseReference } from '../../src/images/reference.ts';
-import { createRegistryClient, type RegistrySession } from '../../src/images/registry.ts';
+import { parseManifest } from '../../src/images/document/manifest.ts';
+import { parseReference } from '../../src/images/document/reference.ts';
+import type { RegistryAuth } from '../../src/images/registry/auth.ts';
+import { createRegistryClient, type RegistrySession } from '../../src/images/registry/registry.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { config, configBytes, layer, layerBytes, manifestBytes, manifestDigest, manifestType } from '../support/fake-registry.ts';
 

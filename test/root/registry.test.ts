@@ -5,8 +5,8 @@
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { parseReference } from '../../src/images/reference.ts';
-import { createRegistryClient } from '../../src/images/registry.ts';
+import { parseReference } from '../../src/images/document/reference.ts';
+import { createRegistryClient } from '../../src/images/registry/registry.ts';
 import {
   config,
   configBytes,

@@ -7,7 +7,7 @@ import { createPublicKey, generateKeyPairSync, sign } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { beforeEach, test } from 'node:test';
-import { openSignaturePolicy, type SignaturePolicy } from '../../src/images/signature-policy.ts';
+import { openSignaturePolicy, type SignaturePolicy } from '../../src/images/signature/signature-policy.ts';
 import { prepareSignatureTool } from '../signature-tool/prepare.ts';
 import { type ImageBed, layerOf, layersOnDisk, type Node, type PushedImage, platform, useImages } from '../support/image-bed.ts';
 import { digestOf } from '../support/layer-bed.ts';

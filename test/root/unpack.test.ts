@@ -20,9 +20,9 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
-import { noContents } from '../../src/images/contents.ts';
-import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer-writer.ts';
-import { createTarParser } from '../../src/images/tar.ts';
+import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer/layer-writer.ts';
+import { noContents } from '../../src/images/layer/tar-split.ts';
+import { createTarParser } from '../../src/images/tar/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { describeTree, digestOf, toStream, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';

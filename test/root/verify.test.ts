@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { chownSync, existsSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { verifyStore } from '../../src/images/verify.ts';
+import { verifyStore } from '../../src/images/store/verify.ts';
 import { layerOf, useImages } from '../support/image-bed.ts';
 
 const bed = useImages();

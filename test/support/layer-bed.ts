@@ -10,11 +10,11 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { WrittenLayer } from '../../src/images/layer-writer.ts';
-import { createUnpacker, type Unpacker } from '../../src/images/unpack.ts';
+import type { WrittenLayer } from '../../src/images/layer/layer-writer.ts';
+import { createUnpacker, type Unpacker } from '../../src/images/unpack/unpack.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 
-export const workerFile = new URL('../../src/images/unpack-worker.ts', import.meta.url);
+export const workerFile = new URL('../../src/images/unpack/unpack-worker.ts', import.meta.url);
 
 export type LayerBed = {
   readonly directory: string;

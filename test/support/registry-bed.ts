@@ -9,9 +9,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import type { Readable } from 'node:stream';
 import { after, afterEach, before, beforeEach } from 'node:test';
-import type { RegistryAuth } from '../../src/images/auth.ts';
-import { parseReference } from '../../src/images/reference.ts';
-import { createRegistryClient, type RegistryDeps, type RegistrySession } from '../../src/images/registry.ts';
+import { parseReference } from '../../src/images/document/reference.ts';
+import type { RegistryAuth } from '../../src/images/registry/auth.ts';
+import { createRegistryClient, type RegistryDeps, type RegistrySession } from '../../src/images/registry/registry.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { type FakeRegistry, layer, layerBytes, startFakeRegistry } from './fake-registry.ts';
 

@@ -2,7 +2,7 @@
  * A daemon that does nothing but one pull: to be killed in the middle, or measured. Arguments: root directory, image name.
  */
 import { readFileSync } from 'node:fs';
-import { createUnpacker } from '../../../src/images/unpack.ts';
+import { createUnpacker } from '../../../src/images/unpack/unpack.ts';
 import { openNode } from '../../support/image-bed.ts';
 import { workerFile } from '../../support/layer-bed.ts';
 

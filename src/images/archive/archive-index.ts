@@ -1,0 +1,102 @@
+/**
+ * What an archive of images holds: an OCI image layout, or what `docker save` writes, of old and of now.
+ *
+ * Pure. Every byte here was chosen by a stranger. Sources: OCI image spec, image-layout.md and annotations.md; containerd and Docker put the full name
+ * of an image into `io.containerd.image.name` (facts).
+ */
+import { posix } from 'node:path';
+import { failedPrecondition } from '../../lib/errors.ts';
+import { type Descriptor, parseDescriptor } from '../document/manifest.ts';
+import { findReference, formatReference, type Reference } from '../document/reference.ts';
+import {
+  parseJsonArray,
+  parseJsonObject,
+  quoted,
+  toArray,
+  toObject,
+  toOptionalTextMap,
+  toOptionalTexts,
+  toText,
+  toTexts,
+} from '../document/untrusted-json.ts';
+import type { SpooledMember } from '../unpack/spool-stream.ts';
+
+export type ArchiveMembers = ReadonlyMap<string, SpooledMember>;
+export type ArchivedContent = Extract<SpooledMember, { kind: 'file' }>;
+
+/** Images of one name, or without one: manifests and indexes of which one is to be chosen. */
+export type LayoutImage = { readonly name: Reference | undefined; readonly candidates: readonly Descriptor[] };
+
+/** An image of `docker save`; paths of members. */
+export type SavedImage = { readonly names: readonly Reference[]; readonly configPath: string; readonly layerPaths: readonly string[] };
+
+const imagesMax = 1000;
+const namesMax = 1000;
+const layersMax = 500;
+const linksMax = 40;
+
+/** The content that a path leads to, through links within the archive: Docker of old wrote a layer once, and links to it. @throws {BerthError} FAILED_PRECONDITION when it leads nowhere. */
+export function contentOf(members: ArchiveMembers, path: string): ArchivedContent {
+  let at = posix.normalize(path);
+  for (let links = 0; links <= linksMax; links += 1) {
+    const member = members.get(at);
+    if (member === undefined) break;
+    if (member.kind === 'file') return member;
+    at = member.kind === 'link' ? posix.normalize(member.target) : posix.join(posix.dirname(at), member.target);
+  }
+  throw failedPrecondition(`${quoted(path)} is not in it`);
+}
+
+/** `blobs/sha256/…` */
+export function blobPath(digest: string): string {
+  return `blobs/${digest.replace(':', '/')}`;
+}
+
+/**
+ * The images of an `index.json`, in its order. Those of one name are one, for several platforms; those without a name and a platform are one each.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when it is none.
+ */
+export function imagesOfLayout(bytes: Buffer): readonly LayoutImage[] {
+  const document = parseJsonObject(bytes, 'index.json');
+  const images = new Map<string, { readonly name: Reference | undefined; readonly candidates: Descriptor[] }>();
+  for (const [position, value] of toArray(document.manifests, 'index.json manifests', imagesMax).entries()) {
+    const what = `index.json manifests[${position}]`;
+    const descriptor = parseDescriptor(value, what);
+    const name = nameOf(toOptionalTextMap(toObject(value, what).annotations, `${what} annotations`, namesMax));
+    const key = name !== undefined ? formatReference(name) : descriptor.platform === undefined ? `${position}` : '';
+    const known = images.get(key);
+    if (known === undefined) images.set(key, { name, candidates: [descriptor] });
+    else known.candidates.push(descriptor);
+  }
+  return [...images.values()];
+}
+
+/** A tag alone, as many tools have it there, is no name: nobody knows of which repository it is. */
+function nameOf(annotations: Readonly<Record<string, string>>): Reference | undefined {
+  const full = annotations['io.containerd.image.name'] ?? '';
+  const name = annotations['org.opencontainers.image.ref.name'] ?? '';
+  return findReference(full) ?? (/[/:@]/.test(name) ? findReference(name) : undefined);
+}
+
+/** The images of a `manifest.json`. @throws {BerthError} FAILED_PRECONDITION when it is none. */
+export function imagesOfSave(bytes: Buffer): readonly SavedImage[] {
+  let names = 0;
+  return parseJsonArray(bytes, 'manifest.json', imagesMax).map((value, position) => {
+    const what = `manifest.json [${position}]`;
+    const image = toObject(value, what);
+    names += toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).length;
+    if (names > namesMax) throw failedPrecondition(`manifest.json: has more than ${namesMax} names`);
+    return {
+      names: toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).flatMap((name) => findReference(name) ?? []),
+      configPath: toText(image.Config, `${what} Config`),
+      layerPaths: image.Layers === null ? [] : toTexts(image.Layers, `${what} Layers`, layersMax),
+    };
+  });
+}
+
+/** The digest that a config's path claims: `<hex>.json` of old, `blobs/sha256/<hex>` of now. */
+export function digestOfConfigPath(path: string): string | undefined {
+  const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(path)?.[1];
+  return hex === undefined ? undefined : `sha256:${hex}`;
+}

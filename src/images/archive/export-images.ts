@@ -1,0 +1,93 @@
+/**
+ * Images from the store as one archive: their layers put together again from the files, to the bit, so that importing them gives the same ids.
+ *
+ * Layers keep the place that they have until the last byte is out. Writes nothing.
+ */
+import { randomUUID } from 'node:crypto';
+import { failedPrecondition, failedTo, notFound } from '../../lib/errors.ts';
+import { tarEnd, tarPadding } from '../../lib/tar-header.ts';
+import { findReference, formatTag } from '../document/reference.ts';
+import type { ImageRecord } from '../store/image-record.ts';
+import type { ImageStore } from '../store/store.ts';
+import type { Unpacker } from '../unpack/unpack.ts';
+import { type ArchiveMember, archiveMembers, type ExportedImage } from './archive-documents.ts';
+
+export type ExportDeps = { readonly store: ImageStore; readonly unpacker: Pick<Unpacker, 'assemble'> };
+
+export type ExportedArchive = {
+  readonly totalBytes: number;
+  /** To be read once, to its end or not. Fails with FAILED_PRECONDITION when a layer is damaged; what came before is of no use then. */
+  readonly bytes: AsyncGenerator<Buffer, undefined>;
+};
+
+/**
+ * @param references names, digests or ids. An image asked for by a tag gets that tag in the archive, else all that it has.
+ * @throws {BerthError} NOT_FOUND for what is not there; FAILED_PRECONDITION for layers of which too little was kept when they were unpacked.
+ */
+export function exportImages(deps: ExportDeps, references: readonly string[], signal: AbortSignal): ExportedArchive {
+  const images = imagesOf(deps.store, references);
+  const members = archiveMembers(images);
+  const diffIds = images.flatMap(({ layers }) => layers.map(({ diffId }) => diffId));
+  const totalBytes = members.reduce(
+    (total, { header, sizeBytes }) => total + header.length + sizeBytes + tarPadding(sizeBytes).length,
+    tarEnd.length,
+  );
+  return { totalBytes, bytes: archive(deps, members, diffIds, signal) };
+}
+
+async function* archive(
+  { store, unpacker }: ExportDeps,
+  members: readonly ArchiveMember[],
+  diffIds: readonly string[],
+  signal: AbortSignal,
+): AsyncGenerator<Buffer, undefined> {
+  const ownerId = `export ${randomUUID()}`;
+  store.lease(ownerId, diffIds);
+  try {
+    for (const { header, sizeBytes, content } of members) {
+      yield header;
+      if (Buffer.isBuffer(content)) yield content;
+      else yield* layer({ store, unpacker }, content.diffId, signal);
+      yield tarPadding(sizeBytes);
+    }
+    yield tarEnd;
+  } finally {
+    await store.release(ownerId);
+  }
+}
+
+async function* layer({ store: { layers }, unpacker }: ExportDeps, diffId: string, signal: AbortSignal): AsyncGenerator<Buffer, undefined> {
+  try {
+    yield* unpacker.assemble({ filesDir: layers.filesDir(diffId), contentsFile: layers.contentsFile(diffId), diffId }, signal);
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    throw failedTo('exporting', error);
+  }
+}
+
+function imagesOf(store: ImageStore, references: readonly string[]): readonly ExportedImage[] {
+  const tagsOf = new Map<ImageRecord, Set<string>>();
+  for (const reference of references) {
+    const image = store.find(reference);
+    if (image === undefined) throw notFound(`image ${reference} is not on this node`);
+    const parsed = findReference(reference);
+    const tag = parsed === undefined ? undefined : formatTag(parsed);
+    const tags = tag !== undefined && image.repoTags.includes(tag) ? [tag] : image.repoTags;
+    tagsOf.set(image, new Set([...(tagsOf.get(image) ?? []), ...tags]));
+  }
+  return [...tagsOf].map(([image, tags]) => ({
+    id: image.id,
+    configText: image.configText,
+    tags: [...tags],
+    layers: image.diffIds.map((diffId) => ({ diffId, tarBytes: tarBytesOf(store, image, diffId) })),
+  }));
+}
+
+function tarBytesOf({ layers }: ImageStore, image: ImageRecord, diffId: string): number {
+  const facts = layers.facts(diffId);
+  if (facts === undefined) throw failedPrecondition(`exporting image ${image.id}: layer ${diffId} is not there`);
+  if (facts.tarBytes !== undefined) return facts.tarBytes;
+  throw failedPrecondition(
+    `exporting image ${image.id}: layer ${diffId} was unpacked by an earlier version, which did not keep what it takes; remove the image and pull it again`,
+  );
+}

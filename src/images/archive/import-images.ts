@@ -1,0 +1,154 @@
+/**
+ * Images from an archive into the store: spooled beside the layers, resolved, and from there on as a pull does it. Nothing of the spool stays.
+ */
+
+import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { failedPrecondition, failedTo, invalidArgument } from '../../lib/errors.ts';
+import type { Log } from '../../lib/log.ts';
+import { imageConfigBytesMax, manifestBytesMax, parseImageConfig, selectPlatform } from '../document/manifest.ts';
+import type { Platform } from '../document/platform.ts';
+import { formatDigest, formatReference, formatTag, parseReference, type Reference } from '../document/reference.ts';
+import { openTransfer, type Transfer, type TransferAccount } from '../document/transfer.ts';
+import { obtainImage, pairLayers, type ResolvedImage, resolveImage } from '../pull/obtain-image.ts';
+import type { SharedLayers } from '../pull/shared-layers.ts';
+import type { SignaturePolicy } from '../signature/signature-policy.ts';
+import type { ImageRecord } from '../store/image-record.ts';
+import type { ImageStore } from '../store/store.ts';
+import type { SpooledMember } from '../unpack/spool-stream.ts';
+import type { Unpacker } from '../unpack/unpack.ts';
+import { digestOfConfigPath, imagesOfLayout, imagesOfSave, type LayoutImage, type SavedImage } from './archive-index.ts';
+import { type ArchiveSource, openArchiveSource } from './archive-source.ts';
+
+export type ImportDeps = {
+  readonly store: ImageStore;
+  readonly shared: SharedLayers;
+  readonly unpacker: Pick<Unpacker, 'spool'>;
+  /** Of this node. */
+  readonly platform: Platform;
+  /** Undefined: every image is accepted. An archive brings no signatures. */
+  readonly policy?: SignaturePolicy;
+  readonly log?: Log;
+};
+
+export type ImportRequest = {
+  /** A tar, as it is or compressed with gzip or zstd, its members in any order. */
+  readonly archive: AsyncIterable<Buffer>;
+  /** For the one image of the archive, instead of the names that it has there. */
+  readonly name?: string | undefined;
+  readonly signal: AbortSignal;
+  /** Gets what tells how it stands; what is read of the archive counts as received. */
+  readonly onStart?: (progress: () => Transfer) => void;
+};
+
+/** An image of the archive, resolved. `topDigest`: of its manifest or index. */
+type Found = { readonly names: readonly Reference[]; readonly image: ResolvedImage; readonly topDigest: string | undefined };
+
+/**
+ * @returns the images, each once.
+ * @throws {BerthError} `importing …`: INVALID_ARGUMENT for what is no archive of images, or a name that is none; FAILED_PRECONDITION for images that are not
+ *   what their digests say, or that the policy does not accept; NOT_FOUND without an image for this platform; RESOURCE_EXHAUSTED when it does not fit.
+ */
+export async function importImages(deps: ImportDeps, request: ImportRequest): Promise<readonly ImageRecord[]> {
+  const name = request.name === undefined ? undefined : parseReference(request.name);
+  if (name?.digest !== undefined) throw invalidArgument('importing: a name with a digest is not for anybody to give');
+  const startedMs = performance.now();
+  const subject = name === undefined ? 'archive' : formatReference(name);
+  const account = openTransfer(subject, Date.now());
+  request.onStart?.(account.now);
+  const { stagingDir } = await deps.store.layers.stage();
+  try {
+    const images = await importSpooled(deps, { ...request, name, account, spool: join(stagingDir, 'spool') });
+    const durationMs = Math.round(performance.now() - startedMs);
+    deps.log?.info({ images: images.map(({ id }) => id), bytes: account.now().receivedBytes, durationMs }, 'images imported');
+    return images;
+  } catch (error) {
+    if (request.signal.aborted) throw request.signal.reason;
+    throw failedTo(`importing ${subject}`, error);
+  } finally {
+    await deps.store.layers.discard(stagingDir);
+  }
+}
+
+type Run = Omit<ImportRequest, 'name'> & { readonly name: Reference | undefined; readonly account: TransferAccount; readonly spool: string };
+
+async function importSpooled(deps: ImportDeps, run: Run): Promise<readonly ImageRecord[]> {
+  const bytes = Readable.from(run.archive, { objectMode: false });
+  const members = await deps.unpacker.spool({ file: run.spool }, bytes, run.signal, (count) => run.account.received('', count));
+  const file = await open(run.spool);
+  try {
+    const source = openArchiveSource(file, run.spool, new Map(members.map((member) => [member.path, member])));
+    const found = renamed(await findImages(deps, source, members), run.name);
+    for (const { names } of found) requireAllowed(deps, names);
+    const images = new Map<string, ImageRecord>();
+    for (const each of found) for (const image of await store(deps, run, source, each)) images.set(image.id, image);
+    return [...images.values()];
+  } finally {
+    await file.close();
+  }
+}
+
+async function findImages(deps: ImportDeps, source: ArchiveSource, members: readonly SpooledMember[]): Promise<readonly Found[]> {
+  const paths = new Set(members.map(({ path }) => path));
+  // Of an archive that is both, as Docker writes it now, the layout says more.
+  if (paths.has('index.json')) {
+    const images = imagesOfLayout(await source.read('index.json', manifestBytesMax));
+    return await oneByOne(images, (image) => resolveLayout(deps, source, image));
+  }
+  if (!paths.has('manifest.json'))
+    throw invalidArgument('the archive has neither an index.json (OCI image layout) nor a manifest.json (docker save)');
+  const images = imagesOfSave(await source.read('manifest.json', manifestBytesMax));
+  return await oneByOne(images, (image) => resolveSave(deps, source, image));
+}
+
+/** A thousand images at once would be as many documents in memory, and as many open files. */
+async function oneByOne<From, To>(values: readonly From[], act: (value: From, position: number) => Promise<To>): Promise<readonly To[]> {
+  const results: To[] = [];
+  for (const [position, value] of values.entries()) results.push(await act(value, position));
+  return results;
+}
+
+async function resolveLayout(deps: ImportDeps, source: ArchiveSource, { name, candidates }: LayoutImage): Promise<Found> {
+  const [only] = candidates;
+  const chosen = candidates.length === 1 && only !== undefined ? only : selectPlatform(candidates, deps.platform);
+  const subject = name === undefined ? `image ${chosen.digest}` : `image ${formatReference(name)}`;
+  const image = await resolveImage(source, await source.fetchManifest(chosen.digest), deps.platform, subject);
+  return { names: name === undefined ? [] : [name], image, topDigest: chosen.digest };
+}
+
+async function resolveSave(deps: ImportDeps, source: ArchiveSource, saved: SavedImage): Promise<Found> {
+  const configBytes = await source.read(saved.configPath, imageConfigBytesMax);
+  const claimed = digestOfConfigPath(saved.configPath);
+  const digest = `sha256:${createHash('sha256').update(configBytes).digest('hex')}`;
+  if (claimed !== undefined && claimed !== digest) throw failedPrecondition(`the config ${saved.configPath} has the digest ${digest}`);
+  const { diffIds } = parseImageConfig(configBytes);
+  const descriptors = await oneByOne(saved.layerPaths, (path, position) => source.describe(path, diffIds[position] ?? ''));
+  return { names: saved.names, image: { digests: [], ...pairLayers(configBytes, descriptors, deps.platform) }, topDigest: undefined };
+}
+
+function renamed(found: readonly Found[], name: Reference | undefined): readonly Found[] {
+  if (found.length === 0) throw invalidArgument('the archive holds no image');
+  if (name === undefined) return found;
+  const [only] = found;
+  if (only === undefined || found.length > 1) throw invalidArgument(`the archive holds ${found.length} images, and one name was given`);
+  return [{ ...only, names: [name] }];
+}
+
+function requireAllowed({ policy }: ImportDeps, names: readonly Reference[]): void {
+  const refusal = policy?.refusal(names.map(formatReference), []);
+  if (refusal !== undefined) throw refusal;
+}
+
+/** Once for each of its names; the layers are there after the first. */
+async function store(deps: ImportDeps, run: Run, source: ArchiveSource, { names, image, topDigest }: Found): Promise<readonly ImageRecord[]> {
+  const stored: ImageRecord[] = [];
+  for (const name of names.length === 0 ? [undefined] : names) {
+    const digest = name === undefined || topDigest === undefined ? undefined : formatDigest(name, topDigest);
+    const tag = name === undefined ? undefined : formatTag(name);
+    const obtained = await obtainImage(deps, { image, source, names: { tag, digest }, account: run.account, signal: run.signal });
+    stored.push(obtained.image);
+  }
+  return stored;
+}

@@ -1,0 +1,302 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { createRandom, mutated, pick } from '../../../test/support/mutate.ts';
+import { BerthError } from '../../lib/errors.ts';
+import { checkLayerCount, type Descriptor, manifestBytesMax, parseImageConfig, parseManifest, selectPlatform, toMediaType } from './manifest.ts';
+import { checkPlatform, type Platform, toPlatform } from './platform.ts';
+
+const ociManifest = 'application/vnd.oci.image.manifest.v1+json';
+const ociIndex = 'application/vnd.oci.image.index.v1+json';
+const dockerManifest = 'application/vnd.docker.distribution.manifest.v2+json';
+const dockerList = 'application/vnd.docker.distribution.manifest.list.v2+json';
+const digest = (character: string): string => `sha256:${character.repeat(64)}`;
+const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digest('c'), size: 10 };
+const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest: digest('1'), size: 20 };
+const manifest = { schemaVersion: 2, config, layers: [layer] };
+const entry = { mediaType: ociManifest, digest: digest('a'), size: 30, platform: { os: 'linux', architecture: 'amd64' } };
+const toBytes = (value: unknown): Buffer => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value));
+const parse = (value: unknown, mediaType = ociManifest) => parseManifest(toBytes(value), mediaType);
+
+/** Expects FAILED_PRECONDITION, one line, and the pattern in it. */
+function refuses(act: () => unknown, pattern: RegExp, code = 'FAILED_PRECONDITION'): void {
+  assert.throws(act, (error) => {
+    assert.ok(error instanceof BerthError && error.code === code, String(error));
+    assert.match(error.message, pattern);
+    return !error.message.includes('\n') && error.message.length < 1000;
+  });
+}
+
+describe('parseManifest()', () => {
+  test('reads a manifest', () => {
+    const expected = {
+      kind: 'manifest',
+      config: { mediaType: config.mediaType, digest: config.digest, sizeBytes: 10 },
+      layers: [{ mediaType: layer.mediaType, digest: layer.digest, sizeBytes: 20 }],
+    };
+    assert.deepEqual(parse(manifest), expected);
+    assert.deepEqual(parse({ ...manifest, mediaType: dockerManifest }, dockerManifest), expected);
+    assert.deepEqual(parse({ ...manifest, layers: [], annotations: { a: 1 }, unknown: [] }), { ...expected, layers: [] });
+  });
+
+  test('reads an index with platforms', () => {
+    const arm = { ...entry, platform: { os: 'linux', architecture: 'arm', variant: 'v7', 'os.version': '1' } };
+    for (const type of [ociIndex, dockerList]) {
+      assert.deepEqual(parse({ schemaVersion: 2, manifests: [arm, { ...entry, platform: null }] }, type), {
+        kind: 'index',
+        manifests: [
+          { mediaType: ociManifest, digest: entry.digest, sizeBytes: 30, platform: { os: 'linux', architecture: 'arm', variant: 'v7' } },
+          { mediaType: ociManifest, digest: entry.digest, sizeBytes: 30 },
+        ],
+      });
+    }
+  });
+
+  for (const type of [
+    'oci.image.layer.v1.tar',
+    'oci.image.layer.v1.tar+zstd',
+    'oci.image.layer.nondistributable.v1.tar+gzip',
+    'docker.image.rootfs.diff.tar',
+    'docker.image.rootfs.diff.tar.gzip',
+    'docker.image.rootfs.diff.tar.zstd',
+    'docker.image.rootfs.foreign.diff.tar.gzip',
+  ]) {
+    test(`takes layers of type ${type}`, () => void parse({ ...manifest, layers: [{ ...layer, mediaType: `application/vnd.${type}` }] }));
+  }
+
+  const refused: readonly (readonly [string, unknown, RegExp, string?])[] = [
+    ['nothing', '', /is not JSON/],
+    ['half a document', '{"schemaVersion":2', /is not JSON/],
+    ['a list', [], /should be an object, is a list/],
+    ['null', null, /should be an object, is null/],
+    ['deep nesting', '['.repeat(200_000) + ']'.repeat(200_000), /more than 100 levels/],
+    ['deep nesting in what nobody reads', `{"schemaVersion":2,"x":${'[{"a":'.repeat(50_000)}0${'}]'.repeat(50_000)}}`, /more than 100 levels/],
+    ['millions of values', `{"schemaVersion":2,"x":[${'[],'.repeat(2_000_000)}0]}`, /more than 250000 values/],
+    ['invalid UTF-8', Buffer.from([0x7b, 0xff, 0x7d]), /is not JSON/],
+    ['schema 1 by type', manifest, /schema 1/, 'application/vnd.docker.distribution.manifest.v1+prettyjws'],
+    ['schema 1 by version', { schemaVersion: 1 }, /schema 1/],
+    ['no schema version', { ...manifest, schemaVersion: undefined }, /schemaVersion should be 2/],
+    ['a text as schema version', { ...manifest, schemaVersion: '2' }, /schemaVersion should be 2/],
+    ['another media type', manifest, /media type "text\/html" is not/, 'text/html'],
+    ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /calls itself/],
+    ['an index and manifest at once', { ...manifest, manifests: [entry] }, /at once/],
+    ['no config', { ...manifest, config: undefined }, /manifest config: should be an object/],
+    ['an artifact', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, /no container image but .*helm/],
+    ['an empty config', { ...manifest, config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, /no container image/],
+    ['no layers', { ...manifest, layers: undefined }, /manifest layers: should be a list/],
+    ['layers that are an object', { ...manifest, layers: {} }, /should be a list/],
+    ['a layer that is null', { ...manifest, layers: [null] }, /layers\[0\]: should be an object, is null/],
+    ['an encrypted layer', { ...manifest, layers: [{ ...layer, mediaType: `${layer.mediaType}+encrypted` }] }, /encrypted/],
+    ['a layer of another kind', { ...manifest, layers: [layer, { ...layer, mediaType: 'application/wasm' }] }, /layers\[1\].*application\/wasm/],
+    ['a digest of md5', { ...manifest, config: { ...config, digest: 'md5:00' } }, /neither sha256 nor sha512/],
+    ['a digest with a path', { ...manifest, config: { ...config, digest: 'sha256:../../etc/passwd' } }, /neither sha256 nor sha512/],
+    ['a digest in upper case', { ...manifest, config: { ...config, digest: digest('A') } }, /neither sha256/],
+    ['a digest that is a number', { ...manifest, config: { ...config, digest: 7 } }, /should be a text, is 7/],
+    ['a size that is text', { ...manifest, config: { ...config, size: '10' } }, /should be a number of bytes/],
+    ['a negative size', { ...manifest, config: { ...config, size: -1 } }, /should be a number of bytes/],
+    ['a broken size', { ...manifest, config: { ...config, size: 1.5 } }, /should be a number of bytes/],
+    [
+      'a size beyond integers',
+      `{"schemaVersion":2,"config":{"mediaType":"a","digest":"${digest('1')}","size":1e300},"layers":[]}`,
+      /number of bytes/,
+    ],
+    [
+      'a media type with control characters',
+      { ...manifest, config: { ...config, mediaType: 'a\n\u001b[31m\u202e' } },
+      /no container image but "a\\n/,
+    ],
+    ['a huge media type', { ...manifest, config: { ...config, mediaType: 'a'.repeat(256) } }, /longer than 255/],
+    ['a platform that is text', { schemaVersion: 2, manifests: [{ ...entry, platform: 'linux' }] }, /platform: should be an object/, ociIndex],
+    ['an index without manifests', { schemaVersion: 2 }, /index manifests: should be a list/, ociIndex],
+  ];
+  for (const [name, value, pattern, mediaType] of refused) {
+    test(`refuses ${name}`, () => refuses(() => parseManifest(Buffer.isBuffer(value) ? value : toBytes(value), mediaType ?? ociManifest), pattern));
+  }
+
+  test('takes 500 layers and refuses 501', () => {
+    const layers = (count: number) => ({ ...manifest, layers: Array.from({ length: count }, () => layer) });
+    const parsed = parse(layers(500));
+    assert.ok(parsed.kind === 'manifest' && parsed.layers.length === 500);
+    refuses(() => parse(layers(501)), /501 entries, more than the 500/);
+  });
+
+  test('takes 8 MiB and refuses a byte more', () => {
+    const text = JSON.stringify(manifest);
+    parse(text + ' '.repeat(manifestBytesMax - text.length));
+    refuses(() => parse(text + ' '.repeat(manifestBytesMax + 1 - text.length)), /more than the 8388608/);
+  });
+
+  test('gives for any bytes a checked result, or FAILED_PRECONDITION', () => {
+    const random = createRandom(3);
+    const texts = [JSON.stringify(manifest), JSON.stringify({ schemaVersion: 2, mediaType: ociIndex, manifests: [entry, entry] })];
+    const fragments = ['null', '[]', '{}', '"', ',', ':', '-1', '1e999', '"__proto__":{}', '"size":0', '\\u0000', '"layers":[]', '"manifests":[]'];
+    for (let round = 0; round < 4000; round += 1) {
+      const text = mutated(random, pick(random, texts), fragments);
+      for (const mediaType of [ociManifest, ociIndex]) {
+        try {
+          const result = parseManifest(Buffer.from(text), mediaType);
+          const all = result.kind === 'index' ? result.manifests : [result.config, ...result.layers];
+          for (const { digest: found, sizeBytes } of all) assert.ok(/^sha(256|512):[0-9a-f]+$/.test(found) && sizeBytes >= 0);
+        } catch (error) {
+          assert.ok(error instanceof BerthError && error.code === 'FAILED_PRECONDITION', `${text}: ${error}`);
+        }
+      }
+      toMediaType('text/plain', Buffer.from(text));
+    }
+  });
+});
+
+test('toMediaType() believes a known header, else the document', () => {
+  const bytes = toBytes({ ...manifest, mediaType: dockerManifest });
+  assert.equal(toMediaType(`${ociIndex}; charset=utf-8`, bytes), ociIndex);
+  assert.equal(toMediaType('Application/vnd.OCI.image.index.v1+json', bytes), ociIndex);
+  assert.equal(toMediaType('text/plain', bytes), dockerManifest);
+  assert.equal(toMediaType(undefined, toBytes(manifest)), ociManifest);
+  assert.equal(toMediaType('', toBytes({ schemaVersion: 2, manifests: [] })), ociIndex);
+  assert.match(toMediaType('application/json', toBytes({ schemaVersion: 1 })), /manifest\.v1\+json$/);
+  assert.equal(toMediaType('text/html', toBytes('<html>')), 'text/html');
+});
+
+describe('selectPlatform()', () => {
+  const offer = (...platforms: (string | undefined)[]): Descriptor[] =>
+    platforms.map((text, index) => {
+      const base = { mediaType: ociManifest, digest: digest(String(index)), sizeBytes: 1 };
+      if (text === undefined) return base;
+      const [os = '', architecture = '', variant] = text.split('/');
+      return { ...base, platform: variant === undefined ? { os, architecture } : { os, architecture, variant } };
+    });
+  const amd64: Platform = { os: 'linux', architecture: 'amd64' };
+  const arm64 = toPlatform('arm64');
+  const armV7 = toPlatform('arm');
+  const cases: readonly (readonly [string, Platform, (string | undefined)[], number])[] = [
+    ['the one', amd64, ['linux/arm64', 'linux/amd64'], 1],
+    ['the first of equals', amd64, ['linux/amd64', 'linux/amd64'], 0],
+    ['no attestation', amd64, ['unknown/unknown', 'linux/amd64'], 1],
+    ['not another system', amd64, ['windows/amd64', 'linux/amd64'], 1],
+    ['the baseline of amd64', amd64, ['linux/amd64/v3', 'linux/amd64/v1'], 1],
+    ['the best that amd64/v3 runs', { ...amd64, variant: 'v3' }, ['linux/amd64', 'linux/amd64/v4', 'linux/amd64/v2', 'linux/amd64/v3'], 3],
+    ['x86_64 for amd64', amd64, ['linux/x86_64'], 0],
+    ['arm64 with variant v8', arm64, ['linux/arm/v7', 'linux/arm64/v8'], 1],
+    ['arm64 without variant', arm64, ['linux/amd64', 'linux/arm64'], 1],
+    ['aarch64 for arm64', arm64, ['linux/aarch64'], 0],
+    ['arm v7 before v6', armV7, ['linux/arm/v5', 'linux/arm/v6', 'linux/arm/v7'], 2],
+    ['arm v6 where there is no v7', armV7, ['linux/arm/v8', 'linux/arm/v6', 'linux/arm/v5'], 1],
+    ['arm with variant 7', armV7, ['linux/arm/v6', 'linux/arm/7'], 1],
+    ['an entry without platform as the last resort', amd64, [undefined, 'linux/amd64'], 1],
+    ['an entry without platform where nothing is named', amd64, ['linux/arm64', undefined], 1],
+    ['a machine unknown here', { os: 'linux', architecture: 'riscv64' }, ['linux/amd64', 'linux/riscv64'], 1],
+  ];
+  for (const [name, platform, offers, expected] of cases) {
+    test(`takes ${name}`, () => assert.equal(selectPlatform(offer(...offers), platform).digest, digest(String(expected))));
+  }
+  const none: readonly (readonly [Platform, string[], RegExp])[] = [
+    [amd64, [], /has no platform/],
+    [amd64, ['unknown/unknown'], /nothing for linux\/amd64; it has no platform/],
+    [amd64, ['linux/amd64/v2'], /it has "linux\/amd64\/v2"/],
+    [{ os: 'linux', architecture: 'arm', variant: 'v6' }, ['linux/arm/v7'], /nothing for linux\/arm\/v6/],
+    [arm64, ['linux/arm/v7', 'linux/amd64'], /it has "linux\/arm\/v7, linux\/amd64"/],
+  ];
+  for (const [platform, offers, pattern] of none) {
+    test(`finds nothing in [${offers}] for ${platform.architecture}`, () =>
+      refuses(() => selectPlatform(offer(...offers), platform), pattern, 'NOT_FOUND'));
+  }
+  test('passes over what is neither manifest nor index', () => {
+    const strange = offer('linux/amd64').map((descriptor) => ({ ...descriptor, mediaType: 'application/wasm' }));
+    refuses(() => selectPlatform(strange, amd64), /nothing for/, 'NOT_FOUND');
+  });
+});
+
+test('checkPlatform() accepts what says nothing else, and refuses another architecture', () => {
+  const node = toPlatform('x64');
+  checkPlatform({ os: 'linux', architecture: 'amd64' }, node);
+  checkPlatform({ os: '', architecture: '' }, node);
+  checkPlatform({ os: 'linux', architecture: 'x86_64' }, node);
+  refuses(() => checkPlatform({ os: 'linux', architecture: 'arm64' }, node), /is for "linux\/arm64", this node is linux\/amd64/, 'NOT_FOUND');
+  refuses(() => checkPlatform({ os: 'windows', architecture: 'amd64' }, node), /windows/, 'NOT_FOUND');
+});
+
+describe('parseImageConfig()', () => {
+  const rootfs = { type: 'layers', diff_ids: [digest('d')] };
+
+  test('reads everything that an image may ask for', () => {
+    const blob = {
+      os: 'linux',
+      architecture: 'arm',
+      variant: 'v7',
+      created: '2026-01-01T00:00:00Z',
+      rootfs,
+      history: 'not looked at',
+      config: {
+        Entrypoint: ['/e'],
+        Cmd: ['c'],
+        Env: ['A=1', 'B=', 'C=x=y', 'ignored', '=ignored'],
+        WorkingDir: '/w',
+        User: '1:2',
+        StopSignal: 'SIGQUIT',
+        Volumes: { '/v': {} },
+        Labels: { __proto__x: '1', l: null },
+        ExposedPorts: { '80/tcp': {} },
+      },
+    };
+    assert.deepEqual(parseImageConfig(toBytes(blob)), {
+      entrypoint: ['/e'],
+      cmd: ['c'],
+      env: ['A=1', 'B=', 'C=x=y'],
+      workingDir: '/w',
+      user: '1:2',
+      stopSignal: 'SIGQUIT',
+      volumes: ['/v'],
+      labels: { __proto__x: '1', l: '' },
+      diffIds: [digest('d')],
+      os: 'linux',
+      architecture: 'arm',
+      variant: 'v7',
+      created: '2026-01-01T00:00:00Z',
+    });
+  });
+
+  test('reads what is absent or null as nothing', () => {
+    const empty = parseImageConfig(
+      toBytes({ rootfs: { type: 'layers', diff_ids: null }, config: { Cmd: null, Env: null, Labels: null, Volumes: null } }),
+    );
+    assert.deepEqual([empty.entrypoint, empty.cmd, empty.env, empty.volumes, empty.labels, empty.diffIds, empty.user], [[], [], [], [], {}, [], '']);
+    assert.deepEqual(parseImageConfig(toBytes({ rootfs, config: { Cmd: 'shell form' } })).cmd, ['shell form']);
+  });
+
+  const refused: readonly (readonly [string, unknown, RegExp])[] = [
+    ['no rootfs', {}, /rootfs: should be an object/],
+    ['another rootfs', { rootfs: { type: 'base' } }, /type should be "layers"/],
+    ['a diff id that is no digest', { rootfs: { type: 'layers', diff_ids: ['sha256:1'] } }, /diff_ids: "sha256:1"/],
+    ['more than 500 diff ids', { rootfs: { type: 'layers', diff_ids: Array(501).fill(digest('d')) } }, /501 entries/],
+    ['numbers in Cmd', { rootfs, config: { Cmd: [1] } }, /Cmd\[0\]: should be a text, is 1/],
+    ['a NUL in Env', { rootfs, config: { Env: ['A=\0'] } }, /contains a NUL/],
+    ['a list as config', { rootfs, config: [] }, /should be an object/],
+    ['Volumes as a list', { rootfs, config: { Volumes: ['/v'] } }, /Volumes: should be an object/],
+    ['User as a number', { rootfs, config: { User: 0 } }, /User: should be a text, is 0/],
+    ['a user as long as a book', { rootfs, config: { User: 'u'.repeat(1025) } }, /User: has 1025 characters/],
+    ['a directory that Linux cannot name', { rootfs, config: { WorkingDir: '/'.repeat(4097) } }, /WorkingDir: has 4097 characters/],
+    ['an absurd creation', { rootfs, created: 'x'.repeat(2000) }, /created: has 2000/],
+    ['millions of values', `{"history":[${'{},'.repeat(300_000)}{}]}`, /more than 250000 values/],
+    ['too many variables', { rootfs, config: { Env: Array(10_001).fill('A=1') } }, /10001 entries/],
+  ];
+  for (const [name, value, pattern] of refused) test(`refuses ${name}`, () => refuses(() => parseImageConfig(toBytes(value)), pattern));
+
+  test('gives for any bytes a config, or FAILED_PRECONDITION', () => {
+    const random = createRandom(4);
+    const text = JSON.stringify({ os: 'linux', rootfs, config: { Entrypoint: ['/e'], Env: ['A=1'], Volumes: { '/v': {} }, Labels: { a: 'b' } } });
+    for (let round = 0; round < 4000; round += 1) {
+      try {
+        const parsed = parseImageConfig(Buffer.from(mutated(random, text, ['null', '[]', '{}', '1', '"', '"__proto__":{}', '\\u0000', 'true'])));
+        assert.ok(parsed.env.every((variable) => variable.includes('=')));
+      } catch (error) {
+        assert.ok(error instanceof BerthError && error.code === 'FAILED_PRECONDITION', String(error));
+      }
+    }
+  });
+});
+
+test('checkLayerCount() wants as many layers as diff ids', () => {
+  const configOf = (count: number) => parseImageConfig(toBytes({ rootfs: { type: 'layers', diff_ids: Array(count).fill(digest('d')) } }));
+  const layers = [{ mediaType: layer.mediaType, digest: layer.digest, sizeBytes: 20 }];
+  checkLayerCount(layers, configOf(1));
+  refuses(() => checkLayerCount(layers, configOf(2)), /names 2 layers, the manifest has 1/);
+});

@@ -1,0 +1,131 @@
+/**
+ * Answers one registry host's challenges: basic credentials, or a token fetched from its token service and kept until it expires.
+ *
+ * Tokens live as long as one pull: one pod's credentials never serve another's. Never logs, never shows a credential.
+ */
+import {
+  basicAuthorization,
+  type Challenge,
+  type Credentials,
+  parseChallenges,
+  parseTokenResponse,
+  secretsOf,
+  type TokenRequest,
+  toTokenRequest,
+} from './auth.ts';
+import { readBody, readExplanation } from './body.ts';
+import type { RegistryHost } from './hosts.ts';
+import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
+import { discard, type HttpRequest, type Transport } from './transport.ts';
+
+export type AuthorizerDeps = {
+  readonly transport: Transport;
+  readonly stallTimeoutMs: number;
+  readonly signal: AbortSignal;
+};
+
+export type Authorizer = {
+  /** The header for the next request; undefined before the first challenge. Renews an expired token. */
+  authorization(): Promise<string | undefined>;
+  /**
+   * Learns from a 401.
+   *
+   * @param used the header of the request that was refused.
+   * @returns whether the request is worth repeating with the new header.
+   */
+  learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean>;
+  /** What no message may show. */
+  secrets(): readonly string[];
+};
+
+/** Renewed this long before its end, so that it does not expire on the way. */
+const tokenMarginMs = 5000;
+const tokenResponseBytesMax = 256 << 10;
+const clientId = 'berth';
+
+type Granted = { readonly header: string; readonly expiresAtMs: number; readonly request?: TokenRequest };
+
+export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, credentials: Credentials, scope: string): Authorizer {
+  let granted: Granted | undefined;
+  /** Requests that are refused at once wait for one token. */
+  let underWay: Promise<void> | undefined;
+
+  async function authorization(): Promise<string | undefined> {
+    if (granted?.request !== undefined && Date.now() > granted.expiresAtMs - tokenMarginMs) await obtain(granted.request);
+    return granted?.header;
+  }
+
+  async function learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
+    if (underWay !== undefined) await underWay;
+    if (granted !== undefined && granted.header !== used) return true;
+    const answer = answerTo(parseChallenges(wwwAuthenticate), host, credentials, scope);
+    if (answer === undefined) return false;
+    if (typeof answer !== 'string') await obtain(answer);
+    else granted = { header: answer, expiresAtMs: Number.POSITIVE_INFINITY };
+    return granted?.header !== used;
+  }
+
+  function obtain(request: TokenRequest): Promise<void> {
+    underWay ??= fetchToken(deps, host, credentials, request)
+      .then((token) => {
+        granted = token;
+      })
+      .finally(() => {
+        underWay = undefined;
+      });
+    return underWay;
+  }
+
+  return {
+    authorization,
+    learn,
+    secrets: () => [...secretsOf(credentials), ...(granted === undefined ? [] : [granted.header.replace(/^\w+ /, '')])],
+  };
+}
+
+/** A header at once, or where to get a token; undefined when these credentials cannot answer. Tokens before passwords. */
+function answerTo(challenges: readonly Challenge[], host: RegistryHost, credentials: Credentials, scope: string): string | TokenRequest | undefined {
+  const bearer = challenges.find((challenge) => challenge.scheme === 'bearer');
+  if (bearer !== undefined && credentials.kind === 'bearer') return `Bearer ${credentials.token}`;
+  const request = bearer === undefined ? undefined : toTokenRequest(bearer, host.scheme, scope);
+  if (request !== undefined) return request;
+  const isBasic = challenges.some((challenge) => challenge.scheme === 'basic');
+  return isBasic && credentials.kind === 'basic' ? basicAuthorization(credentials.username, credentials.password) : undefined;
+}
+
+async function fetchToken(deps: AuthorizerDeps, host: RegistryHost, credentials: Credentials, request: TokenRequest): Promise<Granted> {
+  const askedAtMs = Date.now();
+  const { message } = await deps.transport.send(toHttpRequest(host, credentials, request)).catch((error: unknown) => {
+    const { kind, message: reason, isLasting } = failureOfError(error);
+    throw new HostFailure(kind, `token service ${request.realm.host}: ${reason}`, { isLasting, cause: error });
+  });
+  const status = message.statusCode ?? 0;
+  if (status !== 200) {
+    const explanation = explanationOf(await readExplanation(message, deps.stallTimeoutMs, deps.signal), secretsOf(credentials));
+    discard(message);
+    const failure = failureOfStatus(status, message.headers['retry-after'], explanation, Date.now());
+    // A token service answers 400 to a refresh token that it no longer knows, and 404 says nothing about the image.
+    const kind = status === 400 ? 'unauthorized' : failure.kind === 'missing' ? 'wrong' : failure.kind;
+    throw new HostFailure(kind, `token service ${request.realm.host}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
+  }
+  const token = parseTokenResponse(await readBody(message, tokenResponseBytesMax, deps.stallTimeoutMs, deps.signal));
+  if (token === undefined) throw new HostFailure('wrong', `token service ${request.realm.host}: its answer holds no token`);
+  return { header: `Bearer ${token.token}`, expiresAtMs: askedAtMs + token.lifetimeMs, request };
+}
+
+function toHttpRequest(host: RegistryHost, credentials: Credentials, { realm, service, scope }: TokenRequest): HttpRequest {
+  const isSameHost = realm.host === host.host;
+  const tls = isSameHost ? host.tls : { ...host.tls, clientPairs: [] };
+  const fields = new URLSearchParams({ ...(service === '' ? {} : { service }), scope });
+  if (credentials.kind === 'identity-token') {
+    fields.set('grant_type', 'refresh_token');
+    fields.set('refresh_token', credentials.token);
+    fields.set('client_id', clientId);
+    const headers = { 'content-type': 'application/x-www-form-urlencoded' };
+    return { url: realm, method: 'POST', headers, ownHeaders: {}, body: fields.toString(), tls };
+  }
+  const url = new URL(realm);
+  for (const [name, value] of fields) url.searchParams.append(name, value);
+  const ownHeaders = credentials.kind === 'basic' ? { authorization: basicAuthorization(credentials.username, credentials.password) } : {};
+  return { url, method: 'GET', headers: { accept: 'application/json' }, ownHeaders, tls };
+}

@@ -1,0 +1,86 @@
+/**
+ * Asks one host for something of one repository: the request's path and headers, authorisation, and what a refusal means.
+ *
+ * Tries once; registry.ts decides about other attempts and other hosts.
+ */
+import type { IncomingMessage } from 'node:http';
+import type { Reference } from '../document/reference.ts';
+import type { Credentials } from './auth.ts';
+import { createAuthorizer } from './authorizer.ts';
+import { readExplanation } from './body.ts';
+import { needsNamespace, type RegistryHost } from './hosts.ts';
+import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
+import type { Transport } from './transport.ts';
+
+export type HostRequest = {
+  readonly method: 'GET' | 'HEAD';
+  /** Below the repository, e.g. `manifests/latest`. */
+  readonly resource: string;
+  readonly headers: Readonly<Record<string, string>>;
+  /** Others are failures. */
+  readonly statuses: readonly number[];
+};
+
+export type HostClient = {
+  readonly host: RegistryHost;
+  /** `https://mirror.example:5000`, for messages. */
+  readonly origin: string;
+  /** @throws {HostFailure} always of this type. */
+  request(request: HostRequest): Promise<IncomingMessage>;
+};
+
+export type HostClientDeps = {
+  readonly transport: Transport;
+  readonly stallTimeoutMs: number;
+  readonly signal: AbortSignal;
+};
+
+/** Challenges answered for one request: the first, and the one when a token turns out to have expired. */
+const challengesMax = 2;
+
+export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: Reference, credentials: Credentials): HostClient {
+  const authorizer = createAuthorizer(deps, host, credentials, `repository:${ref.path}:pull`);
+
+  async function send(request: HostRequest): Promise<IncomingMessage> {
+    for (let challenges = 0; ; challenges += 1) {
+      const authorization = await authorizer.authorization();
+      const { message, url } = await deps.transport.send({
+        url: toUrl(host, ref, request.resource),
+        method: request.method,
+        headers: request.headers,
+        ownHeaders: { ...host.headers, ...(authorization === undefined ? {} : { authorization }) },
+        tls: host.tls,
+      });
+      if (request.statuses.includes(message.statusCode ?? 0)) return message;
+      // What storage elsewhere answers after a redirect is no challenge of the registry's.
+      const isChallenge = message.statusCode === 401 && challenges < challengesMax && url.host === host.host;
+      const failure = await refusal(message, url);
+      if (!isChallenge || !(await authorizer.learn(message.headers['www-authenticate'] ?? '', authorization))) throw failure;
+    }
+  }
+
+  async function refusal(message: IncomingMessage, url: URL): Promise<HostFailure> {
+    const body = await readExplanation(message, deps.stallTimeoutMs, deps.signal);
+    const secrets = [...authorizer.secrets(), ...Object.values(host.headers).flat()].filter((secret) => secret !== '');
+    const failure = failureOfStatus(message.statusCode ?? 0, message.headers['retry-after'], explanationOf(body, secrets), Date.now());
+    if (url.host === host.host) return failure;
+    // Storage's 403 is a signature that expired, not a verdict on credentials: a new redirect may bring a better one.
+    const kind = failure.kind === 'unauthorized' ? 'busy' : failure.kind;
+    return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
+  }
+
+  return {
+    host,
+    origin: `${host.scheme}://${host.host}`,
+    request: (request) =>
+      send(request).catch((error: unknown) => {
+        throw failureOfError(error);
+      }),
+  };
+}
+
+function toUrl(host: RegistryHost, ref: Reference, resource: string): URL {
+  const url = new URL(`${host.scheme}://${host.host}${host.basePath}/${ref.path}/${resource}`);
+  if (needsNamespace(host, ref.domain)) url.searchParams.set('ns', ref.domain);
+  return url;
+}

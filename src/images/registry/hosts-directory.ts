@@ -1,0 +1,59 @@
+/**
+ * Reads a registry's configuration: `<directory>/<registry>/hosts.toml`, or the certificate files of the older Docker style.
+ *
+ * Read anew for every pull, so that a change needs no restart. Never writes, never contacts a host.
+ */
+import { open, readdir } from 'node:fs/promises';
+import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
+import { defaultHost, hostDirectoryNames, parseHostsFile, type RegistryHost, type TlsFiles } from './hosts.ts';
+
+const hostsFileBytesMax = 1 << 20;
+
+/**
+ * @param registryDir may be absent; '' for none.
+ * @returns hosts to ask in this order; the registry itself is the last.
+ * @throws {BerthError} FAILED_PRECONDITION when a file there cannot be read or used.
+ */
+export async function loadRegistryHosts(registryDir: string, domain: string): Promise<readonly RegistryHost[]> {
+  if (registryDir === '') return [defaultHost(domain)];
+  for (const name of hostDirectoryNames(domain)) {
+    const directory = `${registryDir}/${name}`;
+    const files = await listFiles(directory);
+    if (files === undefined) continue;
+    if (!files.includes('hosts.toml')) return [defaultHost(domain, toTlsFiles(directory, files))];
+    return parseHostsFile(await readText(`${directory}/hosts.toml`), domain, `${directory}/hosts.toml`);
+  }
+  return [defaultHost(domain)];
+}
+
+async function listFiles(directory: string): Promise<readonly string[] | undefined> {
+  try {
+    return (await readdir(directory)).sort();
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return undefined;
+    throw failedPrecondition(`reading registry configuration ${directory}: ${reasonOf(error)}`, error);
+  }
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    await using file = await open(path, 'r');
+    const { size } = await file.stat();
+    if (size > hostsFileBytesMax) throw failedPrecondition(`${path}: ${size} bytes, more than the ${hostsFileBytesMax} that are allowed`);
+    return await file.readFile('utf8');
+  } catch (error) {
+    throw error instanceof BerthError ? error : failedPrecondition(`reading registry configuration ${path}: ${reasonOf(error)}`, error);
+  }
+}
+
+/** `*.crt` are authorities, `x.cert` with `x.key` identify the client. */
+function toTlsFiles(directory: string, files: readonly string[]): TlsFiles {
+  const pairs = files.filter((name) => name.endsWith('.cert')).map((name) => ({ cert: name, key: name.replace(/\.cert$/, '.key') }));
+  const incomplete = pairs.find((pair) => !files.includes(pair.key));
+  if (incomplete !== undefined) throw failedPrecondition(`${directory}: ${incomplete.cert} has no ${incomplete.key} beside it`);
+  return {
+    caFiles: files.filter((name) => name.endsWith('.crt')).map((name) => `${directory}/${name}`),
+    clientPairs: pairs.map((pair) => ({ certFile: `${directory}/${pair.cert}`, keyFile: `${directory}/${pair.key}` })),
+    skipVerify: false,
+  };
+}
