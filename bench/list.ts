@@ -9,9 +9,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client, credentials } from '@grpc/grpc-js';
 import { loadContract } from '../src/cri/contract.ts';
-import { createItemBytes } from '../src/cri/item-bytes.ts';
 import { listen } from '../src/cri/server.ts';
-import { container } from '../src/cri/to-response.ts';
+import { createItemBytes } from '../src/cri/to-response/item-bytes.ts';
+import { container } from '../src/cri/to-response/to-response.ts';
 import { containerSpec, containerView, fakeDeps, fakeLog } from '../test/support/cri-fakes.ts';
 import { percentile } from './statistics.ts';
 

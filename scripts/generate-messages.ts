@@ -1,5 +1,5 @@
 /**
- * Writes src/cri/messages.ts, the types of the CRI's messages and methods, from proto/cri-v1.json.
+ * Writes src/cri/wire/messages.ts, the types of the CRI's messages and methods, from proto/cri-v1.json.
  *
  * Run it after a change of that file: node scripts/generate-messages.ts. A test fails when the two differ.
  */
@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const root = join(import.meta.dirname, '..');
-const target = join(root, 'src/cri/messages.ts');
+const target = join(root, 'src/cri/wire/messages.ts');
 
 export type Field = {
   readonly name: string;
@@ -71,7 +71,7 @@ export type Unary<Request, Response> = { readonly kind: 'unary'; readonly reques
 export type Streaming<Request, Response> = { readonly kind: 'streaming'; readonly request: Request; readonly response: Response };
 `;
 
-/** The text of src/cri/messages.ts. */
+/** The text of src/cri/wire/messages.ts. */
 export function messagesSource(contract: Contract): string {
   return [
     header,

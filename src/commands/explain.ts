@@ -3,7 +3,7 @@
  */
 import { callRuntime } from '../cri/client.ts';
 import { loadContract } from '../cri/contract.ts';
-import type { ContainerStatusResponse } from '../cri/messages.ts';
+import type { ContainerStatusResponse } from '../cri/wire/messages.ts';
 import { explanationOf } from './explanation.ts';
 
 /** @param id of the container, or the beginning of it. @throws {BerthError} when nobody answers on the socket, or there is no such container. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { ContainerStatusResponse } from '../cri/messages.ts';
+import type { ContainerStatusResponse } from '../cri/wire/messages.ts';
 import { explanationOf } from './explanation.ts';
 
 const status = {

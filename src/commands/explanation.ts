@@ -1,7 +1,7 @@
 /**
  * A container's verbose status as text for people: what it is, what its start took, and its plan. Pure.
  */
-import type { ContainerStatusResponse } from '../cri/messages.ts';
+import type { ContainerStatusResponse } from '../cri/wire/messages.ts';
 import { formatUs, type PlanRun } from '../engine/monitor/plan-run.ts';
 
 /** The topics that the daemon's verbose ContainerStatus has. */

@@ -4,7 +4,7 @@
 import type { Config } from '../config.ts';
 import { callRuntime } from '../cri/client.ts';
 import { loadContract } from '../cri/contract.ts';
-import type { ImageStatusResponse, ListImagesResponse } from '../cri/messages.ts';
+import type { ImageStatusResponse, ListImagesResponse } from '../cri/wire/messages.ts';
 import { verifyStore } from '../images/store/verify.ts';
 import { notFound } from '../lib/errors.ts';
 import { imageTable, verificationText } from './image-report.ts';

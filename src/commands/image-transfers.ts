@@ -10,7 +10,7 @@ import { basename, dirname, join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { callOwn } from '../cri/client.ts';
 import type { Contract } from '../cri/contract.ts';
-import type { ExportResponse, ImportRequest, ImportResponse, PullResponse, PullsResponse, TransferMessage } from '../cri/node-messages.ts';
+import type { ExportResponse, ImportRequest, ImportResponse, PullResponse, PullsResponse, TransferMessage } from '../cri/wire/node-messages.ts';
 import { BerthError, failedTo, invalidArgument } from '../lib/errors.ts';
 import { openProgressDisplay, type ProgressDisplay } from './progress-display.ts';
 import { archiveLine, createRate, pullsTable, transferLines } from './transfer-report.ts';

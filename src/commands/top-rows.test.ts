@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { ContainerStats, PodSandboxStats } from '../cri/messages.ts';
+import type { ContainerStats, PodSandboxStats } from '../cri/wire/messages.ts';
 import { podUses, type Sample } from './top-rows.ts';
 
 const value = (number: number) => ({ value: String(number) });

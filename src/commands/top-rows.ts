@@ -8,7 +8,7 @@ import type {
   ListPodSandboxResponse,
   ListPodSandboxStatsResponse,
   PodSandboxStats,
-} from '../cri/messages.ts';
+} from '../cri/wire/messages.ts';
 
 /** The daemon's answers at one time, `atMs` by a clock that never goes back. */
 export type Sample = {

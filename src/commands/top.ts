@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { callRuntime } from '../cri/client.ts';
 import { type Contract, loadContract } from '../cri/contract.ts';
-import type { ListContainersResponse, ListPodSandboxResponse, ListPodSandboxStatsResponse } from '../cri/messages.ts';
+import type { ListContainersResponse, ListPodSandboxResponse, ListPodSandboxStatsResponse } from '../cri/wire/messages.ts';
 import { reasonOf } from '../lib/errors.ts';
 import { podUses, type Sample, type SortKey, type TopOptions } from './top-rows.ts';
 import { keyLine, tableLines, titleLine } from './top-view.ts';

@@ -1,7 +1,7 @@
 /**
  * How pulls, imports and exports stand, as lines for people: with bars for a terminal, in a table for all pulls at once. Pure.
  */
-import type { LayerTransferMessage, TransferMessage } from '../cri/node-messages.ts';
+import type { LayerTransferMessage, TransferMessage } from '../cri/wire/node-messages.ts';
 
 /** Of the last seconds: what a person takes for "now". */
 const windowMs = 5000;

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import protobuf from 'protobufjs';
 import { type Field, messagesSource, readContract } from '../../scripts/generate-messages.ts';
 import { loadContract } from './contract.ts';
-import type { CreateContainerRequest } from './messages.ts';
+import type { CreateContainerRequest } from './wire/messages.ts';
 
 const contract = readContract();
 const proto = readFileSync(join(import.meta.dirname, '../../proto/runtime-v1.proto'), 'utf8');

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
 import type { ItemEncoders } from './deps.ts';
-import { EncodedMessage } from './encoded.ts';
+import { EncodedMessage } from './to-response/encoded.ts';
 
 export type Contract = {
   readonly runtime: ServiceDefinition;

@@ -6,7 +6,7 @@ import type { ContainerView, SandboxView } from '../engine/state/records.ts';
 import type { DeviceEdits, ImageRoot, Network } from '../engine/state/spec.ts';
 import type { Transfer } from '../images/document/transfer.ts';
 import type { StreamingServer } from '../streaming/server.ts';
-import type { Container, Image, PodSandbox } from './messages.ts';
+import type { Container, Image, PodSandbox } from './wire/messages.ts';
 
 /** An image on this node. */
 export type ImageView = {

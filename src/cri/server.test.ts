@@ -7,8 +7,8 @@ import { after, test } from 'node:test';
 import { type Client, status as Codes, credentials, loadPackageDefinition, type ServiceDefinition } from '@grpc/grpc-js';
 import { containerView, fakeDeps, fakeLog, imageView, sandboxView } from '../../test/support/cri-fakes.ts';
 import { loadContract } from './contract.ts';
-import { createItemBytes } from './item-bytes.ts';
 import { listen } from './server.ts';
+import { createItemBytes } from './to-response/item-bytes.ts';
 
 const contract = loadContract();
 const directory = mkdtempSync(join(tmpdir(), 'berth-cri-'));

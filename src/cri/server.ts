@@ -9,7 +9,7 @@ import { failedTo } from '../lib/errors.ts';
 import { clearSocketPath } from '../lib/unix-socket.ts';
 import type { Contract } from './contract.ts';
 import type { CriDeps } from './deps.ts';
-import { type EdgeDeps, guardDuplex, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './edge.ts';
+import { type EdgeDeps, guardDuplex, guardStreaming, guardUnary, type StreamingWork, type UnaryWork } from './interceptor.ts';
 import { type AnyMethod, imageMethods, ownMethods, refuse, runtimeMethods } from './methods.ts';
 import { spanAttributes } from './span-attributes.ts';
 

@@ -5,7 +5,7 @@
  */
 import type { Engine } from '../engine/engine.ts';
 import type { Attributes } from '../lib/spans.ts';
-import type { ContainerMetadata, PodSandboxMetadata } from './messages.ts';
+import type { ContainerMetadata, PodSandboxMetadata } from './wire/messages.ts';
 
 /** The fields of all messages that name something. */
 type Naming = {

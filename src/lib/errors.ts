@@ -1,7 +1,7 @@
 /**
  * The one error type of operating errors, and its constructors. Programmer errors are assertions instead.
  *
- * The code is chosen where the meaning of a failure is known; src/cri/edge.ts alone turns it into a gRPC status.
+ * The code is chosen where the meaning of a failure is known; src/cri/interceptor.ts alone turns it into a gRPC status.
  */
 
 /** The names of the gRPC codes that berth answers with. */

@@ -4,8 +4,8 @@
  * Without metrics nothing is loaded, counted or kept for them; the same for traces.
  */
 import type { Config } from '../config.ts';
-import { type Series, sandboxSeries } from '../cri/metric-families.ts';
-import { metricsText } from '../cri/metrics-text.ts';
+import { type Series, sandboxSeries } from '../cri/to-response/metric-families.ts';
+import { metricsText } from '../cri/to-response/metrics-text.ts';
 import type { EngineDeps } from '../engine/deps.ts';
 import type { Engine } from '../engine/engine.ts';
 import { type ContainerView, containerState, type ProcessIdentity } from '../engine/state/records.ts';

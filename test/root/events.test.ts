@@ -1,7 +1,7 @@
 /** Events through the engine's functions: what is told while pods come and go, and in which order. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { podSandboxStatus } from '../../src/cri/pod-sandbox-status.ts';
+import { podSandboxStatus } from '../../src/cri/rpc/sandbox/pod-sandbox-status.ts';
 import type { EventKind, LifeEvent } from '../../src/engine/state/events.ts';
 import { containerState, sandboxState } from '../../src/engine/state/records.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';

@@ -5,7 +5,7 @@ import { existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { metricDescriptors, podSandboxMetrics } from '../../src/cri/metrics-to-response.ts';
+import { metricDescriptors, podSandboxMetrics } from '../../src/cri/to-response/metrics-to-response.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
 import type { SandboxDetails } from '../../src/engine/usage/pod-metrics.ts';
 import type { ContainerStats, SandboxStats } from '../../src/engine/usage/stats.ts';

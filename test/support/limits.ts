@@ -10,8 +10,8 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import type { LinuxContainerResources } from '../../src/cri/messages.ts';
-import { resourcesFrom } from '../../src/cri/resources-from-request.ts';
+import { resourcesFrom } from '../../src/cri/from-request/resources-from-request.ts';
+import type { LinuxContainerResources } from '../../src/cri/wire/messages.ts';
 import { planCgroup, planCgroupUpdate } from '../../src/engine/cgroup/cgroup.ts';
 import { type CgroupDriver, type CgroupDriverName, chooseCgroupDriver } from '../../src/engine/cgroup/cgroup-driver.ts';
 import { deviceRules } from '../../src/engine/cgroup/device-rules.ts';

@@ -1,0 +1,111 @@
+/**
+ * RunPodSandboxRequest -> SandboxSpec: everything about a sandbox that can be refused without asking the kernel is refused here. Pure.
+ */
+import type { DnsConfig, PortMapping, SandboxMetadata, SandboxSpec } from '../../engine/state/spec.ts';
+import { invalidArgument } from '../../lib/errors.ts';
+import { runtimeHandlers } from '../wire/constants.ts';
+import type * as cri from '../wire/messages.ts';
+import { absolutePath, present, quoted, type RequestFacts, requiredName, singleLine, wholeNumber } from './checks.ts';
+import { sandboxNamespaces } from './namespaces-from-request.ts';
+import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
+import { sandboxSysctls } from './sysctls-from-request.ts';
+import { userSpec } from './user-from-request.ts';
+
+/**
+ * @throws {BerthError} INVALID_ARGUMENT for what contradicts itself or the contract, UNIMPLEMENTED for what berth does not do yet.
+ */
+export function sandboxSpecFrom({ config, runtime_handler = '' }: cri.RunPodSandboxRequest, facts: RequestFacts): SandboxSpec {
+  if (config === undefined) throw invalidArgument('config: it is missing');
+  const metadata = sandboxMetadata(config.metadata);
+  const linux = config.linux ?? {};
+  const security = linux.security_context ?? {};
+  const namespaces = sandboxNamespaces(security.namespace_options);
+  checkHandler(runtime_handler);
+  checkSandboxSecurity(security, facts);
+  return present({
+    metadata,
+    hostname: hostname(config.hostname ?? ''),
+    logDirectory: config.log_directory ? absolutePath('log_directory', config.log_directory) : '',
+    dns: config.dns_config && dnsConfig(config.dns_config),
+    portMappings: (config.port_mappings ?? []).map(portMapping),
+    labels: config.labels ?? {},
+    annotations: config.annotations ?? {},
+    cgroupParent: cgroupParent(linux.cgroup_parent ?? ''),
+    sysctls: sandboxSysctls(linux.sysctls ?? {}, namespaces),
+    namespaces,
+    isPrivileged: security.privileged ?? false,
+    runtimeHandler: runtime_handler,
+  });
+}
+
+/** @throws {BerthError} INVALID_ARGUMENT for a handler that this node does not have; '' is the default one. */
+export function checkHandler(handler: string): void {
+  if (!runtimeHandlers.includes(handler)) {
+    throw invalidArgument(`runtime_handler: there is no handler ${quoted(handler)} on this node, only "berth" and the default`);
+  }
+}
+
+function sandboxMetadata(metadata: cri.PodSandboxMetadata | undefined): SandboxMetadata {
+  if (metadata === undefined) throw invalidArgument('config.metadata: it is missing');
+  const part = (field: 'name' | 'namespace' | 'uid') => {
+    const text = requiredName(`metadata.${field}`, metadata[field]);
+    // Network plugins get these in CNI_ARGS, where it separates.
+    if (text.includes(';')) throw invalidArgument(`metadata.${field}: ${quoted(text)} holds a semicolon`);
+    return text;
+  };
+  return { name: part('name'), namespace: part('namespace'), uid: part('uid'), attempt: metadata.attempt ?? 0 };
+}
+
+/** __NEW_UTS_LEN of include/uapi/linux/utsname.h. */
+const hostnameBytesMax = 64;
+
+/** '' stays: the sandbox then has the node's name. */
+function hostname(name: string): string {
+  if (Buffer.byteLength(name) > hostnameBytesMax) throw invalidArgument(`hostname: ${quoted(name)} is longer than ${hostnameBytesMax} bytes`);
+  if (name !== '' && !/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name)) {
+    throw invalidArgument(`hostname: ${quoted(name)} has other characters than letters, digits, dots, hyphens and underscores`);
+  }
+  return name;
+}
+
+function dnsConfig({ servers = [], searches = [], options = [] }: cri.DNSConfig): DnsConfig {
+  // A line break would add lines of one's own choice to resolv.conf.
+  const checked = (field: string, words: readonly string[]) => words.map((word) => singleLine(`dns_config.${field}`, word));
+  return { servers: checked('servers', servers), searches: checked('searches', searches), options: checked('options', options) };
+}
+
+const protocols: Readonly<Record<cri.Protocol, PortMapping['protocol']>> = { TCP: 'tcp', UDP: 'udp', SCTP: 'sctp' };
+
+function portMapping(mapping: cri.PortMapping): PortMapping {
+  const protocol = protocols[mapping.protocol ?? 'TCP'];
+  if (protocol === undefined) throw invalidArgument(`port_mappings: there is no protocol ${mapping.protocol}`);
+  return {
+    protocol,
+    containerPort: wholeNumber('port_mappings: container_port', mapping.container_port, 1, 65535),
+    hostPort: wholeNumber('port_mappings: host_port', mapping.host_port, 0, 65535),
+    hostIp: hostIp(mapping.host_ip ?? ''),
+  };
+}
+
+function hostIp(address: string): string {
+  const isV4 = /^\d{1,3}(\.\d{1,3}){3}$/.test(address) && address.split('.').every((part) => Number(part) <= 255);
+  const isV6 = /^[0-9a-f:.]*:[0-9a-f:.]*$/i.test(address) && URL.canParse(`http://[${address}]/`);
+  if (address !== '' && !isV4 && !isV6) throw invalidArgument(`port_mappings: host_ip: ${quoted(address)} is not an IP address`);
+  return address;
+}
+
+/** Which cgroups there are is the engine's to know; here only what no driver could mean. */
+function cgroupParent(parent: string): string {
+  if (singleLine('linux.cgroup_parent', parent).split('/').includes('..')) {
+    throw invalidArgument(`linux.cgroup_parent: ${quoted(parent)} leaves its hierarchy`);
+  }
+  return parent;
+}
+
+/** There is no process of the sandbox's own that these could apply to; a malformed one is refused all the same. */
+function checkSandboxSecurity(security: cri.LinuxSandboxSecurityContext, facts: RequestFacts): void {
+  userSpec(security);
+  seccompProfile(security);
+  appArmorProfile({ apparmor: security.apparmor }, facts, security.privileged ?? false);
+  checkSelinux(security.selinux_options, facts, security.privileged ?? false);
+}

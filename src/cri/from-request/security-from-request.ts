@@ -1,0 +1,52 @@
+/**
+ * LinuxContainerSecurityContext -> SecuritySpec. Pure.
+ */
+import type { SandboxSpec, SecuritySpec } from '../../engine/state/spec.ts';
+import { invalidArgument } from '../../lib/errors.ts';
+import type * as cri from '../wire/messages.ts';
+import { absolutePath, quoted, type RequestFacts } from './checks.ts';
+import { containerNamespaces } from './namespaces-from-request.ts';
+import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
+import { userSpec } from './user-from-request.ts';
+
+/**
+ * @throws {BerthError} INVALID_ARGUMENT for what contradicts itself or the sandbox, UNIMPLEMENTED for what berth does not do yet,
+ *   FAILED_PRECONDITION for a pid namespace that the sandbox was made without.
+ */
+export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}, sandbox: SandboxSpec, facts: RequestFacts): SecuritySpec {
+  const isPrivileged = message.privileged ?? false;
+  if (isPrivileged && !sandbox.isPrivileged) {
+    throw invalidArgument('security_context.privileged: a privileged container needs a sandbox that was made with privileged too');
+  }
+  const profile = appArmorProfile(message, facts, isPrivileged);
+  checkSelinux(message.selinux_options, facts, isPrivileged);
+  const seccomp = seccompProfile(message);
+  const { add_capabilities: add = [], drop_capabilities: drop = [], add_ambient_capabilities: ambient = [] } = message.capabilities ?? {};
+  return {
+    isPrivileged,
+    addCapabilities: add.map(capability),
+    dropCapabilities: drop.map(capability),
+    addAmbientCapabilities: ambient.map(capability),
+    hasReadonlyRootfs: message.readonly_rootfs ?? false,
+    noNewPrivs: message.no_new_privs ?? false,
+    maskedPaths: paths('masked_paths', message.masked_paths, isPrivileged),
+    readonlyPaths: paths('readonly_paths', message.readonly_paths, isPrivileged),
+    seccomp: isPrivileged ? { kind: 'unconfined' } : seccomp,
+    ...(profile === undefined ? {} : { appArmorProfile: profile }),
+    user: userSpec(message),
+    namespaces: containerNamespaces(message.namespace_options, sandbox.namespaces),
+  };
+}
+
+/** `cap_net_admin` -> `NET_ADMIN`. Which names there are is the engine's to know. */
+function capability(name: string): string {
+  const short = name.toUpperCase().replace(/^CAP_/, '');
+  if (!/^[A-Z0-9_]+$/.test(short)) throw invalidArgument(`capabilities: ${quoted(name)} is not the name of a capability`);
+  return short;
+}
+
+/** Exactly those given: they replace any default. Nothing is hidden from a privileged container. */
+function paths(field: string, given: readonly string[] = [], isPrivileged: boolean): readonly string[] {
+  const checked = given.map((path) => absolutePath(field, path));
+  return isPrivileged ? [] : checked;
+}

@@ -1,0 +1,31 @@
+/**
+ * Import: images out of an archive that the caller sends; tells how it stands, and at last what the images are.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import type { ImportRequest, ImportResponse } from '../../wire/node-messages.ts';
+import { whileUnderWay } from './report-progress.ts';
+
+/** @throws {BerthError} as the images' import. */
+export async function* importImages(
+  { images }: Pick<CriDeps, 'images'>,
+  requests: AsyncIterable<ImportRequest>,
+  signal: AbortSignal,
+): AsyncGenerator<ImportResponse> {
+  const messages = requests[Symbol.asyncIterator]();
+  const first: ImportRequest = (await messages.next()).value ?? {};
+  const name = first.name === undefined || first.name === '' ? undefined : requiredName('name', first.name);
+  const archive = bytesOf(first, messages);
+  const found = yield* whileUnderWay((onStart) => images.importArchive({ archive, name, signal, onStart }));
+  yield { images: found.map(({ id, repoTags, repoDigests }) => ({ id, names: repoTags.length > 0 ? repoTags : repoDigests })) };
+}
+
+async function* bytesOf(first: ImportRequest, rest: AsyncIterator<ImportRequest>): AsyncGenerator<Buffer> {
+  for (let message = first; ; ) {
+    if (message.archive !== undefined && message.archive.length > 0) yield message.archive;
+    const { done, value } = await rest.next();
+    if (done === true) return;
+    message = value;
+  }
+}

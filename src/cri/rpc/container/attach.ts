@@ -1,0 +1,16 @@
+/**
+ * Attach: a URL where one client may follow the output of a container's own process, and give it input.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import { flagsFromRequest } from '../../from-request/stream-flags.ts';
+import type { AttachRequest, AttachResponse } from '../../wire/messages.ts';
+import { requireRunning } from '../running.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without a stream, FAILED_PRECONDITION when the container does not run. */
+export async function attach({ engine, streaming }: Pick<CriDeps, 'engine' | 'streaming'>, request: AttachRequest): Promise<AttachResponse> {
+  const container = engine.container(requiredName('container_id', request.container_id));
+  requireRunning('attaching to', container);
+  return { url: streaming.prepareAttach({ containerId: container.record.id, ...flagsFromRequest(request) }) };
+}

@@ -1,0 +1,13 @@
+/**
+ * RemoveContainer: kills and removes a container, all but its log; succeeds for one that is not there.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import type { RemoveContainerRequest, RemoveContainerResponse } from '../../wire/messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without an id, else as the engine. */
+export async function removeContainer({ engine }: Pick<CriDeps, 'engine'>, request: RemoveContainerRequest): Promise<RemoveContainerResponse> {
+  await engine.removeContainer(requiredName('container_id', request.container_id));
+  return {};
+}

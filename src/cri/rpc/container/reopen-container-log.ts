@@ -1,0 +1,16 @@
+/**
+ * ReopenContainerLog: goes on writing to a new file after the old one was renamed.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import type { ReopenContainerLogRequest, ReopenContainerLogResponse } from '../../wire/messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without an id, else as the engine. */
+export async function reopenContainerLog(
+  { engine }: Pick<CriDeps, 'engine'>,
+  request: ReopenContainerLogRequest,
+): Promise<ReopenContainerLogResponse> {
+  await engine.reopenLog(requiredName('container_id', request.container_id));
+  return {};
+}

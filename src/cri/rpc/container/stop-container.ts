@@ -1,0 +1,14 @@
+/**
+ * StopContainer: the stop signal, a time to react, then the kill; answers when the end is on record. Succeeds for one that does not run.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import { secondsToMs } from '../../from-request/seconds.ts';
+import type { StopContainerRequest, StopContainerResponse } from '../../wire/messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without an id, else as the engine. */
+export async function stopContainer({ engine }: Pick<CriDeps, 'engine'>, request: StopContainerRequest): Promise<StopContainerResponse> {
+  await engine.stopContainer(requiredName('container_id', request.container_id), secondsToMs(request.timeout));
+  return {};
+}

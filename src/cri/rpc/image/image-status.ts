@@ -1,0 +1,15 @@
+/**
+ * ImageStatus: is an image on this node, and what is it. One that is not gives an answer without an image, no error.
+ */
+
+import type { CriDeps } from '../../deps.ts';
+import { requiredName } from '../../from-request/checks.ts';
+import { image } from '../../to-response/to-response.ts';
+import type { ImageStatusRequest, ImageStatusResponse } from '../../wire/messages.ts';
+
+/** @throws {BerthError} INVALID_ARGUMENT without a reference, or for one that cannot be read. */
+export async function imageStatus({ images }: Pick<CriDeps, 'images'>, request: ImageStatusRequest): Promise<ImageStatusResponse> {
+  const found = images.find(requiredName('image.image', request.image?.image));
+  if (found === undefined) return {};
+  return { image: image(found), info: request.verbose ? { info: JSON.stringify(await images.explain(found)) } : {} };
+}

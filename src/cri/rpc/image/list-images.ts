@@ -1,0 +1,25 @@
+/**
+ * ListImages and StreamImages: all images, or the one that a reference names.
+ */
+import type { CriDeps, ImageView } from '../../deps.ts';
+import { EncodedMessage, encodedChunks } from '../../to-response/encoded.ts';
+import type { ListImagesRequest, StreamImagesRequest } from '../../wire/messages.ts';
+
+type Deps = Pick<CriDeps, 'images' | 'items'>;
+
+/** @throws {BerthError} INVALID_ARGUMENT for a reference that cannot be read. */
+export async function listImages(deps: Deps, request: ListImagesRequest): Promise<EncodedMessage> {
+  return new EncodedMessage(select(deps, request).map(deps.items.images));
+}
+
+/** The field of the items has the same number in both responses, and so the same bytes. */
+export function streamImages(deps: Deps, request: StreamImagesRequest): Iterable<EncodedMessage> {
+  return encodedChunks(select(deps, request).map(deps.items.images));
+}
+
+function select({ images }: Deps, { filter }: ListImagesRequest): readonly ImageView[] {
+  const reference = filter?.image?.image ?? '';
+  if (reference === '') return images.list();
+  const found = images.find(reference);
+  return found === undefined ? [] : [found];
+}

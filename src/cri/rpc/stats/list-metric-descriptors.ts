@@ -1,0 +1,10 @@
+/**
+ * ListMetricDescriptors: what ListPodSandboxMetrics can tell. The kubelet asks once, at its start.
+ */
+import type { CriDeps } from '../../deps.ts';
+import { metricDescriptors } from '../../to-response/metrics-to-response.ts';
+import type { ListMetricDescriptorsResponse } from '../../wire/messages.ts';
+
+export async function listMetricDescriptors(_deps: Pick<CriDeps, never>): Promise<ListMetricDescriptorsResponse> {
+  return { descriptors: metricDescriptors() };
+}

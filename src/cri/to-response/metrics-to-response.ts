@@ -1,0 +1,28 @@
+/**
+ * The metrics of pods as the CRI's messages. Pure.
+ *
+ * Values are whole numbers there, so seconds are whole seconds, cut off as the peers do.
+ */
+import type { SandboxDetails } from '../../engine/usage/pod-metrics.ts';
+import type * as cri from '../wire/messages.ts';
+import { type MetricValue, metricFamilies, type Series, sandboxSeries } from './metric-families.ts';
+
+export function metricDescriptors(): cri.MetricDescriptor[] {
+  return metricFamilies.map(({ name, help, labels }) => ({ name, help, label_keys: [...labels] }));
+}
+
+export function podSandboxMetrics(details: SandboxDetails): cri.PodSandboxMetrics {
+  const { own, containers } = sandboxSeries(details);
+  return {
+    pod_sandbox_id: details.stats.record.id,
+    metrics: own.map(metric),
+    container_metrics: [...containers].map(([id, series]) => ({ container_id: id, metrics: series.map(metric) })),
+  };
+}
+
+/** Without a time: the values are of now. */
+function metric({ family, labels, value }: Series): cri.Metric {
+  return { name: family.name, metric_type: family.type, label_values: [...labels], value: { value: whole(value) } };
+}
+
+const whole = (value: MetricValue): string => String(typeof value === 'object' ? value.ns / 1_000_000_000n : value);

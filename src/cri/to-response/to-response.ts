@@ -1,0 +1,185 @@
+/**
+ * Records and statuses -> the CRI's messages. Pure.
+ *
+ * Labels and annotations go out exactly as they came. Enums are names, 64-bit numbers decimal text, as the contract's encoder takes them.
+ */
+
+import { signalName } from '../../engine/plan/signals.ts';
+import {
+  type ContainerState,
+  type ContainerView,
+  containerState,
+  type SandboxState,
+  type SandboxView,
+  sandboxState,
+} from '../../engine/state/records.ts';
+import type { ContainerSpec, IdRange, ImageVolume, Mount, NamespaceModes, PidMode, Propagation, Resources } from '../../engine/state/spec.ts';
+import type { ImageView } from '../deps.ts';
+import type * as cri from '../wire/messages.ts';
+
+export function podSandbox({ record, status }: SandboxView): cri.PodSandbox {
+  const { spec } = record;
+  return {
+    id: record.id,
+    metadata: spec.metadata,
+    state: toSandboxState(sandboxState(status)),
+    created_at: record.createdAtNs,
+    labels: spec.labels,
+    annotations: spec.annotations,
+    runtime_handler: spec.runtimeHandler,
+  };
+}
+
+/**
+ * With the host's network there is no address: the kubelet knows the node's. The modes must be there, or the kubelet takes a sandbox on the
+ * host's network for one that was made wrong, and makes another.
+ */
+export function podSandboxStatus(view: SandboxView): cri.PodSandboxStatus {
+  const [ip = '', ...others] = view.status.network?.ips ?? [];
+  return {
+    ...podSandbox(view),
+    network: { ip, additional_ips: others.map((address) => ({ ip: address })) },
+    linux: { namespaces: { options: namespaceOptions(view.record.spec.namespaces) } },
+  };
+}
+
+export function container({ record, status }: ContainerView): cri.Container {
+  const { spec } = record;
+  return {
+    id: record.id,
+    pod_sandbox_id: record.sandboxId,
+    metadata: spec.metadata,
+    image: imageSpec(spec, record.image.name),
+    image_ref: record.image.ref,
+    image_id: record.image.id,
+    state: toContainerState(containerState(status)),
+    created_at: record.createdAtNs,
+    labels: spec.labels,
+    annotations: spec.annotations,
+  };
+}
+
+export function containerStatus({ record, status }: ContainerView): cri.ContainerStatus {
+  const { spec, identity } = record;
+  return {
+    id: record.id,
+    metadata: spec.metadata,
+    state: toContainerState(containerState(status)),
+    created_at: record.createdAtNs,
+    started_at: status.startedAtNs,
+    finished_at: status.finishedAtNs,
+    exit_code: status.exitCode,
+    image: imageSpec(spec, record.image.name),
+    image_ref: record.image.ref,
+    image_id: record.image.id,
+    reason: status.reason,
+    message: status.message,
+    labels: spec.labels,
+    annotations: spec.annotations,
+    mounts: spec.mounts.map(mount),
+    log_path: spec.logPath,
+    resources: { linux: linuxResources(status.resources) },
+    user: { linux: { uid: String(identity.uid), gid: String(identity.gid), supplemental_groups: identity.additionalGids.map(String) } },
+    stop_signal: stopSignal(record.stopSignal),
+  };
+}
+
+export function image(view: ImageView): cri.Image {
+  return {
+    id: view.id,
+    repo_tags: view.repoTags,
+    repo_digests: view.repoDigests,
+    size: String(view.sizeBytes),
+    ...imageUser(view.user),
+    pinned: view.isPinned,
+  };
+}
+
+/** Values that are undefined stay out of the message. */
+function linuxResources(resources: Resources): cri.LinuxContainerResources {
+  return {
+    cpu_period: decimal(resources.cpuPeriodUs),
+    cpu_quota: decimal(resources.cpuQuotaUs),
+    cpu_shares: decimal(resources.cpuShares),
+    memory_limit_in_bytes: decimal(resources.memoryLimitBytes),
+    memory_swap_limit_in_bytes: decimal(resources.memorySwapLimitBytes),
+    oom_score_adj: decimal(resources.oomScoreAdj),
+    cpuset_cpus: resources.cpusetCpus,
+    cpuset_mems: resources.cpusetMems,
+    hugepage_limits: resources.hugepageLimits?.map(({ pageSize, limitBytes }) => ({ page_size: pageSize, limit: String(limitBytes) })),
+    unified: resources.unified,
+  };
+}
+
+function toSandboxState(state: SandboxState): cri.PodSandboxState {
+  return state === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+}
+
+const containerStates: Readonly<Record<ContainerState, cri.ContainerState>> = {
+  creating: 'CONTAINER_UNKNOWN',
+  created: 'CONTAINER_CREATED',
+  running: 'CONTAINER_RUNNING',
+  exited: 'CONTAINER_EXITED',
+  unknown: 'CONTAINER_UNKNOWN',
+};
+
+const toContainerState = (state: ContainerState): cri.ContainerState => containerStates[state];
+
+const pidModes: Readonly<Record<PidMode, cri.NamespaceMode>> = { pod: 'POD', container: 'CONTAINER', node: 'NODE', target: 'TARGET' };
+
+function namespaceOptions({ network, ipc, pid, user }: NamespaceModes): cri.NamespaceOption {
+  const options = { network: pidModes[network], ipc: pidModes[ipc], pid: pidModes[pid] };
+  return user === undefined ? options : { ...options, userns_options: { mode: 'POD', uids: [idMapping(user.uids)], gids: [idMapping(user.gids)] } };
+}
+
+function idMapping({ hostId, length }: IdRange): cri.IDMapping {
+  return { container_id: 0, host_id: hostId, length };
+}
+
+/** The name that people know, not the id by which the kubelet asked for it. */
+function imageSpec({ image: asked }: ContainerSpec, name: string): cri.ImageSpec {
+  return { image: name, annotations: asked.annotations, user_specified_image: asked.userSpecified, runtime_handler: asked.runtimeHandler };
+}
+
+const propagations: Readonly<Record<Propagation, cri.MountPropagation>> = {
+  private: 'PROPAGATION_PRIVATE',
+  'host-to-container': 'PROPAGATION_HOST_TO_CONTAINER',
+  bidirectional: 'PROPAGATION_BIDIRECTIONAL',
+};
+
+function mount(asked: Mount): cri.Mount {
+  return {
+    container_path: asked.containerPath,
+    host_path: asked.hostPath,
+    readonly: asked.isReadonly,
+    recursive_read_only: asked.isRecursiveReadonly,
+    propagation: propagations[asked.propagation],
+    selinux_relabel: asked.wantsSelinuxRelabel,
+    mount_options: asked.options,
+    ...(asked.ids === undefined ? {} : { uidMappings: [idMapping(asked.ids.uids)], gidMappings: [idMapping(asked.ids.gids)] }),
+    ...(asked.image === undefined ? {} : imageMount(asked.image)),
+  };
+}
+
+function imageMount({ requested, subPath, found }: ImageVolume): Pick<cri.Mount, 'image' | 'image_sub_path'> {
+  return { image: { image: requested, image_ref: found?.ref }, image_sub_path: subPath };
+}
+
+/** `SIGRTMIN+3` -> `SIGNAL_SIGRTMINPLUS3`. */
+function stopSignal(number: number): cri.Signal {
+  return `SIGNAL_${signalName(number).replace('+', 'PLUS').replace('-', 'MINUS')}` as cri.Signal;
+}
+
+/** The first part of the config's User: a number is the uid, anything else a name, for the kubelet's runAsNonRoot check. */
+function imageUser(user: string): Pick<cri.Image, 'uid' | 'username'> {
+  const name = user.split(':')[0] ?? '';
+  if (/^\d+$/.test(name)) return { uid: { value: name } };
+  return name === '' ? {} : { username: name };
+}
+
+const decimal = (number: number | undefined): string | undefined => (number === undefined ? undefined : String(number));
+
+/** What a verbose status says besides, by topic: each a JSON text. */
+export function verboseInfo(topics: Readonly<Record<string, unknown>>): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(topics).map(([topic, value]) => [topic, JSON.stringify(value)]));
+}

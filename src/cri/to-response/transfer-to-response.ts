@@ -1,0 +1,23 @@
+/**
+ * How a pull or an import stands, as a message. Pure.
+ */
+import type { Transfer } from '../../images/document/transfer.ts';
+import type { TransferMessage } from '../wire/node-messages.ts';
+
+export function toTransferMessage(transfer: Transfer): TransferMessage {
+  const { image, startedAtMs, state, layers, receivedBytes, host, retries } = transfer;
+  return {
+    image,
+    started_at_ms: String(startedAtMs),
+    state,
+    layers: layers.map(({ digest, doneBytes, totalBytes, state: its }) => ({
+      digest,
+      done_bytes: String(doneBytes),
+      total_bytes: String(totalBytes),
+      state: its,
+    })),
+    received_bytes: String(receivedBytes),
+    ...(host === undefined ? {} : { host }),
+    retries,
+  };
+}

@@ -1,0 +1,26 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { status } from '@grpc/grpc-js';
+import { BerthError, type ErrorCode, invalidArgument } from '../../lib/errors.ts';
+import { failureFrom } from './grpc-status.ts';
+
+test('an error of each code gets the number that grpc gives that name; anything else is INTERNAL', () => {
+  const names: readonly ErrorCode[] = [
+    ...(['INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION'] as const),
+    ...(['ABORTED', 'UNIMPLEMENTED', 'INTERNAL', 'UNAVAILABLE', 'UNAUTHENTICATED', 'CANCELLED'] as const),
+  ];
+  for (const name of names) assert.equal(failureFrom(new BerthError(name, 'text')).code, status[name], name);
+  assert.equal(failureFrom(new TypeError('text')).code, status.INTERNAL);
+});
+
+test('failureFrom() answers UNKNOWN where the kubelet looks for a word, which it finds at the beginning of the text only then', () => {
+  for (const word of ['RegistryUnavailable', 'SignatureValidationFailed']) {
+    const { name, code, details } = failureFrom(new BerthError('UNAVAILABLE', `${word}: pulling image x`));
+    assert.deepEqual([name, code, details], ['UNAVAILABLE', status.UNKNOWN, `${word}: pulling image x`]);
+  }
+  assert.equal(failureFrom(new BerthError('UNAVAILABLE', 'said RegistryUnavailable: no')).code, status.UNAVAILABLE);
+});
+
+test('failureFrom() bounds the text: it travels in a header', () => {
+  assert.equal(failureFrom(invalidArgument('x'.repeat(100_000))).details.length, 4097);
+});
