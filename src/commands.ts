@@ -5,8 +5,8 @@
 import type { ImageAction } from './commands/image-command.ts';
 import { sortKeys, type TopOptions } from './commands/top-rows.ts';
 import { type Flags, flagSettings } from './config.ts';
+import { splitAtEquals, unknownText } from './lib/did-you-mean.ts';
 import { invalidArgument } from './lib/errors.ts';
-import { splitAtEquals, unknownText } from './lib/words.ts';
 
 const defaultConfigFile = '/etc/berth/config.toml';
 

@@ -4,8 +4,8 @@
  * Pure: reads neither arguments, environment nor files itself; a problem is a BerthError INVALID_ARGUMENT that names the setting.
  */
 import { parse } from 'smol-toml';
+import { splitAtEquals, unknownText } from './lib/did-you-mean.ts';
 import { invalidArgument, reasonOf } from './lib/errors.ts';
-import { splitAtEquals, unknownText } from './lib/words.ts';
 
 /** Effective settings. Paths are absolute. */
 export type Config = {
