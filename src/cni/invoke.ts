@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, type ErrorCode, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import { type Trace, untraced } from '../lib/spans.ts';
-import { type ProgramResult, runProgram } from '../sys/spawn.ts';
+import { type ProgramResult, runProgram } from '../sys/process/spawn.ts';
 import type { NetworkList, PluginConfig } from './list.ts';
 import { type Attachment, type Command, planConfig, planEnvironment } from './request.ts';
 import { errorCode, excerpt, parseError } from './result.ts';

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Network, NetworkAttachment, NetworkResult } from '../engine/state/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
 import type { Trace } from '../lib/spans.ts';
-import { killByEnvironment } from '../sys/process-environment.ts';
+import { killByEnvironment } from '../sys/process/process-environment.ts';
 import { type Cache, openCache, type StoredEntry } from './cache.ts';
 import type { CacheEntry } from './cache-entry.ts';
 import { addChain, checkChain, collectChain, deleteChain } from './chain.ts';

@@ -4,7 +4,7 @@
 import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { KeyedQueue } from '../lib/queue.ts';
-import type { CgroupFacts } from '../sys/cgroup-facts.ts';
+import type { CgroupFacts } from '../sys/cgroup/cgroup-facts.ts';
 import type { HostFacts } from '../sys/host.ts';
 import type { BlockioClasses } from './cgroup/blockio.ts';
 import type { CgroupDriver } from './cgroup/cgroup-driver.ts';

@@ -4,7 +4,7 @@
  * Runs before the socket answers. Each object is bounded and on its own: a bad one is logged and does not stop the node.
  */
 import { reasonOf } from '../lib/errors.ts';
-import { isAlive } from '../sys/processes.ts';
+import { isAlive } from '../sys/process/processes.ts';
 import { abandonCheckpoint } from './checkpoint/checkpoint.ts';
 import type { EngineDeps } from './deps.ts';
 import { keepLimits } from './lifecycle/adopt-cgroup.ts';

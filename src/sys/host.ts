@@ -4,9 +4,9 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { hostname, release } from 'node:os';
 import { join } from 'node:path';
-import { createDetachedMount, MOUNT_ATTR_RDONLY, setMountAttributes } from './mounts.ts';
-import { createOverlay } from './overlay.ts';
-import { close } from './syscalls.ts';
+import { close } from './call/syscalls.ts';
+import { createDetachedMount, MOUNT_ATTR_RDONLY, setMountAttributes } from './mount/mounts.ts';
+import { createOverlay } from './mount/overlay.ts';
 
 export type HostFacts = {
   readonly kernel: string;

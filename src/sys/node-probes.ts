@@ -2,7 +2,7 @@
  * Single questions about this node, for `berth doctor` and the metrics: each is asked without changing anything, and none throws.
  */
 import { existsSync, readFileSync, statfsSync } from 'node:fs';
-import { checked, isErrno, libc, SyscallError } from './ffi.ts';
+import { checked, isErrno, libc, SyscallError } from './call/ffi.ts';
 
 /** Calls that a container's start is made of, by number: the same on every architecture. */
 const neededCalls = {

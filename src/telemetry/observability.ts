@@ -16,7 +16,7 @@ import { codeOf, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { AdjustableLog, Log } from '../lib/log.ts';
 import type { Sources } from '../lib/metrics.ts';
 import { diskSpace } from '../sys/node-probes.ts';
-import { isAlive, proportionalBytes } from '../sys/processes.ts';
+import { isAlive, proportionalBytes } from '../sys/process/processes.ts';
 import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
 import type { createTracing, Tracing } from './tracing.ts';
 

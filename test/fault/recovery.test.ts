@@ -9,7 +9,7 @@ import { after, type TestContext, test } from 'node:test';
 import { recover } from '../../src/engine/recover.ts';
 import { containerState, sandboxState } from '../../src/engine/state/records.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { processes } from '../../src/sys/cgroup-processes.ts';
+import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { prepareDoomed } from './support/doomed-run.ts';

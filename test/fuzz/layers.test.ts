@@ -13,7 +13,7 @@ import { assembleLayer } from '../../src/images/layer/assemble-layer.ts';
 import { openDecoder } from '../../src/images/tar/decoder.ts';
 import { openLayerStream } from '../../src/images/unpack/layer-stream.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { openIsal } from '../../src/sys/libisal.ts';
+import { openIsal } from '../../src/sys/library/libisal.ts';
 import { digestOf } from '../support/layer-bed.ts';
 import { pick } from '../support/mutate.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';

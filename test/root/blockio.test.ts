@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { parseBlockioClasses } from '../../src/engine/cgroup/blockio.ts';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
-import { controllerDirectory } from '../../src/sys/cgroup-facts.ts';
+import { controllerDirectory } from '../../src/sys/cgroup/cgroup-facts.ts';
 import { attachDisk, detachDisk } from '../support/loop-disk.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 

@@ -13,9 +13,9 @@ import { planCgroup, planCgroupUpdate } from '../../src/engine/cgroup/cgroup.ts'
 import { deviceRules } from '../../src/engine/cgroup/device-rules.ts';
 import type { Resources } from '../../src/engine/state/spec.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { type CgroupFacts, type CgroupWrite, cgroupDirectories, controllerDirectory } from '../../src/sys/cgroup-facts.ts';
-import { freeze, killCgroup, processes, thaw } from '../../src/sys/cgroup-processes.ts';
-import { oomKills, readMemoryUsage, updateCgroup, writeCgroup } from '../../src/sys/cgroup-values.ts';
+import { type CgroupFacts, type CgroupWrite, cgroupDirectories, controllerDirectory } from '../../src/sys/cgroup/cgroup-facts.ts';
+import { freeze, killCgroup, processes, thaw } from '../../src/sys/cgroup/cgroup-processes.ts';
+import { oomKills, readMemoryUsage, updateCgroup, writeCgroup } from '../../src/sys/cgroup/cgroup-values.ts';
 import {
   type CgroupFds,
   createCgroup,
@@ -25,7 +25,7 @@ import {
   removeCgroup,
   removeIfEmpty,
   setDevices,
-} from '../../src/sys/cgroups.ts';
+} from '../../src/sys/cgroup/cgroups.ts';
 import * as bed from '../support/in-cgroup.ts';
 
 const facts = probeCgroups();

@@ -13,8 +13,8 @@ import { findCriu } from '../../src/engine/checkpoint/criu.ts';
 import type { EngineDeps } from '../../src/engine/deps.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
 import type { ErrorCode } from '../../src/lib/errors.ts';
-import { freeze } from '../../src/sys/cgroup-processes.ts';
-import { processStartTime } from '../../src/sys/processes.ts';
+import { freeze } from '../../src/sys/cgroup/cgroup-processes.ts';
+import { processStartTime } from '../../src/sys/process/processes.ts';
 import { prepareCheckpointTool } from '../checkpoint-tool/prepare.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 

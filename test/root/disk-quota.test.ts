@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync }
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { projectOf, readProject, readQuotaState } from '../../src/sys/quota.ts';
+import { projectOf, readProject, readQuotaState } from '../../src/sys/filesystem/quota.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 const place = mkdtempSync('/var/tmp/berth-quota-');

@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { ContainerImage } from '../../src/engine/lifecycle/container.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
-import { isAlive } from '../../src/sys/processes.ts';
+import { isAlive } from '../../src/sys/process/processes.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
 const never = new AbortController().signal;

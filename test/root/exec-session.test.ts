@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ProcessStreams, WantedStreams } from '../../src/engine/exec/process-streams.ts';
 import type { ContainerSpec } from '../../src/engine/state/spec.ts';
-import { runProgram } from '../../src/sys/spawn.ts';
+import { runProgram } from '../../src/sys/process/spawn.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 const pipes = { tty: false, stdin: true, stdout: true, stderr: true };

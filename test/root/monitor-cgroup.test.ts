@@ -5,8 +5,8 @@ import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { createEngine, type Engine } from '../../src/engine/engine.ts';
 import { prepareMonitorCgroup } from '../../src/engine/lifecycle/monitor-cgroup.ts';
-import { processes } from '../../src/sys/cgroup-processes.ts';
-import { findCgroups, removeCgroup } from '../../src/sys/cgroups.ts';
+import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
+import { findCgroups, removeCgroup } from '../../src/sys/cgroup/cgroups.ts';
 import { until } from '../support/in-cgroup.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 

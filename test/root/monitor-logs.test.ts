@@ -7,9 +7,9 @@ import { test } from 'node:test';
 import { readExitRecord, reopenLog, resizeTerminal, startMonitor } from '../../src/engine/monitor/monitor.ts';
 import { CLONE, IOCTL, MS, O } from '../../src/engine/plan/abi.ts';
 import type { Op, Plan } from '../../src/engine/plan/plan.ts';
-import { whenReadable } from '../../src/sys/processes.ts';
-import { runProgram } from '../../src/sys/spawn.ts';
-import { close, pidfdOpen } from '../../src/sys/syscalls.ts';
+import { close, pidfdOpen } from '../../src/sys/call/syscalls.ts';
+import { whenReadable } from '../../src/sys/process/processes.ts';
+import { runProgram } from '../../src/sys/process/spawn.ts';
 import {
   barePlan,
   controlSocket,

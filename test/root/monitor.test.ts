@@ -7,9 +7,9 @@ import { startExec, startMonitor } from '../../src/engine/monitor/monitor.ts';
 import { AT, CLONE, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, O, OPEN_TREE, PR, RESOLVE } from '../../src/engine/plan/abi.ts';
 import { encodePlan, type Op, type Plan } from '../../src/engine/plan/plan.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { processStartTime, whenReadable } from '../../src/sys/processes.ts';
-import { spawnProcess } from '../../src/sys/spawn.ts';
-import { close, memfd, pidfdOpen, pidfdSendSignal, pipe, programPipe } from '../../src/sys/syscalls.ts';
+import { close, memfd, pidfdOpen, pidfdSendSignal, pipe, programPipe } from '../../src/sys/call/syscalls.ts';
+import { processStartTime, whenReadable } from '../../src/sys/process/processes.ts';
+import { spawnProcess } from '../../src/sys/process/spawn.ts';
 import { until } from '../support/in-cgroup.ts';
 import { barePlan, ended, execve, monitorDeps, ownProc, runContainer, scratch, shell, startContainer, stdio } from './support/monitor.ts';
 

@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createOomKills, type OomKills } from '../../src/engine/oom/oom-kills.ts';
 import type { ContainerStatus } from '../../src/engine/state/records.ts';
 import type { Resources } from '../../src/engine/state/spec.ts';
-import { writeCgroup } from '../../src/sys/cgroup-values.ts';
-import { createCgroup, removeCgroup } from '../../src/sys/cgroups.ts';
-import { openKernelLog } from '../../src/sys/kernel-log.ts';
+import { writeCgroup } from '../../src/sys/cgroup/cgroup-values.ts';
+import { createCgroup, removeCgroup } from '../../src/sys/cgroup/cgroups.ts';
+import { openKernelLog } from '../../src/sys/process/kernel-log.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 const MiB = 1024 * 1024;

@@ -4,7 +4,7 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { after, before, test } from 'node:test';
-import { visitNetNamespaces } from '../../src/sys/namespaces.ts';
+import { visitNetNamespaces } from '../../src/sys/process/namespaces.ts';
 import { sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 let host: TestEngine;

@@ -12,7 +12,7 @@ import { createSeccompCompiler } from '../../src/engine/seccomp/seccomp-compiler
 import { defaultProfile } from '../../src/engine/seccomp/seccomp-default.ts';
 import { parseSeccompProfile } from '../../src/engine/seccomp/seccomp-profile.ts';
 import { BerthError } from '../../src/lib/errors.ts';
-import { createLibseccomp } from '../../src/sys/libseccomp.ts';
+import { createLibseccomp } from '../../src/sys/library/libseccomp.ts';
 import { type Call, runFilter } from '../support/bpf.ts';
 
 const libseccomp = createLibseccomp();

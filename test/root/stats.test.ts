@@ -9,11 +9,11 @@ import { metricDescriptors, podSandboxMetrics } from '../../src/cri/to-response/
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
 import type { SandboxDetails } from '../../src/engine/usage/pod-metrics.ts';
 import type { ContainerStats, SandboxStats } from '../../src/engine/usage/stats.ts';
-import { controllerDirectory } from '../../src/sys/cgroup-facts.ts';
-import { removeCgroup } from '../../src/sys/cgroups.ts';
-import { measureTree } from '../../src/sys/disk-usage.ts';
-import { createNamespaces, unpinNamespaces } from '../../src/sys/namespaces.ts';
-import { readInterfaces } from '../../src/sys/network-counters.ts';
+import { controllerDirectory } from '../../src/sys/cgroup/cgroup-facts.ts';
+import { removeCgroup } from '../../src/sys/cgroup/cgroups.ts';
+import { measureTree } from '../../src/sys/filesystem/disk-usage.ts';
+import { readInterfaces } from '../../src/sys/network/network-counters.ts';
+import { createNamespaces, unpinNamespaces } from '../../src/sys/process/namespaces.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 const MiB = 1024 * 1024;

@@ -7,9 +7,9 @@ import { recover } from '../../src/engine/recover.ts';
 import { withShownLayers } from '../../src/engine/rootfs/overlay-rootfs.ts';
 import { sandboxPaths } from '../../src/engine/sources/sandbox-paths.ts';
 import type { ContainerSpec, IdMap, NamespaceModes, SandboxSpec } from '../../src/engine/state/spec.ts';
-import { processes } from '../../src/sys/cgroup-processes.ts';
-import { attachMount, createDetachedMount, unmount } from '../../src/sys/mounts.ts';
-import { close } from '../../src/sys/syscalls.ts';
+import { close } from '../../src/sys/call/syscalls.ts';
+import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
+import { attachMount, createDetachedMount, unmount } from '../../src/sys/mount/mounts.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
 const never = new AbortController().signal;

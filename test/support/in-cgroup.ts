@@ -5,8 +5,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CgroupFacts } from '../../src/sys/cgroup-facts.ts';
-import { type CgroupFds, openCgroup } from '../../src/sys/cgroups.ts';
+import type { CgroupFacts } from '../../src/sys/cgroup/cgroup-facts.ts';
+import { type CgroupFds, openCgroup } from '../../src/sys/cgroup/cgroups.ts';
 
 export type Ended = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 

@@ -18,10 +18,10 @@ import { deviceRules } from '../../src/engine/cgroup/device-rules.ts';
 import type { Resources } from '../../src/engine/state/spec.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { createLog } from '../../src/lib/log.ts';
-import { controllerDirectory, flatKeyed } from '../../src/sys/cgroup-facts.ts';
-import { killCgroup } from '../../src/sys/cgroup-processes.ts';
-import { oomKills, readMemoryUsage } from '../../src/sys/cgroup-values.ts';
-import { probeCgroups, removeCgroup, setDevices } from '../../src/sys/cgroups.ts';
+import { controllerDirectory, flatKeyed } from '../../src/sys/cgroup/cgroup-facts.ts';
+import { killCgroup } from '../../src/sys/cgroup/cgroup-processes.ts';
+import { oomKills, readMemoryUsage } from '../../src/sys/cgroup/cgroup-values.ts';
+import { probeCgroups, removeCgroup, setDevices } from '../../src/sys/cgroup/cgroups.ts';
 import { type Ended, runIn, startIn, startSleeper, until } from './in-cgroup.ts';
 import { attachDisk, detachDisk } from './loop-disk.ts';
 

@@ -3,8 +3,8 @@ import { test } from 'node:test';
 import { cgroupFiles } from '../../../test/support/cgroup-files.ts';
 import { containerView, sandboxView } from '../../../test/support/cri-fakes.ts';
 import type { SandboxDetails } from '../../engine/usage/pod-metrics.ts';
-import { type CgroupCounters, parseMemoryV1, parsePressure } from '../../sys/cgroup-counters.ts';
-import { detailsV1 } from '../../sys/cgroup-details.ts';
+import { type CgroupCounters, parseMemoryV1, parsePressure } from '../../sys/cgroup/cgroup-counters.ts';
+import { detailsV1 } from '../../sys/cgroup/cgroup-details.ts';
 import type { Metric, PodSandboxMetrics } from '../wire/messages.ts';
 import { metricDescriptors, podSandboxMetrics } from './metrics-to-response.ts';
 

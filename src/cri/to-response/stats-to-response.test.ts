@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { containerView, sandboxView } from '../../../test/support/cri-fakes.ts';
 import type { ContainerStats, SandboxStats } from '../../engine/usage/stats.ts';
-import type { CgroupCounters } from '../../sys/cgroup-counters.ts';
+import type { CgroupCounters } from '../../sys/cgroup/cgroup-counters.ts';
 import { containerStats, podSandboxStats } from './stats-to-response.ts';
 
 const line = (totalNs: bigint) => ({ totalNs, avg10: 1.5, avg60: 0.5, avg300: 0.25 });

@@ -2,7 +2,7 @@
  * What both versions of cgroups need to plan a change of resources: its shape, its checks, and the meaning of the memory limits. Pure.
  */
 import { type BerthError, failedPrecondition, invalidArgument } from '../../lib/errors.ts';
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import type { Resources } from '../state/spec.ts';
 
 /** `change` is what was asked for; `before` and `after` are the whole, for writes whose order or value depends on the rest. */

@@ -12,12 +12,12 @@ import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { failedPrecondition, reasonOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
-import type { CgroupFacts, CgroupV2Facts, CgroupWrite } from '../../sys/cgroup-facts.ts';
-import { processes } from '../../sys/cgroup-processes.ts';
-import { updateCgroup, writeCgroup } from '../../sys/cgroup-values.ts';
-import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../../sys/cgroups.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { connectSystemd, isSystemdRunning, type Systemd } from '../../sys/systemd.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import type { CgroupFacts, CgroupV2Facts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
+import { processes } from '../../sys/cgroup/cgroup-processes.ts';
+import { updateCgroup, writeCgroup } from '../../sys/cgroup/cgroup-values.ts';
+import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../../sys/cgroup/cgroups.ts';
+import { connectSystemd, isSystemdRunning, type Systemd } from '../../sys/systemd/systemd.ts';
 import { containerCgroupPath, parentCgroupPath } from './cgroup.ts';
 import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
 

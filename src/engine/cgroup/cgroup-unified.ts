@@ -4,8 +4,8 @@
  * Files: Documentation/admin-guide/cgroup-v2.rst and Documentation/admin-guide/cgroup-v1/ of the kernel.
  */
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
-import { isKeyedFile } from '../../sys/cgroup-undo.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
+import { isKeyedFile } from '../../sys/cgroup/cgroup-undo.ts';
 
 export type Unified = Readonly<Record<string, string>>;
 

@@ -3,7 +3,7 @@
  *
  * Files: Documentation/admin-guide/cgroup-v1/ and Documentation/scheduler/sched-bwc.rst of the kernel.
  */
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 
 /** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */

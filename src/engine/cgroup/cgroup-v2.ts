@@ -3,7 +3,7 @@
  *
  * Files: Documentation/admin-guide/cgroup-v2.rst of the kernel.
  */
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 import { weightOfShares } from './cpu-weight.ts';
 

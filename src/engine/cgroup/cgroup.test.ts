@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../../lib/errors.ts';
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import { containerCgroupPath, mergeResources, planCgroup, planCgroupUpdate } from './cgroup.ts';
 
 const common = { hasSwapAccounting: true, hugepageSizes: ['2MB'] };

@@ -1,11 +1,11 @@
 /**
  * Plans a container's cgroup: where it is, and which values are written to which file in which order.
  *
- * Pure: src/sys/cgroups.ts makes the directories and does the writes. Device access is in device-rules.ts,
+ * Pure: src/sys/cgroup/cgroups.ts makes the directories and does the writes. Device access is in device-rules.ts,
  * oom_score_adj in the plan of the process.
  */
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
-import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import type { Resources } from '../state/spec.ts';
 import { checkControllers, checkResources, cpuBurstUs, type ResourceChange } from './cgroup-change.ts';
 import { planUnified, withUnified } from './cgroup-unified.ts';
@@ -54,7 +54,7 @@ export function planCgroup(resources: Resources, facts: CgroupFacts): CgroupWrit
 
 /**
  * The writes that lead from one set of resources to another while the container runs, and the resources afterwards.
- * To be applied all or none (updateCgroup() of src/sys/cgroup-values.ts).
+ * To be applied all or none (updateCgroup() of src/sys/cgroup/cgroup-values.ts).
  *
  * @param usage what the container holds now and cannot give back (readMemoryUsage()); null when it is not running.
  * @throws {BerthError} as planCgroup(), and FAILED_PRECONDITION for a memory limit below `usage`.

@@ -1,11 +1,11 @@
 /**
  * Plans which devices a container may use: as lines for the devices controller of cgroup v1, and as a BPF program for v2.
  *
- * Pure: src/sys/cgroups.ts writes the lines or loads and attaches the program. The program is BPF_PROG_TYPE_CGROUP_DEVICE:
+ * Pure: src/sys/cgroup/cgroups.ts writes the lines or loads and attaches the program. The program is BPF_PROG_TYPE_CGROUP_DEVICE:
  * instructions of 8 bytes as in RFC 9669, context struct bpf_cgroup_dev_ctx of include/uapi/linux/bpf.h, little-endian machines only.
  */
 import assert from 'node:assert/strict';
-import type { DevicePolicy } from '../../sys/cgroup-facts.ts';
+import type { DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
 
 /** May be opened or made. `any`: every number. */
 export type DeviceRule = {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../../lib/errors.ts';
-import type { CgroupWrite } from '../../sys/cgroup-facts.ts';
+import type { CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import { parentSlice, scopeName, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
 
 const refusal = (message: RegExp) => (error: unknown) =>

@@ -4,8 +4,8 @@
  * Rules: systemd.slice(5), systemd.unit(5), systemd.resource-control(5); names of properties: org.freedesktop.systemd1(5).
  */
 import { invalidArgument } from '../../lib/errors.ts';
-import type { CgroupWrite } from '../../sys/cgroup-facts.ts';
-import type { BusProperty } from '../../sys/sd-bus.ts';
+import type { CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
+import type { BusProperty } from '../../sys/systemd/sd-bus.ts';
 import { cpuPeriodDefaultUs } from './cgroup-change.ts';
 
 /** Of scopes: what reads cgroup paths finds the id behind it, as behind `cri-containerd`. `crio` is for cAdvisor, which takes no other. */

@@ -4,9 +4,9 @@
 import { stat } from 'node:fs/promises';
 import { BerthError, failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
 import { type TarEntry, tarEnd, tarHeader, tarPadding } from '../../lib/tar-header.ts';
-import { contentsOf } from '../../sys/changes-archive.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { nameFile, openUnnamed } from '../../sys/unnamed-file.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { contentsOf } from '../../sys/filesystem/changes-archive.ts';
+import { nameFile, openUnnamed } from '../../sys/filesystem/unnamed-file.ts';
 
 export type Archive = {
   readonly addText: (name: string, text: string) => Promise<void>;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseMountInfo } from '../../sys/proc.ts';
+import { parseMountInfo } from '../../sys/call/proc.ts';
 import { externalMounts } from './checkpoint-mounts.ts';
 
 const line = (device: string, root: string, point: string, type: string) => `70 85 ${device} ${root} ${point} rw - ${type} x rw`;

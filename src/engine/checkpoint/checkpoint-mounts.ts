@@ -1,7 +1,7 @@
 /**
  * Which of a container's mounts come from outside: their contents are not the container's, and no checkpoint can hold them. Pure.
  */
-import type { MountInfo } from '../../sys/proc.ts';
+import type { MountInfo } from '../../sys/call/proc.ts';
 
 /** New for each container, or the kernel's own to show: made again, not copied. */
 const kernelTypes = ['proc', 'sysfs', 'mqueue', 'devpts', 'cgroup2'];

@@ -7,12 +7,12 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { BerthError, failedPrecondition, failedTo } from '../../lib/errors.ts';
-import { freeze, freezerDirectory, thaw } from '../../sys/cgroup-processes.ts';
-import { archiveChanges } from '../../sys/changes-archive.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { removeTree } from '../../sys/files.ts';
-import { parseMountInfo } from '../../sys/proc.ts';
-import { isAlive, processStartTime } from '../../sys/processes.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { parseMountInfo } from '../../sys/call/proc.ts';
+import { freeze, freezerDirectory, thaw } from '../../sys/cgroup/cgroup-processes.ts';
+import { archiveChanges } from '../../sys/filesystem/changes-archive.ts';
+import { removeTree } from '../../sys/filesystem/files.ts';
+import { isAlive, processStartTime } from '../../sys/process/processes.ts';
 import type { EngineDeps } from '../deps.ts';
 import { checkpointKey, containerOf } from '../lifecycle/container.ts';
 import { planProcess } from '../plan/process-plan.ts';

@@ -5,8 +5,8 @@ import { accessSync, closeSync, constants, openSync, readFileSync, writeSync } f
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { BerthError, internal, reasonOf } from '../../lib/errors.ts';
-import { collect, type ProgramResult, runProgram } from '../../sys/spawn.ts';
-import { packetSockets } from '../../sys/syscalls.ts';
+import { packetSockets } from '../../sys/call/syscalls.ts';
+import { collect, type ProgramResult, runProgram } from '../../sys/process/spawn.ts';
 import { type DumpRequest, decodeDumpAnswer, dumpLogFile, encodeDumpRequest, errorsOfLog } from './criu-request.ts';
 
 /** The program's path or name, and where a name is looked for, as in PATH. */

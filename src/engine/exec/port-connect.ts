@@ -3,8 +3,8 @@
  */
 import type { Duplex } from 'node:stream';
 import { BerthError, failedPrecondition, failedTo, notFound } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { connectLoopback } from '../../sys/net-connect.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { connectLoopback } from '../../sys/network/net-connect.ts';
 import type { EngineDeps } from '../deps.ts';
 import { sandboxPaths } from '../sources/sandbox-paths.ts';
 import { sandboxState } from '../state/records.ts';

@@ -5,7 +5,7 @@
  * A driver that does not answer ends no container: its limits are in the kernel's files already, and the next reset asks again.
  */
 import { reasonOf } from '../../lib/errors.ts';
-import { setDevices } from '../../sys/cgroups.ts';
+import { setDevices } from '../../sys/cgroup/cgroups.ts';
 import { planCgroup } from '../cgroup/cgroup.ts';
 import type { EngineDeps } from '../deps.ts';
 import { containerDevices } from '../sources/container-sources.ts';

@@ -2,11 +2,11 @@
  * The end of a container: its monitor goes, what it left becomes the status, and what is left of its processes ends.
  */
 import { reasonOf } from '../../lib/errors.ts';
-import { killCgroup } from '../../sys/cgroup-processes.ts';
-import { oomKills } from '../../sys/cgroup-values.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { processStartTime, reap, whenReadable } from '../../sys/processes.ts';
-import { close, pidfdOpen } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close, pidfdOpen } from '../../sys/call/syscalls.ts';
+import { killCgroup } from '../../sys/cgroup/cgroup-processes.ts';
+import { oomKills } from '../../sys/cgroup/cgroup-values.ts';
+import { processStartTime, reap, whenReadable } from '../../sys/process/processes.ts';
 import type { EngineDeps } from '../deps.ts';
 import { type ExitRecord, readExitRecord } from '../monitor/monitor.ts';
 import { describeVictim } from '../oom/oom-report.ts';

@@ -4,7 +4,7 @@
  * A monitor that cannot be put there stays in the daemon's: that is a warning, and no reason against a container.
  */
 import { failedTo, reasonOf } from '../../lib/errors.ts';
-import { enterCgroup } from '../../sys/cgroup-processes.ts';
+import { enterCgroup } from '../../sys/cgroup/cgroup-processes.ts';
 import type { EngineDeps } from '../deps.ts';
 import type { ContainerView, SandboxRecord } from '../state/records.ts';
 

@@ -6,12 +6,12 @@
 import { mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedTo, reasonOf } from '../../lib/errors.ts';
-import { openCgroup } from '../../sys/cgroups.ts';
-import { createDetachedMount, setMountAttributes } from '../../sys/mounts.ts';
-import { pinNamespace, unpinNamespaces } from '../../sys/namespaces.ts';
-import { createOverlay } from '../../sys/overlay.ts';
-import { killProcess } from '../../sys/process-tree.ts';
-import { close } from '../../sys/syscalls.ts';
+import { close } from '../../sys/call/syscalls.ts';
+import { openCgroup } from '../../sys/cgroup/cgroups.ts';
+import { killProcess } from '../../sys/cgroup/process-tree.ts';
+import { createDetachedMount, setMountAttributes } from '../../sys/mount/mounts.ts';
+import { createOverlay } from '../../sys/mount/overlay.ts';
+import { pinNamespace, unpinNamespaces } from '../../sys/process/namespaces.ts';
 import type { EngineDeps } from '../deps.ts';
 import { startMonitor } from '../monitor/monitor.ts';
 import type { Plan } from '../plan/plan.ts';

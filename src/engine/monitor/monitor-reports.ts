@@ -4,8 +4,8 @@
  * Knows neither plans nor words for errors; waits without a thread.
  */
 import { closeSync, readSync } from 'node:fs';
-import { isErrno } from '../../sys/ffi.ts';
-import { onReadable } from '../../sys/processes.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { onReadable } from '../../sys/process/processes.ts';
 
 /** enum record_kind of src/monitor/monitor.h. */
 export const kinds = { started: 1, failed: 2, exited: 3, refused: 4, held: 8 } as const;

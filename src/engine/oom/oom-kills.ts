@@ -4,7 +4,7 @@
  * One reader for the whole daemon. Whether a container was OOM-killed is decided at its end (exits.ts), with the counters of its cgroup, which need no log.
  */
 import type { Log } from '../../lib/log.ts';
-import type { KernelLog } from '../../sys/kernel-log.ts';
+import type { KernelLog } from '../../sys/process/kernel-log.ts';
 import type { LimitHolder, OomKill, OomVictim } from '../state/oom-kill.ts';
 import { type ContainerView, containerState } from '../state/records.ts';
 import type { Store } from '../state/store.ts';

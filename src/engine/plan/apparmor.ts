@@ -1,7 +1,7 @@
 /**
  * AppArmor profiles of containers: berth's own, and what a profile must be to be applied.
  *
- * Pure: src/sys/apparmor.ts loads and lists profiles.
+ * Pure: src/sys/process/apparmor.ts loads and lists profiles.
  */
 import { O } from './abi.ts';
 import type { Op } from './plan.ts';

@@ -7,8 +7,8 @@ import { createHash } from 'node:crypto';
 import { closeSync, openSync, readdirSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { BerthError, failedPrecondition } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { limitProject, type ProjectUse, projectOf, readProject, readQuotaState, setProject } from '../../sys/quota.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { limitProject, type ProjectUse, projectOf, readProject, readQuotaState, setProject } from '../../sys/filesystem/quota.ts';
 
 export type DiskQuotas = {
   /**

@@ -6,9 +6,9 @@
  */
 import { mkdirSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
-import { removeTree } from '../../sys/files.ts';
-import { createFuseOverlay, requireFuseOverlay } from '../../sys/fuse-overlay.ts';
-import { unmount } from '../../sys/mounts.ts';
+import { removeTree } from '../../sys/filesystem/files.ts';
+import { createFuseOverlay, requireFuseOverlay } from '../../sys/mount/fuse-overlay.ts';
+import { unmount } from '../../sys/mount/mounts.ts';
 import { makeShelf, openShelf, type Roots } from './overlay-rootfs.ts';
 import { openPreparedRoots } from './prepared-rootfs.ts';
 

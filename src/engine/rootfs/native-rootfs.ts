@@ -4,9 +4,9 @@
  * As with overlays the root is held as the fd of a detached mount until the container starts, and nothing is mounted in the host's tree.
  */
 import { chownSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
-import { type IdShift, layOver } from '../../sys/copy-tree.ts';
-import { removeTree } from '../../sys/files.ts';
-import { cloneTree, MS_PRIVATE, setMountAttributes } from '../../sys/mounts.ts';
+import { type IdShift, layOver } from '../../sys/filesystem/copy-tree.ts';
+import { removeTree } from '../../sys/filesystem/files.ts';
+import { cloneTree, MS_PRIVATE, setMountAttributes } from '../../sys/mount/mounts.ts';
 import type { IdMap } from '../state/spec.ts';
 import { makeShelf, type Roots } from './overlay-rootfs.ts';
 import { openPreparedRoots } from './prepared-rootfs.ts';

@@ -7,12 +7,12 @@ import { chownSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedPrecondition } from '../../lib/errors.ts';
-import { boundByQuotas } from '../../sys/effective-capabilities.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../../sys/mounts.ts';
-import { createOverlay } from '../../sys/overlay.ts';
-import type { ProjectUse } from '../../sys/quota.ts';
-import { close } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close } from '../../sys/call/syscalls.ts';
+import type { ProjectUse } from '../../sys/filesystem/quota.ts';
+import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../../sys/mount/mounts.ts';
+import { createOverlay } from '../../sys/mount/overlay.ts';
+import { boundByQuotas } from '../../sys/process/effective-capabilities.ts';
 import type { IdMap } from '../state/spec.ts';
 import { openPreparedRoots } from './prepared-rootfs.ts';
 

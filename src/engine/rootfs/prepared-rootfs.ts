@@ -5,9 +5,9 @@
  */
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { removeTree } from '../../sys/files.ts';
-import type { ProjectUse } from '../../sys/quota.ts';
-import { close } from '../../sys/syscalls.ts';
+import { close } from '../../sys/call/syscalls.ts';
+import { removeTree } from '../../sys/filesystem/files.ts';
+import type { ProjectUse } from '../../sys/filesystem/quota.ts';
 import type { IdMap } from '../state/spec.ts';
 import { openDiskQuotas } from './disk-quotas.ts';
 

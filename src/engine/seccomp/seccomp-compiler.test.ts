@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { FilterSource } from '../../sys/libseccomp.ts';
+import type { FilterSource } from '../../sys/library/libseccomp.ts';
 import { resolveProfile } from './seccomp.ts';
 import { createSeccompCompiler } from './seccomp-compiler.ts';
 import { parseSeccompProfile } from './seccomp-profile.ts';

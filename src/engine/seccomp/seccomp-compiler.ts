@@ -4,7 +4,7 @@
  * Never installs a program, and has no effects but through the library it is given.
  */
 import { BerthError } from '../../lib/errors.ts';
-import type { Libseccomp } from '../../sys/libseccomp.ts';
+import type { Libseccomp } from '../../sys/library/libseccomp.ts';
 import { describeProfile, type ResolvedProfile } from './seccomp.ts';
 import { planNewSyscalls } from './seccomp-extension.ts';
 

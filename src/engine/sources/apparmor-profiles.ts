@@ -2,7 +2,7 @@
  * Makes sure that the AppArmor profile of a container is there before it is needed.
  */
 import { failedPrecondition } from '../../lib/errors.ts';
-import { isProfileLoaded, loadProfile, ownProfile } from '../../sys/apparmor.ts';
+import { isProfileLoaded, loadProfile, ownProfile } from '../../sys/process/apparmor.ts';
 import { defaultProfileName, defaultProfileText } from '../plan/apparmor.ts';
 
 /**

@@ -6,11 +6,11 @@
 import { constants, existsSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { failedPrecondition, unusable } from '../../lib/errors.ts';
-import type { CgroupFacts, DevicePolicy } from '../../sys/cgroup-facts.ts';
-import { type CgroupFds, openCgroup } from '../../sys/cgroups.ts';
-import { makeDirectories } from '../../sys/files.ts';
-import { cloneTree } from '../../sys/mounts.ts';
-import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../../sys/syscalls.ts';
+import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../../sys/call/syscalls.ts';
+import type { CgroupFacts, DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
+import { type CgroupFds, openCgroup } from '../../sys/cgroup/cgroups.ts';
+import { makeDirectories } from '../../sys/filesystem/files.ts';
+import { cloneTree } from '../../sys/mount/mounts.ts';
 import { deviceRules } from '../cgroup/device-rules.ts';
 import type { EngineDeps } from '../deps.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devices.ts';

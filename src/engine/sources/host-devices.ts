@@ -5,7 +5,7 @@
 import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
-import { deviceNumbers } from '../../sys/block-devices.ts';
+import { deviceNumbers } from '../../sys/filesystem/block-devices.ts';
 import type { DeviceRule } from '../cgroup/device-rules.ts';
 import { type DeviceNode, standardDevicePaths } from '../plan/devices.ts';
 import type { Device, EditedNode } from '../state/spec.ts';

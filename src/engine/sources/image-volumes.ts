@@ -5,9 +5,9 @@
  */
 import { posix } from 'node:path';
 import { BerthError, reasonOf } from '../../lib/errors.ts';
-import { cloneOpen, cloneTree } from '../../sys/mounts.ts';
-import { createOverlay } from '../../sys/overlay.ts';
-import { close, O_DIRECTORY, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/syscalls.ts';
+import { close, O_DIRECTORY, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
+import { cloneOpen, cloneTree } from '../../sys/mount/mounts.ts';
+import { createOverlay } from '../../sys/mount/overlay.ts';
 import { attachedWhereNeeded, type Shelf, withShownLayers } from '../rootfs/overlay-rootfs.ts';
 import type { ImageVolume } from '../state/spec.ts';
 

@@ -4,8 +4,8 @@
  * The image is hostile: paths are resolved by the kernel inside the root, special files are not read, and sizes are bounded.
  */
 import { fstatSync, readSync, statSync } from 'node:fs';
-import { isErrno } from '../../sys/ffi.ts';
-import { close, O_NONBLOCK, O_PATH, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close, O_NONBLOCK, O_PATH, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
 import type { MaskedPath } from '../plan/mounts.ts';
 
 /** What an /etc/passwd or /etc/group may measure; the largest of real images have some tens of KiB. */

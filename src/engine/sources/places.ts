@@ -6,8 +6,8 @@
  */
 import { fstatSync, readlinkSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS } from '../../sys/call/syscalls.ts';
 import { normalPath } from '../plan/mounts.ts';
 
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;

@@ -2,7 +2,7 @@
  * The fds that a plan inherits: opened one by one under a name, handed over together, closed together.
  */
 import assert from 'node:assert/strict';
-import { close } from '../../sys/syscalls.ts';
+import { close } from '../../sys/call/syscalls.ts';
 import type { Reg } from '../plan/plan.ts';
 
 export type Registers = {

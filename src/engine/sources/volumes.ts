@@ -3,11 +3,11 @@
  */
 import { openSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { BerthError, failedPrecondition, invalidArgument, unusable } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { makeDirectories } from '../../sys/files.ts';
-import { cloneIdmapped, cloneTree } from '../../sys/mounts.ts';
-import { type MountInfo, mountOf, parseMountInfo } from '../../sys/proc.ts';
-import { close } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { type MountInfo, mountOf, parseMountInfo } from '../../sys/call/proc.ts';
+import { close } from '../../sys/call/syscalls.ts';
+import { makeDirectories } from '../../sys/filesystem/files.ts';
+import { cloneIdmapped, cloneTree } from '../../sys/mount/mounts.ts';
 import { MOUNT_ATTR, MS } from '../plan/abi.ts';
 import type { RootMount } from '../plan/mounts.ts';
 import type { Shelf } from '../rootfs/overlay-rootfs.ts';

@@ -6,8 +6,8 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { reasonOf } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { removeTree, replaceFile } from '../../sys/files.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { removeTree, replaceFile } from '../../sys/filesystem/files.ts';
 import type { ContainerRecord, ContainerStatus, SandboxRecord, SandboxStatus } from './records.ts';
 import { recordVersion } from './records.ts';
 import { damagedContainer, damagedSandbox } from './unreadable-record.ts';

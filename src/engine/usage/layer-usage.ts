@@ -3,7 +3,7 @@
  * remembered, one tree at a time, the costlier the rarer.
  */
 import { endsWithin } from '../../lib/deadline.ts';
-import { type DiskUsage, measureTree } from '../../sys/disk-usage.ts';
+import { type DiskUsage, measureTree } from '../../sys/filesystem/disk-usage.ts';
 import type { ContainerRecord } from '../state/records.ts';
 
 export type LayerUsage = DiskUsage & { readonly atNs: string };

@@ -4,11 +4,11 @@
 
 import { readFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
-import { blockDeviceName } from '../../sys/block-devices.ts';
-import { type CgroupDetails, type DeviceIo, detailsV1, detailsV2 } from '../../sys/cgroup-details.ts';
-import { type CgroupReader, createCgroupReader } from '../../sys/cgroup-stats.ts';
-import { mountOf, parseMountInfo } from '../../sys/proc.ts';
-import { countOpenFiles, openFilesLimit, type ProcessCounters } from '../../sys/process-counters.ts';
+import { mountOf, parseMountInfo } from '../../sys/call/proc.ts';
+import { type CgroupDetails, type DeviceIo, detailsV1, detailsV2 } from '../../sys/cgroup/cgroup-details.ts';
+import { type CgroupReader, createCgroupReader } from '../../sys/cgroup/cgroup-stats.ts';
+import { countOpenFiles, openFilesLimit, type ProcessCounters } from '../../sys/cgroup/process-counters.ts';
+import { blockDeviceName } from '../../sys/filesystem/block-devices.ts';
 import type { ContainerStatus, SandboxView } from '../state/records.ts';
 import { type ContainerStats, podCgroupPath, type SandboxStats, type Stats, type StatsDeps } from './stats.ts';
 

@@ -2,10 +2,10 @@
  * What running containers and sandboxes use: read from the kernel when asked, a portion at a time. Nothing runs between two questions.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { addUp, type CgroupCounters } from '../../sys/cgroup-counters.ts';
-import { type CgroupReader, createCgroupReader } from '../../sys/cgroup-stats.ts';
-import type { InterfaceCounters } from '../../sys/net-dev.ts';
-import { readInterfaces } from '../../sys/network-counters.ts';
+import { addUp, type CgroupCounters } from '../../sys/cgroup/cgroup-counters.ts';
+import { type CgroupReader, createCgroupReader } from '../../sys/cgroup/cgroup-stats.ts';
+import type { InterfaceCounters } from '../../sys/network/net-dev.ts';
+import { readInterfaces } from '../../sys/network/network-counters.ts';
 import type { EngineDeps } from '../deps.ts';
 import { type ContainerRecord, type ContainerView, containerState, type SandboxRecord, type SandboxView, sandboxState } from '../state/records.ts';
 import { type CpuSample, nextSample } from './cpu-rate.ts';

@@ -4,7 +4,7 @@
  * Pure but for knowing the names of errnos.
  */
 import { BerthError, reasonOf } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
 import { shownPath } from './layer-path.ts';
 
 /** Puts the entry's path before any failure. */

@@ -4,9 +4,9 @@
  * Knows directories by their fds alone, and nothing of the archive.
  */
 import { invalidArgument } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { makeDirectoryAt, makeLinkAt, openDirectoryAt } from '../../sys/inodes.ts';
-import { close as closeFd } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close as closeFd } from '../../sys/call/syscalls.ts';
+import { makeDirectoryAt, makeLinkAt, openDirectoryAt } from '../../sys/filesystem/inodes.ts';
 import { shownPath } from './layer-path.ts';
 
 /** Makes what has this name. @param takeAway what had it before: of two entries the last one wins. */

@@ -6,9 +6,9 @@
  */
 import assert from 'node:assert/strict';
 import { invalidArgument } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { makeDirectoryAt, openDirectoryAt, readLinkAt, setOwnerAndMode } from '../../sys/inodes.ts';
-import { close } from '../../sys/syscalls.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close } from '../../sys/call/syscalls.ts';
+import { makeDirectoryAt, openDirectoryAt, readLinkAt, setOwnerAndMode } from '../../sys/filesystem/inodes.ts';
 import { shownPath } from './layer-path.ts';
 
 /** Links followed in one path: as many as the kernel does. Source: path_resolution(7). */

@@ -6,7 +6,8 @@
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { close as closeFd } from '../../sys/call/syscalls.ts';
 import {
   createFileAt,
   makeNodeAt,
@@ -20,8 +21,7 @@ import {
   setXattr,
   setXattrAt,
   type Timestamp,
-} from '../../sys/inodes.ts';
-import { close as closeFd } from '../../sys/syscalls.ts';
+} from '../../sys/filesystem/inodes.ts';
 import type { TarEntry, TarEntryKind, TarSink } from '../tar/tar.ts';
 import { exhausted, named } from './layer-failure.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';

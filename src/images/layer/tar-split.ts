@@ -9,8 +9,8 @@ import { closeSync, fstatSync, mkdirSync, openSync, readSync, writeSync } from '
 import { dirname, join } from 'node:path';
 import { constants, crc32, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
-import { moveAt, removeAt } from '../../sys/inodes.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
+import { moveAt, removeAt } from '../../sys/filesystem/inodes.ts';
 
 export type FileContents = {
   readonly kind: 'file';

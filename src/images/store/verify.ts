@@ -10,7 +10,7 @@ import { lstat, open, readdir, readFile, readlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { reasonOf } from '../../lib/errors.ts';
-import { isErrno } from '../../sys/ffi.ts';
+import { isErrno } from '../../sys/call/ffi.ts';
 import { type ArchivePart, partsOfLayer, pathBytes } from '../layer/layer-archive.ts';
 import type { FileContents } from '../layer/tar-split.ts';
 import { parseStoredImage } from './image-record.ts';

@@ -6,9 +6,9 @@
 import type { Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { BerthError, invalidArgument, reasonOf, unimplemented } from '../../lib/errors.ts';
-import { createBufferSweeper } from '../../sys/heap.ts';
-import type { Isal } from '../../sys/libisal.ts';
-import { type LibraryDecoder, openZstd } from '../../sys/libzstd.ts';
+import type { Isal } from '../../sys/library/libisal.ts';
+import { type LibraryDecoder, openZstd } from '../../sys/library/libzstd.ts';
+import { createBufferSweeper } from '../../sys/process/heap.ts';
 import { createFrameSplitter } from './zstd-frames.ts';
 
 export type Decoder = {

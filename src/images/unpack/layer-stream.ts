@@ -6,7 +6,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { statfsSync } from 'node:fs';
 import { BerthError, failedPrecondition } from '../../lib/errors.ts';
-import { openIsal } from '../../sys/libisal.ts';
+import { openIsal } from '../../sys/library/libisal.ts';
 import { createLayerWriter, type DevicePolicy, layerLimits } from '../layer/layer-writer.ts';
 import { recordContents } from '../layer/tar-split.ts';
 import { openDecoder } from '../tar/decoder.ts';

@@ -5,7 +5,7 @@
  */
 import { closeSync, openSync, statfsSync, writeSync } from 'node:fs';
 import { BerthError, invalidArgument, unimplemented } from '../../lib/errors.ts';
-import { openIsal } from '../../sys/libisal.ts';
+import { openIsal } from '../../sys/library/libisal.ts';
 import { exhausted, named } from '../layer/layer-failure.ts';
 import { shownPath, toCleanPath } from '../layer/layer-path.ts';
 import { openDecoder } from '../tar/decoder.ts';

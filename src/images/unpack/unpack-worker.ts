@@ -6,7 +6,7 @@
 import { closeSync, openSync, rmSync } from 'node:fs';
 import { type MessagePort, parentPort } from 'node:worker_threads';
 import { BerthError, internal, reasonOf } from '../../lib/errors.ts';
-import { syncfs } from '../../sys/syscalls.ts';
+import { syncfs } from '../../sys/call/syscalls.ts';
 import { assembleLayer } from '../layer/assemble-layer.ts';
 import { openOutlet, type PieceOutlet } from './chunk-sender.ts';
 import { openLayerStream } from './layer-stream.ts';

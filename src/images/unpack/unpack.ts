@@ -6,7 +6,7 @@
 import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BerthError, failedTo, internal, reasonOf } from '../../lib/errors.ts';
-import { freeBuffer } from '../../sys/heap.ts';
+import { freeBuffer } from '../../sys/process/heap.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';
 import type { DevicePolicy } from '../layer/layer-writer.ts';
 import { assemble } from './assembling.ts';

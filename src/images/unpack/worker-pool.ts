@@ -5,7 +5,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import { reasonOf } from '../../lib/errors.ts';
-import { trimHeap } from '../../sys/heap.ts';
+import { trimHeap } from '../../sys/process/heap.ts';
 import type { FromWorker, ToWorker } from './unpack-protocol.ts';
 
 /** What a job sends: a message without the number that the job gets here. */

@@ -24,10 +24,10 @@ import { createWatches } from '../../../src/engine/watches.ts';
 import { createClock } from '../../../src/lib/clock.ts';
 import { createLog } from '../../../src/lib/log.ts';
 import { createKeyedQueue } from '../../../src/lib/queue.ts';
-import { probeCgroups, removeIfEmpty } from '../../../src/sys/cgroups.ts';
+import { probeCgroups, removeIfEmpty } from '../../../src/sys/cgroup/cgroups.ts';
 import { probeHost } from '../../../src/sys/host.ts';
-import { openKernelLog } from '../../../src/sys/kernel-log.ts';
-import { createLibseccomp } from '../../../src/sys/libseccomp.ts';
+import { createLibseccomp } from '../../../src/sys/library/libseccomp.ts';
+import { openKernelLog } from '../../../src/sys/process/kernel-log.ts';
 
 export type TestEngine = {
   readonly engine: Engine;

@@ -19,8 +19,8 @@ import {
 } from '../../../src/engine/monitor/monitor.ts';
 import { CLONE, MS, O } from '../../../src/engine/plan/abi.ts';
 import type { Op, Plan, Supervise } from '../../../src/engine/plan/plan.ts';
-import { reap, whenReadable } from '../../../src/sys/processes.ts';
-import { close, pidfdOpen, pidfdSendSignal, pipe } from '../../../src/sys/syscalls.ts';
+import { close, pidfdOpen, pidfdSendSignal, pipe } from '../../../src/sys/call/syscalls.ts';
+import { reap, whenReadable } from '../../../src/sys/process/processes.ts';
 
 export const binaryPath = process.env.BERTH_MONITOR ?? fileURLToPath(new URL('../../../build/monitor', import.meta.url));
 

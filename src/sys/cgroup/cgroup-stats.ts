@@ -1,0 +1,99 @@
+/**
+ * Reads the counters of cgroups: few files each, three system calls a file. They never wait: the files are in the kernel's memory.
+ */
+import { closeSync, existsSync, openSync, readSync } from 'node:fs';
+import { isErrno } from '../call/ffi.ts';
+import {
+  type CgroupCounters,
+  cpuUsageV2,
+  type MemoryCounters,
+  type Pressures,
+  parseMemoryV1,
+  parseMemoryV2,
+  parsePressure,
+  parseSwapV1,
+  parseSwapV2,
+  type SwapCounters,
+} from './cgroup-counters.ts';
+import { type CgroupFacts, controllerDirectory } from './cgroup-facts.ts';
+import { checkPath } from './cgroup-files.ts';
+
+export type CgroupReader = {
+  /** The counters of a cgroup and all below it; null when it is gone. */
+  readonly counters: (path: string) => CgroupCounters | null;
+  /** One file of a controller's, without the last line feed; null where there is none. @param controller `unified`: files that belong to no controller. */
+  readonly text: (path: string, controller: string, file: string) => string | null;
+};
+
+/** Counter files are lines of numbers; the longest, io.stat with many devices, stays below. What is beyond is not read. */
+const fileBytesMax = 64 * 1024;
+
+export function createCgroupReader(facts: CgroupFacts): CgroupReader {
+  const buffer = Buffer.allocUnsafe(fileBytesMax);
+  const hasPressure = existsSync('/proc/pressure/cpu');
+  const text = (path: string, controller: string, file: string) => {
+    const directory = directoryOf(facts, path, controller);
+    return directory === null ? null : readText(`${directory}/${file}`, buffer);
+  };
+  const counters = (path: string): CgroupCounters | null => {
+    checkPath(path);
+    const read = (controller: string, file: string) => text(path, controller, file);
+    const cpuUsageNs = readCpu(facts, read);
+    const { memory, swap } = readMemory(facts, read);
+    if (cpuUsageNs === null && memory === null) return null;
+    const tasks = read('pids', 'pids.current');
+    return { cpuUsageNs, memory, swap, tasks: tasks === null ? null : Number(tasks), pressure: hasPressure ? readPressures(read) : noPressures };
+  };
+  const checkedText = (path: string, controller: string, file: string) => {
+    checkPath(path);
+    return text(path, controller, file);
+  };
+  return { counters, text: checkedText };
+}
+
+type Read = (controller: string, file: string) => string | null;
+
+function readCpu({ version }: CgroupFacts, read: Read): bigint | null {
+  if (version === 2) return cpuUsageV2(read('cpu', 'cpu.stat'));
+  const usage = read('cpuacct', 'cpuacct.usage');
+  return usage === null ? null : BigInt(usage);
+}
+
+function readMemory({ version, hasSwapAccounting }: CgroupFacts, read: Read): { memory: MemoryCounters | null; swap: SwapCounters | null } {
+  const of = (file: string) => read('memory', `memory.${file}`);
+  if (version === 2) {
+    const memory = parseMemoryV2(of('current'), of('stat'), of('max'));
+    return { memory, swap: hasSwapAccounting ? parseSwapV2(of('swap.current'), of('swap.max')) : null };
+  }
+  const memory = parseMemoryV1(of('usage_in_bytes'), of('stat'), of('limit_in_bytes'));
+  return { memory, swap: hasSwapAccounting ? parseSwapV1(of('memsw.usage_in_bytes'), of('memsw.limit_in_bytes'), memory) : null };
+}
+
+const noPressures: Pressures = { cpu: null, memory: null, io: null };
+
+/** The kernel counts pressure by the cgroup2 hierarchy, also where that has no controllers. */
+function readPressures(read: Read): Pressures {
+  const of = (what: string) => parsePressure(read('unified', `${what}.pressure`));
+  return { cpu: of('cpu'), memory: of('memory'), io: of('io') };
+}
+
+function directoryOf(facts: CgroupFacts, path: string, controller: string): string | null {
+  if (facts.version === 2 || controller !== 'unified') return controllerDirectory(facts, path, controller);
+  return facts.unifiedRoot === null ? null : facts.unifiedRoot + path;
+}
+
+/** ENODEV: the cgroup went between open and read; EOPNOTSUPP: its pressure accounting is switched off. */
+function readText(file: string, buffer: Buffer): string | null {
+  let fd: number | undefined;
+  try {
+    fd = openSync(file, 'r');
+    // The kernel makes the text of such a file at once: one read(2) gives all of it.
+    const length = readSync(fd, buffer, 0, buffer.length, 0);
+    return buffer.toString('latin1', 0, length).trimEnd();
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP')) return null;
+    throw error;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}

@@ -1,0 +1,159 @@
+/**
+ * Writes values to a cgroup's files and reads counters from them. Executes a list of writes and decides no value.
+ */
+import { constants } from 'node:fs';
+import { open, readFile } from 'node:fs/promises';
+import { BerthError, type ErrorCode, failedPrecondition } from '../../lib/errors.ts';
+import { isErrno } from '../call/ffi.ts';
+import { type CgroupFacts, type CgroupWrite, controllerDirectory, flatKeyed } from './cgroup-facts.ts';
+import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } from './cgroup-files.ts';
+import { valueBefore } from './cgroup-undo.ts';
+
+/**
+ * Gives a fresh cgroup its values, in order. On failure the cgroup is left for removeCgroup().
+ *
+ * @throws {BerthError} `writing 5000 to cpu.max of /x: invalid argument (EINVAL)`; INVALID_ARGUMENT for a value that the kernel refuses,
+ *   FAILED_PRECONDITION for a file that it has not.
+ */
+export function writeCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): void {
+  for (const write of writes) {
+    try {
+      writeFile(fileOf(facts, path, write), write.value);
+    } catch (error) {
+      if (!isTolerated(write, error)) throw writeError(facts, path, write, error);
+    }
+  }
+}
+
+/**
+ * Changes the values of a cgroup in use: all of them, or, after a failure, none. Asynchronous, for a lower memory limit makes the kernel reclaim.
+ *
+ * @returns what puts the values back.
+ * @throws {BerthError} as writeCgroup(); a value that could not be put back is named too.
+ */
+export async function updateCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): Promise<() => Promise<void>> {
+  const done: Done[] = [];
+  for (const write of writes) {
+    const file = fileOf(facts, path, write);
+    try {
+      const before = await readFile(file, 'utf8');
+      const effective = before.trim() === '' ? await readFile(`${file}.effective`, 'utf8').catch(() => null) : null;
+      await writeFileAsync(file, write.value);
+      done.push({ write, file, before, effective });
+    } catch (error) {
+      if (isTolerated(write, error)) continue;
+      const failure = writeError(facts, path, write, error);
+      const leftovers: string[] = [];
+      for (const each of done.reverse()) await putBack(each).catch(() => leftovers.push(each.write.file));
+      if (leftovers.length === 0) throw failure;
+      throw new BerthError(failure.code, `${failure.message}; not put back: ${leftovers.join(', ')}`, error);
+    }
+  }
+  return async () => {
+    for (const each of done.reverse()) await putBack(each);
+  };
+}
+
+/** `effective`: what an empty list (v2: cpuset) amounted to. */
+type Done = { readonly write: CgroupWrite; readonly file: string; readonly before: string; readonly effective: string | null };
+
+async function putBack({ write, file, before, effective }: Done): Promise<void> {
+  try {
+    await writeFileAsync(file, valueBefore(write.file, write.value, before));
+  } catch (error) {
+    // A cpuset with processes is not emptied again.
+    if (effective === null || !isErrno(error, 'ENOSPC')) throw error;
+    await writeFileAsync(file, effective);
+  }
+}
+
+function isTolerated(write: CgroupWrite, error: unknown): boolean {
+  return write.tolerate === 'missing' && isErrno(error, 'ENOENT');
+}
+
+function fileOf(facts: CgroupFacts, path: string, write: CgroupWrite): string {
+  checkPath(path);
+  const directory = controllerDirectory(facts, path, write.controller);
+  if (directory === null)
+    throw failedPrecondition(`writing ${shown(write.value)} to ${write.file} of ${path}: cgroup controller ${write.controller} is not mounted`);
+  return `${directory}/${write.file}`;
+}
+
+function writeError(facts: CgroupFacts, path: string, write: CgroupWrite, error: unknown): BerthError {
+  const codes: Readonly<Record<string, ErrorCode>> = {
+    EINVAL: 'INVALID_ARGUMENT',
+    ERANGE: 'INVALID_ARGUMENT',
+    // v1: beyond the cpus of the pod.
+    EACCES: 'INVALID_ARGUMENT',
+    ENOENT: 'FAILED_PRECONDITION',
+    // No such device.
+    ENODEV: 'FAILED_PRECONDITION',
+    EBUSY: 'FAILED_PRECONDITION',
+    // v1: a cpuset with processes and no cpu.
+    ENOSPC: 'FAILED_PRECONDITION',
+    EOPNOTSUPP: 'FAILED_PRECONDITION',
+  };
+  const code = codes[String((error as NodeJS.ErrnoException).code)] ?? 'INTERNAL';
+  return new BerthError(
+    code,
+    `writing ${shown(write.value)} to ${write.file} of ${path}: ${kernelReason(error)}${whyMissing(facts, path, write)}`,
+    error,
+  );
+}
+
+/** A message is one line. */
+const shown = (value: string): string => value.trim() || 'an empty line';
+
+/** v2: a file is also missing when its controller could not be enabled. */
+function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): string {
+  if (facts.version === 1 || write.controller === 'cgroup') return '';
+  try {
+    const isEnabled = words(readText(`${facts.root}${path}/cgroup.controllers`)).includes(write.controller);
+    return isEnabled ? '' : `; controller ${write.controller} is not enabled for this cgroup`;
+  } catch {
+    return '';
+  }
+}
+
+/**
+ * Memory in bytes that the container holds and cannot give back at once: its use without the file pages that were not used lately,
+ * which is what the kubelet calls the working set. @returns null when it cannot be read.
+ */
+export function readMemoryUsage(facts: CgroupFacts, path: string): number | null {
+  const directory = controllerDirectory(facts, path, 'memory');
+  const [usage, inactive] = facts.version === 1 ? ['memory.usage_in_bytes', 'total_inactive_file'] : ['memory.current', 'inactive_file'];
+  try {
+    return Math.max(0, Number(readText(`${directory}/${usage}`)) - (flatKeyed(readText(`${directory}/memory.stat`), inactive) ?? 0));
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * How many processes of the cgroup, and of those below it, the kernel has killed for want of memory, whoever's limit it was.
+ * To be read before the cgroup is removed. @returns null when there is no such cgroup, or no memory controller.
+ */
+export async function oomKills(facts: CgroupFacts, path: string): Promise<number | null> {
+  checkPath(path);
+  const directory = controllerDirectory(facts, path, 'memory');
+  if (directory === null) return null;
+  try {
+    // v2 counts for those above too; v1 only for the very cgroup of the victim.
+    if (facts.version === 2) return flatKeyed(readText(`${directory}/memory.events`), 'oom_kill');
+    let kills = 0;
+    for await (const each of directoriesFrom(directory)) kills += flatKeyed(readText(`${each}/memory.oom_control`), 'oom_kill') ?? 0;
+    return kills;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ENODEV')) return null;
+    throw error;
+  }
+}
+
+async function writeFileAsync(file: string, value: string): Promise<void> {
+  const handle = await open(file, constants.O_WRONLY);
+  try {
+    await handle.write(value);
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,295 @@
+/**
+ * A container's cgroup in the kernel: found, made, guarded, opened, removed; cgroup v1 and v2.
+ *
+ * Paths are relative to the root of the hierarchies, as the kubelet sends them. Values are the business of cgroup-values.ts,
+ * the processes in a cgroup that of cgroup-processes.ts.
+ */
+import { closeSync, constants, existsSync, openSync, readFileSync, rmdirSync, writeSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { failedPrecondition, internal } from '../../lib/errors.ts';
+import { isErrno } from '../call/ffi.ts';
+import { setDeviceProgram } from './bpf.ts';
+import {
+  type CgroupFacts,
+  type CgroupMounts,
+  type CgroupV1Facts,
+  cgroupDirectories,
+  type DevicePolicy,
+  findCgroupMounts,
+  hugepageSizeOf,
+} from './cgroup-facts.ts';
+import {
+  checkPath,
+  childrenOf,
+  directoriesFrom,
+  isWritable,
+  kernelReason,
+  makeDirectory,
+  namesIn,
+  readOrEmpty,
+  readText,
+  words,
+  writeFile,
+} from './cgroup-files.ts';
+
+/** How long a cgroup may stay busy after its last process has ended: the kernel drops references a little later. */
+const removeTimeoutMs = 2_000;
+
+const createAttemptsMax = 3;
+
+/** @throws {BerthError} FAILED_PRECONDITION when no cgroup file system is mounted, with what to do. */
+export function probeCgroups(): CgroupFacts {
+  const found = findCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
+  if (found === null) {
+    throw failedPrecondition('looking for cgroups: no cgroup file system is mounted; mount -t cgroup2 cgroup2 /sys/fs/cgroup');
+  }
+  const hugepageSizes = namesIn('/sys/kernel/mm/hugepages').flatMap((name) => hugepageSizeOf(name) ?? []);
+  return found.version === 1 ? probeV1(found, hugepageSizes) : probeV2(found.root, hugepageSizes);
+}
+
+function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: string[]): CgroupFacts {
+  // A hierarchy that cannot be written is another's: its processes stay where they are.
+  const mounts = new Map([...found.mounts].filter(([, mount]) => isWritable(mount)));
+  const memory = mounts.get('memory');
+  return {
+    version: 1,
+    mounts,
+    unifiedRoot: found.unifiedRoot !== null && isWritable(found.unifiedRoot) ? found.unifiedRoot : null,
+    controllers: new Set([...mounts.keys()].filter((name) => !name.startsWith('name='))),
+    hasSwapAccounting: memory !== undefined && existsSync(join(memory, 'memory.memsw.limit_in_bytes')),
+    hugepageSizes,
+  };
+}
+
+function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
+  // The root has no limits, so the kernel's files are looked for in any cgroup with a memory controller.
+  const limited = [join(root, v2PathOf('self') ?? '/'), ...namesIn(root).map((name) => join(root, name))].find((directory) =>
+    existsSync(join(directory, 'memory.max')),
+  );
+  return {
+    version: 2,
+    root,
+    controllers: new Set(words(readFileSync(join(root, 'cgroup.controllers'), 'utf8'))),
+    hasSwapAccounting: limited === undefined || existsSync(join(limited, 'memory.swap.max')),
+    hugepageSizes,
+  };
+}
+
+/** Path of a process in the unified hierarchy, proc_pid_cgroup(5); null when there is no such process. */
+const v2PathOf = (pid: number | 'self'): string | null => /^0::(.*)$/m.exec(readOrEmpty(`/proc/${pid}/cgroup`))?.[1] ?? null;
+
+/**
+ * Makes a cgroup and those above it that are missing, in every hierarchy. One that is there already is taken as it is.
+ *
+ * v1: cpuset's cpus and memory nodes are filled along the path, for no process can enter before.
+ * v2: all controllers are enabled for the children of each cgroup above, not of the cgroup itself: it will hold processes.
+ *
+ * @throws {BerthError} INTERNAL; what was made of the cgroup itself is gone then.
+ */
+export function createCgroup(facts: CgroupFacts, path: string): void {
+  checkPath(path);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const components = path.slice(1).split('/');
+      if (facts.version === 1) createV1(facts, components);
+      else createV2(facts.root, components);
+      return;
+    } catch (error) {
+      removeIfEmpty(facts, path);
+      // Another daemon with the same parent may have removed that, empty as it still was, between two of our steps.
+      if (attempt === createAttemptsMax || !isErrno(error, 'ENOENT', 'ENODEV'))
+        throw internal(`creating cgroup ${path}: ${kernelReason(error)}`, error);
+    }
+  }
+}
+
+function createV1(facts: CgroupV1Facts, components: readonly string[]): void {
+  const cpusetRoot = facts.mounts.get('cpuset');
+  const memoryRoot = facts.mounts.get('memory');
+  for (const root of cgroupDirectories(facts, '')) {
+    let directory = root;
+    for (const component of components) {
+      const parent = directory;
+      directory = `${directory}/${component}`;
+      const isNew = makeDirectory(directory);
+      if (root === cpusetRoot) for (const file of ['cpuset.cpus', 'cpuset.mems']) inheritCpuset(parent, directory, file);
+      if (root === memoryRoot && isNew) useMemoryHierarchy(directory);
+    }
+  }
+}
+
+function inheritCpuset(parent: string, directory: string, file: string): void {
+  if (readText(`${directory}/${file}`) === '') writeFile(`${directory}/${file}`, readText(`${parent}/${file}`));
+}
+
+/** Before Linux 5.11 a child's memory counts for its parent only on request; since then always. */
+function useMemoryHierarchy(directory: string): void {
+  const file = `${directory}/memory.use_hierarchy`;
+  if (existsSync(file) && readText(file) === '0') writeFile(file, '1');
+}
+
+function createV2(root: string, components: readonly string[]): void {
+  let directory = root;
+  for (const component of components) {
+    enableControllers(directory);
+    directory = `${directory}/${component}`;
+    makeDirectory(directory);
+  }
+}
+
+/**
+ * What cannot be enabled is left out, and a limit that needs it then fails with its own name.
+ *
+ * One by one only when the kernel dislikes one of them (`cpu` where real-time tasks run). In a cgroup with processes (EBUSY) none: of the
+ * controllers that can divide threads it would take some, and with that make cgroups below unfit for processes (`domain invalid`).
+ */
+function enableControllers(directory: string): void {
+  const file = `${directory}/cgroup.subtree_control`;
+  const enabled = words(readText(file));
+  const missing = words(readText(`${directory}/cgroup.controllers`)).filter((controller) => !enabled.includes(controller));
+  if (missing.length === 0) return;
+  if (enableInOneWrite(file, missing) !== 'EINVAL') return;
+  for (const controller of missing) enableInOneWrite(file, [controller]);
+}
+
+/** @returns null, or the name of the errno. */
+function enableInOneWrite(file: string, controllers: readonly string[]): string | null {
+  try {
+    writeFile(file, controllers.map((controller) => `+${controller}`).join(' '));
+    return null;
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
+  }
+}
+
+/** By which name weights of block I/O are given: bfq's where that is loaded. The root has neither file, so any other cgroup is asked; v1 has bfq's only. */
+export function ioWeightFile(facts: CgroupFacts): 'io.bfq.weight' | 'io.weight' {
+  if (facts.version === 1) return 'io.bfq.weight';
+  const anyHas = childrenOf(facts.root).some((name) => existsSync(`${facts.root}/${name}/io.bfq.weight`));
+  return anyHas ? 'io.bfq.weight' : 'io.weight';
+}
+
+/** Restricts the devices of a cgroup that has no child yet. @throws {BerthError} INTERNAL. */
+export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolicy): void {
+  checkPath(path);
+  try {
+    if (facts.version === 2) setDeviceProgram(facts.root + path, policy.kind === 'all' ? null : policy.v2Program);
+    else if (policy.kind === 'listed') setDevicesV1(facts, path, policy.v1Allows);
+    // v1, all: a new cgroup has its parent's devices.
+  } catch (error) {
+    throw internal(`setting the devices of cgroup ${path}: ${kernelReason(error)}`, error);
+  }
+}
+
+function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly string[]): void {
+  const mount = facts.mounts.get('devices');
+  if (mount === undefined) throw failedPrecondition('the node has no cgroup controller devices');
+  writeFile(`${mount}${path}/devices.deny`, 'a');
+  const fd = openSync(`${mount}${path}/devices.allow`, constants.O_WRONLY);
+  try {
+    for (const line of allows) writeSync(fd, line);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Paths of the cgroups of this name, wherever they are: for whoever has lost the path. Walks all of them. */
+export async function findCgroups(facts: CgroupFacts, name: string): Promise<readonly string[]> {
+  const paths = new Set<string>();
+  for (const root of cgroupDirectories(facts, '')) {
+    for await (const directory of directoriesFrom(root)) if (basename(directory) === name) paths.add(directory.slice(root.length));
+  }
+  return [...paths];
+}
+
+/** What a new process needs to be born in the cgroup, or to enter it. The fds are close-on-exec and the caller's to close. */
+export type CgroupFds =
+  /** cgroup.procs of every hierarchy: the process writes `0` to each. */
+  | { readonly version: 1; readonly procsFds: readonly number[] }
+  /** The directory, for clone3(2) with CLONE_INTO_CGROUP. */
+  | { readonly version: 2; readonly directoryFd: number };
+
+/** @throws {BerthError} INTERNAL, also when there is no such cgroup. */
+export function openCgroup(facts: CgroupFacts, path: string): CgroupFds {
+  checkPath(path);
+  const procsFds: number[] = [];
+  try {
+    if (facts.version === 2) return { version: 2, directoryFd: openSync(facts.root + path, constants.O_RDONLY | constants.O_DIRECTORY) };
+    for (const directory of cgroupDirectories(facts, path)) procsFds.push(openSync(`${directory}/cgroup.procs`, constants.O_WRONLY));
+    return { version: 1, procsFds };
+  } catch (error) {
+    for (const fd of procsFds) closeSync(fd);
+    throw internal(`opening cgroup ${path}: ${kernelReason(error)}`, error);
+  }
+}
+
+/**
+ * openCgroup() for a process that joins a running one, such as an exec. A container that manages cgroups itself (systemd in it) may have
+ * moved on: on v2 its own cgroup then takes no process any more, so the new one is born where `pid` is, if that is below `path`.
+ *
+ * @throws {BerthError} as openCgroup().
+ */
+export function openProcessCgroup(facts: CgroupFacts, path: string, pid: number): CgroupFds {
+  checkPath(path);
+  const current = facts.version === 2 ? (v2PathOf(pid) ?? path) : path;
+  // What ends in ` (deleted)` or leads out of our root is not below.
+  return openCgroup(facts, current.startsWith(`${path}/`) && existsSync(`${cgroupDirectories(facts, current)[0]}/cgroup.procs`) ? current : path);
+}
+
+/**
+ * Removes a cgroup in every hierarchy, with those that the container made below it. Its processes have ended (killCgroup()).
+ * Succeeds when there is none.
+ *
+ * @throws {BerthError} INTERNAL when it stays busy.
+ */
+export async function removeCgroup(facts: CgroupFacts, path: string, timeoutMs = removeTimeoutMs): Promise<void> {
+  checkPath(path);
+  const deadline = performance.now() + timeoutMs;
+  let left = cgroupDirectories(facts, path);
+  for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
+    const busy: string[] = [];
+    for (const directory of left) if (!(await removeTree(directory))) busy.push(directory);
+    if (busy.length === 0) return;
+    if (performance.now() >= deadline) throw internal(`removing cgroup ${path}: ${busy[0]} is still busy (EBUSY)${pidsIn(busy)}`);
+    left = busy;
+    await sleep(waitMs);
+  }
+}
+
+/** @returns false when something in it is busy. */
+async function removeTree(directory: string): Promise<boolean> {
+  if (removeDirectory(directory)) return true;
+  // A container can have made many; others get their turn between two.
+  await sleep(0);
+  for (const name of childrenOf(directory)) await removeTree(`${directory}/${name}`);
+  return removeDirectory(directory);
+}
+
+function removeDirectory(directory: string): boolean {
+  try {
+    rmdirSync(directory);
+    return true;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return true;
+    if (isErrno(error, 'EBUSY', 'ENOTEMPTY')) return false;
+    throw internal(`removing cgroup ${directory}: ${kernelReason(error)}`, error);
+  }
+}
+
+function pidsIn(directories: readonly string[]): string {
+  const pids = directories.flatMap((directory) => words(readOrEmpty(`${directory}/cgroup.procs`)));
+  return pids.length === 0 ? '' : `, processes ${[...new Set(pids)].join(' ')}`;
+}
+
+/** Removes a cgroup that holds neither processes nor other cgroups, such as a parent that berth made; else leaves it. */
+export function removeIfEmpty(facts: CgroupFacts, path: string): void {
+  checkPath(path);
+  for (const directory of cgroupDirectories(facts, path)) {
+    try {
+      rmdirSync(directory);
+    } catch {
+      // In use, or not there: both are fine.
+    }
+  }
+}

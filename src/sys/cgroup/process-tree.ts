@@ -1,0 +1,64 @@
+/**
+ * Ends a process with all it has started, among the others of its cgroup.
+ */
+import { readFileSync } from 'node:fs';
+import { isErrno } from '../call/ffi.ts';
+import { close, pidfdOpen, pidfdSendSignal } from '../call/syscalls.ts';
+import type { CgroupFacts } from './cgroup-facts.ts';
+import { processes } from './cgroup-processes.ts';
+
+const SIGKILL = 9;
+/** A tree that grows while it is cut: each round finds what the last one missed. */
+const roundsMax = 20;
+
+type Member = { readonly pid: number; readonly parent: number; readonly session: number };
+
+/**
+ * Kills a process, its descendants, and all of the session it leads, with SIGKILL.
+ *
+ * Whose parent has died already, and who has left the session, belongs to nobody any more and is not found.
+ */
+export async function killTree(facts: CgroupFacts, cgroupPath: string, root: number): Promise<void> {
+  for (let round = 0; round < roundsMax; round++) {
+    const members = (await processes(facts, cgroupPath)).flatMap(readMember);
+    const doomed = treeOf(members, root);
+    if (doomed.length === 0) return;
+    for (const pid of doomed) killProcess(pid);
+    await new Promise((resolve) => setTimeout(resolve, round));
+  }
+}
+
+/** Members of the tree below `root`, itself included. Pure. */
+export function treeOf(members: readonly Member[], root: number): number[] {
+  const found = new Set([root]);
+  for (let size = 0; size !== found.size; ) {
+    size = found.size;
+    for (const { pid, parent, session } of members) if (found.has(parent) || session === root) found.add(pid);
+  }
+  return members.filter(({ pid }) => found.has(pid)).map(({ pid }) => pid);
+}
+
+/** Zombies are left out: they are dead, and gone when their parent looks. */
+function readMember(pid: number): Member[] {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const [state, parent, , session] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return state === 'Z' ? [] : [{ pid, parent: Number(parent), session: Number(session) }];
+  } catch {
+    return [];
+  }
+}
+
+/** Kills one process with SIGKILL; one that has ended is fine. */
+export function killProcess(pid: number): void {
+  try {
+    const pidfd = pidfdOpen(pid);
+    try {
+      pidfdSendSignal(pidfd, SIGKILL);
+    } finally {
+      close(pidfd);
+    }
+  } catch (error) {
+    if (!isErrno(error, 'ESRCH')) throw error;
+  }
+}

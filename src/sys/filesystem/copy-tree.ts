@@ -1,0 +1,73 @@
+/**
+ * Lays a layer over a directory tree by copying: what overlayfs would show, for file systems that it does not work on.
+ *
+ * Files share their blocks where the file system can (FICLONE). Names are byte strings (one character a byte). Nobody else may use the tree meanwhile.
+ */
+
+import { constants, lstatSync } from 'node:fs';
+import { copyFile, link, lstat, mkdir, readdir, readlink, rm, symlink } from 'node:fs/promises';
+import { AT_FDCWD } from '../call/syscalls.ts';
+import { deviceNumbers } from './block-devices.ts';
+import { makeNodeAt, setLinkOwner, setLinkTimes, setNodeOwnerAndMode } from './inodes.ts';
+import { isOpaque, readXattrs, setXattr } from './xattrs.ts';
+
+/** Owners as the copy has them. */
+export type IdShift = { readonly uid: (id: number) => number; readonly gid: (id: number) => number };
+
+type Stats = Awaited<ReturnType<typeof statOf>>;
+
+/**
+ * @param layer as overlayfs wants one: character devices 0:0 and opaque directories hide what is below.
+ * @param target the tree of the layers below; its top stays as it is.
+ */
+export async function layOver(layer: string, target: string, shift: IdShift): Promise<void> {
+  await layDirectory(layer, target, { shift, copies: new Map() });
+}
+
+type Context = { readonly shift: IdShift /** Of files with several names, by inode. */; readonly copies: Map<bigint, string> };
+
+async function layDirectory(source: string, target: string, context: Context): Promise<void> {
+  for (const name of await readdir(bytesOf(source), { encoding: 'latin1' })) await layEntry(`${source}/${name}`, `${target}/${name}`, context);
+}
+
+async function layEntry(source: string, target: string, context: Context): Promise<void> {
+  const stat = await statOf(source);
+  const there = lstatSync(bytesOf(target), { throwIfNoEntry: false });
+  const isMerged = stat.isDirectory() && there?.isDirectory() === true && !isOpaque(source);
+  if (there !== undefined && !isMerged) await rm(bytesOf(target), { recursive: true, force: true });
+  if (stat.isCharacterDevice() && stat.rdev === 0n) return;
+  if (stat.isDirectory()) {
+    if (!isMerged) await mkdir(bytesOf(target));
+    await layDirectory(source, target, context);
+  } else {
+    const copy = context.copies.get(stat.ino);
+    if (copy !== undefined) return await link(bytesOf(copy), bytesOf(target));
+    if (stat.nlink > 1n) context.copies.set(stat.ino, target);
+    await makeCopy(source, target, stat);
+  }
+  // Of a directory last of all: every name made in it changes its time.
+  describe(source, target, stat, context.shift);
+}
+
+async function makeCopy(source: string, target: string, stat: Stats): Promise<void> {
+  if (stat.isFile()) await copyFile(bytesOf(source), bytesOf(target), constants.COPYFILE_FICLONE | constants.COPYFILE_EXCL);
+  else if (stat.isSymbolicLink()) await symlink(await readlink(bytesOf(source), 'buffer'), bytesOf(target));
+  else {
+    const kind = stat.isFIFO() ? 'fifo' : stat.isBlockDevice() ? 'block' : 'char';
+    makeNodeAt(AT_FDCWD, target, { kind, ...deviceNumbers(stat.rdev) });
+  }
+}
+
+function describe(source: string, target: string, stat: Stats, shift: IdShift): void {
+  const [uid, gid] = [shift.uid(Number(stat.uid)), shift.gid(Number(stat.gid))];
+  if (stat.isSymbolicLink()) setLinkOwner(AT_FDCWD, target, uid, gid);
+  else setNodeOwnerAndMode(AT_FDCWD, target, uid, gid, Number(stat.mode & 0o7777n));
+  for (const [name, value] of readXattrs(source)) setXattr(target, name, value);
+  const nanoseconds = ((stat.mtimeNs % billion) + billion) % billion;
+  setLinkTimes(AT_FDCWD, target, { seconds: Number((stat.mtimeNs - nanoseconds) / billion), nanoseconds: Number(nanoseconds) });
+}
+
+const billion = 1_000_000_000n;
+
+const statOf = (path: string) => lstat(bytesOf(path), { bigint: true });
+const bytesOf = (path: string): Buffer => Buffer.from(path, 'latin1');

@@ -1,0 +1,121 @@
+/**
+ * Connections into a net namespace without a process there: a socket stays in the namespace that it was made in, so the daemon's thread
+ * visits the namespace only to make it, and all that can wait happens outside.
+ */
+import { Socket } from 'node:net';
+import { BerthError } from '../../lib/errors.ts';
+import { watchFd } from '../call/fd-streams.ts';
+import { checked, isErrno, libc, SyscallError } from '../call/ffi.ts';
+import { close } from '../call/syscalls.ts';
+import { visitNetNamespaces } from '../process/namespaces.ts';
+
+const c_socket = libc.func('int socket(int domain, int type, int protocol)');
+const c_connect = libc.func('int connect(int fd, void *address, uint length)');
+const c_getsockopt = libc.func('int getsockopt(int fd, int level, int name, void *value, void *length)');
+
+const SOCK_STREAM = 1;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SO_ERROR = 4;
+
+type Family = { readonly domain: number; readonly host: string; readonly address: (port: number) => Buffer };
+
+/** The loopback addresses, as struct sockaddr_in and sockaddr_in6. */
+const loopbacks: readonly Family[] = [
+  {
+    domain: 2,
+    host: '127.0.0.1',
+    address: (port) => {
+      const bytes = Buffer.alloc(16);
+      bytes.writeUInt16LE(2, 0);
+      bytes.writeUInt16BE(port, 2);
+      bytes.set([127, 0, 0, 1], 4);
+      return bytes;
+    },
+  },
+  {
+    domain: 10,
+    host: '[::1]',
+    address: (port) => {
+      const bytes = Buffer.alloc(28);
+      bytes.writeUInt16LE(10, 0);
+      bytes.writeUInt16BE(port, 2);
+      bytes[23] = 1;
+      return bytes;
+    },
+  },
+];
+
+/**
+ * Connects to a TCP port of a net namespace's loopback, by IPv4 and, when that does not answer, by IPv6.
+ *
+ * @param pin of the namespace; null: the host's.
+ * @returns a connected socket that is half-open: its end of input does not end its output.
+ * @throws {SyscallError} of the first address that is there, e.g. ECONNREFUSED; {BerthError} DEADLINE_EXCEEDED; ENOENT when the namespace is gone.
+ */
+export async function connectLoopback(pin: string | null, port: number, timeoutMs: number): Promise<Socket> {
+  let failure: unknown;
+  for (const family of loopbacks) {
+    try {
+      return await connectTo(makeSocket(pin, family), family, port, timeoutMs);
+    } catch (error) {
+      // Of a node without IPv6, only what IPv4 said is of interest.
+      failure ??= error;
+    }
+  }
+  throw failure;
+}
+
+function makeSocket(pin: string | null, { domain, host }: Family): number {
+  const make = () => checked(c_socket(domain, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), () => `making a socket for ${host}`);
+  if (pin === null) return make();
+  const [fd] = visitNetNamespaces([pin], make);
+  if (fd === undefined || fd === null) throw new BerthError('FAILED_PRECONDITION', 'its network namespace is gone');
+  return fd;
+}
+
+async function connectTo(fd: number, family: Family, port: number, timeoutMs: number): Promise<Socket> {
+  const what = `connecting to ${family.host}:${port}`;
+  const address = family.address(port);
+  try {
+    try {
+      checked(c_connect(fd, address, address.length), () => what);
+    } catch (error) {
+      if (!isErrno(error, 'EINPROGRESS')) throw error;
+      await connected(fd, what, timeoutMs);
+    }
+    return new Socket({ fd, allowHalfOpen: true });
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
+}
+
+function connected(fd: number, what: string, timeoutMs: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const settle = (finish: () => void) => {
+      clearTimeout(timer);
+      watch.end();
+      finish();
+    };
+    const look = () => {
+      const errno = pendingError(fd);
+      settle(errno === 0 ? resolve : () => reject(new SyscallError(what, errno)));
+    };
+    const watch = watchFd(fd, { writable: true, disconnect: true }, look);
+    const timer = setTimeout(
+      () => settle(() => reject(new BerthError('DEADLINE_EXCEEDED', `${what}: no answer within ${timeoutMs / 1000} s`))),
+      timeoutMs,
+    );
+    watch.start();
+  });
+}
+
+/** The errno of a connection that was under way; 0 when it stands: connect(2), EINPROGRESS. */
+function pendingError(fd: number): number {
+  const [value, length] = [Buffer.alloc(4), Buffer.alloc(4)];
+  length.writeUInt32LE(4, 0);
+  checked(c_getsockopt(fd, SOL_SOCKET, SO_ERROR, value, length), () => 'asking how a connection went');
+  return value.readInt32LE(0);
+}
