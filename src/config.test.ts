@@ -30,7 +30,7 @@ test('loadConfig() takes the file, and flags before it', () => {
     metrics: '127.0.0.1:9000',
   });
   assert.deepEqual([config.root, config.state, config.netnsDir], ['/a', '/c', '/run/netns']);
-  assert.deepEqual([config.pullParallelLayers, config.isVolatile, config.metrics], [5, true, '127.0.0.1:9000']);
+  assert.deepEqual([config.maxConcurrentDownloads, config.isVolatile, config.metrics], [5, true, '127.0.0.1:9000']);
 });
 
 test('loadConfig() returns what cannot be changed', () => {
@@ -57,8 +57,8 @@ test('loadConfig() refuses wrong types, formats and values beyond both limits', 
   refuses(() => loadConfig('default_ulimits = ["nofile"]', {}), /NAME=SOFT:HARD/);
   refuses(() => loadConfig('default_ulimits = ["nofile=2:1"]', {}), /soft limit is above/);
   refuses(() => loadConfig('', { log_level: 'loud' }), /flag --log-level: "loud" is not trace/);
-  assert.equal(loadConfig('pull_parallel_layers = 1', {}).pullParallelLayers, 1);
-  assert.equal(loadConfig('pull_parallel_layers = 32', {}).pullParallelLayers, 32);
+  assert.equal(loadConfig('pull_parallel_layers = 1', {}).maxConcurrentDownloads, 1);
+  assert.equal(loadConfig('pull_parallel_layers = 32', {}).maxConcurrentDownloads, 32);
 });
 
 test('loadConfig() traces nothing without an endpoint, and appends the path that OTLP has for spans', () => {

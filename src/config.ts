@@ -44,8 +44,8 @@ export type Config = {
   readonly netnsDir: string;
   readonly cniTimeoutMs: number;
   readonly pullIdleTimeoutMs: number;
-  readonly pullParallelLayers: number;
-  readonly logLineBytesMax: number;
+  readonly maxConcurrentDownloads: number;
+  readonly maxContainerLogLineSize: number;
   readonly isVolatile: boolean;
   readonly snapshotter: 'auto' | 'overlay' | 'native' | 'fuse-overlayfs';
   readonly imageDevices: 'keep' | 'skip' | 'refuse';
@@ -330,8 +330,8 @@ function toConfig(value: (key: (typeof settings)[number]['key']) => Value | unde
     netnsDir: text('netns_dir'),
     cniTimeoutMs: number('cni_timeout_ms'),
     pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
-    pullParallelLayers: number('pull_parallel_layers'),
-    logLineBytesMax: number('log_line_bytes_max'),
+    maxConcurrentDownloads: number('pull_parallel_layers'),
+    maxContainerLogLineSize: number('log_line_bytes_max'),
     isVolatile: value('volatile_layers') as boolean,
     snapshotter: text('snapshotter') as Config['snapshotter'],
     imageDevices: text('image_devices') as Config['imageDevices'],

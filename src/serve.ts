@@ -19,14 +19,14 @@ import { openMonitorBinary } from './engine/monitor/monitor.ts';
 import { createOomKills } from './engine/oom/oom-kills.ts';
 import { planRlimits } from './engine/plan/rlimits.ts';
 import { latestTimeNs, recover } from './engine/recover.ts';
-import { createFuseRoots } from './engine/rootfs/fuse-rootfs.ts';
-import { createNativeRoots } from './engine/rootfs/native-rootfs.ts';
-import { createRoots, type Roots } from './engine/rootfs/overlay-rootfs.ts';
+import { createFuseRootfs } from './engine/rootfs/fuse-rootfs.ts';
+import { createNativeRootfs } from './engine/rootfs/native-rootfs.ts';
+import { createOverlayRootfs, type RootfsDriver } from './engine/rootfs/overlay-rootfs.ts';
 import { createSeccompCompiler } from './engine/seccomp/seccomp-compiler.ts';
 import { createSeccompFilters } from './engine/seccomp/seccomp-filter.ts';
 import { createEvents } from './engine/state/events.ts';
-import { announcingStore } from './engine/state/notifying-store.ts';
-import { createCreations } from './engine/state/singleflight.ts';
+import { notifyingStore } from './engine/state/notifying-store.ts';
+import { createSingleflight } from './engine/state/singleflight.ts';
 import { openStore } from './engine/state/store.ts';
 import { createWatches } from './engine/watches.ts';
 import { toPlatform } from './images/document/platform.ts';
@@ -199,7 +199,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     netnsDir: config.netnsDir,
     defaultCgroupParent: config.cgroupParent,
     monitorCgroup: config.monitorCgroup,
-    logLineBytesMax: config.logLineBytesMax,
+    maxContainerLogLineSize: config.maxContainerLogLineSize,
     rlimits: planRlimits(config.defaultUlimits, hardLimit),
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
@@ -211,7 +211,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   const stored = openStore(config.state);
   const clock = createClock(latestTimeNs({ store: stored }));
   const events = createEvents();
-  const store = announcingStore(stored, events, clock);
+  const store = notifyingStore(stored, events, clock);
   const compiler = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: seccompProgramsMax });
   const monitor = await openMonitorBinary(monitorPath);
   const cgroupDriver = await chooseCgroupDriver(config.cgroupDriver, cgroups, cgroupNames, log);
@@ -225,7 +225,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     cgroupDriver: trace ? withSpans(cgroupDriver, trace) : cgroupDriver,
     store,
     events,
-    roots: await chooseRoots(config, facts, log),
+    rootfs: await chooseRootfs(config, facts, log),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
@@ -238,7 +238,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     },
     oomKills: createOomKills({ store, kernelLog: openKernelLog(), observe: observers?.oomKills, log }),
     watches: createWatches(),
-    creations: createCreations(),
+    singleflight: createSingleflight(),
     queue: createKeyedQueue(),
     clock,
     ...(observers ? { observeStep: observers.step, observeEnd: observers.containerEnd } : {}),
@@ -249,7 +249,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
 
 function wireUnpacker(config: Config): Unpacker {
   const workerFile = new URL('./images/unpack/unpack-worker.ts', import.meta.url);
-  return createUnpacker({ workerFile, workersMax: config.pullParallelLayers, devices: config.imageDevices });
+  return createUnpacker({ workerFile, workersMax: config.maxConcurrentDownloads, devices: config.imageDevices });
 }
 
 function withSpans(driver: CgroupDriver, trace: Trace): CgroupDriver {
@@ -286,10 +286,10 @@ function readBlockioClasses(file: string): BlockioClasses {
   }
 }
 
-async function chooseRoots(config: Config, facts: HostFacts, log: Log): Promise<Roots> {
-  if (config.snapshotter === 'fuse-overlayfs') return createFuseRoots(config.root, config.isVolatile, facts.overlayFailure === null);
-  if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createRoots(config.root, config.isVolatile);
+async function chooseRootfs(config: Config, facts: HostFacts, log: Log): Promise<RootfsDriver> {
+  if (config.snapshotter === 'fuse-overlayfs') return createFuseRootfs(config.root, config.isVolatile, facts.overlayFailure === null);
+  if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createOverlayRootfs(config.root, config.isVolatile);
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
-  return createNativeRoots(config.root);
+  return createNativeRootfs(config.root);
 }

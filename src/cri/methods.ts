@@ -8,7 +8,7 @@ import type { CriDeps } from './deps.ts';
 import { exportImages } from './rpc/berth/export-images.ts';
 import { importImages } from './rpc/berth/import-images.ts';
 import { listPulls } from './rpc/berth/list-pulls.ts';
-import { watchedPull } from './rpc/berth/pull-progress.ts';
+import { pullWithProgress } from './rpc/berth/pull-progress.ts';
 import { attach } from './rpc/container/attach.ts';
 import { checkpointContainer } from './rpc/container/checkpoint-container.ts';
 import { containerStatus } from './rpc/container/container-status.ts';
@@ -125,7 +125,7 @@ export const imageMethods: Table<ImageService> = {
 export const ownMethods = {
   Import: change(importImages),
   Export: change(exportImages),
-  Pull: change(watchedPull),
+  Pull: change(pullWithProgress),
   Pulls: poll(listPulls),
 } as const;
 

@@ -12,11 +12,11 @@ import type { CriuSettings } from './checkpoint/criu.ts';
 import type { MonitorBinary } from './monitor/monitor.ts';
 import type { OomKills } from './oom/oom-kills.ts';
 import type { Rlimit } from './plan/credentials.ts';
-import type { Roots } from './rootfs/overlay-rootfs.ts';
+import type { RootfsDriver } from './rootfs/overlay-rootfs.ts';
 import type { SeccompFilters } from './seccomp/seccomp-filter.ts';
 import type { Events } from './state/events.ts';
 import type { EndReason } from './state/records.ts';
-import type { Creations } from './state/singleflight.ts';
+import type { Singleflight } from './state/singleflight.ts';
 import type { Network } from './state/spec.ts';
 import type { Store } from './state/store.ts';
 import type { StepWatchers } from './state/timeline.ts';
@@ -30,7 +30,7 @@ export type EngineSettings = {
   readonly defaultCgroupParent: string;
   /** `daemon`, `pod`, or the parent of their cgroup as a kubelet would name it. */
   readonly monitorCgroup: string;
-  readonly logLineBytesMax: number;
+  readonly maxContainerLogLineSize: number;
   readonly rlimits: readonly Rlimit[];
   /** Of sandboxes with a network of their own. */
   readonly defaultSysctls: Readonly<Record<string, string>>;
@@ -53,7 +53,7 @@ export type EngineDeps = StepWatchers & {
   /** Tells `events` of what it shows. */
   readonly store: Store;
   readonly events: Events;
-  readonly roots: Roots;
+  readonly rootfs: RootfsDriver;
   readonly monitor: MonitorBinary;
   readonly seccomp: SeccompFilters;
   readonly network: Network;
@@ -64,7 +64,7 @@ export type EngineDeps = StepWatchers & {
   /** For metrics: called at the end of each container that had started. */
   readonly observeEnd?: (reason: EndReason) => void;
   readonly watches: Watches;
-  readonly creations: Creations;
+  readonly singleflight: Singleflight;
   readonly queue: KeyedQueue;
   readonly clock: Clock;
   readonly log: Log;

@@ -22,12 +22,12 @@ import {
   updateContainerResources,
 } from './lifecycle/container.ts';
 import { removeSandbox, runSandbox, stopSandbox, updateSandboxResources } from './lifecycle/sandbox.ts';
-import { readPlan } from './lifecycle/saved-plan.ts';
+import { readSavedPlan } from './lifecycle/saved-plan.ts';
 import { sandboxPaths } from './sources/sandbox-paths.ts';
 import type { LifeEvent } from './state/events.ts';
 import { type ContainerView, containerState, type PodResources, type SandboxView, sandboxState } from './state/records.ts';
 import type { ContainerSpec, Resources, SandboxSpec } from './state/spec.ts';
-import { createDetails, type Details } from './usage/pod-metrics.ts';
+import { createPodMetrics, type PodMetrics } from './usage/pod-metrics.ts';
 import { createStats, type Stats } from './usage/stats.ts';
 
 /** What of the node its callers ask for. */
@@ -73,7 +73,7 @@ export type Engine = {
   /** What running containers and ready sandboxes use. */
   readonly stats: Stats;
   /** The same with all that metrics tell besides. */
-  readonly details: Details;
+  readonly podMetrics: PodMetrics;
   /** What becomes of sandboxes and containers from now on, until the signal. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
   readonly events: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
   /** What people may want to know of a sandbox or a container, by topic, for JSON. No environment values. */
@@ -116,7 +116,7 @@ export function createEngine(deps: EngineDeps): Engine {
     updateResources: async (id, resources) => updateContainerResources(deps, containerId(id), resources),
     checkpoint: async (id, request) => checkpointContainer(deps, containerId(id), request),
     stats,
-    details: createDetails(deps, stats),
+    podMetrics: createPodMetrics(deps, stats),
     events: (signal) => deps.events.listen(signal),
     explain: (id) => (sandboxes.get(id) === undefined ? explainContainer(deps, container(id)) : explainSandbox(deps, sandbox(id))),
   };
@@ -167,10 +167,10 @@ function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): Read
 
 /** Where the file system counts it. */
 function diskUse(
-  { roots }: EngineDeps,
+  { rootfs }: EngineDeps,
   id: string,
 ): { readonly disk?: { readonly usedBytes: number; readonly inodes: number; readonly limitBytes: number | null } } {
-  const use = roots.usage(id);
+  const use = rootfs.usage(id);
   return use === null ? {} : { disk: { usedBytes: use.bytes, inodes: use.inodes, limitBytes: use.limitBytes || null } };
 }
 
@@ -192,7 +192,7 @@ function explainContainer(deps: EngineDeps, { record, status }: ContainerView): 
     ...diskUse(deps, record.id),
     resources: status.resources,
   };
-  const kept = readPlan(deps, record.id);
+  const kept = readSavedPlan(deps, record.id);
   const { oom } = status;
   return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...kept };
 }

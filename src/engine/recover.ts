@@ -25,7 +25,8 @@ export function latestTimeNs(deps: Pick<EngineDeps, 'store'>): bigint {
 export async function recover(deps: EngineDeps): Promise<void> {
   const { sandboxes, containers } = deps.store;
   for (const { record, status } of [...sandboxes.all(), ...containers.all()]) {
-    if (status.damage !== undefined) deps.log.error({ id: record.id, reason: status.damage }, 'cannot be read; it can be removed');
+    if (status.unreadableReason !== undefined)
+      deps.log.error({ id: record.id, reason: status.unreadableReason }, 'cannot be read; it can be removed');
   }
   await Promise.all(containers.all().map((view) => guarded(deps, view.record.id, () => recoverContainer(deps, view))));
   await Promise.all(
@@ -34,7 +35,7 @@ export async function recover(deps: EngineDeps): Promise<void> {
         const state = sandboxState(status);
         if (state === 'creating') await discardSandbox(deps, record.id);
         if (state === 'ready' && !hasNamespaces(deps, record)) {
-          sandboxes.settle(record.id, ({ network: _, ...before }) => ({ ...before, stoppedAtNs: deps.clock.nowNs() }));
+          sandboxes.updateBestEffort(record.id, ({ network: _, ...before }) => ({ ...before, stoppedAtNs: deps.clock.nowNs() }));
         }
       }),
     ),
@@ -68,8 +69,8 @@ async function recoverContainer(deps: EngineDeps, view: ContainerView): Promise<
 
 /** What survives a restart of the node, or a crash between two steps, without a record that it belongs to. */
 async function removeOrphans(deps: EngineDeps): Promise<void> {
-  for (const id of deps.roots.ids()) {
-    if (deps.store.containers.get(id) === undefined) await guarded(deps, id, () => deps.roots.remove(id));
+  for (const id of deps.rootfs.ids()) {
+    if (deps.store.containers.get(id) === undefined) await guarded(deps, id, () => deps.rootfs.remove(id));
   }
   for (const id of await deps.network.attachedSandboxIds()) {
     if (deps.store.sandboxes.get(id) !== undefined) continue;

@@ -31,7 +31,7 @@ export type Observability = {
 type ImageCounts = Pick<ImageStore, 'list' | 'fsInfo'> & Pick<ImagePuller, 'pulls'>;
 
 /** Whose pods' and containers' use is told. */
-type UsageSource = Pick<Engine, 'sandboxes' | 'details'>;
+type UsageSource = Pick<Engine, 'sandboxes' | 'podMetrics'>;
 
 /** @param config.metrics `ADDRESS:PORT`; null: no metrics. @param config.metricsContainers whether those of pods and containers are among them. */
 export async function openObservability(config: Pick<Config, 'metrics' | 'metricsContainers'>, version: string): Promise<Observability> {
@@ -78,9 +78,9 @@ function diskSpaces(directories: Readonly<Record<string, string>>): ReturnType<S
   );
 }
 
-async function usageText({ sandboxes, details }: UsageSource): Promise<string> {
+async function usageText({ sandboxes, podMetrics }: UsageSource): Promise<string> {
   const series: Series[] = [];
-  for await (const each of details(sandboxes())) {
+  for await (const each of podMetrics(sandboxes())) {
     const { own, containers } = sandboxSeries(each);
     series.push(...own, ...[...containers.values()].flat());
   }

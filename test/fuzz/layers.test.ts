@@ -92,10 +92,10 @@ function someArchive(random: Random): Buffer {
 
 const compressions: readonly ((tar: Buffer) => Buffer)[] = [(tar) => tar, (tar) => gzipSync(tar, { level: 1 }), (tar) => zstdCompressSync(tar)];
 
-async function unpack(tar: Buffer, blob: Buffer, place: { filesDir: string; contentsFile: string }, piece: number): Promise<void> {
+async function unpack(tar: Buffer, blob: Buffer, place: { filesDir: string; tarSplitFile: string }, piece: number): Promise<void> {
   const stream = openLayerStream({
     directory: place.filesDir,
-    contentsFile: place.contentsFile,
+    tarSplitFile: place.tarSplitFile,
     digest: digestOf(blob),
     diffId: digestOf(tar),
     sizeBytes: blob.length,
@@ -108,7 +108,7 @@ async function unpack(tar: Buffer, blob: Buffer, place: { filesDir: string; cont
   }
 }
 
-async function assembled(tar: Buffer, place: { filesDir: string; contentsFile: string }): Promise<string> {
+async function assembled(tar: Buffer, place: { filesDir: string; tarSplitFile: string }): Promise<string> {
   const hash = createHash('sha256');
   const space = Buffer.alloc(777);
   await assembleLayer(
@@ -122,7 +122,7 @@ test('a layer is whole and stays within its directory, or is refused', async (t)
   let accepted = 0;
   const count = await rounds(t, async (random) => {
     const tar = someArchive(random);
-    const place = { filesDir: join(directory, 'layer/diff'), contentsFile: join(directory, 'layer/archive') };
+    const place = { filesDir: join(directory, 'layer/diff'), tarSplitFile: join(directory, 'layer/archive') };
     mkdirSync(place.filesDir, { recursive: true });
     try {
       await unpack(tar, pick(random, compressions)(tar), place, 1 + below(random, 3000));

@@ -114,13 +114,13 @@ for (const kind of ['ext4', 'xfs'] as const) {
       assert.equal(new Set(projects).size, 3);
       const restarted = await startEngine(undefined, directory);
       assert.deepEqual(
-        ids.map((id) => restarted.deps.roots.usage(id)),
-        ids.map((id) => host.deps.roots.usage(id)),
+        ids.map((id) => restarted.deps.rootfs.usage(id)),
+        ids.map((id) => host.deps.rootfs.usage(id)),
       );
-      assert.equal(restarted.deps.roots.usage(ids[0] ?? '')?.limitBytes, 5 * MiB);
-      restarted.deps.roots.create('later', []);
+      assert.equal(restarted.deps.rootfs.usage(ids[0] ?? '')?.limitBytes, 5 * MiB);
+      restarted.deps.rootfs.create('later', []);
       assert.ok(!projects.includes(projectOf(directoryOf(host, 'later'))));
-      await restarted.deps.roots.remove('later');
+      await restarted.deps.rootfs.remove('later');
       // Another daemon on the same file system.
       const other = await startEngine(undefined, mkdtempSync(join(mount, 'engine-')));
       const theirs = projectOf(directoryOf(other, await start(other)));
@@ -147,7 +147,7 @@ test('without project quotas a limit is refused, with what to do, and nothing of
     const refused = start(host, { 'disk-limit.io.berth/main': '10Mi' });
     if (readQuotaState(openSync(host.deps.settings.rootDir, 'r')).isEnforced) return void (await refused);
     await assert.rejects(refused, { code: 'FAILED_PRECONDITION', message: /has no project quotas .*prjquota/ });
-    assert.deepEqual(host.deps.roots.ids(), []);
+    assert.deepEqual(host.deps.rootfs.ids(), []);
     const id = await start(host);
     assert.ok((await statsOf(host, id)).inodes > 0);
     assert.equal(diskOf(host, id), undefined);

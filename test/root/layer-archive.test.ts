@@ -13,13 +13,13 @@ import { type Member, makeTar } from '../support/tar-maker.ts';
 
 const bed = useLayers();
 
-type Unpacked = { readonly filesDir: string; readonly contentsFile: string; readonly diffId: string };
+type Unpacked = { readonly filesDir: string; readonly tarSplitFile: string; readonly diffId: string };
 
 async function unpack(tar: Buffer, blob = tar): Promise<Unpacked> {
   const directory = bed.freshDir();
-  const place = { filesDir: join(directory, 'diff'), contentsFile: join(directory, 'archive') };
+  const place = { filesDir: join(directory, 'diff'), tarSplitFile: join(directory, 'archive') };
   mkdirSync(place.filesDir);
-  const job = { directory: place.filesDir, contentsFile: place.contentsFile, digest: digestOf(blob), diffId: digestOf(tar), sizeBytes: blob.length };
+  const job = { directory: place.filesDir, tarSplitFile: place.tarSplitFile, digest: digestOf(blob), diffId: digestOf(tar), sizeBytes: blob.length };
   // Odd pieces: headers and contents lie across them.
   const layer = await bed.unpacker.unpack(job, async () => toStream(blob, 77_777), new AbortController().signal);
   assert.equal(layer.tarBytes, tar.length);
@@ -153,9 +153,9 @@ test('what is damaged is not handed out as whole, and is named', async () => {
       },
       /opening "etc\/os"/,
     ],
-    [({ contentsFile }) => truncateSync(contentsFile, 100), /record of the files is damaged/],
-    [({ contentsFile }) => writeFileSync(contentsFile, flipped(readFileSync(contentsFile))), /record of the files is damaged|diff id/],
-    [({ contentsFile }) => rmSync(contentsFile), /ENOENT/],
+    [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /record of the files is damaged/],
+    [({ tarSplitFile }) => writeFileSync(tarSplitFile, flipped(readFileSync(tarSplitFile))), /record of the files is damaged|diff id/],
+    [({ tarSplitFile }) => rmSync(tarSplitFile), /ENOENT/],
   ];
   for (const [damage, message] of kinds) {
     const layer = await unpack(tar);

@@ -138,7 +138,7 @@ test('without the kernel log the verdict is the same, and the number is told', a
 });
 
 async function kills(id: string): Promise<number> {
-  for await (const details of host.engine.details(host.engine.sandboxes())) {
+  for await (const details of host.engine.podMetrics(host.engine.sandboxes())) {
     const container = details.containers.find(({ stats }) => stats.record.id === id);
     if (container !== undefined) return container.cgroup.oomKills ?? 0;
   }

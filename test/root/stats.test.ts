@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { metricDescriptors, podSandboxMetrics } from '../../src/cri/to-response/metrics-to-response.ts';
 import type { ContainerSpec, SandboxSpec } from '../../src/engine/state/spec.ts';
-import type { SandboxDetails } from '../../src/engine/usage/pod-metrics.ts';
+import type { SandboxMetrics } from '../../src/engine/usage/pod-metrics.ts';
 import type { ContainerStats, SandboxStats } from '../../src/engine/usage/stats.ts';
 import { controllerDirectory } from '../../src/sys/cgroup/cgroup-facts.ts';
 import { removeCgroup } from '../../src/sys/cgroup/cgroups.ts';
@@ -150,7 +150,7 @@ test('the writable layer is what the container wrote, counted once it was measur
   const empty = (await statsOf(id)).writableLayer;
   assert.ok(empty !== null && empty.bytes <= 64 * 1024, 'an empty layer is measured at the first question');
   const other = await start(containerSpec(['sh', '-c', `dd if=/dev/zero of=/file bs=${MiB} count=3 && touch /tmp/a /tmp/b && sleep 1000`]));
-  const upper = host.deps.roots.upperDir(other.id);
+  const upper = host.deps.rootfs.upperDir(other.id);
   while (!existsSync(join(upper, 'tmp/b'))) await sleep(20);
   const written = (await statsOf(other.id)).writableLayer;
   assert.ok(written !== null && written.bytes >= 3 * MiB && written.bytes < 3.5 * MiB, `${written?.bytes} bytes`);
@@ -226,8 +226,8 @@ test('details count processes, open files and sockets as /proc shows them', asyn
   const { id, sandboxId } = await start(idle(), { cgroupParent: podCgroup });
   // The shell works for several ticks of the clock: v1 counts user and system time by them.
   await run(id, 'sleep 1000 </dev/null >/dev/null 2>&1 & i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done');
-  let details: SandboxDetails | undefined;
-  for await (const each of host.engine.details([host.engine.sandbox(sandboxId)])) details = each;
+  let details: SandboxMetrics | undefined;
+  for await (const each of host.engine.podMetrics([host.engine.sandbox(sandboxId)])) details = each;
   const [container] = details?.containers ?? [];
   const pid = host.engine.container(id).status.process?.pid ?? 0;
   assert.ok(container);
@@ -244,7 +244,7 @@ test('details count processes, open files and sockets as /proc shows them', asyn
 test('this kernel tells every metric that is described, but for what it need not count', async () => {
   const { sandboxId } = await start(idle({ resources: { memoryLimitBytes: 64 * MiB, cpuPeriodUs: 100_000, cpuQuotaUs: 50_000 } }));
   const told = new Set<string>();
-  for await (const details of host.engine.details([host.engine.sandbox(sandboxId)])) {
+  for await (const details of host.engine.podMetrics([host.engine.sandbox(sandboxId)])) {
     const { metrics = [], container_metrics = [] } = podSandboxMetrics(details);
     for (const { name = '' } of [...metrics, ...container_metrics.flatMap((each) => each.metrics ?? [])]) told.add(name);
   }

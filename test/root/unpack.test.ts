@@ -21,7 +21,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
 import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer/layer-writer.ts';
-import { noContents } from '../../src/images/layer/tar-split.ts';
+import { noTarSplit } from '../../src/images/layer/tar-split.ts';
 import { createTarParser } from '../../src/images/tar/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { describeTree, digestOf, toStream, useLayers } from '../support/layer-bed.ts';
@@ -420,7 +420,7 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
 test('device nodes are made, left out or refused, as the node has it', () => {
   const write = (devices: 'keep' | 'skip' | 'refuse'): string[] => {
     const root = bed.freshDir();
-    const writer = createLayerWriter(root, layerLimits, () => 1e12, noContents, devices);
+    const writer = createLayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
     try {
       const parser = createTarParser(writer);
       const members: Member[] = [

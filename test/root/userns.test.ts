@@ -63,7 +63,7 @@ async function run(id: string, script: string): Promise<string> {
   return stdout.toString();
 }
 
-const upperOf = (id: string) => host.deps.roots.upperDir(id);
+const upperOf = (id: string) => host.deps.rootfs.upperDir(id);
 const owner = (path: string) => [statSync(path).uid, statSync(path).gid];
 
 test('a container has the ids of its pod, and root of it is nobody on the host', async () => {
@@ -98,7 +98,7 @@ test('two pods with other ids, and one without, share the layers', async () => {
 
 test('where a kernel takes only attached mounts, the layers lie on the staging directory for that moment', async () => {
   const { pins } = sandboxPaths(host.deps, host.engine.sandbox(await runPod(modes(first))).record);
-  const { shelf } = host.deps.roots;
+  const { shelf } = host.deps.rootfs;
   const layers = ['bin', 'etc'].map((name) => join(host.directory, 'layer', name));
   const staged = () => readFileSync('/proc/self/mounts', 'utf8').split(` ${shelf.staging} `).length - 1;
   const seen = withShownLayers({ ...shelf, takesDetached: false }, layers, pins.user, (shown) => ({

@@ -169,7 +169,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
           yield views.map(({ record }) => sandboxStats(record));
         },
       },
-      details: async function* (views) {
+      podMetrics: async function* (views) {
         for (const { record } of views) yield { stats: sandboxStats(record), pod: null, containers: [], filesystem };
       },
       checkpoint: note('checkpoint', undefined),

@@ -4,13 +4,13 @@
  * The kubelet drops a metric that was not described, and a scrape fails on two with the same name and labels. Left out is what cAdvisor has and
  * no kernel tells any more: sectors, merged and waiting requests of block devices, load averages, states of tasks.
  */
-import type { ContainerDetails, LayerFilesystem, SandboxDetails } from '../../engine/usage/pod-metrics.ts';
+import type { ContainerMetrics, LayerFilesystem, SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 
-type CgroupCounters = ContainerDetails['stats']['counters'];
-type CgroupDetails = ContainerDetails['cgroup'];
+type CgroupCounters = ContainerMetrics['stats']['counters'];
+type CgroupDetails = ContainerMetrics['cgroup'];
 type DeviceIo = CgroupDetails['devices'][number];
 type Pressure = NonNullable<CgroupCounters['pressure']['cpu']>;
-type InterfaceCounters = NonNullable<SandboxDetails['stats']['interfaces']>[number];
+type InterfaceCounters = NonNullable<SandboxMetrics['stats']['interfaces']>[number];
 
 /** Of every metric, in this order. */
 const commonLabels = ['container', 'id', 'image', 'name', 'namespace', 'pod'] as const;
@@ -34,7 +34,7 @@ export type Series = { readonly family: MetricFamily; readonly labels: readonly 
 
 /** What a cgroup tells, a pod's as a container's. */
 type Usage = { readonly counters: CgroupCounters; readonly cgroup: CgroupDetails };
-type ContainerSource = ContainerDetails & { readonly filesystem: LayerFilesystem };
+type ContainerSource = ContainerMetrics & { readonly filesystem: LayerFilesystem };
 
 const usageFamilies: readonly Family<Usage>[] = [
   counter(
@@ -201,14 +201,14 @@ export const metricFamilies: readonly MetricFamily[] = [...usageFamilies, ...con
 /** Of a sandbox: its network, as of a container called POD, and its cgroup, as of no container. Of each of its containers, by id. */
 export type SandboxSeries = { readonly own: readonly Series[]; readonly containers: ReadonlyMap<string, readonly Series[]> };
 
-export function sandboxSeries({ stats, pod, containers, filesystem }: SandboxDetails): SandboxSeries {
+export function sandboxSeries({ stats, pod, containers, filesystem }: SandboxMetrics): SandboxSeries {
   const { record, counters, interfaces } = stats;
   const { namespace, name } = record.spec.metadata;
   const labelsOf = (container: string, id: string, image: string, containerId: string) => [container, id, image, containerId, namespace, name];
   const network = seriesOf(networkFamilies, interfaces ?? [], labelsOf('POD', pod?.cgroupPath ?? '', '', record.id));
   const usage =
     pod === null || counters === null ? [] : seriesOf(usageFamilies, { counters, cgroup: pod.cgroup }, labelsOf('', pod.cgroupPath, '', ''));
-  const ofContainer = (details: ContainerDetails): [string, Series[]] => {
+  const ofContainer = (details: ContainerMetrics): [string, Series[]] => {
     const { id, cgroupPath, image, spec } = details.stats.record;
     const labels = labelsOf(spec.metadata.name, cgroupPath, image.name, id);
     const used = seriesOf(usageFamilies, { counters: details.stats.counters, cgroup: details.cgroup }, labels);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { cgroupFiles } from '../../../test/support/cgroup-files.ts';
 import { containerView, sandboxView } from '../../../test/support/cri-fakes.ts';
-import type { SandboxDetails } from '../../engine/usage/pod-metrics.ts';
+import type { SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 import { type CgroupCounters, parseMemoryV1, parsePressure } from '../../sys/cgroup/cgroup-counters.ts';
 import { detailsV1 } from '../../sys/cgroup/cgroup-details.ts';
 import type { Metric, PodSandboxMetrics } from '../wire/messages.ts';
@@ -27,7 +27,7 @@ const { record, status } = containerView(
 );
 const packets = (bytes: number) => ({ bytes, packets: bytes + 1, errors: bytes + 2, dropped: bytes + 3 });
 
-const details: SandboxDetails = {
+const details: SandboxMetrics = {
   stats: {
     record: sandboxView('s1').record,
     atNs: '1795246700000000000',

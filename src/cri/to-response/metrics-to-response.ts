@@ -3,7 +3,7 @@
  *
  * Values are whole numbers there, so seconds are whole seconds, cut off as the peers do.
  */
-import type { SandboxDetails } from '../../engine/usage/pod-metrics.ts';
+import type { SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 import type * as cri from '../wire/messages.ts';
 import { type MetricValue, metricFamilies, type Series, sandboxSeries } from './metric-families.ts';
 
@@ -11,7 +11,7 @@ export function metricDescriptors(): cri.MetricDescriptor[] {
   return metricFamilies.map(({ name, help, labels }) => ({ name, help, label_keys: [...labels] }));
 }
 
-export function podSandboxMetrics(details: SandboxDetails): cri.PodSandboxMetrics {
+export function podSandboxMetrics(details: SandboxMetrics): cri.PodSandboxMetrics {
   const { own, containers } = sandboxSeries(details);
   return {
     pod_sandbox_id: details.stats.record.id,

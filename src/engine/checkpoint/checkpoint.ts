@@ -113,7 +113,7 @@ async function checkpoint(work: Work): Promise<void> {
 
 /** On a disk, for memory can be large; goes with the container in any case. */
 function workDirOf(deps: EngineDeps, { record }: ContainerView): string {
-  return join(dirname(deps.roots.upperDir(record.id)), 'checkpoint');
+  return join(dirname(deps.rootfs.upperDir(record.id)), 'checkpoint');
 }
 
 async function whileFrozen({ deps, view, signal }: Work, action: () => Promise<void>): Promise<void> {
@@ -178,7 +178,7 @@ async function addChanges({ deps, view: { record }, sandbox, signal }: Work, arc
   const deleted: string[] = [];
   const { user } = sandbox.record.spec.namespaces;
   const changes = archiveChanges({
-    upper: deps.roots.upperDir(record.id),
+    upper: deps.rootfs.upperDir(record.id),
     layerDirs: record.image.layerDirs,
     shift: { uid: shiftOf(user?.uids), gid: shiftOf(user?.gids) },
     onDeleted: (path) => deleted.push(Buffer.from(path, 'latin1').toString()),

@@ -42,7 +42,7 @@ import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { watchExit } from './exits.ts';
 import { makeBundle, runHooks } from './hooks.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
-import { keepPlan, keepRun } from './saved-plan.ts';
+import { savePlan, saveRun } from './saved-plan.ts';
 
 /** An image as a container is made from it. */
 export type ContainerImage = ContainerRecord['image'];
@@ -63,7 +63,7 @@ export const newId = (): string => randomBytes(32).toString('hex');
  */
 export function createContainer(deps: EngineDeps, sandboxId: string, spec: ContainerSpec, image: ContainerImage): Promise<string> {
   const { name, attempt } = spec.metadata;
-  return deps.creations.join(`container ${sandboxId} ${name} ${attempt}`, async () => {
+  return deps.singleflight.join(`container ${sandboxId} ${name} ${attempt}`, async () => {
     const sandbox = readySandbox(deps, sandboxId);
     const existing = deps.store.containers
       .all()
@@ -93,8 +93,8 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: Cont
     await ensureAppArmorProfile(spec.security.appArmorProfile);
     const root = await step('create.root', () => {
       const { user: ids } = sandbox.record.spec.namespaces;
-      deps.roots.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });
-      return deps.roots.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+      deps.rootfs.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });
+      return deps.rootfs.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
     });
     // It may have been stopped while the root was made; from here to the end nothing else runs.
     readySandbox(deps, sandbox.record.id);
@@ -185,13 +185,13 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
 async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxView, { step, timeline }: Stopwatch): Promise<void> {
   const { record } = view;
   const { id } = record;
-  const root = await step('start.root', () => deps.roots.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
+  const root = await step('start.root', () => deps.rootfs.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const spawned = monitorPlacer(deps, view);
   if (hasStartHooks(record.spec)) makeBundle(deps, record);
   const starting = step('start.monitor', (span) => {
     const ran: MonitorRequest['ran'] = (told) => {
-      keepRun(deps, id, told.run);
+      saveRun(deps, id, told.run);
       addPlanParts(span, plan, told);
     };
     const held = async (pid: number) => {
@@ -201,7 +201,7 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
     return startMonitor(deps, { plan, fds: registers.fds, name: id, spawned, ran, held }).finally(registers.closeAll);
   });
   // While the monitor works.
-  keepPlan(deps, id, plan);
+  savePlan(deps, id, plan);
   const started = await starting;
   const monitor = identify(started.monitorPid);
   deps.store.containers.update(id, (before) => ({
@@ -211,7 +211,7 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
     monitor,
     timeline: { ...before.timeline, ...timeline() },
   }));
-  deps.roots.release(id);
+  deps.rootfs.release(id);
   watchExit(deps, id, monitor);
   await adoptContainer(deps, id);
   await runHooksAnyway(deps, record, 'poststart', started.pid);
@@ -234,13 +234,13 @@ export async function recordStartFailure(deps: EngineDeps, id: string, message: 
   // Before the status says EXITED. The monitor of a start that was cut off has ended with its daemon, or has put the process here.
   const left = await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
   if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of a container that did not start do not die');
-  const unwritten = deps.store.containers.settle(id, (status) => {
+  const unwritten = deps.store.containers.updateBestEffort(id, (status) => {
     const now = deps.clock.nowNs();
     const times = { startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, timeline: { ...status.timeline, ...timeline } };
     return { ...status, ...times, ...startFailure, message };
   });
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's failed start is not on disk yet");
-  deps.roots.release(id);
+  deps.rootfs.release(id);
   await deps.cgroupDriver
     .remove(cgroupPath)
     .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
@@ -291,7 +291,7 @@ async function killAll(deps: EngineDeps, view: ContainerView, attempt: string): 
 
 /** A record that cannot be read does not say where its cgroup is; the id names it, wherever it is. */
 async function cgroupsOf(deps: EngineDeps, { record, status }: ContainerView): Promise<readonly string[]> {
-  return status.damage === undefined ? [record.cgroupPath] : deps.cgroupDriver.find(record.id);
+  return status.unreadableReason === undefined ? [record.cgroupPath] : deps.cgroupDriver.find(record.id);
 }
 
 function signalContainer({ status }: ContainerView, signal: number): void {
@@ -330,7 +330,7 @@ export async function discard(deps: EngineDeps, id: string): Promise<void> {
     for (const path of await cgroupsOf(deps, view)) await deps.cgroupDriver.remove(path);
   }
   if (view?.status.startingAtNs !== undefined) await runHooksAnyway(deps, view.record, 'poststop', 0);
-  await deps.roots.remove(id);
+  await deps.rootfs.remove(id);
   await deps.store.containers.remove(id);
   deps.layers.release(id);
 }
@@ -353,7 +353,7 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
     await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
     // The cgroup has them: a full disk does not take them back.
-    const unwritten = deps.store.containers.settle(id, (before) => ({ ...before, resources }));
+    const unwritten = deps.store.containers.updateBestEffort(id, (before) => ({ ...before, resources }));
     if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's resources are not on disk yet");
   });
 }

@@ -59,7 +59,7 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const kills = Math.max(counted ?? 0, record?.oomKills ?? 0, toldKills);
   deps.oomKills.countUntold(kills - toldKills);
   const end = describeEnd(told, record, kills, deps.clock.nowNs());
-  const unwritten = deps.store.containers.settle(id, (status) => ({ ...status, ...end }));
+  const unwritten = deps.store.containers.updateBestEffort(id, (status) => ({ ...status, ...end }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
   deps.observeEnd?.(end.reason);
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');

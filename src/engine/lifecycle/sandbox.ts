@@ -43,7 +43,7 @@ const killTimeoutMs = 10_000;
  */
 export function runSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
   const key = nameOf(spec);
-  return deps.creations.join(`sandbox ${key}`, async () => {
+  return deps.singleflight.join(`sandbox ${key}`, async () => {
     const existing = deps.store.sandboxes.all().find(({ record }) => nameOf(record.spec) === key);
     if (existing === undefined) return makeSandbox(deps, spec);
     if (sandboxState(existing.status) === 'ready') return existing.record.id;
@@ -177,7 +177,7 @@ function cgroupOf({ cgroupPath }: SandboxRecord): string {
 async function ownCgroups(deps: EngineDeps, view: SandboxView): Promise<readonly string[]> {
   const { id, cgroupPath, spec } = view.record;
   if (cgroupPath !== undefined) return [cgroupPath];
-  return isDamaged(view) || hasOwnProcesses(spec.namespaces) ? deps.cgroupDriver.find(id) : [];
+  return isUnreadable(view) || hasOwnProcesses(spec.namespaces) ? deps.cgroupDriver.find(id) : [];
 }
 
 async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: SandboxPaths): Promise<ProcessIdentity> {
@@ -209,13 +209,13 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.sandboxes.get(id);
   if (view === undefined) return;
   // First: from here on nothing new starts in it. A full disk must not keep anybody from letting go of things.
-  const unwritten = deps.store.sandboxes.settle(id, ({ network: _, ...status }) => ({
+  const unwritten = deps.store.sandboxes.updateBestEffort(id, ({ network: _, ...status }) => ({
     ...status,
     stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs(),
   }));
   if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
-  const record = isDamaged(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
+  const record = isUnreadable(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
   await endOwnProcesses(deps, await ownCgroups(deps, view));
   await removeMonitorCgroup(deps, record);
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
@@ -233,7 +233,7 @@ function containersOf(deps: EngineDeps, sandboxId: string): string[] {
     .map(({ record }) => record.id);
 }
 
-const isDamaged = ({ record, status }: SandboxView): boolean => status.damage !== undefined && record.netnsPath === undefined;
+const isUnreadable = ({ record, status }: SandboxView): boolean => status.unreadableReason !== undefined && record.netnsPath === undefined;
 
 async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
   for (const path of cgroupPaths) {

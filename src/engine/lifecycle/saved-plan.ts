@@ -16,7 +16,7 @@ type KeepDeps = Pick<EngineDeps, 'store' | 'log'>;
 const pathOf = ({ store }: Pick<KeepDeps, 'store'>, id: string): string => join(store.containers.directory(id), 'plan.txt');
 
 /** Never throws. */
-export function keepPlan(deps: KeepDeps, id: string, plan: Plan): void {
+export function savePlan(deps: KeepDeps, id: string, plan: Plan): void {
   try {
     writeFileSync(pathOf(deps, id), describePlan(plan), { mode: 0o600 });
   } catch (error) {
@@ -25,7 +25,7 @@ export function keepPlan(deps: KeepDeps, id: string, plan: Plan): void {
 }
 
 /** For a plan that is kept. In the same file, whose last page it mostly fits into. Never throws. */
-export function keepRun(deps: KeepDeps, id: string, run: PlanRun): void {
+export function saveRun(deps: KeepDeps, id: string, run: PlanRun): void {
   try {
     appendFileSync(pathOf(deps, id), `\n${runWord}${formatRun(run)}`);
   } catch (error) {
@@ -37,7 +37,7 @@ export function keepRun(deps: KeepDeps, id: string, run: PlanRun): void {
 const runWord = 'ran ';
 
 /** @returns `plan`: a line per operation, and a few besides; `ran`: how each operation, and the clone, went. Undefined before the container's start. */
-export function readPlan(deps: Pick<KeepDeps, 'store'>, id: string): { readonly plan: readonly string[]; readonly ran: PlanRun } | undefined {
+export function readSavedPlan(deps: Pick<KeepDeps, 'store'>, id: string): { readonly plan: readonly string[]; readonly ran: PlanRun } | undefined {
   try {
     const lines = readFileSync(pathOf(deps, id), 'utf8').split('\n');
     const ran = lines.filter((line) => line.startsWith(runWord)).at(-1);

@@ -51,7 +51,7 @@ function takeIn(deps: OomDeps, kill: OomKill): void {
   if (view === undefined || containerState(view.status) === 'exited' || kill.sequence <= (view.status.oom?.last.sequence ?? -1)) return;
   const victim = toVictim(kill, view, deps.store.sandboxes.get(view.record.sandboxId)?.record.spec.cgroupParent !== '');
   // A status that is not on disk is made again from the log by the next daemon.
-  deps.store.containers.settle(view.record.id, (status) => ({
+  deps.store.containers.updateBestEffort(view.record.id, (status) => ({
     ...status,
     oom: { kills: (status.oom?.kills ?? 0) + 1, last: keptVictim(status.oom?.last, victim) },
   }));

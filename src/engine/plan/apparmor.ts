@@ -52,7 +52,7 @@ profile ${defaultProfileName} flags=(attach_disconnected,mediate_deleted) {
 
 /**
  * The next execve enters the profile: apparmor(7), change_onexec. Written while the process has the credentials it was opened with,
- * and the host's /proc is in sight.
+ * and the host's /proc is in cgroupView.
  */
 export function planAppArmor(profile: string | undefined): Op[] {
   if (profile === undefined) return [];

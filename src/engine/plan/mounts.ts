@@ -1,7 +1,7 @@
 /**
  * Plans what is mounted in a container's root, where, with which attributes, and which paths are hidden or read-only.
  *
- * Pure. Mounts are made before the old root goes (a user namespace may make a proc only while one is in sight) and attached after it,
+ * Pure. Mounts are made before the old root goes (a user namespace may make a proc only while one is in cgroupView) and attached after it,
  * onto an fd of the target that was resolved inside the root: no link of an image can lead a mount outside.
  */
 import { AT, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, type MS, OPEN_TREE } from './abi.ts';

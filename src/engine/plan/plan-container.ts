@@ -178,7 +178,7 @@ export function planCgroupEntry(cgroup: CgroupEntry): Op[] {
   return cgroup.procs.map((fd): Op => ({ call: 'write', fd, bytes: Buffer.from('0'), note: `joining the cgroup of ${fd}` }));
 }
 
-/** While the host's /proc is in sight. */
+/** While the host's /proc is in cgroupView. */
 export function planOomScore(score: number): Op[] {
   return [
     { call: 'openat', dir: 'cwd', path: '/proc/self/oom_score_adj', flags: O.WRONLY | O.CLOEXEC, mode: 0, out: 'oom', note: 'opening oom_score_adj' },

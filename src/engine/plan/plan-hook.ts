@@ -16,7 +16,7 @@ export type HookPlan = {
   readonly hook: Hook;
   /** The directory that it works in: its bundle. */
   readonly bundle: string;
-  /** For one that runs in the container's namespaces, where the host's tree is still in sight; undefined: in the host's. */
+  /** For one that runs in the container's namespaces, where the host's tree is still in cgroupView; undefined: in the host's. */
   readonly container?: {
     /** A pidfd of the held process. */
     readonly target: Reg;

@@ -25,7 +25,7 @@ export function attachRoot(place: string): Op {
   };
 }
 
-/** From here on nothing of the host's tree is in sight. To run after attachRoot(). */
+/** From here on nothing of the host's tree is in cgroupView. To run after attachRoot(). */
 export function enterRoot(): Op[] {
   return [
     { call: 'fchdir', fd: rootReg, note: 'entering the root file system' },

@@ -14,7 +14,7 @@ const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
  * Where cgroups are to be seen. v1: one register a hierarchy, already bound to the container's own part. v2: a mount of its own in a
  * cgroup namespace, or the host's as a register: a new mount from the host's namespace would reset the options of the one hierarchy there is.
  */
-export type CgroupSight =
+export type CgroupView =
   | { readonly version: 2; readonly host?: Reg }
   | {
       readonly version: 1;
@@ -25,7 +25,7 @@ export type CgroupSight =
 export type StandardMounts = {
   readonly isPrivileged: boolean;
   readonly hasReadonlyRoot: boolean;
-  readonly cgroups: CgroupSight;
+  readonly cgroups: CgroupView;
   /** The sandbox's /dev/shm, or the host's. */
   readonly shm: Reg;
   /** The host's own, where the pod's user namespace may make none: its pids, network or ipc are the host's. */
@@ -61,7 +61,7 @@ function kernelMount(target: string, type: string, attributes: number, hostReg: 
   return { ...place, source: { kind: 'inherited', reg: hostReg }, isRecursive: true, propagation: MS.PRIVATE };
 }
 
-function cgroupMounts(cgroups: CgroupSight, isPrivileged: boolean): RootMount[] {
+function cgroupMounts(cgroups: CgroupView, isPrivileged: boolean): RootMount[] {
   const root = '/sys/fs/cgroup';
   const readonly = isPrivileged ? 0 : MOUNT_ATTR.RDONLY;
   if (cgroups.version === 2) {

@@ -9,16 +9,16 @@ import { failedPrecondition } from '../../lib/errors.ts';
 import { removeTree } from '../../sys/filesystem/files.ts';
 import { createFuseOverlay, requireFuseOverlay } from '../../sys/mount/fuse-overlay.ts';
 import { unmount } from '../../sys/mount/mounts.ts';
-import { makeShelf, openShelf, type Roots } from './overlay-rootfs.ts';
-import { openPreparedRoots } from './prepared-rootfs.ts';
+import { makeShelf, openShelf, type RootfsDriver } from './overlay-rootfs.ts';
+import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /**
  * @param hasOverlay whether the kernel's overlay works here, which image volumes need.
  * @throws {BerthError} FAILED_PRECONDITION when fuse-overlayfs is not to be had on this node.
  */
-export async function createFuseRoots(rootDir: string, isVolatile: boolean, hasOverlay: boolean): Promise<Roots> {
+export async function createFuseRootfs(rootDir: string, isVolatile: boolean, hasOverlay: boolean): Promise<RootfsDriver> {
   await requireFuseOverlay();
-  const prepared = openPreparedRoots(rootDir);
+  const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
   const shelf = hasOverlay ? openShelf(rootDir) : makeShelf(rootDir);
   const mount = async (id: string, layerDirs: readonly string[]): Promise<number> => {

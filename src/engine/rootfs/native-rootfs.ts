@@ -8,8 +8,8 @@ import { type IdShift, layOver } from '../../sys/filesystem/copy-tree.ts';
 import { removeTree } from '../../sys/filesystem/files.ts';
 import { cloneTree, MS_PRIVATE, setMountAttributes } from '../../sys/mount/mounts.ts';
 import type { IdMap } from '../state/spec.ts';
-import { makeShelf, type Roots } from './overlay-rootfs.ts';
-import { openPreparedRoots } from './prepared-rootfs.ts';
+import { makeShelf, type RootfsDriver } from './overlay-rootfs.ts';
+import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /** Owner of what has an id that the pod's user namespace does not have, as the kernel shows it. */
 const overflowId = 65_534;
@@ -17,8 +17,8 @@ const overflowId = 65_534;
 const wholeFile = 'whole';
 
 /** Image volumes are not had this way: they are stacked by overlay alone. */
-export function createNativeRoots(rootDir: string): Roots {
-  const prepared = openPreparedRoots(rootDir);
+export function createNativeRootfs(rootDir: string): RootfsDriver {
+  const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
   const shelf = makeShelf(rootDir);
 

@@ -14,12 +14,12 @@ import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../../sys/moun
 import { createOverlay } from '../../sys/mount/overlay.ts';
 import { boundByQuotas } from '../../sys/process/effective-capabilities.ts';
 import type { IdMap } from '../state/spec.ts';
-import { openPreparedRoots } from './prepared-rootfs.ts';
+import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /** The kernel's limit: OVL_MAX_STACK of fs/overlayfs. */
 const layersMax = 500;
 
-export type Roots = {
+export type RootfsDriver = {
   /**
    * Makes the directories of a new container.
    *
@@ -47,8 +47,8 @@ export type Roots = {
 };
 
 /** @param isVolatile leaves out syncs on the writable layers: they do not outlive a crash of the kernel anyway. */
-export function createRoots(rootDir: string, isVolatile: boolean): Roots {
-  const prepared = openPreparedRoots(rootDir);
+export function createOverlayRootfs(rootDir: string, isVolatile: boolean): RootfsDriver {
+  const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path } = prepared;
   const shelf = openShelf(rootDir);
 

@@ -11,7 +11,7 @@ import type { ProjectUse } from '../../sys/filesystem/quota.ts';
 import type { IdMap } from '../state/spec.ts';
 import { openDiskQuotas } from './disk-quotas.ts';
 
-export type PreparedRoots = {
+export type PreparedRootfs = {
   /** A place in a container's directory. */
   readonly path: (id: string, name: string) => string;
   /** @throws {BerthError} FAILED_PRECONDITION when the limit, in bytes, would not hold. */
@@ -30,7 +30,7 @@ export type PreparedRoots = {
 
 const idsFile = 'ids.json';
 
-export function openPreparedRoots(rootDir: string): PreparedRoots {
+export function openPreparedRootfs(rootDir: string): PreparedRootfs {
   const containers = join(rootDir, 'containers');
   mkdirSync(containers, { recursive: true });
   // A program that a container has made setuid must not be run by the host's users.

@@ -19,7 +19,7 @@ import type { Plan, Reg, Supervise } from '../plan/plan.ts';
 import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from '../plan/plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from '../plan/process-plan.ts';
 import { rootReg } from '../plan/rootfs.ts';
-import { type CgroupSight, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from '../plan/standard-mounts.ts';
+import { type CgroupView, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from '../plan/standard-mounts.ts';
 import { type ContainerRecord, type ContainerView, containerState, type SandboxView } from '../state/records.ts';
 import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';
 import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
@@ -61,7 +61,7 @@ function composeContainer(
   const { stdio, supervise } = openStdio(deps, record, registers);
   const memoryEvents = openMemoryEvents(deps.cgroups, record.cgroupPath, registers);
   const cgroup = addCgroupEntry(openCgroup(deps.cgroups, record.cgroupPath), registers);
-  const sight = openCgroupSight(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
+  const cgroupView = openCgroupView(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
   const { rootDir, stateDir } = deps.settings;
@@ -70,7 +70,7 @@ function composeContainer(
     ...deps.facts,
     makesMissing: containerState(status) === 'creating',
     ownDirs: [rootDir, stateDir],
-    shelf: deps.roots.shelf,
+    shelf: deps.rootfs.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
   const wanted = allMounts(spec, sandbox.record.spec.namespaces.user);
@@ -79,7 +79,7 @@ function composeContainer(
   const defaults = standardMounts({
     isPrivileged: security.isPrivileged,
     hasReadonlyRoot: security.hasReadonlyRootfs,
-    cgroups: sight,
+    cgroups: cgroupView,
     shm: registers.add('shm', cloneTree(shm, { isRecursive: false })),
     fromHost: pins.user === undefined ? {} : openHostMounts(security.namespaces, registers),
     files: openSandboxFiles(deps, sandbox, registers),
@@ -105,7 +105,7 @@ function composeContainer(
     mounts: places.mounts,
     hasStandardDev: has('/dev'),
     devices: nodes.filter((node) => !(areMounts && isMounted(node)) && !isCovered(node.path, targets)),
-    links: sight.version === 1 && has('/sys/fs/cgroup') ? sight.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
+    links: cgroupView.version === 1 && has('/sys/fs/cgroup') ? cgroupView.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
     hasReadonlyRoot: security.hasReadonlyRootfs,
@@ -191,7 +191,7 @@ function openLog(deps: EngineDeps, path: string | undefined, registers: Register
   try {
     makeDirectories(dirname(path), 0o755);
     const dir = registers.add('logs', openDirectory(dirname(path)));
-    return { dir, name: basename(path), lineBytesMax: deps.settings.logLineBytesMax };
+    return { dir, name: basename(path), lineBytesMax: deps.settings.maxContainerLogLineSize };
   } catch (error) {
     throw unusable(`opening the log directory ${dirname(path)}`, error);
   }
@@ -210,7 +210,7 @@ function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers
 }
 
 /** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */
-function openCgroupSight(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupSight {
+function openCgroupView(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupView {
   if (facts.version === 2)
     return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
   const points = new Set(facts.mounts.values());

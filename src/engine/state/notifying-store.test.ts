@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { containerView, sandboxView } from '../../../test/support/cri-fakes.ts';
 import { createClock } from '../../lib/clock.ts';
 import { createEvents, type LifeEvent } from './events.ts';
-import { announcingStore } from './notifying-store.ts';
+import { notifyingStore } from './notifying-store.ts';
 import { containerState } from './records.ts';
 import type { ObjectStore, Store } from './store.ts';
 
@@ -19,7 +19,7 @@ function memoryObjects<Fixed extends { readonly id: string }, Status>(): ObjectS
     get: (id) => views.get(id),
     all: () => [...views.values()],
     update,
-    settle: (id, change) => {
+    updateBestEffort: (id, change) => {
       update(id, change);
       return null;
     },
@@ -30,7 +30,7 @@ function memoryObjects<Fixed extends { readonly id: string }, Status>(): ObjectS
 /** A store with a listener, and what it was told. */
 function setUp(): { store: Store; told: () => Promise<LifeEvent[]> } {
   const events = createEvents();
-  const store = announcingStore({ sandboxes: memoryObjects(), containers: memoryObjects() }, events, createClock());
+  const store = notifyingStore({ sandboxes: memoryObjects(), containers: memoryObjects() }, events, createClock());
   const listener = events.listen(new AbortController().signal);
   const told = async () => {
     events.close();
@@ -56,9 +56,9 @@ function runAll(store: Store): void {
 test('a life is told once each step, by the change that shows it', async () => {
   const { store, told } = setUp();
   runAll(store);
-  store.containers.settle('c1', (status) => ({ ...status, finishedAtNs: '5', exitCode: 0 }));
+  store.containers.updateBestEffort('c1', (status) => ({ ...status, finishedAtNs: '5', exitCode: 0 }));
   store.containers.update('c1', (status) => ({ ...status, message: 'more of the same' }));
-  store.sandboxes.settle('s1', (status) => ({ ...status, stoppedAtNs: '6' }));
+  store.sandboxes.updateBestEffort('s1', (status) => ({ ...status, stoppedAtNs: '6' }));
   await store.containers.remove('c1');
   await store.sandboxes.remove('s1');
   await store.sandboxes.remove('s1');

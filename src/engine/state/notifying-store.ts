@@ -14,7 +14,7 @@ import {
 } from './records.ts';
 import type { ObjectStore, Store } from './store.ts';
 
-export function announcingStore(store: Store, events: Events, clock: Clock): Store {
+export function notifyingStore(store: Store, events: Events, clock: Clock): Store {
   const containersOf = (sandboxId: string) =>
     store.containers.all().filter(({ record, status }) => record.sandboxId === sandboxId && containerState(status) !== 'creating');
   const tell = (id: string, sandboxId: string, sandbox: SandboxView | undefined, kinds: readonly EventKind[]) => {
@@ -23,11 +23,11 @@ export function announcingStore(store: Store, events: Events, clock: Clock): Sto
     for (const kind of kinds) events.emit({ kind, id, atNs: clock.nowNs(), sandbox, containers });
   };
   return {
-    sandboxes: announcing(store.sandboxes, sandboxSteps, (view, kinds) => {
+    sandboxes: notifying(store.sandboxes, sandboxSteps, (view, kinds) => {
       const { id } = view.record;
       tell(id, id, store.sandboxes.get(id) ?? view, kinds);
     }),
-    containers: announcing(store.containers, containerSteps, ({ record }: ContainerView, kinds) => {
+    containers: notifying(store.containers, containerSteps, ({ record }: ContainerView, kinds) => {
       tell(record.id, record.sandboxId, store.sandboxes.get(record.sandboxId), kinds);
     }),
   };
@@ -64,7 +64,7 @@ const reached: Readonly<Record<ContainerState, readonly EventKind[]>> = {
 
 type View<Fixed, Status> = { readonly record: Fixed; readonly status: Status };
 
-function announcing<Fixed extends { readonly id: string }, Status>(
+function notifying<Fixed extends { readonly id: string }, Status>(
   objects: ObjectStore<Fixed, Status>,
   steps: Steps<Status>,
   tell: (view: View<Fixed, Status>, kinds: readonly EventKind[]) => void,
@@ -79,7 +79,7 @@ function announcing<Fixed extends { readonly id: string }, Status>(
   return {
     ...objects,
     update: (id, change) => tellOf(id, () => objects.update(id, change)),
-    settle: (id, change) => tellOf(id, () => objects.settle(id, change)),
+    updateBestEffort: (id, change) => tellOf(id, () => objects.updateBestEffort(id, change)),
     remove: async (id) => {
       const before = objects.get(id);
       await objects.remove(id);

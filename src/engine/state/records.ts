@@ -34,7 +34,7 @@ export type SandboxStatus = {
   /** What the kubelet has told since. */
   readonly resources?: PodResources;
   /** Why its record or its status could not be read: then the rest of both is made up. */
-  readonly damage?: string;
+  readonly unreadableReason?: string;
 };
 
 /** Of a whole pod: for its runtime, and for its containers. Its cgroup is the kubelet's. */
@@ -45,7 +45,7 @@ export type SandboxState = 'creating' | 'ready' | 'not-ready';
 export type SandboxView = { readonly record: SandboxRecord; readonly status: SandboxStatus };
 
 export function sandboxState(status: SandboxStatus): SandboxState {
-  if (status.stoppedAtNs !== undefined || status.damage !== undefined) return 'not-ready';
+  if (status.stoppedAtNs !== undefined || status.unreadableReason !== undefined) return 'not-ready';
   return status.readyAtNs === undefined ? 'creating' : 'ready';
 }
 
@@ -101,7 +101,7 @@ export type ContainerStatus = {
   /** In force now: those of the request, with what updates changed. */
   readonly resources: Resources;
   /** Why its record or its status could not be read: then the rest of both is made up. */
-  readonly damage?: string;
+  readonly unreadableReason?: string;
 };
 
 /** Why a container that had started ended. `Unknown`: its monitor was lost, and its exit code with it. */
@@ -112,7 +112,7 @@ export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'un
 export type ContainerView = { readonly record: ContainerRecord; readonly status: ContainerStatus };
 
 export function containerState(status: ContainerStatus): ContainerState {
-  if (status.damage !== undefined) return 'unknown';
+  if (status.unreadableReason !== undefined) return 'unknown';
   if (status.finishedAtNs !== undefined) return 'exited';
   if (status.startedAtNs !== undefined) return 'running';
   return status.readyAtNs === undefined ? 'creating' : 'created';

@@ -10,23 +10,23 @@ import { isErrno } from '../../sys/call/ffi.ts';
 import { removeTree, replaceFile } from '../../sys/filesystem/files.ts';
 import type { ContainerRecord, ContainerStatus, SandboxRecord, SandboxStatus } from './records.ts';
 import { recordVersion } from './records.ts';
-import { damagedContainer, damagedSandbox } from './unreadable-record.ts';
+import { unreadableContainer, unreadableSandbox } from './unreadable-record.ts';
 
 /** One kind of object. A view is a new object at each change, so that it can be a key of caches. */
-export type ObjectStore<Record extends { readonly id: string }, Status> = {
+export type ObjectStore<Kept extends { readonly id: string }, Status> = {
   /** The object's own directory. */
   readonly directory: (id: string) => string;
   /** Makes the directory and writes both files; after a crash the object is found through them. */
-  readonly create: (record: Record, status: Status) => void;
-  readonly get: (id: string) => { readonly record: Record; readonly status: Status } | undefined;
-  readonly all: () => readonly { readonly record: Record; readonly status: Status }[];
+  readonly create: (record: Kept, status: Status) => void;
+  readonly get: (id: string) => { readonly record: Kept; readonly status: Status } | undefined;
+  readonly all: () => readonly { readonly record: Kept; readonly status: Status }[];
   /** Writes what `change` makes of the status, then shows it. An object that is gone stays gone. */
   readonly update: (id: string, change: (status: Status) => Status) => void;
   /**
    * As update(), for what has happened already, or must go on: it is shown even when it cannot be written, for one, to a full disk.
    * The next start finds it out again. @returns why it is not written, or null.
    */
-  readonly settle: (id: string, change: (status: Status) => Status) => string | null;
+  readonly updateBestEffort: (id: string, change: (status: Status) => Status) => string | null;
   /** Removes the object and its directory. Idempotent. */
   readonly remove: (id: string) => Promise<void>;
 };
@@ -36,25 +36,25 @@ export type Store = {
   readonly containers: ObjectStore<ContainerRecord, ContainerStatus>;
 };
 
-/** Reads everything below the state directory; what cannot be read has a stand-in. @throws when the directory cannot be made or read. */
+/** Reads everything below the state directory; what cannot be read has a placeholder. @throws when the directory cannot be made or read. */
 export function openStore(stateDir: string): Store {
   return {
-    sandboxes: openObjects<SandboxRecord, SandboxStatus>(join(stateDir, 'sandboxes'), damagedSandbox),
-    containers: openObjects<ContainerRecord, ContainerStatus>(join(stateDir, 'containers'), damagedContainer),
+    sandboxes: openObjects<SandboxRecord, SandboxStatus>(join(stateDir, 'sandboxes'), unreadableSandbox),
+    containers: openObjects<ContainerRecord, ContainerStatus>(join(stateDir, 'containers'), unreadableContainer),
   };
 }
 
 type Versioned = { readonly id: string; readonly version: number };
-type StandIn<Record, Status> = (id: string, damage: string, createdAtNs: string) => { readonly record: Record; readonly status: Status };
+type Placeholder<Kept, Status> = (id: string, reason: string, createdAtNs: string) => { readonly record: Kept; readonly status: Status };
 
-function openObjects<Record extends Versioned, Status>(root: string, standIn: StandIn<Record, Status>): ObjectStore<Record, Status> {
+function openObjects<Kept extends Versioned, Status>(root: string, placeholder: Placeholder<Kept, Status>): ObjectStore<Kept, Status> {
   mkdirSync(root, { recursive: true, mode: 0o711 });
-  const views = new Map<string, { readonly record: Record; readonly status: Status }>();
+  const views = new Map<string, { readonly record: Kept; readonly status: Status }>();
   const directory = (id: string) => join(root, id);
   const writeStatus = (id: string, status: Status) => replaceFile(join(directory(id), 'status.json'), toJson(status), { survivesPowerLoss: false });
 
   for (const id of readdirSync(root)) {
-    const view = readOrRemove(directory(id), id, standIn);
+    const view = readOrRemove(directory(id), id, placeholder);
     if (view !== null) views.set(id, view);
   }
 
@@ -75,7 +75,7 @@ function openObjects<Record extends Versioned, Status>(root: string, standIn: St
       writeStatus(id, status);
       views.set(id, { record: view.record, status });
     },
-    settle: (id, change) => {
+    updateBestEffort: (id, change) => {
       const view = views.get(id);
       if (view === undefined) return null;
       const status = change(view.status);
@@ -97,17 +97,17 @@ function openObjects<Record extends Versioned, Status>(root: string, standIn: St
 }
 
 /** @returns null for what is left of an object that was not quite made, or not quite removed. */
-function readOrRemove<Record extends Versioned, Status>(
+function readOrRemove<Kept extends Versioned, Status>(
   directory: string,
   id: string,
-  standIn: StandIn<Record, Status>,
-): { record: Record; status: Status } | null {
-  const damaged = (error: unknown) => standIn(id, reasonOf(error), String(statSync(directory, { bigint: true }).mtimeNs));
-  let record: Record;
+  placeholder: Placeholder<Kept, Status>,
+): { record: Kept; status: Status } | null {
+  const unreadable = (error: unknown) => placeholder(id, reasonOf(error), String(statSync(directory, { bigint: true }).mtimeNs));
+  let record: Kept;
   try {
-    record = readRecord<Record>(directory, id);
+    record = readRecord<Kept>(directory, id);
   } catch (error) {
-    if (!isErrno(error, 'ENOENT')) return damaged(error);
+    if (!isErrno(error, 'ENOENT')) return unreadable(error);
     // The record is written before the first effect, and removed after the last undo: without one there is nothing but the directory.
     rmSync(directory, { recursive: true, force: true });
     return null;
@@ -115,12 +115,12 @@ function readOrRemove<Record extends Versioned, Status>(
   try {
     return { record, status: fromJson<Status>(readFileSync(join(directory, 'status.json'), 'utf8')) };
   } catch (error) {
-    return { record, status: damaged(error).status };
+    return { record, status: unreadable(error).status };
   }
 }
 
-function readRecord<Record extends Versioned>(directory: string, id: string): Record {
-  const record = fromJson<Record>(readFileSync(join(directory, 'record.json'), 'utf8'));
+function readRecord<Kept extends Versioned>(directory: string, id: string): Kept {
+  const record = fromJson<Kept>(readFileSync(join(directory, 'record.json'), 'utf8'));
   if (record.version !== recordVersion) throw new Error(`record of ${id} has version ${record.version}; this berth reads ${recordVersion}`);
   if (record.id !== id) throw new Error(`record of ${id} names itself ${record.id}`);
   return record;

@@ -6,15 +6,15 @@
 import { type ContainerRecord, type ContainerStatus, recordVersion, type SandboxRecord, type SandboxStatus } from './records.ts';
 import type { NamespaceModes } from './spec.ts';
 
-type Object<Record, Status> = { readonly record: Record; readonly status: Status };
+type Placeholder<Kept, Status> = { readonly record: Kept; readonly status: Status };
 
 /** In place of names that nobody can read any more. */
 const unreadable = 'unreadable';
 /** All that a sandbox can have of its own, so that all of it is looked for. */
 const namespaces: NamespaceModes = { network: 'pod', ipc: 'pod', pid: 'pod' };
 
-/** @param damage why its files cannot be read. */
-export function damagedSandbox(id: string, damage: string, createdAtNs: string): Object<SandboxRecord, SandboxStatus> {
+/** @param reason why its files cannot be read. */
+export function unreadableSandbox(id: string, reason: string, createdAtNs: string): Placeholder<SandboxRecord, SandboxStatus> {
   const spec = {
     metadata: { name: unreadable, namespace: unreadable, uid: id, attempt: 0 },
     hostname: '',
@@ -28,11 +28,11 @@ export function damagedSandbox(id: string, damage: string, createdAtNs: string):
     isPrivileged: false,
     runtimeHandler: '',
   };
-  return { record: { version: recordVersion, id, spec, createdAtNs }, status: { stoppedAtNs: createdAtNs, damage } };
+  return { record: { version: recordVersion, id, spec, createdAtNs }, status: { stoppedAtNs: createdAtNs, unreadableReason: reason } };
 }
 
-/** @param damage why its files cannot be read. */
-export function damagedContainer(id: string, damage: string, createdAtNs: string): Object<ContainerRecord, ContainerStatus> {
+/** @param reason why its files cannot be read. */
+export function unreadableContainer(id: string, reason: string, createdAtNs: string): Placeholder<ContainerRecord, ContainerStatus> {
   const security = {
     isPrivileged: false,
     addCapabilities: [],
@@ -75,5 +75,5 @@ export function damagedContainer(id: string, damage: string, createdAtNs: string
     cgroupPath: '',
     createdAtNs,
   };
-  return { record, status: { message: damage, damage, resources: {} } };
+  return { record, status: { message: reason, unreadableReason: reason, resources: {} } };
 }

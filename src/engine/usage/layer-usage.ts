@@ -25,7 +25,7 @@ const patienceMs = 250;
 type Entry = { readonly usage: LayerUsage | null; readonly dueAtMs: number };
 
 export type LayerUsageDeps = {
-  readonly roots: { readonly upperDir: (id: string) => string; readonly usage: (id: string) => DiskUsage | null };
+  readonly rootfs: { readonly upperDir: (id: string) => string; readonly usage: (id: string) => DiskUsage | null };
   readonly clock: { readonly nowNs: () => string };
 };
 
@@ -39,7 +39,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
     for (const record of due) {
       const startedAtMs = performance.now();
       // A container that is being removed has no tree, and its measurement no reader.
-      const usage = await measureTree(deps.roots.upperDir(record.id)).catch(() => null);
+      const usage = await measureTree(deps.rootfs.upperDir(record.id)).catch(() => null);
       const endedAtMs = performance.now();
       const dueAtMs = endedAtMs + Math.max(restMsMin, restPerWork * (endedAtMs - startedAtMs));
       entries.set(record, { usage: usage && { ...usage, atNs: deps.clock.nowNs() }, dueAtMs });
@@ -51,7 +51,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
     const now = performance.now();
     let hasNew = false;
     for (const record of records) {
-      if (deps.roots.usage(record.id) !== null) continue;
+      if (deps.rootfs.usage(record.id) !== null) continue;
       const entry = entries.get(record);
       if (entry !== undefined && entry.dueAtMs > now) continue;
       due.add(record);
@@ -64,7 +64,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
     if (hasNew && work !== null) await endsWithin(patienceMs, work);
   };
   const of = (record: ContainerRecord): LayerUsage | null => {
-    const counted = deps.roots.usage(record.id);
+    const counted = deps.rootfs.usage(record.id);
     if (counted === null) return entries.get(record)?.usage ?? null;
     return { bytes: counted.bytes, inodes: counted.inodes, atNs: deps.clock.nowNs() };
   };

@@ -23,7 +23,7 @@ export type LayerFilesystem = {
 /** With names for block devices. */
 export type NamedDetails = Omit<CgroupDetails, 'devices'> & { readonly devices: readonly (DeviceIo & { readonly name: string })[] };
 
-export type ContainerDetails = {
+export type ContainerMetrics = {
   readonly stats: ContainerStats;
   readonly status: ContainerStatus;
   readonly cgroup: NamedDetails;
@@ -32,17 +32,17 @@ export type ContainerDetails = {
   readonly openFilesMax: number | null;
 };
 
-export type SandboxDetails = {
+export type SandboxMetrics = {
   readonly stats: SandboxStats;
   /** Of the pod's own cgroup; null when it has none. */
   readonly pod: { readonly cgroupPath: string; readonly cgroup: NamedDetails } | null;
-  readonly containers: readonly ContainerDetails[];
+  readonly containers: readonly ContainerMetrics[];
   readonly filesystem: LayerFilesystem;
 };
 
-export type Details = (views: readonly SandboxView[]) => AsyncGenerator<SandboxDetails>;
+export type PodMetrics = (views: readonly SandboxView[]) => AsyncGenerator<SandboxMetrics>;
 
-export function createDetails(deps: StatsDeps, stats: Stats): Details {
+export function createPodMetrics(deps: StatsDeps, stats: Stats): PodMetrics {
   const { cgroups, settings } = deps;
   const reader = createCgroupReader(cgroups);
   const device = mountOf(parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')), settings.rootDir)?.source ?? '';
@@ -51,7 +51,7 @@ export function createDetails(deps: StatsDeps, stats: Stats): Details {
     const filesystem = { device, totalBytes: blocks * bsize, inodes: files, freeInodes: ffree };
     for await (const portion of stats.sandboxes(views)) {
       for (const sandbox of portion) {
-        const containers: ContainerDetails[] = [];
+        const containers: ContainerMetrics[] = [];
         for (const each of sandbox.containers) containers.push(...(await containerDetails(deps, reader, each)));
         const cgroupPath = podCgroupPath(deps, sandbox.record);
         const pod = cgroupPath === null ? null : { cgroupPath, cgroup: cgroupDetails(deps, reader, cgroupPath) };
@@ -61,7 +61,7 @@ export function createDetails(deps: StatsDeps, stats: Stats): Details {
   };
 }
 
-async function containerDetails(deps: StatsDeps, reader: CgroupReader, stats: ContainerStats): Promise<ContainerDetails[]> {
+async function containerDetails(deps: StatsDeps, reader: CgroupReader, stats: ContainerStats): Promise<ContainerMetrics[]> {
   const { id, cgroupPath } = stats.record;
   const status = deps.store.containers.get(id)?.status;
   if (status?.process === undefined) return [];

@@ -43,7 +43,7 @@ export type Stats = {
 const containersPerTurn = 24;
 const sandboxesPerTurn = 12;
 
-export type StatsDeps = Pick<EngineDeps, 'cgroups' | 'cgroupDriver' | 'clock' | 'roots' | 'store' | 'settings'>;
+export type StatsDeps = Pick<EngineDeps, 'cgroups' | 'cgroupDriver' | 'clock' | 'rootfs' | 'store' | 'settings'>;
 
 type Reading = {
   readonly deps: StatsDeps;

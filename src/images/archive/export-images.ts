@@ -58,7 +58,7 @@ async function* archive(
 
 async function* layer({ store: { layers }, unpacker }: ExportDeps, diffId: string, signal: AbortSignal): AsyncGenerator<Buffer, undefined> {
   try {
-    yield* unpacker.assemble({ filesDir: layers.filesDir(diffId), contentsFile: layers.contentsFile(diffId), diffId }, signal);
+    yield* unpacker.assemble({ filesDir: layers.filesDir(diffId), tarSplitFile: layers.tarSplitFile(diffId), diffId }, signal);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     throw failedTo('exporting', error);

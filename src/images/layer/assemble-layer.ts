@@ -17,7 +17,7 @@ import type { FileContents } from './tar-split.ts';
 export type AssembleJob = LayerPlace & { readonly diffId: string };
 
 /** Where the archive goes. */
-export type Outlet = {
+export type ChunkSender = {
   /** As much as fits, as soon as there is room; never nothing. @throws when nobody wants any more. */
   readonly space: () => Promise<Buffer>;
   /** So many bytes of the space have been filled. */
@@ -25,7 +25,7 @@ export type Outlet = {
 };
 
 /** @throws {BerthError} FAILED_PRECONDITION for a layer that is not what it was; the outlet's failure. */
-export async function assembleLayer(job: AssembleJob, outlet: Outlet): Promise<void> {
+export async function assembleLayer(job: AssembleJob, outlet: ChunkSender): Promise<void> {
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
   const roots = new Map<string, number>();
   const rootOf = (directory: string): number => {
@@ -56,7 +56,7 @@ export async function assembleLayer(job: AssembleJob, outlet: Outlet): Promise<v
   if (!job.diffId.endsWith(`:${found}`)) throw failedPrecondition(`its files have the diff id ${found}`);
 }
 
-async function copyOut(bytes: Buffer, outlet: Outlet): Promise<void> {
+async function copyOut(bytes: Buffer, outlet: ChunkSender): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const copied = bytes.copy(await outlet.space(), 0, at);
     outlet.filled(copied);
@@ -64,7 +64,7 @@ async function copyOut(bytes: Buffer, outlet: Outlet): Promise<void> {
   }
 }
 
-async function readOut(fd: number, file: FileContents, outlet: Outlet, onBytes: (bytes: Buffer) => void): Promise<void> {
+async function readOut(fd: number, file: FileContents, outlet: ChunkSender, onBytes: (bytes: Buffer) => void): Promise<void> {
   const what = `file ${shownPath(file.path)}`;
   const { size } = fstatSync(fd);
   if (size !== file.sizeBytes) throw failedPrecondition(`${what} has ${size} bytes, not ${file.sizeBytes}`);

@@ -4,9 +4,9 @@
  * Synchronous, for a worker thread or a command. Finds where each part of the archive is; whether it is still what it was, is the reader's to see.
  */
 import { existsSync } from 'node:fs';
-import { type Contents, readContents, replacedDirOf } from './tar-split.ts';
+import { type Contents, readTarSplit, replacedDirOf } from './tar-split.ts';
 
-export type LayerPlace = { readonly filesDir: string; readonly contentsFile: string };
+export type LayerPlace = { readonly filesDir: string; readonly tarSplitFile: string };
 
 /** `directory` and `path`: where the file or link lies. The path (one character a byte) leads through no symbolic link, unless somebody made one there. */
 export type ArchivePart = { readonly kind: 'bytes'; readonly bytes: Buffer } | (Contents & Found);
@@ -17,9 +17,9 @@ type Replacements = ReadonlyMap<string, readonly { readonly position: number; re
 
 /** @throws ENOENT for a layer of which nothing was recorded; {BerthError} FAILED_PRECONDITION when the record is damaged. */
 export function* partsOfLayer(layer: LayerPlace): Generator<ArchivePart, undefined> {
-  const replacements = readReplacements(layer.contentsFile);
+  const replacements = readReplacements(layer.tarSplitFile);
   let position = 0;
-  for (const part of readContents(layer.contentsFile)) {
+  for (const part of readTarSplit(layer.tarSplitFile)) {
     position += 1;
     if (part.kind === 'bytes') yield part;
     else if (part.kind !== 'replaced') yield { ...part, ...placeOf(layer, replacements, part.path, position) };
@@ -27,12 +27,12 @@ export function* partsOfLayer(layer: LayerPlace): Generator<ArchivePart, undefin
 }
 
 /** Of the usual layer, where nothing was replaced, the record is read once. */
-function readReplacements(contentsFile: string): Replacements {
+function readReplacements(tarSplitFile: string): Replacements {
   const found = new Map<string, { position: number; number: number }[]>();
-  if (!existsSync(replacedDirOf(contentsFile))) return found;
+  if (!existsSync(replacedDirOf(tarSplitFile))) return found;
   let position = 0;
   let number = 0;
-  for (const part of readContents(contentsFile)) {
+  for (const part of readTarSplit(tarSplitFile)) {
     position += 1;
     if (part.kind !== 'replaced') continue;
     const known = found.get(part.path);
@@ -52,7 +52,7 @@ function placeOf(layer: LayerPlace, replacements: Replacements, path: string, po
       first = { position: next.position, path: `${next.number}${path.slice(end)}` };
     }
   }
-  return first === undefined ? { directory: layer.filesDir, path } : { directory: replacedDirOf(layer.contentsFile), path: first.path };
+  return first === undefined ? { directory: layer.filesDir, path } : { directory: replacedDirOf(layer.tarSplitFile), path: first.path };
 }
 
 /** By halves: a hostile archive has one name a million times. */

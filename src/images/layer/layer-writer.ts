@@ -27,7 +27,7 @@ import { exhausted, named } from './layer-failure.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
 import { openLayerTree } from './layer-tree.ts';
-import { type ContentsRecorder, noContents } from './tar-split.ts';
+import { noTarSplit, type TarSplitRecorder } from './tar-split.ts';
 
 export type LayerLimits = {
   readonly entriesMax: number;
@@ -81,7 +81,7 @@ export function createLayerWriter(
   directory: string,
   limits: LayerLimits,
   freeBytes: () => number,
-  contents: ContentsRecorder = noContents,
+  contents: TarSplitRecorder = noTarSplit,
   devices: DevicePolicy = 'keep',
 ): LayerWriter {
   const rootFd = openSync(directory, 'r');

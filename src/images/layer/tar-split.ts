@@ -35,7 +35,7 @@ export type Part =
   /** What had this path until here lies in `replacedDir` by the number of this part among its like. */
   | { readonly kind: 'replaced'; readonly path: string };
 
-export type ContentsRecorder = {
+export type TarSplitRecorder = {
   /** Of a file's next bytes, going on from that of those before; at first 0. */
   readonly checksum: Checksum;
   readonly add: (contents: Contents) => void;
@@ -53,7 +53,7 @@ export type ContentsRecorder = {
 export type Checksum = (bytes: Uint8Array, crc: number) => number;
 
 /** For layers that nobody will check or put together again. */
-export const noContents: ContentsRecorder = {
+export const noTarSplit: TarSplitRecorder = {
   checksum: () => 0,
   add: () => undefined,
   addBytes: () => undefined,
@@ -75,15 +75,15 @@ const compression = { chunkSize: 64 << 10, params: { [constants.ZSTD_c_compressi
 const letters = { bytes: 0x74, file: 0x66, sparse: 0x73, link: 0x6c, replaced: 0x64 } as const;
 
 /** @returns where what was replaced lies, for the record of a layer. */
-export function replacedDirOf(contentsFile: string): string {
-  return join(dirname(contentsFile), replacedName);
+export function replacedDirOf(tarSplitFile: string): string {
+  return join(dirname(tarSplitFile), replacedName);
 }
 
 /**
  * @param file must not be there yet.
  * @param checksum a faster one than zlib's, where there is one.
  */
-export function recordContents(file: string, checksum: Checksum = crc32): ContentsRecorder {
+export function createTarSplit(file: string, checksum: Checksum = crc32): TarSplitRecorder {
   const fd = openSync(file, 'wx', 0o600);
   const frame = Buffer.allocUnsafeSlow(frameBytesMax);
   let fill = 0;
@@ -191,7 +191,7 @@ function writeAll(fd: number, bytes: Buffer): void {
 }
 
 /** @throws {BerthError} FAILED_PRECONDITION for a file that is no such record, or damaged; ENOENT for none. */
-export function* readContents(file: string): Generator<Part, undefined> {
+export function* readTarSplit(file: string): Generator<Part, undefined> {
   const fd = openSync(file, 'r');
   try {
     const { size } = fstatSync(fd);

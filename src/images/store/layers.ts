@@ -36,14 +36,14 @@ export type LayerStore = {
   /** The unpacked files of a layer, there or not. */
   readonly filesDir: (diffId: string) => string;
   /** By which, with the files, a layer's archive can be put together again. */
-  readonly contentsFile: (diffId: string) => string;
+  readonly tarSplitFile: (diffId: string) => string;
   readonly usage: () => { readonly sizeBytes: number; readonly inodes: number };
   /** Keeps layers from removal, there or not, until release() of the same owner; a second lease adds to the first. In memory only. */
   readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
   /** Removes nothing: that is removeUnused()'s. Idempotent. */
   readonly release: (ownerId: string) => void;
   /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
-  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string; readonly contentsFile: string }>;
+  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string; readonly tarSplitFile: string }>;
   /** Puts a layer in its place; when one has come there in the meantime, it is left to discard(). It outlives this process, and once synced() the machine. */
   readonly publish: (layer: StagedLayer) => Promise<void>;
   /** Brings to the disk what was published; resolves when all of it is there, or could not be brought there (then the log says so, and the next start tries again). */
@@ -101,7 +101,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
     staging.add(stagingDir);
     const filesDir = join(stagingDir, filesName);
     await mkdir(filesDir, { recursive: true, mode: 0o755 });
-    return { stagingDir, filesDir, contentsFile: join(stagingDir, contentsName) };
+    return { stagingDir, filesDir, tarSplitFile: join(stagingDir, contentsName) };
   };
 
   const discard = async (stagingDir: string): Promise<void> => {
@@ -175,7 +175,7 @@ export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> 
 
   return {
     facts: (diffId) => layers.get(diffId),
-    contentsFile: (diffId) => join(placeOf(diffId), contentsName),
+    tarSplitFile: (diffId) => join(placeOf(diffId), contentsName),
     filesDir: (diffId) => join(placeOf(diffId), filesName),
     usage: () => sum(layers.values()),
     lease,

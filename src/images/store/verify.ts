@@ -91,7 +91,7 @@ async function verifyLayer(directory: string, buffer: Buffer, totals: { files: n
   const hex = basename(directory);
   const hash = createHash(hex.length === 64 ? 'sha256' : 'sha512');
   try {
-    for (const part of partsOfLayer({ filesDir: join(directory, 'diff'), contentsFile: join(directory, 'archive') })) {
+    for (const part of partsOfLayer({ filesDir: join(directory, 'diff'), tarSplitFile: join(directory, 'archive') })) {
       if (part.kind === 'bytes') {
         hash.update(part.bytes);
         continue;

@@ -2,9 +2,9 @@
  * Bytes from a worker to the daemon's thread, in shared memory that goes back and forth: as much is under way as there are pieces. The worker's side.
  */
 import { BerthError } from '../../lib/errors.ts';
-import type { Outlet } from '../layer/assemble-layer.ts';
+import type { ChunkSender } from '../layer/assemble-layer.ts';
 
-export type PieceOutlet = Outlet & {
+export type WorkerChunkSender = ChunkSender & {
   /** The daemon has read it. */
   readonly returned: (piece: number) => void;
   /** From now on nobody wants any more. */
@@ -13,7 +13,7 @@ export type PieceOutlet = Outlet & {
   readonly flush: () => void;
 };
 
-export function openOutlet(pieces: readonly Buffer[], send: (piece: number, length: number) => void): PieceOutlet {
+export function openChunkSender(pieces: readonly Buffer[], send: (piece: number, length: number) => void): WorkerChunkSender {
   const free = [...pieces.keys()];
   let present: { readonly index: number; readonly bytes: Buffer; fill: number } | undefined;
   let isCancelled = false;

@@ -32,7 +32,7 @@ export type LayerJob = {
   /** Empty directory, made for this layer. */
   readonly directory: string;
   /** Where records of the files go, to check them by later; absent: nowhere. */
-  readonly contentsFile?: string;
+  readonly tarSplitFile?: string;
   /** Of the bytes as they come. */
   readonly digest: string;
   /** Of the tar within. */

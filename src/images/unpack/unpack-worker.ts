@@ -8,7 +8,7 @@ import { type MessagePort, parentPort } from 'node:worker_threads';
 import { BerthError, internal, reasonOf } from '../../lib/errors.ts';
 import { syncfs } from '../../sys/call/syscalls.ts';
 import { assembleLayer } from '../layer/assemble-layer.ts';
-import { openOutlet, type PieceOutlet } from './chunk-sender.ts';
+import { openChunkSender, type WorkerChunkSender } from './chunk-sender.ts';
 import { openLayerStream } from './layer-stream.ts';
 import { openSpoolStream, type SpooledMember } from './spool-stream.ts';
 import type { FromWorker, ToWorker, UnpackedLayer } from './unpack-protocol.ts';
@@ -26,7 +26,7 @@ type Result = { readonly kind: 'unpacked'; readonly layer: UnpackedLayer } | { r
 function serve(port: MessagePort): void {
   let present: Present | undefined;
   /** What gives bytes and is not done. */
-  let giving: { readonly id: number; readonly outlet: PieceOutlet } | undefined;
+  let giving: { readonly id: number; readonly outlet: WorkerChunkSender } | undefined;
   /** What has been asked for and not done, one after the other. */
   let work: Promise<void> = Promise.resolve();
 
@@ -69,7 +69,7 @@ function serve(port: MessagePort): void {
         present = { id, stream: { ...stream, end }, pieces: buffersOf(message.pieces) };
       });
     } else if (message.kind === 'assemble') {
-      const outlet = openOutlet(buffersOf(message.pieces), (piece, length) => post({ id, kind: 'bytes', piece, length }));
+      const outlet = openChunkSender(buffersOf(message.pieces), (piece, length) => post({ id, kind: 'bytes', piece, length }));
       giving = { id, outlet };
       next(id, async () => {
         await assembleLayer(message.job, outlet);

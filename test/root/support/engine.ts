@@ -10,14 +10,14 @@ import type { ContainerImage } from '../../../src/engine/lifecycle/container.ts'
 import { probeUserNamespaces } from '../../../src/engine/lifecycle/pod-namespaces.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor/monitor.ts';
 import { createOomKills } from '../../../src/engine/oom/oom-kills.ts';
-import { createFuseRoots } from '../../../src/engine/rootfs/fuse-rootfs.ts';
-import { createNativeRoots } from '../../../src/engine/rootfs/native-rootfs.ts';
-import { createRoots, type Roots } from '../../../src/engine/rootfs/overlay-rootfs.ts';
+import { createFuseRootfs } from '../../../src/engine/rootfs/fuse-rootfs.ts';
+import { createNativeRootfs } from '../../../src/engine/rootfs/native-rootfs.ts';
+import { createOverlayRootfs, type RootfsDriver } from '../../../src/engine/rootfs/overlay-rootfs.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp/seccomp-compiler.ts';
 import { createSeccompFilters } from '../../../src/engine/seccomp/seccomp-filter.ts';
 import { createEvents } from '../../../src/engine/state/events.ts';
-import { announcingStore } from '../../../src/engine/state/notifying-store.ts';
-import { createCreations } from '../../../src/engine/state/singleflight.ts';
+import { notifyingStore } from '../../../src/engine/state/notifying-store.ts';
+import { createSingleflight } from '../../../src/engine/state/singleflight.ts';
 import type { ContainerSpec, Network, SandboxSpec, SecuritySpec } from '../../../src/engine/state/spec.ts';
 import { openStore } from '../../../src/engine/state/store.ts';
 import { createWatches } from '../../../src/engine/watches.ts';
@@ -49,7 +49,7 @@ export async function startEngine(
     netnsDir: join(directory, 'netns'),
     defaultCgroupParent: `/berth-test-${process.pid}`,
     monitorCgroup: 'daemon',
-    logLineBytesMax: 16384,
+    maxContainerLogLineSize: 16384,
     rlimits: [],
     defaultSysctls: {},
     networkTimeoutMs: 30_000,
@@ -63,7 +63,7 @@ export async function startEngine(
   const cgroups = probeCgroups();
   const events = createEvents();
   const clock = createClock();
-  const store = announcingStore(openStore(settings.stateDir), events, clock);
+  const store = notifyingStore(openStore(settings.stateDir), events, clock);
   const deps: EngineDeps = {
     settings,
     facts,
@@ -77,7 +77,7 @@ export async function startEngine(
     ),
     store,
     events,
-    roots: await makeRoots(settings.rootDir),
+    rootfs: await makeRootfs(settings.rootDir),
     monitor,
     seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
@@ -85,7 +85,7 @@ export async function startEngine(
     layers: { lease: () => {}, release: () => {} },
     oomKills: createOomKills({ store, kernelLog: openKernelLog(), log: createLog('silent') }),
     watches: createWatches(),
-    creations: createCreations(),
+    singleflight: createSingleflight(),
     queue: createKeyedQueue(),
     clock,
     log: createLog('silent'),
@@ -103,10 +103,10 @@ export async function startEngine(
   return { engine, deps, image, directory, end };
 }
 
-async function makeRoots(rootDir: string): Promise<Roots> {
-  if (process.env.BERTH_SNAPSHOTTER === 'native') return createNativeRoots(rootDir);
-  if (process.env.BERTH_SNAPSHOTTER === 'fuse-overlayfs') return createFuseRoots(rootDir, true, true);
-  return createRoots(rootDir, true);
+async function makeRootfs(rootDir: string): Promise<RootfsDriver> {
+  if (process.env.BERTH_SNAPSHOTTER === 'native') return createNativeRootfs(rootDir);
+  if (process.env.BERTH_SNAPSHOTTER === 'fuse-overlayfs') return createFuseRootfs(rootDir, true, true);
+  return createOverlayRootfs(rootDir, true);
 }
 
 const noNetwork: Network = {

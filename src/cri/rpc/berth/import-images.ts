@@ -5,7 +5,7 @@
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
 import type { ImportRequest, ImportResponse } from '../../wire/node-messages.ts';
-import { whileUnderWay } from './report-progress.ts';
+import { reportProgress } from './report-progress.ts';
 
 /** @throws {BerthError} as the images' import. */
 export async function* importImages(
@@ -17,7 +17,7 @@ export async function* importImages(
   const first: ImportRequest = (await messages.next()).value ?? {};
   const name = first.name === undefined || first.name === '' ? undefined : requiredName('name', first.name);
   const archive = bytesOf(first, messages);
-  const found = yield* whileUnderWay((onStart) => images.importArchive({ archive, name, signal, onStart }));
+  const found = yield* reportProgress((onStart) => images.importArchive({ archive, name, signal, onStart }));
   yield { images: found.map(({ id, repoTags, repoDigests }) => ({ id, names: repoTags.length > 0 ? repoTags : repoDigests })) };
 }
 

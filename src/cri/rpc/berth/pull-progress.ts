@@ -5,11 +5,15 @@
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
 import type { PullRequest, PullResponse } from '../../wire/node-messages.ts';
-import { whileUnderWay } from './report-progress.ts';
+import { reportProgress } from './report-progress.ts';
 
 /** @throws {BerthError} INVALID_ARGUMENT without a reference, else as the images' pull. */
-export async function* watchedPull({ images }: Pick<CriDeps, 'images'>, request: PullRequest, signal: AbortSignal): AsyncGenerator<PullResponse> {
+export async function* pullWithProgress(
+  { images }: Pick<CriDeps, 'images'>,
+  request: PullRequest,
+  signal: AbortSignal,
+): AsyncGenerator<PullResponse> {
   const reference = requiredName('image', request.image);
-  const { id } = yield* whileUnderWay((onStart) => images.pull({ reference, signal, onStart }));
+  const { id } = yield* reportProgress((onStart) => images.pull({ reference, signal, onStart }));
   yield { id };
 }

@@ -14,7 +14,7 @@ const intervalMs = 200;
  *
  * @param start hands over what tells it. @returns what the work gives; throws what it throws.
  */
-export async function* whileUnderWay<T>(
+export async function* reportProgress<T>(
   start: (onStart: (progress: () => Transfer) => void) => Promise<T>,
 ): AsyncGenerator<{ readonly progress: TransferMessage }, T> {
   let progress: (() => Transfer) | undefined;

@@ -15,7 +15,7 @@ type Deps = Pick<CriDeps, 'engine'>;
 
 export async function listPodSandboxMetrics({ engine }: Deps, _request: ListPodSandboxMetricsRequest): Promise<ListPodSandboxMetricsResponse> {
   const metrics: PodSandboxMetrics[] = [];
-  for await (const details of engine.details(engine.sandboxes())) metrics.push(podSandboxMetrics(details));
+  for await (const details of engine.podMetrics(engine.sandboxes())) metrics.push(podSandboxMetrics(details));
   return { pod_metrics: metrics };
 }
 
@@ -24,5 +24,5 @@ export async function* streamPodSandboxMetrics(
   { engine }: Deps,
   _request: StreamPodSandboxMetricsRequest,
 ): AsyncGenerator<StreamPodSandboxMetricsResponse> {
-  for await (const details of engine.details(engine.sandboxes())) yield { pod_sandbox_metrics: [podSandboxMetrics(details)] };
+  for await (const details of engine.podMetrics(engine.sandboxes())) yield { pod_sandbox_metrics: [podSandboxMetrics(details)] };
 }

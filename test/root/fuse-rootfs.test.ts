@@ -1,11 +1,11 @@
 /**
- * Roots by fuse-overlayfs: the life of the process that serves each, and what is said when it is gone. That containers run on them, engine-fuse shows.
+ * RootfsDriver by fuse-overlayfs: the life of the process that serves each, and what is said when it is gone. That containers run on them, engine-fuse shows.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createFuseRoots } from '../../src/engine/rootfs/fuse-rootfs.ts';
+import { createFuseRootfs } from '../../src/engine/rootfs/fuse-rootfs.ts';
 import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
 
 process.env.BERTH_SNAPSHOTTER = 'fuse-overlayfs';
@@ -48,20 +48,20 @@ test('a process serves the root for as long as the container runs, without the d
   assert.equal(fuseMounts(), 0);
   await host.engine.startContainer(id);
   // As a daemon that has ended: of the root it holds nothing.
-  host.deps.roots.release(id);
+  host.deps.rootfs.release(id);
   assert.equal(servers().length, 1);
   assert.equal((await host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never)).exitCode, 0);
   await host.engine.stopContainer(id, 0);
   await until(() => servers().length === 0);
   await host.engine.removeContainer(id);
-  assert.deepEqual(host.deps.roots.ids(), []);
+  assert.deepEqual(host.deps.rootfs.ids(), []);
 });
 
 test('the process of a root that never starts ends with the fd, and another takes it up after a restart', async () => {
   const id = await create();
   const [first] = servers();
   // What the end of a daemon does.
-  host.deps.roots.release(id);
+  host.deps.rootfs.release(id);
   await until(() => servers().length === 0);
   await host.engine.startContainer(id);
   assert.ok(servers().length === 1 && servers()[0] !== first);
@@ -84,7 +84,7 @@ test('a container whose process was killed can be told from others, stopped and 
   await assert.rejects(host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never), { message });
   await host.engine.stopContainer(id, 0);
   await host.engine.removeContainer(id);
-  assert.deepEqual(host.deps.roots.ids(), []);
+  assert.deepEqual(host.deps.rootfs.ids(), []);
 });
 
 test('without the program, and with a limit of the disk, it is refused with what to do', async () => {
@@ -92,7 +92,7 @@ test('without the program, and with a limit of the disk, it is refused with what
   process.env.PATH = '/nonexistent';
   try {
     const message = /fuse-overlayfs is not installed \(Debian: apt-get install fuse-overlayfs\)/;
-    await assert.rejects(createFuseRoots(host.deps.settings.rootDir, true, true), { code: 'FAILED_PRECONDITION', message });
+    await assert.rejects(createFuseRootfs(host.deps.settings.rootDir, true, true), { code: 'FAILED_PRECONDITION', message });
   } finally {
     process.env.PATH = path;
   }

@@ -1,14 +1,14 @@
 /**
- * Roots by copying: the same tree that overlayfs shows, entry by entry, with the ids of a user namespace where there is one.
+ * RootfsDriver by copying: the same tree that overlayfs shows, entry by entry, with the ids of a user namespace where there is one.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { lstatSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { createFuseRoots } from '../../src/engine/rootfs/fuse-rootfs.ts';
-import { createNativeRoots } from '../../src/engine/rootfs/native-rootfs.ts';
-import { createRoots, type Roots } from '../../src/engine/rootfs/overlay-rootfs.ts';
+import { createFuseRootfs } from '../../src/engine/rootfs/fuse-rootfs.ts';
+import { createNativeRootfs } from '../../src/engine/rootfs/native-rootfs.ts';
+import { createOverlayRootfs, type RootfsDriver } from '../../src/engine/rootfs/overlay-rootfs.ts';
 import { describeTree, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';
 
@@ -49,58 +49,58 @@ async function layersOf(...layers: readonly (readonly Member[])[]): Promise<stri
 }
 
 /** What a container would see, its top directory aside. */
-async function seen(roots: Roots, id: string, layers: readonly string[]): Promise<Record<string, unknown>> {
-  const fd = await roots.open(id, layers);
+async function seen(rootfs: RootfsDriver, id: string, layers: readonly string[]): Promise<Record<string, unknown>> {
+  const fd = await rootfs.open(id, layers);
   const { '': _top, ...tree } = describeTree(`/proc/${process.pid}/fd/${fd}/.`);
   return tree;
 }
 
 test('a copied root is what overlayfs shows', async () => {
   const layers = await layersOf(lower, upper);
-  const native = createNativeRoots(join(directory, 'native'));
-  const overlay = createRoots(join(directory, 'overlay'), true);
-  for (const roots of [native, overlay]) roots.create('c1', layers);
+  const native = createNativeRootfs(join(directory, 'native'));
+  const overlay = createOverlayRootfs(join(directory, 'overlay'), true);
+  for (const rootfs of [native, overlay]) rootfs.create('c1', layers);
   const [copied, stacked] = [await seen(native, 'c1', layers), await seen(overlay, 'c1', layers)];
   assert.deepEqual(copied, stacked);
   assert.ok(Object.keys(copied).length > 15);
-  for (const roots of [native, overlay]) await roots.remove('c1');
+  for (const rootfs of [native, overlay]) await rootfs.remove('c1');
   assert.deepEqual(native.ids(), []);
 });
 
 test('a root by fuse-overlayfs is what overlayfs shows', async () => {
   const layers = await layersOf(lower, upper);
-  const fuse = await createFuseRoots(join(directory, 'fuse'), true, true);
-  const overlay = createRoots(join(directory, 'overlay'), true);
-  for (const roots of [fuse, overlay]) roots.create('c1', layers);
+  const fuse = await createFuseRootfs(join(directory, 'fuse'), true, true);
+  const overlay = createOverlayRootfs(join(directory, 'overlay'), true);
+  for (const rootfs of [fuse, overlay]) rootfs.create('c1', layers);
   assert.deepEqual(await seen(fuse, 'c1', layers), await seen(overlay, 'c1', layers));
-  for (const roots of [fuse, overlay]) await roots.remove('c1');
+  for (const rootfs of [fuse, overlay]) await rootfs.remove('c1');
 });
 
 test('what is written to a copied root stays out of the layers and of other containers', async () => {
   const layers = await layersOf(lower);
-  const roots = createNativeRoots(join(directory, 'two'));
-  for (const id of ['a', 'b']) roots.create(id, layers);
-  writeFileSync(`/proc/self/fd/${await roots.open('a', layers)}/etc/os`, 'changed');
-  assert.equal(statSync(`/proc/self/fd/${await roots.open('b', layers)}/etc/os`).size, 5);
+  const rootfs = createNativeRootfs(join(directory, 'two'));
+  for (const id of ['a', 'b']) rootfs.create(id, layers);
+  writeFileSync(`/proc/self/fd/${await rootfs.open('a', layers)}/etc/os`, 'changed');
+  assert.equal(statSync(`/proc/self/fd/${await rootfs.open('b', layers)}/etc/os`).size, 5);
   assert.equal(statSync(join(layers[0] ?? '', 'etc/os')).size, 5);
-  for (const id of ['a', 'b']) roots.release(id);
+  for (const id of ['a', 'b']) rootfs.release(id);
   // Another daemon finds the copy as the container left it.
-  const restarted = createNativeRoots(join(directory, 'two'));
+  const restarted = createNativeRootfs(join(directory, 'two'));
   assert.equal(statSync(`/proc/self/fd/${await restarted.open('a', layers)}/etc/os`).size, 7);
   for (const id of ['a', 'b']) await restarted.remove(id);
 });
 
 test("what containers write is out of reach of the host's users, who could run what is setuid there", () => {
-  createRoots(join(directory, 'modes'), true);
+  createOverlayRootfs(join(directory, 'modes'), true);
   assert.equal(statSync(join(directory, 'modes/containers')).mode & 0o7777, 0o700);
 });
 
 test("a copied root has the ids of the pod's user namespace", async () => {
   const layers = await layersOf(lower, upper);
-  const roots = createNativeRoots(join(directory, 'ids'));
+  const rootfs = createNativeRootfs(join(directory, 'ids'));
   const range = { hostId: 200_000, length: 65_536 };
-  roots.create('c', layers, { ids: { uids: range, gids: range } });
-  const root = `/proc/self/fd/${await roots.open('c', layers)}`;
+  rootfs.create('c', layers, { ids: { uids: range, gids: range } });
+  const root = `/proc/self/fd/${await rootfs.open('c', layers)}`;
   const owner = (path: string) => [lstatSync(`${root}/${path}`).uid, lstatSync(`${root}/${path}`).gid];
   assert.deepEqual(
     [owner('.'), owner('bin/suid'), owner('far')],
@@ -111,7 +111,7 @@ test("a copied root has the ids of the pod's user namespace", async () => {
     ],
   );
   assert.equal(lstatSync(`${root}/bin/suid`).mode & 0o7777, 0o6755);
-  await roots.remove('c');
+  await rootfs.remove('c');
 });
 
 test('a copied root works on a file system that overlay cannot write to', async () => {
@@ -120,10 +120,10 @@ test('a copied root works on a file system that overlay cannot write to', async 
   execFileSync('mount', ['-t', 'overlay', '-o', `lowerdir=${bed.freshDir()},upperdir=${bed.freshDir()},workdir=${bed.freshDir()}`, 'overlay', mount]);
   try {
     const layers = await layersOf(lower);
-    const roots = createNativeRoots(mount);
-    roots.create('c', layers);
-    assert.ok(readdirSync(`/proc/self/fd/${await roots.open('c', layers)}/etc`).includes('os'));
-    await roots.remove('c');
+    const rootfs = createNativeRootfs(mount);
+    rootfs.create('c', layers);
+    assert.ok(readdirSync(`/proc/self/fd/${await rootfs.open('c', layers)}/etc`).includes('os'));
+    await rootfs.remove('c');
   } finally {
     execFileSync('umount', [mount]);
   }
