@@ -4,7 +4,6 @@
 import type { Duplex } from 'node:stream';
 import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
 import type { HostFacts } from '../sys/host.ts';
-import type { CgroupDriver } from './cgroup/cgroup-driver.ts';
 import { type CheckpointRequest, checkpointContainer } from './checkpoint/checkpoint.ts';
 import type { EngineDeps } from './deps.ts';
 import { attachContainer } from './exec/attach.ts';
@@ -12,6 +11,7 @@ import { type ExecResult, execSync } from './exec/exec.ts';
 import { type SessionRequest, startExecSession } from './exec/exec-session.ts';
 import { connectPort } from './exec/port-connect.ts';
 import type { ProcessStreams, WantedStreams } from './exec/process-streams.ts';
+import type { CgroupDriver } from './lifecycle/cgroup-driver.ts';
 import {
   type ContainerImage,
   createContainer,

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { assembleLayer } from '../../src/images/layer/assemble-layer.ts';
-import { openDecoder } from '../../src/images/tar/decoder.ts';
+import { openDecoder } from '../../src/images/unpack/decoder.ts';
 import { openLayerStream } from '../../src/images/unpack/layer-stream.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { openIsal } from '../../src/sys/library/libisal.ts';

@@ -9,8 +9,8 @@ import { BerthError, failedPrecondition } from '../../lib/errors.ts';
 import { openIsal } from '../../sys/library/libisal.ts';
 import { createLayerWriter, type DevicePolicy, layerLimits } from '../layer/layer-writer.ts';
 import { createTarSplit } from '../layer/tar-split.ts';
-import { openDecoder } from '../tar/decoder.ts';
 import { createTarParser } from '../tar/tar.ts';
+import { openDecoder } from './decoder.ts';
 import { startStopwatch } from './stopwatch.ts';
 import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 

@@ -8,8 +8,8 @@ import { BerthError, invalidArgument, unimplemented } from '../../lib/errors.ts'
 import { openIsal } from '../../sys/library/libisal.ts';
 import { exhausted, named } from '../layer/layer-failure.ts';
 import { shownPath, toCleanPath } from '../layer/layer-path.ts';
-import { openDecoder } from '../tar/decoder.ts';
 import { createTarParser, type TarEntry } from '../tar/tar.ts';
+import { openDecoder } from './decoder.ts';
 
 /** By clean paths. Of two members of one name the later one counts. */
 export type SpooledMember =

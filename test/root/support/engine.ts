@@ -3,9 +3,9 @@
  */
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type CgroupDriverName, chooseCgroupDriver } from '../../../src/engine/cgroup/cgroup-driver.ts';
 import type { EngineDeps } from '../../../src/engine/deps.ts';
 import { createEngine, type Engine } from '../../../src/engine/engine.ts';
+import { type CgroupDriverName, chooseCgroupDriver } from '../../../src/engine/lifecycle/cgroup-driver.ts';
 import type { ContainerImage } from '../../../src/engine/lifecycle/container.ts';
 import { probeUserNamespaces } from '../../../src/engine/lifecycle/pod-namespaces.ts';
 import { openMonitorBinary } from '../../../src/engine/monitor/monitor.ts';
@@ -14,7 +14,7 @@ import { createFuseRootfs } from '../../../src/engine/rootfs/fuse-rootfs.ts';
 import { createNativeRootfs } from '../../../src/engine/rootfs/native-rootfs.ts';
 import { createOverlayRootfs, type RootfsDriver } from '../../../src/engine/rootfs/overlay-rootfs.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp/seccomp-compiler.ts';
-import { createSeccompFilters } from '../../../src/engine/seccomp/seccomp-filter.ts';
+import { createSeccompFilters } from '../../../src/engine/sources/seccomp-filter.ts';
 import { createEvents } from '../../../src/engine/state/events.ts';
 import { notifyingStore } from '../../../src/engine/state/notifying-store.ts';
 import { createSingleflight } from '../../../src/engine/state/singleflight.ts';

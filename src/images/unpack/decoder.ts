@@ -9,7 +9,7 @@ import { BerthError, invalidArgument, reasonOf, unimplemented } from '../../lib/
 import type { Isal } from '../../sys/library/libisal.ts';
 import { type LibraryDecoder, openZstd } from '../../sys/library/libzstd.ts';
 import { createBufferSweeper } from '../../sys/process/heap.ts';
-import { createFrameSplitter } from './zstd-frames.ts';
+import { createFrameSplitter } from '../tar/zstd-frames.ts';
 
 export type Decoder = {
   /** Resolves when the bytes may be changed again. @throws {BerthError} for damaged bytes, and for formats that are not read; whatever the sink throws. */

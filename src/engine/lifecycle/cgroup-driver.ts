@@ -18,8 +18,8 @@ import { processes } from '../../sys/cgroup/cgroup-processes.ts';
 import { updateCgroup, writeCgroup } from '../../sys/cgroup/cgroup-values.ts';
 import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../../sys/cgroup/cgroups.ts';
 import { connectSystemd, isSystemdRunning, type Systemd } from '../../sys/systemd/systemd.ts';
-import { containerCgroupPath, parentCgroupPath } from './cgroup.ts';
-import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from './systemd-units.ts';
+import { containerCgroupPath, parentCgroupPath } from '../cgroup/cgroup.ts';
+import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from '../cgroup/systemd-units.ts';
 
 /** Paths are from the root of the hierarchies. A record keeps its path, so each driver also takes those that the other has made. */
 export type CgroupDriver = {

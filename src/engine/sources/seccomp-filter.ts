@@ -5,11 +5,11 @@ import { readFileSync, statSync } from 'node:fs';
 import { invalidArgument, reasonOf } from '../../lib/errors.ts';
 import type { Exact } from '../../lib/exact.ts';
 import type { HostFacts } from '../../sys/host.ts';
+import { resolveProfile } from '../seccomp/seccomp.ts';
+import type { SeccompCompiler, SeccompProgram } from '../seccomp/seccomp-compiler.ts';
+import { defaultProfile } from '../seccomp/seccomp-default.ts';
+import { parseSeccompProfile } from '../seccomp/seccomp-profile.ts';
 import type { SecuritySpec } from '../state/spec.ts';
-import { resolveProfile } from './seccomp.ts';
-import type { SeccompCompiler, SeccompProgram } from './seccomp-compiler.ts';
-import { defaultProfile } from './seccomp-default.ts';
-import { parseSeccompProfile } from './seccomp-profile.ts';
 
 export type SeccompFilters = {
   /**
