@@ -1,7 +1,9 @@
 /**
  * Builds what `bin/berth` runs: the monitor, and dist/ with the daemon and its workers as one file each, and the data files they read.
+ *
+ *   build.mjs [--without-monitor]     without: needs no C compiler
  */
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
@@ -14,20 +16,16 @@ const dist = `${target}.unfinished`;
 /** Directories at the top of the repository that the daemon reads at run time. */
 const dataDirs = ['proto', 'deploy'];
 
-const monitorBuild = join(root, 'scripts/build-monitor.mjs');
-if (existsSync(monitorBuild)) await import(pathToFileURL(monitorBuild).href);
+if (!process.argv.includes('--without-monitor')) await import(pathToFileURL(join(root, 'scripts/build-monitor.mjs')).href);
 
-const main = join(root, 'src/main.ts');
-if (existsSync(main)) {
-  rmSync(dist, { recursive: true, force: true });
-  mkdirSync(dist, { recursive: true });
-  for (const directory of dataDirs) cpSync(join(root, directory), join(dist, directory), { recursive: true });
-  const workers = new Set();
-  await bundle(main, 'berth.mjs', workers);
-  for (const worker of workers) await bundle(worker, workerName(worker), new Set());
-  rmSync(target, { recursive: true, force: true });
-  renameSync(dist, target);
-}
+rmSync(dist, { recursive: true, force: true });
+mkdirSync(dist, { recursive: true });
+for (const directory of dataDirs) cpSync(join(root, directory), join(dist, directory), { recursive: true });
+const workers = new Set();
+await bundle(join(root, 'src/main.ts'), 'berth.mjs', workers);
+for (const worker of workers) await bundle(worker, workerName(worker), new Set());
+rmSync(target, { recursive: true, force: true });
+renameSync(dist, target);
 
 async function bundle(entry, name, workers) {
   await build({

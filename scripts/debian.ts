@@ -2,21 +2,26 @@
  * Takes files out of Debian's packages without installing the packages. Needs apt-get, dpkg-deb and the package archive; nothing outside the given place changes.
  */
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
 /**
- * Copies `path` of the package to `destination`. @param source a line as in sources.list, read instead of the machine's own.
- * @throws Error that says which package could not be had, and why.
+ * Copies a file or directory of a package to `destination`.
+ *
+ * @param paths where it may be in the package, which depends on the release: the first that exists is taken.
+ * @param source a line as in sources.list, read instead of the machine's own.
+ * @throws Error that names the package and the cause.
  */
-export function takeFromPackage(name: string, path: string, destination: string, source?: string): void {
+export function takeFromPackage(name: string, paths: readonly string[], destination: string, source?: string): void {
   const work = mkdtempSync(join(tmpdir(), 'package-'));
   try {
     download(name, work, source === undefined ? [] : readOnly(source, work));
     execFileSync('sh', ['-c', 'dpkg-deb -x ./*.deb tree'], { cwd: work });
+    const found = paths.map((path) => join(work, 'tree', path)).find((path) => existsSync(path));
+    if (found === undefined) throw new Error(`the Debian package ${name} contains none of ${paths.join(', ')}`);
     mkdirSync(dirname(destination), { recursive: true });
-    cpSync(join(work, 'tree', path), destination, { recursive: true });
+    cpSync(found, destination, { recursive: true });
   } finally {
     rmSync(work, { recursive: true, force: true });
   }

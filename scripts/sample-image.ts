@@ -13,7 +13,7 @@ if (import.meta.main) fetchProgram();
 
 /** Needs the network the first time: set-up runs this file for it. */
 function fetchProgram(): void {
-  if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', 'bin/busybox', busyboxFile);
+  if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', ['usr/bin/busybox', 'bin/busybox'], busyboxFile);
 }
 
 export async function buildSampleImage(): Promise<Image> {

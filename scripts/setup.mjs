@@ -1,7 +1,9 @@
 /**
- * Gets everything that a fresh machine lacks: system packages, npm packages, and the build. Run by whatever Node is there, so plain JavaScript.
+ * Installs what a fresh machine lacks: system packages, npm packages, and the build. Runs with any Node from 18 on, so it is plain JavaScript.
  *
- *   node scripts/setup.mjs [--test]     with --test also what only the tests need
+ *   node scripts/setup.mjs [--test]     --test: also what only the tests need
+ *
+ * Without root no system package is installed: set-up builds what it can, and lists what is missing.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -10,9 +12,12 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+/** The package's own path: npm before 11.6 does not create node_modules/.bin/node. */
+const pinnedNode = join(root, `node_modules/node-linux-${process.arch}/bin/node`);
+const isRoot = process.getuid?.() === 0;
 const libraryDir = `/usr/lib/${{ x64: 'x86_64', arm64: 'aarch64' }[process.arch] ?? process.arch}-linux-gnu`;
 
-/** Debian's name of what is needed, and where it shows that it is there: any of the programs on PATH or of the absolute paths will do. */
+/** Debian's package name, and programs on PATH or absolute paths, any of which shows that it is installed. */
 const runPackages = [
   ['gcc', ['cc', 'gcc']],
   ['musl-tools', ['musl-gcc']],
@@ -20,7 +25,7 @@ const runPackages = [
   ['iproute2', ['ip']],
   ['iptables', ['iptables']],
   ['util-linux', ['unshare']],
-  // Optional for berth, which has a slower way to read gzip without it.
+  // Optional: without it gzip is decompressed by Node, which is slower.
   ['libisal2', [`${libraryDir}/libisal.so.2`]],
   ['containernetworking-plugins', ['/opt/cni/bin/bridge', '/usr/lib/cni/bridge']],
   ['libseccomp2', [`${libraryDir}/libseccomp.so.2`, '/usr/lib/libseccomp.so.2', '/usr/lib64/libseccomp.so.2']],
@@ -28,7 +33,7 @@ const runPackages = [
 
 const testPackages = [
   ['clang', ['clang']],
-  // The sanitizers' runtime, in a directory per version of clang.
+  // The runtime of the sanitizers, in one directory per version of clang.
   [
     'libclang-rt-dev',
     llvmDirs()
@@ -45,32 +50,31 @@ const testPackages = [
   ['apache2-utils', ['htpasswd']],
   ['criu', ['criu']],
   ['openssl', ['openssl']],
-  // Its promtool checks metrics, rules and queries.
+  // promtool checks metrics, rules and queries.
   ['prometheus', ['promtool']],
   ...(process.arch === 'x64' ? vmPackages() : []),
 ];
 
 try {
   if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
-    fail(`berth runs on Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}.`);
+    fail(`berth runs on Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}`);
   }
-  installSystemPackages(process.argv.includes('--test') ? [...runPackages, ...testPackages] : runPackages);
+  const isForTests = process.argv.includes('--test');
+  const leftOut = installSystemPackages(isForTests ? [...runPackages, ...testPackages] : runPackages);
   installNpmPackages();
-  run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/build.mjs')], 'building berth');
-  run(join(root, 'node_modules/.bin/node'), [join(root, 'scripts/sample-image.ts')], 'fetching the program of the sample image');
-  if (process.argv.includes('--test')) {
-    run(
-      join(root, 'node_modules/.bin/node'),
-      [join(root, 'scripts/build-monitor.mjs'), '--sanitize', '--fuzz'],
-      'building the monitor with sanitizers, and its fuzzer',
-    );
+  const canCompile = isThere('musl-gcc') || isThere('gcc');
+  run(pinnedNode, [join(root, 'scripts/build.mjs'), ...(canCompile ? [] : ['--without-monitor'])], 'building berth');
+  if (isRoot || isThere('apt-get')) run(pinnedNode, [join(root, 'scripts/sample-image.ts')], 'fetching the program of the sample image');
+  if (isForTests && leftOut.length === 0) {
+    run(pinnedNode, [join(root, 'scripts/build-monitor.mjs'), '--sanitize', '--fuzz'], 'building the monitor with sanitizers, and its fuzzer');
   }
+  if (leftOut.length > 0) reportLeftOut(leftOut, canCompile, isForTests);
 } catch (error) {
   process.stderr.write(`setup: ${error.message}\n`);
   process.exit(1);
 }
 
-/** What the virtual machine is built with, and runs in. */
+/** Builds and runs the virtual machine of the tests; mmdebstrap also makes the fresh roots. */
 function vmPackages() {
   return [
     ['qemu-system-x86', ['qemu-system-x86_64']],
@@ -91,12 +95,13 @@ function hasSanitizers(directory) {
   return existsSync(directory) && readdirSync(directory).some((version) => existsSync(join(directory, version, 'lib/linux')));
 }
 
+/** @returns the packages that are missing and cannot be installed, because that takes root. */
 function installSystemPackages(packages) {
   const missing = packages.filter(([, places]) => !places.some(isThere)).map(([name]) => name);
-  if (missing.length === 0) return;
+  if (missing.length === 0) return [];
   const names = missing.join(' ');
-  if (!isThere('apt-get')) fail(`these are missing, and there is no apt-get here to install them (Debian's names): ${names}`);
-  if (process.getuid() !== 0) fail(`these are missing, and only root can install them: run as root, or first: apt-get install ${names}`);
+  if (!isRoot) return missing;
+  if (!isThere('apt-get')) fail(`missing packages, and no apt-get to install them (Debian's names): ${names}`);
   say(`installing ${names}`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const update = spawnSync('apt-get', ['-qq', 'update'], { stdio: ['ignore', 'ignore', 'inherit'], env });
@@ -104,9 +109,16 @@ function installSystemPackages(packages) {
   const install = withoutServices(() => spawnSync('apt-get', [...options, ...missing], { stdio: ['ignore', 'ignore', 'inherit'], env }));
   const hint = update.status === 0 ? '' : ' (its package lists could not be fetched either: is there a network?)';
   if (install.status !== 0) fail(`apt-get could not install ${names}${hint}`);
+  return [];
 }
 
-/** Keeps packages from starting the services that they bring, as Debian's policy lets the local administrator. */
+function reportLeftOut(packages, canCompile, isForTests) {
+  say(`left out, because installing packages takes root: apt-get install ${packages.join(' ')}`);
+  if (!canCompile) say('left out: the monitor (no C compiler), so no container can be started');
+  if (isForTests) say('left out: the sanitizer builds of the monitor; tests that need a missing program are skipped or fail');
+}
+
+/** Installs packages without starting their services, by Debian's policy-rc.d. */
 function withoutServices(install) {
   const policy = '/usr/sbin/policy-rc.d';
   if (existsSync(policy)) return install();
@@ -118,13 +130,13 @@ function withoutServices(install) {
   }
 }
 
-/** A name without a slash is looked for on PATH, and where a root's PATH may not lead. */
+/** A name without a slash is searched for on PATH and in the sbin directories, which may not be on it. */
 function isThere(place) {
   if (place.startsWith('/')) return existsSync(place);
   return [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some((directory) => existsSync(join(directory, place)));
 }
 
-/** Installs when the lock file is another one than at the last time. */
+/** Runs `npm ci` when the lock file has changed since the last time. */
 function installNpmPackages() {
   const stamp = join(root, 'node_modules/.installed-from');
   const wanted = createHash('sha256')
@@ -134,8 +146,9 @@ function installNpmPackages() {
     run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], 'installing the npm packages (needs the npm registry)');
     writeFileSync(stamp, wanted);
   }
-  const node = join(root, 'node_modules/.bin/node');
-  if (!existsSync(node)) fail(`the npm package with this platform's Node is missing (${node}): run npm ci with optional packages`);
+  if (!existsSync(pinnedNode)) {
+    fail(`the npm package node-linux-${process.arch} is missing (${pinnedNode}): run npm ci without --omit=optional`);
+  }
 }
 
 function run(command, args, what) {

@@ -1,18 +1,20 @@
 /**
- * Runs everything that must pass, one part after the other, and counts: `npm test`.
+ * Runs the tests, one part after the other, and counts them: `npm test`.
  *
- *   node test/run.ts [PART ...]     only these parts, by name
+ *   bin/node test/run.ts                       all parts
+ *   bin/node test/run.ts unit|fuzz|root|fault  all parts of a kind; `unit` needs neither root nor Go nor apt
+ *   bin/node test/run.ts PART ...              parts by name, such as root/pull
+ *   bin/node test/run.ts WORD ...              every test file whose path contains the word, such as spdy
  *
- * Ends with what failed, and `N passed, N failed, N skipped` over all parts; exits 1 when anything failed. A part that the machine cannot run is skipped with the reason.
+ * Ends with the failures and `N passed, N failed, N skipped` over all parts; exits with 1 when anything failed. A part that this machine cannot run is
+ * skipped, with the reason.
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { delimiter, join, resolve } from 'node:path';
-import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
-import { prepareCheckpointTool } from './checkpoint-tool/prepare.ts';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { hasTools, prepareTools } from './critest/prepare.ts';
-import { prepareSignatureTool } from './signature-tool/prepare.ts';
-import { prepareStreamingClient } from './streaming-client/prepare.ts';
+import { whyNoFreshRoot } from './fresh/root.ts';
+import { prepareFor } from './preparations.ts';
 import { whyNoVm } from './vm/image.ts';
 import { vmParts, vmSpecs } from './vm/parts.ts';
 
@@ -25,6 +27,8 @@ type Part = {
   readonly name: string;
   /** Why this machine cannot run it; undefined when it can. */
   readonly lacks?: string | undefined;
+  /** What it needs from the network, before it runs without one. */
+  readonly prepare?: () => void;
   readonly run: () => Promise<Counts>;
 };
 
@@ -32,8 +36,8 @@ const root = resolve(import.meta.dirname, '..');
 const outputDir = join(root, 'build/test');
 const node = process.execPath;
 
-/** So that what the tests start by the name of `node` is this one. */
-const env = { ...process.env, PATH: `${join(root, 'node_modules/.bin')}${delimiter}${process.env['PATH']}` };
+/** Programs that tests start as `node` are this one; tsc and biome are those of the project. */
+const env = { ...process.env, PATH: [dirname(node), join(root, 'node_modules/.bin'), process.env['PATH']].join(delimiter) };
 
 const minute = 60_000;
 const notRoot = process.getuid?.() === 0 ? undefined : 'not root';
@@ -44,18 +48,27 @@ const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the dae
 /** A mount and a network namespace of its own. */
 const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
 
+/** The tests of modules, which need nothing but Node. */
+const unitFiles = testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts', 'test/docs.test.ts');
+const isolatedParts = [...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
+  return { name: nameOf(file), lacks: notRoot, prepare: () => prepareFor(file), run: () => nodeTests(file, [file], isolated, 15 * minute) };
+});
+
 const parts: readonly Part[] = [
   { name: 'types', run: () => one('types', ['tsc', '-p', '.'], 5 * minute) },
   { name: 'lint', run: () => one('lint', ['biome', 'ci', '--error-on-warnings'], 5 * minute) },
-  { name: 'pure', run: () => nodeTests('pure', testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts'), [], 10 * minute) },
-  ...[...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
-    return { name: nameOf(file), lacks: notRoot, run: () => nodeTests(file, [file], isolated, 15 * minute) };
-  }),
-  { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
-  { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
+  { name: 'unit', run: () => nodeTests('unit', unitFiles, [], 10 * minute) },
+  ...isolatedParts,
+  { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
+  { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
+  { name: 'fresh', lacks: whyNoFreshRoot(), run: () => counting('fresh', [node, 'test/fresh/run.ts'], 20 * minute) },
   {
     name: 'vm',
     lacks: whyNoVm() ?? noDaemon,
+    prepare: () => {
+      tools();
+      for (const name of vmParts) prepareFor(`test/${name}.test.ts`);
+    },
     run: () => counting('vm', [...inVm, node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
   },
 ];
@@ -63,7 +76,7 @@ const parts: readonly Part[] = [
 /** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
 const inVm = [node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1440'];
 
-/** Parts that need that machine, and run only where they are asked for by name. */
+/** Parts that need that machine. They run only when named. */
 const partsOfVm: readonly Part[] = [
   ...testsBelow('test/vm').map((file): Part => {
     return { name: nameOf(file), run: () => nodeTests(file, [file], [], 10 * minute) };
@@ -72,6 +85,7 @@ const partsOfVm: readonly Part[] = [
   {
     name: 'vm/critest',
     lacks: noGo,
+    prepare: tools,
     run: () => counting('vm/critest', ['env', 'BERTH_TEST_ISOLATED=machine', node, 'test/critest/run.ts', '--all', ...vmSpecs], 15 * minute),
   },
 ];
@@ -79,18 +93,8 @@ const partsOfVm: readonly Part[] = [
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(names: readonly string[]): Promise<number> {
-  const chosen = names.length === 0 ? parts : [...parts, ...partsOfVm].filter((part) => names.includes(part.name));
-  const unknown = names.filter((name) => !chosen.some((part) => part.name === name));
-  if (unknown.length > 0) throw new Error(`no such part: ${unknown.join(', ')}; there are ${parts.map((part) => part.name).join(', ')}`);
+  const chosen = names.length === 0 ? parts : [...new Set(names.flatMap(partsCalled))];
   mkdirSync(outputDir, { recursive: true });
-  // Outside isolation: what is built with Go's modules needs the network, once.
-  if (hasGo) {
-    prepareTools();
-    prepareStreamingClient();
-    prepareSignatureTool();
-    prepareCadvisorClient();
-    prepareCheckpointTool();
-  }
   const cgroupsBefore = cgroups();
   const results: Counts[] = [];
   for (const part of chosen) results.push(await runPart(part));
@@ -101,11 +105,28 @@ async function main(names: readonly string[]): Promise<number> {
   return sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
 }
 
+/** @throws Error when nothing has that name. */
+function partsCalled(name: string): readonly Part[] {
+  const exact = [...parts, ...partsOfVm].filter((part) => part.name === name || part.name.startsWith(`${name}/`));
+  if (exact.length > 0) return exact;
+  const units = unitFiles.filter((file) => file.includes(name));
+  const found = isolatedParts.filter((part) => part.name.includes(name));
+  if (units.length > 0) found.unshift({ name: `unit (${name})`, run: () => nodeTests(`unit-${name}`, units, [], 10 * minute) });
+  if (found.length === 0) throw new Error(`no part and no test file is called ${name}; parts: ${parts.map((part) => part.name).join(', ')}`);
+  return found;
+}
+
+/** Builds critest and crictl, where there is Go. */
+function tools(): void {
+  if (hasGo) prepareTools();
+}
+
 async function runPart(part: Part): Promise<Counts> {
   if (part.lacks !== undefined) {
     say(`== ${part.name}: skipped: ${part.lacks}`);
     return { passed: 0, failed: 0, skipped: 1 };
   }
+  part.prepare?.();
   const startedAt = performance.now();
   const counts = await part.run();
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(0);

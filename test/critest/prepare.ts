@@ -53,6 +53,12 @@ export function prepareTools(): string {
 /** Whether nothing remains for prepareTools() to do. */
 export const hasTools = () => existsSync(toolsDirectory()) && existsSync(partsDir());
 
+/** @returns crictl; undefined when it is not built. */
+export function builtCrictl(): string | undefined {
+  const path = join(toolsDirectory(), 'crictl');
+  return existsSync(path) ? path : undefined;
+}
+
 /** Gets containerd and runc for comparisons, when they are not there yet. Needs the network; belongs outside isolation. */
 export function preparePeer(): void {
   takeOnce('containerd', 'usr/bin', peerDir);
@@ -62,7 +68,7 @@ export function preparePeer(): void {
 function takeOnce(packageName: string, path: string, destination: string): void {
   if (existsSync(destination) && !lstatSync(destination).isSymbolicLink()) return;
   say(`taking ${packageName} from its Debian package`);
-  takeFromPackage(packageName, path, destination);
+  takeFromPackage(packageName, [path], destination);
 }
 
 /**

@@ -2,17 +2,18 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, globSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, test } from 'node:test';
 import { Server, ServerCredentials, type ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
+import { builtCrictl } from '../critest/prepare.ts';
 import { listenOnLoopback, raiseLoopback, run, startBed } from '../support/streaming-bed.ts';
 
 const root = resolve(import.meta.dirname, '../..');
-const crictl = globSync(join(root, 'build/critest/tools-*/crictl')).find((path) => existsSync(path)) ?? '';
+const crictl = builtCrictl() ?? '';
 const skip = crictl === '' ? 'crictl is not built: npm run critest builds it' : false;
 
 raiseLoopback();

@@ -153,8 +153,8 @@ function takeNewerQemu(destination: string): void {
   say('getting a newer qemu from backports');
   const source = `deb ${mirrors()[0]?.uri} ${codename()}-backports main`;
   try {
-    takeFromPackage('qemu-system-x86', 'usr/bin/qemu-system-x86_64', join(destination, 'qemu-system-x86_64'), source);
-    takeFromPackage('qemu-system-data', 'usr/share/qemu', join(destination, 'share'), source);
+    takeFromPackage('qemu-system-x86', ['usr/bin/qemu-system-x86_64'], join(destination, 'qemu-system-x86_64'), source);
+    takeFromPackage('qemu-system-data', ['usr/share/qemu'], join(destination, 'share'), source);
     if (!isRecent(join(destination, 'qemu-system-x86_64'))) throw new Error('it is no newer, or does not start here');
   } catch (error) {
     say(`going on with one thread for all processors: ${(error as Error).message}`);

@@ -67,7 +67,7 @@ function writeJob(jobDir: string, command: readonly string[]): void {
   const word = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
   const lines = [
     `cd ${word(process.cwd())} || cd ${word(checkout)}`,
-    `export PATH=${word(join(checkout, 'node_modules/.bin'))}:"$PATH"`,
+    `export PATH=${word(join(process.execPath, '..'))}:"$PATH"`,
     command.map(word).join(' '),
   ];
   writeFileSync(join(jobDir, 'share/checkout'), checkout);

@@ -1,0 +1,43 @@
+/**
+ * What test files need from the network before they run without one: Go programs, found through the files that they import.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
+import { prepareCheckpointTool } from './checkpoint-tool/prepare.ts';
+import { prepareTools } from './critest/prepare.ts';
+import { prepareSignatureTool } from './signature-tool/prepare.ts';
+import { prepareStreamingClient } from './streaming-client/prepare.ts';
+
+const root = resolve(import.meta.dirname, '..');
+
+/** By the file that builds the program. */
+const preparations: Readonly<Record<string, () => unknown>> = {
+  'test/cadvisor-client/prepare.ts': prepareCadvisorClient,
+  'test/checkpoint-tool/prepare.ts': prepareCheckpointTool,
+  'test/critest/prepare.ts': prepareTools,
+  'test/signature-tool/prepare.ts': prepareSignatureTool,
+  'test/streaming-client/prepare.ts': prepareStreamingClient,
+};
+
+/**
+ * Builds what a test file needs, once. Without Go nothing is built: the tests then skip what needs it, and say so.
+ *
+ * @param file relative to the top of the repository.
+ */
+export function prepareFor(file: string): void {
+  const needed = [...importedBelow('test', file)].flatMap((path) => preparations[path] ?? []);
+  if (needed.length === 0 || spawnSync('go', ['version']).status !== 0) return;
+  for (const prepare of needed) prepare();
+}
+
+/** The file and every file below the directory that it imports, directly or not. */
+function importedBelow(directory: string, file: string, found = new Set<string>()): Set<string> {
+  if (found.has(file) || !file.startsWith(`${directory}/`) || !existsSync(join(root, file))) return found;
+  found.add(file);
+  const text = readFileSync(join(root, file), 'utf8');
+  for (const [, from = ''] of text.matchAll(/\bfrom '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g))
+    importedBelow(directory, join(dirname(file), from), found);
+  return found;
+}
