@@ -97,7 +97,7 @@ const checks: Readonly<Record<string, Check>> = {
     ok(
       hasDiskQuotas
         ? 'project quotas: what containers write can be limited'
-        : 'no project quotas on root, for those who want to limit what containers write: deploy/kubelet.md',
+        : 'no project quotas on root, for those who want to limit what containers write: docs/kubelet.md',
     ),
   'open-files': openFilesFinding,
   inotify: inotifyFinding,
