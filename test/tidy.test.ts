@@ -8,7 +8,7 @@ import { test } from 'node:test';
 
 const root = resolve(import.meta.dirname, '..');
 
-/** Rooms of src and the rooms whose functions each may use. Types may be taken from engine/spec.ts everywhere. */
+/** Modules of src, and the modules whose functions each may use. */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   lib: [],
   sys: ['lib'],
@@ -23,146 +23,104 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   '': ['commands', 'telemetry', 'cri', 'engine', 'images', 'cni', 'cdi', 'streaming', 'sys', 'lib'],
 };
 
-/** Files with effects, by room; those of sys have them all, but for a few. Every other file is pure: it imports only pure files, of rooms its own may import, node:assert, and types. */
-const effectful: Readonly<Record<string, readonly string[]>> = {
-  '': ['main', 'node-images', 'serve'],
-  commands: ['doctor-node', 'explain', 'image-command', 'image-transfers', 'top'],
-  telemetry: ['cadvisor-server', 'metrics-server', 'observability', 'tracing'],
-  cdi: ['device-files'],
-  cni: ['cache', 'chain', 'config', 'invoke', 'network', 'probe'],
-  cri: ['client', 'contract', 'import-images', 'methods', 'server', 'watched-pull', 'while-under-way'],
-  engine: [
-    'adopt-cgroup',
-    'apparmor-profiles',
-    'attach',
-    'cgroup-driver',
-    'checkpoint-archive',
-    'checkpoint',
-    'container-sources',
-    'container',
-    'criu',
-    'details',
-    'disk-quotas',
-    'engine',
-    'exec-session',
-    'exec',
-    'exits',
-    'fuse-rootfs',
-    'hooks',
-    'host-devices',
-    'image-volumes',
-    'image-volumes',
-    'inspect-root',
-    'kept-plan',
-    'layer-usage',
-    'monitor-cgroup',
-    'monitor-reports',
-    'monitor',
-    'native-rootfs',
-    'open-pins',
-    'pod-namespaces',
-    'port-connect',
-    'prepared-roots',
-    'open-pins',
-    'places',
-    'pod-namespaces',
-    'recover',
-    'registers',
-    'roots',
-    'sandbox',
-    'seccomp-filter',
-    'stats',
-    'store',
-    'volumes',
-    'watches',
-  ],
-  images: [
-    'archive-documents',
-    'archive-source',
-    'assemble-layer',
-    'authorizer',
-    'blob',
-    'contents',
-    'decoder',
-    'export-images',
-    'host-client',
-    'hosts-directory',
-    'image-record',
-    'import-images',
-    'layer-failure',
-    'layer-archive',
-    'layer-names',
-    'layer-stream',
-    'layer-tree',
-    'layer-writer',
-    'layers',
-    'obtain-image',
-    'pull',
-    'registry',
-    'signature-policy',
-    'signature',
-    'spool-stream',
-    'store',
-    'transport',
-    'unpack-worker',
-    'unpack',
-    'verify',
-    'worker-pool',
-  ],
-  lib: ['log', 'metrics', 'unix-socket'],
-  streaming: ['certificate', 'handshake', 'server', 'tokens'],
+/** Folders of a module in the order of its layers: a file may import from its own folder and from later ones. '' is the module's own folder. */
+const folders: Readonly<Record<string, readonly string[]>> = {
+  engine: ['', ...words('checkpoint exec lifecycle sources usage oom monitor seccomp plan cgroup rootfs state')],
+  images: words('archive pull store unpack layer tar signature registry document'),
+  cri: ['', ...words('rpc/runtime rpc/sandbox rpc/container rpc/stats rpc/image rpc/berth rpc to-response from-request wire')],
+  sys: ['', ...words('network cgroup systemd process mount filesystem library call')],
 };
-const pureInSys: readonly string[] = ['cgroup-counters', 'cgroup-details', 'cgroup-facts', 'cgroup-undo', 'net-dev', 'proc'];
 
-/** Packages and built-in modules that compute and touch nothing, so that a pure file may use them. */
+/** Folders without side effects. In other folders a file without them says so in its header ("Pure"), and is held to it. */
+const pureFolders: readonly string[] = [
+  ...words('engine/plan engine/seccomp engine/cgroup engine/oom images/document images/tar'),
+  ...words('cri/rpc cri/rpc/runtime cri/rpc/sandbox cri/rpc/container cri/rpc/stats cri/rpc/image cri/to-response cri/from-request cri/wire'),
+];
+
+/** Types that every module may take from another: they describe what the modules hand to each other. */
+const sharedTypes: readonly string[] = ['src/engine/state/spec.ts', 'src/config.ts'];
+
+/** Packages and built-in modules that only compute, so that a pure file may use them. */
 const pureModules = ['node:assert/strict', 'node:assert', 'smol-toml', 'node:path', 'node:path/posix', 'node:util', 'node:buffer'];
 
 /** Exports that no file of src uses, each with the reason why it stays. */
 const usedFromOutside: readonly string[] = [];
 
+/** Of a whole function, with the functions inside it. */
 const functionLinesMax = 70;
+const filesPerFolderMax = 25;
 
 type Import = { readonly from: string; readonly names: readonly string[]; readonly isTypeOnly: boolean };
 type Source = { readonly path: string; readonly text: string; readonly imports: readonly Import[] };
 
 const everySource = ['src', 'test', 'scripts', 'bench'].flatMap((top) => listFiles(join(root, top))).filter((path) => path.endsWith('.ts'));
 const sources = everySource.map(readSource);
+const textOf = new Map(sources.map((source) => [source.path, source.text]));
 const product = sources.filter((source) => source.path.startsWith('src/') && !source.path.endsWith('.test.ts'));
 
 test('imports go down the layers only', () => {
   const wrong = product.flatMap((source) => {
-    const allowed = mayImport[roomOf(source.path)];
-    assert.ok(allowed, `${source.path} lies in a room that the table does not know`);
-    const own = roomOf(source.path);
-    const other = source.imports.filter((each) => each.from.startsWith('src/') && roomOf(each.from) !== own && !isTypeOfSpec(each));
-    return other.filter((each) => !allowed.includes(roomOf(each.from)) && !isConfigType(each)).map((each) => `${source.path} imports ${each.from}`);
+    const own = moduleOf(source.path);
+    const allowed = mayImport[own];
+    assert.ok(allowed, `${source.path} is in a module that the table does not name`);
+    const others = source.imports.filter((each) => each.from.startsWith('src/') && moduleOf(each.from) !== own && !isSharedType(each));
+    return others.filter((each) => !allowed.includes(moduleOf(each.from))).map((each) => `${source.path} imports ${each.from}`);
   });
   assert.deepEqual(wrong, []);
 });
 
-test('a pure file imports nothing that has effects', () => {
+test('folders of a module import from themselves and from later ones', () => {
+  const wrong = product.flatMap((source) => {
+    const own = moduleOf(source.path);
+    const order = folders[own] ?? [''];
+    const place = (path: string) => {
+      const index = order.indexOf(folderOf(path));
+      assert.ok(index >= 0, `${path} is in a folder that the table does not name`);
+      return index;
+    };
+    const inside = source.imports.filter((each) => each.from.startsWith('src/') && moduleOf(each.from) === own && !isDepsType(each));
+    return inside.filter((each) => place(each.from) < place(source.path)).map((each) => `${source.path} imports ${each.from}`);
+  });
+  assert.deepEqual(wrong, []);
+});
+
+test('the tables of folders name no folder that is gone', () => {
+  const present = new Set(product.map((source) => dirname(source.path).slice('src/'.length)));
+  const named = [...Object.entries(folders).flatMap(([module, names]) => names.map((name) => join(module, name))), ...pureFolders];
+  assert.deepEqual(
+    named.filter((name) => !present.has(name)),
+    [],
+  );
+});
+
+test(`no folder has more than ${filesPerFolderMax} files`, () => {
+  const counts = new Map<string, number>();
+  for (const { path } of product) counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
+  assert.deepEqual(
+    [...counts].filter(([, count]) => count > filesPerFolderMax),
+    [],
+  );
+});
+
+test('a pure file imports nothing that has side effects', () => {
   const wrong = product
     .filter((source) => isPure(source.path))
     .flatMap((source) =>
-      source.imports
-        .filter((each) => !each.isTypeOnly && !mayPureImport(source.path, each.from))
-        .map((each) => `${source.path} imports ${each.from}`),
+      source.imports.filter((each) => !each.isTypeOnly && !mayPureImport(each.from)).map((each) => `${source.path} imports ${each.from}`),
     );
   assert.deepEqual(wrong, []);
 });
 
-test('the table of files with effects names no file that is pure or gone', () => {
-  const hasEffects = (path: string) =>
-    product.some((source) => source.path === path && source.imports.some((each) => !each.isTypeOnly && !mayPureImport(path, each.from)));
-  const files = Object.entries(effectful).flatMap(([room, names]) => names.map((name) => join('src', room, `${name}.ts`)));
+test('a file that imports no side effects says so in its header: "Pure", "Types only", "Data only" or "no I/O"', () => {
+  const silent = product.filter((source) => !isPure(source.path) && !hasEffects(source.path));
   assert.deepEqual(
-    files.filter((path) => !hasEffects(path)),
+    silent.map((source) => source.path),
     [],
   );
 });
 
 test('only src/sys imports koffi', () => {
-  const wrong = product.filter((source) => roomOf(source.path) !== 'sys' && source.imports.some((each) => each.from === 'koffi'));
+  const wrong = product.filter((source) => moduleOf(source.path) !== 'sys' && source.imports.some((each) => each.from === 'koffi'));
   assert.deepEqual(
     wrong.map((source) => source.path),
     [],
@@ -170,7 +128,7 @@ test('only src/sys imports koffi', () => {
 });
 
 test('there is no import cycle', () => {
-  assert.deepEqual(findCycle(), []);
+  assert.deepEqual(findCycle(new Map(product.map((source) => [source.path, source.imports.map(({ from }) => from)]))), []);
 });
 
 test('every import leads to a file', () => {
@@ -282,7 +240,20 @@ test(`no function is longer than ${functionLinesMax} lines`, () => {
   assert.deepEqual(wrong, []);
 });
 
-test('the monitor keeps the same length of functions', () => {
+test('no file of the monitor calls one that calls it', () => {
+  const files = listFiles(join(root, 'src/monitor')).filter((path) => path.endsWith('.c'));
+  const texts = new Map(files.map((path) => [relative(root, path), readFileSync(path, 'utf8').replace(/\/\*[\s\S]*?\*\/|"(?:[^"\\]|\\.)*"/g, '')]));
+  const definedIn = (text: string) => [...text.matchAll(/^(?!static|\s)[\w ]+?[ *](\w+)\([^;{]*\)\s*\{/gm)].map(([, name = '']) => name);
+  const owner = new Map([...texts].flatMap(([path, text]) => definedIn(text).map((name): [string, string] => [name, path])));
+  const callsOf = (path: string) => {
+    const called = [...(texts.get(path) ?? '').matchAll(/\b(\w+)\(/g)].flatMap(([, name = '']) => owner.get(name) ?? []);
+    return [...new Set(called)].filter((other) => other !== path);
+  };
+  assert.ok(owner.size > 10);
+  assert.deepEqual(findCycle(new Map([...texts.keys()].map((path) => [path, callsOf(path)]))), []);
+});
+
+test('the functions of the monitor keep the same length', () => {
   const files = listFiles(join(root, 'src/monitor')).filter((path) => path.endsWith('.c'));
   const wrong = files.flatMap((path) =>
     longCFunctions(readFileSync(path, 'utf8')).map(({ name, lines }) => `${relative(root, path)}: ${name}: ${lines} lines`),
@@ -339,21 +310,40 @@ function importsOf(path: string, text: string): Import[] {
 }
 
 /** The directory below src; '' for src itself. */
-function roomOf(path: string): string {
+function moduleOf(path: string): string {
   return path.split('/').length > 2 ? (path.split('/')[1] ?? '') : '';
+}
+
+/** The folder inside its module; '' for the module's own. */
+function folderOf(path: string): string {
+  return path.split('/').slice(2, -1).join('/');
+}
+
+function words(text: string): string[] {
+  return text.split(' ');
 }
 
 const isOwn = (path: string) => /^(src|test|scripts|bench)\//.test(path);
 const isTestOf = (path: string) => path.endsWith('.test.ts') || path.startsWith('test/');
-const isTypeOfSpec = (each: Import) => each.isTypeOnly && each.from === 'src/engine/state/spec.ts';
-const isConfigType = (each: Import) => each.isTypeOnly && each.from === 'src/config.ts';
-const nameOf = (path: string) => basename(path, '.ts');
-const isPure = (path: string) => (roomOf(path) === 'sys' ? pureInSys.includes(nameOf(path)) : !effectful[roomOf(path)]?.includes(nameOf(path)));
+const isSharedType = (each: Import) => each.isTypeOnly && sharedTypes.includes(each.from);
+/** What a module works with is built at its top and used everywhere in it. */
+const isDepsType = (each: Import) => each.isTypeOnly && basename(each.from) === 'deps.ts' && folderOf(each.from) === '';
 
-function mayPureImport(path: string, from: string): boolean {
-  if (!isOwn(from)) return pureModules.includes(from);
-  const own = roomOf(path);
-  return isPure(from) && (roomOf(from) === own || (mayImport[own] ?? []).includes(roomOf(from)));
+function isPure(path: string): boolean {
+  const header = /^(?:#!.*\n)?\/\*\*[\s\S]*?\*\//.exec(textOf.get(path) ?? '')?.[0] ?? '';
+  return pureFolders.includes(dirname(path).slice('src/'.length)) || /\b(Pure|Types only|Data only|no I\/O)\b/.test(header);
+}
+
+function mayPureImport(from: string): boolean {
+  return isOwn(from) ? isPure(from) : pureModules.includes(from);
+}
+
+/** Whether it imports, directly or not, what has side effects. */
+function hasEffects(path: string, seen = new Set<string>()): boolean {
+  if (seen.has(path)) return false;
+  seen.add(path);
+  const used = (product.find((source) => source.path === path)?.imports ?? []).filter((each) => !each.isTypeOnly);
+  return used.some(({ from }) => (isOwn(from) ? hasEffects(from, seen) : !pureModules.includes(from)));
 }
 
 function workersOf(source: Source): string[] {
@@ -373,43 +363,43 @@ function isType(text: string, name: string): boolean {
   return new RegExp(`^export (type|interface) ${name}\\b`, 'm').test(text);
 }
 
-/** @returns the files of a cycle of imports, types included; none when there is none. */
-function findCycle(): string[] {
-  const byPath = new Map(product.map((source) => [source.path, source]));
+/** @returns the files of a cycle, types included; none when there is none. */
+function findCycle(uses: ReadonlyMap<string, readonly string[]>): string[] {
   const done = new Set<string>();
   const visit = (path: string, trail: readonly string[]): string[] => {
     if (trail.includes(path)) return [...trail.slice(trail.indexOf(path)), path];
     if (done.has(path)) return [];
     done.add(path);
-    for (const { from } of byPath.get(path)?.imports ?? []) {
-      const cycle = byPath.has(from) ? visit(from, [...trail, path]) : [];
+    for (const other of uses.get(path) ?? []) {
+      const cycle = uses.has(other) ? visit(other, [...trail, path]) : [];
       if (cycle.length > 0) return cycle;
     }
     return [];
   };
-  return product.reduce<string[]>((found, source) => (found.length > 0 ? found : visit(source.path, [])), []);
+  return [...uses.keys()].reduce<string[]>((found, path) => (found.length > 0 ? found : visit(path, [])), []);
 }
 
-/** Own lines of each function: those of functions inside it are theirs. By indentation, which the formatter guarantees. */
+/** Functions, methods and arrow functions, each as a whole. By indentation, which the formatter guarantees. */
 function longFunctions(text: string): { name: string; lines: number }[] {
-  const all = functionsOf(text.split('\n'));
-  return all.flatMap((each) => {
-    const inside = all.filter((other) => other.start > each.start && other.end <= each.end);
-    const direct = inside.filter((other) => !inside.some((outer) => outer.start < other.start && other.end <= outer.end));
-    const lines = each.end - each.start + 1 - direct.reduce((sum, other) => sum + other.end - other.start + 1, 0);
-    return lines > functionLinesMax ? [{ name: each.name, lines }] : [];
+  const lines = text.split('\n');
+  return lines.flatMap((line, start) => {
+    const head = functionHeads.map((pattern) => pattern.exec(line)).find((match) => match !== null);
+    if (!head || /[;}]\s*$/.test(line)) return [];
+    const [, indent = '', name = ''] = head;
+    // Parameters on lines of their own end with the body's brace; a call's arguments do not.
+    const close = line.endsWith('(') ? lines.slice(start + 1).find((later) => later.startsWith(`${indent})`)) : line;
+    if (!close?.endsWith('{') && !close?.endsWith('=>')) return [];
+    const length = lines.slice(start + 1).findIndex((later) => later.startsWith(`${indent}}`) && !later.endsWith('{')) + 2;
+    return length > functionLinesMax ? [{ name, lines: length }] : [];
   });
 }
 
-function functionsOf(lines: readonly string[]): { name: string; start: number; end: number }[] {
-  return lines.flatMap((line, start) => {
-    const head = /^(\s*)(?:export )?(?:async )?(?:function\*? (\w+)|const (\w+) = (?:async )?(?:<[^>]*>)?(?:\([^)]*\)|\w+)[^=]*=>)/.exec(line);
-    if (!head || /[;}]\s*$/.test(line)) return [];
-    const [, indent = '', named, assigned] = head;
-    const end = start + 1 + lines.slice(start + 1).findIndex((later) => later === `${indent}}` || later === `${indent}};`);
-    return [{ name: named ?? assigned ?? '', start, end }];
-  });
-}
+const functionHeads = [
+  /^(\s*)(?:export )?(?:async )?function\*? (\w+)/,
+  /^(\s*)(?:export )?(?:const (\w+) = |return )(?:async )?(?:<[^>]*>)?\(?[^=]*=>/,
+  /^(\s*)(\w+): (?:async )?(?:\([^)]*\)|\w+)[^=]*=> \{$/,
+  /^(\s+)(?:static |async |get |set |\*)*(#?(?!(?:if|for|while|switch|catch|return|await)\b)\w+)(?:<[^>]*>)?\((?:.*\{)?$/,
+];
 
 function longCFunctions(text: string): { name: string; lines: number }[] {
   const lines = text.split('\n');
