@@ -1,117 +1,108 @@
 /**
- * Writes src/cri/wire/messages.ts, the types of the CRI's messages and methods, from proto/cri-v1.json.
+ * Generates the TypeScript types of the gRPC contracts in proto/: src/cri/wire/messages.ts and src/cri/wire/berth-messages.ts.
  *
- * Run it after a change of that file: node scripts/generate-messages.ts. A test fails when the two differ.
+ * Run `npm run generate` after a change in proto/. src/cri/contract.test.ts fails when the generated files are out of date.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
+import protobuf from 'protobufjs';
 
 const root = join(import.meta.dirname, '..');
-const target = join(root, 'src/cri/wire/messages.ts');
 
-export type Field = {
-  readonly name: string;
-  readonly number: number;
-  readonly type: string;
-  readonly label?: 'repeated' | 'map';
-  readonly kind?: 'message' | 'enum';
-  readonly keyType?: string;
-  readonly valueType?: string;
-  readonly deprecated?: boolean;
-  readonly debugRedact?: boolean;
+/** Each contract below proto/ and its generated file. */
+export const generatedFiles: Readonly<Record<string, string>> = {
+  'runtime-v1.proto': join(root, 'src/cri/wire/messages.ts'),
+  'berth-v1.proto': join(root, 'src/cri/wire/berth-messages.ts'),
 };
-export type Rpc = { readonly request: string; readonly response: string; readonly serverStreaming?: boolean };
+
+/** A parsed .proto file. Nested messages and enums appear in their parent's place. */
 export type Contract = {
   readonly package: string;
-  readonly services: Readonly<Record<string, Readonly<Record<string, Rpc>>>>;
-  readonly messages: Readonly<Record<string, { readonly fields: readonly Field[] }>>;
-  readonly enums: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  readonly services: readonly protobuf.Service[];
+  readonly messages: readonly protobuf.Type[];
+  readonly enums: readonly protobuf.Enum[];
 };
 
-type Change = {
-  readonly enumRenames?: Readonly<Record<string, Readonly<Record<string, string>>>>;
-  readonly rpcs?: Contract['services'];
-  readonly messages?: Contract['messages'];
-  readonly fields?: Readonly<Record<string, readonly Field[]>>;
-};
-
-/** The contract with everything that later versions change in it. */
-export function readContract(): Contract {
-  const file = JSON.parse(readFileSync(join(root, 'proto/cri-v1.json'), 'utf8')) as Contract & {
-    readonly upcoming: Readonly<Record<string, Change>>;
-  };
-  return Object.values(file.upcoming).reduce<Contract>(withChange, file);
-}
-
-function withChange(contract: Contract, change: Change): Contract {
-  const services = Object.entries(contract.services).map(([name, rpcs]) => [name, { ...rpcs, ...change.rpcs?.[name] }]);
-  const messages = Object.entries(contract.messages).map(([name, { fields }]) => [name, { fields: [...fields, ...(change.fields?.[name] ?? [])] }]);
-  const enums = Object.entries(contract.enums).map(([name, values]) => {
-    const renamed = Object.entries(values).map(([value, number]) => [change.enumRenames?.[name]?.[value] ?? value, number]);
-    return [name, Object.fromEntries(renamed)];
-  });
+/** Reads a contract. @param file relative to proto/, or absolute. */
+export function readContract(file: string): Contract {
+  const text = readFileSync(resolve(root, 'proto', file), 'utf8');
+  const { root: parsed, package: name = '' } = protobuf.parse(text, { keepCase: true, alternateCommentMode: true });
+  const declared = declarationsIn(parsed.lookup(name ?? '') as protobuf.Namespace);
   return {
-    package: contract.package,
-    services: Object.fromEntries(services),
-    messages: { ...Object.fromEntries(messages), ...change.messages },
-    enums: Object.fromEntries(enums),
+    package: name ?? '',
+    services: declared.filter((each) => each instanceof protobuf.Service),
+    messages: declared.filter((each) => each instanceof protobuf.Type),
+    enums: declared.filter((each) => each instanceof protobuf.Enum),
   };
 }
 
-const header = `/**
- * The CRI's messages and methods as types. Generated from proto/cri-v1.json by scripts/generate-messages.ts: change that, not this.
- *
- * A field that was not sent is undefined, for absent and zero mean different things; lists always arrive as arrays. 64-bit numbers are decimal text.
- */
+function declarationsIn(namespace: protobuf.NamespaceBase): protobuf.ReflectionObject[] {
+  return namespace.nestedArray.flatMap((each) => [each, ...(each instanceof protobuf.Type ? declarationsIn(each) : [])]);
+}
 
-/** One request, one response. */
-export type Unary<Request, Response> = { readonly kind: 'unary'; readonly request: Request; readonly response: Response };
+/** Returns the fields that hold secrets (`debug_redact`), as `Message.field`. */
+export function redactedFields({ messages }: Contract): string[] {
+  return messages.flatMap(({ name, fieldsArray }) =>
+    fieldsArray.filter(({ options }) => options?.['debug_redact'] === true).map((field) => `${name}.${field.name}`),
+  );
+}
 
-/** One request, any number of responses. */
-export type Streaming<Request, Response> = { readonly kind: 'streaming'; readonly request: Request; readonly response: Response };
-`;
-
-/** The text of src/cri/wire/messages.ts. */
-export function messagesSource(contract: Contract): string {
+/** Returns the generated TypeScript of a contract. @param file its name, for the header. */
+export function messagesSource(file: string, { services, messages, enums }: Contract): string {
+  const kinds = new Set(services.flatMap(({ methodsArray }) => methodsArray.map(kindOf)));
   return [
-    header,
-    ...Object.entries(contract.services).map(([name, rpcs]) => serviceType(name, rpcs)),
-    ...Object.entries(contract.messages).map(([name, { fields }]) => messageType(name, fields)),
-    ...Object.entries(contract.enums).map(([name, values]) => enumType(name, Object.keys(values))),
+    `/**
+ * The messages, enums and services of proto/${file} as types. Pure. Generated by scripts/generate-messages.ts: do not edit.
+ *
+ * A field that was not sent is undefined, because absent and zero differ. Lists always arrive as arrays. 64-bit integers are decimal strings.
+ */
+import type { ${[...kinds].sort().join(', ')} } from './rpc.ts';
+`,
+    ...services.map(serviceType),
+    ...messages.map(messageType),
+    ...enums.map(enumType),
   ].join('\n');
 }
 
-function serviceType(name: string, rpcs: Readonly<Record<string, Rpc>>): string {
-  const lines = Object.entries(rpcs).map(
-    ([rpc, { request, response, serverStreaming = false }]) =>
-      `  readonly ${rpc}: ${serverStreaming ? 'Streaming' : 'Unary'}<${request}, ${response}>;\n`,
+function serviceType({ name, comment, methodsArray }: protobuf.Service): string {
+  const lines = methodsArray.map(
+    (method) => `${docstring(method.comment, '  ')}  readonly ${method.name}: ${kindOf(method)}<${method.requestType}, ${method.responseType}>;\n`,
   );
-  return `export type ${name} = {\n${lines.join('')}};\n`;
+  return `${docstring(comment)}export type ${name} = {\n${lines.join('')}};\n`;
 }
 
-function messageType(name: string, fields: readonly Field[]): string {
-  if (fields.length === 0) return `export type ${name} = Readonly<Record<string, never>>;\n`;
-  return `export type ${name} = {\n${fields.map((field) => `  readonly ${field.name}?: ${fieldType(field)} | undefined;\n`).join('')}};\n`;
+function kindOf({ requestStream, responseStream }: protobuf.Method): string {
+  if (requestStream) return 'Bidirectional';
+  return responseStream ? 'Streaming' : 'Unary';
 }
 
-function fieldType({ type, label, keyType, valueType }: Field): string {
-  if (label === 'map') return `Readonly<Record<${scalarType(keyType ?? '')}, ${scalarType(valueType ?? '')}>>`;
-  return label === 'repeated' ? `readonly ${scalarType(type)}[]` : scalarType(type);
+function messageType({ name, comment, fieldsArray }: protobuf.Type): string {
+  const head = `${docstring(comment)}export type ${name} =`;
+  if (fieldsArray.length === 0) return `${head} Readonly<Record<string, never>>;\n`;
+  const lines = fieldsArray.map((field) => `${docstring(field.comment, '  ')}  readonly ${field.name}?: ${fieldType(field)} | undefined;\n`);
+  return `${head} {\n${lines.join('')}};\n`;
+}
+
+function fieldType(field: protobuf.Field): string {
+  if (field instanceof protobuf.MapField) return `Readonly<Record<${valueType(field.keyType)}, ${valueType(field.type)}>>`;
+  return field.repeated ? `readonly ${valueType(field.type)}[]` : valueType(field.type);
 }
 
 const scalars: Readonly<Record<string, string>> = {
   ...{ string: 'string', bool: 'boolean', bytes: 'Buffer', double: 'number', int32: 'number', uint32: 'number', int64: 'string', uint64: 'string' },
 };
 
-const scalarType = (type: string): string => scalars[type] ?? localName(type);
+const valueType = (type: string): string => scalars[type] ?? type;
 
-/** Nested types have names of their own. */
-const localName = (type: string): string => type.split('.').at(-1) ?? type;
-
-function enumType(name: string, values: readonly string[]): string {
-  const oneLine = `export type ${localName(name)} = ${values.map((value) => `'${value}'`).join(' | ')};`;
+function enumType({ name, comment, values }: protobuf.Enum): string {
+  const names = Object.keys(values).map((value) => `'${value}'`);
+  const oneLine = `${docstring(comment)}export type ${name} = ${names.join(' | ')};`;
   if (oneLine.length <= 150) return `${oneLine}\n`;
-  return `export type ${localName(name)} =\n${values.map((value) => `  | '${value}'`).join('\n')};\n`;
+  return `${docstring(comment)}export type ${name} =\n${names.map((value) => `  | ${value}`).join('\n')};\n`;
 }
 
-if (import.meta.main) writeFileSync(target, messagesSource(readContract()));
+function docstring(comment: string | null, indent = ''): string {
+  return comment ? `${indent}/** ${comment.replaceAll('\n', ' ')} */\n` : '';
+}
+
+if (import.meta.main) for (const [file, target] of Object.entries(generatedFiles)) writeFileSync(target, messagesSource(file, readContract(file)));

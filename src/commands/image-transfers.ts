@@ -10,7 +10,7 @@ import { basename, dirname, join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { callOwn } from '../cri/client.ts';
 import type { Contract } from '../cri/contract.ts';
-import type { ExportResponse, ImportRequest, ImportResponse, PullResponse, PullsResponse, TransferMessage } from '../cri/wire/node-messages.ts';
+import type { ExportResponse, ImportRequest, ImportResponse, PullResponse, PullsResponse, TransferProgress } from '../cri/wire/berth-messages.ts';
 import { BerthError, failedTo, invalidArgument } from '../lib/errors.ts';
 import { openProgressDisplay, type ProgressDisplay } from './progress-display.ts';
 import { archiveLine, createRate, pullsTable, transferLines } from './transfer-report.ts';
@@ -52,7 +52,7 @@ async function* requestsOf(file: string, name: string | undefined): AsyncGenerat
 }
 
 /** Shows the progress that the answers tell. @returns the last answer. */
-async function lastOf<Answer>(answers: AsyncIterable<Answer>, progressOf: (answer: Answer) => TransferMessage | null | undefined): Promise<Answer> {
+async function lastOf<Answer>(answers: AsyncIterable<Answer>, progressOf: (answer: Answer) => TransferProgress | null | undefined): Promise<Answer> {
   const display = openProgressDisplay(process.stderr);
   const rate = createRate();
   let last: Answer | undefined;

@@ -1,7 +1,7 @@
 /**
  * How pulls, imports and exports stand, as lines for people: with bars for a terminal, in a table for all pulls at once. Pure.
  */
-import type { LayerTransferMessage, TransferMessage } from '../cri/wire/node-messages.ts';
+import type { LayerProgress, TransferProgress } from '../cri/wire/berth-messages.ts';
 
 /** Of the last seconds: what a person takes for "now". */
 const windowMs = 5000;
@@ -29,7 +29,7 @@ export function createRate(): Rate {
  *
  * @param rowsMax of the terminal: of many layers those that move come first.
  */
-export function transferLines(transfer: TransferMessage, bytesPerSecond: number, rowsMax: number): string[] {
+export function transferLines(transfer: TransferProgress, bytesPerSecond: number, rowsMax: number): string[] {
   const { layers = [] } = transfer;
   const moving = layers.filter(({ state }) => state === 'fetching');
   const waiting = layers.filter(({ state }) => state === 'waiting');
@@ -37,7 +37,7 @@ export function transferLines(transfer: TransferMessage, bytesPerSecond: number,
 }
 
 /** `docker.io/library/x:1: fetching 2 of 3 layers, 1.0 of 2.0 MB, 3.0 MB/s, mirror.example, 1 retry` */
-export function summaryLine(transfer: TransferMessage, bytesPerSecond: number): string {
+export function summaryLine(transfer: TransferProgress, bytesPerSecond: number): string {
   const { image = '', state = '', layers = [], host = '', retries = 0, received_bytes: received = '0' } = transfer;
   const left = layers.filter((layer) => layer.state !== 'done').length;
   const parts = [
@@ -50,7 +50,7 @@ export function summaryLine(transfer: TransferMessage, bytesPerSecond: number): 
   return `${image}: ${parts.join(', ')}`;
 }
 
-function layerLine({ digest = '', state = '', done_bytes: done = '0', total_bytes: total = '0' }: LayerTransferMessage): string {
+function layerLine({ digest = '', state = '', done_bytes: done = '0', total_bytes: total = '0' }: LayerProgress): string {
   return `  ${digest.replace(/^sha(?:256|512):/, '').slice(0, 12)}  ${state === 'waiting' ? 'waiting'.padEnd(barWidth + 2) : bar(Number(done), Number(total))}  ${ofMegabytes(Number(done), Number(total))}`;
 }
 
@@ -67,7 +67,7 @@ export function archiveLine(done: number, total: number, bytesPerSecond: number)
 }
 
 /** One line a pull; rates are those since each began. */
-export function pullsTable(pulls: readonly TransferMessage[], nowMs: number): string {
+export function pullsTable(pulls: readonly TransferProgress[], nowMs: number): string {
   const rows = pulls.map(
     ({ image = '', state = '', layers = [], host = '', retries = 0, received_bytes: received = '0', started_at_ms: since = '0' }) => {
       const seconds = Math.max(0, nowMs - Number(since)) / 1000;
@@ -95,7 +95,7 @@ export function pullsTable(pulls: readonly TransferMessage[], nowMs: number): st
     .join('\n');
 }
 
-function sum(layers: readonly LayerTransferMessage[], key: 'done_bytes' | 'total_bytes'): number {
+function sum(layers: readonly LayerProgress[], key: 'done_bytes' | 'total_bytes'): number {
   return layers.reduce((total, layer) => total + Number(layer[key] ?? 0), 0);
 }
 

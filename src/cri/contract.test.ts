@@ -1,55 +1,68 @@
-/** Holds proto/runtime-v1.proto and the generated types against proto/cri-v1.json. */
+/** Tests the contracts in proto/: generated types, compatibility with the released CRI v1, and the wire format. */
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { test } from 'node:test';
 import protobuf from 'protobufjs';
-import { type Field, messagesSource, readContract } from '../../scripts/generate-messages.ts';
+import { type Contract, generatedFiles, messagesSource, readContract, redactedFields } from '../../scripts/generate-messages.ts';
 import { loadContract } from './contract.ts';
 import type { CreateContainerRequest } from './wire/messages.ts';
 
-const contract = readContract();
-const proto = readFileSync(join(import.meta.dirname, '../../proto/runtime-v1.proto'), 'utf8');
-const { root } = protobuf.parse(proto, { keepCase: true });
-const namespace = root.lookup(contract.package) as protobuf.Namespace;
-const declared = namespace.nestedArray;
-const messages = declared.filter((each) => each instanceof protobuf.Type);
-const nested = messages.flatMap((message) => message.nestedArray);
-const enums = [...declared, ...nested].filter((each) => each instanceof protobuf.Enum);
+const contract = readContract('runtime-v1.proto');
 
-test('the proto has the messages of the contract, no more and no fewer', () => {
-  assert.deepEqual(messages.map(shortName).sort(), Object.keys(contract.messages).sort());
+/** The sha256 of linesOf(readContract(FILE)), where FILE is pkg/apis/runtime/v1/api.proto of cri-api v0.36.3. */
+const releasedDigest = '1c1cf2a88c52e6522b78475c8c8cb47eece712d77f5b88014417506a33437d3f';
+/** What the .proto has beyond that release. */
+const addedLater: readonly string[] = [
+  'Mount.mount_options = 11: repeated string',
+  'RuntimeFeatures.mount_options = 3: bool',
+  'RuntimeService/CheckpointPod: CheckpointPodRequest, CheckpointPodResponse',
+  'RuntimeService/RestorePod: RestorePodRequest, RestorePodResponse',
+  'CheckpointPodRequest.pod_sandbox_id = 1: string',
+  'CheckpointPodRequest.output_path = 2: string',
+  'CheckpointPodRequest.container_ids = 3: repeated string',
+  'CheckpointPodRequest.options = 4: map<string, string>',
+  'RestorePodRequest.checkpoint_path = 1: string',
+  'RestorePodRequest.config = 2: PodSandboxConfig',
+  'RestorePodRequest.runtime_handler = 3: string',
+  'RestorePodRequest.options = 4: map<string, string>',
+  'RestorePodRequest.container_configs = 5: repeated ContainerConfig',
+  'RestoredContainer.name = 1: string',
+  'RestoredContainer.container_id = 2: string',
+  'RestorePodResponse.pod_sandbox_id = 1: string',
+  'RestorePodResponse.restored_containers = 2: repeated RestoredContainer',
+];
+
+for (const [file, target] of Object.entries(generatedFiles)) {
+  test(`${target.split('/').at(-1)} is up to date with ${file}`, () => {
+    assert.equal(readFileSync(target, 'utf8'), messagesSource(file, readContract(file)), 'run `npm run generate`');
+  });
+}
+
+test('every RPC, field number, field type and enum number of the released CRI v1 is unchanged', () => {
+  const lines = linesOf(contract);
+  assert.deepEqual(
+    addedLater.filter((line) => !lines.includes(line)),
+    [],
+  );
+  const released = lines.filter((line) => !addedLater.includes(line));
+  assert.equal(createHash('sha256').update(released.join('\n')).digest('hex'), releasedDigest, 'the wire format of a released field has changed');
 });
 
-test('the proto has every field with its name, number, type and label', () => {
-  for (const [name, { fields }] of Object.entries(contract.messages)) {
-    const found = messages.find((message) => message.name === name)?.fieldsArray ?? [];
-    assert.deepEqual(found.map(fromProto).sort(), fields.map(fromContract).sort(), name);
-  }
+test('exactly the credentials of a pull are marked debug_redact', () => {
+  assert.deepEqual(redactedFields(contract), ['AuthConfig.password', 'AuthConfig.auth', 'AuthConfig.identity_token', 'AuthConfig.registry_token']);
 });
 
-test('the proto has every enum with its values', () => {
-  assert.deepEqual(Object.fromEntries(enums.map((each) => [shortName(each), each.values])), contract.enums);
+test('loadContract() serves every RPC under its path', () => {
+  const { runtime, image, own } = loadContract();
+  const paths = [runtime, image, own].flatMap((service) => Object.values(service).map((method) => method.path));
+  const expected = [contract, readContract('berth-v1.proto')].flatMap((each) =>
+    each.services.flatMap((service) => service.methodsArray.map(({ name }) => `/${each.package}.${service.name}/${name}`)),
+  );
+  assert.deepEqual(paths.sort(), expected.sort());
 });
 
-test('the proto has every rpc with its request, response and streaming', () => {
-  for (const [service, rpcs] of Object.entries(contract.services)) {
-    const found = (namespace.lookup(service) as protobuf.Service).methodsArray;
-    const wanted = Object.entries(rpcs).map(
-      ([rpc, { request, response, serverStreaming }]) => `${rpc}(${request}) ${serverStreaming ? 'stream ' : ''}${response}`,
-    );
-    assert.deepEqual(found.map(describeMethod).sort(), wanted.sort());
-  }
-});
-
-test('loadContract() serves every rpc under the path that clients call', () => {
-  const { runtime, image } = loadContract();
-  const paths = [...Object.values(runtime), ...Object.values(image)].map((method) => method.path);
-  const wanted = Object.entries(contract.services).flatMap(([service, rpcs]) => Object.keys(rpcs).map((rpc) => `/runtime.v1.${service}/${rpc}`));
-  assert.deepEqual(paths.sort(), wanted.sort());
-});
-
-test('a request keeps apart what was not sent and what is zero; 64-bit numbers are text, bytes a Buffer', () => {
+test('a request distinguishes unset from zero; 64-bit integers are strings, bytes are Buffers', () => {
   const method = loadContract().runtime['CreateContainer'];
   assert.ok(method);
   const security_context = { seccomp: {}, run_as_user: { value: '9007199254740993' } };
@@ -63,26 +76,25 @@ test('a request keeps apart what was not sent and what is zero; 64-bit numbers a
   assert.deepEqual(config?.CDI_devices, [{ name: 'x' }]);
 });
 
-test('messages.ts is what the generator writes', () => {
-  assert.equal(readFileSync(join(import.meta.dirname, 'wire/messages.ts'), 'utf8'), messagesSource(contract));
-});
-
-function shortName(object: protobuf.ReflectionObject): string {
-  return object.fullName.slice(`.${contract.package}.`.length);
+/**
+ * Everything in a contract that affects the wire, one line each, sorted. Without the prefix SIGNAL_, which the release lacks: only the names of signals
+ * differ, not their numbers.
+ */
+function linesOf({ services, messages, enums }: Contract): string[] {
+  const stream = (isStream: boolean | undefined, type: string) => (isStream ? `stream ${type}` : type);
+  return [
+    ...services.flatMap(({ name, methodsArray }) =>
+      methodsArray.map((each) => {
+        const [request, response] = [stream(each.requestStream, each.requestType), stream(each.responseStream, each.responseType)];
+        return `${name}/${each.name}: ${request}, ${response}`;
+      }),
+    ),
+    ...messages.flatMap(({ name, fieldsArray }) => fieldsArray.map((field) => `${name}.${field.name} = ${field.id}: ${typeOf(field)}`)),
+    ...enums.flatMap(({ name, values }) => Object.entries(values).map(([value, number]) => `${name}.${value.replace(/^SIGNAL_/, '')} = ${number}`)),
+  ].sort();
 }
 
-function describeMethod(method: protobuf.Method): string {
-  assert.equal(method.requestStream ?? false, false);
-  return `${method.name}(${method.requestType}) ${method.responseStream ? 'stream ' : ''}${method.responseType}`;
-}
-
-function fromProto(field: protobuf.Field): string {
-  const type = field instanceof protobuf.MapField ? `map<${field.keyType}, ${field.type}>` : `${field.repeated ? 'repeated ' : ''}${field.type}`;
-  return `${field.name} = ${field.id}: ${type}${field.options?.['deprecated'] ? ' deprecated' : ''}${field.options?.['debug_redact'] ? ' redacted' : ''}`;
-}
-
-function fromContract(field: Field): string {
-  const type = field.type.split('.').at(-1);
-  const text = field.label === 'map' ? `map<${field.keyType}, ${field.valueType}>` : `${field.label === 'repeated' ? 'repeated ' : ''}${type}`;
-  return `${field.name} = ${field.number}: ${text}${field.deprecated ? ' deprecated' : ''}${field.debugRedact ? ' redacted' : ''}`;
+function typeOf(field: protobuf.Field): string {
+  if (field instanceof protobuf.MapField) return `map<${field.keyType}, ${field.type}>`;
+  return `${field.repeated ? 'repeated ' : ''}${field.type}${field.options?.['deprecated'] ? ' deprecated' : ''}`;
 }

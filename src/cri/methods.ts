@@ -44,7 +44,9 @@ import { listPodSandboxMetrics, streamPodSandboxMetrics } from './rpc/stats/list
 import { listPodSandboxStats, streamPodSandboxStats } from './rpc/stats/list-pod-sandbox-stats.ts';
 import { podSandboxStats } from './rpc/stats/pod-sandbox-stats.ts';
 import type { EncodedMessage } from './to-response/encoded.ts';
-import type { ImageService, RuntimeService, Streaming, Unary } from './wire/messages.ts';
+import type { Images } from './wire/berth-messages.ts';
+import type { ImageService, RuntimeService } from './wire/messages.ts';
+import type { Bidirectional, Streaming, Unary } from './wire/rpc.ts';
 
 type Handler<Request, Result> = (deps: CriDeps, request: Request, signal: AbortSignal) => Result;
 
@@ -52,17 +54,20 @@ type Handler<Request, Result> = (deps: CriDeps, request: Request, signal: AbortS
 type Served<Request, Result> = { readonly kind: 'change' | 'poll'; readonly handle: Handler<Request, Result> };
 type Missing = { readonly kind: 'missing'; readonly sentence: string };
 
+type Messages<Response> = Iterable<Response | EncodedMessage> | AsyncIterable<Response | EncodedMessage>;
+
 export type UnaryMethod<Request, Response> = Served<Request, Promise<Response | EncodedMessage>> | Missing;
-export type StreamingMethod<Request, Response> =
-  | Served<Request, Iterable<Response | EncodedMessage> | AsyncIterable<Response | EncodedMessage>>
-  | Missing;
+export type StreamingMethod<Request, Response> = Served<Request, Messages<Response>> | Missing;
+type BidirectionalMethod<Request, Response> = Served<AsyncIterable<Request>, Messages<Response>>;
 
 type Table<Service> = {
   readonly [Rpc in keyof Service]: Service[Rpc] extends Unary<infer Request, infer Response>
     ? UnaryMethod<Request, Response>
     : Service[Rpc] extends Streaming<infer Request, infer Response>
       ? StreamingMethod<Request, Response>
-      : never;
+      : Service[Rpc] extends Bidirectional<infer Request, infer Response>
+        ? BidirectionalMethod<Request, Response>
+        : never;
 };
 
 const change = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'change', handle }) as const;
@@ -122,12 +127,12 @@ export const imageMethods: Table<ImageService> = {
 };
 
 /** What the CRI has no call for: proto/berth-v1.proto. */
-export const ownMethods = {
+export const ownMethods: Table<Images> = {
   Import: change(importImages),
   Export: change(exportImages),
   Pull: change(pullWithProgress),
   Pulls: poll(listPulls),
-} as const;
+};
 
 /** A method whose request and response types are known to match, since the tables above compiled. */
 export type AnyMethod = UnaryMethod<unknown, unknown> | StreamingMethod<unknown, unknown>;

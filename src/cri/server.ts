@@ -36,7 +36,7 @@ export async function listen(contract: Contract, socketPath: string, deps: CriDe
   const server = new Server(serverOptions);
   server.addService(contract.runtime, implementation(contract.runtime, runtimeMethods as Methods, deps));
   server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
-  server.addService(contract.own, implementation(contract.own, ownMethods as unknown as Methods, deps));
+  server.addService(contract.own, implementation(contract.own, ownMethods as Methods, deps));
   await bind(server, socketPath);
   // Whoever may write to it is root on this node: the group is for an administrator to give.
   chmodSync(socketPath, 0o660);

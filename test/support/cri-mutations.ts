@@ -7,6 +7,7 @@
 import { join, resolve } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
+import { readContract, redactedFields } from '../../scripts/generate-messages.ts';
 import { pick } from './mutate.ts';
 
 type Field = { readonly name: string; readonly label: string; readonly type: string; readonly typeName: string };
@@ -26,7 +27,7 @@ export type OddWords = {
   readonly secret: string;
 };
 
-const credentials = ['username', 'password', 'auth', 'identity_token', 'registry_token'];
+const credentials = ['username', ...redactedFields(readContract('runtime-v1.proto')).map((field) => field.split('.').at(-1) ?? '')];
 const manyMax = 3000;
 /** Of bytes: many of longer ones would be more than any message may hold. */
 const manyBytesMax = 1000;

@@ -61,7 +61,8 @@ test('containerSpecFrom() puts the log below the log directory of the sandbox, o
 });
 
 test('every stop signal of the contract has a name that the engine knows', () => {
-  const names = Object.keys(readContract().enums['Signal'] ?? {}) as Signal[];
+  const signals = readContract('runtime-v1.proto').enums.find(({ name }) => name === 'Signal');
+  const names = Object.keys(signals?.values ?? {}) as Signal[];
   const numbers = names.slice(1).map((name) => parseSignal(spec({ stop_signal: name }).stopSignal ?? ''));
   assert.equal(numbers.length, 65);
   assert.equal(spec({ stop_signal: 'SIGNAL_SIGRTMINPLUS3' }).stopSignal, 'SIGRTMIN+3');

@@ -2,9 +2,9 @@
  * How a pull or an import stands, as a message. Pure.
  */
 import type { Transfer } from '../../images/document/transfer.ts';
-import type { TransferMessage } from '../wire/node-messages.ts';
+import type { TransferProgress } from '../wire/berth-messages.ts';
 
-export function toTransferMessage(transfer: Transfer): TransferMessage {
+export function toTransferProgress(transfer: Transfer): TransferProgress {
   const { image, startedAtMs, state, layers, receivedBytes, host, retries } = transfer;
   return {
     image,

@@ -4,7 +4,7 @@
 import { invalidArgument } from '../../../lib/errors.ts';
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
-import type { ExportRequest, ExportResponse } from '../../wire/node-messages.ts';
+import type { ExportRequest, ExportResponse } from '../../wire/berth-messages.ts';
 
 /** @throws {BerthError} INVALID_ARGUMENT without an image; as the images' export. */
 export async function* exportImages(

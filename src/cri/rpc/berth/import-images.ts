@@ -4,7 +4,7 @@
 
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
-import type { ImportRequest, ImportResponse } from '../../wire/node-messages.ts';
+import type { ImportRequest, ImportResponse } from '../../wire/berth-messages.ts';
 import { reportProgress } from './report-progress.ts';
 
 /** @throws {BerthError} as the images' import. */

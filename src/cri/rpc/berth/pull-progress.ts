@@ -4,7 +4,7 @@
 
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
-import type { PullRequest, PullResponse } from '../../wire/node-messages.ts';
+import type { PullRequest, PullResponse } from '../../wire/berth-messages.ts';
 import { reportProgress } from './report-progress.ts';
 
 /** @throws {BerthError} INVALID_ARGUMENT without a reference, else as the images' pull. */

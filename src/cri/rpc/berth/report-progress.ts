@@ -3,8 +3,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Transfer } from '../../../images/document/transfer.ts';
-import { toTransferMessage } from '../../to-response/transfer-to-response.ts';
-import type { TransferMessage } from '../../wire/node-messages.ts';
+import { toTransferProgress } from '../../to-response/transfer-to-response.ts';
+import type { TransferProgress } from '../../wire/berth-messages.ts';
 
 /** Often enough for a bar that moves. */
 const intervalMs = 200;
@@ -16,7 +16,7 @@ const intervalMs = 200;
  */
 export async function* reportProgress<T>(
   start: (onStart: (progress: () => Transfer) => void) => Promise<T>,
-): AsyncGenerator<{ readonly progress: TransferMessage }, T> {
+): AsyncGenerator<{ readonly progress: TransferProgress }, T> {
   let progress: (() => Transfer) | undefined;
   let hasEnded = false;
   const work = start((given) => {
@@ -31,7 +31,7 @@ export async function* reportProgress<T>(
     const timer = new AbortController();
     await Promise.race([ended, sleep(intervalMs, undefined, { signal: timer.signal }).catch(() => undefined)]);
     timer.abort();
-    if (progress !== undefined) yield { progress: toTransferMessage(progress()) };
+    if (progress !== undefined) yield { progress: toTransferProgress(progress()) };
   }
   return await work;
 }
