@@ -42,6 +42,8 @@ const testPackages = [
   ],
   ['docker-registry', ['docker-registry']],
   ['fuse-overlayfs', ['fuse-overlayfs']],
+  ['attr', ['setfattr']],
+  ['busybox-static', ['busybox']],
   ['nginx', ['nginx']],
   ['make', ['make']],
   ['skopeo', ['skopeo']],
