@@ -13,7 +13,7 @@ test('parseArguments() reads every flag of serve, in both spellings', () => {
   assert.ok(command.command === 'serve');
   assert.deepEqual([command.configFile, command.isConfigFileNamed], ['/c.toml', true]);
   assert.deepEqual(command.flags, { socket: '/s', root: '/r', cni_bin_dirs: '/a:/b:/c', metrics: 'off' });
-  assert.deepEqual(loadConfig('', command.flags).cniBinDirs, ['/a', '/b', '/c']);
+  assert.deepEqual(loadConfig('', command.flags).config.cniBinDirs, ['/a', '/b', '/c']);
 });
 
 test('parseArguments() uses the default file when none is named', () => {

@@ -1,65 +1,11 @@
 /**
- * The settings: one table that makes the flags, the configuration file's keys, their checks and the default file.
+ * The settings: one table that defines the configuration file's keys, the flags, their checks, the type Config, the default file and the reference.
  *
- * Pure: reads neither arguments, environment nor files itself; a problem is a BerthError INVALID_ARGUMENT that names the setting.
+ * Pure: reads neither arguments, environment nor files. A problem is a BerthError INVALID_ARGUMENT that names the setting.
  */
 import { parse } from 'smol-toml';
 import { splitAtEquals, unknownText } from './lib/did-you-mean.ts';
 import { invalidArgument, reasonOf } from './lib/errors.ts';
-
-/** Effective settings. Paths are absolute. */
-export type Config = {
-  readonly socket: string;
-  readonly root: string;
-  readonly state: string;
-  readonly cniConfDir: string;
-  readonly cniBinDirs: readonly string[];
-  readonly registryDir: string;
-  /** '': every image may run. */
-  readonly signaturePolicy: string;
-  /** `address:port`, or null: no metrics are served. */
-  readonly metrics: string | null;
-  /** Whether those are there of each pod and container, too. */
-  readonly metricsContainers: boolean;
-  /** Where cAdvisor is answered in CRI-O's place, or null: nowhere. */
-  readonly cadvisorSocket: string | null;
-  /** Where exec, attach and port-forward are served. */
-  readonly stream: {
-    readonly address: string;
-    /** 0: any free one. */
-    readonly port: number;
-    readonly tls?: { readonly certFile: string; readonly keyFile: string };
-  };
-  /** Null: nothing is traced. */
-  readonly tracing: { readonly endpoint: string; readonly samplingRatePerMillion: number } | null;
-  readonly logLevel: string;
-  readonly cgroupDriver: 'auto' | 'systemd' | 'cgroupfs';
-  readonly cgroupParent: string;
-  /** `daemon`, `pod`, or a cgroup. */
-  readonly monitorCgroup: string;
-  /** Null: none. */
-  readonly blockioConfigFile: string | null;
-  /** Path or name. */
-  readonly criu: string;
-  readonly netnsDir: string;
-  readonly cniTimeoutMs: number;
-  readonly pullIdleTimeoutMs: number;
-  readonly maxConcurrentDownloads: number;
-  readonly maxContainerLogLineSize: number;
-  readonly isVolatile: boolean;
-  readonly snapshotter: 'auto' | 'overlay' | 'native' | 'fuse-overlayfs';
-  readonly imageDevices: 'keep' | 'skip' | 'refuse';
-  readonly cdiSpecDirs: readonly string[];
-  readonly pinnedImages: readonly string[];
-  readonly defaultUlimits: readonly Ulimit[];
-  readonly defaultSysctls: Readonly<Record<string, string>>;
-};
-
-/** `name` as in setrlimit(2) without `RLIMIT_`, lower case. */
-export type Ulimit = { readonly name: string; readonly soft: number; readonly hard: number };
-
-/** Values of flags, by key of the file; a flag wins over the file. */
-export type Flags = Readonly<Record<string, string>>;
 
 type Value = string | number | boolean | readonly string[];
 
@@ -69,294 +15,313 @@ type Setting = {
   readonly flag?: string;
   readonly default: Value;
   readonly meaning: string;
-  /** Of each string of the value. */
+  /** The only values of a string. */
+  readonly choices?: readonly string[];
+  /** Of a string, or of each string of a list. */
   readonly format?: { readonly pattern: RegExp; readonly text: string };
   /** Bounds of a number. */
   readonly min?: number;
   readonly max?: number;
+  /** Former keys, which still work, with a warning. */
+  readonly aliases?: readonly string[];
+  /** What the value becomes in Config. It has the type of the default. */
+  readonly read?: (value: never) => unknown;
 };
 
-const absolutePath = { pattern: /^\//, text: 'an absolute path' };
+/** `name` as in setrlimit(2) without `RLIMIT_`, lower case. */
+export type Ulimit = { readonly name: string; readonly soft: number; readonly hard: number };
 
-const settings = [
+const absolutePath = { pattern: /^\//, text: 'an absolute path' };
+const pathOrEmpty = { pattern: /^($|\/)/, text: 'an absolute path' };
+const emptyIsNull = (text: string): string | null => text || null;
+
+const table = [
   {
     key: 'socket',
     flag: 'socket',
     default: '/run/berth/berth.sock',
     format: absolutePath,
-    meaning: 'The CRI socket that the kubelet and crictl talk to.',
+    meaning: 'The CRI socket, to which the kubelet and crictl connect.',
   },
-  { key: 'root', flag: 'root', default: '/var/lib/berth', format: absolutePath, meaning: 'Images, layers and writable layers; survives a reboot.' },
+  {
+    key: 'root',
+    flag: 'root',
+    default: '/var/lib/berth',
+    format: absolutePath,
+    meaning: 'Directory of images, layers and writable layers. It survives a reboot.',
+  },
   {
     key: 'state',
     flag: 'state',
     default: '/run/berth',
     format: absolutePath,
-    meaning: 'Records of sandboxes and containers; must not survive a reboot.',
+    meaning: 'Directory of the records of sandboxes and containers. It must not survive a reboot: use a tmpfs.',
   },
   {
     key: 'cni_conf_dir',
     flag: 'cni-conf-dir',
     default: '/etc/cni/net.d',
     format: absolutePath,
-    meaning: 'Where network configuration lists lie; the first valid one is used.',
+    meaning: 'Directory of network configuration lists. The first valid one, by name, is used.',
   },
   {
     key: 'cni_bin_dirs',
     flag: 'cni-bin-dir',
     default: ['/opt/cni/bin', '/usr/lib/cni'],
     format: absolutePath,
-    meaning: 'Where network plugins are looked for, in this order. The flag may be repeated, or name several joined by colons.',
+    meaning: 'Directories of network plugins, searched in this order. The flag may be repeated, or list several directories joined by colons.',
   },
   {
     key: 'registry_dir',
     flag: 'registry-dir',
     default: '/etc/berth/certs.d',
     format: absolutePath,
-    meaning: 'A directory per registry host with its hosts.toml: mirrors and certificates.',
+    meaning: 'Directory with one subdirectory for each registry host, HOST/hosts.toml: mirrors and certificates, in the format of containerd.',
   },
   {
     key: 'signature_policy',
     default: '',
-    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    format: pathOrEmpty,
     meaning:
-      'Which images may be pulled and run, as containers-policy.json(5) says it (/etc/containers/policy.json): accept, reject, or signed with a sigstore key. Empty: all may.',
+      'Policy file in the format of containers-policy.json(5), such as /etc/containers/policy.json: which images may be pulled and run (accept, reject, or signed with a sigstore key). Empty: every image may run.',
   },
   {
     key: 'metrics',
     flag: 'metrics',
     default: 'off',
     format: { pattern: /^(off|.+:\d{1,5})$/, text: '"off" or ADDRESS:PORT' },
-    meaning: 'Where /metrics is served over HTTP, or "off". Nobody is asked who they are: take a loopback address, or one behind a firewall.',
+    read: (text: string): string | null => (text === 'off' ? null : text),
+    meaning: 'Address and port of /metrics (HTTP), or "off". There is no authentication: bind it to loopback, or to an address behind a firewall.',
   },
   {
     key: 'metrics_containers',
     default: false,
     meaning:
-      'true: /metrics also has what each pod and container uses, under the names and labels of cAdvisor. Some 80 series a container; each scrape reads them.',
+      'true: /metrics also has the resource usage of each pod and container, under the names and labels of cAdvisor. About 80 series per container, read at each scrape.',
   },
   {
     key: 'cadvisor_socket',
     default: '',
-    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    format: pathOrEmpty,
+    read: emptyIsNull,
     meaning:
-      'Where the cAdvisor inside the kubelet is answered in the place of CRI-O, so that /metrics/cadvisor has the labels and the network of pods: /var/run/crio/crio.sock, for it looks nowhere else, and only when the kubelet starts; empty: nowhere. New cgroups are called crio-ID.scope then.',
+      'Socket on which berth answers the cAdvisor inside the kubelet in place of CRI-O, so that /metrics/cadvisor has pod labels and network metrics. Set it to /var/run/crio/crio.sock: cAdvisor checks only this path, once, when the kubelet starts. New cgroups are then named crio-ID.scope. Empty: off.',
   },
   {
     key: 'tracing_endpoint',
     default: '',
     format: { pattern: /^($|https?:\/\/[^\s/])/, text: 'an http or https URL' },
     meaning:
-      'Where spans are sent by OTLP over HTTP, as http://127.0.0.1:4318 (/v1/traces is appended); empty: nothing is traced. OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES of the environment hold.',
+      'OTLP over HTTP endpoint for spans, such as http://127.0.0.1:4318 (/v1/traces is appended). Empty: tracing is off. The environment variables OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES apply.',
   },
   {
     key: 'tracing_sampling_rate_per_million',
     default: 0,
     min: 0,
     max: 1_000_000,
-    meaning: 'How many of a million calls are traced that no trace of the caller comes with; for all others the caller has decided.',
+    meaning: "How many of a million calls without a caller's trace are traced. For calls with one, the caller has decided.",
   },
   {
     key: 'stream_address',
     default: '127.0.0.1',
     format: { pattern: /^[0-9a-fA-F.:]+$/, text: 'an IP address' },
-    meaning: 'Where exec, attach and port-forward are served; the kubelet and crictl connect there.',
+    meaning: 'IP address of the server for exec, attach and port-forward. The kubelet and crictl connect to it.',
   },
-  { key: 'stream_port', default: 0, min: 0, max: 65_535, meaning: 'The port of that; 0: any free one.' },
+  { key: 'stream_port', default: 0, min: 0, max: 65_535, meaning: 'Port of the streaming server. 0: any free port.' },
   {
     key: 'stream_tls_cert',
     default: '',
-    format: { pattern: /^($|\/)/, text: 'an absolute path' },
-    meaning: 'A PEM certificate, read again when it changes, with which that is served over TLS; empty: no TLS.',
+    format: pathOrEmpty,
+    meaning: 'PEM certificate of the streaming server, re-read when it changes. Empty: no TLS.',
   },
-  { key: 'stream_tls_key', default: '', format: { pattern: /^($|\/)/, text: 'an absolute path' }, meaning: 'The key of that certificate.' },
+  { key: 'stream_tls_key', default: '', format: pathOrEmpty, meaning: 'Private key of stream_tls_cert.' },
   {
     key: 'log_level',
     flag: 'log-level',
     default: 'info',
-    format: { pattern: /^(trace|debug|info|warn|error|fatal|silent)$/, text: 'trace, debug, info, warn, error, fatal or silent' },
-    meaning:
-      'The least severe messages that are logged: trace, debug, info, warn, error, fatal or silent. SIGHUP makes a running daemon read it again.',
+    choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    meaning: 'The least severe level that is logged: trace, debug, info, warn, error, fatal or silent. SIGHUP makes a running daemon re-read it.',
   },
   {
     key: 'cgroup_driver',
     default: 'auto',
-    format: { pattern: /^(auto|systemd|cgroupfs)$/, text: 'auto, systemd or cgroupfs' },
+    choices: ['auto', 'systemd', 'cgroupfs'],
     meaning:
-      'Who makes cgroups: systemd (scopes in its slices; cgroup v2), cgroupfs (berth alone), or auto: systemd where it runs the node. The kubelet asks for it.',
+      'The cgroup driver: systemd (scopes in its slices, cgroup v2), cgroupfs (directories), or auto: systemd where it is the init system. The kubelet asks berth which driver is in use.',
   },
   {
     key: 'cgroup_parent',
     default: '/berth',
     format: absolutePath,
-    meaning: 'Cgroup of sandboxes for which the kubelet names none. With the driver systemd a slice, else system.slice is taken.',
+    meaning:
+      'Parent cgroup of sandboxes for which the kubelet sets none. With the systemd driver a slice; if it is not a slice, system.slice is used.',
   },
   {
     key: 'monitor_cgroup',
     default: 'daemon',
     format: { pattern: /^(daemon|pod|\/.+|[^/]+\.slice)$/, text: 'daemon, pod, an absolute path or a slice' },
     meaning:
-      'Where the monitors of containers, about 100 KB each, are accounted: in the cgroup of the daemon, of their pod, or below one that is named: a path, with the driver systemd a slice.',
+      'Cgroup to which the memory of the monitors (about 100 KB per container) is charged: daemon, pod, or a cgroup path (with the systemd driver a slice).',
   },
   {
     key: 'blockio_config_file',
     default: '',
-    format: { pattern: /^($|\/)/, text: 'an absolute path' },
+    format: pathOrEmpty,
+    read: emptyIsNull,
     meaning:
-      'Classes of block I/O, in the format of containerd and CRI-O, as JSON; pods choose by annotation (blockio.resources.beta.kubernetes.io/pod). Empty: the annotations count for nothing.',
-  },
-  {
-    key: 'criu',
-    default: 'criu',
-    format: { pattern: /^[^/\s]+$|^\/\S+$/, text: 'an absolute path, or a name' },
-    meaning: 'The program that saves processes, for checkpoints of containers: a path, or a name that PATH has. Nothing else needs it.',
+      'Block I/O classes, in the format of containerd and CRI-O, as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
   },
   {
     key: 'netns_dir',
     default: '/run/netns',
     format: absolutePath,
-    meaning: 'Where network namespaces are pinned: where network agents look for them. It is made a shared mount.',
+    meaning: 'Directory in which network namespaces are pinned, where network agents look for them. berth makes it a shared mount.',
   },
   {
     key: 'cni_timeout_ms',
     default: 120_000,
     min: 1000,
     max: 3_600_000,
-    meaning: 'How long attaching or detaching a sandbox may take in all, in milliseconds.',
+    meaning: 'Timeout for attaching or detaching a sandbox, all plugins together, in milliseconds.',
   },
   {
     key: 'pull_idle_timeout_ms',
     default: 60_000,
     min: 1000,
     max: 3_600_000,
-    meaning: 'A download that receives nothing for so long is given up, in milliseconds.',
+    meaning: 'A download that receives no data for this long is aborted, in milliseconds.',
   },
-  { key: 'pull_parallel_layers', default: 3, min: 1, max: 32, meaning: 'Layers of one image that are downloaded and unpacked at the same time.' },
   {
-    key: 'log_line_bytes_max',
+    key: 'max_concurrent_downloads',
+    aliases: ['pull_parallel_layers'],
+    default: 3,
+    min: 1,
+    max: 32,
+    meaning: 'Layers of one image that are downloaded and unpacked at the same time.',
+  },
+  {
+    key: 'max_container_log_line_size',
+    aliases: ['log_line_bytes_max'],
     default: 16_384,
     min: 512,
     max: 65_536,
-    meaning: 'Longer lines of a container are logged in parts of this size, in bytes.',
-  },
-  {
-    key: 'volatile_layers',
-    default: true,
-    meaning: 'true: writable layers are not synced to disk; after a crash of the machine no container is left to miss them.',
+    meaning: 'Longer lines of a container log are split into parts of this size, in bytes.',
   },
   {
     key: 'snapshotter',
     flag: 'snapshotter',
     default: 'auto',
-    format: { pattern: /^(auto|overlay|native|fuse-overlayfs)$/, text: 'auto, overlay, native or fuse-overlayfs' },
+    choices: ['auto', 'overlay', 'native', 'fuse-overlayfs'],
     meaning:
-      'How containers get their roots: overlay stacks layers; native copies them, for file systems without overlay: slow, and without image volumes; fuse-overlayfs, when installed, stacks them by a process for each container. auto: native where overlay does not work.',
+      'How root file systems are created: overlay stacks layers with overlayfs; native copies them (slow, no image volumes), for file systems without overlayfs; fuse-overlayfs stacks them with one process per container, and must be installed; auto uses overlay, and native where overlayfs does not work.',
   },
   {
     key: 'image_devices',
     default: 'keep',
-    format: { pattern: /^(keep|skip|refuse)$/, text: 'keep, skip or refuse' },
+    choices: ['keep', 'skip', 'refuse'],
     meaning:
-      'Device nodes in images: keep makes them (a container opens only those that its pod gives it), skip leaves them out, refuse fails the pull. For layers that are unpacked from then on.',
+      'Device nodes in image layers: keep creates them (a container can open only the devices that its pod grants), skip leaves them out, refuse fails the pull. Applies to layers unpacked from then on.',
   },
   {
     key: 'cdi_spec_dirs',
     default: ['/etc/cdi', '/var/run/cdi'],
     format: absolutePath,
     meaning:
-      'Where the files of the Container Device Interface lie (.json, .yaml), which say what a device that is asked for by name changes about a container. Read at each use; the later directory wins. Empty: a container that asks is refused.',
+      'Directories of Container Device Interface files (.json, .yaml), which define devices that are requested by name. Read at each use; a later directory overrides an earlier one. Empty: containers that request such devices are refused.',
   },
-  { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not collect.' },
+  { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not garbage-collect.' },
   {
     key: 'default_ulimits',
     default: ['nofile=1024:524288'],
     format: { pattern: /^[a-z]+=\d+:\d+$/, text: 'NAME=SOFT:HARD' },
-    meaning: "Resource limits of containers, each NAME=SOFT:HARD; a hard limit above the daemon's own is lowered to it.",
+    read: (list: readonly string[]): readonly Ulimit[] => Object.freeze(list.map(toUlimit)),
+    meaning: "Resource limits of containers, each NAME=SOFT:HARD. A hard limit above the daemon's own is lowered to it.",
   },
   {
     key: 'default_sysctls',
     default: ['net.ipv4.ip_unprivileged_port_start=0', 'net.ipv4.ping_group_range=0 2147483647'],
     format: { pattern: /^[a-z0-9_./-]+=.+$/i, text: 'NAME=VALUE' },
-    meaning: 'Kernel parameters of each sandbox with a network of its own, unless the kubelet sets them, each NAME=VALUE.',
+    read: (list: readonly string[]): Readonly<Record<string, string>> =>
+      Object.freeze(Object.fromEntries(list.map((entry) => splitAtEquals(entry) as [string, string]))),
+    meaning: 'Kernel parameters of each sandbox with its own network namespace, unless the pod sets them, each NAME=VALUE.',
   },
 ] as const satisfies readonly Setting[];
 
-const table: readonly Setting[] = settings;
+/** Former settings, with the reason why they have no effect any more. They are accepted with a warning. */
+const removed: Readonly<Record<string, string>> = {
+  criu: 'criu is looked up on PATH',
+  volatile_layers: 'writable layers are removed after a crash of the node, so they are never synced',
+};
 
-/** The settings that the command line has, too. A list may be given more than once. */
-export const flagSettings = table.flatMap(({ flag, key, meaning, default: value }) =>
+type Camel<Key extends string> = Key extends `${infer Head}_${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : Key;
+type Widened<T> = T extends string ? string : T extends number ? number : T extends boolean ? boolean : readonly string[];
+type ValueOf<S extends Setting> = S extends { readonly read: (value: never) => infer Result }
+  ? Result
+  : S extends { readonly choices: readonly (infer Choice)[] }
+    ? Choice
+    : Widened<S['default']>;
+
+/** Effective settings, by the keys of the table in camel case. Paths are absolute. */
+export type Config = { readonly [S in (typeof table)[number] as Camel<S['key']>]: ValueOf<S> };
+
+/** Every setting, for the reference. */
+export const settings: readonly Setting[] = table;
+
+/** Values of flags, by key of the file. A flag overrides the file. */
+export type Flags = Readonly<Record<string, string>>;
+
+/** The settings that the command line has too. A list may be given more than once. */
+export const flagSettings = settings.flatMap(({ flag, key, meaning, default: value }) =>
   flag === undefined ? [] : [{ flag, key, meaning, isList: Array.isArray(value) }],
 );
 
+/** The settings in force, and one sentence for each deprecated key in the file. */
+export type LoadedConfig = { readonly config: Config; readonly warnings: readonly string[] };
+
 /**
  * @param tomlText the configuration file; '' when there is none.
- * @throws {BerthError} INVALID_ARGUMENT for text that is no TOML, an unknown key (with the nearest known one), a wrong type or a value out of bounds.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid TOML, an unknown key (with the nearest known one), a wrong type, a value out of bounds, or
+ *   settings that contradict each other.
  */
-export function loadConfig(tomlText: string, flags: Flags): Config {
-  const file = parseToml(tomlText);
-  const known = table.map((setting) => setting.key);
-  for (const key of Object.keys(file)) if (!known.includes(key)) throw invalidArgument(unknownText('key', key, known));
-  const values = new Map(table.map((setting) => [setting.key, effectiveValue(setting, file[setting.key], flags[setting.key])]));
-  return toConfig((key) => values.get(key));
-}
-
-function toConfig(value: (key: (typeof settings)[number]['key']) => Value | undefined): Config {
-  const text = (key: Parameters<typeof value>[0]) => value(key) as string;
-  const number = (key: Parameters<typeof value>[0]) => value(key) as number;
-  const list = (key: Parameters<typeof value>[0]) => Object.freeze([...(value(key) as readonly string[])]);
-  return Object.freeze({
-    socket: text('socket'),
-    root: text('root'),
-    state: text('state'),
-    cniConfDir: text('cni_conf_dir'),
-    cniBinDirs: list('cni_bin_dirs'),
-    registryDir: text('registry_dir'),
-    signaturePolicy: text('signature_policy'),
-    metrics: text('metrics') === 'off' ? null : text('metrics'),
-    metricsContainers: value('metrics_containers') as boolean,
-    cadvisorSocket: text('cadvisor_socket') || null,
-    stream: Object.freeze({
-      address: text('stream_address'),
-      port: number('stream_port'),
-      ...toTls(text('stream_tls_cert'), text('stream_tls_key')),
-    }),
-    tracing: toTracing(text('tracing_endpoint'), number('tracing_sampling_rate_per_million')),
-    logLevel: text('log_level'),
-    cgroupDriver: text('cgroup_driver') as Config['cgroupDriver'],
-    cgroupParent: text('cgroup_parent'),
-    monitorCgroup: text('monitor_cgroup'),
-    blockioConfigFile: text('blockio_config_file') || null,
-    criu: text('criu'),
-    netnsDir: text('netns_dir'),
-    cniTimeoutMs: number('cni_timeout_ms'),
-    pullIdleTimeoutMs: number('pull_idle_timeout_ms'),
-    maxConcurrentDownloads: number('pull_parallel_layers'),
-    maxContainerLogLineSize: number('log_line_bytes_max'),
-    isVolatile: value('volatile_layers') as boolean,
-    snapshotter: text('snapshotter') as Config['snapshotter'],
-    imageDevices: text('image_devices') as Config['imageDevices'],
-    cdiSpecDirs: list('cdi_spec_dirs'),
-    pinnedImages: list('pinned_images'),
-    defaultUlimits: Object.freeze(list('default_ulimits').map(toUlimit)),
-    defaultSysctls: Object.freeze(Object.fromEntries(list('default_sysctls').map((entry) => splitAtEquals(entry) as [string, string]))),
+export function loadConfig(tomlText: string, flags: Flags): LoadedConfig {
+  const { file, warnings } = withCurrentKeys(parseToml(tomlText));
+  const entries = settings.map((setting) => {
+    const value = effectiveValue(setting, file[setting.key], flags[setting.key]);
+    return [camelCase(setting.key), setting.read ? setting.read(value as never) : frozen(value)];
   });
+  const config = Object.freeze(Object.fromEntries(entries)) as Config;
+  streamSettings(config);
+  tracingSettings(config);
+  return { config, warnings };
 }
 
-function toTracing(endpoint: string, samplingRatePerMillion: number): Config['tracing'] {
-  if (endpoint === '') return null;
-  // It may hold a password.
-  if (!URL.canParse(endpoint)) throw invalidArgument('tracing_endpoint: it is no URL');
-  return Object.freeze({ endpoint: `${endpoint.replace(/\/+$/, '')}/v1/traces`, samplingRatePerMillion });
+export type StreamSettings = {
+  readonly address: string;
+  /** 0: any free port. */
+  readonly port: number;
+  readonly tls?: { readonly certFile: string; readonly keyFile: string };
+};
+
+/** @throws {BerthError} INVALID_ARGUMENT for a certificate without a key, or a key without a certificate. */
+export function streamSettings({ streamAddress, streamPort, streamTlsCert, streamTlsKey }: Config): StreamSettings {
+  if ((streamTlsCert === '') !== (streamTlsKey === '')) throw invalidArgument('stream_tls_cert and stream_tls_key: set both or neither');
+  const tls = streamTlsCert === '' ? {} : { tls: { certFile: streamTlsCert, keyFile: streamTlsKey } };
+  return { address: streamAddress, port: streamPort, ...tls };
 }
 
-function toTls(certFile: string, keyFile: string): Pick<Config['stream'], 'tls'> {
-  if ((certFile === '') !== (keyFile === '')) throw invalidArgument('stream_tls_cert and stream_tls_key: one is given without the other');
-  return certFile === '' ? {} : { tls: Object.freeze({ certFile, keyFile }) };
+export type TracingSettings = { readonly endpoint: string; readonly samplingRatePerMillion: number };
+
+/** @returns null: tracing is off. @throws {BerthError} INVALID_ARGUMENT for an invalid URL. */
+export function tracingSettings({ tracingEndpoint, tracingSamplingRatePerMillion }: Config): TracingSettings | null {
+  if (tracingEndpoint === '') return null;
+  // The message does not show it: it may contain a password.
+  if (!URL.canParse(tracingEndpoint)) throw invalidArgument('tracing_endpoint: invalid URL');
+  return { endpoint: `${tracingEndpoint.replace(/\/+$/, '')}/v1/traces`, samplingRatePerMillion: tracingSamplingRatePerMillion };
 }
 
 function toUlimit(text: string): Ulimit {
   const [name = '', soft = '', hard = ''] = text.split(/[=:]/);
-  if (Number(soft) > Number(hard)) throw invalidArgument(`default_ulimits: ${text}: the soft limit is above the hard one`);
+  if (Number(soft) > Number(hard)) throw invalidArgument(`default_ulimits: ${text}: the soft limit is above the hard limit`);
   return Object.freeze({ name, soft: Number(soft), hard: Number(hard) });
 }
 
@@ -368,23 +333,44 @@ function parseToml(text: string): Record<string, unknown> {
   }
 }
 
+/** Replaces former keys by today's. */
+function withCurrentKeys(given: Readonly<Record<string, unknown>>): { readonly file: Record<string, unknown>; readonly warnings: string[] } {
+  const known = settings.map(({ key }) => key);
+  const file: Record<string, unknown> = {};
+  const warnings: string[] = [];
+  for (const [key, value] of Object.entries(given)) {
+    const current = settings.find(({ aliases }) => aliases?.includes(key))?.key;
+    if (current !== undefined && given[current] !== undefined) throw invalidArgument(`${key} is the former name of ${current}: set only ${current}`);
+    if (current !== undefined) warnings.push(`${key} is deprecated: use ${current}`);
+    else if (key in removed) warnings.push(`${key} has no effect: ${removed[key]}`);
+    else if (!known.includes(key)) throw invalidArgument(unknownText('key', key, known));
+    if (!(key in removed)) file[current ?? key] = value;
+  }
+  return { file, warnings };
+}
+
 function effectiveValue(setting: Setting, fromFile: unknown, fromFlag: string | undefined): Value {
-  // Only texts and lists have flags.
+  // Only strings and lists have flags.
   if (fromFlag !== undefined) return checked(setting, Array.isArray(setting.default) ? fromFlag.split(':') : fromFlag, `flag --${setting.flag}`);
   return fromFile === undefined ? setting.default : checked(setting, fromFile, setting.key);
 }
 
 function checked(setting: Setting, value: unknown, name: string): Value {
   const wanted = Array.isArray(setting.default)
-    ? 'a list of texts'
-    : { string: 'a text', number: 'a whole number', boolean: 'true or false' }[typeof setting.default as 'string'];
+    ? 'a list of strings'
+    : { string: 'a string', number: 'a whole number', boolean: 'true or false' }[typeof setting.default as 'string'];
   if (!hasTypeOf(setting.default, value)) throw invalidArgument(`${name}: ${JSON.stringify(value)} is not ${wanted}`);
-  const { min = -Infinity, max = Infinity, format } = setting;
+  const { min = -Infinity, max = Infinity } = setting;
   if (typeof value === 'number' && (value < min || value > max)) throw invalidArgument(`${name}: ${value} is not between ${min} and ${max}`);
   const texts = typeof value === 'string' ? [value] : Array.isArray(value) ? (value as readonly string[]) : [];
-  const wrong = format && texts.find((text) => !format.pattern.test(text));
-  if (wrong !== undefined) throw invalidArgument(`${name}: ${JSON.stringify(wrong)} is not ${format?.text}`);
+  const wrong = texts.find((text) => setting.choices?.includes(text) === false || setting.format?.pattern.test(text) === false);
+  if (wrong !== undefined) throw invalidArgument(`${name}: ${JSON.stringify(wrong)} is not ${allowedText(setting)}`);
   return value;
+}
+
+/** @returns the allowed values in words; undefined: every value of the type. */
+export function allowedText({ choices, format }: Setting): string | undefined {
+  return choices === undefined ? format?.text : `${choices.slice(0, -1).join(', ')} or ${choices.at(-1)}`;
 }
 
 function hasTypeOf(sample: Value, value: unknown): value is Value {
@@ -392,9 +378,13 @@ function hasTypeOf(sample: Value, value: unknown): value is Value {
   return typeof sample === 'number' ? Number.isSafeInteger(value) : typeof value === typeof sample;
 }
 
-/** @returns a configuration file with every setting at its default, each with its meaning; loadConfig() reads it back to the defaults. */
+const frozen = (value: Value): Value => (Array.isArray(value) ? Object.freeze([...value]) : value);
+
+const camelCase = (key: string): string => key.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+
+/** @returns a configuration file with every setting at its default, each with its meaning. loadConfig() reads it back to the defaults. */
 export function defaultToml(): string {
-  const entries = table.map((setting) => {
+  const entries = settings.map((setting) => {
     const flag = setting.flag === undefined ? '' : ` Flag: --${setting.flag}.`;
     return `# ${setting.meaning}${flag}\n${setting.key} = ${JSON.stringify(setting.default).replaceAll(',', ', ')}\n`;
   });

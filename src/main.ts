@@ -9,7 +9,7 @@ import { explainContainer } from './commands/explain.ts';
 import { runImageCommand } from './commands/image-command.ts';
 import { showTop } from './commands/top.ts';
 import { type Command, type ConfigSource, helpText, parseArguments } from './commands.ts';
-import { type Config, defaultToml, loadConfig } from './config.ts';
+import { defaultToml, type LoadedConfig, loadConfig } from './config.ts';
 import { BerthError, reasonOf } from './lib/errors.ts';
 import { monitorPath } from './monitor-path.ts';
 import { serve } from './serve.ts';
@@ -28,23 +28,24 @@ process.exit(await main());
 
 async function main(): Promise<number> {
   let command: ConfiguredCommand;
-  let config: Config;
+  let loaded: LoadedConfig;
   try {
     const parsed = parseArguments(process.argv.slice(2));
     if (!('configFile' in parsed)) return say(texts[parsed.command]());
     command = parsed;
-    config = readConfig(command);
+    loaded = readConfig(command);
   } catch (error) {
     return fail(error, error instanceof BerthError && error.code === 'INVALID_ARGUMENT' ? 2 : 1);
   }
   try {
-    return await run(command, config);
+    return await run(command, loaded);
   } catch (error) {
     return fail(error, 1);
   }
 }
 
-async function run(command: ConfiguredCommand, config: Config): Promise<number> {
+async function run(command: ConfiguredCommand, loaded: LoadedConfig): Promise<number> {
+  const { config } = loaded;
   if (command.command === 'explain') return say(await explainContainer(config.socket, command.container));
   if (command.command === 'top') {
     await showTop(config.socket, command);
@@ -60,7 +61,7 @@ async function run(command: ConfiguredCommand, config: Config): Promise<number> 
     say(report);
     return isBroken ? 1 : 0;
   }
-  await serve(config, () => readConfig(command));
+  await serve(loaded, () => readConfig(command).config);
   return 0;
 }
 
@@ -75,7 +76,7 @@ function fail(error: unknown, exitCode: number): number {
 }
 
 /** The default file may be missing; one that was named may not. */
-function readConfig(command: ConfigSource): Config {
+function readConfig(command: ConfigSource): LoadedConfig {
   let text = '';
   try {
     text = readFileSync(command.configFile, 'utf8');

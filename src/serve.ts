@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createDeviceFiles } from './cdi/device-files.ts';
 import { createNetwork } from './cni/network.ts';
-import type { Config } from './config.ts';
+import { type Config, type LoadedConfig, type StreamSettings, streamSettings, tracingSettings } from './config.ts';
 import { loadContract } from './cri/contract.ts';
 import { listen } from './cri/server.ts';
 import { createItemBytes } from './cri/to-response/item-bytes.ts';
@@ -71,15 +71,16 @@ const idleCollectMs = 3_000;
  * @param readConfig reads the configuration again, for SIGHUP.
  * @throws {BerthError} FAILED_PRECONDITION with what this node lacks, and what to do.
  */
-export async function serve(config: Config, readConfig: () => Config): Promise<void> {
+export async function serve({ config, warnings }: LoadedConfig, readConfig: () => Config): Promise<void> {
   const wasStopped = new Promise<string>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal));
   });
   const log = createLog(config.logLevel);
+  for (const warning of warnings) log.warn({ config: warning }, 'the configuration uses a former setting');
   adjustOnHangup(log, () => readConfig().logLevel);
   const observability = await openObservability(config, version);
   const { observers } = observability;
-  const tracing = await openTracing(config.tracing, { log, observers, version });
+  const tracing = await openTracing(tracingSettings(config), { log, observers, version });
   const watchers = { observers, ...(tracing ? { trace: tracing.trace } : {}) };
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
@@ -97,7 +98,7 @@ export async function serve(config: Config, readConfig: () => Config): Promise<v
   const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
   await observability.serve(deps, { ...images, pulls: puller.pulls }, engine);
-  const streaming = await startStreaming(engine, config.stream, { log, ...(observers ? { observe: observers.session } : {}) });
+  const streaming = await startStreaming(engine, streamSettings(config), { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
     engine,
@@ -145,7 +146,7 @@ function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineD
 }
 
 /** People's way in, through the engine. */
-function startStreaming(engine: Engine, settings: Config['stream'], deps: Pick<StreamingDeps, 'log' | 'observe'>): Promise<StreamingServer> {
+function startStreaming(engine: Engine, settings: StreamSettings, deps: Pick<StreamingDeps, 'log' | 'observe'>): Promise<StreamingServer> {
   const backend: StreamingBackend = {
     exec: ({ containerId, ...request }) => engine.exec(containerId, request),
     attach: ({ containerId, ...wanted }) => engine.attach(containerId, wanted),
@@ -204,7 +205,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     defaultSysctls: config.defaultSysctls,
     networkTimeoutMs: config.cniTimeoutMs,
     marksNetworks: config.cadvisorSocket !== null,
-    criu: { program: config.criu, searchPath: process.env.PATH ?? '' },
+    criu: { program: 'criu', searchPath: process.env.PATH ?? '' },
   };
   const cgroups = probeCgroups();
   const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
@@ -287,8 +288,8 @@ function readBlockioClasses(file: string): BlockioClasses {
 }
 
 async function chooseRootfs(config: Config, facts: HostFacts, log: Log): Promise<RootfsDriver> {
-  if (config.snapshotter === 'fuse-overlayfs') return createFuseRootfs(config.root, config.isVolatile, facts.overlayFailure === null);
-  if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createOverlayRootfs(config.root, config.isVolatile);
+  if (config.snapshotter === 'fuse-overlayfs') return createFuseRootfs(config.root, facts.overlayFailure === null);
+  if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createOverlayRootfs(config.root);
   if (facts.overlayFailure !== null)
     log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
   return createNativeRootfs(config.root);

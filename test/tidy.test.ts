@@ -179,14 +179,15 @@ test('no export is dead: nobody imports it, or tests alone do and its own file d
 
 test('every setting is used', () => {
   const config = product.find((source) => source.path === 'src/config.ts')?.text ?? '';
-  const fields = [...(/export type Config = \{([\s\S]*?)\n\};/.exec(config)?.[1] ?? '').matchAll(/readonly (\w+):/g)].map((match) => match[1] ?? '');
+  const keys = [...config.matchAll(/^ {2,4}(?:\{ )?key: '(\w+)'/gm)].map((match) => match[1] ?? '');
+  const fields = keys.map((key) => key.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase()));
   const others = product
     .filter((source) => source.path !== 'src/config.ts')
     .map((source) => source.text)
     .join('\n');
   assert.ok(fields.length > 10);
   assert.deepEqual(
-    fields.filter((field) => !new RegExp(`\\b${field}\\b`).test(others)),
+    fields.filter((field) => !new RegExp(`\\b${field}\\b`).test(others) && !new RegExp(`\\{ .*\\b${field}\\b.* \\}: Config\\)`).test(config)),
     [],
   );
 });

@@ -66,7 +66,7 @@ async function factsOf(config: Config, monitorPath: string): Promise<NodeFacts> 
     disks: diskFacts(config),
     openFilesMax: hardLimit('NOFILE'),
     hasKernelLog: canReadKernelLog(),
-    criuFailure: await criuFailure(config.criu),
+    criuFailure: await criuFailure(),
     clock: { nowMs: Date.now(), isSynchronized: isClockSynchronized() },
   };
 }
@@ -149,8 +149,8 @@ function kubeletFlags(): string[] {
     .map((pid) => readText(`/proc/${pid}/cmdline`).replaceAll('\0', ' '));
 }
 
-async function criuFailure(program: string): Promise<string | null> {
-  const found = await findCriu({ program, searchPath: process.env['PATH'] ?? '' });
+async function criuFailure(): Promise<string | null> {
+  const found = await findCriu({ program: 'criu', searchPath: process.env['PATH'] ?? '' });
   return 'lack' in found ? found.lack : null;
 }
 

@@ -53,7 +53,7 @@ function probeOverlay(rootDir: string): string | null {
   try {
     const [layer, upper, work] = ['layer', 'upper', 'work'].map((name) => join(directory, name)) as [string, string, string];
     for (const path of [layer, upper, work]) mkdirSync(path);
-    close(createOverlay({ layers: [layer], writable: { upper, work, isVolatile: true } }));
+    close(createOverlay({ layers: [layer], writable: { upper, work } }));
     return null;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);

@@ -3,7 +3,7 @@
  *
  * Without metrics nothing is loaded, counted or kept for them; the same for traces.
  */
-import type { Config } from '../config.ts';
+import type { Config, TracingSettings } from '../config.ts';
 import { type Series, sandboxSeries } from '../cri/to-response/metric-families.ts';
 import { metricsText } from '../cri/to-response/metrics-text.ts';
 import type { EngineDeps } from '../engine/deps.ts';
@@ -89,7 +89,7 @@ async function usageText({ sandboxes, podMetrics }: UsageSource): Promise<string
 
 /** @returns undefined when nothing is to be traced. */
 export async function openTracing(
-  settings: Config['tracing'],
+  settings: TracingSettings | null,
   { log, observers, version }: { readonly log: Log; readonly observers: Observability['observers']; readonly version: string },
 ): Promise<Tracing | undefined> {
   if (settings === null) return undefined;

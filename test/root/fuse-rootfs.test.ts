@@ -92,7 +92,7 @@ test('without the program, and with a limit of the disk, it is refused with what
   process.env.PATH = '/nonexistent';
   try {
     const message = /fuse-overlayfs is not installed \(Debian: apt-get install fuse-overlayfs\)/;
-    await assert.rejects(createFuseRootfs(host.deps.settings.rootDir, true, true), { code: 'FAILED_PRECONDITION', message });
+    await assert.rejects(createFuseRootfs(host.deps.settings.rootDir, true), { code: 'FAILED_PRECONDITION', message });
   } finally {
     process.env.PATH = path;
   }

@@ -58,7 +58,7 @@ async function seen(rootfs: RootfsDriver, id: string, layers: readonly string[])
 test('a copied root is what overlayfs shows', async () => {
   const layers = await layersOf(lower, upper);
   const native = createNativeRootfs(join(directory, 'native'));
-  const overlay = createOverlayRootfs(join(directory, 'overlay'), true);
+  const overlay = createOverlayRootfs(join(directory, 'overlay'));
   for (const rootfs of [native, overlay]) rootfs.create('c1', layers);
   const [copied, stacked] = [await seen(native, 'c1', layers), await seen(overlay, 'c1', layers)];
   assert.deepEqual(copied, stacked);
@@ -69,8 +69,8 @@ test('a copied root is what overlayfs shows', async () => {
 
 test('a root by fuse-overlayfs is what overlayfs shows', async () => {
   const layers = await layersOf(lower, upper);
-  const fuse = await createFuseRootfs(join(directory, 'fuse'), true, true);
-  const overlay = createOverlayRootfs(join(directory, 'overlay'), true);
+  const fuse = await createFuseRootfs(join(directory, 'fuse'), true);
+  const overlay = createOverlayRootfs(join(directory, 'overlay'));
   for (const rootfs of [fuse, overlay]) rootfs.create('c1', layers);
   assert.deepEqual(await seen(fuse, 'c1', layers), await seen(overlay, 'c1', layers));
   for (const rootfs of [fuse, overlay]) await rootfs.remove('c1');
@@ -91,7 +91,7 @@ test('what is written to a copied root stays out of the layers and of other cont
 });
 
 test("what containers write is out of reach of the host's users, who could run what is setuid there", () => {
-  createOverlayRootfs(join(directory, 'modes'), true);
+  createOverlayRootfs(join(directory, 'modes'));
   assert.equal(statSync(join(directory, 'modes/containers')).mode & 0o7777, 0o700);
 });
 

@@ -122,7 +122,7 @@ export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: 
     const [layer, upper, work] = ['layer', 'upper', 'work'].map((name) => join(directory, name)) as [string, string, string];
     for (const path of [layer, upper, work]) mkdirSync(path);
     probeTmpfs(pin);
-    close(withShownLayers(shelf, [layer], pin, (layers) => createOverlay({ layers, writable: { upper, work, isVolatile: true } })));
+    close(withShownLayers(shelf, [layer], pin, (layers) => createOverlay({ layers, writable: { upper, work } })));
     return null;
   } catch (error) {
     return reasonOf(error);

@@ -16,7 +16,7 @@ import { openPreparedRootfs } from './prepared-rootfs.ts';
  * @param hasOverlay whether the kernel's overlay works here, which image volumes need.
  * @throws {BerthError} FAILED_PRECONDITION when fuse-overlayfs is not to be had on this node.
  */
-export async function createFuseRootfs(rootDir: string, isVolatile: boolean, hasOverlay: boolean): Promise<RootfsDriver> {
+export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Promise<RootfsDriver> {
   await requireFuseOverlay();
   const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
@@ -32,7 +32,6 @@ export async function createFuseRootfs(rootDir: string, isVolatile: boolean, has
       upper: path(id, 'upper'),
       work: path(id, 'work'),
       place: path(id, 'place'),
-      isVolatile,
       ...(ids ? { ids } : {}),
     });
   };

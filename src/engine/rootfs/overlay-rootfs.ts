@@ -46,8 +46,8 @@ export type RootfsDriver = {
   readonly usage: (id: string) => ProjectUse | null;
 };
 
-/** @param isVolatile leaves out syncs on the writable layers: they do not outlive a crash of the kernel anyway. */
-export function createOverlayRootfs(rootDir: string, isVolatile: boolean): RootfsDriver {
+/** Root file systems by overlayfs. Writable layers are mounted volatile, without syncs: they are removed after a crash of the kernel. */
+export function createOverlayRootfs(rootDir: string): RootfsDriver {
   const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path } = prepared;
   const shelf = openShelf(rootDir);
@@ -57,7 +57,7 @@ export function createOverlayRootfs(rootDir: string, isVolatile: boolean): Rootf
     await rm(path(id, 'work'), { recursive: true, force: true });
     mkdirSync(path(id, 'work'));
     const layers = layerDirs.length > 0 ? layerDirs : [shelf.emptyLayer];
-    const writable = { upper: path(id, 'upper'), work: path(id, 'work'), isVolatile };
+    const writable = { upper: path(id, 'upper'), work: path(id, 'work') };
     const stack = (shown: readonly (string | number)[]) => boundByQuotas(() => createOverlay({ layers: shown, writable }));
     const fd = withShownLayers(shelf, layers, userNamespace, stack);
     try {

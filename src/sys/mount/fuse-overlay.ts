@@ -20,7 +20,6 @@ export type FuseOverlayRequest = {
   readonly work: string;
   /** A directory on which it lies for a moment. */
   readonly place: string;
-  readonly isVolatile: boolean;
   /** First ids of the host, and how many, as which ids from 0 on are shown. */
   readonly ids?: { readonly uids: Range; readonly gids: Range };
 };
@@ -38,10 +37,10 @@ export async function requireFuseOverlay(): Promise<void> {
 }
 
 /** @returns the fd of the detached mount. @throws {BerthError} FAILED_PRECONDITION with what the program says. */
-export async function createFuseOverlay({ layers, upper, work, place, isVolatile, ids }: FuseOverlayRequest): Promise<number> {
+export async function createFuseOverlay({ layers, upper, work, place, ids }: FuseOverlayRequest): Promise<number> {
   const strange = [...layers, upper, work].find((path) => /[:,\\]/.test(path));
   if (strange !== undefined) throw failedPrecondition(`mounting with ${program}: it takes no path with a colon, comma or backslash: ${strange}`);
-  const options = [`lowerdir=${layers.join(':')}`, `upperdir=${upper}`, `workdir=${work}`, ...(isVolatile ? ['volatile'] : [])];
+  const options = [`lowerdir=${layers.join(':')}`, `upperdir=${upper}`, `workdir=${work}`, 'volatile'];
   if (ids !== undefined) options.push(`uidmapping=${mapping(ids.uids)}`, `gidmapping=${mapping(ids.gids)}`);
   // It goes into the background when the mount is there.
   await run(['-o', options.join(','), place]);

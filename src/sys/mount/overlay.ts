@@ -25,7 +25,6 @@ type Writable = {
   /** Empty. */
   readonly work: string;
   /** No syncs: what is written does not outlive a crash of the kernel. */
-  readonly isVolatile: boolean;
 };
 
 type Directories = { readonly layers: readonly number[]; readonly above: readonly (readonly ['upperdir' | 'workdir', number])[] };
@@ -50,7 +49,7 @@ export function createOverlay(request: OverlayRequest): number {
       : [];
     const directories = { layers: layers.map(fdOf), above };
     // Nobody exports it over NFS, and both cost look-ups.
-    const flags = ['index=off', 'xino=off', ...(writable?.isVolatile ? ['volatile'] : [])];
+    const flags = ['index=off', 'xino=off', ...(writable ? ['volatile'] : [])];
     const target = 'place' in request ? request.place : request.writable.upper;
     return byFds(directories, flags) ?? byTexts(directories, flags) ?? byOneText(directories, flags, target);
   } finally {

@@ -105,8 +105,8 @@ export async function startEngine(
 
 async function makeRootfs(rootDir: string): Promise<RootfsDriver> {
   if (process.env.BERTH_SNAPSHOTTER === 'native') return createNativeRootfs(rootDir);
-  if (process.env.BERTH_SNAPSHOTTER === 'fuse-overlayfs') return createFuseRootfs(rootDir, true, true);
-  return createOverlayRootfs(rootDir, true);
+  if (process.env.BERTH_SNAPSHOTTER === 'fuse-overlayfs') return createFuseRootfs(rootDir, true);
+  return createOverlayRootfs(rootDir);
 }
 
 const noNetwork: Network = {
