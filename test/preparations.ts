@@ -34,7 +34,7 @@ export function prepareFor(file: string): void {
 
 /** The file and every file below the directory that it imports, directly or not. */
 function importedBelow(directory: string, file: string, found = new Set<string>()): Set<string> {
-  if (found.has(file) || !file.startsWith(`${directory}/`) || !existsSync(join(root, file))) return found;
+  if (found.has(file) || !file.startsWith(`${directory}/`) || !file.endsWith('.ts') || !existsSync(join(root, file))) return found;
   found.add(file);
   const text = readFileSync(join(root, file), 'utf8');
   for (const [, from = ''] of text.matchAll(/\bfrom '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g))
