@@ -37,7 +37,7 @@ function importedBelow(directory: string, file: string, found = new Set<string>(
   if (found.has(file) || !file.startsWith(`${directory}/`) || !file.endsWith('.ts') || !existsSync(join(root, file))) return found;
   found.add(file);
   const text = readFileSync(join(root, file), 'utf8');
-  for (const [, from = ''] of text.matchAll(/\bfrom '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g))
-    importedBelow(directory, join(dirname(file), from), found);
+  for (const [, statement, call = ''] of text.matchAll(/\bfrom '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g))
+    importedBelow(directory, join(dirname(file), statement ?? call), found);
   return found;
 }
