@@ -27,12 +27,15 @@ test('openIsal() decompresses members one after the other, and zeros after them,
   }
 });
 
-test('openIsal() reads headers with a name, a comment and extra fields', options, () => {
+test('openIsal() reads headers with a name, a comment, extra fields and a checksum of their own, in pieces of any size', options, () => {
   const plain = gzipSync('content');
-  const head = Buffer.from([0x1f, 0x8b, 8, 4 | 8 | 16, 0, 0, 0, 0, 0, 3, 3, 0, 1, 2, 3]);
-  const archive = Buffer.concat([head, Buffer.from('name\0a comment\0'), plain.subarray(10)]);
+  const head = Buffer.from([0x1f, 0x8b, 8, 2 | 4 | 8 | 16, 0, 0, 0, 0, 0, 3, 3, 0, 1, 2, 3, ...Buffer.from('name\0a comment\0')]);
+  const checksum = crc32(head) & 0xffff;
+  const archive = Buffer.concat([head, Buffer.from([checksum & 0xff, checksum >> 8]), plain.subarray(10)]);
   assert.equal(gunzipSync(archive).toString(), 'content');
-  for (const pieceBytes of [1, 5, archive.length]) assert.equal(decompress(archive, pieceBytes).content.toString(), 'content');
+  for (let pieceBytes = 1; pieceBytes <= archive.length; pieceBytes += 1) {
+    assert.deepEqual([decompress(archive, pieceBytes).content.toString(), decompress(archive, pieceBytes).isAtEnd], ['content', true]);
+  }
 });
 
 test('openIsal() is not at the end in the middle of a member', options, () => {

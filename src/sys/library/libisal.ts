@@ -6,6 +6,7 @@
  */
 import koffi from 'koffi';
 import { library } from '../call/ffi.ts';
+import { gzipHeaderBytesMax, gzipHeaderLength } from './gzip-header.ts';
 import type { LibraryDecoder } from './libzstd.ts';
 
 export type Isal = {
@@ -22,8 +23,11 @@ export type Isal = {
 const at = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_160, crcFlag: 21_172 } as const;
 /** Its 87,368 bytes, and some more for versions with larger tables. */
 const stateBytes = 128 << 10;
-/** `crc_flag` ISAL_GZIP: headers are read, checksums checked. */
-const gzipWithHeader = 1;
+/**
+ * `crc_flag` ISAL_GZIP_NO_HDR_VER: the input begins after the header, the checksum is verified. The library's own reading of headers forgets the flags
+ * between two calls (it keeps them in a local variable), and refuses headers with a checksum of their own.
+ */
+const gzipWithoutHeader = 6;
 /** `block_state` ISAL_BLOCK_FINISH. */
 const finished = 5;
 const reasons: Readonly<Record<number, string>> = {
@@ -35,7 +39,7 @@ const reasons: Readonly<Record<number, string>> = {
   [-6]: 'incorrect checksum',
 };
 const outputBytes = 256 << 10;
-const magic = [0x1f, 0x8b] as const;
+const magic = Buffer.from([0x1f, 0x8b]);
 
 /** @returns undefined when the node has no libisal that can be used. */
 export function openIsal(): Isal | undefined {
@@ -58,20 +62,29 @@ function loadIsal(): Isal {
     const output = Buffer.allocUnsafeSlow(outputBytes);
     const outputAddress = BigInt(koffi.address(output));
     let isInMember = false;
-    /** Of the magic of the next member, what has come. */
-    let magicSeen = 0;
+    /** Of the next member's header, what has been received. */
+    let header = Buffer.alloc(0);
     let hasBegun = false;
     /** Zeros after the last member. */
     let isPadding = false;
     let isClosed = false;
 
-    const begin = (): void => {
+    /** @returns what follows the header in `input`. */
+    const readHeader = (input: Buffer): Buffer => {
+      const bytes = header.length === 0 ? input : Buffer.concat([header, input]);
+      if (hasBegun && bytes[0] === 0) isPadding = true;
+      if (isPadding) return Buffer.alloc(0);
+      if (!magic.subarray(0, bytes.length).equals(bytes.subarray(0, magic.length)))
+        throw new Error(hasBegun ? 'gzip: garbage after a member' : 'gzip: not of this format');
+      const length = gzipHeaderLength(bytes);
+      if (length === undefined && bytes.length > gzipHeaderBytesMax) throw new Error('gzip: incorrect header');
+      header = length === undefined ? Buffer.from(bytes) : Buffer.alloc(0);
+      if (length === undefined) return Buffer.alloc(0);
       c_init(state);
-      state.writeUInt32LE(gzipWithHeader, at.crcFlag);
+      state.writeUInt32LE(gzipWithoutHeader, at.crcFlag);
       isInMember = true;
       hasBegun = true;
-      magicSeen = 0;
-      inflate(Buffer.from(magic), () => undefined);
+      return bytes.subarray(length);
     };
 
     /** @returns how many bytes of the input belong to the present member. */
@@ -97,22 +110,14 @@ function loadIsal(): Isal {
     };
 
     const write = (input: Buffer, sink: (output: Buffer) => void): void => {
-      let position = 0;
-      while (position < input.length && !isPadding && !isClosed) {
-        if (isInMember) position += inflate(position === 0 ? input : input.subarray(position), sink);
-        else if (input[position] === magic[magicSeen]) {
-          magicSeen += 1;
-          position += 1;
-          if (magicSeen === magic.length) begin();
-        } else if (hasBegun && magicSeen === 0 && input[position] === 0) isPadding = true;
-        else throw new Error(hasBegun ? 'gzip: garbage after a member' : 'gzip: not of this format');
-      }
+      let rest = input;
+      while (rest.length > 0 && !isPadding && !isClosed) rest = isInMember ? rest.subarray(inflate(rest, sink)) : readHeader(rest);
     };
 
     const close = (): void => {
       isClosed = true;
     };
-    return { write, isAtEnd: () => hasBegun && !isInMember && magicSeen === 0, close };
+    return { write, isAtEnd: () => hasBegun && !isInMember && header.length === 0, close };
   };
   return { openGzipDecoder, crc32: (bytes, crc) => Number(c_crc32(crc, bytes, bytes.length)) };
 }
