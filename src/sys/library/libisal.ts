@@ -24,8 +24,8 @@ const at = { nextOut: 0, availOut: 8, nextIn: 16, availIn: 32, blockState: 21_16
 /** Its 87,368 bytes, and some more for versions with larger tables. */
 const stateBytes = 128 << 10;
 /**
- * `crc_flag` ISAL_GZIP_NO_HDR_VER: the input begins after the header, the checksum is verified. The library's own reading of headers forgets the flags
- * between two calls (it keeps them in a local variable), and refuses headers with a checksum of their own.
+ * `crc_flag` ISAL_GZIP_NO_HDR_VER: the input begins after the header, the checksum is verified. The library's own reading of headers does not go on in
+ * a second call: it keeps the flags in a local variable, and its checksum of the header (FHCRC) only counts the bytes of the last call.
  */
 const gzipWithoutHeader = 6;
 /** `block_state` ISAL_BLOCK_FINISH. */
