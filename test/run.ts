@@ -57,7 +57,7 @@ const isolatedParts = [...testsBelow('test/fuzz'), ...testsBelow('test/root'), .
 const parts: readonly Part[] = [
   { name: 'types', run: () => one('types', ['tsc', '-p', '.'], 5 * minute) },
   { name: 'lint', run: () => one('lint', ['biome', 'ci', '--error-on-warnings'], 5 * minute) },
-  { name: 'unit', run: () => nodeTests('unit', unitFiles, [], 10 * minute) },
+  { name: 'unit', run: () => unitTests('unit', unitFiles) },
   ...isolatedParts,
   { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
   { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
@@ -111,7 +111,7 @@ function partsCalled(name: string): readonly Part[] {
   if (exact.length > 0) return exact;
   const units = unitFiles.filter((file) => file.includes(name));
   const found = isolatedParts.filter((part) => part.name.includes(name));
-  if (units.length > 0) found.unshift({ name: `unit (${name})`, run: () => nodeTests(`unit-${name}`, units, [], 10 * minute) });
+  if (units.length > 0) found.unshift({ name: `unit (${name})`, run: () => unitTests(`unit-${name.replaceAll('/', '-')}`, units) });
   if (found.length === 0) throw new Error(`no part and no test file is called ${name}; parts: ${parts.map((part) => part.name).join(', ')}`);
   return found;
 }
@@ -151,6 +151,12 @@ async function counting(name: string, command: readonly string[], timeoutMs: num
   return { passed: Number(passed), failed: Math.max(1, Number(failed)), skipped: Number(skipped) };
 }
 
+/** All files in one process: a process for each of them takes twice the time. */
+function unitTests(name: string, files: readonly string[]): Promise<Counts> {
+  return nodeTests(name, ['--test-isolation=none', ...files], [], 10 * minute);
+}
+
+/** @param files may begin with options of Node's test runner. */
 async function nodeTests(name: string, files: readonly string[], prefix: readonly string[], timeoutMs: number): Promise<Counts> {
   const report = join(outputDir, `${name.replaceAll('/', '-')}.tap`);
   rmSync(report, { force: true });
