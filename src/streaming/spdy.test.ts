@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../lib/errors.ts';
-import { Inflater } from './inflate.ts';
 import { encodeDataHead, encodeGoAway, encodePing, encodeRstStream, encodeSynReply, encodeWindowUpdate, type SpdyFrame, SpdyParser } from './spdy.ts';
-import { spdyDictionary } from './spdy-dictionary.ts';
 
 /** What client-go 0.36 sends first for an exec with stdin: SYN_STREAM 1 (streamType: error), SYN_STREAM 3 (streamType: stdin). */
 const fromClientGo = Buffer.from(
@@ -78,32 +76,4 @@ test('SpdyParser refuses another version, long control frames, short ones and br
     'SETTINGS that are cut off': '800300040000000400000003',
   };
   for (const [name, hex] of Object.entries(refused)) assert.throws(() => parseAll(Buffer.from(hex, 'hex')), BerthError, name);
-});
-
-test('SpdyParser refuses header blocks that grow beyond their bound', async () => {
-  const { createDeflate, constants } = await import('node:zlib');
-  const deflate = createDeflate({ dictionary: spdyDictionary() });
-  const parts: Buffer[] = [];
-  deflate.on('data', (part) => parts.push(part));
-  deflate.write(Buffer.alloc(1_000_000));
-  await new Promise<void>((resolve) => deflate.flush(constants.Z_SYNC_FLUSH, resolve));
-  const inflater = new Inflater(spdyDictionary(), 4096);
-  assert.throws(() => inflater.inflate(Buffer.concat(parts)), /more than 4096 bytes/);
-});
-
-test('Inflater follows a zlib stream from block to block, at every level', async () => {
-  const { createDeflate, constants } = await import('node:zlib');
-  for (const level of [0, 1, 9]) {
-    const deflate = createDeflate({ dictionary: spdyDictionary(), level });
-    const inflater = new Inflater(spdyDictionary(), 10_000);
-    const parts: Buffer[] = [];
-    deflate.on('data', (part) => parts.push(part));
-    for (let i = 0; i < 60; i += 1) {
-      const noise = Buffer.from(Array.from({ length: 2000 }, (_, j) => (i * 7919 + j * j * 104_729) >> 5));
-      const text = i % 7 === 0 ? noise : Buffer.from(`streamtype error requestid ${i} port 80 `.repeat(1 + (i % 50)));
-      deflate.write(text);
-      await new Promise<void>((resolve) => deflate.flush(constants.Z_SYNC_FLUSH, resolve));
-      assert.deepEqual(inflater.inflate(Buffer.concat(parts.splice(0))), text, `level ${level}, block ${i}`);
-    }
-  }
 });

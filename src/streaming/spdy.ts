@@ -6,7 +6,7 @@
  * Pure. Holds no more than one control frame: data goes on as it comes, whatever length its frame announces.
  */
 import { BerthError } from '../lib/errors.ts';
-import { Inflater } from './inflate.ts';
+import { HeaderInflater } from './header-inflater.ts';
 import { spdyDictionary } from './spdy-dictionary.ts';
 
 const version = 3;
@@ -53,7 +53,7 @@ type Control = { readonly type: number; readonly flags: number; readonly payload
 
 /** The bytes of one connection, in order, to frames. One frame of data may come in several parts, of which the last has `isFin` where the frame has. */
 export class SpdyParser {
-  readonly #inflater = new Inflater(spdyDictionary(), headerBlockBytesMax);
+  readonly #inflater = new HeaderInflater(spdyDictionary(), headerBlockBytesMax);
   readonly #held = Buffer.alloc(frameHeadBytes + controlBytesMax);
   #heldBytes = 0;
   #data: { readonly streamId: number; readonly isFin: boolean; bytesLeft: number } | undefined;

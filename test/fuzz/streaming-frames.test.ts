@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../../src/lib/errors.ts';
-import { Inflater } from '../../src/streaming/inflate.ts';
+import { HeaderInflater } from '../../src/streaming/header-inflater.ts';
 import { ChannelParser, ResizeParser } from '../../src/streaming/remote-command.ts';
 import { encodeDataHead, encodePing, encodeWindowUpdate, SpdyParser } from '../../src/streaming/spdy.ts';
 import { SpdyConnection } from '../../src/streaming/spdy-connection.ts';
@@ -74,7 +74,7 @@ test('changed header blocks give bounded bytes or a BerthError', () => {
   const random = createRandom(2);
   const block = synStreams.subarray(18, 49);
   for (let round = 0; round < rounds; round += 1) {
-    const inflater = new Inflater(spdyDictionary(), 500);
+    const inflater = new HeaderInflater(spdyDictionary(), 500);
     feed([changed(random, block), changed(random, block)], (chunk) => {
       const bytes = inflater.inflate(chunk);
       assert.ok(bytes.length <= 500);
