@@ -156,17 +156,15 @@ test('requests reach the engine as specs, with times in milliseconds', async (t)
   assert.equal((image as { ref: string }).ref, 'docker.io/library/busybox@sha256:2222');
 });
 
-test('requests may be larger than 4 MiB, and the answer of ExecSync is smaller than the 16 MiB that the kubelet takes', async (t) => {
+test('requests and responses may be larger than the 4 MiB of grpc-js', async (t) => {
   const { call, deps } = await serve(t, 'large');
-  const [word, output] = ['x'.repeat(9 * 1024 * 1024), Buffer.alloc(9 * 1024 * 1024)];
+  const [word, output] = ['x'.repeat(9 * 1024 * 1024), Buffer.alloc(6 * 1024 * 1024)];
   Object.assign(deps.engine, {
     execSync: async (_: string, argv: readonly string[]) => ({ stdout: output, stderr: output, exitCode: argv[0] === word ? 0 : 1 }),
   });
   const { code, messages } = await call('ExecSync', { container_id: 'c1', cmd: [word] });
   const { stdout, stderr, exit_code } = messages[0] as unknown as { stdout: Buffer; stderr: Buffer; exit_code?: number };
-  assert.deepEqual([code, exit_code], [Codes.OK, 0]);
-  assert.equal(stdout.length, stderr.length);
-  assert.ok(stdout.length > 8_000_000 && stdout.length + stderr.length + 1024 < 16 * 1024 * 1024);
+  assert.deepEqual([code, exit_code, stdout.length, stderr.length], [Codes.OK, 0, output.length, output.length]);
 });
 
 test('listen() takes over the socket of a daemon that is gone, with mode 660, and no other', async (t) => {

@@ -7,9 +7,6 @@ import { requiredName, withoutNul } from '../../from-request/checks.ts';
 import { secondsToMs } from '../../from-request/seconds.ts';
 import type { ExecSyncRequest, ExecSyncResponse } from '../../wire/messages.ts';
 
-/** Of each stream: the kubelet refuses a message above 16 MiB, and would take a probe with such output for failed. */
-const outputBytesMax = 8 * 1024 * 1024 - 16 * 1024;
-
 /**
  * An exit code other than 0 is an answer, not an error.
  *
@@ -20,5 +17,5 @@ export async function execSync({ engine }: Pick<CriDeps, 'engine'>, request: Exe
   const argv = (request.cmd ?? []).map((word) => withoutNul('cmd', word));
   if (argv.length === 0) throw invalidArgument('cmd: it is missing');
   const { stdout, stderr, exitCode } = await engine.execSync(id, argv, secondsToMs(request.timeout), signal);
-  return { stdout: stdout.subarray(0, outputBytesMax), stderr: stderr.subarray(0, outputBytesMax), exit_code: exitCode };
+  return { stdout, stderr, exit_code: exitCode };
 }
