@@ -33,7 +33,7 @@ const kinds = ['sh', 'sh root', 'sh cluster', 'toml', 'toml hosts', 'json', 'jso
 
 /** Programs of the system that the pages may use. A name that is not here is a typing error, or belongs here. */
 const systemPrograms: readonly string[] = [
-  ...['apt-get', 'cat', 'cd', 'cp', 'curl', 'git', 'journalctl', 'ln', 'mkdir', 'modprobe', 'rm', 'sed', 'skopeo', 'sysctl', 'systemctl'],
+  ...['apt-get', 'cat', 'cd', 'cp', 'curl', 'git', 'grep', 'journalctl', 'ln', 'mkdir', 'modprobe', 'rm', 'sed', 'skopeo', 'sysctl', 'systemctl'],
 ];
 const clusterPrograms: readonly string[] = ['kubectl', 'kubeadm'];
 const crictlCommands: readonly string[] = [
