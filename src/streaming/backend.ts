@@ -1,9 +1,9 @@
 /**
- * What the streaming server needs from the rest of berth: processes to talk to, and ports of sandboxes. Types only.
+ * The interface between the streaming server and the rest of berth: the streams of processes, and ports of pod sandboxes. Types only.
  */
 import type { Duplex, Readable, Writable } from 'node:stream';
 
-/** Which streams a client asked for. With a terminal there is no stderr: both outputs are the terminal. */
+/** The streams that a client requested. With a terminal there is no stderr: the terminal carries both outputs. */
 export type StreamFlags = {
   readonly tty: boolean;
   readonly stdin: boolean;
@@ -14,35 +14,35 @@ export type StreamFlags = {
 export type ExecTarget = StreamFlags & { readonly containerId: string; readonly argv: readonly string[] };
 export type AttachTarget = StreamFlags & { readonly containerId: string };
 
-/** A process with its streams: started for an exec, or a container's own that is attached to. */
+/** The streams of a process: one started for exec, or the container's own for attach. */
 export type ContainerStreams = {
   /**
-   * Present when asked for. `end()` when the client has sent its last byte (half-close); `destroy()` when the client is gone, which is no end of input.
-   * An error of it (the process closed its end) is no failure of the session.
+   * Present if requested. `end()` after the client's last byte (half-close); `destroy()` if the client disconnects, which is not an end of input.
+   * An error on it (the process closed its end) does not fail the session.
    */
   readonly stdin?: Writable;
   /**
-   * Present when asked for; end when no process holds the writing end any more. Read only as fast as the client takes it: whether that
-   * slows the process (exec) or loses output (attach) is the backend's choice.
+   * Present if requested. Ends when no process holds the write end open. Read only as fast as the client accepts data: the backend decides
+   * whether that blocks the process (exec) or drops output (attach).
    */
   readonly stdout?: Readable;
   readonly stderr?: Readable;
-  /** The client's window changed. Called only with a terminal; both are 1 to 65535. */
+  /** The client's terminal size changed. Called only with a terminal; both values are 1 to 65535. */
   readonly resize: (columns: number, rows: number) => void;
-  /** The process, or with attach the container, has ended. A rejection's message is told to the client. */
+  /** Resolves when the process, or for attach the container, has exited. The message of a rejection is sent to the client. */
   readonly exited: Promise<{ readonly exitCode: number }>;
-  /** Nobody is there any more to see the output. Exec: end the process. Attach: leave the container alone, let go of its streams. Called once at most. */
+  /** The client has disconnected. Exec: end the process. Attach: release the streams and leave the container running. Called at most once. */
   readonly abandon: () => void;
 };
 
 export type StreamingBackend = {
-  /** Called when all streams of the client are there. A rejection's message is told to the client. */
+  /** Called when the client has opened all its streams. The message of a rejection is sent to the client. */
   readonly exec: (target: ExecTarget) => Promise<ContainerStreams>;
-  /** As exec(), for the container's own process. `exitCode` is not told to the client: the end of the container ends an attach with success. */
+  /** Like exec(), for the container's own process. `exitCode` is not sent to the client: attach succeeds when the container exits. */
   readonly attach: (target: AttachTarget) => Promise<ContainerStreams>;
   /**
-   * Connects to a port inside the sandbox's network namespace. A socket that is half-open (`allowHalfOpen`): its end of input does not end its output.
-   * @throws {BerthError} whose message is told to the client.
+   * Connects to a port in the sandbox's network namespace. The socket has `allowHalfOpen`: the end of its input does not end its output.
+   * @throws {BerthError} The message is sent to the client.
    */
   readonly connect: (sandboxId: string, port: number) => Promise<Duplex>;
 };

@@ -1,9 +1,9 @@
 /**
- * Waiting for a writable stream.
+ * Waits for backpressure on a writable stream to end.
  */
 import type { Writable } from 'node:stream';
 
-/** Until a stream takes more, or never will. */
+/** Resolves when the stream accepts more data, or is destroyed. */
 export function drained(stream: Writable): Promise<void> {
   return new Promise((resolve) => {
     if (!stream.writableNeedDrain || stream.destroyed) return resolve();

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Inbound } from './inbound.ts';
 
-test('Inbound gives chunks in order and counts one as taken when the next is asked for', async () => {
+test('Inbound returns chunks in order, and counts one as processed when the next is requested', async () => {
   const taken: number[] = [];
   const inbound = new Inbound((bytes) => taken.push(bytes));
   inbound.push(Buffer.from('ab'));
@@ -17,7 +17,7 @@ test('Inbound gives chunks in order and counts one as taken when the next is ask
   assert.equal(inbound.heldBytes, 0);
 });
 
-test('Inbound wakes who waits, with a chunk or the end', async () => {
+test('Inbound resolves a pending next() with a chunk or the end', async () => {
   const inbound = new Inbound(() => {});
   const first = inbound.next();
   inbound.push(Buffer.from('x'));
@@ -27,7 +27,7 @@ test('Inbound wakes who waits, with a chunk or the end', async () => {
   assert.equal(await second, null);
 });
 
-test('Inbound counts a flood of tiny chunks as the memory that it takes', () => {
+test('Inbound counts the overhead of tiny chunks', () => {
   const inbound = new Inbound(() => {});
   for (let i = 0; i < 1000; i += 1) inbound.push(Buffer.from('x'));
   assert.ok(inbound.heldBytes > 100_000, `${inbound.heldBytes}`);

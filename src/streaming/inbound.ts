@@ -1,28 +1,28 @@
 /**
- * What came in on one stream and nobody has taken yet: in order, with an account of what it holds, so that the reader of the connection can stop in time.
+ * The receive queue of one stream. It accounts for the memory it holds, so that the connection can stop reading in time.
  *
- * Pure: copies nothing and waits for nobody; the bound is kept by who pushes.
+ * Pure. It copies nothing and never blocks; the caller of push() enforces the limit.
  */
 
-/** What a chunk costs beside its bytes: a flood of chunks of one byte is to count as what it takes. */
+/** Overhead of a chunk, so that a flood of 1-byte chunks counts as the memory it uses. */
 const chunkCostBytes = 128;
 
 export class Inbound {
   readonly #onTaken: (bytes: number) => void;
   #chunks: Buffer[] = [];
-  /** The chunk that the taker works on. */
+  /** The chunk that the consumer is processing. */
   #current: Buffer | undefined;
   #waiting: ((chunk: Buffer | null) => void) | undefined;
   #isEnded = false;
   #isDiscarding = false;
   #heldBytes = 0;
 
-  /** @param onTaken told of the bytes of each chunk that the taker is done with. */
+  /** @param onTaken called with the size of each chunk that the consumer has processed. */
   constructor(onTaken: (bytes: number) => void) {
     this.#onTaken = onTaken;
   }
 
-  /** Memory that waits to be taken or is being worked on, overhead included. */
+  /** Bytes queued or being processed, including overhead. */
   get heldBytes(): number {
     return this.#heldBytes;
   }
@@ -31,7 +31,6 @@ export class Inbound {
     return this.#isEnded;
   }
 
-  /** Nobody wants the rest. */
   get isDiscarding(): boolean {
     return this.#isDiscarding;
   }
@@ -44,13 +43,13 @@ export class Inbound {
     else this.#give(chunk);
   }
 
-  /** No more will come; what is there can still be taken. */
+  /** Marks the end of the stream. Queued chunks can still be read. */
   end(): void {
     this.#isEnded = true;
     if (this.#waiting !== undefined) this.#give(null);
   }
 
-  /** Nobody wants the rest: what is there and what comes counts as taken at once. */
+  /** Drops all queued and future chunks, which count as processed. */
   discard(): void {
     this.#isDiscarding = true;
     for (const chunk of this.#chunks.splice(0)) this.#done(chunk);
@@ -58,7 +57,7 @@ export class Inbound {
     if (this.#waiting !== undefined) this.#give(null);
   }
 
-  /** The next chunk; null at the end. To be called when the one before has been dealt with, by one taker. */
+  /** Returns the next chunk, null at the end. There is one consumer; calling next() marks the previous chunk as processed. */
   next(): Promise<Buffer | null> {
     this.#finishCurrent();
     const chunk = this.#chunks.shift();

@@ -1,8 +1,8 @@
 /**
- * Port-forward over plain WebSocket, as old clients ask for it: ports in the query, two channels for each, one connection to each port.
+ * Port-forward over plain WebSocket, for old clients: the query lists the ports; each port has two channels and one connection.
  *
- *   port i of the query: channel 2i data, both ways; channel 2i+1 error, to the client.
- *   The first message on each is the port as two bytes, the lower first.
+ *   port i of the query: channel 2i carries data in both directions, channel 2i+1 errors to the client.
+ *   The first message on each channel is the port as two bytes, little-endian.
  */
 import { failedTo, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { Inbound } from './inbound.ts';
@@ -13,23 +13,23 @@ import { sendOn } from './remote-websocket.ts';
 import { type MessagePart, WebSocketConnection } from './websocket-connection.ts';
 import type { Link, LinkHandlers } from './wire.ts';
 
-/** Channels are one byte, and 255 is special elsewhere. */
+/** Channel numbers are one byte; 255 has a special meaning in other protocols. */
 const portsMax = 100;
 
 const heldBytesMax = 262_144;
 
-/** @throws {BerthError} INVALID_ARGUMENT when the query names no port, or something else. */
+/** Returns the ports in a query. @throws {BerthError} INVALID_ARGUMENT for a missing or invalid port, or too many. */
 export function portsOfQuery(query: URLSearchParams): readonly number[] {
   const ports = query.getAll('port').flatMap((text) => text.split(','));
-  if (ports.length === 0 || ports.length > portsMax) throw invalidArgument(`port-forward: the query must name 1 to ${portsMax} ports`);
+  if (ports.length === 0 || ports.length > portsMax) throw invalidArgument(`port-forward: the query must contain 1 to ${portsMax} ports`);
   return ports.map((text) => {
     const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
-    if (port < 1 || port > 65_535) throw invalidArgument('port-forward: the query names something that is no port');
+    if (port < 1 || port > 65_535) throw invalidArgument('port-forward: invalid port in the query');
     return port;
   });
 }
 
-/** Serves a client until it is gone or all its connections have ended. */
+/** Serves a client until it disconnects or all its connections have ended. */
 export function forwardOverWebSocket(
   deps: ForwardDeps,
   sandboxId: string,
@@ -80,7 +80,7 @@ async function forward(deps: ForwardDeps, sandboxId: string, port: number, chann
     const socket = await deps.backend.connect(sandboxId, port);
     const sink = { write: (chunk: Buffer) => channels.write(0, chunk), end: () => {} };
     const end = await relay({ inbound: channels.inbound, sink, broken: channels.broken }, socket, deps.halfCloseGraceMs);
-    if (end === 'broken') await channels.write(1, Buffer.from(`${attempt}: the connection broke`));
+    if (end === 'broken') await channels.write(1, Buffer.from(`${attempt}: connection lost`));
   } catch (error) {
     channels.inbound.discard();
     await channels.write(1, Buffer.from(reasonOf(failedTo(attempt, error))));

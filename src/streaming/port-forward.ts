@@ -1,11 +1,11 @@
 /**
- * Port-forward over SPDY: pairs of streams that a client opens, each a connection to a port of the sandbox.
+ * Port-forward over SPDY: the client opens pairs of streams; each pair is a connection to a port of the pod sandbox.
  *
- * A connection that fails is the end of its pair and of nothing else: the client's other connections go on.
+ * A failed connection ends its own pair only; the client's other connections continue.
  *
  *   client  SYN_STREAM streamType=error port=80 requestID=7
- *           SYN_STREAM streamType=data  port=80 requestID=7     connected, bytes both ways
- *   server  error stream: text when that failed, then both streams are reset; nothing when all went well, then both end
+ *           SYN_STREAM streamType=data  port=80 requestID=7     connected, bytes in both directions
+ *   server  error stream: on failure a message, then both streams are reset; on success nothing, then both end
  */
 import { failedTo, reasonOf } from '../lib/errors.ts';
 import type { StreamingBackend } from './backend.ts';
@@ -16,15 +16,15 @@ import type { Link, LinkHandlers } from './wire.ts';
 
 export type ForwardDeps = {
   readonly backend: Pick<StreamingBackend, 'connect'>;
-  /** For the second stream of a pair to come. */
+  /** Time for the client to open the second stream of a pair. */
   readonly creationTimeoutMs: number;
-  /** For one direction to go on, silently, after the other has ended. */
+  /** Time that one direction may stay idle after the other has ended. */
   readonly halfCloseGraceMs: number;
 };
 
 type Pair = { error?: SpdyStream; data?: SpdyStream; readonly timer: NodeJS.Timeout };
 
-/** Serves a client until it is gone. @param openLink begins the connection with these handlers. @returns what ends it, and its end. */
+/** Serves a client until it disconnects. @param openLink opens the connection with the given handlers. @returns `close()`, and a promise of the end. */
 export function forwardOverSpdy(
   deps: ForwardDeps,
   sandboxId: string,
@@ -52,7 +52,7 @@ export function forwardOverSpdy(
   return { close: () => connection.close(), closed: closed.promise };
 }
 
-/** @returns the pair that the stream belongs to; undefined when it belongs to none, and is reset. A complete pair is no longer in `pairs`. */
+/** Adds a stream to its pair. @returns the pair, or undefined if the stream is invalid and was reset. A complete pair is removed from `pairs`. */
 function addToPair(deps: ForwardDeps, pairs: Map<string, Pair>, stream: SpdyStream): Pair | undefined {
   const type = stream.headers.get('streamtype');
   if ((type !== 'error' && type !== 'data') || portOf(stream) === undefined) {
@@ -60,13 +60,13 @@ function addToPair(deps: ForwardDeps, pairs: Map<string, Pair>, stream: SpdyStre
     return undefined;
   }
   const id = requestIdOf(stream, type);
-  const pair = pairs.get(id) ?? { timer: setTimeout(() => giveUp(pairs, id), deps.creationTimeoutMs) };
+  const pair = pairs.get(id) ?? { timer: setTimeout(() => timeOut(pairs, id), deps.creationTimeoutMs) };
   if (pair[type] !== undefined) {
     stream.reset(resetStatus.protocolError);
     return undefined;
   }
   pair[type] = stream;
-  // Nothing of use comes on an error stream.
+  // The client sends nothing useful on an error stream.
   if (type === 'error') stream.inbound.discard();
   if (pair.error && pair.data) {
     clearTimeout(pair.timer);
@@ -86,14 +86,14 @@ function forget(pairs: Map<string, Pair>, id: string, pair: Pair): void {
   pair.data?.reset();
 }
 
-function giveUp(pairs: Map<string, Pair>, id: string): void {
+function timeOut(pairs: Map<string, Pair>, id: string): void {
   const pair = pairs.get(id);
   pairs.delete(id);
-  if (pair?.error) void fail(pair.error, undefined, `port-forward: the data stream of request ${id} did not come in time`);
+  if (pair?.error) void fail(pair.error, undefined, `port-forward: timed out waiting for the data stream of request ${id}`);
   pair?.data?.reset();
 }
 
-/** A client without request ids opens the data stream right after the error stream. */
+/** Clients without request ids open the data stream right after the error stream. */
 function requestIdOf(stream: SpdyStream, type: 'error' | 'data'): string {
   return stream.headers.get('requestid') ?? String(type === 'error' ? stream.id : stream.id - 2);
 }
@@ -115,14 +115,14 @@ async function serve(deps: ForwardDeps, sandboxId: string, error: SpdyStream, da
   const sink = { write: (chunk: Buffer) => data.write(chunk), end: () => data.end() };
   const end = await relay({ inbound: data.inbound, sink, broken: data.broken }, connected.socket, deps.halfCloseGraceMs);
   if (end === 'broken') {
-    // Without a text: after one, clients give up all of their connections.
+    // Without a message: clients close all their connections after one.
     data.reset();
     error.reset();
     return;
   }
   data.end();
   error.end();
-  // Where the client has not ended its side.
+  // In case the client has not ended its side.
   data.reset();
 }
 

@@ -1,30 +1,30 @@
 /**
- * One forwarded connection: bytes both ways at the pace of the slower side, half-close kept, and an end when nothing moves after it.
+ * Copies one forwarded connection in both directions with backpressure and half-close. Closes it if it stays idle after a half-close.
  */
 import type { Duplex } from 'node:stream';
 import { drained } from './drained.ts';
 import type { Inbound } from './inbound.ts';
 import type { Sink } from './remote-streams.ts';
 
-/** The client's side of it. */
+/** The client's end of the connection. */
 export type RemoteEnd = {
   readonly inbound: Inbound;
   readonly sink: Sink;
-  /** The client has reset the stream or is gone. */
+  /** Resolves when the client resets the stream or disconnects. */
   readonly broken: Promise<void>;
 };
 
-/** A direction: whether it moved since it was looked at, and whether it waits for the client, which may take its time. */
+/** The state of one direction: whether data moved since the last check, and whether it is blocked on the client. */
 type Direction = { hasMoved: boolean; isWaitingForClient: boolean; isDone: boolean };
 
-/** Looks during the grace. Silence is counted in looks, not in time: when the process itself was held up, nothing could move. */
-const looks = 5;
+/** Idle checks during the grace period. Checks are counted instead of time, because no data can move while the event loop is blocked. */
+const idleChecks = 5;
 
 /**
- * Copies until both directions have ended, or one has and the other stays silent for `graceMs`: a client that closes its connection looks
- * like one that half-closes it. The socket is gone afterwards.
+ * Copies until both directions have ended, or one has and the other stays idle for `graceMs`: closing a connection looks the same as
+ * half-closing it. Destroys the socket at the end.
  *
- * @returns `ended`, or `broken` when the socket failed: a reset that the client is to see as one.
+ * @returns `ended`, or `broken` if the socket failed: the caller must then reset the client's stream.
  */
 export async function relay(remote: RemoteEnd, socket: Duplex, graceMs: number): Promise<'ended' | 'broken'> {
   let isBroken = false;
@@ -32,14 +32,14 @@ export async function relay(remote: RemoteEnd, socket: Duplex, graceMs: number):
     isBroken = true;
   });
   const closed = new Promise<void>((resolve) => socket.on('close', () => resolve()));
-  const directions = [begin(), begin()] as const;
+  const directions = [newDirection(), newDirection()] as const;
   const toPod = copyToPod(remote.inbound, socket, directions[0]);
   const toClient = copyToClient(socket, remote.sink, directions[1]);
-  let silentLooks = 0;
+  let idleCount = 0;
   const timer = setInterval(() => {
-    silentLooks = isSilent(directions) ? silentLooks + 1 : 0;
-    if (silentLooks >= looks) socket.destroy();
-  }, graceMs / looks);
+    idleCount = isIdle(directions) ? idleCount + 1 : 0;
+    if (idleCount >= idleChecks) socket.destroy();
+  }, graceMs / idleChecks);
   const bothEnded = Promise.all([toPod, toClient]);
   await Promise.race([bothEnded, closed, remote.broken]);
   clearInterval(timer);
@@ -49,10 +49,10 @@ export async function relay(remote: RemoteEnd, socket: Duplex, graceMs: number):
   return isBroken ? 'broken' : 'ended';
 }
 
-const begin = (): Direction => ({ hasMoved: false, isWaitingForClient: false, isDone: false });
+const newDirection = (): Direction => ({ hasMoved: false, isWaitingForClient: false, isDone: false });
 
-/** One direction has ended, and nothing moved in either since the last look. */
-function isSilent([toPod, toClient]: readonly [Direction, Direction]): boolean {
+/** Whether exactly one direction has ended, and no data moved in either since the last check. */
+function isIdle([toPod, toClient]: readonly [Direction, Direction]): boolean {
   const hasMoved = toPod.hasMoved || toClient.hasMoved;
   toPod.hasMoved = false;
   toClient.hasMoved = false;
@@ -72,16 +72,16 @@ async function copyToPod(inbound: Inbound, socket: Duplex, direction: Direction)
 
 async function copyToClient(socket: Duplex, sink: Sink, direction: Direction): Promise<void> {
   try {
-    // Not destroyed at its end: the other direction may go on.
+    // Do not destroy the socket at the end of its output: the other direction may continue.
     for await (const chunk of socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
       direction.isWaitingForClient = true;
-      const isTaken = await sink.write(chunk);
+      const isOpen = await sink.write(chunk);
       direction.isWaitingForClient = false;
       direction.hasMoved = true;
-      if (!isTaken) break;
+      if (!isOpen) break;
     }
   } catch {
-    // The socket failed or was closed; relay() knows.
+    // The socket failed or was closed; relay() handles that.
   }
   direction.hasMoved = true;
   direction.isDone = true;

@@ -4,13 +4,13 @@ import { ChannelParser, checkFlags, chooseProtocol, encodeChannelMessage, encode
 
 const flags = { tty: false, stdin: true, stdout: true, stderr: true };
 
-test('checkFlags() refuses stderr with a terminal, and no stream at all', () => {
+test('checkFlags() refuses stderr with a terminal, and a request without streams', () => {
   assert.doesNotThrow(() => checkFlags(flags));
   assert.throws(() => checkFlags({ ...flags, tty: true }), { code: 'INVALID_ARGUMENT' });
   assert.throws(() => checkFlags({ tty: false, stdin: false, stdout: false, stderr: false }), { code: 'INVALID_ARGUMENT' });
 });
 
-test('chooseProtocol() takes the first choice of the client that is known', () => {
+test("chooseProtocol() takes the client's most preferred known protocol", () => {
   assert.equal(
     chooseProtocol('v9.channel.k8s.io, v2.channel.k8s.io,v4.channel.k8s.io', ['v4.channel.k8s.io', 'v2.channel.k8s.io']),
     'v2.channel.k8s.io',
@@ -19,14 +19,14 @@ test('chooseProtocol() takes the first choice of the client that is known', () =
   assert.equal(chooseProtocol('', ['']), undefined);
 });
 
-test('expectedStreams() counts a resize stream only with a terminal and from version 3', () => {
+test('expectedStreams() has a resize stream only with a terminal and since version 3', () => {
   const tty = { tty: true, stdin: true, stdout: true, stderr: false };
   assert.deepEqual(expectedStreams(flags, 4), ['error', 'stdin', 'stdout', 'stderr']);
   assert.deepEqual(expectedStreams(tty, 2), ['error', 'stdin', 'stdout']);
   assert.deepEqual(expectedStreams(tty, 3), ['error', 'stdin', 'stdout', 'resize']);
 });
 
-test('encodeStatus() is JSON from version 4, and before it text for failures alone', () => {
+test('encodeStatus() returns JSON since version 4, and text for failures only before it', () => {
   assert.deepEqual(JSON.parse(encodeStatus({ exitCode: 0 }, 4).toString()), { metadata: {}, status: 'Success' });
   const failed = JSON.parse(encodeStatus({ exitCode: 42 }, 5).toString());
   assert.equal(failed.reason, 'NonZeroExitCode');
@@ -37,7 +37,7 @@ test('encodeStatus() is JSON from version 4, and before it text for failures alo
   assert.match(encodeStatus({ exitCode: 42 }, 1).toString(), /42/);
 });
 
-test('ResizeParser reads sizes one after another, however they are cut, and skips nonsense', () => {
+test('ResizeParser parses sizes independent of chunk boundaries, and skips invalid ones', () => {
   const parser = new ResizeParser();
   const text = '{"Width":80,"Height":24}\n{"Width":0,"Height":5}{"nothing":1}{"Width":70000,"Height":5}{ "height": 40, "width": 100 }';
   const sizes = [...text].flatMap((character) => [...parser.parse(Buffer.from(character))]);
@@ -47,13 +47,13 @@ test('ResizeParser reads sizes one after another, however they are cut, and skip
   ]);
 });
 
-test('ResizeParser drops an object that never ends', () => {
+test('ResizeParser drops an object that does not end', () => {
   const parser = new ResizeParser();
   for (let i = 0; i < 10; i += 1) assert.deepEqual([...parser.parse(Buffer.alloc(1000, '{'))], []);
   assert.deepEqual([...parser.parse(Buffer.from('{"Width":80,"Height":24}'))].length, 1);
 });
 
-test('ChannelParser takes the channel from the first byte of a message that comes in parts', () => {
+test('ChannelParser takes the channel from the first byte of a fragmented message', () => {
   const parser = new ChannelParser(false);
   const parts = [
     { bytes: Buffer.from([0]), isFirst: true, isLast: false },
@@ -70,7 +70,7 @@ test('ChannelParser takes the channel from the first byte of a message that come
   ]);
 });
 
-test('ChannelParser decodes base64 that is cut anywhere, and refuses what is none', () => {
+test('ChannelParser decodes base64 independent of chunk boundaries, and refuses invalid base64', () => {
   const message = Buffer.concat(encodeChannelMessage(0, Buffer.from('hello, world'), true));
   for (let cut = 0; cut <= message.length; cut += 1) {
     const parser = new ChannelParser(true);

@@ -1,15 +1,15 @@
 /**
- * The remote-command and port-forward protocols of Kubernetes: names and versions, how the end of a process is told, window sizes, channels of WebSocket messages.
+ * The remote-command and port-forward protocols of Kubernetes: names and versions, exit status, terminal sizes, channels of WebSocket messages.
  *
- * Pure. Source: the channel protocols as kubectl, crictl and client-go 0.36 speak them.
+ * Pure. Source: the channel protocols as implemented by kubectl, crictl and client-go 0.36.
  */
 import { BerthError, invalidArgument } from '../lib/errors.ts';
 import type { StreamFlags } from './backend.ts';
 
-/** How a session ended, as told to the client. */
+/** The result of a session, sent to the client. */
 export type Outcome = { readonly exitCode: number } | { readonly failure: string };
 
-/** Over SPDY; a client may know several and says so in the order of its choice. */
+/** Protocols over SPDY and their versions. A client may offer several, in order of preference. */
 export const spdyCommandProtocols: ReadonlyMap<string, number> = new Map([
   ['v4.channel.k8s.io', 4],
   ['v3.channel.k8s.io', 3],
@@ -19,17 +19,17 @@ export const spdyCommandProtocols: ReadonlyMap<string, number> = new Map([
 
 export const spdyForwardProtocol = 'portforward.k8s.io';
 
-/** SPDY inside of WebSocket messages. */
+/** SPDY tunneled in WebSocket messages. */
 export const tunnelProtocol = 'SPDY/3.1+portforward.k8s.io';
 
 export type WebSocketProtocol = {
-  /** Status is JSON from 4 on; a channel can be closed from 5 on. */
+  /** Since version 4 the status is JSON; since version 5 a channel can be closed. */
   readonly version: number;
-  /** Messages are text: a digit and base64. */
+  /** Messages are text: the channel as a digit, then base64. */
   readonly isBase64: boolean;
 };
 
-/** By name; the empty name is for clients that name none. */
+/** By name; the empty name is for clients that offer none. */
 export const webSocketCommandProtocols: ReadonlyMap<string, WebSocketProtocol> = new Map([
   ['', { version: 1, isBase64: false }],
   ['channel.k8s.io', { version: 1, isBase64: false }],
@@ -45,10 +45,10 @@ export const webSocketForwardProtocols: ReadonlyMap<string, WebSocketProtocol> =
   ['v4.base64.channel.k8s.io', { version: 4, isBase64: true }],
 ]);
 
-/** Channels of WebSocket messages of a remote command. */
+/** The WebSocket channels of a remote command. */
 export const channel = { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4, close: 255 } as const;
 
-/** The first of the client's choices that we know. @param offered a header's value: names with commas between. */
+/** Returns the client's most preferred protocol that is known. @param offered a header value: comma-separated names. */
 export function chooseProtocol(offered: string, known: Iterable<string>): string | undefined {
   const names = new Set(known);
   return offered
@@ -57,19 +57,19 @@ export function chooseProtocol(offered: string, known: Iterable<string>): string
     .find((name) => name !== '' && names.has(name));
 }
 
-/** @throws {BerthError} INVALID_ARGUMENT as the CRI demands: at least one stream, and no stderr with a terminal. */
+/** Checks the flags as the CRI requires. @throws {BerthError} INVALID_ARGUMENT without any stream, or with both stderr and a terminal. */
 export function checkFlags(flags: StreamFlags): void {
   if (flags.tty && flags.stderr) throw invalidArgument('tty and stderr cannot both be true: a terminal has one output');
   if (!flags.stdin && !flags.stdout && !flags.stderr) throw invalidArgument('one of stdin, stdout and stderr must be true');
 }
 
-/** Values of `streamType` that a client of this version opens. */
+/** Returns the `streamType` values that a client of this version opens. */
 export function expectedStreams(flags: StreamFlags, version: number): readonly string[] {
-  const asked = (['stdin', 'stdout', 'stderr'] as const).filter((name) => flags[name]);
-  return ['error', ...asked, ...(flags.tty && version >= 3 ? ['resize'] : [])];
+  const requested = (['stdin', 'stdout', 'stderr'] as const).filter((name) => flags[name]);
+  return ['error', ...requested, ...(flags.tty && version >= 3 ? ['resize'] : [])];
 }
 
-/** What the error stream says in the end; empty when it says nothing. Before version 4 it is text, and success is silence. */
+/** Returns the final content of the error stream. Before version 4 it is plain text, empty on success. */
 export function encodeStatus(outcome: Outcome, version: number): Buffer {
   const message = 'failure' in outcome ? outcome.failure : `command terminated with non-zero exit code: exit status ${outcome.exitCode}`;
   const isSuccess = 'exitCode' in outcome && outcome.exitCode === 0;
@@ -84,7 +84,7 @@ export function encodeStatus(outcome: Outcome, version: number): Buffer {
 
 const resizeTextMax = 1024;
 
-/** Window sizes out of a stream of JSON objects. What is no such object is skipped; an object that never ends is dropped. */
+/** Parses terminal sizes from a stream of JSON objects. Skips anything else, and drops an object that does not end. */
 export class ResizeParser {
   #text = '';
 
@@ -108,21 +108,21 @@ function parseSize(text: string): { columns: number; rows: number } | undefined 
 const fieldOf = (text: string, name: string) => Number(new RegExp(`"${name}"\\s*:\\s*(\\d{1,5})\\b`, 'i').exec(text)?.[1]);
 const isSize = (size: number) => Number.isInteger(size) && size > 0 && size <= 65_535;
 
-/** A part of a message's content, and the channel it is on. */
+/** A part of a message's content and its channel. */
 export type ChannelPart = { readonly channel: number; readonly bytes: Buffer };
 
-/** Parts of messages to channels and bytes: the first byte of a message names its channel, in base64 as a digit. */
+/** Parses parts of messages into channels and bytes. The first byte of a message is its channel; with base64 it is a digit. */
 export class ChannelParser {
   readonly #isBase64: boolean;
   #channel = -1;
-  /** Of base64: characters that make no whole byte yet, at most three. */
+  /** Base64 characters, at most three, that do not form a whole byte yet. */
   #rest = '';
 
   constructor(isBase64: boolean) {
     this.#isBase64 = isBase64;
   }
 
-  /** @throws {BerthError} INVALID_ARGUMENT for what should be base64 and is not. */
+  /** @throws {BerthError} INVALID_ARGUMENT for invalid base64. */
   *parse(part: { readonly bytes: Buffer; readonly isFirst: boolean; readonly isLast: boolean }): Generator<ChannelPart> {
     let { bytes } = part;
     if (part.isFirst) {
@@ -141,14 +141,14 @@ export class ChannelParser {
 
   #decode(bytes: Buffer, isLast: boolean): Buffer {
     const text = this.#rest + bytes.toString('latin1');
-    if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text)) throw new BerthError('INVALID_ARGUMENT', 'WebSocket message: not base64');
+    if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text)) throw new BerthError('INVALID_ARGUMENT', 'WebSocket message: invalid base64');
     const usable = isLast ? text.length : text.length - (text.length % 4);
     this.#rest = text.slice(usable);
     return Buffer.from(text.slice(0, usable), 'base64');
   }
 }
 
-/** The content of a message on a channel, as parts to send. */
+/** Returns the parts of a message on a channel. */
 export function encodeChannelMessage(number: number, bytes: Buffer, isBase64: boolean): Buffer[] {
   if (isBase64) return [Buffer.from(`${String.fromCharCode(0x30 + number)}${bytes.toString('base64')}`, 'latin1')];
   return [Buffer.from([number]), bytes];

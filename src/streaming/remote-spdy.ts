@@ -1,5 +1,5 @@
 /**
- * The streams of a remote command over SPDY: one SPDY stream for each, known by its `streamType` header.
+ * The streams of a remote command over SPDY: one SPDY stream each, identified by its `streamType` header.
  */
 import type { StreamFlags } from './backend.ts';
 import { expectedStreams } from './remote-command.ts';
@@ -9,8 +9,10 @@ import { SpdyConnection, type SpdyStream } from './spdy-connection.ts';
 import type { Link, LinkHandlers } from './wire.ts';
 
 /**
- * @param openLink begins the connection with these handlers.
- * @param creationTimeoutMs for the client to open its streams.
+ * Accepts a client over SPDY.
+ *
+ * @param openLink opens the connection with the given handlers.
+ * @param creationTimeoutMs the time for the client to open its streams.
  */
 export function receiveSpdyClient(
   openLink: (handlers: LinkHandlers) => Link,
@@ -30,7 +32,7 @@ export function receiveSpdyClient(
     }
     found.set(type, stream);
     if (type !== 'stdin' && type !== 'resize') stream.inbound.discard();
-    // Clients of version 1 wait for this before they go on.
+    // Clients of version 1 wait for this before they continue.
     else if (version === 1) stream.end();
     if (found.size === expected.length) streams.resolve(toRemoteStreams(found, version));
   };

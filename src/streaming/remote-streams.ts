@@ -1,11 +1,11 @@
 /**
- * A client's streams, whatever protocol brought them. Types only.
+ * A client's streams, independent of the protocol. Types only.
  */
 import type { Inbound } from './inbound.ts';
 
-/** Takes bytes for the client. */
+/** Sends bytes to the client. */
 export type Sink = {
-  /** @returns false when nobody takes them any more. Resolves when more may come. */
+  /** Resolves when more data can be written, with false if the stream is closed. */
   readonly write: (chunk: Buffer) => Promise<boolean>;
   readonly end: () => void;
 };
@@ -16,16 +16,16 @@ export type RemoteStreams = {
   readonly stdout?: Sink;
   readonly stderr?: Sink;
   readonly error: Sink;
-  /** Version of the remote-command protocol. */
+  /** The version of the remote-command protocol. */
   readonly version: number;
 };
 
-/** A client on its way in. */
+/** A client that is connecting or connected. */
 export type RemoteClient = {
-  /** All streams that the client has to open; undefined when it did not. */
+  /** Resolves when the client has opened all its streams, with undefined if it did not. */
   readonly streams: Promise<RemoteStreams | undefined>;
-  /** The connection is over, by whichever side. */
+  /** Resolves when either side has closed the connection. */
   readonly closed: Promise<void>;
-  /** Ends the connection after all that was written. */
+  /** Closes the connection after all written data is sent. */
   readonly close: () => void;
 };

@@ -1,5 +1,5 @@
 /**
- * The streams of a remote command over WebSocket: one channel of messages for each.
+ * The streams of a remote command over WebSocket: one message channel each.
  */
 import type { StreamFlags } from './backend.ts';
 import { Inbound } from './inbound.ts';
@@ -8,12 +8,12 @@ import type { RemoteClient, RemoteStreams, Sink } from './remote-streams.ts';
 import { type MessagePart, WebSocketConnection } from './websocket-connection.ts';
 import type { Link, LinkHandlers } from './wire.ts';
 
-/** What all channels may hold before the connection is not read further. */
+/** The connection is not read while its channels hold more than this. */
 const heldBytesMax = 262_144;
 
 const messageBytesMax = 65_536;
 
-/** All channels are there from the beginning. @param openLink begins the connection with these handlers. */
+/** Accepts a client over WebSocket. All channels exist from the start. @param openLink opens the connection with the given handlers. */
 export function receiveWebSocketClient(openLink: (handlers: LinkHandlers) => Link, flags: StreamFlags, protocol: WebSocketProtocol): RemoteClient {
   const closed = Promise.withResolvers<void>();
   const channels = new Map<number, Inbound>();
@@ -44,7 +44,7 @@ export function receiveWebSocketClient(openLink: (handlers: LinkHandlers) => Lin
   if (flags.stdin) channels.set(channel.stdin, new Inbound(applyPause));
   if (flags.tty) channels.set(channel.resize, new Inbound(applyPause));
   const sinkOf = (number: number): Sink => ({ write: (chunk) => sendOn(connection, number, chunk, protocol.isBase64), end: () => {} });
-  // Old browsers' clients take the first message as the sign that they are connected.
+  // Old browser clients take the first message as confirmation of the connection.
   const first = flags.stdout ? channel.stdout : flags.stderr ? channel.stderr : channel.error;
   void connection.send(encodeChannelMessage(first, Buffer.alloc(0), protocol.isBase64), protocol.isBase64);
   const streams = Promise.resolve(toRemoteStreams(channels, flags, sinkOf, protocol.version));
@@ -69,7 +69,7 @@ function toRemoteStreams(
   };
 }
 
-/** Sends in messages of bounded length, so that channels take turns. @returns false when the connection is over. */
+/** Sends data in messages of bounded size, so that channels can interleave. @returns false if the connection is closed. */
 export async function sendOn(connection: WebSocketConnection, number: number, chunk: Buffer, isBase64: boolean): Promise<boolean> {
   for (let at = 0; at < chunk.length; at += messageBytesMax) {
     const parts = encodeChannelMessage(number, chunk.subarray(at, at + messageBytesMax), isBase64);

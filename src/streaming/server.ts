@@ -1,7 +1,7 @@
 /**
- * The streaming server: gives out one-time URLs for exec, attach and port-forward, and serves whoever comes with one.
+ * The streaming server: issues one-time URLs for exec, attach and port-forward, and serves the clients that connect to them.
  *
- * Its clients are the kubelet, which passes on what kubectl sends, and crictl. Whoever knows a URL may use it once: it needs no other credential.
+ * Its clients are crictl and the kubelet, which proxies kubectl. A URL is the only credential and can be used once.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -32,18 +32,18 @@ import { tunnelThrough, WebSocketConnection } from './websocket-connection.ts';
 import { type Link, type LinkHandlers, Wire } from './wire.ts';
 
 export type StreamingSettings = {
-  /** IP address to listen on, and to name in URLs: one that the kubelet reaches. */
+  /** IP address to listen on and to use in URLs. The kubelet must be able to reach it. */
   readonly address: string;
-  /** 0: any free one. */
+  /** 0: any free port. */
   readonly port: number;
   readonly tls?: CertificateFiles;
 };
 
-/** Bounds on waiting, in milliseconds. */
+/** Timeouts in milliseconds. */
 export type StreamingLimits = {
-  /** For a client to open its streams. */
+  /** Time for a client to open its streams. */
   readonly creationTimeoutMs: number;
-  /** For a connection on which nothing moves. As long as the kubelet's own, which ends first. */
+  /** Time after which an idle connection is closed. The same as the kubelet's own timeout, which expires first. */
   readonly idleTimeoutMs: number;
   /** See ForwardDeps. */
   readonly halfCloseGraceMs: number;
@@ -62,14 +62,14 @@ export type StreamingDeps = {
   readonly backend: StreamingBackend;
   readonly log: Log;
   readonly limits: StreamingLimits;
-  /** For metrics: told of each session when it begins; what it gives back is called when the client's connection has closed. */
+  /** For metrics: called when a session starts; the returned function is called when the client's connection has closed. */
   readonly observe?: (kind: Ticket['kind']) => () => void;
 };
 
 export type StreamingServer = {
   /**
-   * Checks the flags and @returns a URL for one session, valid for a minute. Whether the container is there is for the caller to check before.
-   * @throws {BerthError} INVALID_ARGUMENT for flags that make no sense, RESOURCE_EXHAUSTED when 1000 URLs wait.
+   * Checks the flags and returns a URL for one session, valid for a minute. The caller must check that the container exists.
+   * @throws {BerthError} INVALID_ARGUMENT for invalid flags, RESOURCE_EXHAUSTED while 1000 URLs are pending.
    */
   readonly prepareExec: (target: ExecTarget) => string;
   readonly prepareAttach: (target: AttachTarget) => string;
@@ -84,13 +84,13 @@ type Command = { readonly kind: 'exec' | 'attach'; readonly flags: StreamFlags; 
 type Forward = { readonly kind: 'portforward'; readonly sandboxId: string };
 type Ticket = Command | Forward;
 
-/** What serves an agreed protocol on a connection. */
+/** Serves a negotiated protocol on a connection. */
 type Service = (openLink: (handlers: LinkHandlers) => Link) => void;
 
 type Choice = { readonly agreement: Agreement; readonly serve: (protocol: string) => Service };
 type Chosen = { readonly kind: Ticket['kind']; readonly agreement: Exclude<Agreement, Refusal>; readonly serve: (protocol: string) => Service };
 
-/** @throws {BerthError} when the address cannot be listened on, or the certificate not be used. */
+/** Starts the server. @throws {BerthError} if it cannot listen on the address or use the certificate. */
 export async function startStreamingServer(deps: StreamingDeps, settings: StreamingSettings): Promise<StreamingServer> {
   const tokens = createTokens<Ticket>(() => performance.now());
   const sockets = new Set<Duplex>();
@@ -106,12 +106,12 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
   const issue = (ticket: Ticket) => `${baseUrl}/${ticket.kind}/${tokens.issue(ticket)}`;
   const prepare = (kind: Command['kind'], flags: StreamFlags, start: Command['start']) => {
     checkFlags(flags);
-    // What the session begins is part of the call that prepared it, in its trace.
+    // The session belongs to the trace of the call that prepared it.
     return issue({ kind, flags, start: AsyncLocalStorage.bind(start) });
   };
   return {
     prepareExec: (target) => prepare('exec', target, () => deps.backend.exec(target)),
-    prepareAttach: (target) => prepare('attach', target, async () => endingWell(await deps.backend.attach(target))),
+    prepareAttach: (target) => prepare('attach', target, async () => succeeding(await deps.backend.attach(target))),
     preparePortForward: (sandboxId) => issue({ kind: 'portforward', sandboxId }),
     baseUrl,
     close: async () => {
@@ -123,8 +123,8 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
   };
 }
 
-/** The end of the container is what an attach waits for, whatever its exit code. */
-function endingWell(container: ContainerStreams): ContainerStreams {
+/** Attach succeeds when the container exits, with any exit code. */
+function succeeding(container: ContainerStreams): ContainerStreams {
   return { ...container, exited: container.exited.then(() => ({ exitCode: 0 })) };
 }
 
@@ -136,7 +136,7 @@ function createServer(log: Log, tls: CertificateFiles | undefined): { server: Se
 
 function listen(server: Server, { address, port }: StreamingSettings): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (error) => reject(failedTo(`streaming server on ${address} port ${port}`, error)));
+    server.once('error', (error) => reject(failedTo(`listen for streaming clients on ${address} port ${port}`, error)));
     server.listen(port, address, () => resolve());
   });
 }
@@ -145,11 +145,12 @@ function urlOf({ address, port, family }: AddressInfo, isTls: boolean): string {
   return `${isTls ? 'https' : 'http'}://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
 }
 
-/** A request that switches to no protocol uses its token up all the same. */
+/** Refuses a request without a protocol upgrade. It uses up its token as well. */
 function refuseRequest(tokens: Tokens<Ticket>, request: IncomingMessage, response: ServerResponse): void {
   const isKnown = takeTicket(tokens, request) !== undefined;
-  response.writeHead(isKnown ? 400 : 404, { 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
-  response.end(isKnown ? 'the request must upgrade to SPDY/3.1 or WebSocket\n' : 'no such session: a URL serves once, and for a minute\n');
+  const { status, text } = isKnown ? missingUpgrade : unknownSession;
+  response.writeHead(status, { 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
+  response.end(`${text}\n`);
 }
 
 function takeTicket(tokens: Tokens<Ticket>, request: IncomingMessage): Ticket | undefined {
@@ -173,16 +174,16 @@ function upgrade(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingM
   if (deps.observe !== undefined) socket.once('close', deps.observe(choice.kind));
   choice.serve(protocol)((handlers) => {
     const wire = new Wire(socket, handlers);
-    // Not before whoever opens the link knows it.
+    // Start after the opener has received the link.
     queueMicrotask(() => wire.start(head));
     return wire;
   });
 }
 
-/** The agreed protocol and its service, or why there is none. */
+/** Returns the negotiated protocol and its service, or a refusal. */
 function choose(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingMessage): Chosen | Refusal {
   const ticket = takeTicket(tokens, request);
-  if (ticket === undefined) return { status: 404, text: 'no such session: a URL serves once, and for a minute' };
+  if (ticket === undefined) return unknownSession;
   const choice = ticket.kind === 'portforward' ? chooseForward(deps, ticket, request) : chooseCommand(deps, ticket, request);
   if ('status' in choice) return choice;
   const { agreement, serve } = choice;
@@ -191,7 +192,7 @@ function choose(deps: StreamingDeps, tokens: Tokens<Ticket>, request: IncomingMe
 
 function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingMessage): Choice | Refusal {
   const run = (client: RemoteClient) => void runSession(deps.limits, client, command.start);
-  switch (protocolAskedFor(request)) {
+  switch (requestedProtocol(request)) {
     case 'spdy':
       return {
         agreement: agreeOnSpdy(request, [...spdyCommandProtocols.keys()]),
@@ -205,14 +206,14 @@ function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingM
           run(receiveWebSocketClient(openLink, command.flags, webSocketCommandProtocols.get(protocol) ?? { version: 1, isBase64: false })),
       };
     default:
-      return unknownUpgrade;
+      return missingUpgrade;
   }
 }
 
 function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: IncomingMessage): Choice | Refusal {
   const forwardDeps = { ...deps.limits, backend: deps.backend };
   const overSpdy: Service = (openLink) => void forwardOverSpdy(forwardDeps, sandboxId, openLink);
-  switch (protocolAskedFor(request)) {
+  switch (requestedProtocol(request)) {
     case 'spdy':
       return { agreement: agreeOnSpdy(request, [spdyForwardProtocol]), serve: () => overSpdy };
     case 'websocket': {
@@ -223,7 +224,7 @@ function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: Inc
       return chooseOldForward(forwardDeps, sandboxId, request, agreement);
     }
     default:
-      return unknownUpgrade;
+      return missingUpgrade;
   }
 }
 
@@ -242,9 +243,10 @@ function chooseOldForward(
   }
 }
 
-const unknownUpgrade: Refusal = { status: 400, text: 'the request must upgrade to SPDY/3.1 or WebSocket' };
+const missingUpgrade: Refusal = { status: 400, text: 'the request must upgrade to SPDY/3.1 or WebSocket' };
+const unknownSession: Refusal = { status: 404, text: 'unknown session: a URL can be used once, within one minute' };
 
-function protocolAskedFor(request: IncomingMessage): 'spdy' | 'websocket' | undefined {
+function requestedProtocol(request: IncomingMessage): 'spdy' | 'websocket' | undefined {
   const names = headerOf(request, 'upgrade')
     .toLowerCase()
     .split(',')

@@ -1,7 +1,7 @@
 /**
- * One exec or attach: bytes both ways at the pace of the slower side, window sizes, and the end told after the last output.
+ * Runs one exec or attach session: copies the streams with backpressure, forwards terminal sizes, and reports the exit status after the last output.
  *
- * Knows neither how the client is connected nor what runs.
+ * Independent of the client's protocol and of the process.
  */
 import type { Readable, Writable } from 'node:stream';
 import { reasonOf } from '../lib/errors.ts';
@@ -13,23 +13,24 @@ import type { RemoteClient, RemoteStreams, Sink } from './remote-streams.ts';
 
 export type SessionDeps = {
   /**
-   * How long an output may stay silent and open after the process has ended: something it left behind may hold it open for ever,
-   * and what the process wrote itself is there at once.
+   * How long an output may stay open and idle after the process has exited. A background process may hold it open forever; the output
+   * of the process itself is available at once.
    */
   readonly outputGraceMs: number;
 };
 
-/** An output on its way. */
+/** The copying of one output. */
 type Pump = {
   readonly source: Readable;
   readonly done: Promise<void>;
-  /** Nothing came since it was asked last, and nothing waits for the client. */
-  readonly isSilent: () => boolean;
+  /** Whether no data came since the last check, and none is waiting for the client. */
+  readonly isIdle: () => boolean;
 };
 
-const looks = 5;
+/** Idle checks during the grace period: see relay.ts. */
+const idleChecks = 5;
 
-/** Serves a client until the process or the client is gone. Never rejects. @param start called when the client's streams are there. */
+/** Serves a client until the process exits or the client disconnects. Never rejects. @param start called when the client has opened its streams. */
 export async function runSession(deps: SessionDeps, client: RemoteClient, start: () => Promise<ContainerStreams>): Promise<void> {
   const remote = await client.streams;
   if (remote === undefined) return client.close();
@@ -37,7 +38,7 @@ export async function runSession(deps: SessionDeps, client: RemoteClient, start:
     (container) => ({ container }),
     (error: unknown) => ({ failure: reasonOf(error) }),
   );
-  const outcome = 'failure' in started ? started : await converse(deps, client, remote, started.container);
+  const outcome = 'failure' in started ? started : await runStreams(deps, client, remote, started.container);
   if (outcome === undefined) return;
   const status = encodeStatus(outcome, remote.version);
   if (status.length > 0) await remote.error.write(status);
@@ -45,19 +46,19 @@ export async function runSession(deps: SessionDeps, client: RemoteClient, start:
   client.close();
 }
 
-/** @returns undefined when the client is gone. */
-async function converse(deps: SessionDeps, client: RemoteClient, remote: RemoteStreams, container: ContainerStreams): Promise<Outcome | undefined> {
+/** @returns undefined if the client disconnected. */
+async function runStreams(deps: SessionDeps, client: RemoteClient, remote: RemoteStreams, container: ContainerStreams): Promise<Outcome | undefined> {
   const streams = [container.stdin, container.stdout, container.stderr];
-  // What breaks after everybody has stopped looking must not end the daemon.
+  // A late error, without any other listener, must not crash the daemon.
   for (const stream of streams) stream?.on('error', () => {});
   const pumps = startPumps(remote, container);
   const ended: Promise<Outcome> = container.exited.catch((error: unknown) => ({ failure: reasonOf(error) }));
   const finished = ended.then(async (outcome) => {
-    await flushed(pumps, deps.outputGraceMs);
+    await outputsEnded(pumps, deps.outputGraceMs);
     return outcome;
   });
-  const gone = client.closed.then(() => undefined);
-  const outcome = await Promise.race([finished, gone]);
+  const disconnected = client.closed.then(() => undefined);
+  const outcome = await Promise.race([finished, disconnected]);
   if (outcome === undefined) container.abandon();
   for (const stream of streams) stream?.destroy();
   remote.stdin?.discard();
@@ -76,21 +77,21 @@ function startPumps(remote: RemoteStreams, container: ContainerStreams): Pump[] 
   return outputs.flatMap(({ source, sink }) => {
     if (source && sink) return [pumpOut(source, sink)];
     sink?.end();
-    // An output that nobody asked for must not stop its writer.
+    // An output that was not requested must not block the process.
     source?.resume();
     return [];
   });
 }
 
 async function pumpIn(inbound: Inbound, stdin: Writable): Promise<void> {
-  // The process may close its end at any time; what still comes is thrown away then.
+  // The process may close its end at any time; further input is dropped then.
   stdin.on('error', () => inbound.discard());
   stdin.on('close', () => inbound.discard());
   for (let chunk = await inbound.next(); chunk !== null; chunk = await inbound.next()) {
     if (stdin.destroyed) return inbound.discard();
     if (!stdin.write(chunk)) await drained(stdin);
   }
-  // After a discard the end of input is not known: the client may only be gone.
+  // After discard() this is not an end of input: the client may have disconnected.
   if (inbound.isEnded && !inbound.isDiscarding && !stdin.destroyed) stdin.end();
 }
 
@@ -107,32 +108,32 @@ function pumpOut(source: Readable, sink: Sink): Pump {
   const run = async () => {
     for await (const chunk of source) {
       isWaitingForClient = true;
-      const isTaken = await sink.write(chunk);
+      const isOpen = await sink.write(chunk);
       isWaitingForClient = false;
       hasMoved = true;
-      if (!isTaken) break;
+      if (!isOpen) break;
     }
   };
-  // An output that breaks ends; the status tells how the process fared.
+  // A failed output counts as ended; the exit status reports the result.
   const done = run()
     .catch(() => {})
     .then(() => sink.end());
-  const isSilent = () => {
-    const wasSilent = !hasMoved && !isWaitingForClient;
+  const isIdle = () => {
+    const wasIdle = !hasMoved && !isWaitingForClient;
     hasMoved = false;
-    return wasSilent;
+    return wasIdle;
   };
-  return { source, done, isSilent };
+  return { source, done, isIdle };
 }
 
-/** Waits for the outputs to end, or to be silent too long. Silence is counted in looks, as relay.ts does. */
-async function flushed(pumps: readonly Pump[], outputGraceMs: number): Promise<void> {
-  let silentLooks = 0;
+/** Waits until the outputs have ended or been idle for the grace period. */
+async function outputsEnded(pumps: readonly Pump[], outputGraceMs: number): Promise<void> {
+  let idleCount = 0;
   const timer = setInterval(() => {
-    const areSilent = pumps.map((pump) => pump.isSilent());
-    silentLooks = areSilent.every(Boolean) ? silentLooks + 1 : 0;
-    if (silentLooks >= looks) for (const { source } of pumps) source.destroy();
-  }, outputGraceMs / looks);
+    const areIdle = pumps.map((pump) => pump.isIdle());
+    idleCount = areIdle.every(Boolean) ? idleCount + 1 : 0;
+    if (idleCount >= idleChecks) for (const { source } of pumps) source.destroy();
+  }, outputGraceMs / idleChecks);
   await Promise.all(pumps.map(({ done }) => done));
   clearInterval(timer);
 }

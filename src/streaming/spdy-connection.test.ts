@@ -52,14 +52,14 @@ const windowOf = (bytes: number) => {
 };
 const sentBytes = (sent: readonly SpdyFrame[]) => sent.reduce((sum, frame) => sum + (frame.type === 'data' ? frame.bytes.length : 0), 0);
 
-test('every stream is replied to, and a ping answered', () => {
+test('every stream gets a reply, and a ping an answer', () => {
   const { connection, types } = open();
   connection.receive(encodePing(7));
   connection.receive(encodePing(2));
   assert.deepEqual(types(), ['headers', 'headers', 'ping']);
 });
 
-test('a stream id that is even or goes back is reset; the others go on', () => {
+test('an even or decreasing stream id is reset; other streams continue', () => {
   const { connection, sent } = open();
   const again = Buffer.from('80030001000000180000000300000000000000040 0fbff00000000000000ffff'.replace(' ', ''), 'hex');
   connection.receive(again);
@@ -68,18 +68,18 @@ test('a stream id that is even or goes back is reset; the others go on', () => {
   assert.deepEqual(sent.at(-1), { type: 'rst-stream', streamId: 9, status: 2 });
 });
 
-test('without a sign of flow control, data is sent beyond the window', async () => {
+test('data is sent beyond the window to a client without flow control', async () => {
   const { first, sent } = open();
   assert.equal(await first.write(Buffer.alloc(300_000)), true);
   assert.equal(sentBytes(sent), 300_000);
 });
 
-test('a client with flow control gets what it has room for, on the stream and on the connection', async () => {
+test('a client with flow control gets data within the windows of the stream and the connection', async () => {
   const { connection, first, sent } = open();
   connection.receive(windowOf(100_000));
   const written = first.write(Buffer.alloc(200_000));
   await settle();
-  // The connection's window stays at its first value.
+  // SETTINGS does not change the connection's window.
   assert.equal(sentBytes(sent), 65_536);
   connection.receive(encodeWindowUpdate(0, 1_000_000));
   await settle();
@@ -89,7 +89,7 @@ test('a client with flow control gets what it has room for, on the stream and on
   assert.equal(sentBytes(sent), 200_000);
 });
 
-test('a writer that waits for room learns of a reset and of the end', async () => {
+test('a writer that waits for the window returns on a reset and on the end of the connection', async () => {
   const { connection, first, second } = open();
   connection.receive(windowOf(0));
   const written = [first.write(Buffer.from('x')), second.write(Buffer.from('x'))];
@@ -99,7 +99,7 @@ test('a writer that waits for room learns of a reset and of the end', async () =
   assert.deepEqual(await Promise.all(written), [false, false]);
 });
 
-test('the client is told of room as its data is taken', async () => {
+test('the client gets window updates as its data is processed', async () => {
   const { connection, second, types } = open();
   types();
   connection.receive(data(3, Buffer.alloc(40_000)));
@@ -109,14 +109,14 @@ test('the client is told of room as its data is taken', async () => {
   assert.deepEqual(types(), ['window-update', 'window-update']);
 });
 
-test('data that came before the end of a stream is still there', async () => {
+test('data received before the end of a stream can still be read', async () => {
   const { connection, second } = open();
   connection.receive(data(3, Buffer.from('last'), true));
   assert.equal((await second.inbound.next())?.toString(), 'last');
   assert.equal(await second.inbound.next(), null);
 });
 
-test('after GOAWAY the connection ends with its last stream', () => {
+test('after GOAWAY the connection closes with its last stream', () => {
   const { connection, first, second, state } = open();
   connection.receive(Buffer.from('8003000700000008 0000000000000000'.replace(' ', ''), 'hex'));
   connection.receive(data(1, Buffer.alloc(0), true));
@@ -126,7 +126,7 @@ test('after GOAWAY the connection ends with its last stream', () => {
   assert.deepEqual([state.isEnded, state.isClosed], [true, true]);
 });
 
-test('nonsense ends the connection with a GOAWAY and its streams with it', async () => {
+test('invalid data ends the connection with GOAWAY, and its streams', async () => {
   const { connection, first, sent, state } = open();
   connection.receive(Buffer.from('800200060000000400000001', 'hex'));
   assert.deepEqual([state.isEnded, state.isClosed, sent.at(-1)?.type], [true, true, 'go-away']);

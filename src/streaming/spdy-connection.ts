@@ -1,8 +1,8 @@
 /**
- * The server's end of one SPDY/3.1 connection: streams that the client opens, bounded memory for what they bring, flow control both ways.
+ * The server side of one SPDY/3.1 connection: the streams that the client opens, with bounded receive queues and flow control in both directions.
  *
- * Knows nothing of what the streams mean. A stream that nobody reads stops the whole connection when it holds too much: Kubernetes' clients
- * have no flow control of single streams, so TCP's is the only one that they obey.
+ * Independent of the meaning of the streams. If the queue of one stream is full, reading from the whole connection stops: Kubernetes clients do not
+ * implement flow control per stream, so only that of TCP works.
  */
 import { Inbound } from './inbound.ts';
 import {
@@ -20,45 +20,46 @@ import {
 } from './spdy.ts';
 import type { Link } from './wire.ts';
 
-/** Streams that a client may have open. A port-forward uses two for each connection. */
+/** Open streams per client. A port-forward uses two for each connection. */
 const streamsMax = 2048;
 
-/** What streams may hold before the connection is not read further: one alone, and all together. */
+/** The connection is not read while one stream, or all together, hold more than this. */
 const streamHeldBytesMax = 262_144;
 const connectionHeldBytesMax = 1_048_576;
 
-/** SPDY/3.1's window where SETTINGS say nothing else (2.6.8). */
+/** The default window of SPDY/3.1 (section 2.6.8). */
 const initialWindowBytes = 65_536;
 
-/** Bytes taken before the client is told that there is room again. */
+/** Bytes processed before a WINDOW_UPDATE is sent. */
 const windowUpdateBytes = 32_768;
 
-/** Longest frame of data that we send, so that streams take turns. */
+/** The largest data frame sent, so that streams can interleave. */
 const dataFrameBytesMax = 65_536;
 
 const empty = Buffer.alloc(0);
 
 export type SpdyHandlers = {
-  /** A new stream, replied to already. */
+  /** A new stream. SYN_REPLY is already sent. */
   readonly onStream: (stream: SpdyStream) => void;
-  /** The connection is over; the inbound side of every stream has ended. */
+  /** The connection has closed, and the inbound side of every stream has ended. */
   readonly onClose: () => void;
 };
 
-/** One stream. Made by its connection alone. */
+/** One stream. Created by its connection only. */
 export class SpdyStream {
   readonly id: number;
   readonly headers: SpdyHeaders;
   readonly inbound: Inbound;
-  /** Resolves when the stream is over by a reset of either side or the end of the connection. */
+  /** Resolves when either side resets the stream, or the connection closes. */
   readonly broken: Promise<void>;
   readonly #connection: SpdyConnection;
   #markBroken: () => void = () => {};
   #isLocalEnded: boolean;
   #isBroken = false;
-  /** Bytes that a client with flow control still takes, and bytes taken from it since it was told last. */
+  /** The send window, for a client with flow control. */
   windowBytes: number;
-  #untoldBytes = 0;
+  /** Bytes processed since the last WINDOW_UPDATE. */
+  #unacknowledgedBytes = 0;
 
   constructor(connection: SpdyConnection, frame: SpdyFrame & { readonly type: 'syn-stream' }, windowBytes: number) {
     this.id = frame.streamId;
@@ -81,7 +82,7 @@ export class SpdyStream {
     return this.#isLocalEnded;
   }
 
-  /** Sends, when the client has room. @returns false when the stream is over. */
+  /** Sends data when the client's window allows. @returns false if the stream is closed. */
   async write(chunk: Buffer): Promise<boolean> {
     for (let at = 0; at < chunk.length; ) {
       if (this.#isLocalEnded) return false;
@@ -93,7 +94,7 @@ export class SpdyStream {
     return !this.#isLocalEnded;
   }
 
-  /** No more will be written. Idempotent. */
+  /** Ends the outbound side. Idempotent. */
   end(): void {
     if (this.#isLocalEnded) return;
     this.#isLocalEnded = true;
@@ -101,7 +102,7 @@ export class SpdyStream {
     this.#connection.forgetIfDone(this);
   }
 
-  /** Ends both directions at once, unless both have ended. The connection and its other streams go on. */
+  /** Ends both directions immediately, unless both have ended. Other streams continue. */
   reset(status: number = resetStatus.cancel): void {
     if (this.#isBroken || (this.#isLocalEnded && this.inbound.isEnded)) return;
     this.#connection.sendNow(encodeRstStream(this.id, status));
@@ -109,7 +110,7 @@ export class SpdyStream {
     this.#connection.forgetIfDone(this);
   }
 
-  /** The client's reset, or the end of the connection. */
+  /** Handles a reset by the client, or the end of the connection. */
   break(): void {
     this.#isBroken = true;
     this.#isLocalEnded = true;
@@ -119,10 +120,10 @@ export class SpdyStream {
   }
 
   #taken(bytes: number): void {
-    this.#untoldBytes += bytes;
-    if (this.#untoldBytes >= windowUpdateBytes && !this.inbound.isEnded) {
-      this.#connection.sendNow(encodeWindowUpdate(this.id, this.#untoldBytes));
-      this.#untoldBytes = 0;
+    this.#unacknowledgedBytes += bytes;
+    if (this.#unacknowledgedBytes >= windowUpdateBytes && !this.inbound.isEnded) {
+      this.#connection.sendNow(encodeWindowUpdate(this.id, this.#unacknowledgedBytes));
+      this.#unacknowledgedBytes = 0;
     }
     this.#connection.taken(this, bytes);
   }
@@ -133,7 +134,7 @@ export class SpdyConnection {
   readonly #handlers: SpdyHandlers;
   readonly #parser = new SpdyParser();
   readonly #streams = new Map<number, SpdyStream>();
-  /** Streams that hold more than they may. */
+  /** Streams over their limit. */
   readonly #full = new Set<SpdyStream>();
   readonly #heldBytes = new Map<SpdyStream, number>();
   #allHeldBytes = 0;
@@ -141,10 +142,10 @@ export class SpdyConnection {
   #hasReplied = false;
   #isGoingAway = false;
   #isClosed = false;
-  #untoldBytes = 0;
+  #unacknowledgedBytes = 0;
   /**
-   * Windows are counted from the beginning but kept only for a client that shows that it has some, by WINDOW_UPDATE or SETTINGS:
-   * Kubernetes' clients never announce room, so whoever waited for it would stop after 64 KiB.
+   * Windows are counted from the start, but enforced only after the client has sent WINDOW_UPDATE or SETTINGS: Kubernetes clients never
+   * send them, so a sender that waits for them would stop after 64 KiB.
    */
   #hasFlowControl = false;
   #windowBytes = initialWindowBytes;
@@ -156,7 +157,7 @@ export class SpdyConnection {
     this.#handlers = handlers;
   }
 
-  /** Bytes from the client. Nonsense ends the connection. */
+  /** Handles bytes from the client. Invalid data ends the connection. */
   receive(chunk: Buffer): void {
     if (this.#isClosed) return;
     try {
@@ -166,7 +167,7 @@ export class SpdyConnection {
     }
   }
 
-  /** To be called when the link is over. */
+  /** Must be called when the link has closed. */
   lost(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -177,11 +178,11 @@ export class SpdyConnection {
   }
 
   heartbeat(): void {
-    // Even: a ping of the server.
+    // Even ids are pings by the server.
     this.#link.sendNow([encodePing(2)]);
   }
 
-  /** Says goodbye after all that was sent, then ends. */
+  /** Sends GOAWAY after all other data, then closes. */
   close(): void {
     this.#end(goAwayStatus.ok);
   }
@@ -196,7 +197,7 @@ export class SpdyConnection {
     return this.#link.send([encodeDataHead(stream.id, bytes.length, false), bytes]);
   }
 
-  /** Waits until the client takes data of this stream. @returns how many bytes. */
+  /** Waits until the client's window allows data on this stream. @returns the number of bytes. */
   async room(stream: SpdyStream): Promise<number> {
     while (this.#hasFlowControl && !this.#isClosed && !stream.isLocalEnded) {
       const room = Math.min(stream.windowBytes, this.#windowBytes);
@@ -207,10 +208,10 @@ export class SpdyConnection {
   }
 
   taken(stream: SpdyStream, bytes: number): void {
-    this.#untoldBytes += bytes;
-    if (this.#untoldBytes >= windowUpdateBytes) {
-      this.#link.sendNow([encodeWindowUpdate(0, this.#untoldBytes)]);
-      this.#untoldBytes = 0;
+    this.#unacknowledgedBytes += bytes;
+    if (this.#unacknowledgedBytes >= windowUpdateBytes) {
+      this.#link.sendNow([encodeWindowUpdate(0, this.#unacknowledgedBytes)]);
+      this.#unacknowledgedBytes = 0;
     }
     this.#account(stream);
   }
@@ -237,7 +238,7 @@ export class SpdyConnection {
         this.#reset(frame.streamId);
         break;
       case 'ping':
-        // Odd: a ping of the client; even: its answer to ours.
+        // Odd ids are pings by the client, even ids replies to ours.
         if (frame.id % 2 === 1) this.#link.sendNow([encodePing(frame.id)]);
         break;
       case 'settings':
@@ -265,7 +266,7 @@ export class SpdyConnection {
     }
     const stream = new SpdyStream(this, frame, this.#streamWindowBytes);
     this.#streams.set(streamId, stream);
-    // Before anything else on the stream: clients drop data of a stream that is not replied to.
+    // Must come first on the stream: clients drop data before the reply.
     this.sendNow(encodeSynReply(streamId, !this.#hasReplied));
     this.#hasReplied = true;
     this.#handlers.onStream(stream);
@@ -274,7 +275,7 @@ export class SpdyConnection {
   #data(streamId: number, bytes: Buffer, isFin: boolean): void {
     const stream = this.#streams.get(streamId);
     if (stream === undefined) {
-      // What was under way when a stream was reset is no error.
+      // Data in flight when a stream was reset is not an error.
       if (streamId > this.#lastStreamId) this.sendNow(encodeRstStream(streamId, resetStatus.invalidStream));
       return;
     }
@@ -304,7 +305,7 @@ export class SpdyConnection {
     if (streamId === 0) this.#windowBytes += deltaBytes;
     const stream = this.#streams.get(streamId);
     if (stream !== undefined) stream.windowBytes += deltaBytes;
-    if (Math.max(this.#windowBytes, stream?.windowBytes ?? 0) > 0x7fffffff) throw new Error('a window overflows');
+    if (Math.max(this.#windowBytes, stream?.windowBytes ?? 0) > 0x7fffffff) throw new Error('flow control window overflow');
     this.#wakeRoomWaiters();
   }
 
@@ -312,7 +313,7 @@ export class SpdyConnection {
     for (const wake of this.#roomWaiters.splice(0)) wake();
   }
 
-  /** Adds up what streams hold, and stops or starts reading. */
+  /** Updates the total held by streams, and pauses or resumes reading. */
   #account(stream: SpdyStream): void {
     const { heldBytes } = stream.inbound;
     this.#allHeldBytes += heldBytes - (this.#heldBytes.get(stream) ?? 0);

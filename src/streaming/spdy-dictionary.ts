@@ -1,10 +1,8 @@
 /**
- * The dictionary that both ends of a SPDY/3 connection give to zlib for header blocks. A constant of the protocol (SPDY/3.1 draft, 2.6.10.1).
- *
- * Pure.
+ * The preset zlib dictionary of SPDY/3 header blocks, a constant of the protocol (SPDY/3.1 draft, section 2.6.10.1). Pure.
  */
 
-/** Names and values that the dictionary holds, each after its length as 32 bits; the rest of the dictionary is plain text. */
+/** Words of the dictionary, each preceded by its length as 32 bits. The rest of the dictionary is plain text. */
 const words =
   'options|head|post|put|delete|trace|accept|accept-charset|accept-encoding|accept-language|accept-ranges|age|allow|' +
   'authorization|cache-control|connection|content-base|content-encoding|content-language|content-length|content-location|' +
@@ -20,7 +18,7 @@ const text =
   'GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,text/javascript,publicpri' +
   'vatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.';
 
-/** @returns 1423 bytes. */
+/** Returns the dictionary of 1423 bytes. */
 export function spdyDictionary(): Buffer {
   const parts = words.split('|').flatMap((word) => {
     const length = Buffer.alloc(4);

@@ -19,7 +19,7 @@ const parseAll = (bytes: Buffer, chunkBytes = bytes.length): SpdyFrame[] => {
 
 const data = (streamId: number, payload: Buffer, isFin = false) => Buffer.concat([encodeDataHead(streamId, payload.length, isFin), payload]);
 
-test('SpdyParser reads the streams that client-go opens, however the bytes are cut', () => {
+test('SpdyParser parses the streams that client-go opens, independent of chunk boundaries', () => {
   for (const chunkBytes of [1, 7, 50, 1000]) {
     const frames = parseAll(fromClientGo, chunkBytes);
     assert.deepEqual(frames, [
@@ -29,7 +29,7 @@ test('SpdyParser reads the streams that client-go opens, however the bytes are c
   }
 });
 
-test('SpdyParser passes data on as it comes, with the end only on its last part', () => {
+test('SpdyParser returns data in parts as they arrive, with the end on the last part', () => {
   const frames = parseAll(data(5, Buffer.from('abcdef'), true), 10);
   assert.deepEqual(frames, [
     { type: 'data', streamId: 5, bytes: Buffer.from('ab'), isFin: false },
@@ -37,11 +37,11 @@ test('SpdyParser passes data on as it comes, with the end only on its last part'
   ]);
 });
 
-test('SpdyParser reads an empty last frame', () => {
+test('SpdyParser parses an empty last frame', () => {
   assert.deepEqual(parseAll(data(5, Buffer.alloc(0), true)), [{ type: 'data', streamId: 5, bytes: Buffer.alloc(0), isFin: true }]);
 });
 
-test('SpdyParser reads back the frames that the server sends', () => {
+test('SpdyParser parses the frames that the server sends', () => {
   const bytes = Buffer.concat([
     encodeSynReply(1, true),
     encodeSynReply(3, false),
@@ -60,20 +60,20 @@ test('SpdyParser reads back the frames that the server sends', () => {
   ]);
 });
 
-test('SpdyParser reads the initial window out of SETTINGS and ignores unknown frames', () => {
+test('SpdyParser reads the initial window from SETTINGS and ignores unknown frames', () => {
   const settings = Buffer.from('8003000400000014000000020000000400000064000000070001000 0'.replaceAll(' ', ''), 'hex');
   const unknown = Buffer.from('80030055000000021234', 'hex');
   assert.deepEqual(parseAll(Buffer.concat([unknown, settings])), [{ type: 'settings', initialWindowBytes: 65_536 }]);
 });
 
-test('SpdyParser refuses another version, long control frames, short ones and broken header blocks', () => {
+test('SpdyParser refuses other versions, oversized and truncated control frames, and corrupt header blocks', () => {
   const refused = {
     'version 2': '800200060000000400000001',
     'control frame of 16 MiB': '8003000100ffffff',
     'PING without id': '8003000600000000',
     'SYN_STREAM without headers': '800300010000000400000001',
-    'header block that is no zlib': '800300010000000e0000000100000000000011223344',
-    'SETTINGS that are cut off': '800300040000000400000003',
+    'header block that is not zlib': '800300010000000e0000000100000000000011223344',
+    'truncated SETTINGS': '800300040000000400000003',
   };
   for (const [name, hex] of Object.entries(refused)) assert.throws(() => parseAll(Buffer.from(hex, 'hex')), BerthError, name);
 });

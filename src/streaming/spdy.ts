@@ -1,9 +1,9 @@
 /**
- * SPDY/3.1 frames from and to bytes. Source: the SPDY/3 and 3.1 drafts of the Chromium project, section 2.6.
+ * Parses and encodes SPDY/3.1 frames. Source: the SPDY/3 and 3.1 drafts of the Chromium project, section 2.6.
  *
  *   control: |1 version(15) type(16)| flags(8) length(24) | payload        data: |0 stream(31)| flags(8) length(24) | payload
  *
- * Pure. Holds no more than one control frame: data goes on as it comes, whatever length its frame announces.
+ * Pure. Buffers at most one control frame. Data frames are passed on in parts as they arrive, whatever their length.
  */
 import { BerthError } from '../lib/errors.ts';
 import { HeaderInflater } from './header-inflater.ts';
@@ -12,16 +12,16 @@ import { spdyDictionary } from './spdy-dictionary.ts';
 const version = 3;
 const frameHeadBytes = 8;
 
-/** Longer control frames are refused. Those of Kubernetes' clients have less than 200 bytes. */
+/** Longer control frames are refused. Kubernetes clients send less than 200 bytes. */
 const controlBytesMax = 16_384;
 
-/** What one header block may decompress to. */
+/** The limit for a decompressed header block. */
 const headerBlockBytesMax = 4096;
 
-/** Status of RST_STREAM (2.6.3). */
+/** Status codes of RST_STREAM (section 2.6.3). */
 export const resetStatus = { protocolError: 1, invalidStream: 2, refusedStream: 3, cancel: 5, flowControlError: 7 } as const;
 
-/** Status of GOAWAY (2.6.6). */
+/** Status codes of GOAWAY (section 2.6.6). */
 export const goAwayStatus = { ok: 0, protocolError: 1 } as const;
 
 const frameType = { synStream: 1, synReply: 2, rstStream: 3, settings: 4, ping: 6, goAway: 7, headers: 8, windowUpdate: 9 } as const;
@@ -29,10 +29,10 @@ const settingInitialWindowSize = 7;
 const flagFin = 1;
 const flagUnidirectional = 2;
 
-/** Names are lower case; values of one name are joined by NUL. */
+/** Names are lower case. Several values of a name are joined by NUL. */
 export type SpdyHeaders = ReadonlyMap<string, string>;
 
-/** What a client sent. `bytes` are views of what was parsed. */
+/** A received frame. `bytes` are views of the parsed chunk. */
 export type SpdyFrame =
   | {
       readonly type: 'syn-stream';
@@ -51,14 +51,14 @@ export type SpdyFrame =
 
 type Control = { readonly type: number; readonly flags: number; readonly payload: Buffer };
 
-/** The bytes of one connection, in order, to frames. One frame of data may come in several parts, of which the last has `isFin` where the frame has. */
+/** Parses the bytes of one connection. A data frame may be returned in several parts; only the last has the `isFin` of the frame. */
 export class SpdyParser {
   readonly #inflater = new HeaderInflater(spdyDictionary(), headerBlockBytesMax);
   readonly #held = Buffer.alloc(frameHeadBytes + controlBytesMax);
   #heldBytes = 0;
   #data: { readonly streamId: number; readonly isFin: boolean; bytesLeft: number } | undefined;
 
-  /** @throws {BerthError} INVALID_ARGUMENT when the bytes are no SPDY/3.1; the connection cannot go on then. */
+  /** @throws {BerthError} INVALID_ARGUMENT for invalid SPDY/3.1. The connection must then be closed. */
   *parse(chunk: Buffer): Generator<SpdyFrame> {
     let at = 0;
     while (at < chunk.length) {
@@ -73,7 +73,7 @@ export class SpdyParser {
     }
   }
 
-  /** @returns bytes taken. */
+  /** @returns the number of bytes consumed. */
   #hold(chunk: Buffer): number {
     const taken = chunk.copy(this.#held, this.#heldBytes, 0, this.#wantedBytes() - this.#heldBytes);
     this.#heldBytes += taken;
@@ -83,7 +83,7 @@ export class SpdyParser {
   #wantedBytes(): number {
     if (this.#heldBytes < frameHeadBytes || !this.#isControl()) return frameHeadBytes;
     const length = this.#held.readUIntBE(5, 3);
-    if (length > controlBytesMax) throw broken(`a control frame of ${length} bytes, more than ${controlBytesMax}`);
+    if (length > controlBytesMax) throw invalid(`control frame of ${length} bytes exceeds ${controlBytesMax}`);
     return frameHeadBytes + length;
   }
 
@@ -101,7 +101,7 @@ export class SpdyParser {
     const isControl = this.#isControl();
     this.#heldBytes = 0;
     if (isControl) {
-      if ((this.#held.readUInt16BE(0) & 0x7fff) !== version) throw broken(`version ${this.#held.readUInt16BE(0) & 0x7fff}`);
+      if ((this.#held.readUInt16BE(0) & 0x7fff) !== version) throw invalid(`unsupported version ${this.#held.readUInt16BE(0) & 0x7fff}`);
       const payload = this.#held.subarray(frameHeadBytes, frameHeadBytes + length);
       const frame = this.#control({ type: this.#held.readUInt16BE(2), flags, payload });
       if (frame !== undefined) yield frame;
@@ -125,7 +125,7 @@ export class SpdyParser {
         const headers = this.#headers(payload, 10);
         return { type: 'syn-stream', streamId: streamIdAt(payload, 0), headers, isFin, isUnidirectional: (flags & flagUnidirectional) !== 0 };
       }
-      // Their headers say nothing to us, but the history of the compression runs through them.
+      // The headers are not used, but must be decompressed: the compression window includes them.
       case frameType.synReply:
       case frameType.headers:
         this.#headers(payload, 4);
@@ -141,13 +141,13 @@ export class SpdyParser {
       case frameType.windowUpdate:
         return { type: 'window-update', streamId: streamIdAt(payload, 0), deltaBytes: streamIdAt(payload, 4) };
       default:
-        // Unknown types are to be ignored (2.2.1).
+        // Unknown types must be ignored (section 2.2.1).
         return undefined;
     }
   }
 
   #headers(payload: Buffer, offset: number): SpdyHeaders {
-    if (payload.length < offset) throw broken('a control frame is too short');
+    if (payload.length < offset) throw invalid('truncated control frame');
     return parseHeaders(this.#inflater.inflate(payload.subarray(offset)));
   }
 }
@@ -157,7 +157,7 @@ function parseHeaders(block: Buffer): SpdyHeaders {
   let at = 4;
   const text = () => {
     const length = wordAt(block, at);
-    if (length > block.length - at - 4) throw broken('a header is cut off');
+    if (length > block.length - at - 4) throw invalid('truncated header');
     const value = block.toString('latin1', at + 4, at + 4 + length);
     at += 4 + length;
     return value;
@@ -168,7 +168,7 @@ function parseHeaders(block: Buffer): SpdyHeaders {
 
 function initialWindowOf(payload: Buffer): number | undefined {
   const count = wordAt(payload, 0);
-  if (payload.length < 4 + count * 8) throw broken('SETTINGS is cut off');
+  if (payload.length < 4 + count * 8) throw invalid('truncated SETTINGS');
   for (let at = 4; at < 4 + count * 8; at += 8) {
     if (payload.readUIntBE(at + 1, 3) === settingInitialWindowSize) return streamIdAt(payload, at + 4);
   }
@@ -176,20 +176,20 @@ function initialWindowOf(payload: Buffer): number | undefined {
 }
 
 function wordAt(payload: Buffer, at: number): number {
-  if (payload.length < at + 4) throw broken('a control frame is too short');
+  if (payload.length < at + 4) throw invalid('truncated control frame');
   return payload.readUInt32BE(at);
 }
 
 const streamIdAt = (payload: Buffer, at: number) => wordAt(payload, at) & 0x7fffffff;
 
 /**
- * A SYN_REPLY without headers. Its header block is stored, not compressed: four bytes gain nothing, and no compressor has to live as long as the connection.
- * @param isFirst the connection's first: begins the zlib stream.
+ * Returns a SYN_REPLY without headers. Its header block is stored, not compressed, so that the connection needs no compressor.
+ * @param isFirst whether this is the first reply of the connection, which starts the zlib stream.
  */
 export function encodeSynReply(streamId: number, isFirst: boolean): Buffer {
   const streamHead = isFirst ? [0x78, 0x01] : [];
   const storedBlock = [0x00, 0x04, 0x00, 0xfb, 0xff, ...wordOf(0)];
-  // An empty block is the flush: Go's decompressor hands nothing out before one.
+  // An empty block as flush marker: Go's decompressor returns nothing before it.
   const flush = [0x00, 0x00, 0x00, 0xff, 0xff];
   return encodeControl(frameType.synReply, [...wordOf(streamId), ...streamHead, ...storedBlock, ...flush]);
 }
@@ -206,14 +206,14 @@ export function encodeGoAway(lastStreamId: number, status: number): Buffer {
   return encodeControl(frameType.goAway, [...wordOf(lastStreamId), ...wordOf(status)]);
 }
 
-/** @param streamId 0: the connection. */
+/** @param streamId 0 for the connection. */
 export function encodeWindowUpdate(streamId: number, deltaBytes: number): Buffer {
   return encodeControl(frameType.windowUpdate, [...wordOf(streamId), ...wordOf(deltaBytes)]);
 }
 
-/** What goes before `bytes` (less than 16 MiB) of data. */
+/** Returns the header of a data frame. @param bytes the length of the data, less than 16 MiB. */
 export function encodeDataHead(streamId: number, bytes: number, isFin: boolean): Buffer {
-  // Every byte is written below: out of Node's pool, it costs no memory of its own.
+  // allocUnsafe uses Node's buffer pool; every byte is written below.
   const head = Buffer.allocUnsafe(frameHeadBytes);
   head.writeUInt32BE(streamId, 0);
   head[4] = isFin ? flagFin : 0;
@@ -229,4 +229,4 @@ function wordOf(value: number): number[] {
   return [value >>> 24, (value >>> 16) & 0xff, (value >>> 8) & 0xff, value & 0xff];
 }
 
-const broken = (reason: string) => new BerthError('INVALID_ARGUMENT', `SPDY frame: ${reason}`);
+const invalid = (reason: string) => new BerthError('INVALID_ARGUMENT', `SPDY frame: ${reason}`);

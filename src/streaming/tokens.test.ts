@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createTokens, tokenLifetimeMs, tokensMax } from './tokens.ts';
 
-test('a token serves once', () => {
+test('a token can be used once', () => {
   const tokens = createTokens<string>(() => 0);
   const token = tokens.issue('a');
   assert.equal(tokens.take(token), 'a');
@@ -10,7 +10,7 @@ test('a token serves once', () => {
   assert.equal(tokens.take('unknown'), undefined);
 });
 
-test('a token serves until its minute is over', () => {
+test('a token expires after a minute', () => {
   let nowMs = 0;
   const tokens = createTokens<string>(() => nowMs);
   const [first, second] = [tokens.issue('a'), tokens.issue('b')];
@@ -20,7 +20,7 @@ test('a token serves until its minute is over', () => {
   assert.equal(tokens.take(second), undefined);
 });
 
-test('no more than 1000 tokens wait; used and old ones make room', () => {
+test('at most 1000 tokens are pending; used and expired ones do not count', () => {
   let nowMs = 0;
   const tokens = createTokens<number>(() => nowMs);
   const issued = Array.from({ length: tokensMax }, (_, i) => tokens.issue(i));

@@ -1,48 +1,48 @@
 /**
- * One-time tokens: the right to open one streaming session, soon. They are secrets, so they are never logged.
+ * One-time tokens that authorize a streaming session. They are secrets and must not be logged.
  */
 import { randomBytes } from 'node:crypto';
 import { BerthError } from '../lib/errors.ts';
 
-/** How long a token waits for its client. */
+/** The lifetime of an unused token. */
 export const tokenLifetimeMs = 60_000;
 
-/** Tokens that may wait at a time. */
+/** The limit of pending tokens. */
 export const tokensMax = 1000;
 
-/** 128 bits, so that nobody guesses one. */
+/** 128 bits, which cannot be guessed. */
 const tokenBytes = 16;
 
 export type Tokens<T> = {
-  /** @throws {BerthError} RESOURCE_EXHAUSTED while tokensMax tokens wait. */
+  /** @throws {BerthError} RESOURCE_EXHAUSTED while tokensMax tokens are pending. */
   readonly issue: (value: T) => string;
-  /** @returns undefined when the token is unknown, used or too old. */
+  /** Consumes a token. @returns undefined if it is unknown, used or expired. */
   readonly take: (token: string) => T | undefined;
 };
 
-/** @param nowMs a clock that never goes back. */
+/** @param nowMs a monotonic clock. */
 export function createTokens<T>(nowMs: () => number): Tokens<T> {
-  // In the order of issue, which is the order of expiry.
-  const waiting = new Map<string, { readonly value: T; readonly expiresAtMs: number }>();
+  // In order of issue, which is the order of expiry.
+  const pending = new Map<string, { readonly value: T; readonly expiresAtMs: number }>();
   const dropExpired = () => {
-    for (const [token, { expiresAtMs }] of waiting) {
+    for (const [token, { expiresAtMs }] of pending) {
       if (expiresAtMs > nowMs()) return;
-      waiting.delete(token);
+      pending.delete(token);
     }
   };
   const issue = (value: T): string => {
     dropExpired();
-    if (waiting.size >= tokensMax) {
-      throw new BerthError('RESOURCE_EXHAUSTED', `streaming: ${tokensMax} sessions wait for their clients already; try again in a minute`);
+    if (pending.size >= tokensMax) {
+      throw new BerthError('RESOURCE_EXHAUSTED', `create streaming URL: ${tokensMax} URLs are pending; retry in a minute`);
     }
     const token = randomBytes(tokenBytes).toString('base64url');
-    waiting.set(token, { value, expiresAtMs: nowMs() + tokenLifetimeMs });
+    pending.set(token, { value, expiresAtMs: nowMs() + tokenLifetimeMs });
     return token;
   };
   const take = (token: string): T | undefined => {
     dropExpired();
-    const found = waiting.get(token);
-    waiting.delete(token);
+    const found = pending.get(token);
+    pending.delete(token);
     return found?.value;
   };
   return { issue, take };

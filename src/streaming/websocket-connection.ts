@@ -1,7 +1,7 @@
 /**
- * The server's end of one WebSocket connection, and a tunnel in it for the bytes of another protocol.
+ * The server side of one WebSocket connection, and a tunnel for the bytes of another protocol.
  *
- * Answers pings and closes; knows nothing of what messages mean.
+ * Answers pings and closes. Independent of the meaning of the messages.
  */
 import { closeCode, encodeClose, encodeMessageHead, encodePong, type WebSocketEvent, WebSocketParser } from './websocket.ts';
 import type { Link } from './wire.ts';
@@ -10,7 +10,7 @@ export type MessagePart = WebSocketEvent & { readonly type: 'part' };
 
 export type WebSocketHandlers = {
   readonly onPart: (part: MessagePart) => void;
-  /** Once, however it ends. */
+  /** Called once, for any kind of end. */
   readonly onClose: () => void;
 };
 
@@ -25,7 +25,7 @@ export class WebSocketConnection {
     this.#handlers = handlers;
   }
 
-  /** Bytes from the client. Nonsense ends the connection. */
+  /** Handles bytes from the client. Invalid data ends the connection. */
   receive(chunk: Buffer): void {
     if (this.#isClosed) return;
     try {
@@ -37,19 +37,19 @@ export class WebSocketConnection {
     }
   }
 
-  /** To be called when the link is over. */
+  /** Must be called when the link has closed. */
   lost(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#handlers.onClose();
   }
 
-  /** Nobody asked for it, which RFC 6455, 5.5.3, allows. */
+  /** Sends an unsolicited pong, which RFC 6455, section 5.5.3, allows. */
   heartbeat(): void {
     this.#link.sendNow([encodePong(Buffer.alloc(0))]);
   }
 
-  /** Sends one message. @returns false when the connection is over. */
+  /** Sends one message. @returns false if the connection is closed. */
   send(parts: readonly Buffer[], isText: boolean): Promise<boolean> {
     return this.#link.send(withHead(parts, isText));
   }
@@ -62,7 +62,7 @@ export class WebSocketConnection {
     this.#link.setPaused(isPaused);
   }
 
-  /** Says goodbye after all that was sent, then ends. */
+  /** Sends a close frame after all other data, then closes. */
   close(code: number = closeCode.normal): void {
     if (this.#isClosed) return;
     this.#link.sendNow([encodeClose(code)]);
@@ -91,7 +91,7 @@ function withHead(parts: readonly Buffer[], isText: boolean): Buffer[] {
   return [encodeMessageHead(bytes, isText), ...parts];
 }
 
-/** The byte stream that binary messages carry, without regard to where one ends. */
+/** Returns the byte stream carried by binary messages. Message boundaries have no meaning. */
 export function tunnelThrough(connection: WebSocketConnection): Link {
   return {
     send: (parts) => connection.send(parts, false),

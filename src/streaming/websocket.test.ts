@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { BerthError } from '../lib/errors.ts';
 import { encodeClose, encodeMessageHead, encodePong, type WebSocketEvent, WebSocketParser } from './websocket.ts';
 
-/** The masked "Hello" of RFC 6455, 5.7. */
+/** The masked "Hello" of RFC 6455, section 5.7. */
 const maskedHello = '818537fa213d7f9f4d5158';
 
 const parseAll = (bytes: Buffer, chunkBytes = bytes.length): WebSocketEvent[] => {
@@ -17,7 +17,7 @@ const parseAll = (bytes: Buffer, chunkBytes = bytes.length): WebSocketEvent[] =>
   return events;
 };
 
-/** A client's frame. */
+/** A frame as sent by a client. */
 function frame(code: number, payload: Buffer, { isFinal = true, mask = Buffer.from([1, 2, 3, 4]) } = {}): Buffer {
   const head = encodeMessageHead(payload.length, false);
   head[0] = (isFinal ? 0x80 : 0) | code;
@@ -27,18 +27,18 @@ function frame(code: number, payload: Buffer, { isFinal = true, mask = Buffer.fr
 
 const contentOf = (events: readonly WebSocketEvent[]) => Buffer.concat(events.flatMap((event) => (event.type === 'part' ? [event.bytes] : [])));
 
-test('WebSocketParser unmasks the example of the RFC', () => {
+test('WebSocketParser unmasks the example in the RFC', () => {
   assert.deepEqual(parseAll(Buffer.from(maskedHello, 'hex')), [{ type: 'part', bytes: Buffer.from('Hello'), isFirst: true, isLast: true }]);
 });
 
-test('WebSocketParser gives the same content however the bytes are cut', () => {
+test('WebSocketParser returns the same content independent of chunk boundaries', () => {
   const payload = Buffer.from(Array.from({ length: 70_001 }, (_, i) => i % 251));
   const bytes = Buffer.concat([frame(2, payload.subarray(0, 300)), frame(2, payload.subarray(300, 310)), frame(2, payload.subarray(310))]);
   for (const chunkBytes of [1, 2, 3, 5, 7, 64, 1000, 65_536])
     assert.deepEqual(contentOf(parseAll(bytes, chunkBytes)), payload, `cut by ${chunkBytes}`);
 });
 
-test('WebSocketParser marks the first and last part of a message in several frames, with a ping between them', () => {
+test('WebSocketParser marks the first and last part of a fragmented message with a ping inside', () => {
   const bytes = Buffer.concat([
     frame(2, Buffer.from('a'), { isFinal: false }),
     frame(9, Buffer.from('hi')),
@@ -53,17 +53,17 @@ test('WebSocketParser marks the first and last part of a message in several fram
   ]);
 });
 
-test('WebSocketParser refuses what a client must not send', () => {
+test('WebSocketParser refuses invalid client frames', () => {
   const refused = {
     'not masked': Buffer.from('8105', 'hex'),
     'reserved bit': Buffer.from('c18500000000', 'hex'),
-    'continuation of nothing': frame(0, Buffer.from('x')),
+    'continuation without a message': frame(0, Buffer.from('x')),
     'message inside a message': Buffer.concat([frame(2, Buffer.from('x'), { isFinal: false }), frame(2, Buffer.from('y'))]),
-    'ping in parts': frame(9, Buffer.from('x'), { isFinal: false }),
+    'fragmented ping': frame(9, Buffer.from('x'), { isFinal: false }),
     'ping of 126 bytes': frame(9, Buffer.alloc(126)),
     'unknown opcode': frame(3, Buffer.from('x')),
     'unknown control opcode': frame(11, Buffer.from('x')),
-    'length beyond anything': Buffer.from('82ffffffffffffffffff00000000', 'hex'),
+    'length above 2^53 - 1': Buffer.from('82ffffffffffffffffff00000000', 'hex'),
   };
   for (const [name, bytes] of Object.entries(refused)) {
     const padded = Buffer.concat([bytes, Buffer.alloc(16)]);
@@ -71,7 +71,7 @@ test('WebSocketParser refuses what a client must not send', () => {
   }
 });
 
-test('frames to the client are not masked and tell their length in the shortest form', () => {
+test('frames to the client are unmasked and encode their length in the shortest form', () => {
   assert.equal(encodeMessageHead(125, false).toString('hex'), '827d');
   assert.equal(encodeMessageHead(126, true).toString('hex'), '817e007e');
   assert.equal(encodeMessageHead(65_535, false).toString('hex'), '827effff');

@@ -1,18 +1,18 @@
 /**
- * WebSocket frames from and to bytes, for a server (RFC 6455, section 5).
+ * Parses and encodes WebSocket frames for a server (RFC 6455, section 5).
  *
- * Pure. Holds no more than one control frame: payload of messages goes on as it comes, whatever length its frame announces.
+ * Pure. Buffers at most one control frame. Messages are passed on in parts as they arrive, whatever their length.
  */
 import { BerthError } from '../lib/errors.ts';
 
-/** Close codes (RFC 6455, 7.4.1). */
+/** Close codes (RFC 6455, section 7.4.1). */
 export const closeCode = { normal: 1000, protocolError: 1002 } as const;
 
 const opcode = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9, pong: 10 } as const;
 const controlBytesMax = 125;
 const headBytesMax = 14;
 
-/** What a client sent. A message comes as one or more parts; `bytes` are unmasked views of what was parsed. */
+/** A received event. A message is returned in one or more parts. `bytes` are unmasked views of the parsed chunk. */
 export type WebSocketEvent =
   | { readonly type: 'part'; readonly bytes: Buffer; readonly isFirst: boolean; readonly isLast: boolean }
   | { readonly type: 'ping'; readonly bytes: Buffer }
@@ -21,17 +21,17 @@ export type WebSocketEvent =
 
 type Frame = { readonly opcode: number; readonly isFinal: boolean; readonly mask: Buffer; bytesLeft: number; phase: number };
 
-/** The bytes of one connection, in order, to events. Unmasks in place: the chunks given must be nobody else's. */
+/** Parses the bytes of one connection. It unmasks in place, so the caller must not use the chunks afterwards. */
 export class WebSocketParser {
   readonly #head = Buffer.alloc(headBytesMax);
   #headBytes = 0;
   #frame: Frame | undefined;
   #control: Buffer[] = [];
-  /** A message has begun and its last frame has not come. */
+  /** The last frame of the current message has not arrived yet. */
   #isInMessage = false;
   #isFirstPart = false;
 
-  /** @throws {BerthError} INVALID_ARGUMENT when the bytes are no frames of a client; the connection cannot go on then. */
+  /** @throws {BerthError} INVALID_ARGUMENT for invalid client frames. The connection must then be closed. */
   *parse(chunk: Buffer): Generator<WebSocketEvent> {
     let at = 0;
     while (at < chunk.length) {
@@ -63,8 +63,8 @@ export class WebSocketParser {
     const length = payloadLength(this.#head);
     const mask = Buffer.from(this.#head.subarray(this.#headBytes - 4, this.#headBytes));
     const frame = { opcode: first & 15, isFinal: (first & 0x80) !== 0, mask, bytesLeft: length, phase: 0 };
-    if ((first & 0x70) !== 0) throw broken('an extension that was not agreed on');
-    if ((second & 0x80) === 0) throw broken('not masked');
+    if ((first & 0x70) !== 0) throw invalid('reserved bits without a negotiated extension');
+    if ((second & 0x80) === 0) throw invalid('missing mask');
     this.#headBytes = 0;
     this.#check(frame);
     this.#frame = frame;
@@ -73,12 +73,12 @@ export class WebSocketParser {
 
   #check(frame: Frame): void {
     if (frame.opcode >= 8) {
-      if (!frame.isFinal || frame.bytesLeft > controlBytesMax) throw broken('a control frame in parts or too long');
+      if (!frame.isFinal || frame.bytesLeft > controlBytesMax) throw invalid('fragmented or oversized control frame');
       return;
     }
     const isContinuation = frame.opcode === opcode.continuation;
-    if (isContinuation !== this.#isInMessage) throw broken('messages run into each other');
-    if (frame.opcode > opcode.binary) throw broken(`unknown opcode ${frame.opcode}`);
+    if (isContinuation !== this.#isInMessage) throw invalid('unexpected continuation or start of a message');
+    if (frame.opcode > opcode.binary) throw invalid(`unknown opcode ${frame.opcode}`);
     this.#isInMessage = !frame.isFinal;
     this.#isFirstPart ||= !isContinuation;
   }
@@ -104,7 +104,7 @@ function controlEvent(code: number, bytes: Buffer): WebSocketEvent {
   if (code === opcode.close) return { type: 'close' };
   if (code === opcode.ping) return { type: 'ping', bytes };
   if (code === opcode.pong) return { type: 'pong' };
-  throw broken(`unknown opcode ${code}`);
+  throw invalid(`unknown opcode ${code}`);
 }
 
 function payloadLength(head: Buffer): number {
@@ -112,11 +112,11 @@ function payloadLength(head: Buffer): number {
   if (length === 126) return head.readUInt16BE(2);
   if (length < 126) return length;
   const long = head.readBigUInt64BE(2);
-  if (long > BigInt(Number.MAX_SAFE_INTEGER)) throw broken('a frame longer than anything');
+  if (long > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid('payload length exceeds 2^53 - 1');
   return Number(long);
 }
 
-/** Four bytes at a time where they are aligned: a gigabyte through exec passes here. */
+/** Unmasks four bytes at a time where they are aligned, for the throughput of exec. */
 function unmask(bytes: Buffer, mask: Buffer, phase: number): void {
   const unaligned = (4 - (bytes.byteOffset & 3)) & 3;
   if (bytes.length < unaligned + 4) {
@@ -124,8 +124,8 @@ function unmask(bytes: Buffer, mask: Buffer, phase: number): void {
     return;
   }
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset + unaligned, (bytes.length - unaligned) >> 2);
-  const turned = Uint8Array.from([0, 1, 2, 3], (i) => mask[(phase + unaligned + i) & 3] ?? 0);
-  const word = new Uint32Array(turned.buffer)[0] ?? 0;
+  const rotated = Uint8Array.from([0, 1, 2, 3], (i) => mask[(phase + unaligned + i) & 3] ?? 0);
+  const word = new Uint32Array(rotated.buffer)[0] ?? 0;
   for (let i = 0; i < words.length; i += 1) words[i] = (words[i] ?? 0) ^ word;
   const rest = unaligned + words.length * 4;
   unmaskBytes(bytes.subarray(0, unaligned), mask, phase);
@@ -136,7 +136,7 @@ function unmaskBytes(bytes: Buffer, mask: Buffer, phase: number): void {
   for (let i = 0; i < bytes.length; i += 1) bytes[i] = (bytes[i] ?? 0) ^ (mask[(phase + i) & 3] ?? 0);
 }
 
-/** What goes before a message of so many bytes, sent as one frame. */
+/** Returns the header of a message that is sent as one frame. @param bytes the length of the message. */
 export function encodeMessageHead(bytes: number, isText: boolean): Buffer {
   return encodeHead(isText ? opcode.text : opcode.binary, bytes);
 }
@@ -159,4 +159,4 @@ function encodeHead(code: number, length: number): Buffer {
   return head;
 }
 
-const broken = (reason: string) => new BerthError('INVALID_ARGUMENT', `WebSocket frame: ${reason}`);
+const invalid = (reason: string) => new BerthError('INVALID_ARGUMENT', `WebSocket frame: ${reason}`);

@@ -3,7 +3,7 @@ import { Duplex } from 'node:stream';
 import { test } from 'node:test';
 import { Wire } from './wire.ts';
 
-/** A connection whose client reads only when told to. */
+/** A connection whose client reads only in readAll(). */
 function open() {
   const written: string[] = [];
   let pending: (() => void)[] = [];
@@ -15,10 +15,10 @@ function open() {
       pending.push(() => done());
     },
   });
-  const state = { closes: 0, came: '' };
+  const state = { closes: 0, received: '' };
   const wire = new Wire(socket, {
     onBytes: (chunk) => {
-      state.came += chunk;
+      state.received += chunk;
     },
     onClose: () => {
       state.closes += 1;
@@ -51,7 +51,7 @@ test('send() waits while the client does not read, and keeps the order', async (
   socket.destroy();
 });
 
-test('end() lets those who wait send first, and refuses whoever comes later', async () => {
+test('end() lets waiting senders finish, and refuses later ones', async () => {
   const { wire, written, readAll, state, socket } = open();
   void wire.send([Buffer.from('0123456789')]);
   const waiting = wire.send([Buffer.from('waiting')]);
@@ -66,12 +66,12 @@ test('end() lets those who wait send first, and refuses whoever comes later', as
   assert.equal(state.closes, 1);
 });
 
-test('a client that asks and does not read the answers is not read either', async () => {
+test('reading pauses while the client does not read its replies', async () => {
   const { wire, socket, readAll, state } = open();
   await settle();
   socket.push('ask ');
   await settle();
-  assert.equal(state.came, 'head ask ');
+  assert.equal(state.received, 'head ask ');
   for (let i = 0; i < 1100; i += 1) wire.sendNow([Buffer.alloc(1024)]);
   assert.equal(socket.isPaused(), true);
   await readAll();
@@ -79,7 +79,7 @@ test('a client that asks and does not read the answers is not read either', asyn
   socket.destroy();
 });
 
-test('a connection that breaks ends once, and nobody waits for it', async () => {
+test('a broken connection is closed once, and releases waiting senders', async () => {
   const { wire, socket, state } = open();
   void wire.send([Buffer.from('0123456789')]);
   const waiting = wire.send([Buffer.from('x')]);

@@ -1,41 +1,41 @@
 /**
- * An upgraded connection: bytes in, bytes out in order, with an end to both.
+ * An upgraded connection: reads bytes, and sends bytes in order.
  *
- * Holds what the socket holds and one chunk for each sender that waits; never more, however slow the client.
+ * Buffers only what the socket buffers, and one chunk for each waiting sender, however slow the client is.
  */
 import type { Duplex } from 'node:stream';
 
-/** What carries frames: a socket, or a tunnel inside another protocol. */
+/** The transport of frames: a socket, or a tunnel in another protocol. */
 export type Link = {
-  /** Sends when what was sent before has gone to the kernel. @returns false when the connection is over. */
+  /** Sends after all earlier data has been written to the kernel. @returns false if the connection is closed. */
   readonly send: (parts: readonly Buffer[]) => Promise<boolean>;
-  /** Sends ahead of those who wait: answers that must not wait for data. */
+  /** Sends before waiting senders, for replies that must not wait for data. */
   readonly sendNow: (parts: readonly Buffer[]) => void;
-  /** Stops, starts reading. While stopped, the owner is asked for a heartbeat now and then. */
+  /** Pauses or resumes reading. While paused, onHeartbeat is called periodically. */
   readonly setPaused: (isPaused: boolean) => void;
-  /** Ends when all has been sent; what still comes in is thrown away. */
+  /** Closes after all data is sent. Further incoming data is dropped. */
   readonly end: () => void;
 };
 
 export type LinkHandlers = {
-  /** The chunk belongs to the handler. */
+  /** The handler owns the chunk. */
   readonly onBytes: (chunk: Buffer) => void;
-  /** Once, however it ends; not called for bytes after end(). */
+  /** Called once, for any kind of end. After end() no more bytes are reported. */
   readonly onClose: () => void;
   /**
-   * To send something that needs no answer. A client whose bytes are not read learns so that we are alive (client-go gives up a WebSocket after a
-   * minute without a pong), and we learn whether it is: the end of a connection that is not read is seen only by writing to it.
+   * Send something that needs no reply. While reading is paused, this keeps the client connected (client-go closes a WebSocket after a minute
+   * without a pong) and detects a dead client: a write is the only way to notice the end of a connection that is not read.
    */
   readonly onHeartbeat: () => void;
 };
 
 const heartbeatMs = 5_000;
 
-/** How long a client may take to close its side after ours; closing before it does could destroy what it has not read yet. */
+/** Time for the client to close its side after ours. Destroying the socket earlier could lose data that it has not read yet. */
 const lingerMs = 10_000;
 
-/** Answers (of pings, say) that a client may leave unread before we stop reading it. Data stays far below this by itself. */
-const unreadAnswerBytesMax = 1_048_576;
+/** Reading pauses while the client leaves more than this unread, for example ping replies. Data alone stays far below it. */
+const unreadReplyBytesMax = 1_048_576;
 
 type Waiting = { readonly parts: readonly Buffer[]; readonly resolve: (isSent: boolean) => void };
 
@@ -44,8 +44,8 @@ export class Wire implements Link {
   readonly #handlers: LinkHandlers;
   #waiting: Waiting[] = [];
   #isPausedByOwner = false;
-  #isPausedByAnswers = false;
-  #isEndWanted = false;
+  #isPausedByReplies = false;
+  #isEndRequested = false;
   #isEnding = false;
   #isClosed = false;
   #heartbeat: NodeJS.Timeout | undefined;
@@ -59,20 +59,20 @@ export class Wire implements Link {
     socket.on('drain', () => this.#drain());
   }
 
-  /** Begins to read. @param head what was read of the connection already. */
+  /** Starts reading. @param head bytes already read from the connection. */
   start(head: Buffer): void {
-    // A copy: the handlers own what they get, and `head` may be part of a shared buffer.
+    // Copy: the handlers own their chunks, and `head` may be part of a shared buffer.
     if (head.length > 0) this.#handlers.onBytes(Buffer.from(head));
     this.#socket.on('data', (chunk: Buffer) => {
-      if (!this.#isEndWanted) this.#handlers.onBytes(chunk);
+      if (!this.#isEndRequested) this.#handlers.onBytes(chunk);
     });
-    // Clients of these protocols never close one direction only: this one is gone.
+    // Clients of these protocols never half-close: this client has disconnected.
     this.#socket.on('end', () => this.destroy());
     this.#applyPause();
   }
 
   send(parts: readonly Buffer[]): Promise<boolean> {
-    if (this.#isClosed || this.#isEndWanted) return Promise.resolve(false);
+    if (this.#isClosed || this.#isEndRequested) return Promise.resolve(false);
     if (this.#waiting.length === 0 && !this.#socket.writableNeedDrain) {
       this.#write(parts);
       return Promise.resolve(true);
@@ -83,8 +83,8 @@ export class Wire implements Link {
   sendNow(parts: readonly Buffer[]): void {
     if (this.#isClosed || this.#isEnding) return;
     this.#write(parts);
-    if (this.#socket.writableLength <= unreadAnswerBytesMax) return;
-    this.#isPausedByAnswers = true;
+    if (this.#socket.writableLength <= unreadReplyBytesMax) return;
+    this.#isPausedByReplies = true;
     this.#applyPause();
   }
 
@@ -95,7 +95,7 @@ export class Wire implements Link {
   }
 
   end(): void {
-    this.#isEndWanted = true;
+    this.#isEndRequested = true;
     if (this.#isEnding || this.#isClosed || this.#waiting.length > 0) return;
     this.#isEnding = true;
     this.#applyPause();
@@ -121,15 +121,15 @@ export class Wire implements Link {
       this.#write(parts);
       resolve(true);
     }
-    if (this.#isEndWanted) this.end();
-    if (this.#isPausedByAnswers) {
-      this.#isPausedByAnswers = false;
+    if (this.#isEndRequested) this.end();
+    if (this.#isPausedByReplies) {
+      this.#isPausedByReplies = false;
       this.#applyPause();
     }
   }
 
   #applyPause(): void {
-    const isPaused = (this.#isPausedByOwner || this.#isPausedByAnswers) && !this.#isEndWanted && !this.#isClosed;
+    const isPaused = (this.#isPausedByOwner || this.#isPausedByReplies) && !this.#isEndRequested && !this.#isClosed;
     if (!isPaused) {
       clearInterval(this.#heartbeat);
       this.#heartbeat = undefined;
@@ -138,7 +138,7 @@ export class Wire implements Link {
     }
     this.#socket.pause();
     this.#heartbeat ??= setInterval(() => {
-      // Unsent bytes are a heartbeat already; more would only pile up.
+      // Unsent bytes already act as a heartbeat; more would only accumulate.
       if (!this.#socket.writableNeedDrain) this.#handlers.onHeartbeat();
     }, heartbeatMs);
   }
