@@ -1,7 +1,7 @@
 /**
- * Finds devices by name among the CDI files of a node, and merges what they change about a container.
+ * Finds devices by name in the CDI files of a node and merges their edits of a container.
  *
- * Pure: device-files.ts has read the files.
+ * Pure: device-files.ts reads the files.
  */
 import type { DeviceEdits } from '../engine/state/spec.ts';
 import { failedPrecondition } from '../lib/errors.ts';
@@ -9,23 +9,23 @@ import type { ContainerEdits } from './container-edits.ts';
 import type { DeviceFile } from './device-file.ts';
 import { checkedNames } from './qualified-name.ts';
 
-/** A file that was read, or why it could not be. */
+/** A CDI file, or the reason why it could not be read. */
 export type FoundFile = { readonly path: string; readonly directory: string } & (
   | { readonly file: DeviceFile; readonly failure?: never }
   | { readonly failure: string; readonly file?: never }
 );
 
-/** `directories`: those that were looked into, the later ones of higher precedence. */
+/** `directories`: the directories searched; later ones have precedence. */
 export type Catalog = { readonly directories: readonly string[]; readonly files: readonly FoundFile[] };
 
 type Found = { readonly name: string; readonly path: string; readonly file: DeviceFile; readonly edits: ContainerEdits };
 
 /**
- * What the devices change, in the order of the names: of each file once, before the first of its devices.
+ * Returns the merged edits of the devices, in the order of the names. The edits of a whole file are applied once, before its first device.
  *
- * @param names may repeat.
- * @throws {BerthError} INVALID_ARGUMENT for names that are none; FAILED_PRECONDITION naming all devices that are not there, the two files of one that
- *   is in both, and what berth does not do.
+ * @param names may contain duplicates.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid names; FAILED_PRECONDITION with all unknown devices, with the two files that define the same
+ *   device, or with the edit that berth does not support.
  */
 export function editsOf(names: readonly string[], catalog: Catalog): DeviceEdits {
   const devices = checkedNames(names).map((name) => ({ name, found: findDevice(name, catalog) }));
@@ -34,7 +34,7 @@ export function editsOf(names: readonly string[], catalog: Catalog): DeviceEdits
   const found = devices.flatMap((device) => device.found ?? []);
   for (const { name, path, file, edits } of found) {
     const [refusal] = [...file.edits.refusals, ...edits.refusals];
-    if (refusal !== undefined) throw failedPrecondition(`CDI device ${name} of ${path}: ${refusal}`);
+    if (refusal !== undefined) throw failedPrecondition(`CDI device ${name} in ${path}: ${refusal}`);
   }
   return merge(
     found.map(({ name }) => name),
@@ -42,7 +42,7 @@ export function editsOf(names: readonly string[], catalog: Catalog): DeviceEdits
   );
 }
 
-/** That of the last directory that has one. @throws {BerthError} FAILED_PRECONDITION when it is there twice. */
+/** Returns the device from the last directory that defines it. @throws {BerthError} FAILED_PRECONDITION when two files of that directory define it. */
 function findDevice(name: string, { directories, files }: Catalog): Found | undefined {
   const all = files.flatMap(({ path, directory, file }): (Found & { readonly directory: string })[] => {
     const edits = file?.devices.get(name);
@@ -51,15 +51,15 @@ function findDevice(name: string, { directories, files }: Catalog): Found | unde
   const directory = directories.findLast((each) => all.some((found) => found.directory === each));
   const [found, second] = all.filter((each) => each.directory === directory);
   if (found !== undefined && second !== undefined) {
-    throw failedPrecondition(`CDI device ${name} is in ${found.path} and in ${second.path}; remove one`);
+    throw failedPrecondition(`CDI device ${name} is ambiguous: defined in ${found.path} and ${second.path}`);
   }
   return found;
 }
 
 function unknownText(names: readonly string[], { directories, files }: Catalog): string {
-  if (directories.length === 0) return `CDI devices ${names.join(', ')}: this node has none; the setting cdi_spec_dirs is empty`;
-  const failures = files.flatMap(({ path, failure }) => (failure === undefined ? [] : [`; ${path} was not read: ${failure}`]));
-  return `CDI devices ${names.join(', ')}: not in any file of ${directories.join(', ')}${failures.join('')}`;
+  if (directories.length === 0) return `CDI devices ${names.join(', ')}: not found: the setting cdi_spec_dirs is empty`;
+  const failures = files.flatMap(({ path, failure }) => (failure === undefined ? [] : [`; read ${path}: ${failure}`]));
+  return `CDI devices ${names.join(', ')}: not found in ${directories.join(', ')}${failures.join('')}`;
 }
 
 function merge(names: readonly string[], all: readonly ContainerEdits[]): DeviceEdits {

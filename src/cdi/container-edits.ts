@@ -1,7 +1,7 @@
 /**
- * Reads the `containerEdits` of a CDI file: what a device changes about a container.
+ * Reads the `containerEdits` of a CDI file: the changes that a device makes to a container.
  *
- * Pure. What berth does not do becomes a sentence, which is told when a container asks for the device: the other devices of the file work.
+ * Pure. An unsupported edit does not invalidate the file: its text is the error of a container that requests the device, and other devices work.
  * Source: SPEC.md of the Container Device Interface 1.1.0, "OCI Edits".
  */
 import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '../engine/state/spec.ts';
@@ -9,7 +9,7 @@ import { invalidArgument } from '../lib/errors.ts';
 import { type Fields, shown } from './fields.ts';
 
 export type ContainerEdits = Omit<DeviceEdits, 'names'> & {
-  /** Why a container cannot have this. */
+  /** Edits that berth does not support, as error texts. */
   readonly refusals: readonly string[];
 };
 
@@ -19,13 +19,13 @@ const mountFields = ['hostPath', 'containerPath', 'options', 'type'];
 const hookFields = ['hookName', 'path', 'args', 'env', 'timeout'];
 const rdtFields = ['closID', 'l3CacheSchema', 'memBwSchema', 'schemata', 'enableMonitoring', 'enableCMT', 'enableMBM'];
 
-/** 2^32 - 1 means "leave as it is" in chown(2). */
+/** chown(2) reserves 2^32 - 1: it means "do not change". */
 const idMax = 0xfffffffe;
-/** Of dev_t: 12 bits and 20 bits, makedev(3). */
+/** The kernel's dev_t: 12 bits for the major number, 20 bits for the minor, makedev(3). */
 const majorMax = 0xfff;
 const minorMax = 0xfffff;
 
-/** @throws {BerthError} INVALID_ARGUMENT naming the place of what is not as the specification has it. */
+/** Reads one `containerEdits` object. @throws {BerthError} INVALID_ARGUMENT with the path of the field that violates the specification. */
 export function readEdits(fields: Fields | undefined): ContainerEdits {
   if (fields === undefined) return { env: [], nodes: [], mounts: [], gids: [], hooks: [], refusals: [] };
   const mounts = fields.objects('mounts', mountFields).map(readMount);
@@ -34,7 +34,7 @@ export function readEdits(fields: Fields | undefined): ContainerEdits {
     env: fields.texts('env').map((entry) => readVariable(entry, `${fields.at}.env`)),
     nodes: fields.objects('deviceNodes', nodeFields).map(readNode),
     mounts: mounts.filter((mount) => typeof mount !== 'string'),
-    // The specification: values of 0 are ignored.
+    // By the specification, 0 is ignored.
     gids: fields.numbers('additionalGids', idMax).filter((gid) => gid !== 0),
     hooks: hooks.filter((hook) => typeof hook !== 'string'),
     refusals: [...[...mounts, ...hooks].filter((each) => typeof each === 'string'), ...refusals(fields)],
@@ -45,8 +45,8 @@ function refusals(fields: Fields): string[] {
   const interfaces = fields.objects('netDevices', ['hostInterfaceName', 'name']).map((device) => device.requiredText('hostInterfaceName'));
   const rdt = fields.object('intelRdt', rdtFields);
   return [
-    ...interfaces.map((name) => `netDevices: berth does not move network interfaces into pods (${name})`),
-    ...(rdt === undefined ? [] : ['intelRdt: berth does not assign classes of cache and memory bandwidth']),
+    ...interfaces.map((name) => `netDevices: moving network interfaces into pods is not supported (${name})`),
+    ...(rdt === undefined ? [] : ['intelRdt: not supported']),
   ];
 }
 
@@ -56,15 +56,15 @@ function readVariable(entry: string, at: string): EnvVar {
   return { name: entry.slice(0, equals), value: Buffer.from(entry.slice(equals + 1)) };
 }
 
-/** `u` is the character device of mknod(1), too. */
+/** As in mknod(1), `u` is a character device too. */
 const nodeTypes: Readonly<Record<string, EditedNode['type']>> = { b: 'block', c: 'char', u: 'char', p: 'fifo' };
 
 function readNode(fields: Fields): EditedNode {
   const path = fields.path('path');
-  if (/^[/.]*$/.test(path)) throw invalidArgument(`${fields.at}.path: nothing can be made at ${shown(path)}`);
+  if (/^[/.]*$/.test(path)) throw invalidArgument(`${fields.at}.path: invalid path ${shown(path)}`);
   const typeText = fields.text('type') || undefined;
   const type = typeText === undefined ? undefined : nodeTypes[typeText];
-  if (typeText !== undefined && type === undefined) throw invalidArgument(`${fields.at}.type: ${shown(typeText)} is none of b, c, u and p`);
+  if (typeText !== undefined && type === undefined) throw invalidArgument(`${fields.at}.type: unknown type ${shown(typeText)}; want b, c, u or p`);
   const given = {
     type,
     ...numbersOf(fields, type),
@@ -76,7 +76,7 @@ function readNode(fields: Fields): EditedNode {
   return { path, hostPath, ...defined(given), permissions: permissionsOf(fields) };
 }
 
-/** Without a major number both are those of the host's node: 0 is what Go writes for what is not given. */
+/** Without a major number, both numbers are taken from the host's node. Go writes 0 for an absent number. */
 function numbersOf(fields: Fields, type: EditedNode['type']): { major?: number; minor?: number } {
   const major = fields.number('major', majorMax) ?? 0;
   const minor = fields.number('minor', minorMax) ?? 0;
@@ -87,7 +87,7 @@ function numbersOf(fields: Fields, type: EditedNode['type']): { major?: number; 
 function permissionsOf(fields: Fields): string {
   const permissions = fields.text('permissions') || 'rwm';
   if (permissions === 'none') return '';
-  if (!/^[rwm]+$/.test(permissions)) throw invalidArgument(`${fields.at}.permissions: ${shown(permissions)} is not a subset of rwm, nor none`);
+  if (!/^[rwm]+$/.test(permissions)) throw invalidArgument(`${fields.at}.permissions: ${shown(permissions)} is neither a subset of rwm nor "none"`);
   return permissions;
 }
 
@@ -104,22 +104,22 @@ const propagations: Readonly<Record<string, Mount['propagation']>> = {
   rshared: 'bidirectional',
 };
 const restrictions: Readonly<Record<string, Mount['options'][number]>> = { noexec: 'noexec', nodev: 'nodev', nosuid: 'nosuid' };
-/** Say what a bind is without them, or what its file system decides. */
-const idleOptions = ['bind', 'rbind', 'rw', 'exec', 'dev', 'suid', 'relatime', 'async', 'defaults'];
+/** Options without effect: they are the default of a bind mount, or its file system decides. */
+const ignoredOptions = ['bind', 'rbind', 'rw', 'exec', 'dev', 'suid', 'relatime', 'async', 'defaults'];
 
-/** @returns a sentence for a mount that berth does not make. */
+/** @returns an error text for a mount that berth does not support. */
 function readMount(fields: Fields): Mount | string {
   const containerPath = fields.path('containerPath');
-  if (/^[/.]*$/.test(containerPath)) throw invalidArgument(`${fields.at}.containerPath: nothing can be mounted on ${shown(containerPath)}`);
+  if (/^[/.]*$/.test(containerPath)) throw invalidArgument(`${fields.at}.containerPath: invalid path ${shown(containerPath)}`);
   const source = fields.requiredText('hostPath');
   const type = fields.text('type') || 'bind';
   const options = fields.texts('options');
   const isBind = options.some((option) => option === 'bind' || option === 'rbind');
-  if (!isBind && type !== 'bind' && type !== 'none') return `mount ${containerPath}: berth mounts paths of the host only, and no ${shown(type)}`;
+  if (!isBind && type !== 'bind' && type !== 'none') return `mount ${containerPath}: unsupported type ${shown(type)}; only bind mounts are supported`;
   const unknown = options.filter(
-    (option) => !(option === 'ro' || idleOptions.includes(option) || Object.hasOwn(propagations, option) || Object.hasOwn(restrictions, option)),
+    (option) => !(option === 'ro' || ignoredOptions.includes(option) || Object.hasOwn(propagations, option) || Object.hasOwn(restrictions, option)),
   );
-  if (unknown.length > 0) return `mount ${containerPath}: berth does not know the option ${shown(unknown[0])}`;
+  if (unknown.length > 0) return `mount ${containerPath}: unsupported option ${shown(unknown[0])}`;
   if (!source.startsWith('/')) throw invalidArgument(`${fields.at}.hostPath: ${shown(source)} is not an absolute path`);
   return {
     containerPath,
@@ -135,12 +135,12 @@ function readMount(fields: Fields): Mount | string {
 }
 
 const hookPoints: readonly string[] = ['prestart', 'createRuntime', 'createContainer', 'poststart', 'poststop'] satisfies readonly HookPoint[];
-/** A hook without a time-out of its own; the kubelet waits for two minutes, for all of them. */
+/** The default timeout of a hook. The kubelet waits two minutes for all hooks together. */
 const hookTimeoutMs = 60_000;
-/** Of a timer, in seconds. */
+/** The longest timeout that a file may set, in seconds. */
 const timeoutMax = 86_400;
 
-/** @returns a sentence for a hook that berth does not run. */
+/** @returns an error text for a hook that berth does not run. */
 function readHook(fields: Fields): Hook | string {
   const point = fields.requiredText('hookName');
   const path = fields.path('path');
@@ -148,10 +148,10 @@ function readHook(fields: Fields): Hook | string {
   const env = fields.texts('env');
   for (const entry of env) readVariable(entry, `${fields.at}.env`);
   const timeout = fields.number('timeout', timeoutMax);
-  if (timeout === 0) throw invalidArgument(`${fields.at}.timeout is 0; it must be greater`);
-  // A program of the image, before the container's own: with whose rights it should run is nowhere said.
-  if (point === 'startContainer') return `hook startContainer ${path}: berth runs no hooks inside of a container`;
-  if (!hookPoints.includes(point)) throw invalidArgument(`${fields.at}.hookName: there is no hook ${shown(point)}`);
+  if (timeout === 0) throw invalidArgument(`${fields.at}.timeout must be greater than 0`);
+  // Runs a program of the image before the container's process; no specification defines its privileges.
+  if (point === 'startContainer') return `hook startContainer ${path}: hooks inside the container are not supported`;
+  if (!hookPoints.includes(point)) throw invalidArgument(`${fields.at}.hookName: unknown hook ${shown(point)}`);
   return {
     point: point as HookPoint,
     path,

@@ -20,7 +20,7 @@ const edits = (containerEdits: unknown): ContainerEdits => {
 const refused = (containerEdits: unknown, message: RegExp) =>
   assert.throws(() => readDeviceFile(fileOf(containerEdits)), { code: 'INVALID_ARGUMENT', message });
 
-test('readDeviceFile() reads what the toolkit of a GPU vendor writes', () => {
+test("readDeviceFile() reads a file written by a GPU vendor's toolkit", () => {
   const path = '/usr/bin/nvidia-cdi-hook';
   const gpu = edits({
     deviceNodes: [{ path: '/dev/nvidia0', major: 195, fileMode: 438, permissions: 'rw', uid: 0, gid: 44 }],
@@ -65,7 +65,7 @@ test('readDeviceFile() reads what the toolkit of a GPU vendor writes', () => {
   });
 });
 
-test('nodes: types by their letters, what is left out is left to the host, and `none` allows nothing', () => {
+test('readDeviceFile() maps node types, leaves absent values to the host, and grants no access for `none`', () => {
   const { nodes } = edits({
     deviceNodes: [
       { path: '/dev/a', hostPath: '/dev/b', type: 'u', major: 1, minor: 3, permissions: 'none' },
@@ -80,7 +80,7 @@ test('nodes: types by their letters, what is left out is left to the host, and `
   ]);
 });
 
-test('mounts: a bind unless another type is named, the last propagation counts, `bind` alone is shallow', () => {
+test('readDeviceFile() defaults to bind mounts, uses the last propagation, and makes `bind` non-recursive', () => {
   const mount = (options?: string[], type?: string) => edits({ mounts: [{ hostPath: '/h', containerPath: '/c', options, type }] }).mounts[0];
   assert.deepEqual([mount()?.isReadonly, mount()?.isShallow, mount()?.propagation], [false, undefined, 'private']);
   assert.equal(mount(['bind'])?.isShallow, true);
@@ -89,57 +89,57 @@ test('mounts: a bind unless another type is named, the last propagation counts, 
   assert.equal(mount(['rshared', 'rw'], 'bind')?.propagation, 'bidirectional');
 });
 
-test('what berth does not do is a sentence with the device, and no fault of the file', () => {
-  const sentence = (containerEdits: object) => edits(containerEdits).refusals.join();
-  assert.match(sentence({ netDevices: [{ hostInterfaceName: 'eth1', name: 'net0' }] }), /^netDevices: .*\(eth1\)$/);
-  assert.match(sentence({ intelRdt: { closID: 'gold', schemata: ['L3:0=f'] } }), /^intelRdt: /);
-  assert.match(sentence({ hooks: [{ hookName: 'startContainer', path: '/bin/x' }] }), /^hook startContainer \/bin\/x: /);
-  assert.match(sentence({ mounts: [{ hostPath: 'tmpfs', containerPath: '/t', type: 'tmpfs' }] }), /^mount \/t: .* no "tmpfs"$/);
-  assert.match(sentence({ mounts: [{ hostPath: '/h', containerPath: '/t', options: ['idmap', 'ro'] }] }), /^mount \/t: .* "idmap"$/);
+test('readDeviceFile() accepts a file with unsupported edits and records each as an error text of the device', () => {
+  const refusals = (containerEdits: object) => edits(containerEdits).refusals.join();
+  assert.match(refusals({ netDevices: [{ hostInterfaceName: 'eth1', name: 'net0' }] }), /^netDevices: .*\(eth1\)$/);
+  assert.match(refusals({ intelRdt: { closID: 'gold', schemata: ['L3:0=f'] } }), /^intelRdt: /);
+  assert.match(refusals({ hooks: [{ hookName: 'startContainer', path: '/bin/x' }] }), /^hook startContainer \/bin\/x: /);
+  assert.match(refusals({ mounts: [{ hostPath: 'tmpfs', containerPath: '/t', type: 'tmpfs' }] }), /^mount \/t: unsupported type "tmpfs"/);
+  assert.match(refusals({ mounts: [{ hostPath: '/h', containerPath: '/t', options: ['idmap', 'ro'] }] }), /^mount \/t: .* "idmap"$/);
 });
 
-test('edits that contradict the specification are refused by their place', () => {
+test('readDeviceFile() reports the path of an invalid edit', () => {
   refused({ env: ['A'] }, /^devices\[0\]\.containerEdits\.env: "A" is not NAME=VALUE$/);
   refused({ env: ['=b'] }, /NAME=VALUE/);
-  refused({ env: ['A=\0'] }, /env\[0\] holds a NUL/);
+  refused({ env: ['A=\0'] }, /env\[0\] contains NUL/);
   refused({ deviceNodes: [{ path: 'null' }] }, /deviceNodes\[0\]\.path is "null"; it must be an absolute path/);
-  refused({ deviceNodes: [{ path: '/..' }] }, /nothing can be made at/);
+  refused({ deviceNodes: [{ path: '/..' }] }, /path: invalid path/);
   refused({ deviceNodes: [{}] }, /deviceNodes\[0\]\.path is missing/);
-  refused({ deviceNodes: [{ path: '/dev/x', type: 'd' }] }, /"d" is none of b, c, u and p/);
+  refused({ deviceNodes: [{ path: '/dev/x', type: 'd' }] }, /unknown type "d"; want b, c, u or p/);
   refused({ deviceNodes: [{ path: '/dev/x', permissions: 'rx' }] }, /permissions: "rx"/);
-  refused({ deviceNodes: [{ path: '/dev/x', uid: -1 }] }, /uid is -1; it must be a whole number from 0 to 4294967294/);
+  refused({ deviceNodes: [{ path: '/dev/x', uid: -1 }] }, /uid is -1; it must be an integer from 0 to 4294967294/);
   refused({ deviceNodes: [{ path: '/dev/x', uid: 2 ** 32 - 1 }] }, /uid is 4294967295/);
   refused({ deviceNodes: [{ path: '/dev/x', major: 4096 }] }, /major is 4096/);
-  refused({ mounts: [{ hostPath: '/h', containerPath: '/' }] }, /nothing can be mounted on "\/"/);
+  refused({ mounts: [{ hostPath: '/h', containerPath: '/' }] }, /containerPath: invalid path "\/"/);
   refused({ mounts: [{ hostPath: 'h', containerPath: '/c' }] }, /hostPath: "h" is not an absolute path/);
-  refused({ hooks: [{ hookName: 'before', path: '/h' }] }, /there is no hook "before"/);
+  refused({ hooks: [{ hookName: 'before', path: '/h' }] }, /unknown hook "before"/);
   refused({ hooks: [{ hookName: 'prestart', path: 'h' }] }, /absolute path/);
-  refused({ hooks: [{ hookName: 'prestart', path: '/h', timeout: 0 }] }, /timeout is 0/);
+  refused({ hooks: [{ hookName: 'prestart', path: '/h', timeout: 0 }] }, /timeout must be greater than 0/);
   refused({ additionalGids: ['44'] }, /additionalGids\[0\] is "44"/);
-  refused({ deviceNode: [] }, /^devices\[0\]\.containerEdits has a field "deviceNode" that berth does not know$/);
+  refused({ deviceNode: [] }, /^devices\[0\]\.containerEdits: unknown field "deviceNode"$/);
   refused({ __proto__: null, constructor: [] }, /"constructor"/);
 });
 
-test('names of fields match without regard to case, and numbers are texts where texts belong: as Go reads these files', () => {
+test('readDeviceFile() ignores case in field names and accepts numbers as strings, as Go does', () => {
   assert.deepEqual(edits({ additionalGIDs: [7] }).gids, [7]);
   assert.ok(readDeviceFile({ cdiVersion: '1.0.0', kind: 'v/c', devices: [{ name: 0, containerEdits: {} }] }).devices.has('v/c=0'));
 });
 
-test('a file needs a version that is known, a kind, and devices of different names', () => {
+test('readDeviceFile() requires a supported version, a kind and unique device names', () => {
   const wrong = (changes: object, message: RegExp) => assert.throws(() => readDeviceFile(fileOf({}, changes)), { code: 'INVALID_ARGUMENT', message });
-  wrong({ cdiVersion: undefined }, /^cdiVersion is missing; it must be a text$/);
-  wrong({ cdiVersion: '2.0.0' }, /versions 0 and 1/);
-  wrong({ cdiVersion: 'latest' }, /not a version/);
+  wrong({ cdiVersion: undefined }, /^cdiVersion is missing; it must be a string$/);
+  wrong({ cdiVersion: '2.0.0' }, /unsupported version "2\.0\.0"/);
+  wrong({ cdiVersion: 'latest' }, /invalid version "latest"/);
   wrong({ kind: 'gpu' }, /^kind: "gpu" is not VENDOR\/CLASS$/);
-  wrong({ devices: [] }, /^devices: there are none$/);
-  wrong({ devices: undefined }, /^devices: there are none$/);
-  wrong({ devices: [{ name: 'a' }, { name: 'a' }] }, /^devices\[1\]: there is another device "v\.com\/dev=a" in the file$/);
-  wrong({ devices: [{ name: 'a/b' }] }, /"a\/b" is no name of a device/);
+  wrong({ devices: [] }, /^missing devices$/);
+  wrong({ devices: undefined }, /^missing devices$/);
+  wrong({ devices: [{ name: 'a' }, { name: 'a' }] }, /^devices\[1\]: duplicate device "v\.com\/dev=a"$/);
+  wrong({ devices: [{ name: 'a/b' }] }, /invalid device name "a\/b"/);
   wrong({ containerEdits: [] }, /^containerEdits is a list; it must be an object$/);
 });
 
-test('whatever stands where, the file is read or refused with a BerthError', () => {
-  const odd = [null, undefined, true, 0, -1, 1.5, Number.NaN, '', 'x', '\0', [], [[]], {}, { a: 1 }, 10n, Symbol.iterator, 'x'.repeat(100_000)];
+test('readDeviceFile() accepts arbitrary input or refuses it with a BerthError', () => {
+  const oddValues = [null, undefined, true, 0, -1, 1.5, Number.NaN, '', 'x', '\0', [], [[]], {}, { a: 1 }, 10n, Symbol.iterator, 'x'.repeat(100_000)];
   const whole = fileOf({
     env: ['A=b'],
     deviceNodes: [{ path: '/dev/x', hostPath: '/dev/y', type: 'c', major: 1, minor: 2, fileMode: 3, permissions: 'r', uid: 4, gid: 5 }],
@@ -150,19 +150,19 @@ test('whatever stands where, the file is read or refused with a BerthError', () 
     additionalGids: [1],
   });
   let tried = 0;
-  for (const document of odd.flatMap((value) => [value, ...withEach(whole, value)])) {
+  for (const document of oddValues.flatMap((value) => [value, ...withEach(whole, value)])) {
     tried += 1;
     try {
       readDeviceFile(document);
     } catch (error) {
       assert.ok(error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && !error.message.includes('\n'), String(error));
-      assert.ok(error.message.length < 300, 'a line');
+      assert.ok(error.message.length < 300, 'one line');
     }
   }
   assert.ok(tried > 500);
 });
 
-/** Copies of a value with each part of it, in turn, replaced. */
+/** Returns copies of a value in which each part in turn is replaced. */
 function withEach(value: unknown, replacement: unknown): unknown[] {
   if (Array.isArray(value)) {
     return value.flatMap((item, i) => [replacement, ...withEach(item, replacement)].map((changed) => value.with(i, changed)));

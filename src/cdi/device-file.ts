@@ -1,5 +1,5 @@
 /**
- * Reads a CDI file that has been parsed: the devices of one kind, each with what it changes about a container.
+ * Reads a parsed CDI file: the devices of one kind, each with its edits of a container.
  *
  * Pure. Source: SPEC.md of the Container Device Interface 1.1.0.
  */
@@ -9,13 +9,13 @@ import { type Fields, fieldsOf, shown } from './fields.ts';
 import { isDeviceName, isKind } from './qualified-name.ts';
 
 export type DeviceFile = {
-  /** For a container that has any of the devices, once. */
+  /** Applied once to a container that gets any device of the file. */
   readonly edits: ContainerEdits;
   /** By qualified name. */
   readonly devices: ReadonlyMap<string, ContainerEdits>;
 };
 
-/** @throws {BerthError} INVALID_ARGUMENT naming the place of what is not as the specification has it. */
+/** Reads and validates a parsed file. @throws {BerthError} INVALID_ARGUMENT with the path of the field that violates the specification. */
 export function readDeviceFile(document: unknown): DeviceFile {
   const file = fieldsOf(document, '', ['cdiVersion', 'kind', 'annotations', 'devices', 'containerEdits']);
   checkVersion(file.requiredText('cdiVersion'));
@@ -24,22 +24,22 @@ export function readDeviceFile(document: unknown): DeviceFile {
   const devices = new Map<string, ContainerEdits>();
   for (const device of file.objects('devices', ['name', 'annotations', 'containerEdits'])) {
     const name = `${kind}=${deviceName(device)}`;
-    if (devices.has(name)) throw invalidArgument(`${device.at}: there is another device ${shown(name)} in the file`);
+    if (devices.has(name)) throw invalidArgument(`${device.at}: duplicate device ${shown(name)}`);
     devices.set(name, readEdits(device.object('containerEdits', editFields)));
   }
-  if (devices.size === 0) throw invalidArgument('devices: there are none');
+  if (devices.size === 0) throw invalidArgument('missing devices');
   return { edits: readEdits(file.object('containerEdits', editFields)), devices };
 }
 
 function deviceName(device: Fields): string {
   const name = device.requiredText('name');
-  if (!isDeviceName(name)) throw invalidArgument(`${device.at}.name: ${shown(name)} is no name of a device`);
+  if (!isDeviceName(name)) throw invalidArgument(`${device.at}.name: invalid device name ${shown(name)}`);
   return name;
 }
 
-/** Within a major version fields are only added, and a field that is not known is refused where it stands. */
+/** Checks the major version only: minor versions only add fields, and fieldsOf() refuses unknown fields. */
 function checkVersion(text: string): void {
   const [, major] = /^v?(\d+)\.\d+\.\d+(?:[-+].*)?$/.exec(text) ?? [];
-  if (major === undefined) throw invalidArgument(`cdiVersion: ${shown(text)} is not a version`);
-  if (Number(major) > 1) throw invalidArgument(`cdiVersion: berth reads versions 0 and 1, and not ${shown(text)}`);
+  if (major === undefined) throw invalidArgument(`cdiVersion: invalid version ${shown(text)}`);
+  if (Number(major) > 1) throw invalidArgument(`cdiVersion: unsupported version ${shown(text)}; supported are 0.x and 1.x`);
 }

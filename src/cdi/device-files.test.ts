@@ -20,7 +20,7 @@ function bed(t: TestContext) {
 
 const yaml = (edits: string) => `---\ncdiVersion: 0.5.0\nkind: v.com/dev\ndevices:\n  - name: "0"\n    containerEdits:\n${edits}\n`;
 
-test('YAML is read as Go reads it: octal modes, texts with colons, anchors', async (t) => {
+test('resolve() reads YAML as Go does: octal modes, strings with colons, anchors', async (t) => {
   const { write, resolve } = bed(t);
   write(
     'first/v.yaml',
@@ -45,7 +45,7 @@ devices:
   );
 });
 
-test('a text that is no document, or grows without end, is a failure of one line', async (t) => {
+test('resolve() reports a malformed or exploding file in one line', async (t) => {
   const { write, resolve, warnings, variable } = bed(t);
   write('first/good.yaml', yaml('      env: [A=b]'));
   const bomb = `a: &a [x,x,x,x,x,x,x,x,x,x]\n${[...'bcdefgh'].map((name, i) => `${name}: &${name} [${Array(10).fill(`*${'abcdefg'[i]}`)}]`).join('\n')}\n`;
@@ -59,15 +59,15 @@ test('a text that is no document, or grows without end, is a failure of one line
     write(`first/${name}`, text);
   }
   await assert.rejects(resolve(['v.com/dev=9']), ({ message }: Error) => {
-    for (const name of ['bomb', 'empty', 'two', 'cut', 'binary']) assert.match(message, new RegExp(`first/${name}\\.\\w+ was not read: .`));
+    for (const name of ['bomb', 'empty', 'two', 'cut', 'binary']) assert.match(message, new RegExp(`; read \\S+first/${name}\\.\\w+: .`));
     assert.ok(!message.includes('\n'));
     return true;
   });
   assert.equal(await variable('v.com/dev=0'), 'b');
-  assert.equal(warnings.length, 5, 'once each');
+  assert.equal(warnings.length, 5, 'one warning per file');
 });
 
-test('other files, and directories that are not there, count for nothing; links to files do', async (t) => {
+test('resolve() ignores other files and missing directories, and follows symbolic links to files', async (t) => {
   const { root, write, variable, warnings } = bed(t);
   write('first/v.json.tmp', 'x');
   write('first/v.yml', 'x');
@@ -83,7 +83,7 @@ test('other files, and directories that are not there, count for nothing; links 
   );
 });
 
-test('a directory that comes later has its say', async (t) => {
+test('resolve() notices a directory that is created or removed later', async (t) => {
   const { root, write, variable } = bed(t);
   write('first/v.yaml', yaml('      env: [A=first]'));
   assert.equal(await variable('v.com/dev=0'), 'first');
@@ -93,6 +93,6 @@ test('a directory that comes later has its say', async (t) => {
   rmSync(join(root, 'second'), { recursive: true });
   assert.equal(await variable('v.com/dev=0'), 'first');
   write('second', 'a file');
-  await assert.rejects(variable('v.com/dev=9'), { message: /second was not read: .*ENOTDIR/ });
+  await assert.rejects(variable('v.com/dev=9'), { message: /read \S+second: .*ENOTDIR/ });
   assert.equal(await variable('v.com/dev=0'), 'first');
 });

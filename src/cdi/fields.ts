@@ -1,30 +1,32 @@
 /**
- * Takes values of a parsed document apart, and refuses what is not as it should be, by its path in the document.
+ * Reads typed fields of a parsed document. An error names the path of the invalid value in the document.
  *
- * Pure. Knows nothing of devices.
+ * Pure. Knows nothing about devices.
  */
 import { invalidArgument } from '../lib/errors.ts';
 
-/** Reads the fields of one object. Each throws a BerthError INVALID_ARGUMENT for a value of another type; null and what is not there are undefined. */
+/** Readers of one object's fields. Each throws a BerthError INVALID_ARGUMENT for a value of another type. Null and absent fields are undefined. */
 export type Fields = {
   readonly text: (name: string) => string | undefined;
   /** Not empty. */
   readonly requiredText: (name: string) => string;
-  /** Begins with `/`. */
+  /** An absolute path. */
   readonly path: (name: string) => string;
-  /** A whole number from 0 to `max`. */
+  /** An integer from 0 to `max`. */
   readonly number: (name: string, max: number) => number | undefined;
   readonly texts: (name: string) => string[];
   readonly numbers: (name: string, max: number) => number[];
   readonly object: (name: string, fields: readonly string[]) => Fields | undefined;
   readonly objects: (name: string, fields: readonly string[]) => Fields[];
-  /** Where this object is, for messages. */
+  /** Path of this object in the document, for messages. */
   readonly at: string;
 };
 
 /**
- * @param known names of all fields. Those of the document match without regard to case, as Go's readers have it, whose files these are.
- * @throws {BerthError} INVALID_ARGUMENT for what is no object, and for fields that are not known: half of what was meant is nobody's wish.
+ * Returns readers for the fields of `value`.
+ *
+ * @param known names of all fields. The document's names match case-insensitively, as in Go, because Go programs write these files.
+ * @throws {BerthError} INVALID_ARGUMENT when `value` is not an object or has an unknown field: a device must not be applied in part.
  */
 export function fieldsOf(value: unknown, at: string, known: readonly string[]): Fields {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(at, value, 'an object');
@@ -61,20 +63,20 @@ export function fieldsOf(value: unknown, at: string, known: readonly string[]): 
 
 function knownName(name: string, at: string, known: readonly string[]): string {
   const found = known.find((each) => each === name) ?? known.find((each) => each.toLowerCase() === name.toLowerCase());
-  if (found === undefined) throw invalidArgument(`${at === '' ? 'the file' : at} has a field ${shown(name)} that berth does not know`);
+  if (found === undefined) throw invalidArgument(`${at === '' ? '' : `${at}: `}unknown field ${shown(name)}`);
   return found;
 }
 
-/** A number where a text belongs is what YAML makes of `name: 0`. */
+/** Accepts a number: YAML parses `name: 0` as one. */
 function readText(value: unknown, at: string): string {
   if (typeof value === 'number') return String(value);
-  if (typeof value !== 'string') throw wrong(at, value, 'a text');
-  if (value.includes('\0')) throw invalidArgument(`${at} holds a NUL`);
+  if (typeof value !== 'string') throw wrong(at, value, 'a string');
+  if (value.includes('\0')) throw invalidArgument(`${at} contains NUL`);
   return value;
 }
 
 function readNumber(value: unknown, at: string, max: number): number {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > max) throw wrong(at, value, `a whole number from 0 to ${max}`);
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > max) throw wrong(at, value, `an integer from 0 to ${max}`);
   return value;
 }
 
@@ -82,7 +84,7 @@ function wrong(at: string, value: unknown, wanted: string): Error {
   return invalidArgument(`${at === '' ? 'the file' : at} ${value === undefined ? 'is missing' : `is ${shown(value)}`}; it must be ${wanted}`);
 }
 
-/** A value for messages: quoted, and not longer than a line. */
+/** Returns a value for messages: quoted, and at most one line. */
 export function shown(value: unknown): string {
   if (typeof value === 'object') return Array.isArray(value) ? 'a list' : value === null ? 'null' : 'an object';
   return typeof value === 'string' ? JSON.stringify(value.slice(0, 96)) : String(value);

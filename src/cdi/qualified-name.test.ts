@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { checkedNames, isKind } from './qualified-name.ts';
 
-test('checkedNames() takes names as vendors write them, each once and in order', () => {
+test('checkedNames() accepts the names that vendors use and returns each once, in order', () => {
   const names = [
     'nvidia.com/gpu=all',
     'nvidia.com/gpu=0:1',
@@ -14,7 +14,7 @@ test('checkedNames() takes names as vendors write them, each once and in order',
   assert.deepEqual(checkedNames(names), [...new Set(names)]);
 });
 
-test('checkedNames() names all that are none', () => {
+test('checkedNames() reports all invalid names', () => {
   const wrong = [
     '',
     '/dev/null',
@@ -41,13 +41,13 @@ test('checkedNames() names all that are none', () => {
   for (const name of wrong) {
     assert.throws(() => checkedNames(['v/c=0', name]), {
       code: 'INVALID_ARGUMENT',
-      message: `CDI devices: ${JSON.stringify(name)}: a name is VENDOR/CLASS=DEVICE, like vendor.com/gpu=0`,
+      message: `invalid CDI device ${JSON.stringify(name)}: want VENDOR/CLASS=DEVICE, such as vendor.com/gpu=0`,
     });
   }
   assert.throws(() => checkedNames(['a', 'v/c=0', 'b']), /"a", "b"/);
 });
 
-test('isKind() holds the lengths of the specification', () => {
+test('isKind() enforces the length limits of the specification', () => {
   assert.equal(isKind(`v/${'c'.repeat(63)}`), true);
   assert.equal(isKind(`v/${'c'.repeat(64)}`), false);
   assert.equal(isKind(`${'v'.repeat(253)}/c`), true);

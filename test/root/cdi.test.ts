@@ -195,7 +195,7 @@ test('unknown devices are all named, with the directories and the files that cou
   const CDI_devices = [{ name: 'v.com/dev=0' }, { name: 'v.com/dev=1' }, { name: 'other.com/gpu=all' }];
   const refused = {
     code: 'FAILED_PRECONDITION',
-    message: /^CDI devices v\.com\/dev=1, other\.com\/gpu=all: not in any file of \S+\/cdi; \S+bad\.yaml was not read: /,
+    message: /^CDI devices v\.com\/dev=1, other\.com\/gpu=all: not found in \S+\/cdi; read \S+bad\.yaml: /,
   };
   await assert.rejects(create({ CDI_devices }), refused);
   await assert.rejects(create({ CDI_devices }), refused);
@@ -208,15 +208,15 @@ test('unknown devices are all named, with the directories and the files that cou
 });
 
 test('a file that changes, comes or goes is seen by the next container', async () => {
-  await assert.rejects(create(), /not in any file/);
+  await assert.rejects(create(), /not found in/);
   writeFileSync(join(directory, 'v.yaml'), 'cdiVersion: "0.6.0"\nkind: v.com/dev\ndevices:\n- name: 0\n  containerEdits:\n    env: [A=b]\n');
   assert.equal(await run(await start(), 'echo $A'), 'b\n');
   writeFileSync(join(directory, 'v.yaml'), 'cdiVersion: "0.6.0"\nkind: v.com/dev\ndevices:\n- name: 0\n  containerEdits:\n    env: [A=c]\n');
   assert.equal(await run(await start(), 'echo $A'), 'c\n');
   writeDevice({});
-  await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /v\.com\/dev=0 is in \S+\/v\.json and in \S+\/v\.yaml/ });
+  await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /v\.com\/dev=0 is ambiguous: defined in \S+\/v\.json and \S+\/v\.yaml/ });
   rmSync(directory, { recursive: true });
-  await assert.rejects(create(), /not in any file/);
+  await assert.rejects(create(), /not found in/);
 });
 
 test('what is missing on the host is an error, and nothing is made for it', async () => {
