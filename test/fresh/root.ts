@@ -37,7 +37,7 @@ export function freshReleases(): readonly string[] {
 
 export type FreshRoot = {
   /**
-   * Runs a command in the checkout inside the root, in mount, pid, uts and ipc namespaces of its own; with `isOffline` in a network namespace too.
+   * Runs a command in the checkout inside the root, in mount, uts and ipc namespaces of its own; with `isOffline` in a network namespace too.
    *
    * @param until text in the output at which the command gets SIGINT, as from Ctrl-C. @returns its output, and its exit code.
    */
@@ -71,7 +71,7 @@ const enter = `
 set -e
 mount --bind "$1" "$1"
 cd "$1"
-mount -t proc proc proc
+mount --rbind /proc proc
 mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run
@@ -89,7 +89,7 @@ async function runInside(
   command: readonly string[],
   { isOffline = false, until }: { readonly isOffline?: boolean; readonly until?: string },
 ): Promise<Outcome> {
-  const namespaces = ['--mount', '--pid', '--fork', '--kill-child', '--uts', '--ipc', '--propagation', 'private', ...(isOffline ? ['--net'] : [])];
+  const namespaces = ['--mount', '--uts', '--ipc', '--propagation', 'private', ...(isOffline ? ['--net'] : [])];
   const args = [...namespaces, 'sh', '-c', enter, 'sh', root, isOffline ? 'offline' : 'online', home, ...command];
   const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 'pipe'], env: environment(), detached: true });
   let output = '';
