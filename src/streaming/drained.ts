@@ -1,5 +1,5 @@
 /**
- * Waits for backpressure on a writable stream to end.
+ * Waits for backpressure on a writable stream to end. Pure: it uses only the given stream.
  */
 import type { Writable } from 'node:stream';
 

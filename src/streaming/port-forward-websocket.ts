@@ -3,6 +3,8 @@
  *
  *   port i of the query: channel 2i carries data in both directions, channel 2i+1 errors to the client.
  *   The first message on each channel is the port as two bytes, little-endian.
+ *
+ * Pure: it uses only the given link and backend.
  */
 import { failedTo, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { Inbound } from './inbound.ts';

@@ -1,7 +1,7 @@
 /**
  * Port-forward over SPDY: the client opens pairs of streams; each pair is a connection to a port of the pod sandbox.
  *
- * A failed connection ends its own pair only; the client's other connections continue.
+ * A failed connection ends its own pair only; the client's other connections continue. Pure: it uses only the given link and backend.
  *
  *   client  SYN_STREAM streamType=error port=80 requestID=7
  *           SYN_STREAM streamType=data  port=80 requestID=7     connected, bytes in both directions

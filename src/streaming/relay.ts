@@ -1,5 +1,7 @@
 /**
  * Copies one forwarded connection in both directions with backpressure and half-close. Closes it if it stays idle after a half-close.
+ *
+ * Pure: it uses only the given stream and socket.
  */
 import type { Duplex } from 'node:stream';
 import { drained } from './drained.ts';

@@ -1,5 +1,5 @@
 /**
- * The streams of a remote command over SPDY: one SPDY stream each, identified by its `streamType` header.
+ * The streams of a remote command over SPDY: one SPDY stream each, identified by its `streamType` header. Pure: it uses only the given link.
  */
 import type { StreamFlags } from './backend.ts';
 import { expectedStreams } from './remote-command.ts';

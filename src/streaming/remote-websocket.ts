@@ -1,5 +1,5 @@
 /**
- * The streams of a remote command over WebSocket: one message channel each.
+ * The streams of a remote command over WebSocket: one message channel each. Pure: it uses only the given link.
  */
 import type { StreamFlags } from './backend.ts';
 import { Inbound } from './inbound.ts';

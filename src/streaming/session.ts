@@ -1,7 +1,7 @@
 /**
  * Runs one exec or attach session: copies the streams with backpressure, forwards terminal sizes, and reports the exit status after the last output.
  *
- * Independent of the client's protocol and of the process.
+ * Independent of the client's protocol and of the process. Pure: it uses only the given streams.
  */
 import type { Readable, Writable } from 'node:stream';
 import { reasonOf } from '../lib/errors.ts';

@@ -2,7 +2,7 @@
  * The server side of one SPDY/3.1 connection: the streams that the client opens, with bounded receive queues and flow control in both directions.
  *
  * Independent of the meaning of the streams. If the queue of one stream is full, reading from the whole connection stops: Kubernetes clients do not
- * implement flow control per stream, so only that of TCP works.
+ * implement flow control per stream, so only that of TCP works. Pure: it uses only the given link.
  */
 import { Inbound } from './inbound.ts';
 import {

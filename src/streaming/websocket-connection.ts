@@ -1,7 +1,7 @@
 /**
  * The server side of one WebSocket connection, and a tunnel for the bytes of another protocol.
  *
- * Answers pings and closes. Independent of the meaning of the messages.
+ * Answers pings and closes. Independent of the meaning of the messages. Pure: it uses only the given link.
  */
 import { closeCode, encodeClose, encodeMessageHead, encodePong, type WebSocketEvent, WebSocketParser } from './websocket.ts';
 import type { Link } from './wire.ts';

@@ -1,7 +1,7 @@
 /**
  * An upgraded connection: reads bytes, and sends bytes in order.
  *
- * Buffers only what the socket buffers, and one chunk for each waiting sender, however slow the client is.
+ * Buffers only what the socket buffers, and one chunk for each waiting sender, however slow the client is. Pure: it uses only the given socket.
  */
 import type { Duplex } from 'node:stream';
 
