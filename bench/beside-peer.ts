@@ -1,5 +1,5 @@
 /**
- * What the benchmarks share: runtimes measured one after the other in namespaces of their own, and figures beside each other with ratios.
+ * Shared code of the benchmarks: measures one or two runtimes in separate namespaces, and prints the results side by side with their ratio.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { loadavg } from 'node:os';
@@ -11,13 +11,13 @@ import { type Runtime, type RuntimeName, startRuntime } from '../test/support/ru
 
 const image = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
 
-/** A line of the result: its label, and its value from what was measured. */
+/** A row of the result table: its label, and how to get its value from the measurements. */
 export type Row<Figures> = readonly [label: string, value: (figures: Figures) => number];
 
 /**
- * Measures each runtime: busybox is pulled, `measure` runs, the runtime goes.
+ * Measures the runtimes one after another: starts the runtime, pulls busybox, calls `measure`, stops the runtime.
  *
- * @param names the first is what the others are held against.
+ * @param names the first one is the baseline of the ratio.
  */
 export async function measureEach<Figures>(
   names: readonly string[],
@@ -36,7 +36,7 @@ export async function measureEach<Figures>(
 
 function toRuntimeName(name: string): RuntimeName {
   if (name === 'berth' || name === 'containerd') return name;
-  throw new Error(`no runtime ${name}: berth or containerd`);
+  throw new Error(`unknown runtime ${name}: want berth or containerd`);
 }
 
 async function measureOne<Figures>(
@@ -56,7 +56,7 @@ async function measureOne<Figures>(
   }
 }
 
-/** Prints the rows, one column a runtime and the last one the ratio of the second to the first. */
+/** Prints the rows: a column for each runtime, and with two runtimes a column with the ratio of the second to the first. */
 export function printFigures<Figures>(title: string, figures: readonly [RuntimeName, Figures][], rows: readonly Row<Figures>[]): void {
   const cells = (texts: readonly string[]) => texts.map((text) => text.padStart(12)).join('');
   const label = (text: string) => text.padEnd(52);
@@ -73,14 +73,14 @@ function say(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** All pids in this pid namespace. */
+/** Returns all pids in this pid namespace. */
 export function processes(): number[] {
   return readdirSync('/proc')
     .map(Number)
     .filter((pid) => Number.isInteger(pid) && pid > 0);
 }
 
-/** Text of a file of /proc/PID; '' for a process that has ended. */
+/** Returns the text of /proc/PID/FILE, or '' if the process has exited. */
 export function readProc(pid: number, file: string): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, 'latin1');
@@ -91,10 +91,10 @@ export function readProc(pid: number, file: string): string {
 
 const msPerTick = 10;
 
-/** CPU time of a process in milliseconds, 0 when it has ended: utime and stime, fields 14 and 15 of proc_pid_stat(5). */
+/** Returns the CPU time of a process in milliseconds, or 0 if it has exited: utime and stime, fields 14 and 15 of proc_pid_stat(5). */
 export const cpuMs = (pid: number): number => ticksOf(pid, 2) * msPerTick;
 
-/** With that of its children that have ended and were waited for: summed over all processes, what short ones took is not lost. */
+/** Like cpuMs(), plus the CPU time of exited children that were waited for. A sum over all processes thus includes short-lived ones. */
 export const cpuWithChildrenMs = (pid: number): number => ticksOf(pid, 4) * msPerTick;
 
 function ticksOf(pid: number, fieldCount: number): number {

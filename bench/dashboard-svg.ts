@@ -1,5 +1,5 @@
 /**
- * Draws panels of the dashboard, with what a Prometheus has answered, as one SVG: lines, legends, units, in the places that the grid gives them. Pure.
+ * Draws the panels of the dashboard with data from Prometheus as one SVG: lines, legends and units, placed by Grafana's grid. Pure.
  */
 import type { Panel } from '../test/support/dashboard.ts';
 
@@ -19,7 +19,7 @@ const legendLineHeight = 15;
 const legendLinesMax = 2;
 const gapSeconds = 5;
 
-/** @returns the document, each series' line in whole pixels. */
+/** Draws the dashboard. @returns the SVG document; line coordinates are rounded to whole pixels. */
 export function drawDashboard(drawings: readonly Drawing[], range: Range): string {
   const height = Math.max(...drawings.map(({ panel: { gridPos: at } }) => at.y + at.h)) * unitHeight;
   return [
@@ -81,7 +81,10 @@ function drawLines(box: Box, lines: readonly Line[], unit: string, { start, end 
   return [...grid, ...times, ...paths, ...names].join('');
 }
 
-/** Relative, and without points on a level with their neighbours: a tenth of the text. Where a series was away for some seconds there is a gap. */
+/**
+ * Returns the path of a line. Coordinates are relative, and points at the same height as both neighbors are left out: this makes the text ten times
+ * shorter. The line is interrupted where the series has no data for more than gapSeconds.
+ */
 function pathOf(line: Line['points'], toPixels: (point: Line['points'][number]) => readonly [number, number]): string {
   const isGap = (at: number) => (line[at]?.[0] ?? Number.POSITIVE_INFINITY) - (line[at - 1]?.[0] ?? Number.NEGATIVE_INFINITY) > gapSeconds;
   const pixels = line.map(toPixels);
@@ -98,7 +101,7 @@ function pathOf(line: Line['points'], toPixels: (point: Line['points'][number]) 
 
 type Legend = { readonly rows: number; readonly shown: readonly { readonly name: string; readonly x: number; readonly row: number }[] };
 
-/** As many names as fit into two rows; the rest is counted. */
+/** Places as many names as fit into two rows, then the number of the remaining ones. */
 function legend(names: readonly string[], width: number): Legend {
   const shown: { name: string; x: number; row: number }[] = [];
   let [x, row] = [0, 0];
@@ -123,7 +126,7 @@ function legend(names: readonly string[], width: number): Legend {
   return { rows: Math.max(...shown.map((entry) => entry.row)) + 1, shown };
 }
 
-/** Three to six round numbers around the values; of bytes, round in binary. */
+/** Returns three to six round numbers that enclose the values. For bytes the steps are powers of two. */
 function niceTicks(low: number, high: number, unit: string): readonly number[] {
   if (high === low) return [low, low + 1];
   const span = high - low;

@@ -1,8 +1,8 @@
 /**
- * Draws the dashboard of deploy/ with data of a real run into docs/dashboard.svg: a daemon at work for some minutes, scraped by a real Prometheus,
- * which is asked each panel's queries as Grafana would.
+ * Draws docs/dashboard.svg, the dashboard of deploy/ with real data: runs a daemon under load, lets Prometheus scrape it, and runs each panel's
+ * queries as Grafana does.
  *
- *   npm run bench:dashboard [-- SECONDS]
+ *   npm run bench:dashboard [-- SECONDS]     default: 150
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -29,7 +29,7 @@ const pollMs = 1000;
 const podEveryMs = 6000;
 const podsMax = 8;
 
-/** What a container does: idle, work, fill memory beyond its limit, fail. Small enough for a busy machine. */
+/** The containers' workloads: idle, CPU load, memory use beyond the limit, failure. */
 const programs = [
   'sleep 1000',
   'while :; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 0.2; done',
@@ -41,13 +41,13 @@ enterIsolation();
 const seconds = Number(process.argv[2] ?? 150);
 const workDir = mkdtempSync(join(tmpdir(), 'berth-dashboard-'));
 try {
-  writeFileSync(output, await picture());
+  writeFileSync(output, await drawRun());
   process.stdout.write(`${output}\n`);
 } finally {
   rmSync(workDir, { recursive: true, force: true });
 }
 
-async function picture(): Promise<string> {
+async function drawRun(): Promise<string> {
   const sample = await buildSampleImage();
   const images = await Promise.all(
     Array.from({ length: 1 + (seconds * 1000) / podEveryMs }, async (_, index) => [`berth/data:${index}`, await dataImage(index)] as const),
@@ -58,9 +58,9 @@ async function picture(): Promise<string> {
   const prometheus = startPrometheus({ workDir, target });
   try {
     const start = Date.now() / 1000 + 3;
-    await load(client, `${registry.host}/berth`, Date.now() + seconds * 1000);
+    await generateLoad(client, `${registry.host}/berth`, Date.now() + seconds * 1000);
     const range = { start, end: Date.now() / 1000 };
-    return drawDashboard(await Promise.all(dashboardPanels().map((panel) => drawingOf(prometheus, panel, range))), range);
+    return drawDashboard(await Promise.all(dashboardPanels().map((panel) => queryPanel(prometheus, panel, range))), range);
   } finally {
     const { items = [] } = await client.call<{ items: { id: string }[] }>('ListPodSandbox', {});
     for (const { id } of items) await client.call('RemovePodSandbox', { pod_sandbox_id: id });
@@ -71,17 +71,17 @@ async function picture(): Promise<string> {
   }
 }
 
-/** Of two layers that nothing else has, some MiB. */
+/** Builds an image with two unique layers of 1 to 4 MiB each. */
 async function dataImage(seed: number): Promise<Image> {
   const layer = (part: number) => buildLayer([{ kind: 'file', path: `data/${seed}-${part}`, data: randomBytes((1 + (seed % 4)) * 2 ** 20) }]);
   return buildImage([await layer(0), await layer(1)], {}, undefined, process.arch === 'x64' ? 'amd64' : process.arch);
 }
 
-/** A kubelet's day in minutes: it polls all the time, and now and then pods come and go. */
-async function load(client: CriClient, repository: string, untilMs: number): Promise<void> {
+/** Polls the daemon like a kubelet, and starts and removes pods. */
+async function generateLoad(client: CriClient, repository: string, untilMs: number): Promise<void> {
   const image = `${repository}/sample:1`;
   const isOver = () => Date.now() >= untilMs;
-  const polling = async () => {
+  const poll = async () => {
     for (; !isOver(); await sleep(pollMs)) {
       await Promise.all(
         ['ListPodSandbox', 'ListContainers', 'ListPodSandboxStats', 'ImageFsInfo', 'Status'].map((method) => client.call(method, {})),
@@ -89,19 +89,19 @@ async function load(client: CriClient, repository: string, untilMs: number): Pro
     }
   };
   const pods: string[] = [];
-  const changing = async () => {
+  const changePods = async () => {
     for (let number = 0; !isOver(); number += 1) {
-      // Some images come anew, some are here already, some are not to be had.
+      // A new image, one that is already present, and sometimes one that does not exist.
       for (const name of [`data:${number}`, 'sample:1', ...(number % 4 === 2 ? ['absent:1'] : [])]) {
         await client.call('PullImage', { image: { image: `${repository}/${name}` } }).catch(() => undefined);
       }
       pods.push(await startPod(client, image, number));
       const oldest = pods.length > podsMax || number % 5 === 4 ? pods.shift() : undefined;
-      if (oldest !== undefined) await endPod(client, oldest);
+      if (oldest !== undefined) await removePod(client, oldest);
       await sleep(podEveryMs);
     }
   };
-  await Promise.all([polling(), changing()]);
+  await Promise.all([poll(), changePods()]);
 }
 
 async function startPod(client: CriClient, image: string, number: number): Promise<string> {
@@ -125,12 +125,12 @@ async function startPod(client: CriClient, image: string, number: number): Promi
   await client.call('StartContainer', { container_id: id });
   await client.call('ExecSync', { container_id: id, cmd: ['true'], timeout: '10' }).catch(() => undefined);
   await client.call('ContainerStatus', { container_id: id });
-  if (number % 2 === 0) await forward(client, sandboxId);
+  if (number % 2 === 0) await forwardPort(client, sandboxId);
   return sandboxId;
 }
 
-/** A session of port-forward that lasts for some seconds. */
-async function forward(client: CriClient, sandboxId: string): Promise<void> {
+/** Opens a port-forward session that lasts podEveryMs. */
+async function forwardPort(client: CriClient, sandboxId: string): Promise<void> {
   const { url } = await client.call<{ url: string }>('PortForward', { pod_sandbox_id: sandboxId, port: [80] });
   const headers = { connection: 'upgrade', upgrade: 'SPDY/3.1', 'x-stream-protocol-version': 'portforward.k8s.io' };
   const [, socket] = (await once(request(url, { method: 'POST', headers }).end(), 'upgrade')) as [unknown, Socket];
@@ -138,26 +138,26 @@ async function forward(client: CriClient, sandboxId: string): Promise<void> {
   setTimeout(() => socket.destroy(), podEveryMs).unref();
 }
 
-async function endPod(client: CriClient, id: string): Promise<void> {
+async function removePod(client: CriClient, id: string): Promise<void> {
   await client.call('StopPodSandbox', { pod_sandbox_id: id });
   await client.call('RemovePodSandbox', { pod_sandbox_id: id });
 }
 
-async function drawingOf(prometheus: Prometheus, panel: Panel, range: Range): Promise<Drawing> {
-  const answers = await Promise.all(
+async function queryPanel(prometheus: Prometheus, panel: Panel, range: Range): Promise<Drawing> {
+  const lines = await Promise.all(
     (panel.targets ?? []).map(async ({ expr, legendFormat }) => {
       const series = await prometheus.askRange(fillIn(expr, rateInterval), { ...range, step: 2 });
       return series.map((each): Line => ({ name: nameOf(legendFormat, each), points: pointsOf(each) }));
     }),
   );
-  return { panel, lines: answers.flat() };
+  return { panel, lines: lines.flat() };
 }
 
 function nameOf(format: string, { metric }: RangeSeries): string {
   return format.replaceAll(/\{\{(\w+)\}\}/g, (_, label: string) => metric[label] ?? '');
 }
 
-/** A quantile of nothing is NaN. */
+/** Returns the points of a series without NaN, which a quantile of no samples is. */
 function pointsOf({ values }: RangeSeries): Line['points'] {
   return values.flatMap(([at, text]) => (Number.isFinite(Number(text)) ? [[at, Number(text)] as const] : []));
 }

@@ -1,7 +1,9 @@
 /**
- * What calls that come all the time cost: Version, and ListContainers with 500 containers. Needs neither root nor a daemon: node bench/list.ts
+ * Measures the cost of frequent calls: Version, and ListContainers with 500 containers. Needs neither root nor a daemon.
  *
- * The server runs in a process of its own, so that its CPU is counted apart from the client's.
+ *   bin/node bench/list.ts
+ *
+ * The server runs in a separate process so that its CPU time is measured without the client's.
  */
 import { fork } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -18,7 +20,7 @@ import { percentile } from './statistics.ts';
 const containersCount = 500;
 const contract = loadContract();
 
-/** Labels and annotations of the size that a kubelet gives. */
+/** Creates containers with labels and annotations as large as the kubelet's. */
 function manyContainers() {
   const labels = Object.fromEntries(
     ['pod.name', 'pod.namespace', 'pod.uid', 'container.name'].map((name) => [`io.kubernetes.${name}`, 'f6e7fbbaaec2be01c7f020e0abf439b9']),
@@ -66,11 +68,11 @@ async function measure(): Promise<void> {
 
 async function report(client: Client, rpc: string, calls: number, cpuMs: () => Promise<number>): Promise<void> {
   const method = contract.runtime[rpc];
-  if (method === undefined) throw new Error(`no ${rpc}`);
+  if (method === undefined) throw new Error(`unknown method ${rpc}`);
   const once = () =>
     new Promise<Buffer>((resolve, reject) => {
       const done = (error: Error | null, bytes?: Buffer) => (error ? reject(error) : resolve(bytes ?? Buffer.alloc(0)));
-      // The answer stays bytes: decoding it is the client's cost.
+      // Do not decode the response: that is the client's cost.
       client.makeUnaryRequest(method.path, method.requestSerialize, (bytes: Buffer) => bytes, {}, done);
     });
   for (let n = 0; n < calls / 10; n += 1) await once();
@@ -83,17 +85,17 @@ async function report(client: Client, rpc: string, calls: number, cpuMs: () => P
     times.push(performance.now() - start);
   }
   const spent = (await cpuMs()) - before;
-  const figures = `p50 ${percentile(times, 50).toFixed(2)} ms, p99 ${percentile(times, 99).toFixed(2)} ms, CPU of the server ${(spent / calls).toFixed(2)} ms`;
-  console.log(`${rpc}: ${calls} calls one after another, ${bytes} bytes each: ${figures}`);
+  const results = `p50 ${percentile(times, 50).toFixed(2)} ms, p99 ${percentile(times, 99).toFixed(2)} ms, server CPU ${(spent / calls).toFixed(2)} ms`;
+  console.log(`${rpc}: ${calls} sequential calls, ${bytes} bytes each: ${results}`);
 }
 
-/** What keeping the bytes of items saves, without the network. */
+/** Measures how much CPU caching the encoded items saves, without the network. */
 function reportEncoding(): void {
   const views = manyContainers();
   const items = createItemBytes(contract.encoders);
   const plain = () => contract.runtime['ListContainers']?.responseSerialize({ containers: views.map(container) });
-  const kept = () => Buffer.concat(views.map(items.containers));
-  for (const [name, encode] of Object.entries({ plain, kept })) {
+  const cached = () => Buffer.concat(views.map(items.containers));
+  for (const [name, encode] of Object.entries({ plain, cached })) {
     for (let n = 0; n < 20; n += 1) encode();
     const start = process.cpuUsage();
     for (let n = 0; n < 100; n += 1) encode();

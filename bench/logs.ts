@@ -1,7 +1,7 @@
 /**
- * What a container's log costs: lines of 100 bytes as fast as a runtime takes them, and the CPU of all of the runtime for it.
+ * Measures container logging: how fast a runtime writes lines of 100 bytes, and how much CPU all its processes use for it.
  *
- *   node bench/logs.ts [--megabytes N] [--runtime berth|containerd] [--peer containerd]
+ *   npm run bench:logs -- [--megabytes N] [--runtime berth|containerd] [--peer containerd]
  */
 import { rmSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -16,14 +16,14 @@ const { values } = parseArgs({
 });
 const megabytes = Number(values.megabytes);
 const line = 'x'.repeat(99);
-/** Prints the lines; its own name tells it from the runtime's processes. */
+/** Prints the lines. Its command line does not match those of the runtime's processes. */
 const writer = `yes ${line} | head -c ${megabytes}000000`;
 
 const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])];
 const figures = await measureEach(names, (client, _, image) => measure(client, image));
 printFigures(`${megabytes} MB of 100-byte lines from one container`, figures, [
-  ['MB a second', (each) => each.megabytesPerSecond],
-  ['CPU of the runtime, ms a MB', (each) => each.cpuMsPerMegabyte],
+  ['throughput, MB/s', (each) => each.megabytesPerSecond],
+  ['runtime CPU, ms per MB', (each) => each.cpuMsPerMegabyte],
 ]);
 
 async function measure(client: CriClient, image: string): Promise<Figures> {
@@ -39,7 +39,7 @@ async function measure(client: CriClient, image: string): Promise<Figures> {
   await client.call('StartContainer', { container_id });
   let cpu = 0;
   for (;;) {
-    // Read while it runs: a monitor or shim that has ended has no CPU time any more.
+    // Read it while the container runs: the CPU time of an exited monitor or shim cannot be read.
     cpu = Math.max(cpu, runtimeCpuMs() - before);
     const { status } = await client.call<{ status: { state: string } }>('ContainerStatus', { container_id });
     if (status.state === 'CONTAINER_EXITED') break;
@@ -47,14 +47,14 @@ async function measure(client: CriClient, image: string): Promise<Figures> {
   }
   const seconds = (performance.now() - startedAt) / 1000;
   const loggedBytes = statSync(`${directory}/log`).size;
-  if (loggedBytes < megabytes * 1_000_000) throw new Error(`the log has ${loggedBytes} bytes: lines were lost`);
+  if (loggedBytes < megabytes * 1_000_000) throw new Error(`lines were lost: the log has only ${loggedBytes} bytes`);
   await client.call('StopPodSandbox', { pod_sandbox_id });
   await client.call('RemovePodSandbox', { pod_sandbox_id });
   rmSync(directory, { recursive: true });
   return { megabytesPerSecond: megabytes / seconds, cpuMsPerMegabyte: cpu / megabytes };
 }
 
-/** Of every process here that belongs to a runtime: daemons, shims, monitors. */
+/** Returns the CPU time of all processes of the runtime: daemons, shims and monitors. */
 function runtimeCpuMs(): number {
   return processes()
     .filter((pid) => /berth|containerd/.test(readProc(pid, 'cmdline')) && pid !== process.pid)

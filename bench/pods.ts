@@ -1,9 +1,9 @@
 /**
- * Measures what pods cost on this machine, over the CRI socket, in namespaces of its own: memory a pod, latencies, and a burst.
+ * Measures the cost of pods through the CRI socket, in separate namespaces: memory per pod, latency of each call, and a burst of pods.
  *
  *   npm run bench -- [--pods N] [--burst N] [--runtime berth|containerd] [--peer containerd]
  *
- * With --peer the peer is measured in the same run, after berth, and the ratios are printed. Figures of one machine compare with nothing else.
+ * With --peer, the peer is measured after berth in the same run, and the ratios are printed. Do not compare results of different machines.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -12,23 +12,23 @@ import type { Runtime } from '../test/support/runtime.ts';
 import { measureEach, printFigures, processes, type Row, readProc } from './beside-peer.ts';
 import { percentile } from './statistics.ts';
 
-/** What runs in each container; tells the containers' own processes from the runtime's. */
+/** The program of each container. Its command line distinguishes the containers' processes from the runtime's. */
 const idleCommand = ['sleep', '86399'];
 const inFlight = 8;
-/** For the daemon to collect its garbage and the kernel to free what has ended. */
+/** Time for the daemon to collect garbage and for the kernel to free the resources of exited processes. */
 const settleMs = 10_000;
 
 type Pod = { readonly sandboxId: string; readonly containerId: string };
 type Samples = Map<string, number[]>;
-/** PSS in KiB: the daemon before and with the pods, and the runtime's other processes. */
-type Memory = { readonly daemonKib: readonly [number, number]; readonly othersKib: number; readonly otherProcesses: number };
+/** PSS in KiB: the daemon before the pods and with them, and the runtime's other processes. */
+type Memory = { readonly daemonKib: readonly [before: number, withPods: number]; readonly othersKib: number; readonly otherProcesses: number };
 type Figures = {
   /** Milliseconds by method. */
   readonly samples: Samples;
-  /** With the first pods of a daemon's life, which include what its heap and compiled code need once. */
+  /** With the first pods of a new daemon: includes the one-time growth of its heap and compiled code. */
   readonly first: Memory;
-  /** With as many pods again, after the first were removed: what pods themselves cost a daemon that has worked. */
-  readonly again: Memory;
+  /** With the same number of pods after the first ones were removed: the cost of the pods alone. */
+  readonly second: Memory;
   readonly burstPodsPerSecond: number;
 };
 
@@ -47,10 +47,10 @@ const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer
 const figures = await measureEach(names, measure);
 printFigures(`${podCount} pods with one idle container each`, figures, [
   ...memoryRows('first pods', (each) => each.first),
-  ...memoryRows('pods again', (each) => each.again),
-  ['daemon fresh, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
-  ['daemon with the pods, MiB PSS', (each) => each.again.daemonKib[1] / 1024],
-  ["the runtime's processes a pod, beside the daemon", (each) => each.again.otherProcesses / podCount],
+  ...memoryRows('second pods', (each) => each.second),
+  ['new daemon, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
+  ['daemon with pods, MiB PSS', (each) => each.second.daemonKib[1] / 1024],
+  ['runtime processes per pod, without the daemon', (each) => each.second.otherProcesses / podCount],
   ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
     [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
   ),
@@ -60,20 +60,20 @@ printFigures(`${podCount} pods with one idle container each`, figures, [
 async function measure(client: CriClient, { pid: daemonPid }: Runtime, image: string): Promise<Figures> {
   const first = await measureMemory(client, daemonPid, image, 'first', new Map());
   const samples: Samples = new Map();
-  const again = await measureMemory(client, daemonPid, image, 'again', samples);
+  const second = await measureMemory(client, daemonPid, image, 'second', samples);
   const startedAt = performance.now();
-  const burst = await makePods(client, image, burstCount, 'burst', inFlight, new Map());
+  const burst = await createPods(client, image, burstCount, 'burst', inFlight, new Map());
   const burstPodsPerSecond = (burstCount * 1000) / (performance.now() - startedAt);
   await removePods(client, burst, new Map());
-  return { samples, first, again, burstPodsPerSecond };
+  return { samples, first, second, burstPodsPerSecond };
 }
 
-/** Makes the pods, measures, and removes them. */
+/** Creates the pods, measures memory, and removes them. */
 async function measureMemory(client: CriClient, daemonPid: number, image: string, prefix: string, samples: Samples): Promise<Memory> {
   await sleep(settleMs);
   const known = new Set(processes());
   const daemonBefore = pssKib(daemonPid);
-  const pods = await makePods(client, image, podCount, prefix, 1, samples);
+  const pods = await createPods(client, image, podCount, prefix, 1, samples);
   for (const pod of pods)
     await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
   await sleep(settleMs);
@@ -84,17 +84,17 @@ async function measureMemory(client: CriClient, daemonPid: number, image: string
   return { daemonKib: [daemonBefore, daemonWith], othersKib, otherProcesses: others.length };
 }
 
-async function makePods(client: CriClient, image: string, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
+async function createPods(client: CriClient, image: string, count: number, prefix: string, concurrency: number, samples: Samples): Promise<Pod[]> {
   const pods: Pod[] = [];
   const queue = Array.from({ length: count }, (_, index) => `${prefix}-${index}`);
   const worker = async () => {
-    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, image, name, samples));
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await createPod(client, image, name, samples));
   };
   await Promise.all(Array.from({ length: concurrency }, worker));
   return pods;
 }
 
-async function makePod(client: CriClient, image: string, name: string, samples: Samples): Promise<Pod> {
+async function createPod(client: CriClient, image: string, name: string, samples: Samples): Promise<Pod> {
   const sandbox = {
     metadata: { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 },
     hostname: name,
@@ -122,16 +122,16 @@ async function removePods(client: CriClient, pods: readonly Pod[], samples: Samp
 
 async function timed<T>(samples: Samples, method: string, call: () => Promise<T>): Promise<T> {
   const startedAt = performance.now();
-  const answer = await call();
+  const response = await call();
   samples.set(method, [...(samples.get(method) ?? []), performance.now() - startedAt]);
-  return answer;
+  return response;
 }
 
 function isIdleCommand(pid: number): boolean {
   return readProc(pid, 'cmdline') === `${idleCommand.join('\0')}\0`;
 }
 
-/** Proportional set size: private memory, and of shared memory the part that falls on this process. 0 for one that has ended. */
+/** Returns the proportional set size: private memory and the process's share of shared memory. 0 for an exited process. */
 function pssKib(pid: number): number {
   return Number(/^Pss:\s+(\d+) kB$/m.exec(readProc(pid, 'smaps_rollup'))?.[1] ?? 0);
 }
@@ -139,8 +139,8 @@ function pssKib(pid: number): number {
 function memoryRows(label: string, memory: (each: Figures) => Memory): Row<Figures>[] {
   const growthKib = (each: Figures) => memory(each).daemonKib[1] - memory(each).daemonKib[0];
   return [
-    [`${label}: KiB PSS a pod, all but the containers`, (each) => (memory(each).othersKib + growthKib(each)) / podCount],
-    [`${label}: of it beside the daemon`, (each) => memory(each).othersKib / podCount],
-    [`${label}: of it growth of the daemon`, (each) => growthKib(each) / podCount],
+    [`${label}: KiB PSS per pod, without containers`, (each) => (memory(each).othersKib + growthKib(each)) / podCount],
+    [`${label}: of that, other processes`, (each) => memory(each).othersKib / podCount],
+    [`${label}: of that, growth of the daemon`, (each) => growthKib(each) / podCount],
   ];
 }

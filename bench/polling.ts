@@ -1,10 +1,10 @@
 /**
- * What a kubelet's polling costs a runtime: both lists each second, the statistics of all containers every ten, and probes, with many idle pods.
+ * Measures the cost of a kubelet's polling with many idle pods: both lists every second, the stats of all containers every ten seconds, and probes.
  *
- *   node bench/polling.ts [--pods N] [--seconds N] [--runtime berth|containerd] [--peer containerd]
+ *   npm run bench:polling -- [--pods N] [--seconds N] [--runtime berth|containerd] [--peer containerd]
  *
- * CPU is that of all processes of the runtime: a peer may ask others for its figures. With --peer the ratios are printed. Figures of one machine
- * compare with nothing else.
+ * CPU time includes all processes of the runtime, because containerd's shims collect part of the stats. With --peer, the ratios are printed. Do not
+ * compare results of different machines.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -16,23 +16,23 @@ import { percentile } from './statistics.ts';
 
 const idleCommand = ['sleep', '86399'];
 const inFlight = 4;
-/** For what follows the start of many pods to be over. */
+/** Time for the work that follows the start of many pods. */
 const settleMs = 15_000;
-/** Of each call in a row, for its own cost. */
-const callsInRow = 20;
-const execsInRow = 100;
-/** Of all pods, each of which has one below it, as with a kubelet. */
+/** Repetitions from which the CPU time of a single call is computed. */
+const callRepetitions = 20;
+const execRepetitions = 100;
+/** The parent of the pods' cgroups, like a kubelet's. */
 const cgroup = `berth-bench-${process.ppid}-${Date.now().toString(36)}`;
 
 type Pod = { readonly pod_sandbox_id: string; readonly container_id: string };
 
 type Figures = {
-  /** Milliseconds of CPU a second: without any call, and with the polling. */
+  /** CPU milliseconds per second: without any call, and with the polling. */
   readonly idle: number;
   readonly polled: number;
-  /** CPU of one call. */
+  /** CPU milliseconds of one call. */
   readonly perCall: ReadonlyMap<string, number>;
-  /** Milliseconds that calls took. */
+  /** Durations of calls in milliseconds. */
   readonly latencies: ReadonlyMap<string, readonly number[]>;
 };
 
@@ -51,21 +51,21 @@ const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer
 const figures = await measureEach(names, measureRuntime);
 const first = figures[0]?.[1];
 printFigures(`${podCount} pods with one idle container each, polled for ${seconds} s`, figures, [
-  ['CPU without calls, ms a second', (each) => each.idle],
-  ['CPU with the polling, ms a second', (each) => each.polled],
-  ...[...(first?.perCall.keys() ?? [])].map((method) => [`CPU of one ${method}, ms`, (each: Figures) => each.perCall.get(method) ?? 0] as const),
+  ['CPU when idle, ms/s', (each) => each.idle],
+  ['CPU with polling, ms/s', (each) => each.polled],
+  ...[...(first?.perCall.keys() ?? [])].map((method) => [`CPU per ${method}, ms`, (each: Figures) => each.perCall.get(method) ?? 0] as const),
   ...[...(first?.latencies.keys() ?? [])].map(
     (method) => [`${method} p50, ms`, (each: Figures) => percentile(each.latencies.get(method) ?? [], 50)] as const,
   ),
 ]);
 
 async function measureRuntime(client: CriClient, runtime: Runtime, image: string): Promise<Figures> {
-  const beside = new Set(processes().filter((pid) => pid !== runtime.pid));
+  const unrelated = new Set(processes().filter((pid) => pid !== runtime.pid));
   try {
-    const pods = await makePods(client, image);
+    const pods = await createPods(client, image);
     await sleep(settleMs);
-    // A peer may ask others for its figures: all that came since counts.
-    const cpu = () => processes().reduce((total, pid) => total + (beside.has(pid) ? 0 : cpuWithChildrenMs(pid)), 0);
+    // containerd's shims collect part of the stats: count every process that was started since.
+    const cpu = () => processes().reduce((total, pid) => total + (unrelated.has(pid) ? 0 : cpuWithChildrenMs(pid)), 0);
     const measured = await measure(client, cpu, pods);
     for (const { pod_sandbox_id } of pods) {
       await client.call('StopPodSandbox', { pod_sandbox_id });
@@ -84,25 +84,25 @@ async function measure(client: CriClient, cpu: () => number, pods: readonly Pod[
   const perCall = new Map<string, number>();
   for (const method of ['ListPodSandbox', 'ListContainers', 'ListContainerStats', 'ListPodSandboxStats']) {
     const before = cpu();
-    for (let n = 0; n < callsInRow; n += 1) await client.call(method, {});
-    perCall.set(method, (cpu() - before) / callsInRow);
+    for (let n = 0; n < callRepetitions; n += 1) await client.call(method, {});
+    perCall.set(method, (cpu() - before) / callRepetitions);
   }
   perCall.set('ExecSync', await execEach(client, cpu, pods, latencies));
   return { idle, polled, perCall, latencies };
 }
 
-/** A probe in one container after the other. @returns CPU of one, that of the probe's own processes included. */
+/** Runs probes in one container after another. @returns CPU milliseconds of one probe, including the probe's own processes. */
 async function execEach(client: CriClient, cpu: () => number, pods: readonly Pod[], latencies: Map<string, number[]>): Promise<number> {
-  const took: number[] = [];
+  const durations: number[] = [];
   const before = cpu();
-  for (let n = 0; n < execsInRow; n += 1) {
+  for (let n = 0; n < execRepetitions; n += 1) {
     const container_id = pods[n % pods.length]?.container_id;
     const calledAt = performance.now();
     await client.call('ExecSync', { container_id, cmd: ['true'], timeout: '30' });
-    took.push(performance.now() - calledAt);
+    durations.push(performance.now() - calledAt);
   }
-  latencies.set('ExecSync', took);
-  return (cpu() - before) / execsInRow;
+  latencies.set('ExecSync', durations);
+  return (cpu() - before) / execRepetitions;
 }
 
 async function perSecond(cpu: () => number, work: () => Promise<unknown>): Promise<number> {
@@ -123,18 +123,18 @@ async function poll(client: CriClient, latencies: Map<string, number[]>): Promis
   }
 }
 
-/** Sandboxes, each with one idle container. */
-async function makePods(client: CriClient, image: string): Promise<Pod[]> {
+/** Creates pods with one idle container each. */
+async function createPods(client: CriClient, image: string): Promise<Pod[]> {
   const queue = Array.from({ length: podCount }, (_, index) => `pod-${index}`);
   const pods: Pod[] = [];
   const worker = async () => {
-    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await makePod(client, image, name));
+    for (let name = queue.shift(); name !== undefined; name = queue.shift()) pods.push(await createPod(client, image, name));
   };
   await Promise.all(Array.from({ length: inFlight }, worker));
   return pods;
 }
 
-async function makePod(client: CriClient, image: string, name: string): Promise<Pod> {
+async function createPod(client: CriClient, image: string, name: string): Promise<Pod> {
   const labels = { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'bench', 'io.kubernetes.pod.uid': `uid-${name}` };
   const metadata = { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 };
   const sandbox = { metadata, hostname: name, log_directory: `/run/bench-logs/${name}`, labels, linux: { cgroup_parent: `/${cgroup}/${name}` } };

@@ -1,7 +1,7 @@
 /**
- * The images of the pull benchmark, made from seeds: the same bytes on every machine of one Node version.
+ * Generates the images of the pull benchmark from seeds. The bytes are the same on every machine with the same Node version.
  *
- * Compressible about as software is; made layer by layer, so that no more than one is in memory.
+ * The content compresses about as well as software. Layers are generated one at a time, so that only one is in memory.
  */
 import { createHash } from 'node:crypto';
 import { constants, gzipSync, zstdCompressSync } from 'node:zlib';
@@ -29,33 +29,36 @@ export type MadeLayer = { readonly blob: Buffer; readonly digest: string; readon
 const small = { shape: 'small', files: 12_000, fileBytes: 8 << 10 } as const;
 const large = { shape: 'large', files: 12, fileBytes: 16 << 20 } as const;
 
-/** Those whose pulls are measured, each with layers of its own. */
+/** Returns the images whose pulls are measured. They share no layers. */
 export function benchImages(): BenchImage[] {
   const cases = [small, large].flatMap((kind) =>
     [1, 12].flatMap((count) => (['gzip', 'zstd'] as const).map((compression) => ({ kind, count, compression }))),
   );
   return cases.map(({ kind, count, compression }, position) => ({
     reference: `bench/${kind.shape}-${count}-${compression}:1`,
-    layers: Array.from({ length: count }, (_, at) => layerOf(kind, kind.files / count, 1000 * (position + 1) + at, compression)),
+    layers: Array.from({ length: count }, (_, at) => layerSpec(kind, kind.files / count, 1000 * (position + 1) + at, compression)),
   }));
 }
 
-/** Two images with one base of eleven layers, and a last layer of their own; `other` has the base compressed by zstd, so that only diff ids are equal. */
+/**
+ * Returns three images with the same eleven base layers and a unique last layer. `other` has the base layers compressed with zstd, so that only their
+ * diff ids are equal.
+ */
 export function sharingImages(): { readonly base: BenchImage; readonly same: BenchImage; readonly other: BenchImage } {
-  const base = (compression: Compression) => Array.from({ length: 11 }, (_, at) => layerOf(small, small.files / 12, 90_000 + at, compression));
+  const base = (compression: Compression) => Array.from({ length: 11 }, (_, at) => layerSpec(small, small.files / 12, 90_000 + at, compression));
   const image = (name: string, compression: Compression, seed: number): BenchImage => ({
     reference: `bench/${name}:1`,
-    layers: [...base(compression), layerOf(small, small.files / 12, seed, compression)],
+    layers: [...base(compression), layerSpec(small, small.files / 12, seed, compression)],
   });
   return { base: image('base', 'gzip', 91_000), same: image('same', 'gzip', 92_000), other: image('other', 'zstd', 93_000) };
 }
 
-function layerOf(kind: typeof small | typeof large, files: number, seed: number, compression: Compression): BenchLayer {
+function layerSpec(kind: typeof small | typeof large, files: number, seed: number, compression: Compression): BenchLayer {
   return { seed, shape: kind.shape, files, fileBytes: kind.fileBytes, compression };
 }
 
 export function makeLayer(layer: BenchLayer): MadeLayer {
-  const tar = makeTar(membersOf(layer));
+  const tar = makeTar(createMembers(layer));
   const isGzip = layer.compression === 'gzip';
   const blob = isGzip ? gzipSync(tar, { level: 6 }) : zstdCompressSync(tar, { params: { [constants.ZSTD_c_compressionLevel]: 3 } });
   return { blob, digest: digestOf(blob), diffId: digestOf(tar), mediaType: `application/vnd.oci.image.layer.v1.tar+${layer.compression}` };
@@ -65,8 +68,8 @@ export function digestOf(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-/** Twenty files a directory, three directories deep. Small files are from an eighth of the size to nearly twice it. */
-function membersOf({ seed, shape, files, fileBytes }: BenchLayer): Member[] {
+/** Generates files, twenty per directory, three directories deep. The size of a small file is between 1/8 and 15/8 of fileBytes. */
+function createMembers({ seed, shape, files, fileBytes }: BenchLayer): Member[] {
   const random = createRandom(seed);
   const text = makeText(random);
   const members: Member[] = [];
@@ -84,7 +87,7 @@ function membersOf({ seed, shape, files, fileBytes }: BenchLayer): Member[] {
   return members;
 }
 
-/** Four MiB of words, the frequent ones far more frequent, with stretches of noise as in programs. */
+/** Returns 4 MiB of words with an uneven frequency, and some random bytes as in binaries. */
 function makeText(random: () => number): Buffer {
   const words = Array.from({ length: 4096 }, () => Array.from({ length: 2 + random() * 9 }, () => String.fromCharCode(97 + random() * 26)).join(''));
   const text = Buffer.alloc(4 << 20);
@@ -95,7 +98,7 @@ function makeText(random: () => number): Buffer {
   return text;
 }
 
-/** Numbers from 0 to 1 (mulberry32). */
+/** Returns a generator of numbers in [0, 1) (mulberry32). */
 function createRandom(seed: number): () => number {
   let state = seed;
   return () => {

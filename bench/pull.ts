@@ -1,11 +1,11 @@
 /**
- * Measures pulls on this machine, over the CRI socket, from a registry on the loopback, berth and containerd in turn, each round with new daemons:
- * wall time, CPU time and peak memory of the daemon, for images of many small and few large files, with 1 and 12 layers, gzip and zstd; and of
- * images whose base is there already under another one.
+ * Measures image pulls through the CRI socket from a registry on loopback: wall time, CPU time and peak memory of the daemon. Measures berth and
+ * containerd in turn, each round with new daemons. The images have many small or few large files, 1 or 12 layers, gzip or zstd. Two more images
+ * share their base layers with an image that is already present.
  *
  *   npm run bench:pull -- [--rounds N] [--runtime berth|containerd]... [--only TEXT]
  *
- * Says at the end where berth's time went, by its own log. Figures of one machine compare with nothing else.
+ * Prints at the end how berth spent the time, according to its log. Do not compare results of different machines.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -22,10 +22,10 @@ import { percentile } from './statistics.ts';
 
 const registryHost = '127.0.0.1:5000';
 const workRoot = resolve(import.meta.dirname, '../build/bench-pull');
-/** Of utime and stime in /proc: USER_HZ, 100 on every Linux that Node runs on. */
+/** Unit of utime and stime in /proc/PID/stat: USER_HZ is 100 on every Linux that Node runs on. */
 const tickMs = 10;
 const diskBytes = 8 * 2 ** 30;
-/** Many times what a pull writes: hosts take memory back within seconds, piece by piece. */
+/** Many times what a pull writes: the host reclaims a guest's free memory within seconds, in pieces. */
 const touchedBytes = 2 ** 31;
 
 type Pull = { readonly wallMs: number; readonly cpuMs: number; readonly peakKib: number };
@@ -44,24 +44,24 @@ await main();
 async function main(): Promise<void> {
   const stopRegistry = await serveImages();
   const results: Results = new Map();
-  const spent: string[] = [];
+  const timings: string[] = [];
   try {
     for (let round = 0; round < Number(values.rounds); round += 1) {
-      for (const name of round % 2 === 0 ? runtimes : runtimes.toReversed()) await measureRuntime(name, results, spent);
+      for (const name of round % 2 === 0 ? runtimes : runtimes.toReversed()) await measureRuntime(name, results, timings);
     }
   } finally {
     stopRegistry();
   }
-  print(results, spent);
+  print(results, timings);
 }
 
 function toRuntimeName(name: string): RuntimeName {
   if (name === 'berth' || name === 'containerd') return name;
-  throw new Error(`no runtime ${name}: berth or containerd`);
+  throw new Error(`unknown runtime ${name}: want berth or containerd`);
 }
 
-/** All pulls once, by a daemon of its own with an empty store. */
-async function measureRuntime(name: RuntimeName, results: Results, spent: string[]): Promise<void> {
+/** Pulls each image once with a new daemon and an empty store. */
+async function measureRuntime(name: RuntimeName, results: Results, timings: string[]): Promise<void> {
   const workDir = mkdtempSync(join(workRoot, 'run-'));
   const removeDisk = mountNewDisk(workDir);
   const runtime = await startRuntime(name, { workDir, mirrorUrl: `http://${registryHost}` });
@@ -76,19 +76,21 @@ async function measureRuntime(name: RuntimeName, results: Results, spent: string
     const { base, same, other } = sharingImages();
     if (!'shared'.includes(values.only)) return;
     await pullImage(client, base);
-    await measure('base there, same blobs', same);
-    await measure('base there, other blobs', other);
+    await measure('base present, same blobs', same);
+    await measure('base present, other blobs', other);
   } finally {
     client.close();
-    if (name === 'berth') spent.push(...timesOf(runtime.logFile));
+    if (name === 'berth') timings.push(...readTimings(runtime.logFile));
     await runtime.stop();
     removeDisk();
   }
 }
 
 /**
- * A new file system in a file: ext4 passes over inodes that were removed in the last minutes, one by one, whenever it looks for a free one, so that
- * files made where many were just removed cost twenty times as much, and nobody may begin on the other's ruins. @returns what removes it again.
+ * Mounts a new ext4 file system from a file, so that no run is slowed down by the one before: when ext4 searches for a free inode, it skips recently
+ * deleted ones one by one for some minutes, and creating files where many were just deleted takes twenty times as long.
+ *
+ * @returns a function that unmounts and deletes it.
  */
 function mountNewDisk(directory: string): () => void {
   const file = `${directory}.img`;
@@ -97,7 +99,7 @@ function mountNewDisk(directory: string): () => void {
   execFileSync('mkfs.ext4', ['-q', '-E', 'lazy_itable_init=0,lazy_journal_init=0,nodiscard', file]);
   execFileSync('mount', ['-o', 'loop', file, directory]);
   return () => {
-    // What a runtime has left mounted in it goes with it.
+    // Lazy: also detaches mounts that a runtime left in it.
     execFileSync('umount', ['--lazy', directory]);
     rmSync(file);
     rmSync(directory, { recursive: true, force: true });
@@ -105,7 +107,7 @@ function mountNewDisk(directory: string): () => void {
 }
 
 async function measurePull(client: CriClient, pid: number, image: BenchImage): Promise<Pull> {
-  // What was written before is not this pull's burden.
+  // Flush earlier writes, so that they do not slow down this pull.
   execFileSync('sync');
   await sleep(300);
   touchMemory();
@@ -118,8 +120,8 @@ async function measurePull(client: CriClient, pid: number, image: BenchImage): P
 }
 
 /**
- * A virtual machine gives memory that stays free back to its host, and who writes to it first is charged with the host's work, which can double the
- * kernel's part of a pull. What was just freed is taken first.
+ * Makes the host back the guest's free memory. A virtual machine returns unused memory to its host; the next write to it includes the host's work, which
+ * can double the kernel time of a pull. The kernel allocates recently freed pages first.
  */
 function touchMemory(): void {
   execFileSync(process.execPath, ['-e', `Buffer.alloc(${touchedBytes}, 1)`]);
@@ -129,24 +131,24 @@ async function pullImage(client: CriClient, image: BenchImage): Promise<void> {
   await client.call('PullImage', { image: { image: `${registryHost}/${image.reference}` } }, 600_000);
 }
 
-/** Of the process, its threads and the children that it has waited for, also those that have ended. Source: proc_pid_stat(5). */
+/** Returns the CPU time of the process, its threads and the children that it waited for. Source: proc_pid_stat(5). */
 function cpuMs(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return fields.slice(11, 15).reduce((total, ticks) => total + Number(ticks) * tickMs, 0);
 }
 
-/** Where the time of pulls went, as the daemon's log has it. */
-function timesOf(logFile: string): string[] {
+/** Reads from the daemon's log how each pull spent its time. */
+function readTimings(logFile: string): string[] {
   const lines = readFileSync(logFile, 'utf8').split('\n');
   return lines.flatMap((line) => {
     if (!line.includes('image pulled')) return [];
     const { image, durationMs, ...rest } = JSON.parse(line) as Record<string, unknown>;
-    return rest['spentMs'] === undefined ? [] : [`${String(image)}: ${String(durationMs)} ms, of all its layers ${JSON.stringify(rest['spentMs'])}`];
+    return rest['spentMs'] === undefined ? [] : [`${String(image)}: ${String(durationMs)} ms, sum of all layers ${JSON.stringify(rest['spentMs'])}`];
   });
 }
 
-function print(results: Results, spent: readonly string[]): void {
+function print(results: Results, timings: readonly string[]): void {
   say(`medians of ${values.rounds} rounds; load average at the end ${loadavg()[0]?.toFixed(1)}`);
   const columns = ['wall ms', 'CPU ms', 'peak MiB'].flatMap((figure) => [
     ...runtimes.map((name) => `${name} ${figure}`),
@@ -166,15 +168,15 @@ function print(results: Results, spent: readonly string[]): void {
     });
     say([label.padEnd(26), ...cells.map((cell) => cell.padStart(20))].join(''));
   }
-  for (const line of spent.slice(-12)) say(line);
+  for (const line of timings.slice(-12)) say(line);
 }
 
-/** Makes the registry's store, when it is not there yet, and serves it. @returns what ends the registry. */
+/** Starts the registry. Generates and pushes the images first if needed. @returns a function that stops the registry. */
 async function serveImages(): Promise<() => void> {
-  const makers = ['pull-images.ts', '../test/support/tar-maker.ts'].map((file) => readFileSync(join(import.meta.dirname, file)));
-  const storeDir = join(workRoot, `store-${digestOf(Buffer.concat(makers)).slice(7, 19)}`);
+  const generators = ['pull-images.ts', '../test/support/tar-maker.ts'].map((file) => readFileSync(join(import.meta.dirname, file)));
+  const storeDir = join(workRoot, `store-${digestOf(Buffer.concat(generators)).slice(7, 19)}`);
   if (existsSync(storeDir)) return await startRegistry(storeDir);
-  say('making the images, once');
+  say('generating the images (first run only)');
   const unfinished = `${storeDir}.unfinished`;
   rmSync(unfinished, { recursive: true, force: true });
   const stop = await startRegistry(unfinished);
@@ -192,11 +194,11 @@ async function startRegistry(storeDir: string): Promise<() => void> {
   writeFileSync(configFile, `${head}storage:\n  filesystem: { rootdirectory: ${storeDir} }\nhttp: { addr: '${registryHost}' }\n`);
   const registry = spawn('docker-registry', ['serve', configFile], { stdio: 'ignore' });
   for (let attempt = 0; attempt < 100; attempt += 1) {
-    const answer = await fetch(`http://${registryHost}/v2/`).catch(() => null);
-    if (answer?.ok) return () => void registry.kill('SIGKILL');
+    const response = await fetch(`http://${registryHost}/v2/`).catch(() => null);
+    if (response?.ok) return () => void registry.kill('SIGKILL');
     await sleep(100);
   }
-  throw new Error(`docker-registry does not answer on ${registryHost}`);
+  throw new Error(`docker-registry did not start on ${registryHost}`);
 }
 
 async function push(image: BenchImage): Promise<void> {
@@ -213,21 +215,21 @@ async function push(image: BenchImage): Promise<void> {
   const config = Buffer.from(JSON.stringify({ architecture, os: 'linux', config: { Cmd: ['true'] }, rootfs: { type: 'layers', diff_ids: diffIds } }));
   await pushBlob(repository, config, digestOf(config));
   const mediaType = 'application/vnd.oci.image.manifest.v1+json';
-  const described = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf(config), size: config.length };
-  const body = JSON.stringify({ schemaVersion: 2, mediaType, config: described, layers });
-  await done(fetch(`http://${registryHost}/v2/${repository}/manifests/${tag}`, { method: 'PUT', body, headers: { 'content-type': mediaType } }));
+  const configDescriptor = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf(config), size: config.length };
+  const body = JSON.stringify({ schemaVersion: 2, mediaType, config: configDescriptor, layers });
+  await requireOk(fetch(`http://${registryHost}/v2/${repository}/manifests/${tag}`, { method: 'PUT', body, headers: { 'content-type': mediaType } }));
 }
 
 async function pushBlob(repository: string, blob: Buffer, digest: string): Promise<void> {
   const url = `http://${registryHost}/v2/${repository}/blobs/uploads/`;
-  const begun = await done(fetch(url, { method: 'POST' }));
-  const place = new URL(begun.headers.get('location') ?? '', url);
-  place.searchParams.set('digest', digest);
-  await done(fetch(place, { method: 'PUT', body: new Uint8Array(blob), headers: { 'content-type': 'application/octet-stream' } }));
+  const upload = await requireOk(fetch(url, { method: 'POST' }));
+  const location = new URL(upload.headers.get('location') ?? '', url);
+  location.searchParams.set('digest', digest);
+  await requireOk(fetch(location, { method: 'PUT', body: new Uint8Array(blob), headers: { 'content-type': 'application/octet-stream' } }));
 }
 
-async function done(answer: Promise<Response>): Promise<Response> {
-  const response = await answer;
+async function requireOk(pending: Promise<Response>): Promise<Response> {
+  const response = await pending;
   if (!response.ok) throw new Error(`${response.url}: status ${response.status} ${await response.text()}`);
   return response;
 }

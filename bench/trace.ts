@@ -1,9 +1,9 @@
 /**
- * Prints the trace of one pod's start as a table, from a real run: the pull of its image, its sandbox, and a container until its program runs.
+ * Prints the trace of one pod start as a table: image pull, sandbox creation, and container creation until its program runs.
  *
  *   npm run bench:trace
  *
- * The daemon runs in namespaces of its own and sends its spans to a receiver here.
+ * The daemon runs in separate namespaces and sends its spans to a receiver in this process.
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,25 +15,25 @@ import { enterIsolation } from '../test/support/isolation.ts';
 import { type ReceivedSpan, startOtlpReceiver, treeOf } from '../test/support/otlp-receiver.ts';
 import { startRuntime } from '../test/support/runtime.ts';
 
-/** A kubelet's span, which all of it is below. */
+/** The parent span of all calls, as a kubelet sends it. */
 const kubeletSpan = '00f067aa0ba902b7';
 const headers = { traceparent: `00-4bf92f3577b34da6a3ce929d0e0e4736-${kubeletSpan}-01` };
 
 enterIsolation();
 const workDir = mkdtempSync(join(tmpdir(), 'berth-trace-'));
 try {
-  say(table(await traceOfStart()));
+  say(table(await tracePodStart()));
 } finally {
   rmSync(workDir, { recursive: true, force: true });
 }
 
-async function traceOfStart(): Promise<readonly ReceivedSpan[]> {
+async function tracePodStart(): Promise<readonly ReceivedSpan[]> {
   const receiver = await startOtlpReceiver();
   const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
   const runtime = await startRuntime('berth', { workDir, settings: `tracing_endpoint = "${receiver.url}"\n` });
   const client = connectCri(runtime.endpoint);
   try {
-    // The second pod: the first one of a daemon's life compiles and loads what all later ones have.
+    // Trace the second pod: the first pod of a new daemon also compiles and loads code.
     await startPod(client, `${registry.host}/berth/sample:1`, 'first', {});
     await client.call('RemoveImage', { image: { image: `${registry.host}/berth/sample:1` } });
     await startPod(client, `${registry.host}/berth/sample:1`, 'second', headers);
@@ -46,7 +46,7 @@ async function traceOfStart(): Promise<readonly ReceivedSpan[]> {
   return receiver.spans;
 }
 
-/** The pod is removed again, outside of the trace. */
+/** Starts a pod with one container, then removes it. The removal is not part of the trace. */
 async function startPod(client: ReturnType<typeof connectCri>, image: string, name: string, sent: Readonly<Record<string, string>>): Promise<void> {
   const call = <Answer>(method: string, request: object) => client.call<Answer>(method, request as never, 60_000, sent);
   const logDirectory = join(workDir, `logs-${name}`);
@@ -63,19 +63,19 @@ async function startPod(client: ReturnType<typeof connectCri>, image: string, na
 
 function table(spans: readonly ReceivedSpan[]): string {
   const tree = treeOf(spans, kubeletSpan);
-  const beganNs = tree[0]?.span.startNs ?? 0n;
+  const startNs = tree[0]?.span.startNs ?? 0n;
   const ms = (ns: bigint) => (Number(ns) / 1e6).toFixed(2).padStart(9);
   const rows = tree.map(({ span, depth }) => {
     const name = `${'  '.repeat(depth)}${span.name.replace(/^runtime\.v1\.\w+\//, '')}`;
-    return `${name.padEnd(28)}${ms(span.startNs - beganNs)}${ms(span.endNs - span.startNs)}  ${noteOf(span)}`.trimEnd();
+    return `${name.padEnd(28)}${ms(span.startNs - startNs)}${ms(span.endNs - span.startNs)}  ${noteOf(span)}`.trimEnd();
   });
-  return ['span                         starts at     takes  (ms)', ...rows].join('\n');
+  return ['span (times in ms)              start duration', ...rows].join('\n');
 }
 
 function noteOf({ attributes }: ReceivedSpan): string {
-  if (attributes['layer.bytes'] !== undefined) return `${attributes['layer.bytes']} B, files ${attributes['layer.files_ms']} ms`;
+  if (attributes['layer.bytes'] !== undefined) return `${attributes['layer.bytes']} bytes, files ${attributes['layer.files_ms']} ms`;
   if (attributes['plan.slowest'] === undefined) return '';
-  return `${attributes['plan.operations']} operations, the slowest: ${attributes['plan.slowest']}`;
+  return `${attributes['plan.operations']} operations, slowest: ${attributes['plan.slowest']}`;
 }
 
 function say(text: string): void {
