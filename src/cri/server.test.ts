@@ -171,7 +171,7 @@ test('listen() takes over the socket of a daemon that is gone, with mode 660, an
   const path = join(directory, 'stale.sock');
   const { path: live } = await serve(t, 'live');
   const deps = { ...fakeDeps(), items: createItemBytes(contract.encoders), log: fakeLog() };
-  await assert.rejects(listen(contract, live, deps), { code: 'FAILED_PRECONDITION', message: /another daemon answers/ });
+  await assert.rejects(listen(contract, live, deps), { code: 'FAILED_PRECONDITION', message: /another daemon is listening/ });
   await leaveStaleSocket(path);
   const server = await listen(contract, path, deps);
   assert.equal(statSync(path).mode & 0o777, 0o660);

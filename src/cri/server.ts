@@ -1,7 +1,7 @@
 /**
- * The CRI socket: both services of the CRI, and our own, on one Unix socket, answering from listen() to close().
+ * The gRPC server: both CRI services and berth's own service on one Unix socket.
  *
- * Knows neither what calls mean nor what they change.
+ * Independent of what the calls do.
  */
 import { chmodSync } from 'node:fs';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
@@ -14,22 +14,22 @@ import { type AnyMethod, imageMethods, ownMethods, refuse, runtimeMethods } from
 import { spanAttributes } from './span-attributes.ts';
 
 export type CriServer = {
-  /** Waits for the calls in flight, at most so long; then ends them. The socket is gone afterwards. */
+  /** Waits for calls in flight with a timeout, then cancels them and removes the socket. */
   readonly close: (timeoutMs: number) => Promise<void>;
 };
 
 const serverOptions = {
-  /** Requests may hold large environments; grpc-js would stop at 4 MiB. */
+  /** Requests may contain large environments; the default of grpc-js is 4 MiB. */
   'grpc.max_receive_message_length': 64 * 1024 * 1024,
   'grpc.max_send_message_length': -1,
-  /** Books about every call and connection that nobody here reads. */
+  /** Channelz records every call and connection; nothing here reads it. */
   'grpc.enable_channelz': 0,
 };
 
 /**
- * Starts to answer: call it when recovery is done, for the kubelet acts on what it sees first.
+ * Starts the server. Call it after recovery, because the kubelet acts on the first state that it sees.
  *
- * @throws {BerthError} FAILED_PRECONDITION when another daemon answers on the socket, or something that is no socket lies there.
+ * @throws {BerthError} FAILED_PRECONDITION if another daemon answers on the socket, or the path is not a socket.
  */
 export async function listen(contract: Contract, socketPath: string, deps: CriDeps & EdgeDeps): Promise<CriServer> {
   await clearSocketPath(socketPath);
@@ -38,7 +38,7 @@ export async function listen(contract: Contract, socketPath: string, deps: CriDe
   server.addService(contract.image, implementation(contract.image, imageMethods as Methods, deps));
   server.addService(contract.own, implementation(contract.own, ownMethods as Methods, deps));
   await bind(server, socketPath);
-  // Whoever may write to it is root on this node: the group is for an administrator to give.
+  // Write access is equivalent to root on this node. An administrator may grant it to the socket's group.
   chmodSync(socketPath, 0o660);
   return { close: (timeoutMs) => shutDown(server, timeoutMs) };
 }
@@ -49,7 +49,7 @@ function implementation(service: ServiceDefinition, methods: Methods, deps: CriD
   const describe = (request: unknown, response: unknown) => spanAttributes(deps.engine, request, response);
   const handlers = Object.entries(service).map(([rpc, { path, requestStream, responseStream }]) => {
     const method = methods[rpc];
-    if (method === undefined) throw new Error(`no method for ${rpc}`);
+    if (method === undefined) throw new Error(`missing method ${rpc}`);
     const guarded = { rpc, path, isQuiet: method.kind !== 'change', describe };
     const work = async (request: unknown, signal: AbortSignal) =>
       method.kind === 'missing' ? refuse(rpc, method) : method.handle(deps, request, signal);
@@ -68,7 +68,7 @@ function streamOf(work: UnaryWork): StreamingWork {
 function bind(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.bindAsync(`unix://${path}`, ServerCredentials.createInsecure(), (error) => {
-      if (error) reject(failedTo(`listening on ${path}`, error));
+      if (error) reject(failedTo(`listen on ${path}`, error));
       else resolve();
     });
   });

@@ -1,10 +1,10 @@
 /**
- * Time for records: nanoseconds since the epoch that never go back.
+ * Timestamps for records: nanoseconds since the epoch, strictly increasing.
  */
 
 export type Clock = { readonly nowNs: () => string };
 
-/** @param notBeforeNs the latest time in any record of an earlier daemon: the kubelet sorts containers by these. */
+/** @param notBeforeNs latest time in the records of an earlier daemon. The kubelet sorts containers by these times, so they must not go back. */
 export function createClock(notBeforeNs = 0n): Clock {
   let latest = notBeforeNs;
   const nowNs = () => {

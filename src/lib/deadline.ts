@@ -1,8 +1,8 @@
 /**
- * Bounds on waiting.
+ * Timeouts for promises.
  */
 
-/** True when the promise ended in time, whatever its end. */
+/** Returns true if the promise settles within the timeout, whether it resolves or rejects. */
 export async function endsWithin(timeoutMs: number, promise: Promise<unknown>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<boolean>((resolve) => {

@@ -1,14 +1,14 @@
 /**
- * Words that people write: names with values, and the nearest known name to one that is not. Pure.
+ * Parses `name=value` and suggests the closest known name for an unknown one. Pure.
  */
 
-/** `name=value`; without a `=` there is no second. */
+/** Splits `name=value`. The second element is missing if there is no `=`. */
 export function splitAtEquals(word: string): [string, string?] {
   const at = word.indexOf('=');
   return at < 0 ? [word] : [word.slice(0, at), word.slice(at + 1)];
 }
 
-/** `unknown flag --sockt: did you mean --socket?` */
+/** Returns, for example, `unknown flag --sockt: did you mean --socket?`. */
 export function unknownText(what: string, name: string, known: readonly string[]): string {
   return `unknown ${what} ${name}: did you mean ${nearest(name, known)}?`;
 }
@@ -18,7 +18,7 @@ function nearest(name: string, known: readonly string[]): string {
   return ranked[0]?.candidate ?? '';
 }
 
-/** Insertions, deletions and replacements that turn one text into the other (Levenshtein). */
+/** Levenshtein distance: the number of insertions, deletions and replacements that turn one string into the other. */
 function editDistance(from: string, to: string): number {
   let row = Array.from({ length: to.length + 1 }, (_, index) => index);
   for (const [i, letter] of [...from].entries()) {

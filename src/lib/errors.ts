@@ -1,10 +1,10 @@
 /**
- * The one error type of operating errors, and its constructors. Programmer errors are assertions instead.
+ * The error type for operational errors, and its constructors. Programmer errors are assertions instead.
  *
- * The code is chosen where the meaning of a failure is known; src/cri/interceptor.ts alone turns it into a gRPC status.
+ * The code is chosen where the meaning of a failure is known. Only src/cri/interceptor.ts converts it to a gRPC status.
  */
 
-/** The names of the gRPC codes that berth answers with. */
+/** Names of the gRPC codes that berth returns. */
 export type ErrorCode =
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
@@ -19,7 +19,7 @@ export type ErrorCode =
   | 'UNAUTHENTICATED'
   | 'CANCELLED';
 
-/** An operating error: `message` is one line that says what was tried, on what, and why it failed. */
+/** An operational error. `message` is one line: what was attempted, on what, and the cause. */
 export class BerthError extends Error {
   readonly code: ErrorCode;
 
@@ -36,36 +36,35 @@ export const failedPrecondition = (message: string, cause?: unknown): BerthError
 export const unimplemented = (message: string): BerthError => new BerthError('UNIMPLEMENTED', message);
 export const internal = (message: string, cause?: unknown): BerthError => new BerthError('INTERNAL', message, cause);
 
-/** The code of anything thrown. */
+/** Returns the code of any thrown value. */
 export function codeOf(error: unknown): ErrorCode {
   return error instanceof BerthError ? error.code : 'INTERNAL';
 }
 
-/** The text of anything thrown, for the end of a message. */
+/** Returns the message of any thrown value, for use as the cause at the end of another message. */
 export function reasonOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** True for a system call's failure (ours or Node's) for want of something that comes back when others let go of it: space, memory, open files. */
+/** Returns true if a system call (ours or Node's) failed because a shared resource is temporarily exhausted: disk space, memory, open files. */
 export function isExhaustion(error: unknown): boolean {
   const exhausted = ['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN'];
   return error instanceof Error && 'code' in error && exhausted.includes(String(error.code));
 }
 
 /**
- * The same failure with what was being attempted in front: `attempt: reason`. Keeps the code of a BerthError; else RESOURCE_EXHAUSTED when
- * something is full, else INTERNAL.
+ * Wraps an error as `attempt: reason`. The code is that of a BerthError, otherwise RESOURCE_EXHAUSTED if a resource is exhausted, otherwise INTERNAL.
  */
 export function failedTo(attempt: string, error: unknown): BerthError {
   return failedAs('INTERNAL', attempt, error);
 }
 
-/** As failedTo(), for what the caller named and this node has not, or not so: FAILED_PRECONDITION instead of INTERNAL. */
+/** Like failedTo(), with FAILED_PRECONDITION instead of INTERNAL: for something that the caller named and that is missing or unusable on this node. */
 export function unusable(attempt: string, error: unknown): BerthError {
   return failedAs('FAILED_PRECONDITION', attempt, error);
 }
 
-function failedAs(otherwise: ErrorCode, attempt: string, error: unknown): BerthError {
-  const code = error instanceof BerthError ? error.code : isExhaustion(error) ? 'RESOURCE_EXHAUSTED' : otherwise;
+function failedAs(defaultCode: ErrorCode, attempt: string, error: unknown): BerthError {
+  const code = error instanceof BerthError ? error.code : isExhaustion(error) ? 'RESOURCE_EXHAUSTED' : defaultCode;
   return new BerthError(code, `${attempt}: ${reasonOf(error)}`, error);
 }

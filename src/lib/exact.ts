@@ -1,10 +1,10 @@
 /**
- * A guard for the compiler: a value that has the fields asked for and no others.
+ * A type that accepts exactly the fields of a shape and no others.
  */
 
 /**
- * `Given`, refused when it has a field that `Shape` lacks. TypeScript takes a wider object wherever a narrower one is asked for; where such an
- * object is then spread, its other fields overwrite what stood there.
+ * `Given`, with a compile error if it has a field that `Shape` lacks. TypeScript accepts an object with extra fields; if such an object is then
+ * spread into another, its extra fields silently overwrite fields there.
  *
  *   function f<Given extends Shape>(given: Exact<Shape, Given>)
  */

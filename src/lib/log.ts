@@ -1,9 +1,9 @@
 /**
- * The daemon's log: JSON lines on standard error, one per operation. No secret and no environment value ever goes in.
+ * The daemon's log: JSON lines on standard error, one per operation. It never contains secrets or environment values.
  */
 import { pino } from 'pino';
 
-/** What the rest of berth sees of a logger. */
+/** The logger interface that the rest of berth uses. */
 export type Log = {
   readonly debug: (fields: object, message: string) => void;
   readonly info: (fields: object, message: string) => void;
@@ -11,10 +11,10 @@ export type Log = {
   readonly error: (fields: object, message: string) => void;
 };
 
-/** One whose level may be set while it is in use. */
+/** A logger whose level can be changed at run time. */
 export type AdjustableLog = Log & { level: string };
 
-/** @param level `trace`, `debug`, `info`, `warn`, `error`, `fatal` or `silent`. */
+/** @param level one of `trace`, `debug`, `info`, `warn`, `error`, `fatal`, `silent`. */
 export function createLog(level: string): AdjustableLog {
   return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
 }

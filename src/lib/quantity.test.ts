@@ -25,7 +25,7 @@ test('parseQuantity() rounds fractions of a unit up', () => {
   assert.equal(parseQuantity('3e-1'), 1n);
 });
 
-test('parseQuantity() refuses what is no quantity, and sizes that would cost time', () => {
+test('parseQuantity() rejects invalid quantities, and sizes that are expensive to compute', () => {
   for (const text of ['', '.', 'M', '1 M', '1MB', '1KI', '1K', '0x10', '1e', 'ten', '1e31', '1e99999', '9'.repeat(65), '1M\n']) {
     assert.throws(() => parseQuantity(text), { code: 'INVALID_ARGUMENT' }, text);
   }

@@ -1,5 +1,5 @@
 /**
- * Kubernetes quantities: `10M`, `1.5Gi`, `2e6`.
+ * Parses Kubernetes quantities: `10M`, `1.5Gi`, `2e6`.
  *
  * Pure.
  */
@@ -8,22 +8,22 @@ import { invalidArgument } from './errors.ts';
 const decimal: Readonly<Record<string, number>> = { n: -9, u: -6, m: -3, '': 0, k: 3, M: 6, G: 9, T: 12, P: 15, E: 18 };
 const binary: Readonly<Record<string, number>> = { Ki: 10, Mi: 20, Gi: 30, Ti: 40, Pi: 50, Ei: 60 };
 
-/** Digits beyond this are no measure of anything, and big powers cost time. */
+/** No real quantity is longer. Large powers are expensive to compute. */
 const quantityCharsMax = 64;
 const exponentMax = 30;
 
 /**
- * The quantity in whole units, rounded away from zero as Kubernetes does it.
+ * Returns the quantity in whole units, rounded away from zero as Kubernetes does.
  *
- * @throws {BerthError} INVALID_ARGUMENT when the text is no quantity.
+ * @throws {BerthError} INVALID_ARGUMENT if the text is not a quantity.
  * Source: k8s.io/apimachinery resource.Quantity, the grammar in its documentation.
  */
 export function parseQuantity(text: string): bigint {
   const match = /^([+-]?)(\d+)?(?:\.(\d*))?(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?$/.exec(text);
   const [, sign, whole = '', fraction = '', suffix = '', exponent] = match ?? [];
-  if (match === null || text.length > quantityCharsMax || `${whole}${fraction}` === '') throw notQuantity(text);
+  if (match === null || text.length > quantityCharsMax || `${whole}${fraction}` === '') throw invalidQuantity(text);
   const power = exponent === undefined ? (decimal[suffix] ?? 0) : Number(exponent);
-  if (Math.abs(power) > exponentMax) throw notQuantity(text);
+  if (Math.abs(power) > exponentMax) throw invalidQuantity(text);
   const digits = BigInt(`${whole}${fraction}`) << BigInt(binary[suffix] ?? 0);
   const magnitude = scaled(digits, power - fraction.length);
   return sign === '-' ? -magnitude : magnitude;
@@ -35,6 +35,6 @@ function scaled(digits: bigint, power: number): bigint {
   return (digits + divisor - 1n) / divisor;
 }
 
-function notQuantity(text: string): Error {
+function invalidQuantity(text: string): Error {
   return invalidArgument(`"${text.slice(0, quantityCharsMax)}" is not a quantity such as 10M or 1.5Gi`);
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createKeyedQueue } from './queue.ts';
 
-test('run() keeps tasks of one key in order and apart, also after a failure', async () => {
+test('run() runs tasks of one key one at a time and in order, also after a failure', async () => {
   const queue = createKeyedQueue();
   const seen: string[] = [];
   const task =
@@ -36,7 +36,7 @@ test('run() lets tasks of different keys overlap', async () => {
   await blocked;
 });
 
-test('depth() counts the tasks that run and those that wait, and forgets those that ended, however they did', async () => {
+test('depth() counts running and waiting tasks, but not those that succeeded or failed', async () => {
   const queue = createKeyedQueue();
   const { promise, resolve } = Promise.withResolvers<void>();
   const tasks = [queue.run('a', () => promise), queue.run('a', () => Promise.reject(new Error('no'))), queue.run('b', () => promise)];

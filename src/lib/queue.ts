@@ -1,9 +1,9 @@
 /**
- * Runs tasks one after another per key, and tasks of different keys beside each other.
+ * Runs tasks of the same key one after another, and tasks of different keys concurrently.
  */
 
 export type KeyedQueue = {
-  /** Runs `task` when all earlier tasks of `key` have ended; its result or failure is the caller's. */
+  /** Runs `task` when all earlier tasks of `key` have ended, and returns its result or failure. */
   readonly run: <T>(key: string, task: () => Promise<T>) => Promise<T>;
   /** Keys with a task running or waiting. */
   readonly size: () => number;
@@ -16,7 +16,7 @@ export function createKeyedQueue(): KeyedQueue {
   let depth = 0;
   const run = <T>(key: string, task: () => Promise<T>): Promise<T> => {
     const result = (tails.get(key) ?? Promise.resolve()).then(task);
-    // What waits next does so for the end, whatever it was; the failure itself goes to the caller alone.
+    // The next task waits for the end of this one, whether it succeeds or fails. Only the caller gets the failure.
     const tail: Promise<void> = result.then(
       () => release(key, tail),
       () => release(key, tail),

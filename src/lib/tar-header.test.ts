@@ -5,7 +5,7 @@ import { type TarEntry, tarEnd, tarHeader, tarPadding } from './tar-header.ts';
 
 const entry: TarEntry = { path: 'a', kind: 'file', mode: 0o644, uid: 0, gid: 0, size: 0, mtimeSeconds: 1 };
 
-/** What GNU tar takes it for. */
+/** Lists the entries with GNU tar. */
 function listed(...entries: readonly (readonly [TarEntry, string])[]): string[] {
   const parts = entries.flatMap(([each, content]) => [tarHeader(each), Buffer.from(content), tarPadding(content.length)]);
   const options = ['--list', '--verbose', '--numeric-owner', '--utc', '--full-time', '--quoting-style=escape', '--file', '-'];
@@ -14,7 +14,7 @@ function listed(...entries: readonly (readonly [TarEntry, string])[]): string[] 
     .split('\n');
 }
 
-test('tarHeader() is read by others, whatever the kind', () => {
+test('tarHeader() writes entries of every kind that GNU tar can read', () => {
   const device = { major: 10, minor: 229 };
   assert.deepEqual(
     listed(
@@ -36,21 +36,21 @@ test('tarHeader() is read by others, whatever the kind', () => {
   );
 });
 
-test('tarHeader() keeps long names, long targets and bytes that are no UTF-8', () => {
+test('tarHeader() keeps long names, long targets and bytes that are not UTF-8', () => {
   const long = `${'x'.repeat(150)}/\xff`;
   const [file, link] = listed([{ ...entry, path: long }, ''], [{ ...entry, path: 'l', kind: 'symlink', target: long }, '']);
   assert.ok(file?.endsWith(`${'x'.repeat(150)}/\\377`), file);
   assert.ok(link?.endsWith(`l -> ${'x'.repeat(150)}/\\377`), link);
 });
 
-test('tarHeader() has the same length whatever the size, so that it can be written again', () => {
+test('tarHeader() returns the same length for every size, so that it can be overwritten in place', () => {
   const huge = 2 ** 40;
   assert.equal(tarHeader({ ...entry, size: huge }).length, tarHeader(entry).length);
   assert.equal(tarHeader({ ...entry, size: huge }).readBigUInt64BE(124 + 4), BigInt(huge));
   assert.equal(tarHeader({ ...entry, size: 8 ** 11 - 1 }).toString('latin1', 124, 135), '77777777777');
 });
 
-test('tarHeader() tells extended attributes as pax records whose length counts itself', () => {
+test('tarHeader() writes extended attributes as pax records whose length includes its own digits', () => {
   const header = tarHeader({ ...entry, attributes: [['user.x', Buffer.alloc(76, 0x79)]] });
   assert.equal(header.toString('latin1', 512, 512 + 101), `101 SCHILY.xattr.user.x=${'y'.repeat(76)}\n`);
 });

@@ -1,22 +1,22 @@
 /**
- * Composes the headers of a tar archive: POSIX ustar, with a pax header before what does not fit into one. Pure.
+ * Builds the headers of a tar archive: POSIX ustar, preceded by a pax header for values that do not fit. Pure.
  *
- * Names and link targets are byte strings (one character a byte, as `latin1` has it), for they need not be UTF-8.
+ * Names and link targets are byte strings (`latin1`: one character per byte), because they need not be UTF-8.
  */
 
 export type TarEntry = {
-  /** Without a slash at its start; a directory's without one at its end. */
+  /** Without a leading slash; for directories also without a trailing slash. */
   readonly path: string;
   readonly kind: 'file' | 'hardlink' | 'symlink' | 'char' | 'block' | 'directory' | 'fifo';
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
-  /** Of the contents; 0 for all but files. */
+  /** Size of the contents in bytes; 0 for all but files. */
   readonly size: number;
   readonly mtimeSeconds: number;
-  /** Of links. */
+  /** For links. */
   readonly target?: string;
-  /** Of devices. */
+  /** For devices. */
   readonly device?: { readonly major: number; readonly minor: number };
   /** Extended attributes, name and value. */
   readonly attributes?: readonly (readonly [name: string, value: Buffer])[];
@@ -24,13 +24,13 @@ export type TarEntry = {
 
 const blockBytes = 512;
 
-/** What ends an archive. */
+/** The two zero blocks that end an archive. */
 export const tarEnd: Buffer = Buffer.alloc(2 * blockBytes);
 
 const typeFlags = { file: '0', hardlink: '1', symlink: '2', char: '3', block: '4', directory: '5', fifo: '6' } as const;
 const nameBytesMax = 100;
 
-/** @returns all that stands before an entry's contents. Its length does not depend on `size`. */
+/** @returns everything before the entry's contents. Its length does not depend on `size`. */
 export function tarHeader(entry: TarEntry): Buffer {
   const path = entry.kind === 'directory' ? `${entry.path}/` : entry.path;
   const { target = '', attributes = [] } = entry;
@@ -46,12 +46,12 @@ export function tarHeader(entry: TarEntry): Buffer {
   return Buffer.concat([head, extra, tarPadding(extra.length), own]);
 }
 
-/** What fills the last block of an entry's contents. */
+/** Returns the padding that completes the last block of an entry's contents. */
 export function tarPadding(size: number): Buffer {
   return Buffer.alloc((blockBytes - (size % blockBytes)) % blockBytes);
 }
 
-/** `LENGTH KEY=VALUE\n`, the length with its own digits: pax, "pax Extended Header". */
+/** Returns `LENGTH KEY=VALUE\n`. The length includes its own digits. Source: pax(1), "pax Extended Header". */
 function paxRecord(key: string, value: Buffer): Buffer {
   const rest = Buffer.concat([Buffer.from(` ${key}=`, 'latin1'), value, Buffer.from('\n')]);
   let length = rest.length;
@@ -81,7 +81,7 @@ function block(entry: TarEntry, typeFlag: string): Buffer {
   return header;
 }
 
-/** Octal, or, what octal digits cannot hold, as binary with the first bit set: GNU's way, which every reader of today has. */
+/** Writes octal digits or, if the number does not fit, binary with the first bit set: a GNU extension that all current readers support. */
 function writeNumber(header: Buffer, offset: number, bytes: number, value: number): void {
   const digits = value.toString(8);
   if (digits.length < bytes) {

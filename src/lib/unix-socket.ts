@@ -1,5 +1,5 @@
 /**
- * Makes place for a listening Unix socket. Listens on nothing itself.
+ * Prepares the path of a listening Unix socket. Does not listen itself.
  */
 import { lstatSync, mkdirSync, unlinkSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -7,27 +7,27 @@ import { dirname } from 'node:path';
 import { failedPrecondition } from './errors.ts';
 
 /**
- * Makes the directory, and removes what a daemon that was killed left behind there; one that lives answers on it.
+ * Creates the directory and removes the stale socket of a killed daemon. A running daemon is recognized because it accepts a connection.
  *
- * @throws {BerthError} FAILED_PRECONDITION when another daemon answers on the socket, or something that is no socket lies there.
+ * @throws {BerthError} FAILED_PRECONDITION if another daemon listens on the socket, or the path is not a socket.
  */
 export async function clearSocketPath(path: string): Promise<void> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return;
-  if (!stat.isSocket()) throw failedPrecondition(`listening on ${path}: something lies there that is not a socket`);
-  if (await answers(path)) throw failedPrecondition(`listening on ${path}: another daemon answers there`);
+  if (!stat.isSocket()) throw failedPrecondition(`listen on ${path}: the path exists and is not a socket`);
+  if (await isInUse(path)) throw failedPrecondition(`listen on ${path}: another daemon is listening there`);
   unlinkSync(path);
 }
 
-function answers(path: string): Promise<boolean> {
+function isInUse(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);
     socket.once('connect', () => {
       socket.destroy();
       resolve(true);
     });
-    // Any other error, a full queue for one, comes from somebody who lives.
+    // Any other error, for example a full backlog, means that a process is listening.
     socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
   });
 }

@@ -204,5 +204,5 @@ test('where CRI-O answers already, the daemon says so and does not serve', optio
   const flags = serveArguments({ ...place, state: other, root: join(other, 'root'), socket: join(other, 'berth.sock') });
   const { code, output } = await runBerth([...flags, '--config', config]);
   assert.notEqual(code, 0);
-  assert.match(output, /listening on \/var\/run\/crio\/crio\.sock: another daemon answers there/);
+  assert.match(output, /listen on \/var\/run\/crio\/crio\.sock: another daemon is listening there/);
 });

@@ -215,7 +215,7 @@ test('a second daemon is refused where another works, and changes nothing', opti
   assert.deepEqual([sameRoot.code, sameRoot.output], [1, `berth: another daemon works in ${place.root}: ${advice}\n`]);
   const sameSocket = await runBerth([...serveArguments(place), '--root', elsewhere('root'), '--state', elsewhere('state')]);
   assert.equal(sameSocket.code, 1);
-  assert.match(sameSocket.output, /^berth: listening on \S+berth\.sock: another daemon answers there$/m);
+  assert.match(sameSocket.output, /^berth: listen on \S+berth\.sock: another daemon is listening there$/m);
   assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
   await removePod(pod);
 });
