@@ -1,9 +1,9 @@
 /**
- * Builds the monitor: build/monitor (static), and on request its sanitizer build and the fuzzer of its decoder.
+ * Builds the monitor as build/monitor (static). Optionally builds it with sanitizers, and the fuzzer of its plan decoder.
  *
  *   build-monitor.mjs [--sanitize] [--fuzz] [--out DIRECTORY]
  *
- * Needs a C compiler and says which package has it; installs nothing. Any Node from 20 on runs it.
+ * Requires a C compiler; if there is none, reports which package to install. Runs with Node 20 or newer.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, statSync } from 'node:fs';
@@ -17,7 +17,7 @@ const out = options.out ?? join(root, 'build');
 const source = (name) => join(root, 'src/monitor', name);
 const sources = ['main.c', 'decode.c', 'ops.c', 'log.c', 'attach.c', 'supervise.c'].map(source);
 const warnings = ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-Wshadow', '-Wstrict-prototypes', '-Wmissing-prototypes'];
-/** Sorted, the large buffers come first and all small variables share a page or two: each page touched is 4 KiB of every container. */
+/** Sorted by alignment, the large buffers come first and the small variables share one or two pages. Each page written costs 4 KiB per container. */
 const small = ['-Os', '-static', '-ffunction-sections', '-fdata-sections', '-Wl,--gc-sections,--sort-section=alignment', '-s'];
 
 mkdirSync(out, { recursive: true });
@@ -33,22 +33,22 @@ if (options.fuzz) {
   compile(clang(), ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all', '-g', '-O1', ...fuzzed], join(out, 'monitor-fuzz'));
 }
 
-/** musl makes it ten times smaller than glibc does; its headers lack the kernel's, which are the same for both. */
+/** Prefers musl: the binary is ten times smaller than with glibc. musl has no kernel headers, so those of the system are used. */
 function buildStatic(target) {
   if (has('musl-gcc')) {
     const triplet = process.arch === 'arm64' ? 'aarch64-linux-gnu' : 'x86_64-linux-gnu';
     const headers = ['/usr/include', `/usr/include/${triplet}`].flatMap((path) => ['-idirafter', path]);
     compile('musl-gcc', [...small, ...headers, ...sources], target);
   } else if (has('gcc')) {
-    process.stderr.write('build-monitor: no musl-gcc (package musl-tools): the monitor is built with gcc and will use more memory\n');
+    process.stderr.write('build-monitor: musl-gcc not found (package musl-tools): building with gcc; the monitor will use more memory\n');
     compile('gcc', [...small, ...sources], target);
   } else {
-    fail('no C compiler: install musl-tools, or gcc and libc6-dev');
+    fail('no C compiler found: install musl-tools, or gcc and libc6-dev');
   }
 }
 
 function clang() {
-  if (!has('clang')) fail('the sanitizer build and the fuzzer need clang: install clang');
+  if (!has('clang')) fail('clang not found: install clang to build with sanitizers and to build the fuzzer');
   return 'clang';
 }
 
@@ -58,7 +58,7 @@ function has(program) {
 
 function compile(compiler, args, target) {
   const { status } = spawnSync(compiler, [...warnings, ...args, '-o', target], { stdio: ['ignore', 'inherit', 'inherit'] });
-  if (status !== 0 || !existsSync(target)) fail(`${compiler} could not build ${target}`);
+  if (status !== 0 || !existsSync(target)) fail(`${compiler} failed to build ${target}`);
   process.stdout.write(`${target} ${statSync(target).size} bytes\n`);
 }
 

@@ -1,7 +1,7 @@
 /**
- * Builds what `bin/berth` runs: the monitor, and dist/ with the daemon and its workers as one file each, and the data files they read.
+ * Builds what `bin/berth` runs: the monitor, and dist/ with one bundle for the daemon, one for each worker, and the data files they read.
  *
- *   build.mjs [--without-monitor]     without: needs no C compiler
+ *   build.mjs [--without-monitor]     --without-monitor: do not build the monitor; needs no C compiler
  */
 import { cpSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -10,10 +10,10 @@ import { build } from 'esbuild';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const target = join(root, 'dist');
-/** Built beside the old one, which stays when this fails. */
+/** A failed build keeps the previous dist/. */
 const dist = `${target}.unfinished`;
 
-/** Directories at the top of the repository that the daemon reads at run time. */
+/** Top-level directories of the repository that the daemon reads at run time. */
 const dataDirs = ['proto', 'deploy'];
 
 if (!process.argv.includes('--without-monitor')) await import(pathToFileURL(join(root, 'scripts/build-monitor.mjs')).href);
@@ -35,17 +35,17 @@ async function bundle(entry, name, workers) {
     platform: 'node',
     format: 'esm',
     target: 'node24',
-    // A native module, found in node_modules when the bundle runs.
+    // A native module: loaded from node_modules at run time.
     external: ['koffi'],
     sourcemap: 'linked',
-    // CommonJS packages inside call require().
+    // Bundled CommonJS packages call require().
     banner: { js: "import { createRequire as createRequireOfBundle } from 'node:module'; const require = createRequireOfBundle(import.meta.url);" },
     plugins: [fileReferences(workers)],
     logLevel: 'warning',
-  }).catch(() => process.exit(1)); // esbuild has said why.
+  }).catch(() => process.exit(1)); // esbuild has printed the error.
 }
 
-/** Makes references relative to a source file fit the bundle: workers lie beside it, data directories below it. */
+/** Rewrites paths that are relative to a source file: in dist/, workers are next to the bundle and data directories are below it. */
 function fileReferences(workers) {
   return {
     name: 'file-references',

@@ -1,24 +1,24 @@
 /**
- * A CRI client for scripts, tests and benchmarks: any method by name, over a runtime's socket.
+ * A CRI client for scripts, tests and benchmarks. Calls any method by name through the runtime's socket.
  *
- * Field names are those of the contract (snake_case), 64-bit numbers are texts, enums are names; fields of an answer that are not set have their defaults.
+ * Field names are those of the proto files (snake_case). 64-bit integers are strings, enums are names. Unset fields of a response have their defaults.
  */
 import { readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { credentials, loadPackageDefinition, Metadata, type ServiceClientConstructor, type ServiceError } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 
-/** A request or an answer, as the contract has it. */
+/** A request or a response. */
 export type Message = Readonly<Record<string, unknown>>;
 
 export type CriClient = {
-  /** Calls the method, of whichever service has it; the caller says what shape the answer has. @param headers sent beside the request. @throws ServiceError of grpc-js. */
-  readonly call: <Answer = Message>(
+  /** Calls a method of RuntimeService or ImageService. @param headers metadata of the call. @throws ServiceError of grpc-js. */
+  readonly call: <Response = Message>(
     method: string,
     request: Message,
     timeoutMs?: number,
     headers?: Readonly<Record<string, string>>,
-  ) => Promise<Answer>;
+  ) => Promise<Response>;
   readonly close: () => void;
 };
 
@@ -26,13 +26,13 @@ type Unary = (
   request: Message,
   metadata: Metadata,
   options: { deadline: number },
-  callback: (error: ServiceError | null, answer: unknown) => void,
+  callback: (error: ServiceError | null, response: unknown) => void,
 ) => void;
 type Services = { readonly runtime: { readonly v1: Readonly<Record<string, ServiceClientConstructor>> } };
 
 const protoDir = resolve(import.meta.dirname, '../proto');
 
-/** @param endpoint `unix:///...`. Connects at the first call. */
+/** Creates a client. It connects on the first call. @param endpoint `unix:///...`. */
 export function connectCri(endpoint: string): CriClient {
   const files = readdirSync(protoDir).filter((name) => name.endsWith('.proto'));
   const definition = loadSync(
@@ -45,13 +45,13 @@ export function connectCri(endpoint: string): CriClient {
     const Service = services[name];
     return Service ? [new Service(endpoint, credentials.createInsecure(), options)] : [];
   });
-  const call = <Answer>(method: string, request: Message, timeoutMs = 60_000, headers: Readonly<Record<string, string>> = {}) =>
-    new Promise<Answer>((settle, reject) => {
+  const call = <Response>(method: string, request: Message, timeoutMs = 60_000, headers: Readonly<Record<string, string>> = {}) =>
+    new Promise<Response>((settle, reject) => {
       const client = clients.find((candidate) => method in candidate) as unknown as Record<string, Unary> | undefined;
-      if (client === undefined) return reject(new Error(`the CRI has no method ${method}`));
+      if (client === undefined) return reject(new Error(`unknown CRI method ${method}`));
       const deadline = Date.now() + timeoutMs;
-      client[method]?.(request, Metadata.fromHttp2Headers(headers), { deadline }, (error, answer) =>
-        error ? reject(error) : settle(answer as Answer),
+      client[method]?.(request, Metadata.fromHttp2Headers(headers), { deadline }, (error, response) =>
+        error ? reject(error) : settle(response as Response),
       );
     });
   const close = () => {

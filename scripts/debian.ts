@@ -1,5 +1,5 @@
 /**
- * Takes files out of Debian's packages without installing the packages. Needs apt-get, dpkg-deb and the package archive; nothing outside the given place changes.
+ * Extracts files from Debian packages without installing them. Requires apt-get, dpkg-deb and access to the package archive.
  */
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -7,19 +7,19 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
 /**
- * Copies a file or directory of a package to `destination`.
+ * Copies a file or directory from a package to `destination`. Changes nothing else on the machine.
  *
- * @param paths where it may be in the package, which depends on the release: the first that exists is taken.
- * @param source a line as in sources.list, read instead of the machine's own.
- * @throws Error that names the package and the cause.
+ * @param paths candidate paths in the package, which differ between releases; the first existing one is copied.
+ * @param source a line in the format of sources.list, used instead of the machine's own sources.
+ * @throws Error with the package and the cause.
  */
 export function takeFromPackage(name: string, paths: readonly string[], destination: string, source?: string): void {
   const work = mkdtempSync(join(tmpdir(), 'package-'));
   try {
-    download(name, work, source === undefined ? [] : readOnly(source, work));
+    download(name, work, source === undefined ? [] : onlySource(source, work));
     execFileSync('sh', ['-c', 'dpkg-deb -x ./*.deb tree'], { cwd: work });
     const found = paths.map((path) => join(work, 'tree', path)).find((path) => existsSync(path));
-    if (found === undefined) throw new Error(`the Debian package ${name} contains none of ${paths.join(', ')}`);
+    if (found === undefined) throw new Error(`Debian package ${name} contains none of ${paths.join(', ')}`);
     mkdirSync(dirname(destination), { recursive: true });
     cpSync(found, destination, { recursive: true });
   } finally {
@@ -27,8 +27,8 @@ export function takeFromPackage(name: string, paths: readonly string[], destinat
   }
 }
 
-/** Options with which apt knows this source alone, and keeps what it learns of it in the given place. */
-function readOnly(source: string, directory: string): string[] {
+/** Returns apt options that use only this source and store its package lists in `directory`. */
+function onlySource(source: string, directory: string): string[] {
   writeFileSync(join(directory, 'sources.list'), `${source}\n`);
   mkdirSync(join(directory, 'lists/partial'), { recursive: true });
   const settings = [`Dir::Etc::sourcelist=${directory}/sources.list`, 'Dir::Etc::sourceparts=-', `Dir::State::lists=${directory}/lists`];
@@ -36,18 +36,18 @@ function readOnly(source: string, directory: string): string[] {
 }
 
 function download(name: string, directory: string, options: readonly string[]): void {
-  // As root apt would read as another user, who cannot write here.
-  const words = ['-qq', '-o', 'APT::Sandbox::User=root', ...options];
-  const get = (...args: string[]) => execFileSync('apt-get', [...words, ...args], { cwd: directory, stdio: 'pipe' });
+  // By default apt downloads as user _apt, which cannot write to this directory.
+  const allOptions = ['-qq', '-o', 'APT::Sandbox::User=root', ...options];
+  const aptGet = (...args: string[]) => execFileSync('apt-get', [...allOptions, ...args], { cwd: directory, stdio: 'pipe' });
   try {
-    get('download', name);
+    aptGet('download', name);
   } catch {
-    // The package lists may be missing or old.
+    // The package lists may be missing or outdated.
     try {
-      get('update');
-      get('download', name);
+      aptGet('update');
+      aptGet('download', name);
     } catch (error) {
-      throw new Error(`getting the Debian package ${name}: ${String((error as { stderr?: Buffer }).stderr ?? error).trim()}`);
+      throw new Error(`download Debian package ${name}: ${String((error as { stderr?: Buffer }).stderr ?? error).trim()}`);
     }
   }
 }

@@ -1,5 +1,5 @@
 /**
- * `npm start`: runs the daemon with its defaults, shows a sample pod working, serves until Ctrl-C, and leaves nothing of itself behind.
+ * `npm start`: starts the daemon with default settings, runs a sample pod, serves until Ctrl-C, and removes everything it created.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type CriClient, connectCri } from './cri-client.ts';
 import { serveRegistry } from './mini-registry.ts';
-import { recordNetworkTraces } from './network-traces.ts';
+import { recordNetworkState } from './network-leftovers.ts';
 import { buildSampleImage } from './sample-image.ts';
 
 const repository = resolve(import.meta.dirname, '..');
@@ -31,36 +31,36 @@ try {
 }
 
 async function main(): Promise<number> {
-  if (process.getuid?.() !== 0) throw new Error('a container runtime needs root: run as root');
-  if (await accepts(socket)) throw new Error(`a runtime already answers on ${socket}: stop it first`);
-  const wasStopped = new Promise<void>((settle) => {
+  if (process.getuid?.() !== 0) throw new Error('must run as root');
+  if (await accepts(socket)) throw new Error(`another runtime is listening on ${socket}: stop it first`);
+  const stopRequested = new Promise<void>((settle) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => settle());
   });
-  const cleanUp = recordTraces();
+  const cleanUp = recordMachineState();
   let daemon: ChildProcess | undefined;
   try {
     daemon = await startDaemon();
     const client = connectCri(`unix://${socket}`);
-    const sample = await Promise.race([runSample(client), wasStopped.then(() => undefined)]);
-    if (sample) say(`\nberth serves on unix://${socket}; Ctrl-C ends it. Try: crictl --runtime-endpoint unix://${socket} pods`);
-    await Promise.race([wasStopped, new Promise((settle) => daemon?.once('exit', settle))]);
-    const diedAlone = daemon.exitCode !== null;
-    if (diedAlone) say(`the daemon ended with exit code ${daemon.exitCode}; its log: ${join(repository, 'build/berth.log')}`);
+    const sample = await Promise.race([runSample(client), stopRequested.then(() => undefined)]);
+    if (sample) say(`\nberth is serving on unix://${socket}. Press Ctrl-C to stop.\nTry: crictl --runtime-endpoint unix://${socket} pods`);
+    await Promise.race([stopRequested, new Promise((settle) => daemon?.once('exit', settle))]);
+    const hasCrashed = daemon.exitCode !== null;
+    if (hasCrashed) say(`the daemon exited with code ${daemon.exitCode}; log: ${join(repository, 'build/berth.log')}`);
     else await removeSample(client, sample);
     client.close();
-    return diedAlone ? 1 : 0;
+    return hasCrashed ? 1 : 0;
   } finally {
-    if (daemon) await endDaemon(daemon);
+    if (daemon) await stopDaemon(daemon);
     cleanUp();
   }
 }
 
-/** @returns what removes the directories, cgroups and network parts that were not there before. */
-function recordTraces(): () => void {
+/** Records the state of the machine. @returns a function that removes directories, cgroups and network state that did not exist before. */
+function recordMachineState(): () => void {
   const paths = [root, state, '/var/log/pods', logDirectory];
   const hadNetns = existsSync(netnsDir);
   const missing = paths.filter((path) => !existsSync(path));
-  const restoreNetwork = recordNetworkTraces(defaultNetwork());
+  const restoreNetwork = recordNetworkState(defaultNetwork());
   return () => {
     for (const path of missing) rmSync(path, { recursive: true, force: true });
     restoreNetwork();
@@ -68,7 +68,7 @@ function recordTraces(): () => void {
       try {
         rmdirSync(directory);
       } catch {
-        // Absent, or not empty: then it is in use by others.
+        // It does not exist, or it is not empty and thus in use by others.
       }
     }
   };
@@ -90,23 +90,23 @@ async function startDaemon(): Promise<ChildProcess> {
   mkdirSync(join(repository, 'build'), { recursive: true });
   const logFile = join(repository, 'build/berth.log');
   const log = openSync(logFile, 'w');
-  // A session of its own: Ctrl-C must not reach it before the sample is gone.
+  // In a separate session: Ctrl-C must not reach the daemon before the sample pod is removed.
   const daemon = spawn(join(repository, 'bin/berth'), ['serve', ...networkFlags()], { stdio: ['ignore', log, log], detached: true });
-  const ended = new Promise<never>((_, reject) => {
+  const failure = new Promise<never>((_, reject) => {
     daemon.once('error', reject);
-    daemon.once('exit', (code) => reject(new Error(`the daemon ended with exit code ${code}:\n${readFileSync(logFile, 'utf8')}`)));
+    daemon.once('exit', (code) => reject(new Error(`the daemon exited with code ${code}:\n${readFileSync(logFile, 'utf8')}`)));
   });
-  ended.catch(() => undefined);
-  await Promise.race([ended, waitForSocket()]);
-  say(`berth is up (pid ${daemon.pid}), log in ${logFile}`);
+  failure.catch(() => undefined);
+  await Promise.race([failure, waitForSocket()]);
+  say(`berth started (pid ${daemon.pid}), log: ${logFile}`);
   return daemon;
 }
 
-/** A node without a network configuration gets berth's own, which stays out of /etc. */
+/** Uses the node's CNI configuration if it has one, else the sample configuration from a directory outside /etc. */
 function networkFlags(): string[] {
-  const usual = '/etc/cni/net.d';
-  const hasOwn = existsSync(usual) && readdirSync(usual).some((name) => /\.(conf|conflist|json)$/.test(name));
-  if (hasOwn) return [];
+  const defaultDir = '/etc/cni/net.d';
+  const isConfigured = existsSync(defaultDir) && readdirSync(defaultDir).some((name) => /\.(conf|conflist|json)$/.test(name));
+  if (isConfigured) return [];
   const directory = join(state, 'net.d');
   mkdirSync(directory, { recursive: true });
   copyFileSync(join(repository, 'deploy/10-berth.conflist'), join(directory, '10-berth.conflist'));
@@ -125,7 +125,7 @@ async function runSample(client: CriClient): Promise<Sample> {
   const sandbox = { metadata, hostname: 'sample', log_directory: logDirectory, linux: {} };
   const { pod_sandbox_id: sandboxId } = await client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
   const { status } = await client.call<{ status: { network: { ip: string } } }>('PodSandboxStatus', { pod_sandbox_id: sandboxId });
-  say(`pod ${sandboxId.slice(0, 12)} runs, IP ${status.network.ip}`);
+  say(`pod ${sandboxId.slice(0, 12)} is running, IP ${status.network.ip}`);
   const command = ['sh', '-c', 'echo "hello from $(hostname)"; trap exit TERM; while true; do sleep 1; done'];
   const config = { metadata: containerMetadata, image: { image }, command, log_path: 'hello.log', linux: {} };
   const creation = { pod_sandbox_id: sandboxId, config, sandbox_config: sandbox };
@@ -145,10 +145,10 @@ async function firstLogLine(): Promise<string> {
     if (text.includes('\n')) return text.split('\n', 1)[0] ?? '';
     await sleep(100);
   }
-  throw new Error(`nothing was logged to ${file} within 10 s`);
+  throw new Error(`no log line in ${file} after 10 s`);
 }
 
-/** Also after a start that was cut short: then what is found by the sample's uid goes. */
+/** Removes all sandboxes with the sample's uid: an interrupted start does not return an id. */
 async function removeSample(client: CriClient, sample: Sample | undefined): Promise<void> {
   say('\nremoving the sample pod');
   const { items } = await client.call<{ items: { id: string; metadata: { uid: string } }[] }>('ListPodSandbox', {});
@@ -160,14 +160,14 @@ async function removeSample(client: CriClient, sample: Sample | undefined): Prom
   if (sample) await client.call('RemoveImage', { image: { image: sample.image } });
 }
 
-async function endDaemon(daemon: ChildProcess): Promise<void> {
+async function stopDaemon(daemon: ChildProcess): Promise<void> {
   if (daemon.pid === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
-  const ended = new Promise((settle) => daemon.once('exit', settle));
+  const exited = new Promise((settle) => daemon.once('exit', settle));
   daemon.kill('SIGTERM');
   const timer = setTimeout(() => daemon.kill('SIGKILL'), 20_000);
-  await ended;
+  await exited;
   clearTimeout(timer);
-  // What a daemon that was killed left mounted below its directories.
+  // A killed daemon leaves mounts below its directories.
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .map((line) => line.split(' ')[4] ?? '');
@@ -180,7 +180,7 @@ async function waitForSocket(): Promise<void> {
     if (await accepts(socket)) return;
     await sleep(100);
   }
-  throw new Error(`${socket} did not answer within 30 s`);
+  throw new Error(`${socket} does not accept connections after 30 s`);
 }
 
 function accepts(path: string): Promise<boolean> {

@@ -1,7 +1,7 @@
 /**
- * Makes small container images out of bytes: layers, configs, manifests and indexes, all deterministic.
+ * Builds small container images in memory: layers, configs, manifests and indexes. The output is deterministic.
  *
- * For the sample of `npm start` and for tests; never fetches anything and writes no file.
+ * Used for the sample image of `npm start` and for tests. Never uses the network and writes no files.
  */
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
@@ -23,7 +23,7 @@ export const ociTypes = {
 
 export type MediaTypes = typeof dockerTypes | typeof ociTypes;
 
-/** One entry of a layer; parents that are not listed are made, owned by root with mode 755. */
+/** An entry of a layer. Missing parent directories are created, owned by root with mode 755. */
 export type Entry =
   | { readonly kind: 'directory'; readonly path: string; readonly mode?: number }
   | { readonly kind: 'file'; readonly path: string; readonly data: Buffer | string; readonly mode?: number }
@@ -31,7 +31,7 @@ export type Entry =
 
 export type Layer = { readonly blob: Buffer; readonly diffId: string };
 
-/** The `config` object of an image's configuration. */
+/** The `config` object of an image config. */
 export type RunConfig = {
   readonly Env?: readonly string[];
   readonly Entrypoint?: readonly string[];
@@ -43,7 +43,7 @@ export type RunConfig = {
   readonly Labels?: Readonly<Record<string, string>>;
 };
 
-/** A manifest or index, with everything it refers to. */
+/** A manifest or an index, with everything it references. */
 export type Image = {
   readonly mediaType: string;
   readonly digest: string;
@@ -54,16 +54,16 @@ export type Image = {
   readonly manifests: readonly Image[];
 };
 
-/** @returns `sha256:<hex>` of the bytes. */
+/** Returns the digest of the bytes as `sha256:<hex>`. */
 export function digestOf(data: Buffer): string {
   return `sha256:${createHash('sha256').update(data).digest('hex')}`;
 }
 
-/** @returns a gzip-compressed tar whose bytes depend on the entries alone: all times are 0, all owners root. */
+/** Builds a layer. @returns a gzip-compressed tar whose bytes depend only on the entries: all times are 0 and the owner is root. */
 export async function buildLayer(entries: readonly Entry[]): Promise<Layer> {
   const tar = pack();
-  const made = new Set<string>();
-  for (const entry of entries) addEntry(tar, made, entry);
+  const directories = new Set<string>();
+  for (const entry of entries) addEntry(tar, directories, entry);
   tar.finalize();
   const parts: Buffer[] = [];
   for await (const part of tar) parts.push(part as Buffer);
@@ -71,11 +71,11 @@ export async function buildLayer(entries: readonly Entry[]): Promise<Layer> {
   return { blob: gzipSync(raw, { level: 6 }), diffId: digestOf(raw) };
 }
 
-function addEntry(tar: ReturnType<typeof pack>, made: Set<string>, entry: Entry): void {
-  addParents(tar, made, entry.path);
+function addEntry(tar: ReturnType<typeof pack>, directories: Set<string>, entry: Entry): void {
+  addParents(tar, directories, entry.path);
   const common = { name: entry.path, mtime: new Date(0), uid: 0, gid: 0 };
   if (entry.kind === 'directory') {
-    made.add(entry.path);
+    directories.add(entry.path);
     tar.entry({ ...common, type: 'directory', mode: entry.mode ?? 0o755 });
   } else if (entry.kind === 'file') {
     tar.entry({ ...common, type: 'file', mode: entry.mode ?? 0o644 }, entry.data);
@@ -84,15 +84,15 @@ function addEntry(tar: ReturnType<typeof pack>, made: Set<string>, entry: Entry)
   }
 }
 
-function addParents(tar: ReturnType<typeof pack>, made: Set<string>, path: string): void {
+function addParents(tar: ReturnType<typeof pack>, directories: Set<string>, path: string): void {
   const names = path.split('/').slice(0, -1);
   for (const [index] of names.entries()) {
     const parent = names.slice(0, index + 1).join('/');
-    if (!made.has(parent)) addEntry(tar, made, { kind: 'directory', path: parent });
+    if (!directories.has(parent)) addEntry(tar, directories, { kind: 'directory', path: parent });
   }
 }
 
-/** @returns an image for one platform of Linux. */
+/** Builds an image for Linux on one architecture. */
 export function buildImage(layers: readonly Layer[], config: RunConfig, types: MediaTypes = dockerTypes, architecture = 'amd64'): Image {
   const created = '1970-01-01T00:00:00Z';
   const rootfs = { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) };
@@ -108,7 +108,7 @@ export function buildImage(layers: readonly Layer[], config: RunConfig, types: M
   return withDigest(types.manifest, document, blobs, []);
 }
 
-/** @returns an index (or Docker manifest list) over images, each with its architecture. */
+/** Builds an index (or Docker manifest list). @param images each with its architecture. */
 export function buildIndex(images: readonly (readonly [Image, string])[], types: MediaTypes = ociTypes): Image {
   const manifests = images.map(([image, architecture]) => ({
     mediaType: image.mediaType,

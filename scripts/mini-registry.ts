@@ -1,5 +1,5 @@
 /**
- * A read-only registry on loopback that serves images out of memory: what `npm start` pulls its sample from.
+ * A read-only image registry on loopback that serves images from memory. `npm start` pulls the sample image from it.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -7,9 +7,9 @@ import type { Image } from './image-builder.ts';
 
 export type MiniRegistry = { readonly host: string; readonly stop: () => void };
 
-/** @param images by `repository:tag`. @returns `host` as `127.0.0.1:PORT`. */
+/** Starts the registry. @param images by `repository:tag`. @returns `host` as `127.0.0.1:PORT`. */
 export async function serveRegistry(images: ReadonlyMap<string, Image>): Promise<MiniRegistry> {
-  const server = createServer((request, response) => answer(images, request, response));
+  const server = createServer((request, response) => handle(images, request, response));
   await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
   const { port } = server.address() as AddressInfo;
   const stop = () => {
@@ -19,7 +19,7 @@ export async function serveRegistry(images: ReadonlyMap<string, Image>): Promise
   return { host: `127.0.0.1:${port}`, stop };
 }
 
-function answer(images: ReadonlyMap<string, Image>, request: IncomingMessage, response: ServerResponse): void {
+function handle(images: ReadonlyMap<string, Image>, request: IncomingMessage, response: ServerResponse): void {
   const [, repository = '', kind, reference = ''] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)$/.exec(request.url ?? '') ?? [];
   if (request.url === '/v2/') return void response.writeHead(200).end('{}');
   const image = kind === 'manifests' ? findImage(images, repository, reference) : undefined;

@@ -1,5 +1,5 @@
 /**
- * The sample image of `npm start`: Debian's static busybox, nothing else. Its program is kept under build/.
+ * The sample image of `npm start`: Debian's static busybox and nothing else. The binary is cached in build/sample.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -11,11 +11,12 @@ const busyboxFile = resolve(import.meta.dirname, '../build/sample/busybox');
 
 if (import.meta.main) fetchProgram();
 
-/** Needs the network the first time: set-up runs this file for it. */
+/** Requires the network on the first run; `npm run setup` runs this file to download it in advance. */
 function fetchProgram(): void {
   if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', ['usr/bin/busybox', 'bin/busybox'], busyboxFile);
 }
 
+/** Builds the sample image for the architecture of this machine. */
 export async function buildSampleImage(): Promise<Image> {
   fetchProgram();
   const applets = execFileSync(busyboxFile, ['--list'], { encoding: 'utf8' }).trim().split('\n');

@@ -33,7 +33,7 @@ process.exitCode = failed > 0 ? 1 : 0;
 
 async function tryStart(root: FreshRoot): Promise<void> {
   assert.equal((await root.run(['npm', 'run', 'setup'])).code, 0, 'npm run setup failed');
-  const { output, code } = await root.run(['npm', 'start'], { isOffline: true, until: 'Ctrl-C ends it' });
+  const { output, code } = await root.run(['npm', 'start'], { isOffline: true, until: 'Press Ctrl-C to stop' });
   assert.match(output, /log: {2}\S+ stdout F hello from sample/);
   assert.match(output, /exec: uname -sr: Linux/);
   assert.match(output, /removing the sample pod/);

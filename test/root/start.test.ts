@@ -1,5 +1,5 @@
 /**
- * `npm start`, from the sample pod to Ctrl-C: what it shows, and that nothing of it is left.
+ * Tests `npm start` from the sample pod to Ctrl-C: its output, and that it leaves nothing behind.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -12,21 +12,21 @@ const isBuilt = existsSync(join(repository, 'dist/berth.mjs'));
 
 before(() => {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
-  // The socket's place is fixed: hide what the machine itself may have there.
+  // The path of the socket is fixed: hide a runtime of the machine.
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', '/run']);
 });
 
-test('npm start shows a pod with an address, a log line and an answer, and leaves nothing', {
+test('npm start shows the IP, a log line and an exec of the sample pod, and leaves nothing behind', {
   skip: !isBuilt && 'berth is not built',
   timeout: 180_000,
 }, async () => {
-  const stateBefore = stateOfNode();
+  const stateBefore = nodeState();
   const demo = spawn(process.execPath, [join(repository, 'scripts/demo.ts')], { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   for (const stream of [demo.stdout, demo.stderr]) {
     stream.setEncoding('utf8').on('data', (text: string) => {
       output += text;
-      if (text.includes('Ctrl-C ends it')) demo.kill('SIGINT');
+      if (text.includes('Press Ctrl-C to stop')) demo.kill('SIGINT');
     });
   }
   const code = await new Promise((settle) => demo.once('exit', settle));
@@ -34,10 +34,10 @@ test('npm start shows a pod with an address, a log line and an answer, and leave
   assert.match(output, /IP 10\.\d+\.\d+\.\d+/);
   assert.match(output, /log: {2}\S+ stdout F hello from sample/);
   assert.match(output, /exec: uname -sr: Linux \S+ \(exit code 0\)/);
-  assert.deepEqual(stateOfNode(), stateBefore);
+  assert.deepEqual(nodeState(), stateBefore);
 });
 
-function stateOfNode(): Record<string, readonly string[]> {
+function nodeState(): Record<string, readonly string[]> {
   const run = (command: string, ...args: string[]) => execFileSync(command, args, { encoding: 'utf8' }).split('\n');
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
   return {
@@ -60,6 +60,6 @@ function commandOf(pid: string): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
   } catch {
-    return ''; // It has ended meanwhile.
+    return ''; // It has exited meanwhile.
   }
 }
