@@ -1,12 +1,12 @@
 /**
- * Recognises IP addresses in text.
+ * Recognizes IP addresses in text.
  *
  * Pure: never resolves a name.
  */
 
 const ipv4 = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?!$)|$)){4}$/;
 
-/** 4, 6, or 0 when `text` is no address. IPv6 as RFC 4291 section 2.2 writes it, without zone. */
+/** Returns 4, 6, or 0 when `text` is not an IP address. IPv6 in the notation of RFC 4291 section 2.2, without a zone. */
 export function ipVersionOf(text: string): 0 | 4 | 6 {
   if (ipv4.test(text)) return 4;
   return isIpv6(text) ? 6 : 0;
@@ -20,7 +20,7 @@ function isIpv6(text: string): boolean {
   let count = groups.flat().length;
   const tail = last.at(-1);
   if (tail !== undefined && ipv4.test(tail)) {
-    // A dotted tail stands for two groups.
+    // A dotted IPv4 tail replaces two groups.
     last.pop();
     count += 1;
   }

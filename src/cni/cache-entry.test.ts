@@ -12,7 +12,7 @@ const attachment = {
   capabilityArgs: { dns: { servers: [] } },
 };
 
-test('encodeEntry() writes the shape of libcni', () => {
+test('encodeEntry() writes the format of libcni', () => {
   const entry = JSON.parse(encodeEntry({ list, attachment, result: { cniVersion: '1.0.0' } }));
   assert.deepEqual(
     { ...entry, config: Buffer.from(entry.config, 'base64').toString() },
@@ -30,26 +30,26 @@ test('encodeEntry() writes the shape of libcni', () => {
   );
 });
 
-test('parseEntry() gives back what encodeEntry() took, with and without a result', () => {
+test('parseEntry() restores the input of encodeEntry(), with and without a result', () => {
   assert.deepEqual(parseEntry(encodeEntry({ list, attachment, result: undefined })), { list, attachment, result: undefined });
   assert.deepEqual(parseEntry(encodeEntry({ list, attachment, result: { ips: [] } })).result, { ips: [] });
 });
 
-test('parseEntry() refuses what is cut off, of another kind, or without a usable configuration', () => {
-  const whole = JSON.parse(encodeEntry({ list, attachment, result: undefined }));
+test('parseEntry() refuses an entry that is truncated, of another kind, or without a valid configuration', () => {
+  const valid = JSON.parse(encodeEntry({ list, attachment, result: undefined }));
   for (const text of [
     '',
     '{',
     '[]',
-    JSON.stringify({ ...whole, kind: 'x' }),
-    JSON.stringify({ ...whole, config: 'e30=' }),
-    JSON.stringify({ ...whole, ifName: '' }),
+    JSON.stringify({ ...valid, kind: 'x' }),
+    JSON.stringify({ ...valid, config: 'e30=' }),
+    JSON.stringify({ ...valid, ifName: '' }),
   ]) {
     assert.throws(() => parseEntry(text), { name: 'BerthError' }, text);
   }
 });
 
-test('parseEntryName() gives back what entryName() took, hyphens in the network name included', () => {
+test('parseEntryName() restores the input of entryName(), also with hyphens in the network name', () => {
   assert.deepEqual(parseEntryName(entryName('my-net.1', attachment)), { networkName: 'my-net.1', containerId: 'abc', ifName: 'eth0' });
   for (const name of ['.new-a-b-eth0', 'a-b', 'a', '']) assert.equal(parseEntryName(name), null, name);
 });

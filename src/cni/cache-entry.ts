@@ -1,5 +1,5 @@
 /**
- * The text of one attachment's cache file, in the shape that libcni gives it (`cniCacheV1`), so that tools which read those can read ours.
+ * Encodes and parses the cache file of an attachment, in libcni's format (`cniCacheV1`), so that tools for libcni can read it.
  *
  * Pure.
  */
@@ -8,19 +8,19 @@ import { isObject, type JsonObject, type NetworkList, parseList } from './list.t
 import type { Attachment } from './request.ts';
 
 export type CacheEntry = {
-  /** As it was at ADD; what the configuration directory holds by now does not matter. */
+  /** The list used by ADD. Later changes of the configuration directory do not matter. */
   readonly list: NetworkList;
   readonly attachment: Attachment;
-  /** Of the last plugin that succeeded; undefined before the first. */
+  /** The result of the last plugin that succeeded; undefined before the first. */
   readonly result: JsonObject | undefined;
 };
 
-/** File names are unambiguous: neither a container id nor an interface name of ours has a hyphen. */
+/** Returns the file name. It is unambiguous: berth's container ids and interface names contain no hyphen. */
 export function entryName(networkName: string, { containerId, ifName }: Attachment): string {
   return `${networkName}-${containerId}-${ifName}`;
 }
 
-/** @returns null for a name that is not one of entryName(). */
+/** Parses a file name. @returns null for a name that entryName() does not produce. */
 export function parseEntryName(name: string): { networkName: string; containerId: string; ifName: string } | null {
   const [, networkName, containerId, ifName] = /^([^.].*)-([^-]+)-([^-]+)$/.exec(name) ?? [];
   if (networkName === undefined || containerId === undefined || ifName === undefined) return null;
@@ -41,10 +41,10 @@ export function encodeEntry({ list, attachment, result }: CacheEntry): string {
   });
 }
 
-/** @throws {BerthError} INTERNAL with the reason alone. */
+/** Parses the content of a cache file. @throws {BerthError} INTERNAL with the reason only. */
 export function parseEntry(text: string): CacheEntry {
   const entry = parseJson(text);
-  if (!isObject(entry) || entry.kind !== 'cniCacheV1') throw internal('not of kind cniCacheV1');
+  if (!isObject(entry) || entry.kind !== 'cniCacheV1') throw internal('kind is not cniCacheV1');
   const list = parseList(Buffer.from(textOf(entry, 'config'), 'base64').toString(), true);
   const attachment: Attachment = {
     containerId: textOf(entry, 'containerId'),

@@ -1,7 +1,7 @@
 /**
- * Attachments on disk: which sandbox is attached to which list, with which result. DEL and CHECK use this, never the configuration directory.
+ * Stores attachments on disk: the sandbox, its network list and the result of ADD. DEL and CHECK use them instead of the configuration directory.
  *
- * The directory must be berth's own: every entry in it counts as a sandbox of this node.
+ * The directory must belong to berth alone: every entry in it counts as a sandbox of this node.
  * Never runs a plugin.
  */
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { failedTo } from '../lib/errors.ts';
 import { type CacheEntry, encodeEntry, entryName, parseEntry, parseEntryName } from './cache-entry.ts';
 
-/** An entry that cannot be read has `entry` undefined; its name still tells what it was for. */
+/** An entry as identified by its file name, which is known even if the content cannot be read. */
 export type StoredEntry = {
   readonly fileName: string;
   readonly networkName: string;
@@ -19,22 +19,22 @@ export type StoredEntry = {
 
 export type Cache = {
   /**
-   * Makes or replaces the attachment's entry. Any reader sees the old one or the new, also after a crash of the daemon.
+   * Creates or replaces the attachment's entry atomically: a reader sees the old or the new entry, also after a crash of the daemon.
    *
-   * @param survivesPowerLoss waits for the disk.
+   * @param survivesPowerLoss syncs the file and its directory.
    */
   readonly put: (entry: CacheEntry, options: { readonly survivesPowerLoss: boolean }) => Promise<void>;
   readonly list: () => Promise<readonly StoredEntry[]>;
-  /** @throws {BerthError} INTERNAL when the entry cannot be read or understood. */
+  /** @throws {BerthError} INTERNAL when the entry cannot be read or is invalid. */
   readonly read: (stored: StoredEntry) => Promise<CacheEntry>;
-  /** Succeeds when there is none. */
+  /** Succeeds when the entry does not exist. */
   readonly remove: (fileName: string) => Promise<void>;
 };
 
-/** Opens (and makes) `<cacheDir>/results`, as libcni lays it out. */
+/** Opens `<cacheDir>/results`, the directory layout of libcni, and creates it if needed. */
 export async function openCache(cacheDir: string): Promise<Cache> {
   const dir = join(cacheDir, 'results');
-  // Arguments of pods are nobody else's business.
+  // Private: entries contain arguments of pods.
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await removeTemporaries(dir);
   return {
@@ -49,7 +49,7 @@ const temporaryPrefix = '.new-';
 
 async function put(dir: string, entry: CacheEntry, { survivesPowerLoss }: { survivesPowerLoss: boolean }): Promise<void> {
   const fileName = entryName(entry.list.name, entry.attachment);
-  // One writer an attachment at a time: the temporary name needs no number.
+  // An attachment has one writer at a time: the temporary name need not be unique.
   const temporary = join(dir, `${temporaryPrefix}${fileName}`);
   try {
     const file = await open(temporary, 'w', 0o600);
@@ -62,7 +62,7 @@ async function put(dir: string, entry: CacheEntry, { survivesPowerLoss }: { surv
     await rename(temporary, join(dir, fileName));
     if (survivesPowerLoss) await syncDirectory(dir);
   } catch (error) {
-    throw failedTo(`writing the CNI attachment ${join(dir, fileName)}`, error);
+    throw failedTo(`write CNI attachment ${join(dir, fileName)}`, error);
   }
 }
 
@@ -87,11 +87,11 @@ async function read(dir: string, { fileName }: StoredEntry): Promise<CacheEntry>
   try {
     return parseEntry(await readFile(join(dir, fileName), 'utf8'));
   } catch (error) {
-    throw failedTo(`reading the CNI attachment ${join(dir, fileName)}`, error);
+    throw failedTo(`read CNI attachment ${join(dir, fileName)}`, error);
   }
 }
 
-/** Left by a daemon that ended while writing. */
+/** Removes files left by a daemon that ended while writing. */
 async function removeTemporaries(dir: string): Promise<void> {
   const names = (await readdir(dir)).filter((name) => name.startsWith(temporaryPrefix));
   await Promise.all(names.map((name) => rm(join(dir, name), { force: true })));

@@ -1,68 +1,68 @@
 /**
- * The configuration directory: its first valid file, known again when anything changes.
+ * Loads the first valid file of the CNI configuration directory and reloads it when anything changes.
  *
- * Watched, and looked at again on each question as well: a watch may miss its directory's replacement, and nodes stay "not ready" for that.
- * Never runs a plugin, never writes.
+ * Watches the directory and also checks it on each call of current(): a watch may miss the replacement of its directory, and the node would stay
+ * "not ready". Never runs a plugin, never writes.
  */
 import { type BigIntStats, type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { reasonOf } from '../lib/errors.ts';
 import { type NetworkList, parseList } from './list.ts';
 
-/** As pino's. */
+/** The signature of pino's methods. */
 export type Log = {
   readonly info: (fields: object, message: string) => void;
   readonly warn: (fields: object, message: string) => void;
 };
 
-/** `skipped`: what is wrong with the files before the one that was taken. */
+/** `skipped`: invalid files before `file`, each with the reason. */
 export type Loaded =
   | { readonly list: NetworkList; readonly file: string; readonly skipped: readonly string[] }
   | { readonly list: null; readonly reason: string };
 
 export type Configuration = {
-  /** What holds now. The same `list` object as long as the file says the same. */
+  /** Returns the configuration in effect. The `list` object stays the same while the content of the file does. */
   readonly current: () => Loaded;
   readonly close: () => void;
 };
 
-/** Files are often written in several steps; one look after the last is enough. */
+/** Files are often written in several steps: reload once, after the last one. */
 const settleMs = 100;
 
 /**
- * Starts to watch `confDir`, which need not exist yet.
+ * Loads and watches `confDir`, which need not exist yet.
  *
- * @param onChange called after the configuration became another; not for the first.
+ * @param onChange called after each change of the configuration, but not for the first load.
  */
 export function openConfiguration(deps: { readonly confDir: string; readonly log: Log; readonly onChange: () => void }): Configuration {
   const { confDir, log } = deps;
-  let mark = markOf(confDir, null);
+  let fingerprint = fingerprintOf(confDir, null);
   let loaded = load(confDir);
   report(log, loaded);
 
   const reload = () => {
-    // The mark before the files: a change in between is seen next time.
-    const nextMark = markOf(confDir, loaded);
+    // Before load(): a change in between is noticed by the next call.
+    const nextFingerprint = fingerprintOf(confDir, loaded);
     const next = load(confDir);
-    mark = nextMark;
+    fingerprint = nextFingerprint;
     if (describe(next) === describe(loaded)) return;
     loaded = next;
-    mark = markOf(confDir, loaded);
+    fingerprint = fingerprintOf(confDir, loaded);
     report(log, loaded);
     deps.onChange();
   };
   const watching = watchPath(confDir, reload, log);
   return {
     current: () => {
-      // Synchronous on purpose: two stats when all is well, else a few small local files.
-      if (loaded.list === null || markOf(confDir, loaded) !== mark) reload();
+      // Synchronous on purpose: two stat calls in the normal case, else a few small local files.
+      if (loaded.list === null || fingerprintOf(confDir, loaded) !== fingerprint) reload();
       return loaded;
     },
     close: watching.close,
   };
 }
 
-/** Same text, same configuration. */
+/** Returns a text that is equal for equal configurations. */
 function describe(loaded: Loaded): string {
   return loaded.list === null ? loaded.reason : JSON.stringify([loaded.file, loaded.list.raw, loaded.skipped]);
 }
@@ -72,8 +72,8 @@ function report(log: Log, loaded: Loaded): void {
   else log.info({ file: loaded.file, network: loaded.list.name, skipped: loaded.skipped }, 'CNI configuration loaded');
 }
 
-/** Changes when the directory's list of files does, or the file in use. */
-function markOf(confDir: string, loaded: Loaded | null): string {
+/** Returns a text that changes with the directory's entries and with the file in use. */
+function fingerprintOf(confDir: string, loaded: Loaded | null): string {
   const paths = loaded?.list ? [confDir, loaded.file] : [confDir];
   return paths
     .map(statOf)
@@ -81,7 +81,7 @@ function markOf(confDir: string, loaded: Loaded | null): string {
     .join(' ');
 }
 
-/** Null for whatever reason: load() tells it. */
+/** @returns null on any error: load() reports the reason. */
 function statOf(path: string): BigIntStats | null {
   try {
     return statSync(path, { bigint: true });
@@ -91,8 +91,8 @@ function statOf(path: string): BigIntStats | null {
 }
 
 /**
- * The first valid list in lexical order of file names, whether its plugins are installed or not:
- * while a network is being installed its pods must not land in the next one.
+ * Loads the first valid list in lexical order of file names, even if its plugins are not installed yet:
+ * while a network is being installed, pods must not be attached to the next one.
  */
 function load(confDir: string): Loaded {
   let names: readonly string[];
@@ -116,7 +116,7 @@ function load(confDir: string): Loaded {
   return { list: null, reason: `no valid CNI configuration: ${skipped.join('; ')}` };
 }
 
-/** Watches a directory, or its nearest ancestor until it is there. */
+/** Watches a directory, or its nearest existing ancestor until the directory exists. */
 function watchPath(path: string, onEvent: () => void, log: Log): { close: () => void } {
   let watcher: FSWatcher | undefined;
   let watched = '';
@@ -124,7 +124,7 @@ function watchPath(path: string, onEvent: () => void, log: Log): { close: () => 
   let isClosed = false;
 
   const arm = () => {
-    // Again when it came or went between the look and the watch.
+    // Repeated when the directory was created or removed between stat and watch.
     for (let next = nearest(path); next !== watched; next = nearest(path)) {
       watcher?.close();
       watched = next;
@@ -149,24 +149,24 @@ function watchPath(path: string, onEvent: () => void, log: Log): { close: () => 
   };
 }
 
-/** Names the directory itself too: another of the same path needs another watch. */
+/** Returns the inode and path of the nearest existing directory. The inode is included because a replaced directory needs a new watch. */
 function nearest(path: string): string {
   const found = statOf(path);
   return found?.isDirectory() || path === dirname(path) ? `${found?.ino} ${path}` : nearest(dirname(path));
 }
 
-function pathOf(named: string): string {
-  return named.slice(named.indexOf(' ') + 1);
+function pathOf(inodeAndPath: string): string {
+  return inodeAndPath.slice(inodeAndPath.indexOf(' ') + 1);
 }
 
 function watchOnce(path: string, onEvent: () => void, log: Log): FSWatcher | undefined {
   try {
     const watcher = watch(path, { persistent: false }, onEvent);
-    watcher.on('error', (error) => log.warn({ path, reason: error.message }, 'watching for CNI configuration failed'));
+    watcher.on('error', (error) => log.warn({ path, reason: error.message }, 'watching the CNI configuration failed'));
     return watcher;
   } catch (error) {
-    // Out of inotify watches, or gone again: questions still look.
-    log.warn({ path, reason: reasonOf(error) }, 'watching for CNI configuration failed');
+    // No inotify watches left, or the directory was removed: current() still notices changes.
+    log.warn({ path, reason: reasonOf(error) }, 'watching the CNI configuration failed');
     return undefined;
   }
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createGate } from './gate.ts';
 
-test('createGate() runs shared tasks together and an exclusive one alone, in the order asked for', async () => {
+test('createGate() runs shared tasks concurrently and an exclusive one alone, in the order of the calls', async () => {
   const gate = createGate();
   const events: string[] = [];
   const open = { a: () => {}, b: () => {}, x: () => {} };
@@ -26,7 +26,7 @@ test('createGate() runs shared tasks together and an exclusive one alone, in the
   assert.deepEqual(events, ['a starts', 'b starts', 'b ends', 'a ends', 'x starts', 'x ends', 'late']);
 });
 
-test('createGate() goes on after failures', async () => {
+test('createGate() runs later tasks after a failure', async () => {
   const gate = createGate();
   const fail = () => Promise.reject(new Error('no'));
   await assert.rejects(gate.share(fail));

@@ -1,12 +1,12 @@
 /**
- * Lets many tasks run at the same time, or one alone.
+ * A readers-writer lock for asynchronous tasks: many shared tasks at a time, or one exclusive task.
  *
- * Pure: it orders tasks and does nothing itself.
+ * Pure: it only orders tasks.
  */
 export type Gate = {
-  /** Runs beside other shared tasks, after exclusive ones that were asked for earlier. */
+  /** Runs concurrently with other shared tasks, after all exclusive tasks queued before it. */
   readonly share: <T>(task: () => Promise<T>) => Promise<T>;
-  /** Runs when all tasks that were asked for earlier have ended, and holds up all later ones. */
+  /** Runs alone: after all tasks queued before it have ended; later tasks wait for it. */
   readonly exclude: <T>(task: () => Promise<T>) => Promise<T>;
 };
 

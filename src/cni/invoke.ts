@@ -1,7 +1,7 @@
 /**
- * Runs one CNI plugin once: finds it, feeds it, waits no longer than allowed, and says in one line what went wrong.
+ * Runs one CNI plugin: finds the executable, passes its input, enforces the deadline, and turns a failure into a one-line error.
  *
- * Knows nothing of chains. Never runs a shell.
+ * Knows nothing about chains. Never runs a shell.
  */
 import { constants } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
@@ -14,19 +14,19 @@ import type { NetworkList, PluginConfig } from './list.ts';
 import { type Attachment, type Command, planConfig, planEnvironment } from './request.ts';
 import { errorCode, excerpt, parseError } from './result.ts';
 
-/** What every run of a plugin needs. */
+/** What all runs of plugins share. */
 export type PluginHost = {
   /** Searched in this order. */
   readonly binDirs: readonly string[];
-  /** `NAME=value`, besides the CNI variables. */
+  /** `NAME=value`, in addition to the CNI variables. */
   readonly environment: readonly string[];
-  /** For metrics: told of each run of a plugin when it ends. */
+  /** Called at the end of each run, for metrics. */
   readonly observe?: (run: PluginRun) => void;
-  /** Each run is a span. */
+  /** Creates a span for each run. */
   readonly trace?: Trace;
 };
 
-/** `result`: `OK`, or the code of the failure. */
+/** `result`: `OK` or the error code. */
 export type PluginRun = { readonly plugin: string; readonly command: Command; readonly result: ErrorCode | 'OK'; readonly seconds: number };
 
 export type Invocation = {
@@ -39,30 +39,30 @@ export type Invocation = {
   readonly deadline: Deadline;
 };
 
-/** When to give up: at a time of performance.now(), or earlier, when the caller does. */
+/** When to stop: at `atMs`, a time of performance.now(), or earlier when `signal` is aborted. */
 export type Deadline = { readonly atMs: number; readonly signal?: AbortSignal };
 
 export type Outcome =
   | { readonly isOk: true; readonly stdout: string }
-  /** `cniCode`: of the plugin's own error, or 0. */
+  /** `cniCode`: the code of the plugin's error object, or 0. */
   | { readonly isOk: false; readonly cniCode: number; readonly error: BerthError };
 
-/** Of each output of a plugin: results are a few KiB, and a plugin gone wrong must not fill memory. */
+/** The limit of stdout and of stderr. Results have a few KiB; a faulty plugin must not exhaust memory. */
 const outputBytesMax = 1024 * 1024;
 
-/** Waits before asking again a plugin that said "try again later". */
+/** The waits before the retries of a plugin that reports "try again later". */
 const retryDelaysMs = [250, 500, 1000, 2000] as const;
 
 /**
- * Runs a plugin, and again a few times while it says "try again later" and the deadline allows.
- * Never rejects for what the plugin does.
+ * Runs a plugin. Retries a few times while it reports "try again later" and the deadline allows.
+ * Never rejects because of the plugin.
  */
 export async function invokePlugin(host: PluginHost, invocation: Invocation): Promise<Outcome> {
   for (const delayMs of [...retryDelaysMs, Number.POSITIVE_INFINITY]) {
     const outcome = await invokeObserved(host, invocation);
     const isTransient = !outcome.isOk && outcome.cniCode === errorCode.tryAgainLater;
     if (!isTransient || delayMs >= remainingMs(invocation.deadline)) return outcome;
-    // An abort ends the wait; the next run then says so.
+    // An abort ends the wait; the next run then returns CANCELLED.
     await sleep(delayMs, undefined, invocation.deadline.signal ? { signal: invocation.deadline.signal } : {}).catch(() => {});
   }
   throw new Error('unreachable: the last delay is infinite');
@@ -84,8 +84,8 @@ function invokeObserved(host: PluginHost, invocation: Invocation): Promise<Outco
 async function invokeOnce(host: PluginHost, invocation: Invocation): Promise<Outcome> {
   const { command, list, plugin, attachment, deadline } = invocation;
   const timeoutMs = remainingMs(deadline);
-  if (deadline.signal?.aborted) return failed(invocation, 'CANCELLED', 'the caller gave up');
-  if (timeoutMs <= 0) return failed(invocation, 'DEADLINE_EXCEEDED', 'no time left');
+  if (deadline.signal?.aborted) return failed(invocation, 'CANCELLED', 'canceled by the caller');
+  if (timeoutMs <= 0) return failed(invocation, 'DEADLINE_EXCEEDED', 'not started: deadline exceeded');
   const path = await findPlugin(host.binDirs, plugin.type);
   if (path === null) return failed(invocation, 'FAILED_PRECONDITION', missingText(host.binDirs, plugin.type));
   try {
@@ -105,27 +105,27 @@ async function invokeOnce(host: PluginHost, invocation: Invocation): Promise<Out
 }
 
 function outcomeOf(invocation: Invocation, run: ProgramResult, timeoutMs: number): Outcome {
-  if (run.timedOut && invocation.deadline.signal?.aborted) return failed(invocation, 'CANCELLED', 'the caller gave up');
-  if (run.timedOut) return failed(invocation, 'DEADLINE_EXCEEDED', `no answer within ${Math.round(timeoutMs)} ms${tail(run)}`);
-  // runProgram() drops what is above the bound.
-  if (run.stdout.length >= outputBytesMax) return failed(invocation, 'INTERNAL', `its output is longer than ${outputBytesMax} bytes`);
+  if (run.timedOut && invocation.deadline.signal?.aborted) return failed(invocation, 'CANCELLED', 'canceled by the caller');
+  if (run.timedOut) return failed(invocation, 'DEADLINE_EXCEEDED', `no answer within ${Math.round(timeoutMs)} ms${outputText(run)}`);
+  // runProgram() truncates the output to the limit.
+  if (run.stdout.length >= outputBytesMax) return failed(invocation, 'INTERNAL', `stdout exceeds ${outputBytesMax} bytes`);
   const stdout = run.stdout.toString();
   if (run.exitCode === 0) return { isOk: true, stdout };
   const error = parseError(stdout);
-  if (error === null) return failed(invocation, 'INTERNAL', `${ending(run)}${tail(run)}`);
+  if (error === null) return failed(invocation, 'INTERNAL', `${exitText(run)}${outputText(run)}`);
   const text = [excerpt(error.msg), error.details === '' ? '' : `(${excerpt(error.details)})`].filter((part) => part !== '').join(' ');
   const code = error.code === errorCode.tryAgainLater ? 'UNAVAILABLE' : 'INTERNAL';
-  return { ...failed(invocation, code, text || `error code ${error.code}${tail(run)}`), cniCode: error.code };
+  return { ...failed(invocation, code, text || `error code ${error.code}${outputText(run)}`), cniCode: error.code };
 }
 
-function ending({ exitCode, signal }: ProgramResult): string {
+function exitText({ exitCode, signal }: ProgramResult): string {
   return exitCode === null ? `killed by ${signal}` : `exit code ${exitCode}`;
 }
 
-/** Plugins that fail without an error object say why on stderr, or as text on stdout. */
-function tail({ stderr, stdout }: ProgramResult): string {
-  const said = excerpt(stderr.toString()) || excerpt(stdout.toString());
-  return said === '' ? '' : `: ${said}`;
+/** Plugins that fail without an error object print the reason to stderr, or as text to stdout. */
+function outputText({ stderr, stdout }: ProgramResult): string {
+  const output = excerpt(stderr.toString()) || excerpt(stdout.toString());
+  return output === '' ? '' : `: ${output}`;
 }
 
 function failed({ command, list, plugin }: Invocation, code: ErrorCode, reason: string, cause?: unknown): Outcome & { isOk: false } {
@@ -133,12 +133,12 @@ function failed({ command, list, plugin }: Invocation, code: ErrorCode, reason: 
   return { isOk: false, cniCode: 0, error };
 }
 
-/** Milliseconds until the deadline; not above zero when it has passed. */
+/** Returns the milliseconds until the deadline; zero or less when it has passed. */
 export function remainingMs(deadline: Deadline): number {
   return deadline.atMs - performance.now();
 }
 
-/** The path of the first executable file of that name, or null. */
+/** Returns the path of the first executable file named `type`, or null. */
 export async function findPlugin(binDirs: readonly string[], type: string): Promise<string | null> {
   for (const dir of binDirs) {
     const path = join(dir, type);
@@ -146,13 +146,13 @@ export async function findPlugin(binDirs: readonly string[], type: string): Prom
       await access(path, constants.X_OK);
       if ((await stat(path)).isFile()) return path;
     } catch {
-      // Not here: the next directory may have it.
+      // Not here: try the next directory.
     }
   }
   return null;
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION naming the first plugin of the list that is not installed. */
+/** Checks that all plugins of the list are installed. @throws {BerthError} FAILED_PRECONDITION with the first missing one. */
 export async function requirePlugins(binDirs: readonly string[], list: NetworkList): Promise<void> {
   for (const type of list.plugins.flatMap((plugin) => [plugin.type, plugin.ipamType])) {
     if (type !== '' && (await findPlugin(binDirs, type)) === null) throw failedPrecondition(missingText(binDirs, type));

@@ -8,7 +8,7 @@ function parse(document: unknown) {
   return parseList(JSON.stringify(document), false);
 }
 
-test('parseList() reads a list with its capabilities and delegated IPAM', () => {
+test('parseList() reads capabilities and the delegated IPAM plugin', () => {
   const list = parse({
     cniVersion: '1.0.0',
     name: 'n',
@@ -31,30 +31,30 @@ test('parseList() reads a list with its capabilities and delegated IPAM', () => 
   );
 });
 
-test('parseList() wraps a single configuration in a list', () => {
+test('parseList() wraps the configuration of a single plugin in a list', () => {
   const list = parse({ cniVersion: '0.3.1', name: 'n', type: 'bridge', mtu: 1400 });
   assert.equal(list.version, '0.3.1');
   assert.equal(list.plugins[0]?.raw.mtu, 1400);
   assert.equal(parseList(JSON.stringify(list.raw), true).name, 'n');
 });
 
-test('parseList() takes a missing cniVersion for 0.1.0', () => {
+test('parseList() defaults to cniVersion 0.1.0', () => {
   assert.equal(parse({ name: 'n', type: 'bridge' }).version, '0.1.0');
 });
 
-test('parseList() chooses the highest known of cniVersion and cniVersions', () => {
+test('parseList() selects the highest supported version of cniVersion and cniVersions', () => {
   const list = parse({ cniVersion: '0.4.0', cniVersions: ['1.1.0', '9.0.0', '0.3.1'], name: 'n', plugins: [bridge] });
   assert.equal(list.version, '1.1.0');
   assert.deepEqual(list.versions, ['0.3.1', '0.4.0', '1.1.0']);
 });
 
-test('atVersion() makes a list that parses to that version alone', () => {
+test('atVersion() returns a list that parses to that version only', () => {
   const list = parse({ cniVersion: '0.4.0', cniVersions: ['1.1.0'], name: 'n', plugins: [bridge] });
   const lower = parse(atVersion(list, '0.4.0').raw);
   assert.deepEqual([lower.version, lower.versions], ['0.4.0', ['0.4.0']]);
 });
 
-test('parseList() says what is wrong', () => {
+test('parseList() reports the reason for an invalid configuration', () => {
   const cases: readonly (readonly [string, RegExp])[] = [
     ['', /^empty file$/],
     ['{"name":', /^not JSON: /],
@@ -63,24 +63,24 @@ test('parseList() says what is wrong', () => {
     ['{"name":"n","plugins":[]}', /^"plugins" is empty$/],
     ['{"name":"n","plugins":{}}', /^"plugins" is not a list$/],
     ['{"plugins":[{"type":"bridge"}]}', /^no "name"$/],
-    ['{"name":"../n","plugins":[{"type":"bridge"}]}', /^name "..\/n" is not letters/],
+    ['{"name":"../n","plugins":[{"type":"bridge"}]}', /^invalid name "..\/n": want letters/],
     [`{"name":"${'n'.repeat(129)}","plugins":[{"type":"bridge"}]}`, /^name is longer than 128/],
     ['{"name":"n","plugins":[{"type":"bridge"},{}]}', /^plugins\[1\]: no "type"$/],
-    ['{"name":"n","plugins":[{"type":"../../bin/sh"}]}', /^plugins\[0\]: type "..\/..\/bin\/sh" is not/],
-    ['{"name":"n","plugins":[{"type":".."}]}', /^plugins\[0\]: type ".." is not/],
-    ['{"name":"n","plugins":[{"type":"a","ipam":{"type":"a/b"}}]}', /^plugins\[0\]: ipam type "a\/b" is not/],
+    ['{"name":"n","plugins":[{"type":"../../bin/sh"}]}', /^plugins\[0\]: invalid type "..\/..\/bin\/sh"/],
+    ['{"name":"n","plugins":[{"type":".."}]}', /^plugins\[0\]: invalid type ".."/],
+    ['{"name":"n","plugins":[{"type":"a","ipam":{"type":"a/b"}}]}', /^plugins\[0\]: invalid ipam type "a\/b"/],
     ['{"name":"n","plugins":[{"type":"a","capabilities":{"dns":"yes"}}]}', /^plugins\[0\]: capability dns is neither/],
-    ['{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}', /^cniVersion "2.0.0" is none of 0.1.0, /],
-    ['{"name":"n","cniVersion":1,"plugins":[{"type":"a"}]}', /^cniVersion 1 is none of /],
+    ['{"name":"n","cniVersion":"2.0.0","plugins":[{"type":"a"}]}', /^unsupported cniVersion "2.0.0"; supported are 0.1.0, /],
+    ['{"name":"n","cniVersion":1,"plugins":[{"type":"a"}]}', /^unsupported cniVersion 1; /],
     ['{"name":"n","disableCheck":"maybe","plugins":[{"type":"a"}]}', /^disableCheck is neither/],
   ];
   for (const [text, message] of cases) assert.throws(() => parseList(text, false), { message, code: 'FAILED_PRECONDITION' }, text);
 });
 
-test('parseList() wants a list in a *.conflist', () => {
+test('parseList() requires a list in a *.conflist', () => {
   assert.throws(() => parseList('{"name":"n","type":"bridge"}', true), { message: 'no "plugins"' });
 });
 
-test('parseList() takes flags written as text', () => {
+test('parseList() accepts flags written as strings', () => {
   assert.equal(parse({ name: 'n', disableGC: 'True', plugins: [bridge] }).isGcDisabled, true);
 });

@@ -1,7 +1,7 @@
 /**
- * A network configuration list: parsed from a file's text, validated, and with one CNI version chosen.
+ * Parses and validates a network configuration list and selects its CNI version.
  *
- * Pure: reads no file and knows no plugin. Fields it does not understand stay as they are, for the plugins.
+ * Pure: reads no file and knows no plugin. Unknown fields are kept for the plugins.
  */
 import { type BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import { type CniVersion, cniVersions } from './version.ts';
@@ -9,38 +9,38 @@ import { type CniVersion, cniVersions } from './version.ts';
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export type PluginConfig = {
-  /** Name of the plugin's program. */
+  /** File name of the plugin's executable. */
   readonly type: string;
   /** Names of the capabilities declared true. */
   readonly capabilities: readonly string[];
   /** Type of the IPAM plugin it delegates to, or ''. */
   readonly ipamType: string;
-  /** The whole object as configured. */
+  /** The complete object as configured. */
   readonly raw: JsonObject;
 };
 
 export type NetworkList = {
   readonly name: string;
-  /** The version spoken: the highest of `versions`, until atVersion() chose a lower one. */
+  /** The version in use: the highest of `versions`, unless atVersion() selected a lower one. */
   readonly version: CniVersion;
-  /** What the configuration allows, lowest first. */
+  /** The versions that the configuration allows, lowest first. */
   readonly versions: readonly CniVersion[];
   readonly isCheckDisabled: boolean;
   readonly isGcDisabled: boolean;
   /** Never empty. */
   readonly plugins: readonly PluginConfig[];
-  /** The list as configured; a single configuration is wrapped in one. */
+  /** The list as configured. A single plugin configuration is wrapped in a list. */
   readonly raw: JsonObject;
 };
 
-/** Room for an id and an interface name in one file name of 255 bytes (the result cache). */
+/** Leaves room for an id and an interface name in a file name of the result cache, at most 255 bytes. */
 const nameCharsMax = 128;
 
 /**
- * Parses a configuration: a list, or a single plugin's configuration (`*.conf`, until CNI 0.4.0), which becomes a list of one.
+ * Parses a network configuration: a list, or the configuration of a single plugin (`*.conf`, until CNI 0.4.0), which becomes a list of one.
  *
- * @param mustBeList for `*.conflist`.
- * @throws {BerthError} FAILED_PRECONDITION with the reason alone; the caller knows the file's name.
+ * @param mustBeList true for `*.conflist`.
+ * @throws {BerthError} FAILED_PRECONDITION with the reason only; the caller adds the file name.
  * Source: CNI specification 1.1.0, section 1.
  */
 export function parseList(text: string, mustBeList: boolean): NetworkList {
@@ -48,7 +48,7 @@ export function parseList(text: string, mustBeList: boolean): NetworkList {
   if (!isObject(document)) throw invalid('not a JSON object');
   const isList = document.plugins !== undefined;
   if (!isList && mustBeList) throw invalid('no "plugins"');
-  const raw = isList ? document : wrapped(document);
+  const raw = isList ? document : toList(document);
   const versions = versionsOf(raw);
   return {
     name: nameOf(raw),
@@ -61,7 +61,7 @@ export function parseList(text: string, mustBeList: boolean): NetworkList {
   };
 }
 
-/** The same list speaking another of its versions, from then on its only one. */
+/** Returns the list with `version` as its only version. */
 export function atVersion(list: NetworkList, version: CniVersion): NetworkList {
   const { cniVersions: _, ...rest } = list.raw;
   return { ...list, version, versions: [version], raw: { ...rest, cniVersion: version } };
@@ -71,7 +71,7 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function wrapped(plugin: JsonObject): JsonObject {
+function toList(plugin: JsonObject): JsonObject {
   if (plugin.type === undefined) throw invalid('neither "plugins" nor "type"');
   // An absent key stays absent.
   const { cniVersion, name } = plugin;
@@ -93,23 +93,23 @@ function oneLine(text: string): string {
 function nameOf(raw: JsonObject): string {
   const { name } = raw;
   if (name === undefined || name === '') throw invalid('no "name"');
-  // The specification's own rule; the name becomes part of file names and of iptables comments.
+  // The rule of the specification; the name becomes part of file names and of iptables comments.
   if (typeof name !== 'string' || !/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/.test(name))
-    throw invalid(`name ${shown(name)} is not letters, digits, "_", "." and "-"`);
+    throw invalid(`invalid name ${quoted(name)}: want letters, digits, "_", "." and "-"`);
   if (name.length > nameCharsMax) throw invalid(`name is longer than ${nameCharsMax} characters`);
   return name;
 }
 
-/** Newer versions in `cniVersions` are passed over: they are for runtimes that know them. */
+/** Ignores unknown versions in `cniVersions`: they are for newer runtimes. */
 function versionsOf(raw: JsonObject): readonly CniVersion[] {
   const { cniVersion, cniVersions: others = [] } = raw;
   if (!Array.isArray(others)) throw invalid('cniVersions is not a list');
-  const named: readonly unknown[] = [cniVersion, ...others].filter((version) => version !== undefined && version !== '');
-  // The first versions did not ask for the field.
-  if (named.length === 0) return ['0.1.0'];
-  const known = cniVersions.filter((version) => named.includes(version));
-  if (known.length === 0) throw invalid(`cniVersion ${named.map(shown).join(', ')} is none of ${cniVersions.join(', ')}`);
-  return known;
+  const listed: readonly unknown[] = [cniVersion, ...others].filter((version) => version !== undefined && version !== '');
+  // The first versions did not require the field.
+  if (listed.length === 0) return ['0.1.0'];
+  const supported = cniVersions.filter((version) => listed.includes(version));
+  if (supported.length === 0) throw invalid(`unsupported cniVersion ${listed.map(quoted).join(', ')}; supported are ${cniVersions.join(', ')}`);
+  return supported;
 }
 
 function pluginsOf(raw: JsonObject, isList: boolean): readonly PluginConfig[] {
@@ -123,13 +123,13 @@ function pluginOf(plugin: unknown, where: string): PluginConfig {
   if (!isObject(plugin)) throw invalid(`${where}not an object`);
   const { type, capabilities = {}, ipam } = plugin;
   if (type === undefined || type === '') throw invalid(`${where}no "type"`);
-  if (typeof type !== 'string' || !isFileName(type)) throw invalid(`${where}type ${shown(type)} is not a plugin's file name`);
+  if (typeof type !== 'string' || !isFileName(type)) throw invalid(`${where}invalid type ${quoted(type)}: want the file name of a plugin`);
   if (capabilities !== null && !isObject(capabilities)) throw invalid(`${where}capabilities is not an object`);
   const declared = Object.entries(capabilities ?? {});
-  const odd = declared.find(([, value]) => typeof value !== 'boolean');
-  if (odd !== undefined) throw invalid(`${where}capability ${odd[0]} is neither true nor false`);
+  const malformed = declared.find(([, value]) => typeof value !== 'boolean');
+  if (malformed !== undefined) throw invalid(`${where}capability ${malformed[0]} is neither true nor false`);
   const ipamType = isObject(ipam) && typeof ipam.type === 'string' ? ipam.type : '';
-  if (ipamType !== '' && !isFileName(ipamType)) throw invalid(`${where}ipam type ${shown(ipamType)} is not a plugin's file name`);
+  if (ipamType !== '' && !isFileName(ipamType)) throw invalid(`${where}invalid ipam type ${quoted(ipamType)}: want the file name of a plugin`);
   return { type, capabilities: declared.filter(([, value]) => value === true).map(([name]) => name), ipamType, raw: plugin };
 }
 
@@ -137,7 +137,7 @@ function isFileName(text: string): boolean {
   return /^[^/\\\0]+$/.test(text) && text !== '.' && text !== '..';
 }
 
-/** Some write these as text. */
+/** Accepts a boolean or its text: some configurations contain "true". */
 function flagOf(raw: JsonObject, key: string): boolean {
   const value = raw[key] ?? false;
   if (typeof value === 'boolean') return value;
@@ -145,7 +145,7 @@ function flagOf(raw: JsonObject, key: string): boolean {
   throw invalid(`${key} is neither true nor false`);
 }
 
-function shown(value: unknown): string {
+function quoted(value: unknown): string {
   return oneLine(JSON.stringify(value));
 }
 

@@ -1,4 +1,4 @@
-/** The network with plugins made here: they record what they were asked, and fail as told. Needs a shell and no privileges. */
+/** Tests the network with fake plugins, shell scripts that record their calls and fail on request. Needs a shell and no privileges. */
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,12 +11,12 @@ type Node = {
   readonly confDir: string;
   readonly binDir: string;
   readonly cacheDir: string;
-  /** Makes a plugin that runs the shell text of the command, and records each call. */
+  /** Writes a plugin that records each call and runs the shell script of the command. */
   readonly plugin: (name: string, commands?: Readonly<Record<string, string>>) => void;
   readonly conf: (file: string, document: unknown) => void;
   /** `COMMAND plugin`, in the order of the calls, without VERSION. */
   readonly calls: () => readonly string[];
-  /** What a plugin last got on standard input. */
+  /** The last stdin of a plugin. */
   readonly stdin: (call: string) => Record<string, unknown>;
   readonly entries: () => readonly string[];
   readonly open: (overrides?: Partial<NetworkDeps>) => Promise<CniNetwork>;
@@ -78,7 +78,7 @@ function attachment(sandboxId = 'abc'): NetworkAttachment {
 
 const never = new AbortController().signal;
 
-/** A node with the plugins `one` and `two` in a list. */
+/** Returns a node with a list of the plugins `one` and `two`. */
 function twoPlugins(t: TestContext, two: Readonly<Record<string, string>> = {}, one: Readonly<Record<string, string>> = {}): Node {
   const node = nodeFor(t);
   node.plugin('one', one);
@@ -87,7 +87,7 @@ function twoPlugins(t: TestContext, two: Readonly<Record<string, string>> = {}, 
   return node;
 }
 
-test('add() runs the chain with the result of the one before, and remove() runs it backwards with the last result', async (t) => {
+test('add() passes each plugin the previous result, and remove() runs the chain in reverse with the last result', async (t) => {
   const last = '{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}],"dns":{"domain":"two"}}';
   const node = twoPlugins(t, { ADD: `echo '${last}'` });
   const network = await node.open();
@@ -103,7 +103,7 @@ test('add() runs the chain with the result of the one before, and remove() runs 
   assert.deepEqual(node.entries(), []);
 });
 
-test('add() puts the attachment on disk before the first plugin runs, and results before the next one', async (t) => {
+test('add() stores the attachment before the first plugin runs, and each result before the next plugin', async (t) => {
   const node = twoPlugins(
     t,
     { ADD: 'cp $dir/cache/results/net-abc-eth0 $dir/at-two; exit 1' },
@@ -115,7 +115,7 @@ test('add() puts the attachment on disk before the first plugin runs, and result
   assert.deepEqual(at('at-two').result, JSON.parse(result));
 });
 
-test('add() that fails gives the plugin error in its words, and has been undone through the whole chain', async (t) => {
+test('a failed add() reports the message of the plugin and runs DEL for the complete chain', async (t) => {
   const node = twoPlugins(t, { ADD: `printf '%s' '{"code":7,"msg":"no range","details":"pool 1\\n is full"}'; exit 1` });
   await assert.rejects((await node.open()).add(attachment(), never), {
     name: 'BerthError',
@@ -127,7 +127,7 @@ test('add() that fails gives the plugin error in its words, and has been undone 
   assert.deepEqual(node.entries(), []);
 });
 
-test('add() gives its own error when the undoing fails too, and keeps the attachment for remove()', async (t) => {
+test('a failed add() reports its own error if DEL fails too, and keeps the attachment for remove()', async (t) => {
   const node = twoPlugins(t, { ADD: 'exit 1' }, { DEL: '[ -e $dir/heal ] || { echo broken >&2; exit 2; }' });
   const network = await node.open();
   await assert.rejects(network.add(attachment(), never), { message: 'CNI plugin two (network net): ADD failed: exit code 1' });
@@ -138,16 +138,16 @@ test('add() gives its own error when the undoing fails too, and keeps the attach
   assert.deepEqual(node.entries(), []);
 });
 
-test('add() says what a plugin without an error object printed, and bounds it', async (t) => {
+test('add() reports a bounded excerpt of the output of a plugin without an error object', async (t) => {
   const cases: readonly (readonly [string, RegExp])[] = [
     ['echo lost the link >&2; exit 3', /ADD failed: exit code 3: lost the link$/],
     ['echo not json; exit 3', /ADD failed: exit code 3: not json$/],
-    ['echo not json', /ADD failed: its output is not a result: not json$/],
-    ['true', /ADD failed: no result on its output$/],
+    ['echo not json', /ADD failed: stdout is not a CNI result: not json$/],
+    ['true', /ADD failed: no result on stdout$/],
     ['kill -9 $$', /ADD failed: killed by SIGKILL$/],
-    ['head -c 3000000 /dev/zero', /ADD failed: its output is longer than 1048576 bytes$/],
+    ['head -c 3000000 /dev/zero', /ADD failed: stdout exceeds 1048576 bytes$/],
     ['head -c 3000000 /dev/zero | tr "\\0" x >&2; exit 1', /^.{900,1200}$/],
-    ['echo "{}"', /CNI network net: ADD failed: the result has no address on eth0$/],
+    ['echo "{}"', /CNI network net: ADD failed: no address on eth0 in the result$/],
   ];
   for (const [text, message] of cases) {
     const node = twoPlugins(t, { ADD: text });
@@ -155,7 +155,7 @@ test('add() says what a plugin without an error object printed, and bounds it', 
   }
 });
 
-test('add() kills a plugin at the deadline, with its children, and undoes in time of its own', async (t) => {
+test('add() kills a plugin and its children at the deadline, and runs DEL with a timeout of its own', async (t) => {
   const node = twoPlugins(t, { ADD: 'sleep 1000 & echo $! > $dir/child; wait' });
   const network = await node.open({ addTimeoutMs: 3000 });
   await assert.rejects(network.add(attachment(), never), {
@@ -175,7 +175,7 @@ function stateOf(pid: string): string {
   }
 }
 
-test('add() whose caller gives up is undone all the same', async (t) => {
+test('add() runs DEL when the caller cancels', async (t) => {
   const node = twoPlugins(t, { ADD: 'echo > $dir/waiting; sleep 1000' });
   const network = await node.open();
   const caller = new AbortController();
@@ -186,19 +186,19 @@ test('add() whose caller gives up is undone all the same', async (t) => {
   assert.deepEqual(node.calls(), ['ADD one', 'ADD two', 'DEL two', 'DEL one']);
 });
 
-test('add() asks again when a plugin says to try again later', async (t) => {
+test('add() retries a plugin that reports "try again later"', async (t) => {
   const later = `echo x >> $dir/tries; [ $(wc -l < $dir/tries) -ge 3 ] && echo '${result}' || { echo '{"code":11,"msg":"busy"}'; exit 1; }`;
   const node = twoPlugins(t, { ADD: later });
   await (await node.open()).add(attachment(), never);
   assert.deepEqual(node.calls(), ['ADD one', 'ADD two', 'ADD two', 'ADD two']);
 });
 
-test('add() answers UNAVAILABLE when a plugin still says so near the deadline', async (t) => {
+test('add() fails with UNAVAILABLE when a plugin still reports "try again later" near the deadline', async (t) => {
   const node = twoPlugins(t, { ADD: `echo '{"code":11,"msg":"busy"}'; exit 1` });
   await assert.rejects((await node.open({ addTimeoutMs: 3000 })).add(attachment(), never), { code: 'UNAVAILABLE', message: /two .*: busy$/ });
 });
 
-test('add() of a sandbox that is attached already detaches it first', async (t) => {
+test('add() detaches a sandbox that is already attached', async (t) => {
   const node = twoPlugins(t);
   const network = await node.open();
   await network.add(attachment(), never);
@@ -206,7 +206,7 @@ test('add() of a sandbox that is attached already detaches it first', async (t) 
   assert.deepEqual(node.calls().slice(2, 4), ['DEL two', 'DEL one']);
 });
 
-test('remove() runs every plugin though one fails, joins the errors, and keeps the attachment until all succeeded', async (t) => {
+test('remove() runs every plugin even if one fails, joins the errors, and keeps the attachment until all succeed', async (t) => {
   const node = twoPlugins(t, { DEL: `echo '{"code":100,"msg":"first"}'; exit 1` }, { DEL: '[ -e $dir/heal ] || { echo second >&2; exit 1; }' });
   const network = await node.open();
   await network.add(attachment(), never);
@@ -216,7 +216,7 @@ test('remove() runs every plugin though one fails, joins the errors, and keeps t
   assert.deepEqual(await network.attachedSandboxIds(), ['abc']);
 });
 
-test('remove() gives plugins after a hanging one their turn', async (t) => {
+test('remove() runs the plugins after one that hangs', async (t) => {
   const node = twoPlugins(t, { DEL: 'sleep 1000' });
   const network = await node.open({ delTimeoutMs: 3000 });
   await network.add(attachment(), never);
@@ -224,7 +224,7 @@ test('remove() gives plugins after a hanging one their turn', async (t) => {
   assert.deepEqual(node.calls().slice(-2), ['DEL two', 'DEL one']);
 });
 
-test('remove() takes "container unknown" for done, as the specification has it', async (t) => {
+test('remove() treats "container unknown" as success, as specified', async (t) => {
   const node = twoPlugins(t, { DEL: `echo '{"code":3,"msg":"never heard of it"}'; exit 1` });
   const network = await node.open();
   await network.add(attachment(), never);
@@ -241,7 +241,7 @@ test('remove() succeeds for a sandbox that was never attached, and two calls sha
   assert.deepEqual(node.calls(), ['ADD one', 'ADD two', 'DEL two', 'DEL one']);
 });
 
-test('remove() passes an empty CNI_NETNS when the path is no namespace any more', async (t) => {
+test('remove() passes an empty CNI_NETNS when the path is no longer a namespace', async (t) => {
   const node = twoPlugins(t, { DEL: 'echo "netns=$CNI_NETNS" > $dir/netns' });
   const network = await node.open();
   await network.add({ ...attachment(), netnsPath: node.confDir }, never);
@@ -249,7 +249,7 @@ test('remove() passes an empty CNI_NETNS when the path is no namespace any more'
   assert.equal(readFileSync(join(node.binDir, '..', 'netns'), 'utf8'), 'netns=\n');
 });
 
-test('remove() uses the configuration of ADD after the directory changed and the daemon restarted', async (t) => {
+test('remove() uses the configuration of ADD after the directory changes and the daemon restarts', async (t) => {
   const node = twoPlugins(t);
   await (await node.open()).add(attachment(), never);
   node.plugin('three');
@@ -261,7 +261,7 @@ test('remove() uses the configuration of ADD after the directory changed and the
   assert.equal(node.calls().at(-1), 'ADD three');
 });
 
-test('remove() of an attachment that cannot be read falls back to the present list, then forgets it', async (t) => {
+test('remove() uses the current list for an unreadable attachment and then deletes the attachment', async (t) => {
   const node = twoPlugins(t);
   const network = await node.open();
   await network.add(attachment(), never);
@@ -274,7 +274,7 @@ test('remove() of an attachment that cannot be read falls back to the present li
   assert.deepEqual(node.entries(), []);
 });
 
-test('remove() passes no result to plugins older than that', async (t) => {
+test('remove() passes no result to plugins older than 0.4.0', async (t) => {
   const node = nodeFor(t);
   node.plugin('one', { ADD: `echo '{"ips":[{"version":"4","address":"10.0.0.2/24"}]}'` });
   node.conf('10-old.conf', { cniVersion: '0.3.1', name: 'old', type: 'one' });
@@ -286,7 +286,7 @@ test('remove() passes no result to plugins older than that', async (t) => {
   assert.equal(node.stdin('DEL one').prevResult, undefined);
 });
 
-test('check() gives every plugin the result of ADD, and what it complains about to the caller', async (t) => {
+test('check() passes every plugin the result of ADD and reports a failure', async (t) => {
   const node = twoPlugins(t, { CHECK: `echo '{"code":100,"msg":"rule is gone"}'; exit 1` });
   const network = await node.open();
   await assert.rejects(network.check('abc', never), { code: 'NOT_FOUND' });
@@ -295,7 +295,7 @@ test('check() gives every plugin the result of ADD, and what it complains about 
   assert.deepEqual(node.stdin('CHECK one').prevResult, JSON.parse(result));
 });
 
-test('check() is left out where the list disables it', async (t) => {
+test('check() runs no plugin if the list disables CHECK', async (t) => {
   const node = twoPlugins(t);
   node.conf('10-net.conflist', { ...chain('one'), disableCheck: true });
   const network = await node.open();
@@ -304,7 +304,7 @@ test('check() is left out where the list disables it', async (t) => {
   assert.deepEqual(node.calls(), ['ADD one']);
 });
 
-test('the highest version that the list and all plugins know is spoken, at DEL as at ADD', async (t) => {
+test('ADD and DEL use the highest version that the list and all plugins support', async (t) => {
   const node = twoPlugins(t, { VERSION: `echo '{"supportedVersions":["0.3.1","0.4.0"]}'` });
   node.conf('10-net.conflist', { ...chain('one', 'two'), cniVersions: ['1.1.0', '0.4.0'] });
   const network = await node.open();
@@ -314,7 +314,7 @@ test('the highest version that the list and all plugins know is spoken, at DEL a
   assert.equal(node.stdin('DEL one').cniVersion, '0.4.0');
 });
 
-test('notReadyReason() names the plugin that does not speak the version, and forgets it once replaced', async (t) => {
+test('notReadyReason() names the plugin that does not support the version, until it is replaced', async (t) => {
   const node = twoPlugins(t, { VERSION: `echo '{"supportedVersions":["0.3.1"]}'` });
   const network = await node.open();
   assert.match(network.notReadyReason() ?? '', /10-net.conflist: network net: plugin two speaks CNI 0.3.1, not 1.0.0$/);
@@ -323,7 +323,7 @@ test('notReadyReason() names the plugin that does not speak the version, and for
   await until(() => network.notReadyReason() === null);
 });
 
-test('notReadyReason() names a missing plugin and where it was looked for', async (t) => {
+test('notReadyReason() names a missing plugin and the directories searched', async (t) => {
   const node = nodeFor(t);
   node.conf('10-net.conflist', { cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'one', ipam: { type: 'lease' } }] });
   const network = await node.open();
@@ -337,7 +337,7 @@ test('notReadyReason() names a missing plugin and where it was looked for', asyn
   await until(() => network.notReadyReason() === null);
 });
 
-test('notReadyReason() is null only while STATUS of a 1.1.0 list says so', async (t) => {
+test('notReadyReason() is null only while STATUS of a 1.1.0 list succeeds', async (t) => {
   const node = twoPlugins(t, { STATUS: `[ ! -e $dir/down ] || { echo '{"code":50,"msg":"agent is down"}'; exit 1; }` });
   node.conf('10-net.conflist', { ...chain('one', 'two'), cniVersion: '1.1.0' });
   const network = await node.open();
@@ -348,7 +348,7 @@ test('notReadyReason() is null only while STATUS of a 1.1.0 list says so', async
   await until(() => network.notReadyReason() === null);
 });
 
-test('collectGarbage() tells 1.1.0 plugins which attachments are valid, those still to be deleted included', async (t) => {
+test('collectGarbage() passes 1.1.0 plugins the valid attachments, including those with a DEL still due', async (t) => {
   const node = twoPlugins(t, {}, { GC: `echo '{"code":100,"msg":"stuck"}'; exit 1` });
   node.conf('10-net.conflist', { ...chain('one', 'two'), cniVersion: '1.1.0' });
   const network = await node.open();
@@ -361,18 +361,18 @@ test('collectGarbage() tells 1.1.0 plugins which attachments are valid, those st
   ]);
 });
 
-test('collectGarbage() leaves older lists alone', async (t) => {
+test('collectGarbage() runs no plugin of an older list', async (t) => {
   const node = twoPlugins(t);
   await (await node.open()).collectGarbage([]);
   assert.deepEqual(node.calls(), []);
 });
 
 async function until(condition: () => boolean): Promise<void> {
-  // Bounded by the test runner's patience only: what is awaited comes from the kernel.
+  // The test runner's timeout is the only limit: the events come from the kernel.
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
-test('the first valid file in lexical order is taken, and what is wrong with those before it is told', async (t) => {
+test('status() shows the first valid file in lexical order and why earlier files are invalid', async (t) => {
   const node = nodeFor(t);
   node.plugin('one');
   node.conf('05-broken.conflist', '{');
@@ -385,7 +385,7 @@ test('the first valid file in lexical order is taken, and what is wrong with tho
   assert.match(skipped?.join() ?? '', /05-broken.conflist: not JSON/);
 });
 
-test('notReadyReason() says which file is invalid and why, or that there is none', async (t) => {
+test('notReadyReason() reports which file is invalid and why, or that there is none', async (t) => {
   const node = nodeFor(t);
   const network = await node.open();
   assert.equal(network.notReadyReason(), `no CNI configuration: ${node.confDir} has no *.conflist, *.conf or *.json`);
@@ -394,7 +394,7 @@ test('notReadyReason() says which file is invalid and why, or that there is none
   await assert.rejects(network.add(attachment(), never), { code: 'FAILED_PRECONDITION', message: /^network is not ready: no valid CNI/ });
 });
 
-test('a changed file is used by the next add() at once', async (t) => {
+test('add() uses a changed file immediately', async (t) => {
   const node = twoPlugins(t);
   const network = await node.open();
   node.conf('00-first.conflist', chain('two'));
@@ -405,25 +405,25 @@ test('a changed file is used by the next add() at once', async (t) => {
   assert.deepEqual(node.calls().slice(1), ['ADD one']);
 });
 
-test('the watch survives that the directory comes later, goes, and comes again', async (t) => {
+test('the watch notices that the directory is created, removed and replaced', async (t) => {
   const node = nodeFor(t);
   node.plugin('one');
   rmSync(node.confDir, { recursive: true });
   const messages: string[] = [];
   const log = { info: (_: object, message: string) => messages.push(message), warn: (_: object, message: string) => messages.push(message) };
-  // No question is asked meanwhile: only the watch can tell.
+  // No method is called meanwhile: only the watch can notice the changes.
   const network = await node.open({ log });
-  const told = async (message: string, count: number) => until(() => messages.filter((each) => each === message).length === count);
-  await told('no CNI configuration', 1);
+  const logged = async (message: string, count: number) => until(() => messages.filter((each) => each === message).length === count);
+  await logged('no CNI configuration', 1);
   mkdirSync(node.confDir);
   node.conf('10-net.conflist', chain('one'));
-  await told('CNI configuration loaded', 1);
+  await logged('CNI configuration loaded', 1);
   rmSync(node.confDir, { recursive: true });
-  await told('no CNI configuration', 2);
+  await logged('no CNI configuration', 2);
   const other = `${node.confDir}.other`;
   mkdirSync(other);
   writeFileSync(join(other, '10-net.conflist'), JSON.stringify(chain('one')));
   renameSync(other, node.confDir);
-  await told('CNI configuration loaded', 2);
+  await logged('CNI configuration loaded', 2);
   assert.equal(network.notReadyReason(), null);
 });

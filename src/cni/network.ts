@@ -1,8 +1,8 @@
 /**
- * A sandbox's network by CNI: what the engine knows as `Network`.
+ * Implements the engine's `Network` with CNI plugins.
  *
- * An attachment is on disk before its first plugin runs and until its last DEL has succeeded; undoing a failed ADD is the same DEL.
- * Never touches a namespace or an interface itself: `lo` is the engine's.
+ * An attachment is on disk before its first plugin runs and until its last DEL has succeeded; a failed ADD is undone by the same DEL.
+ * Never touches a namespace or an interface itself: the engine brings up `lo`.
  */
 import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -23,46 +23,46 @@ import { addressesOf } from './result.ts';
 
 export type NetworkDeps = {
   readonly confDir: string;
-  /** Searched in this order for plugins. */
+  /** Directories of plugins, searched in this order. */
   readonly binDirs: readonly string[];
-  /** Berth's own, on disk: leases outlive a reboot. */
+  /** Used by berth alone. On disk, because address leases survive a reboot. */
   readonly cacheDir: string;
   readonly log?: Log;
-  /** For the whole chain. */
+  /** For the complete chain. */
   readonly addTimeoutMs: number;
   readonly delTimeoutMs: number;
-  /** Environment of plugins as `NAME=value`; the usual PATH when left out. */
+  /** Environment of plugins as `NAME=value`; by default the usual PATH. */
   readonly environment?: readonly string[];
-  /** For metrics: told of each run of a plugin when it ends. */
+  /** Called at the end of each run of a plugin, for metrics. */
   readonly observe?: (run: PluginRun) => void;
-  /** Each run of a plugin is a span. */
+  /** Creates a span for each run of a plugin. */
   readonly trace?: Trace;
 };
 
-/** What Status shows of the network when asked for details. */
+/** The network part of the verbose Status. */
 export type NetworkStatus = {
   readonly confDir: string;
   readonly binDirs: readonly string[];
-  /** Undefined when there is no valid one. */
+  /** The file in use; undefined when there is no valid one. */
   readonly file?: string;
   readonly config?: JsonObject;
-  /** Files before it, with what is wrong with them. */
+  /** Invalid files before it, each with the reason. */
   readonly skipped?: readonly string[];
   readonly notReadyReason: string | null;
 };
 
 export type CniNetwork = Network & {
-  /** CNI CHECK of a sandbox's attachments. @throws {BerthError} NOT_FOUND for none; else what is wrong. */
+  /** Runs CNI CHECK of a sandbox's attachments. @throws {BerthError} NOT_FOUND when there are none; else of the failed CHECK. */
   readonly check: (sandboxId: string, signal: AbortSignal) => Promise<void>;
-  /** CNI GC, where the list is of 1.1.0 or newer. For the daemon's start. @throws {BerthError} what plugins could not clean up. */
+  /** Runs CNI GC if the list is of version 1.1.0 or newer. Called at the daemon's start. @throws {BerthError} with the failures of all plugins. */
   readonly collectGarbage: (liveSandboxIds: readonly string[]) => Promise<void>;
   readonly status: () => NetworkStatus;
-  /** Stops watching. Plugins that run are left to end. */
+  /** Stops watching the configuration. Does not stop running plugins. */
   readonly close: () => void;
 };
 
-/** Plugins answer VERSION and STATUS in tens of milliseconds. */
-const firstLookMs = 2000;
+/** How long the daemon's start waits for VERSION and STATUS, which take plugins some tens of milliseconds. */
+const startupProbeMs = 2000;
 
 const orphanTimeoutMs = 5_000;
 
@@ -71,7 +71,7 @@ const defaultEnvironment = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 
 const silent: Log = { info: () => {}, warn: () => {} };
 
-/** What the functions below work with. */
+/** The dependencies of the functions below. */
 type Context = {
   readonly deps: NetworkDeps;
   readonly log: Log;
@@ -79,11 +79,11 @@ type Context = {
   readonly cache: Cache;
   readonly prober: Prober;
   readonly configuration: Configuration;
-  /** GC runs alone: the specification, section 3, "Lifecycle & Ordering". */
+  /** GC runs exclusively. Source: the specification, section 3, "Lifecycle & Ordering". */
   readonly gate: Gate;
 };
 
-/** Makes the network and looks at the configuration for the first time. @throws {BerthError} INTERNAL when the cache directory cannot be made. */
+/** Creates the network, loads the configuration and probes its plugins. @throws {BerthError} INTERNAL when the cache directory cannot be created. */
 export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   const log = deps.log ?? silent;
   const host: PluginHost = {
@@ -93,21 +93,21 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
     ...(deps.trace ? { trace: deps.trace } : {}),
   };
   const cache = await openCache(deps.cacheDir).catch((error: unknown) => {
-    throw failedTo(`opening the CNI cache ${deps.cacheDir}`, error);
+    throw failedTo(`open CNI cache ${deps.cacheDir}`, error);
   });
-  await endOrphans(cache, log);
+  await killOrphans(cache, log);
   const prober = createProber(host);
-  const configuration = openConfiguration({ confDir: deps.confDir, log, onChange: () => readiness.look() });
+  const configuration = openConfiguration({ confDir: deps.confDir, log, onChange: () => readiness.refresh() });
   const readiness = createReadiness(configuration, prober);
   const context: Context = { deps, log, host, cache, prober, configuration, gate: createGate() };
   const removals = new Map<string, Promise<void>>();
-  // A plugin that hangs must not hold up the daemon's start.
-  await Promise.race([readiness.look(), sleep(firstLookMs, undefined, { ref: false })]);
+  // A plugin that hangs must not block the daemon's start.
+  await Promise.race([readiness.refresh(), sleep(startupProbeMs, undefined, { ref: false })]);
   return {
     notReadyReason: () => readiness.reason(),
     add: (request, signal) => context.gate.share(() => add(context, request, signal)),
-    // The caller's signal is not passed on: a DEL that is cut short leaks, and it has a deadline of its own. A retry joins it.
-    remove: (sandboxId) => join(removals, sandboxId, () => context.gate.share(() => remove(context, sandboxId))),
+    // The caller's signal is ignored: an interrupted DEL leaks, and DEL has its own timeout. A retry joins the running DEL.
+    remove: (sandboxId) => joinRunning(removals, sandboxId, () => context.gate.share(() => remove(context, sandboxId))),
     attachedSandboxIds: async () => [...new Set((await cache.list()).map((stored) => stored.containerId))],
     check: (sandboxId, signal) => check(context, sandboxId, signal),
     collectGarbage: (liveSandboxIds) => context.gate.exclude(() => collectGarbage(context, liveSandboxIds)),
@@ -116,28 +116,28 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   };
 }
 
-/** Plugins that an earlier daemon started and did not live to see the end of: an ADD must not go on after the DEL that undoes it. */
-async function endOrphans(cache: Cache, log: Log): Promise<void> {
+/** Kills plugins that a previous daemon started and that still run: an ADD must not continue after the DEL that undoes it. */
+async function killOrphans(cache: Cache, log: Log): Promise<void> {
   const ids = (await cache.list()).map(({ containerId }) => `CNI_CONTAINERID=${containerId}`);
   const count = ids.length === 0 ? 0 : await killByEnvironment(new Set(ids), orphanTimeoutMs);
-  if (count > 0) log.warn({ count }, 'ended CNI plugins that an earlier daemon left');
+  if (count > 0) log.warn({ count }, 'killed CNI plugins of a previous daemon');
 }
 
-type Readiness = { readonly reason: () => string | null; readonly look: () => Promise<void> };
+type Readiness = { readonly reason: () => string | null; readonly refresh: () => Promise<void> };
 
-/** The plugins are asked in the background: a question of the kubelet gets the last answer, and causes the next. */
+/** Probes the plugins in the background: reason() returns the last result and starts the next probe. */
 function createReadiness(configuration: Configuration, prober: Prober): Readiness {
-  let answer: { readonly list: NetworkList | null; readonly reason: string | null } = { list: null, reason: null };
+  let latest: { readonly list: NetworkList | null; readonly reason: string | null } = { list: null, reason: null };
   let running: Promise<void> | undefined;
 
-  const ask = async (): Promise<void> => {
+  const probe = async (): Promise<void> => {
     const { list } = configuration.current();
     if (list === null) return;
     const reason = await prober.requireReady(list).then(() => null, reasonOf);
-    answer = { list, reason };
+    latest = { list, reason };
   };
-  const look = (): Promise<void> => {
-    running ??= ask().finally(() => {
+  const refresh = (): Promise<void> => {
+    running ??= probe().finally(() => {
       running = undefined;
     });
     return running;
@@ -145,11 +145,11 @@ function createReadiness(configuration: Configuration, prober: Prober): Readines
   const reason = (): string | null => {
     const loaded = configuration.current();
     if (loaded.list === null) return loaded.reason;
-    const isSettled = answer.list === loaded.list && answer.reason === null && !loaded.list.versions.includes('1.1.0');
-    if (!isSettled) void look();
-    return answer.list === loaded.list ? answer.reason && `${loaded.file}: ${answer.reason}` : null;
+    const isSettled = latest.list === loaded.list && latest.reason === null && !loaded.list.versions.includes('1.1.0');
+    if (!isSettled) void refresh();
+    return latest.list === loaded.list ? latest.reason && `${loaded.file}: ${latest.reason}` : null;
   };
-  return { reason, look };
+  return { reason, refresh };
 }
 
 async function add(context: Context, request: NetworkAttachment, signal: AbortSignal): Promise<NetworkResult> {
@@ -159,20 +159,20 @@ async function add(context: Context, request: NetworkAttachment, signal: AbortSi
   const list = await context.prober.negotiate(loaded.list);
   const attachment = planAttachment(list, request);
   const deadline: Deadline = { atMs: performance.now() + deps.addTimeoutMs, signal };
-  // The specification forbids a second ADD without a DEL between.
+  // The specification forbids a second ADD without a DEL in between.
   await remove(context, request.sandboxId);
   await cache.put({ list, attachment, result: undefined }, { survivesPowerLoss: true });
   try {
-    // For a crash of the daemon only: a power cut takes with it all that a DEL needs these results for, rules and interfaces.
+    // No sync: this is for a crash of the daemon. DEL needs these results for rules and interfaces, which do not survive a power loss.
     const onResult = (result: JsonObject) => cache.put({ list, attachment, result }, { survivesPowerLoss: false });
     const result = await addChain(host, { list, attachment, deadline, onResult });
     const ips = addresses(list, attachment, result);
     await cache.put({ list, attachment, result }, { survivesPowerLoss: true });
     return { ips, cniResult: result };
   } catch (error) {
-    // What is left after this stays on disk, for the sandbox's removal; the caller needs the first error.
+    // If DEL fails, the entry stays on disk for the sandbox's removal; the caller needs the first error.
     await remove(context, request.sandboxId).catch((leftover: unknown) =>
-      context.log.warn({ sandboxId: request.sandboxId, reason: reasonOf(leftover) }, 'a failed CNI ADD is not undone yet'),
+      context.log.warn({ sandboxId: request.sandboxId, reason: reasonOf(leftover) }, 'CNI DEL after a failed ADD failed'),
     );
     throw error;
   }
@@ -190,10 +190,10 @@ async function remove(context: Context, sandboxId: string): Promise<void> {
   for (const stored of await entriesOf(context, sandboxId)) {
     const entry = await readForRemoval(context, stored);
     if (entry !== null) {
-      const attachment = { ...entry.attachment, netns: await presentNetns(entry.attachment.netns) };
+      const attachment = { ...entry.attachment, netns: await existingNetns(entry.attachment.netns) };
       await deleteChain(context.host, { ...entry, attachment, timeoutMs: context.deps.delTimeoutMs });
     }
-    // Only now: an entry is the promise of a DEL to come.
+    // Last: an entry means that a DEL is still due.
     await context.cache.remove(stored.fileName);
   }
 }
@@ -203,8 +203,9 @@ async function entriesOf({ cache }: Context, sandboxId: string): Promise<readonl
 }
 
 /**
- * An entry that cannot be read (a disk that lost power) still names its network: a DEL without result gives addresses back.
- * Null when not even that can be done; keeping the sandbox for ever would not change it.
+ * Reads an entry for DEL. An unreadable one (after a power loss) still names its network: a DEL without a result releases the addresses.
+ *
+ * @returns null when that network is no longer configured: no DEL is possible, and keeping the sandbox would not change that.
  */
 async function readForRemoval(context: Context, stored: StoredEntry): Promise<CacheEntry | null> {
   try {
@@ -213,25 +214,25 @@ async function readForRemoval(context: Context, stored: StoredEntry): Promise<Ca
     const { list } = context.configuration.current();
     const { containerId, ifName, networkName, fileName } = stored;
     const isSame = list?.name === networkName;
-    context.log.warn({ fileName, reason: reasonOf(error), isDeletedByCurrentList: isSame }, 'CNI attachment is unreadable');
+    context.log.warn({ fileName, reason: reasonOf(error), isDeletedByCurrentList: isSame }, 'unreadable CNI attachment');
     return isSame ? { list, attachment: { containerId, ifName, netns: '', cniArgs: [], capabilityArgs: {} }, result: undefined } : null;
   }
 }
 
-/** Of a namespace's pinned file. Source: linux/magic.h, NSFS_MAGIC. */
+/** The file system type of a pinned namespace. Source: linux/magic.h, NSFS_MAGIC. */
 const nsfsMagic = 0x6e736673;
 
-/** '' when the path is no namespace any more: plugins fail on a plain file, and do what is left to do without a path. */
-async function presentNetns(path: string): Promise<string> {
+/** Returns the path, or '' when it is no longer a namespace: plugins fail on a regular file, but clean up the rest without a path. */
+async function existingNetns(path: string): Promise<string> {
   if (path === '') return '';
   const found = await statfs(path).catch(() => null);
   return found?.type === nsfsMagic ? path : '';
 }
 
-/** A second caller for the same key gets the first one's outcome. */
-function join(running: Map<string, Promise<void>>, key: string, task: () => Promise<void>): Promise<void> {
-  const before = running.get(key);
-  if (before !== undefined) return before;
+/** Runs a task, or joins the running task of the same key. */
+function joinRunning(running: Map<string, Promise<void>>, key: string, task: () => Promise<void>): Promise<void> {
+  const current = running.get(key);
+  if (current !== undefined) return current;
   const started = task().finally(() => running.delete(key));
   running.set(key, started);
   return started;
@@ -244,7 +245,7 @@ async function check(context: Context, sandboxId: string, signal: AbortSignal): 
   for (const each of stored) await checkChain(context.host, { ...(await context.cache.read(each)), deadline });
 }
 
-/** What still has a DEL to come counts as valid: GC is no substitute for it. */
+/** Attachments with a DEL still due count as valid: GC does not replace DEL. */
 async function collectGarbage(context: Context, liveSandboxIds: readonly string[]): Promise<void> {
   const { list: configured } = context.configuration.current();
   if (configured === null) return;

@@ -31,7 +31,7 @@ function bandwidth(annotations: Record<string, string>): unknown {
   return capability('bandwidth', { annotations });
 }
 
-test('planEnvironment() has all that the specification names, and CNI_ARGS as Kubernetes plugins know them', () => {
+test('planEnvironment() sets the variables of the specification and the CNI_ARGS that Kubernetes plugins expect', () => {
   const attachment = planAttachment(listOf({ type: 'p' }), request);
   assert.deepEqual(planEnvironment(['PATH=/bin', 'CNI_COMMAND=evil'], 'ADD', ['/opt/cni/bin', '/usr/lib/cni'], attachment), [
     'PATH=/bin',
@@ -44,14 +44,14 @@ test('planEnvironment() has all that the specification names, and CNI_ARGS as Ku
   ]);
 });
 
-test('planAttachment() refuses names that would smuggle arguments into CNI_ARGS', () => {
+test('planAttachment() refuses names that would inject arguments into CNI_ARGS', () => {
   for (const name of ['a;IP=10.0.0.1', 'a=b']) {
     assert.throws(() => planAttachment(listOf({ type: 'p' }), { ...request, metadata: { ...request.metadata, name } }), { code: 'INVALID_ARGUMENT' });
   }
   assert.throws(() => planAttachment(listOf({ type: 'p' }), { ...request, sandboxId: 'a-b' }), { code: 'INVALID_ARGUMENT' });
 });
 
-test('planConfig() passes unknown fields on, inserts name and version, drops what is reserved', () => {
+test('planConfig() keeps unknown fields, inserts name and version, and drops reserved keys', () => {
   const list = listOf({
     type: 'p',
     mtu: 9,
@@ -65,7 +65,7 @@ test('planConfig() passes unknown fields on, inserts name and version, drops wha
   assert.deepEqual(JSON.parse(planConfig(list, first(list), {})), { type: 'p', mtu: 9, args: { a: 1 }, name: 'net', cniVersion: '1.0.0' });
 });
 
-test('planConfig() gives each plugin only the capabilities it declared true', () => {
+test('planConfig() passes to each plugin only the capabilities that it declares true', () => {
   const list = listOf({ type: 'a', capabilities: { portMappings: true } }, { type: 'b', capabilities: { portMappings: false, dns: true } });
   const attachment = planAttachment(list, {
     ...request,
@@ -80,7 +80,7 @@ test('planConfig() gives each plugin only the capabilities it declared true', ()
   assert.equal(attachment.capabilityArgs.cgroupPath, undefined);
 });
 
-test('planAttachment() maps only ports that are exposed, with their host address', () => {
+test('planAttachment() maps only ports with a host port, with their host address', () => {
   const portMappings = [
     { protocol: 'udp', containerPort: 53, hostPort: 0, hostIp: '' },
     { protocol: 'sctp', containerPort: 5, hostPort: 6, hostIp: '127.0.0.1' },
@@ -89,13 +89,13 @@ test('planAttachment() maps only ports that are exposed, with their host address
   assert.equal(capability('portMappings', { portMappings: portMappings.slice(0, 1) }), undefined);
 });
 
-test('planAttachment() hands over the cgroup parent and the annotations to networks that want them', () => {
+test('planAttachment() passes the cgroup parent and the annotations to networks that declare the capability', () => {
   assert.equal(capability('cgroupPath', { cgroupParent: '/kubepods/x' }), '/kubepods/x');
   assert.deepEqual(capability('io.kubernetes.cri.pod-annotations', { annotations: { a: 'b' } }), { a: 'b' });
   assert.equal(capability('ipRanges', {}), undefined);
 });
 
-test('planAttachment() reads bandwidth annotations as quantities of bits a second', () => {
+test('planAttachment() reads bandwidth annotations as quantities in bits per second', () => {
   const burst = 4294967295;
   assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 10_000_000, ingressBurst: burst });
   assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '1k', 'kubernetes.io/egress-bandwidth': '1P' }), {
@@ -107,7 +107,7 @@ test('planAttachment() reads bandwidth annotations as quantities of bits a secon
   assert.equal(bandwidth({}), undefined);
 });
 
-test('planAttachment() refuses bandwidth out of bounds, naming the annotation', () => {
+test('planAttachment() refuses a bandwidth out of bounds and names the annotation', () => {
   for (const rate of ['999', '1000000000000001', 'fast', '-1M', '']) {
     assert.throws(
       () => bandwidth({ 'kubernetes.io/egress-bandwidth': rate }),
@@ -117,7 +117,7 @@ test('planAttachment() refuses bandwidth out of bounds, naming the annotation', 
   }
 });
 
-test('planAttachment() ignores a bad bandwidth annotation where no plugin shapes traffic', () => {
+test('planAttachment() ignores an invalid bandwidth annotation if no plugin declares the capability', () => {
   const attachment = planAttachment(listOf({ type: 'p' }), { ...request, annotations: { 'kubernetes.io/egress-bandwidth': 'fast' } });
   assert.deepEqual(attachment.capabilityArgs, {});
 });

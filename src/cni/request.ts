@@ -1,5 +1,5 @@
 /**
- * What a plugin is told: environment, CNI_ARGS, capability arguments, and its configuration on standard input.
+ * Builds the input of a plugin: its environment, CNI_ARGS, capability arguments, and its configuration on stdin.
  *
  * Pure: runs nothing.
  */
@@ -8,27 +8,28 @@ import { invalidArgument, reasonOf } from '../lib/errors.ts';
 import { parseQuantity } from '../lib/quantity.ts';
 import type { JsonObject, NetworkList, PluginConfig } from './list.ts';
 
-/** One sandbox's part in one network: all parameters that ADD, CHECK and DEL must have in common. */
+/** The attachment of a sandbox to a network: the parameters that ADD, CHECK and DEL must share. */
 export type Attachment = {
   readonly containerId: string;
   readonly ifName: string;
-  /** Host path of the network namespace; '' once it is gone. */
+  /** Host path of the network namespace; '' when it no longer exists. */
   readonly netns: string;
   readonly cniArgs: readonly (readonly [string, string])[];
-  /** By capability name; only what the list declares. */
+  /** By capability name; only the capabilities that the list declares. */
   readonly capabilityArgs: JsonObject;
 };
 
 export type Command = 'ADD' | 'DEL' | 'CHECK' | 'VERSION' | 'STATUS' | 'GC';
 
 /**
- * The attachment of a sandbox to a list, under the interface name that Kubernetes expects.
+ * Returns the attachment of a sandbox to a list, with the interface name that Kubernetes expects.
  *
- * @throws {BerthError} INVALID_ARGUMENT for names that CNI_ARGS cannot carry and for bandwidth annotations that are no quantities.
+ * @throws {BerthError} INVALID_ARGUMENT for names that CNI_ARGS cannot carry and for invalid bandwidth annotations.
  */
 export function planAttachment(list: NetworkList, request: NetworkAttachment): Attachment {
-  // A hyphen would make the cache's file names ambiguous; the first character is the specification's rule.
-  if (!/^[a-zA-Z0-9][a-zA-Z0-9_.]*$/.test(request.sandboxId)) throw invalidArgument(`sandbox id "${request.sandboxId}" cannot be a CNI container id`);
+  // A hyphen would make the file names of the cache ambiguous; the rule for the first character is the specification's.
+  if (!/^[a-zA-Z0-9][a-zA-Z0-9_.]*$/.test(request.sandboxId))
+    throw invalidArgument(`sandbox id "${request.sandboxId}" is not a valid CNI container id`);
   return {
     containerId: request.sandboxId,
     ifName: 'eth0',
@@ -38,7 +39,7 @@ export function planAttachment(list: NetworkList, request: NetworkAttachment): A
   };
 }
 
-/** The arguments that Calico, Cilium and Multus rely on, in the order every Kubernetes runtime has them. */
+/** The arguments that Calico, Cilium and Multus rely on, in the order that every Kubernetes runtime uses. */
 function planCniArgs({ sandboxId, metadata }: NetworkAttachment): readonly (readonly [string, string])[] {
   const args: readonly (readonly [string, string])[] = [
     ['IgnoreUnknown', '1'],
@@ -48,13 +49,13 @@ function planCniArgs({ sandboxId, metadata }: NetworkAttachment): readonly (read
     ['K8S_POD_UID', metadata.uid],
   ];
   for (const [key, value] of args) {
-    // There is no escaping: a ";" would add an argument of the pod's choice, such as IP.
-    if (/[;=\0]/.test(value)) throw invalidArgument(`${key} "${value}" contains ";" or "=", which CNI_ARGS cannot carry`);
+    // CNI_ARGS has no escaping: a ";" would let the pod add an argument, such as IP.
+    if (/[;=\0]/.test(value)) throw invalidArgument(`${key} "${value}" contains a character that CNI_ARGS cannot carry (";", "=" or NUL)`);
   }
   return args;
 }
 
-/** `ipRanges`, `mac`, `ips` and the like exist, but no field of a sandbox carries them. */
+/** Other capabilities exist (`ipRanges`, `mac`, `ips`), but no field of a sandbox contains their values. */
 function planCapabilityArgs(list: NetworkList, request: NetworkAttachment): JsonObject {
   const declared = new Set(list.plugins.flatMap((plugin) => plugin.capabilities));
   const candidates: readonly (readonly [string, () => unknown])[] = [
@@ -64,9 +65,9 @@ function planCapabilityArgs(list: NetworkList, request: NetworkAttachment): Json
     ['cgroupPath', () => request.cgroupParent || undefined],
     ['io.kubernetes.cri.pod-annotations', () => request.annotations],
   ];
-  // Made only when declared: an odd annotation does not hurt a network that ignores it.
-  const made = candidates.filter(([name]) => declared.has(name)).map(([name, make]) => [name, make()] as const);
-  return Object.fromEntries(made.filter(([, value]) => value !== undefined));
+  // Evaluated only when declared: an invalid annotation does not fail a network that ignores it.
+  const args = candidates.filter(([name]) => declared.has(name)).map(([name, evaluate]) => [name, evaluate()] as const);
+  return Object.fromEntries(args.filter(([, value]) => value !== undefined));
 }
 
 function planPortMappings({ portMappings }: NetworkAttachment): unknown {
@@ -80,10 +81,10 @@ function planPortMappings({ portMappings }: NetworkAttachment): unknown {
   }));
 }
 
-/** Bits a second. Source: Kubernetes pkg/util/bandwidth, the limits of the pod annotations. */
+/** In bits per second. Source: Kubernetes pkg/util/bandwidth, the limits of the pod annotations. */
 const rateMin = 1_000n;
 const rateMax = 1_000_000_000_000_000n;
-/** Bits. The largest burst that the bandwidth plugin takes for certain: it wants more than none, and counts in 32 bits. */
+/** In bits: the largest burst that every version of the bandwidth plugin accepts. It requires one above 0 and counts in 32 bits. */
 const burst = 2 ** 32 - 1;
 
 function planBandwidth(annotations: Readonly<Record<string, string>>): unknown {
@@ -105,15 +106,15 @@ function rateOf(annotations: Readonly<Record<string, string>>, key: string): num
   } catch (error) {
     throw invalidArgument(`annotation ${key}: ${reasonOf(error)}`, error);
   }
-  if (rate < rateMin || rate > rateMax) throw invalidArgument(`annotation ${key}: ${text} is not between 1k and 1P bits a second`);
+  if (rate < rateMin || rate > rateMax) throw invalidArgument(`annotation ${key}: ${text} is not between 1k and 1P bits per second`);
   return Number(rate);
 }
 
 /**
- * The configuration one plugin gets: its own object, with what the specification inserts and without what it reserves.
+ * Returns the configuration of one plugin as JSON: its own object, with the keys that the specification inserts and without those that it reserves.
  *
- * @param prevResult result of the plugin before (ADD) or of the whole ADD (CHECK, DEL); undefined for none.
- * @param extras keys of GC.
+ * @param request.prevResult result of the previous plugin (ADD) or of the complete ADD (CHECK, DEL); undefined for none.
+ * @param request.extras the keys of GC.
  * Source: CNI specification 1.1.0, section 3, "Deriving request configuration from plugin configuration".
  */
 export function planConfig(
@@ -138,9 +139,9 @@ function isReserved(key: string): boolean {
 }
 
 /**
- * The environment of one plugin, as `NAME=value`.
+ * Returns the environment of one plugin, as `NAME=value`.
  *
- * @param base what every plugin needs besides, e.g. PATH: several run iptables.
+ * @param base variables for every plugin, such as PATH: several plugins run iptables.
  */
 export function planEnvironment(
   base: readonly string[],

@@ -28,13 +28,13 @@ test('addressesOf() puts the first IPv4 address first and keeps the others in th
   assert.deepEqual(addressesOf({ cniVersion: '1.0.0', ips }, 'eth0'), ['10.0.0.2', 'fd00::2', 'fd00::3', '10.0.0.3']);
 });
 
-test('addressesOf() leaves out addresses of the host and of other interfaces', () => {
+test('addressesOf() ignores addresses of the host and of other interfaces', () => {
   const interfaces = [{ name: 'eth0' }, { name: 'net1', sandbox: '/x' }, inSandbox];
   const ips = [0, 1, 2].map((i) => ({ address: `10.0.0.${i}/24`, interface: i }));
   assert.deepEqual(addressesOf({ cniVersion: '1.0.0', interfaces, ips }, 'eth0'), ['10.0.0.2']);
 });
 
-test('addressesOf() takes an interface without sandbox where no other has the name', () => {
+test('addressesOf() accepts an interface without sandbox if no other has its name', () => {
   assert.deepEqual(addressesOf({ cniVersion: '0.4.0', interfaces: [{ name: 'eth0' }], ips: [{ address: '10.0.0.2/24', interface: 0 }] }, 'eth0'), [
     '10.0.0.2',
   ]);
@@ -50,37 +50,37 @@ test('addressesOf() refuses results without an address on the interface, and mal
     { cniVersion: '0.2.0', ips: [{ address: '10.0.0.2/24' }] },
   ];
   for (const result of none)
-    assert.throws(() => addressesOf(result, 'eth0'), { message: 'the result has no address on eth0' }, JSON.stringify(result));
+    assert.throws(() => addressesOf(result, 'eth0'), { message: 'no address on eth0 in the result' }, JSON.stringify(result));
   for (const address of ['10.0.0.2/33', '10.0.0/8', 'x', '10.0.0.2/24/1', '10.0.0.2/', 7, 'fd00::2/129']) {
-    assert.throws(() => addressesOf({ cniVersion: '1.0.0', ips: [{ address }] }, 'eth0'), /the result has the address/, String(address));
+    assert.throws(() => addressesOf({ cniVersion: '1.0.0', ips: [{ address }] }, 'eth0'), /invalid address .* in the result$/, String(address));
   }
 });
 
-test('parseResult() fills in the version that was asked for', () => {
+test('parseResult() sets a missing version to the requested one', () => {
   assert.deepEqual(parseResult('{"ips":[]}', '0.4.0'), { ips: [], cniVersion: '0.4.0' });
   assert.deepEqual(parseResult('{"cniVersion":"0.2.0"}', '0.4.0'), { cniVersion: '0.2.0' });
 });
 
-test('parseResult() says what was printed instead', () => {
-  assert.throws(() => parseResult(' \n', '1.0.0'), { message: 'no result on its output' });
-  assert.throws(() => parseResult('hello\nworld', '1.0.0'), { message: 'its output is not a result: hello world' });
-  assert.throws(() => parseResult('[]', '1.0.0'), { message: 'its output is not a result: []' });
-  assert.throws(() => parseResult('{"cniVersion":"3.0.0"}', '1.0.0'), { message: /^its result is of version "3.0.0"/ });
+test('parseResult() quotes output that is not a result', () => {
+  assert.throws(() => parseResult(' \n', '1.0.0'), { message: 'no result on stdout' });
+  assert.throws(() => parseResult('hello\nworld', '1.0.0'), { message: 'stdout is not a CNI result: hello world' });
+  assert.throws(() => parseResult('[]', '1.0.0'), { message: 'stdout is not a CNI result: []' });
+  assert.throws(() => parseResult('{"cniVersion":"3.0.0"}', '1.0.0'), { message: /^unsupported cniVersion "3.0.0" in the result/ });
 });
 
-test('parseError() reads error objects and nothing else', () => {
+test('parseError() accepts error objects only', () => {
   assert.deepEqual(parseError('{"code":7,"msg":"m","details":"d"}'), { code: 7, msg: 'm', details: 'd' });
   assert.deepEqual(parseError('{"code":7}'), { code: 7, msg: '', details: '' });
   for (const text of ['', 'x', '{}', '{"code":0,"msg":"fine"}', '{"code":"7"}', 'null', '[7]']) assert.equal(parseError(text), null, text);
 });
 
-test('parseSupportedVersions() reads answers to VERSION, 0.1.0 ones included', () => {
+test('parseSupportedVersions() reads replies to VERSION, including those of 0.1.0', () => {
   assert.deepEqual(parseSupportedVersions('{"supportedVersions":["0.4.0",5,"1.0.0"]}'), ['0.4.0', '1.0.0']);
   assert.deepEqual(parseSupportedVersions('{"cniVersion":"0.1.0"}'), ['0.1.0']);
   assert.equal(parseSupportedVersions('usage: plugin'), null);
 });
 
-test('excerpt() gives one line, the beginning and the end of long ones', () => {
+test('excerpt() returns one line, with the beginning and the end of a long text', () => {
   assert.equal(excerpt(' a\n\tb\u0000c '), 'a b c');
   assert.equal(excerpt('x'.repeat(1000)), 'x'.repeat(1000));
   assert.equal(excerpt(`panic${'x'.repeat(2000)}end`), `panic${'x'.repeat(295)}...${'x'.repeat(697)}end`);

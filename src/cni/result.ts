@@ -1,77 +1,77 @@
 /**
- * What plugins print: results of every CNI version, errors, version lists. Made into addresses and words.
+ * Parses the output of plugins: results of every CNI version, errors and version lists.
  *
- * Pure. Takes nothing on trust: every field may be missing or of another type.
+ * Pure. The input is untrusted: every field may be missing or of another type.
  */
 import { type BerthError, internal } from '../lib/errors.ts';
 import { ipVersionOf } from './address.ts';
 import { isObject, type JsonObject } from './list.ts';
 import { type CniVersion, cniVersions, isAtLeast, isCniVersion } from './version.ts';
 
-/** An error as CNI specifies it. Codes: section "Error" of the specification. */
+/** A plugin's error object. Codes: section "Error" of the CNI specification. */
 export type PluginError = { readonly code: number; readonly msg: string; readonly details: string };
 
-/** Well-known error codes that berth acts upon. */
+/** The well-known error codes that berth handles. */
 export const errorCode = { containerUnknown: 3, tryAgainLater: 11 } as const;
 
 /**
- * The result of ADD in `text`, with the version it is in filled in.
+ * Parses the result of ADD and sets its `cniVersion`.
  *
- * @param version what was asked for; an absent `cniVersion` means this one.
- * @throws {BerthError} INTERNAL with the reason alone.
+ * @param version the requested version, which an absent `cniVersion` means.
+ * @throws {BerthError} INTERNAL with the reason only.
  */
 export function parseResult(text: string, version: CniVersion): JsonObject {
   const result = parseObject(text);
-  if (result === null) throw malformed(text.trim() === '' ? 'no result on its output' : `its output is not a result: ${excerpt(text)}`);
+  if (result === null) throw malformed(text.trim() === '' ? 'no result on stdout' : `stdout is not a CNI result: ${excerpt(text)}`);
   const { cniVersion } = result;
   if (cniVersion === undefined || cniVersion === '') return { ...result, cniVersion: version };
   if (!isCniVersion(cniVersion))
-    throw malformed(`its result is of version ${excerpt(JSON.stringify(cniVersion))}, which is none of ${cniVersions.join(', ')}`);
+    throw malformed(`unsupported cniVersion ${excerpt(JSON.stringify(cniVersion))} in the result; supported are ${cniVersions.join(', ')}`);
   return result;
 }
 
-/** The error in `text`, or null when that is not what the specification calls one. */
+/** Parses an error object. @returns null when `text` is not an error object of the specification. */
 export function parseError(text: string): PluginError | null {
   const error = parseObject(text);
   if (error === null || typeof error.code !== 'number' || error.code === 0) return null;
   return { code: error.code, msg: textOf(error.msg), details: textOf(error.details) };
 }
 
-/** Versions that a plugin's answer to VERSION lists, or null when it is no such answer. */
+/** Returns the versions in a reply to VERSION, or null when `text` is not such a reply. */
 export function parseSupportedVersions(text: string): readonly string[] | null {
   const answer = parseObject(text);
   if (answer === null) return null;
   const { supportedVersions } = answer;
-  // 0.1.0 had no such list.
+  // Plugins of 0.1.0 do not list versions.
   if (supportedVersions === undefined) return ['0.1.0'];
   return Array.isArray(supportedVersions) ? supportedVersions.filter((version) => typeof version === 'string') : null;
 }
 
 /**
- * Addresses without prefix length, of the interface `ifName` inside the sandbox: the first IPv4 address first, then all others in their order.
+ * Returns the addresses of the interface `ifName` inside the sandbox, without prefix length: the first IPv4 address, then all others in their order.
  *
- * @throws {BerthError} INTERNAL when there is none, or one is malformed; the message is the reason alone.
+ * @throws {BerthError} INTERNAL when there is no address or a malformed one; the message is the reason only.
  */
 export function addressesOf(result: JsonObject, ifName: string): readonly string[] {
   const version = isCniVersion(result.cniVersion) ? result.cniVersion : '0.1.0';
   const networks = isAtLeast(version, '0.3.0') ? fromList(result, ifName) : fromFields(result);
   const addresses = [...new Set(networks.map(withoutPrefix))];
-  if (addresses.length === 0) throw malformed(`the result has no address on ${ifName}`);
+  if (addresses.length === 0) throw malformed(`no address on ${ifName} in the result`);
   const primary = addresses.find((address) => ipVersionOf(address) === 4);
   return primary === undefined ? addresses : [primary, ...addresses.filter((address) => address !== primary)];
 }
 
-/** 0.1.0 and 0.2.0: one field for each family. */
+/** 0.1.0 and 0.2.0 have one field for each address family. */
 function fromFields(result: JsonObject): readonly unknown[] {
   return [result.ip4, result.ip6].filter(isObject).map((family) => family.ip);
 }
 
-/** From 0.3.0 on: `ips`, each pointing into `interfaces` or at no interface in particular. */
+/** Since 0.3.0: `ips`, each with an optional index into `interfaces`. */
 function fromList(result: JsonObject, ifName: string): readonly unknown[] {
   const ips = (Array.isArray(result.ips) ? result.ips : []).filter(isObject);
   const interfaces: readonly unknown[] = Array.isArray(result.interfaces) ? result.interfaces : [];
   const named = interfaces.filter(isObject).filter((candidate) => candidate.name === ifName);
-  // Of the same name, on the host and in the sandbox: the sandbox's. Some plugins leave the field out altogether.
+  // Host and sandbox may have interfaces of the same name: prefer the sandbox's. Some plugins omit the field `sandbox`.
   const inSandbox = named.filter((candidate) => typeof candidate.sandbox === 'string' && candidate.sandbox !== '');
   const wanted = new Set<unknown>(inSandbox.length > 0 ? inSandbox : named);
   return ips.filter((ip) => isUnbound(ip.interface) || wanted.has(interfaces[Number(ip.interface)])).map((ip) => ip.address);
@@ -86,7 +86,7 @@ function withoutPrefix(network: unknown): string {
   const bitsMax = { 0: -1, 4: 32, 6: 128 }[ipVersionOf(address)];
   const isPrefixValid = prefix === undefined || (/^\d{1,3}$/.test(prefix) && Number(prefix) <= bitsMax);
   if (typeof network !== 'string' || bitsMax < 0 || !isPrefixValid || rest.length > 0)
-    throw malformed(`the result has the address ${excerpt(JSON.stringify(network))}`);
+    throw malformed(`invalid address ${excerpt(JSON.stringify(network))} in the result`);
   return address;
 }
 
@@ -103,13 +103,13 @@ function textOf(value: unknown): string {
   return typeof value === 'string' ? value : '';
 }
 
-/** Plugins may print anything; a message is one line of bounded length. */
+/** Bounds of an excerpt: plugins may print anything, and a message is one short line. */
 const excerptHeadChars = 300;
 const excerptTailChars = 700;
 
-/** A text on one line: of a long one the beginning, where a crash names its cause, and the end, where most programs do. */
+/** Returns a text on one line. Of a long text it keeps the beginning, where a crash prints its cause, and the end, where most programs do. */
 export function excerpt(text: string | undefined): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what must go
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: replaces control characters
   const line = (text ?? 'undefined').replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
   return line.length <= excerptHeadChars + excerptTailChars ? line : `${line.slice(0, excerptHeadChars)}...${line.slice(-excerptTailChars)}`;
 }

@@ -1,10 +1,10 @@
 /**
- * Versions of the CNI specification that berth speaks, and their order.
+ * The supported versions of the CNI specification and their order.
  *
- * Pure: never asks a plugin.
+ * Pure: calls no plugin.
  */
 
-/** Released versions, oldest first. Source: the CNI specification's list of releases. */
+/** Released versions, oldest first. Source: the release list of the CNI specification. */
 export const cniVersions = ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'] as const;
 
 export type CniVersion = (typeof cniVersions)[number];
@@ -13,7 +13,7 @@ export function isCniVersion(text: unknown): text is CniVersion {
   return (cniVersions as readonly unknown[]).includes(text);
 }
 
-/** True when `version` is `minimum` or newer. */
+/** Reports whether `version` is `minimum` or newer. */
 export function isAtLeast(version: CniVersion, minimum: CniVersion): boolean {
   return cniVersions.indexOf(version) >= cniVersions.indexOf(minimum);
 }
