@@ -13,6 +13,7 @@ import { parse as parseYaml } from 'yaml';
 import { parseList } from '../src/cni/list.ts';
 import { helpText, parseArguments } from '../src/commands.ts';
 import { loadConfig, settings } from '../src/config.ts';
+import { describeVictim } from '../src/engine/oom/oom-report.ts';
 import { parseHostsFile } from '../src/images/registry/hosts.ts';
 import { parsePolicy } from '../src/images/signature/policy.ts';
 
@@ -169,6 +170,26 @@ test('every message that docs/troubleshooting.md quotes is in the sources', () =
   assert.ok(cells.length > 50);
   assert.deepEqual(
     cells.flatMap((cell) => codeSpans(cell).filter((span) => !isInSources(span))),
+    [],
+  );
+});
+
+test('docs/monitoring.md shows an OOM report and log messages as the daemon writes them', () => {
+  const monitoring = pageAt('docs/monitoring.md');
+  const mib = 2 ** 20;
+  const report = describeVictim({
+    ...{ sequence: 1, atUs: 1, pid: 37, command: 'stress', isFirst: false, isOfGroup: false },
+    ...{ cgroup: '/pod/c1', limit: 'container', limitedCgroup: '/pod/c1', limitBytes: 64 * mib },
+    memory: { anonBytes: 60 * mib, fileBytes: 3 * mib, shmemBytes: 0 },
+  });
+  assert.ok(
+    monitoring.blocks.some(({ text }) => text === `${report}\n`),
+    report,
+  );
+  const messages = codeSpans(/^\| `msg` \|.*$/m.exec(monitoring.prose)?.[0] ?? '').slice(1);
+  assert.ok(messages.length > 3);
+  assert.deepEqual(
+    messages.filter((message) => !sourceText.some((text) => text.includes(`'${message}'`))),
     [],
   );
 });
