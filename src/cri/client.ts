@@ -1,5 +1,5 @@
 /**
- * Calls over a daemon's CRI socket, for berth's own commands.
+ * A client of the daemon's CRI socket, for berth's own commands.
  */
 import { once } from 'node:events';
 import { Client, type ClientDuplexStream, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
@@ -8,7 +8,11 @@ import type { Contract } from './contract.ts';
 
 const callTimeoutMs = 10_000;
 
-/** @param timeoutMs for calls that may take long. @throws {BerthError} FAILED_PRECONDITION when nobody answers on the socket; NOT_FOUND and the like in the daemon's own words. */
+/**
+ * Calls a unary RPC of the CRI.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION if no daemon answers on the socket, else INTERNAL with the daemon's message.
+ */
 export async function callRuntime<Response>(
   contract: Contract,
   socket: string,
@@ -17,7 +21,7 @@ export async function callRuntime<Response>(
   timeoutMs = callTimeoutMs,
 ): Promise<Response> {
   const method = contract.runtime[rpc] ?? contract.image[rpc];
-  if (method === undefined) throw new Error(`the contract has no ${rpc}`);
+  if (method === undefined) throw new Error(`unknown RPC ${rpc}`);
   const client = new Client(`unix://${socket}`, credentials.createInsecure());
   try {
     return await new Promise<Response>((resolve, reject) => {
@@ -34,10 +38,10 @@ export async function callRuntime<Response>(
 }
 
 /**
- * A call of our own service that answers with a stream; requests are sent as fast as the daemon takes them. No deadline: the daemon knows when nothing
- * moves. Whoever leaves the loop, or throws in it, ends the call.
+ * Calls a streaming RPC of berth's own service. Sends requests as fast as the daemon accepts them. There is no deadline: the daemon detects stalled
+ * transfers. Leaving the loop over the responses cancels the call.
  *
- * @throws {BerthError} as callRuntime(); what `requests` throws.
+ * @throws {BerthError} like callRuntime(), and whatever `requests` throws.
  */
 export async function* callOwn<Response>(
   contract: Contract,
@@ -46,14 +50,14 @@ export async function* callOwn<Response>(
   requests: AsyncIterable<object> | Iterable<object>,
 ): AsyncGenerator<Response, undefined> {
   const method = contract.own[rpc];
-  if (method === undefined) throw new Error(`the contract has no ${rpc}`);
+  if (method === undefined) throw new Error(`unknown RPC ${rpc}`);
   const { path, requestSerialize, responseDeserialize } = method;
   const client = new Client(`unix://${socket}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': -1 });
   const call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, new Metadata());
-  const left = new AbortController();
+  const ended = new AbortController();
   let failure: unknown;
-  const sending = send(call, requests, left.signal).catch((error: unknown) => {
-    if (left.signal.aborted) return;
+  const sending = send(call, requests, ended.signal).catch((error: unknown) => {
+    if (ended.signal.aborted) return;
     failure = error;
     call.cancel();
   });
@@ -62,7 +66,7 @@ export async function* callOwn<Response>(
   } catch (error) {
     throw failure ?? failureOf(socket, error as ServiceError);
   } finally {
-    left.abort();
+    ended.abort();
     call.cancel();
     await sending;
     client.close();

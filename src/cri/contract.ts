@@ -1,7 +1,7 @@
 /**
- * The wire contract: loads proto/runtime-v1.proto, and our own berth-v1.proto, into definitions that grpc-js serves, and encoders for single items of lists.
+ * Loads proto/runtime-v1.proto and proto/berth-v1.proto into service definitions for grpc-js, and encoders for single list items.
  *
- * Knows how messages become bytes; nothing of what they mean.
+ * Independent of the meaning of the messages.
  */
 import { join } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
@@ -12,15 +12,15 @@ import { EncodedMessage } from './to-response/encoded.ts';
 export type Contract = {
   readonly runtime: ServiceDefinition;
   readonly image: ServiceDefinition;
-  /** What the CRI has no call for. */
+  /** The service of proto/berth-v1.proto. */
   readonly own: ServiceDefinition;
   readonly encoders: ItemEncoders;
 };
 
-/** Unset messages and scalars stay undefined, 64-bit numbers are text, enums are names. */
+/** Unset messages and scalars stay undefined, 64-bit integers are strings, enums are names. */
 const options = { keepCase: true, longs: String, enums: String, defaults: false, arrays: true, objects: false, oneofs: true } as const;
 
-/** Reads the protos; takes some tens of milliseconds, so once at start. */
+/** Loads the .proto files. Takes tens of milliseconds, so call it once at startup. */
 export function loadContract(): Contract {
   const definition = loadSync(join(import.meta.dirname, '../../proto/runtime-v1.proto'), options);
   const runtime = serviceOf(definition, 'runtime.v1.RuntimeService');
@@ -37,7 +37,7 @@ export function loadContract(): Contract {
   };
 }
 
-/** The service, with responses that may already be bytes. */
+/** Returns the service definition, which also accepts encoded responses. */
 function serviceOf(definition: PackageDefinition, name: string): ServiceDefinition {
   const service = definition[name] as ServiceDefinition;
   const methods = Object.entries(service).map(([rpc, method]) => {
@@ -49,6 +49,6 @@ function serviceOf(definition: PackageDefinition, name: string): ServiceDefiniti
 
 function encode(service: ServiceDefinition, rpc: string, message: object): Buffer {
   const method = service[rpc];
-  if (method === undefined) throw new Error(`the contract has no ${rpc}`);
+  if (method === undefined) throw new Error(`unknown RPC ${rpc}`);
   return method.responseSerialize(message);
 }

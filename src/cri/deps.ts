@@ -1,5 +1,5 @@
 /**
- * What the RPC handlers need from the rest of berth: the interfaces that main.ts fills. Types only.
+ * The dependencies of the RPC handlers, built in serve.ts. Types only.
  */
 import type { Engine } from '../engine/engine.ts';
 import type { ContainerView, SandboxView } from '../engine/state/records.ts';
@@ -10,17 +10,17 @@ import type { Container, Image, PodSandbox } from './wire/messages.ts';
 
 /** An image on this node. */
 export type ImageView = {
-  /** `sha256:…`: digest of the config. */
+  /** `sha256:…`, the digest of the config. */
   readonly id: string;
   readonly repoTags: readonly string[];
   readonly repoDigests: readonly string[];
   readonly sizeBytes: number;
-  /** The config's User as it stands there. */
+  /** The config's User, unchanged. */
   readonly user: string;
   readonly isPinned: boolean;
 };
 
-/** Credentials as the CRI hands them over; '' for what is not given. Never logged. */
+/** Credentials from the CRI; '' if absent. Must not be logged. */
 export type PullAuth = {
   readonly username: string;
   readonly password: string;
@@ -32,7 +32,7 @@ export type PullAuth = {
 
 export type FilesystemUsage = { readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number };
 
-/** Images. References may be names, digests, ids or unambiguous prefixes of ids. */
+/** The image store. References may be names, digests, ids or unambiguous id prefixes. */
 export type Images = {
   readonly pull: (request: {
     readonly reference: string;
@@ -40,34 +40,34 @@ export type Images = {
     readonly signal: AbortSignal;
     readonly onStart?: (progress: () => Transfer) => void;
   }) => Promise<{ readonly id: string }>;
-  /** That are under way. */
+  /** The pulls in progress. */
   readonly pulls: () => readonly Transfer[];
-  /** @throws {BerthError} for what is no archive of images for this node, or damaged. */
+  /** @throws {BerthError} for a corrupt archive, or one without images for this node. */
   readonly importArchive: (request: {
     readonly archive: AsyncIterable<Buffer>;
     readonly name: string | undefined;
     readonly signal: AbortSignal;
     readonly onStart: (progress: () => Transfer) => void;
   }) => Promise<readonly ImageView[]>;
-  /** @throws {BerthError} NOT_FOUND, or FAILED_PRECONDITION for layers that cannot be put together again. */
+  /** @throws {BerthError} NOT_FOUND, or FAILED_PRECONDITION for layers that cannot be reassembled. */
   readonly exportArchive: (
     references: readonly string[],
     signal: AbortSignal,
   ) => { readonly totalBytes: number; readonly bytes: AsyncIterable<Buffer> };
-  /** @throws {BerthError} INVALID_ARGUMENT for a reference that cannot be read. */
+  /** @throws {BerthError} INVALID_ARGUMENT for an invalid reference. */
   readonly find: (reference: string) => ImageView | undefined;
   readonly list: () => readonly ImageView[];
-  /** All names of the image go; containers that stand on its layers keep them. Idempotent. */
+  /** Removes all names of the image; containers keep the layers they use. Idempotent. */
   readonly remove: (reference: string) => Promise<void>;
   readonly fsInfo: () => Promise<FilesystemUsage>;
-  /** @param asked as the pod names the image. @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …` for one that the node's policy does not let run. */
-  readonly requireAllowed: (image: ImageView, asked: string) => void;
+  /** @param reference the image as named by the pod. @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …` if the node's signature policy rejects it. */
+  readonly requireAllowed: (image: ImageView, reference: string) => void;
   readonly rootOf: (image: ImageView) => Promise<ImageRoot & { readonly diffIds: readonly string[] }>;
-  /** The config and what else people may want to know; becomes JSON. */
+  /** Details for a verbose status, such as the config. Must be serializable as JSON. */
   readonly explain: (image: ImageView) => Promise<unknown>;
 };
 
-/** Items of the lists that the kubelet asks for all the time, as bytes kept from one call to the next. */
+/** Encoded list items, cached between calls because the kubelet lists continuously. */
 export type ItemBytes = {
   readonly sandboxes: (view: SandboxView) => Buffer;
   readonly containers: (view: ContainerView) => Buffer;
@@ -85,9 +85,9 @@ export type CriDeps = {
   readonly engine: Engine;
   readonly images: Images;
   readonly network: Pick<Network, 'notReadyReason'>;
-  /** By name, as the Container Device Interface has it. */
+  /** Devices of the Container Device Interface (CDI). */
   readonly devices: {
-    /** @throws {BerthError} INVALID_ARGUMENT for what is no name, FAILED_PRECONDITION for what this node does not have. */
+    /** @param names fully qualified device names. @throws {BerthError} INVALID_ARGUMENT for an invalid name, FAILED_PRECONDITION for an unknown device. */
     readonly resolve: (names: readonly string[]) => Promise<DeviceEdits>;
   };
   readonly items: ItemBytes;

@@ -14,7 +14,7 @@ after(() => rmSync(directory, { recursive: true }));
 const encode = (value: unknown) => Buffer.from(JSON.stringify(value));
 const decode = (bytes: Buffer): unknown => JSON.parse(bytes.toString());
 
-/** One unary and one streaming method behind the edge, over a real connection. */
+/** Serves one unary and one streaming method over a real connection. */
 async function serve(
   t: { after: (end: () => void) => void },
   name: string,
@@ -56,7 +56,7 @@ async function serve(
   return { one, client, log, observed };
 }
 
-test('a rejection becomes a status with the code of the error and its message on one line', async (t) => {
+test('a rejection becomes a status with the code of the error and its message in one line', async (t) => {
   const failures: unknown[] = [
     notFound('container c1 not found'),
     new Error('disk\n  on fire'),
@@ -77,7 +77,7 @@ test('a rejection becomes a status with the code of the error and its message on
   ]);
 });
 
-test('a handler that throws at once is answered like one that rejects', async (t) => {
+test('a synchronous exception of a handler is answered like a rejection', async (t) => {
   const { one } = await serve(t, 'throw', {
     unary: () => {
       throw notFound('at once');
@@ -86,7 +86,7 @@ test('a handler that throws at once is answered like one that rejects', async (t
   assert.equal((await one().answer).error?.details, 'at once');
 });
 
-test("the caller's cancel reaches the handler, which is told why", async (t) => {
+test("a cancellation by the caller aborts the handler's signal with the reason", async (t) => {
   const { promise: entered, resolve: enter } = Promise.withResolvers<AbortSignal>();
   const { promise: aborted, resolve: abort } = Promise.withResolvers<unknown>();
   const unary: UnaryWork = async (_, signal) => {
@@ -103,7 +103,7 @@ test("the caller's cancel reaches the handler, which is told why", async (t) => 
   assert.equal((await answer).error?.code, Codes.CANCELLED);
 });
 
-test("the caller's deadline reaches the handler as DEADLINE_EXCEEDED, also where Node says only AbortError", async (t) => {
+test("the caller's deadline aborts the handler with DEADLINE_EXCEEDED, even if Node throws a plain AbortError", async (t) => {
   const { promise: aborted, resolve: abort } = Promise.withResolvers<unknown>();
   const unary: UnaryWork = async (_, signal) => {
     signal.addEventListener('abort', () => abort(signal.reason));
@@ -118,7 +118,7 @@ test("the caller's deadline reaches the handler as DEADLINE_EXCEEDED, also where
   assert.deepEqual(observed, [['One', 'DEADLINE_EXCEEDED']]);
 });
 
-test('the signal of a call that has ended is never aborted', async (t) => {
+test('the signal of a completed call is not aborted', async (t) => {
   const signals: AbortSignal[] = [];
   const { one } = await serve(t, 'ended', { unary: async (_, signal) => signals.push(signal) });
   await one().answer;
@@ -129,7 +129,7 @@ test('the signal of a call that has ended is never aborted', async (t) => {
   );
 });
 
-test('a change is logged once; a poll at debug, unless it fails as nobody foresaw', async (t) => {
+test('a change is logged once; a poll only at debug level, unless it fails unexpectedly', async (t) => {
   const works = [async () => ({ container_id: 'c1' }), async () => Promise.reject(notFound('gone')), async () => Promise.reject(new Error('bug'))];
   const levels = async (isQuiet: boolean) => {
     let next = 0;
@@ -148,7 +148,7 @@ test('a change is logged once; a poll at debug, unless it fails as nobody foresa
   assert.deepEqual(await levels(true), ['debug', 'debug', 'warn']);
 });
 
-test('a stream gives all messages in order and then its end, or its error', async (t) => {
+test('a stream returns all messages in order, then its end or its error', async (t) => {
   const page = 'x'.repeat(60_000);
   const streaming: StreamingWork = async function* (request) {
     for (let n = 0; n < 50; n += 1) yield { n, page };
@@ -170,7 +170,7 @@ test('a stream gives all messages in order and then its end, or its error', asyn
   assert.deepEqual(await read('fail'), { numbers: all, code: Codes.NOT_FOUND });
 });
 
-test('a stream whose reader has gone stops to produce', async (t) => {
+test('a stream stops producing when its reader cancels', async (t) => {
   const { promise: finished, resolve: finish } = Promise.withResolvers<number>();
   const streaming: StreamingWork = async function* () {
     let made = 0;

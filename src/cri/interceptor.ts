@@ -1,7 +1,7 @@
 /**
- * Around every handler: the caller's deadline becomes an AbortSignal, every rejection a status, every change of the node one log line.
+ * Wraps every RPC handler: turns the caller's deadline into an AbortSignal and rejections into gRPC statuses, and logs calls that change the node.
  *
- * Decides nothing of what a call does.
+ * Pure: it uses only the given dependencies. Independent of what a call does.
  */
 import type { Writable } from 'node:stream';
 import type { handleBidiStreamingCall, handleServerStreamingCall, handleUnaryCall } from '@grpc/grpc-js';
@@ -12,37 +12,37 @@ import { type Failure, failureFrom } from './wire/grpc-status.ts';
 
 export type EdgeDeps = {
   readonly log: Log;
-  /** For metrics: called once for each call that ended. `code` is `OK` or the name of a gRPC code. */
+  /** For metrics: called once at the end of each call. `code` is `OK` or the name of a gRPC code. */
   readonly observe?: (rpc: string, code: string, seconds: number) => void;
-  /** For metrics: called once for each call before its work, and followed by `observe`. */
+  /** For metrics: called once at the start of each call; `observe` follows. */
   readonly observeBegin?: (rpc: string) => void;
-  /** Each call is a span. */
+  /** Traces each call as a span. */
   readonly traceCall?: TraceCall;
-  /** Called after each call that may have changed something. */
+  /** Called after each call that may have changed the node. */
   readonly afterChange?: () => void;
 };
 
 export type Guarded = {
   readonly rpc: string;
-  /** With the service in front, as gRPC has it on the wire. */
+  /** The path on the wire: `/package.Service/Method`. */
   readonly path: string;
-  /** For its span: what it is about. */
+  /** Returns the attributes of the call's span. */
   readonly describe?: (request: unknown, response: unknown) => Attributes;
-  /** It changes nothing and comes all the time: no line in the log, unless it fails in a way that nobody foresaw. */
+  /** For frequent calls that change nothing: logged at debug level, unless they fail unexpectedly. */
   readonly isQuiet: boolean;
 };
 
 export type UnaryWork = (request: unknown, signal: AbortSignal) => Promise<unknown>;
 export type StreamingWork = (request: unknown, signal: AbortSignal) => AsyncIterable<unknown> | Iterable<unknown>;
 
-/** grpc-js knows nothing of promises: what `work` gives or throws becomes the answer. */
+/** Adapts a promise to a grpc-js handler: the result or rejection of `work` becomes the response. */
 export function guardUnary(deps: EdgeDeps, guarded: Guarded, work: UnaryWork): handleUnaryCall<unknown, unknown> {
   return (call, callback) => {
     void supervise(deps, guarded, call, (signal) => work(call.request, signal)).then(({ response, failure }) => callback(failure ?? null, response));
   };
 }
 
-/** As guardUnary(); messages wait until the caller takes them. */
+/** Like guardUnary(), for a stream of responses, with backpressure. */
 export function guardStreaming(deps: EdgeDeps, guarded: Guarded, work: StreamingWork): handleServerStreamingCall<unknown, unknown> {
   return (call) => {
     void supervise(deps, guarded, call, (signal) => pump(call, work(call.request, signal), signal)).then(({ failure }) => {
@@ -52,15 +52,15 @@ export function guardStreaming(deps: EdgeDeps, guarded: Guarded, work: Streaming
   };
 }
 
-/** As guardStreaming(); `work` gets the caller's messages, and takes them as fast as it can. */
+/** Like guardStreaming(); `work` also receives the caller's messages, at its own pace. */
 export function guardDuplex(deps: EdgeDeps, guarded: Guarded, work: StreamingWork): handleBidiStreamingCall<unknown, unknown> {
   return (call) => {
     const { metadata } = call;
     const known = { request: undefined, metadata, getDeadline: () => call.getDeadline(), on: call.on.bind(call) };
     void supervise(deps, guarded, known, (signal) => {
-      // Whoever waits for the next message must not wait for ever.
+      // Do not wait for the next message forever.
       signal.addEventListener('abort', () => call.destroy());
-      // What fails before the last message still has an answer.
+      // Keep the call open, so that a failure before the last message can still be sent.
       return pump(call, work(call.iterator({ destroyOnReturn: false }), signal), signal);
     }).then(({ failure }) => {
       if (failure === undefined) call.end();
@@ -87,7 +87,7 @@ function drained(call: Writable, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** What of a call of grpc-js is needed here. */
+/** The part of a grpc-js call used here. */
 type Call = {
   readonly request: unknown;
   readonly metadata: { readonly get: (key: string) => readonly (string | Buffer)[] };
@@ -102,9 +102,9 @@ async function supervise(deps: EdgeDeps, guarded: Guarded, call: Call, work: (si
   deps.observeBegin?.(guarded.rpc);
   const controller = new AbortController();
   let hasEnded = false;
-  // grpc-js says `cancelled` at the end of every call; by then nothing may be stopped any more.
+  // grpc-js emits `cancelled` at the end of every call, when nothing must be aborted any more.
   call.on('cancelled', () => {
-    if (!hasEnded) controller.abort(reasonOfCancel(guarded.rpc, call.getDeadline()));
+    if (!hasEnded) controller.abort(cancelReason(guarded.rpc, call.getDeadline()));
   });
   const outcome = await traced(deps, guarded, call, () => settle(() => work(controller.signal), controller.signal));
   hasEnded = true;
@@ -128,7 +128,7 @@ async function traced({ traceCall }: EdgeDeps, guarded: Guarded, call: Call, wor
 
 function headersOf({ metadata }: Call): TraceHeaders {
   const [traceparent] = metadata.get('traceparent').map(String);
-  // A list may come in parts, RFC 9110 section 5.3.
+  // A list header may be split over several fields (RFC 9110, section 5.3).
   const tracestate = metadata.get('tracestate').join(',');
   return traceparent === undefined ? {} : { traceparent, ...(tracestate === '' ? {} : { tracestate }) };
 }
@@ -137,17 +137,17 @@ async function settle(work: () => Promise<unknown>, signal: AbortSignal): Promis
   try {
     return { response: await work() };
   } catch (error) {
-    // What Node throws when a signal aborts it does not say why; the signal does.
+    // Node's AbortError does not contain the reason; the signal does.
     const isAbort = signal.aborted && error instanceof Error && error.name === 'AbortError';
     return { failure: failureFrom(isAbort ? signal.reason : error) };
   }
 }
 
-function reasonOfCancel(rpc: string, deadline: Date | number): BerthError {
+function cancelReason(rpc: string, deadline: Date | number): BerthError {
   const isLate = Date.now() >= Number(deadline);
   return isLate
-    ? new BerthError('DEADLINE_EXCEEDED', `${rpc}: the caller's deadline has passed`)
-    : new BerthError('CANCELLED', `${rpc}: the caller has gone`);
+    ? new BerthError('DEADLINE_EXCEEDED', `${rpc}: the caller's deadline expired`)
+    : new BerthError('CANCELLED', `${rpc}: cancelled by the caller`);
 }
 
 function report(
@@ -165,10 +165,10 @@ function report(
   else log[isQuiet && code !== 'INTERNAL' ? 'debug' : 'warn']({ ...fields, error: failure.details }, 'call failed');
 }
 
-/** Of what a caller calls an object, a line of the log has so much: the longest names of images are shorter. */
+/** Longer ids and names are truncated in the log. The longest image names are shorter. */
 const idLengthMax = 512;
 
-/** The object that a message is about: never more of it, for there may be secrets in the rest. */
+/** Returns the id of the object that a message names. Nothing else of a message is logged, because it may contain secrets. */
 function idOf(message: unknown): string | undefined {
   const { container_id, pod_sandbox_id, image } = (message ?? {}) as {
     container_id?: unknown;

@@ -1,7 +1,7 @@
 /**
- * The table of all RPCs: which handler answers, or what is not there yet.
+ * The table of all RPCs and their handlers.
  *
- * The type holds it against the contract: a method that is missing, or has another request or response, does not compile.
+ * Its type is checked against the contract: a missing method, or one with a wrong request or response type, does not compile.
  */
 import { unimplemented } from '../lib/errors.ts';
 import type { CriDeps } from './deps.ts';
@@ -50,9 +50,9 @@ import type { Bidirectional, Streaming, Unary } from './wire/rpc.ts';
 
 type Handler<Request, Result> = (deps: CriDeps, request: Request, signal: AbortSignal) => Result;
 
-/** `change`: one log line for each call; `poll`: none. */
+/** `change`: calls are logged; `poll`: only at debug level. */
 type Served<Request, Result> = { readonly kind: 'change' | 'poll'; readonly handle: Handler<Request, Result> };
-type Missing = { readonly kind: 'missing'; readonly sentence: string };
+type Missing = { readonly kind: 'missing'; readonly reason: string };
 
 type Messages<Response> = Iterable<Response | EncodedMessage> | AsyncIterable<Response | EncodedMessage>;
 
@@ -72,9 +72,9 @@ type Table<Service> = {
 
 const change = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'change', handle }) as const;
 const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'poll', handle }) as const;
-const missing = (sentence: string) => ({ kind: 'missing', sentence }) as const;
+const missing = (reason: string) => ({ kind: 'missing', reason }) as const;
 
-const noPodCheckpoints = 'berth saves containers (CheckpointContainer), not whole pods, and restores neither';
+const noPodCheckpoints = 'unsupported: berth checkpoints single containers (CheckpointContainer), and does not restore checkpoints';
 
 export const runtimeMethods: Table<RuntimeService> = {
   Version: poll(version),
@@ -97,7 +97,7 @@ export const runtimeMethods: Table<RuntimeService> = {
   UpdateContainerResources: change(updateContainerResources),
   UpdatePodSandboxResources: change(updatePodSandboxResources),
   ReopenContainerLog: change(reopenContainerLog),
-  // Probes come every few seconds for each container.
+  // Probes run every few seconds for each container.
   ExecSync: poll(execSync),
   Exec: change(exec),
   Attach: change(attach),
@@ -126,7 +126,7 @@ export const imageMethods: Table<ImageService> = {
   ImageFsInfo: poll(imageFsInfo),
 };
 
-/** What the CRI has no call for: proto/berth-v1.proto. */
+/** The RPCs of proto/berth-v1.proto. */
 export const ownMethods: Table<Images> = {
   Import: change(importImages),
   Export: change(exportImages),
@@ -134,10 +134,10 @@ export const ownMethods: Table<Images> = {
   Pulls: poll(listPulls),
 };
 
-/** A method whose request and response types are known to match, since the tables above compiled. */
+/** A method of any type. The tables above have checked its request and response types. */
 export type AnyMethod = UnaryMethod<unknown, unknown> | StreamingMethod<unknown, unknown>;
 
-/** @throws {BerthError} UNIMPLEMENTED, with what is not there yet. */
-export function refuse(rpc: string, { sentence }: Missing): never {
-  throw unimplemented(`${rpc}: ${sentence}`);
+/** @throws {BerthError} UNIMPLEMENTED with the reason. */
+export function refuse(rpc: string, { reason }: Missing): never {
+  throw unimplemented(`${rpc}: ${reason}`);
 }

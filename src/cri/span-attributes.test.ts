@@ -19,11 +19,11 @@ const pod = { 'k8s.pod.name': 'pod', 'k8s.pod.uid': 'u', 'k8s.namespace.name': '
 const container = { 'k8s.container.name': 'main', 'k8s.container.restart_count': 2, 'container.id': 'c123' };
 const image = { 'container.image.name': 'app:1', 'container.image.id': 'sha256:i' };
 
-test('spanAttributes() names a container, its image and its pod by the id in a request, or the beginning of it', () => {
+test('spanAttributes() identifies a container, its image and its pod by the id or id prefix in the request', () => {
   assert.deepEqual(spanAttributes(engine, { container_id: 'c1' }, {}), { ...pod, ...container, ...image });
 });
 
-test('spanAttributes() names what a request makes by the id in the answer, and without one by the request', () => {
+test('spanAttributes() identifies a created object by the id in the response, else by the request', () => {
   const config = { metadata: { name: 'pod', namespace: 'ns', uid: 'u' } };
   assert.deepEqual(spanAttributes(engine, { config }, { pod_sandbox_id: 's123' }), pod);
   const { 'cri.sandbox.id': _, ...names } = pod;
@@ -37,7 +37,7 @@ test('spanAttributes() names what a request makes by the id in the answer, and w
   });
 });
 
-test('spanAttributes() takes no more of a message than names: no environment, command or credentials', () => {
+test('spanAttributes() uses only names: no environment, command or credentials', () => {
   const request = {
     image: { image: 'app:1' },
     auth: { password: 'secret' },

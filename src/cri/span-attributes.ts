@@ -1,13 +1,13 @@
 /**
- * What a call is about, for its span: ids and names by OpenTelemetry's conventions, out of its messages and of the records they name. Pure.
+ * The span attributes of a call: ids and names by OpenTelemetry's conventions, from its messages and the records they refer to. Pure.
  *
- * Never more of a message than that, for there may be secrets in the rest.
+ * Nothing else of a message is used, because it may contain secrets.
  */
 import type { Engine } from '../engine/engine.ts';
 import type { Attributes } from '../lib/spans.ts';
 import type { ContainerMetadata, PodSandboxMetadata } from './wire/messages.ts';
 
-/** The fields of all messages that name something. */
+/** The fields of all messages that identify an object. */
 type Naming = {
   readonly container_id?: unknown;
   readonly pod_sandbox_id?: unknown;
@@ -17,24 +17,25 @@ type Naming = {
   readonly sandbox_config?: { readonly metadata?: unknown } | null;
 };
 
-/** @param response undefined for a call that failed. */
+/** Returns the attributes of a call. @param response undefined for a failed call. */
 export function spanAttributes(engine: Pick<Engine, 'container' | 'sandbox'>, request: unknown, response: unknown): Attributes {
-  const asked = (request ?? {}) as Naming;
-  const answered = (response ?? {}) as Naming;
-  const containerId = textOf(asked.container_id) ?? textOf(answered.container_id);
+  const requested = (request ?? {}) as Naming;
+  const answer = (response ?? {}) as Naming;
+  const containerId = textOf(requested.container_id) ?? textOf(answer.container_id);
   const container = containerId === undefined ? undefined : found(() => engine.container(containerId).record);
-  const sandboxId = textOf(asked.pod_sandbox_id) ?? textOf(answered.pod_sandbox_id) ?? container?.sandboxId;
+  const sandboxId = textOf(requested.pod_sandbox_id) ?? textOf(answer.pod_sandbox_id) ?? container?.sandboxId;
   const sandbox = sandboxId === undefined ? undefined : found(() => engine.sandbox(sandboxId).record);
-  const isContainer = asked.sandbox_config != null && asked.config != null;
+  const isContainer = requested.sandbox_config != null && requested.config != null;
   return present({
     ...podAttributes(
-      sandbox?.spec.metadata ?? metadataOf<PodSandboxMetadata>(isContainer ? asked.sandbox_config : (asked.sandbox_config ?? asked.config)),
+      sandbox?.spec.metadata ??
+        metadataOf<PodSandboxMetadata>(isContainer ? requested.sandbox_config : (requested.sandbox_config ?? requested.config)),
     ),
-    ...containerAttributes(container?.spec.metadata ?? (isContainer ? metadataOf<ContainerMetadata>(asked.config) : undefined)),
+    ...containerAttributes(container?.spec.metadata ?? (isContainer ? metadataOf<ContainerMetadata>(requested.config) : undefined)),
     'cri.sandbox.id': sandbox?.id ?? sandboxId,
     'container.id': container?.id ?? containerId,
-    'container.image.name': textOf(asked.image?.image) ?? textOf(asked.config?.image?.image) ?? container?.image.name,
-    'container.image.id': textOf(answered.image_ref) ?? container?.image.id,
+    'container.image.name': textOf(requested.image?.image) ?? textOf(requested.config?.image?.image) ?? container?.image.name,
+    'container.image.id': textOf(answer.image_ref) ?? container?.image.id,
   });
 }
 
@@ -53,10 +54,10 @@ const metadataOf = <T>(config: { readonly metadata?: unknown } | null | undefine
 
 const textOf = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined);
 
-/** What a call is about may be gone, or never have been there. */
-function found<T>(look: () => T): T | undefined {
+/** Returns undefined if the object does not exist. */
+function found<T>(find: () => T): T | undefined {
   try {
-    return look();
+    return find();
   } catch {
     return undefined;
   }

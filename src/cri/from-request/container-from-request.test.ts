@@ -14,14 +14,14 @@ const refused = (config: ContainerConfig, field: string, code = 'INVALID_ARGUMEN
   assert.throws(() => spec(config), { code, message: new RegExp(`^${field}: `) }, JSON.stringify(config));
 };
 
-test('containerSpecFrom() wants metadata and an image', () => {
+test('containerSpecFrom() requires metadata and an image', () => {
   assert.throws(() => containerSpecFrom({}, sandboxSpec, facts), { message: /^config: / });
   refused({ metadata: {} }, 'metadata.name');
   refused({ image: {} }, 'image.image');
   assert.equal(spec({}).image.requested, 'sha256:1111');
 });
 
-test('containerSpecFrom() takes env values as bytes, and shows no value when it refuses one', () => {
+test('containerSpecFrom() takes env values as bytes, and its errors contain no value', () => {
   const value = Buffer.from([0xff, 0xfe]);
   assert.deepEqual(spec({ envs: [{ key: 'A', value }, { key: 'EMPTY' }] }).env, [
     { name: 'A', value },
@@ -34,7 +34,7 @@ test('containerSpecFrom() takes env values as bytes, and shows no value when it 
   );
 });
 
-test('containerSpecFrom() holds the bytes of env values and no others: not those of the request', () => {
+test('containerSpecFrom() does not keep the bytes of the whole request in memory', () => {
   const request = Buffer.alloc(1_000_000, 'r');
   const [first, second] = spec({
     envs: [
@@ -46,13 +46,13 @@ test('containerSpecFrom() holds the bytes of env values and no others: not those
   assert.deepEqual([first?.value.buffer.byteLength, second?.value.buffer.byteLength], [8, 8]);
 });
 
-test('containerSpecFrom() refuses NUL in words of the command, and a relative working directory', () => {
+test('containerSpecFrom() refuses NUL in the command, and a relative working directory', () => {
   refused({ command: ['a\0b'] }, 'command');
   refused({ args: ['a\0b'] }, 'args');
   refused({ working_dir: 'tmp' }, 'working_dir');
 });
 
-test('containerSpecFrom() puts the log below the log directory of the sandbox, or nowhere', () => {
+test("containerSpecFrom() requires the log to be below the sandbox's log directory", () => {
   assert.equal(spec({ log_path: 'main/0.log' }).logPath, '/logs/web/main/0.log');
   assert.equal('logPath' in spec({}), false);
   assert.equal('logPath' in spec({ log_path: 'main/0.log' }, { ...sandboxSpec, logDirectory: '' }), false);
@@ -60,7 +60,7 @@ test('containerSpecFrom() puts the log below the log directory of the sandbox, o
   assert.equal(spec({ log_path: '..main.log' }).logPath, '/logs/web/..main.log');
 });
 
-test('every stop signal of the contract has a name that the engine knows', () => {
+test('the engine knows every stop signal of the contract', () => {
   const signals = readContract('runtime-v1.proto').enums.find(({ name }) => name === 'Signal');
   const names = Object.keys(signals?.values ?? {}) as Signal[];
   const numbers = names.slice(1).map((name) => parseSignal(spec({ stop_signal: name }).stopSignal ?? ''));
@@ -71,7 +71,7 @@ test('every stop signal of the contract has a name that the engine knows', () =>
   refused({ stop_signal: 99 as unknown as Signal }, 'stop_signal');
 });
 
-test('deviceNames() takes the field first, then the lists of the annotations by their keys, and leaves all others', () => {
+test('deviceNames() returns the field first, then the CDI annotations sorted by key', () => {
   const annotations = { 'cdi.k8s.io/b': 'v.com/c=2,v.com/c=3', 'cdi.k8s.io/a': 'v.com/c=1', 'cdi.k8s.io': 'v.com/c=4', other: 'v.com/c=5' };
   assert.deepEqual(deviceNames({ CDI_devices: [{ name: 'v.com/c=0' }, {}], annotations }), ['v.com/c=0', '', 'v.com/c=1', 'v.com/c=2', 'v.com/c=3']);
   assert.deepEqual(deviceNames({}), []);

@@ -1,5 +1,5 @@
 /**
- * CreateContainerRequest -> ContainerSpec: everything about a container that can be refused without image, files or kernel is refused here. Pure.
+ * Converts a CreateContainerRequest to a ContainerSpec, with all checks that need neither the image, files nor the kernel. Pure.
  */
 import { posix } from 'node:path';
 import type { ContainerSpec, EnvVar, SandboxSpec } from '../../engine/state/spec.ts';
@@ -11,12 +11,12 @@ import { initialResourcesFrom } from './resources-from-request.ts';
 import { securitySpecFrom } from './security-from-request.ts';
 
 /**
- * @param sandbox as it was made; the request repeats its config, which is not read.
- * @throws {BerthError} INVALID_ARGUMENT for what contradicts itself, the contract or the sandbox, UNIMPLEMENTED for what berth does not do yet,
- *   FAILED_PRECONDITION for what this node cannot do.
+ * @param sandbox the recorded spec; the sandbox config in the request is ignored.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid fields or conflicts with the sandbox, UNIMPLEMENTED for unsupported features,
+ *   FAILED_PRECONDITION for features that this node lacks.
  */
 export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbox: SandboxSpec, facts: RequestFacts): ContainerSpec {
-  if (config === undefined) throw invalidArgument('config: it is missing');
+  if (config === undefined) throw invalidArgument('config: missing');
   const { linux = {}, command = [], args = [], annotations = {} } = config;
   const metadata = { name: requiredName('metadata.name', config.metadata?.name), attempt: config.metadata?.attempt ?? 0 };
   return present({
@@ -49,20 +49,20 @@ function imageOf(image: cri.ImageSpec | undefined): ContainerSpec['image'] {
   };
 }
 
-/** Never shows a value: those are where secrets are. */
+/** Errors never contain a value, because values may be secrets. */
 function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
   const values = ownBytes(pairs.map(({ value }) => value ?? Buffer.alloc(0)));
   return pairs.map(({ key = '' }, index) => {
     const value = values[index] ?? Buffer.alloc(0);
-    // What follows the first "=" may be meant as a value, and no value goes into an error.
+    // The text after the first "=" may be a value.
     if (key === '' || /[=\0]/.test(key))
-      throw invalidArgument(`envs: a name is empty, or holds "=" or NUL after ${quoted(key.split(/[=\0]/, 1)[0] ?? '')}`);
-    if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} holds a NUL`);
+      throw invalidArgument(`envs: a name is empty, or contains "=" or NUL after ${quoted(key.split(/[=\0]/, 1)[0] ?? '')}`);
+    if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} contains NUL`);
     return { name: key, value };
   });
 }
 
-/** Undefined when either part is missing: the output is then discarded. */
+/** Returns undefined if either part is missing: the output is then discarded. */
 function logPath(directory: string, path: string): string | undefined {
   if (directory === '' || path === '') return undefined;
   withoutNul('log_path', path);
@@ -74,17 +74,17 @@ function logPath(directory: string, path: string): string | undefined {
   return joined;
 }
 
-/** Numbers of the enum are not numbers of signals, so names are what counts: `SIGNAL_SIGRTMINPLUS3` -> `SIGRTMIN+3`. */
+/** Converts by name, `SIGNAL_SIGRTMINPLUS3` to `SIGRTMIN+3`, because the enum's values are not signal numbers. */
 function stopSignal(signal: cri.Signal | undefined): string | undefined {
   if (signal === undefined || signal === 'SIGNAL_RUNTIME_DEFAULT') return undefined;
-  // A number that the contract has no name for arrives as that number.
-  if (typeof signal !== 'string') throw invalidArgument(`stop_signal: there is no signal ${signal}`);
+  // An unknown enum value is decoded as its number.
+  if (typeof signal !== 'string') throw invalidArgument(`stop_signal: unknown signal ${signal}`);
   return signal.replace('SIGNAL_', '').replace('PLUS', '+').replace('MINUS', '-');
 }
 
 /**
- * Names of devices of the Container Device Interface, unchecked. Device plugins of old kubelets have them as annotations, with commas between;
- * a kubelet may send the same ones both ways.
+ * Returns the names of CDI devices, unchecked. Old kubelets send the devices of device plugins as annotations with comma-separated names;
+ * a kubelet may send the same devices in both forms.
  */
 export function deviceNames({ CDI_devices: devices = [], annotations = {} }: cri.ContainerConfig): string[] {
   const annotated = Object.keys(annotations).filter((key) => key.startsWith('cdi.k8s.io/'));

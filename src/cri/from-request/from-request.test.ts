@@ -1,4 +1,4 @@
-/** What a real kubelet sends, as it arrives over the wire, against the specs kept in test/data/kubelet-specs.json; UPDATE_GOLDEN=1 rewrites them. */
+/** Converts recorded kubelet requests, decoded from the wire, and compares the specs with test/data/kubelet-specs.json. UPDATE_GOLDEN=1 rewrites that file. */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -22,7 +22,7 @@ const recorded = JSON.parse(text.replaceAll('{work}', '/node').replaceAll('{cgro
 const { runtime } = loadContract();
 const facts = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false };
 
-test('every recorded request of a kubelet becomes the spec that is kept, or fails with the text that is kept', () => {
+test('every recorded kubelet request becomes its golden spec, or fails with its golden error', () => {
   const specs = Object.fromEntries(Object.entries(recorded).flatMap(([name, request]) => specOf(name, request)));
   const found = JSON.parse(JSON.stringify(specs, (_, value: unknown) => (isBytes(value) ? Buffer.from(value.data).toString() : value)));
   if (process.env['UPDATE_GOLDEN'] === '1') writeFileSync(golden, `${JSON.stringify(found, null, 1)}\n`);
@@ -35,7 +35,7 @@ test('only an unknown handler of the recorded requests is refused', () => {
   assert.deepEqual(refused, ['RunPodSandbox unknown handler']);
 });
 
-test('a recorded request without any one of its fields, or with an enum of no name, still becomes a spec or a refusal', () => {
+test('a recorded request without one of its fields, or with an unknown enum value, becomes a spec or a refusal', () => {
   const outcomes = Object.values(recorded).flatMap(({ method, request }) => {
     const make = makers[method];
     if (make === undefined) return [];
@@ -46,7 +46,7 @@ test('a recorded request without any one of its fields, or with an enum of no na
   assert.ok(outcomes.includes('string') && outcomes.includes('object'));
 });
 
-/** The message without one field or element, or with a number where the contract knows no name: for every one, at any depth. */
+/** The message without one field or element, or with an unknown enum value, for every field at any depth. */
 function* variants(value: object): Generator<object> {
   for (const [key, inner] of Object.entries(value)) {
     if (Array.isArray(value)) yield value.filter((_, index) => String(index) !== key);

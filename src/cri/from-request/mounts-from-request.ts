@@ -1,5 +1,5 @@
 /**
- * Mounts and devices of a container, as requested. Pure: whether sources exist, and what they are, is the engine's to find out.
+ * Converts the mounts and devices of a container. Pure: the engine checks that the sources exist.
  */
 import { posix } from 'node:path';
 import type { Device, IdMap, ImageVolume, Mount, Propagation } from '../../engine/state/spec.ts';
@@ -15,23 +15,23 @@ const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
 };
 
 /**
- * Paths stay as given, since ContainerStatus shows them in that form.
+ * Paths are kept as given, because ContainerStatus returns them in that form.
  *
- * @param sandboxIds of the pod's user namespace, the only ones a mount can be shown with.
- * @throws {BerthError} INVALID_ARGUMENT for a mount that contradicts itself or the sandbox,
- *   FAILED_PRECONDITION `RROUnsupported: …` (the kubelet reads that word) where the kernel cannot mount recursively read-only.
+ * @param sandboxIds the id mappings of the pod's user namespace, the only ones that a mount can use.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid fields or conflicts with the sandbox,
+ *   FAILED_PRECONDITION `RROUnsupported: …` (the kubelet parses this prefix) if the kernel does not support recursive read-only mounts.
  */
 export function mountFrom(message: cri.Mount, facts: RequestFacts, sandboxIds?: IdMap): Mount {
   const containerPath = absolutePath('mounts: container_path', message.container_path);
-  // It would lie over the root, where nothing sees it.
-  if (posix.normalize(containerPath).replace(/\/+$/, '') === '') throw invalidArgument('mounts: container_path: nothing can be mounted on /');
+  // It would be mounted over the root, where nothing sees it.
+  if (posix.normalize(containerPath).replace(/\/+$/, '') === '') throw invalidArgument('mounts: container_path: cannot be mounted on /');
   const image = message.image?.image ? imageVolume(containerPath, message.image.image, message) : undefined;
   const propagation = propagations[message.propagation ?? 'PROPAGATION_PRIVATE'];
-  if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: there is no propagation ${message.propagation}`);
+  if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: unknown propagation ${message.propagation}`);
   const mount = present({
     containerPath,
     image,
-    // An image's layers are shown with the pod's ids in any case.
+    // The layers of an image are always mapped to the pod's ids.
     ids: image === undefined ? mappedIds(containerPath, message, sandboxIds) : undefined,
     hostPath: image === undefined ? absolutePath(`mount ${containerPath}: host_path`, message.host_path) : '',
     isReadonly: message.readonly ?? false,
@@ -45,21 +45,22 @@ export function mountFrom(message: cri.Mount, facts: RequestFacts, sandboxIds?: 
 }
 
 function checkRecursiveReadonly({ containerPath, isReadonly, propagation }: Mount, facts: RequestFacts): void {
-  if (!isReadonly) throw invalidArgument(`mount ${containerPath}: recursive_read_only needs readonly`);
-  if (propagation !== 'private') throw invalidArgument(`mount ${containerPath}: recursive_read_only needs private propagation, not ${propagation}`);
+  if (!isReadonly) throw invalidArgument(`mount ${containerPath}: recursive_read_only requires readonly`);
+  if (propagation !== 'private')
+    throw invalidArgument(`mount ${containerPath}: recursive_read_only requires private propagation, not ${propagation}`);
   if (!facts.canMountRecursivelyReadonly) {
-    throw new BerthError('FAILED_PRECONDITION', `RROUnsupported: mount ${containerPath}: this kernel cannot mount recursively read-only`);
+    throw new BerthError('FAILED_PRECONDITION', `RROUnsupported: mount ${containerPath}: this kernel does not support recursive read-only mounts`);
   }
 }
 
 function mountOption(containerPath: string, option: string): Mount['options'][number] {
   if (option === 'noexec' || option === 'nodev' || option === 'nosuid') return option;
-  throw invalidArgument(`mount ${containerPath}: mount option ${quoted(option)} is none of noexec, nodev and nosuid`);
+  throw invalidArgument(`mount ${containerPath}: unknown mount option ${quoted(option)}, must be noexec, nodev or nosuid`);
 }
 
 function imageVolume(containerPath: string, requested: string, message: cri.Mount): ImageVolume {
-  if (message.host_path) throw invalidArgument(`mount ${containerPath}: it has both an image and a host_path`);
-  if (!message.readonly) throw invalidArgument(`mount ${containerPath}: an image is mounted read-only, but readonly is not set`);
+  if (message.host_path) throw invalidArgument(`mount ${containerPath}: has both an image and a host_path`);
+  if (!message.readonly) throw invalidArgument(`mount ${containerPath}: an image volume requires readonly`);
   return { requested, subPath: withoutNul(`mount ${containerPath}: image_sub_path`, message.image_sub_path ?? '') };
 }
 
@@ -69,14 +70,14 @@ function mappedIds(containerPath: string, { uidMappings = [], gidMappings = [] }
     uids: idRange(`mount ${containerPath}: uidMappings`, uidMappings),
     gids: idRange(`mount ${containerPath}: gidMappings`, gidMappings),
   };
-  if (!isSameIds(ids, sandboxIds)) throw invalidArgument(`mount ${containerPath}: its mappings are not those of the sandbox's user namespace`);
+  if (!isSameIds(ids, sandboxIds)) throw invalidArgument(`mount ${containerPath}: id mappings differ from those of the sandbox's user namespace`);
   return ids;
 }
 
-/** @throws {BerthError} INVALID_ARGUMENT for paths that are not absolute, and for other permissions than r, w and m. */
+/** @throws {BerthError} INVALID_ARGUMENT for paths that are not absolute, and for permissions other than r, w and m. */
 export function deviceFrom(message: cri.Device): Device {
   const containerPath = absolutePath('devices: container_path', message.container_path);
-  // Callers that leave it out expect a device that works.
+  // Callers that omit the permissions expect full access.
   const permissions = message.permissions || 'rwm';
   if (!/^[rwm]{1,3}$/.test(permissions) || new Set(permissions).size !== permissions.length) {
     throw invalidArgument(`device ${containerPath}: permissions ${quoted(permissions)} are not a subset of rwm`);

@@ -32,7 +32,7 @@ test('an id may be a prefix; an unknown one selects nothing', () => {
   assert.deepEqual(ofContainers({ pod_sandbox_id: 's9' }), []);
 });
 
-test('an absent state selects every one, an empty message that of number zero', () => {
+test('an absent state selects all; an empty message selects the state of value zero', () => {
   assert.deepEqual(ofSandboxes({ state: {} }), ['aa1', 'bb1']);
   assert.deepEqual(ofSandboxes({ state: { state: 'SANDBOX_NOTREADY' } }), ['aa2']);
   assert.deepEqual(ofContainers({ state: {} }), ['aa1']);
@@ -41,7 +41,7 @@ test('an absent state selects every one, an empty message that of number zero', 
   assert.deepEqual(ofContainers({ state: { state: 'CONTAINER_UNKNOWN' } }), []);
 });
 
-test('all labels must match, the empty ones too, and all conditions together', () => {
+test('all labels, including empty ones, and all conditions must match', () => {
   assert.deepEqual(ofSandboxes({ label_selector: { app: 'db', tier: '' } }), ['bb1']);
   assert.deepEqual(ofSandboxes({ label_selector: { app: 'web', tier: '' } }), []);
   assert.deepEqual(ofSandboxes({ label_selector: { toString: 'x' } }), []);

@@ -1,7 +1,7 @@
 /**
- * Which sandboxes and containers a list asks for: all conditions must hold, and an absent one always does. Pure.
+ * Selects sandboxes and containers by the filter of a list request. All conditions must match; an absent condition matches everything. Pure.
  *
- * An id may be a prefix; one that nothing has gives an empty list, not an error.
+ * An id may be a prefix. An unknown id selects nothing and is not an error.
  */
 import { type ContainerView, containerState, type SandboxView, sandboxState } from '../../engine/state/records.ts';
 import type * as cri from '../wire/messages.ts';

@@ -1,9 +1,9 @@
 /**
- * What berth calls itself on the wire. Pure.
+ * The names of berth in the CRI. Pure.
  */
 
-/** The kubelet puts it before every container id (`berth://…`): it never changes. */
+/** The kubelet prefixes container ids with it (`berth://…`), so it must not change. */
 export const runtimeName = 'berth';
 
-/** Names that a pod's RuntimeClass may have; '' is the default. Both are the same today. */
+/** The handlers that a RuntimeClass may name; '' is the default. Both are equivalent. */
 export const runtimeHandlers: readonly string[] = ['', runtimeName];

@@ -4,7 +4,7 @@ import { status } from '@grpc/grpc-js';
 import { BerthError, type ErrorCode, invalidArgument } from '../../lib/errors.ts';
 import { failureFrom } from './grpc-status.ts';
 
-test('an error of each code gets the number that grpc gives that name; anything else is INTERNAL', () => {
+test('failureFrom() returns the gRPC number of each code, and INTERNAL for other errors', () => {
   const names: readonly ErrorCode[] = [
     ...(['INVALID_ARGUMENT', 'DEADLINE_EXCEEDED', 'NOT_FOUND', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED', 'FAILED_PRECONDITION'] as const),
     ...(['ABORTED', 'UNIMPLEMENTED', 'INTERNAL', 'UNAVAILABLE', 'UNAUTHENTICATED', 'CANCELLED'] as const),
@@ -13,7 +13,7 @@ test('an error of each code gets the number that grpc gives that name; anything 
   assert.equal(failureFrom(new TypeError('text')).code, status.INTERNAL);
 });
 
-test('failureFrom() answers UNKNOWN where the kubelet looks for a word, which it finds at the beginning of the text only then', () => {
+test('failureFrom() returns UNKNOWN for pull errors that the kubelet recognizes by their prefix', () => {
   for (const word of ['RegistryUnavailable', 'SignatureValidationFailed']) {
     const { name, code, details } = failureFrom(new BerthError('UNAVAILABLE', `${word}: pulling image x`));
     assert.deepEqual([name, code, details], ['UNAVAILABLE', status.UNKNOWN, `${word}: pulling image x`]);
@@ -21,6 +21,6 @@ test('failureFrom() answers UNKNOWN where the kubelet looks for a word, which it
   assert.equal(failureFrom(new BerthError('UNAVAILABLE', 'said RegistryUnavailable: no')).code, status.UNAVAILABLE);
 });
 
-test('failureFrom() bounds the text: it travels in a header', () => {
+test('failureFrom() limits the length of the message', () => {
   assert.equal(failureFrom(invalidArgument('x'.repeat(100_000))).details.length, 4097);
 });

@@ -1,5 +1,5 @@
 /**
- * Import: images out of an archive that the caller sends; tells how it stands, and at last what the images are.
+ * Import: imports images from an archive that the caller sends. Reports progress, then the images.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -7,7 +7,7 @@ import { requiredName } from '../../from-request/checks.ts';
 import type { ImportRequest, ImportResponse } from '../../wire/berth-messages.ts';
 import { reportProgress } from './report-progress.ts';
 
-/** @throws {BerthError} as the images' import. */
+/** @throws {BerthError} as the image store. */
 export async function* importImages(
   { images }: Pick<CriDeps, 'images'>,
   requests: AsyncIterable<ImportRequest>,
@@ -17,8 +17,8 @@ export async function* importImages(
   const first: ImportRequest = (await messages.next()).value ?? {};
   const name = first.name === undefined || first.name === '' ? undefined : requiredName('name', first.name);
   const archive = bytesOf(first, messages);
-  const found = yield* reportProgress((onStart) => images.importArchive({ archive, name, signal, onStart }));
-  yield { images: found.map(({ id, repoTags, repoDigests }) => ({ id, names: repoTags.length > 0 ? repoTags : repoDigests })) };
+  const imported = yield* reportProgress((onStart) => images.importArchive({ archive, name, signal, onStart }));
+  yield { images: imported.map(({ id, repoTags, repoDigests }) => ({ id, names: repoTags.length > 0 ? repoTags : repoDigests })) };
 }
 
 async function* bytesOf(first: ImportRequest, rest: AsyncIterator<ImportRequest>): AsyncGenerator<Buffer> {

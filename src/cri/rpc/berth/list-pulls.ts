@@ -1,5 +1,5 @@
 /**
- * Pulls: those that are under way.
+ * Pulls: lists the pulls in progress. Pure.
  */
 import type { CriDeps } from '../../deps.ts';
 import { toTransferProgress } from '../../to-response/transfer-to-response.ts';

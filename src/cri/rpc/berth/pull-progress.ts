@@ -1,5 +1,5 @@
 /**
- * Pull: as PullImage, for people, who want to see how it stands.
+ * Pull: pulls an image like PullImage, and reports progress.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -7,7 +7,7 @@ import { requiredName } from '../../from-request/checks.ts';
 import type { PullRequest, PullResponse } from '../../wire/berth-messages.ts';
 import { reportProgress } from './report-progress.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT without a reference, else as the images' pull. */
+/** @throws {BerthError} INVALID_ARGUMENT without a reference, else as the image store. */
 export async function* pullWithProgress(
   { images }: Pick<CriDeps, 'images'>,
   request: PullRequest,

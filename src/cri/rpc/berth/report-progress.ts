@@ -1,26 +1,27 @@
 /**
- * How a pull or an import stands, told again and again for as long as it goes on.
+ * Reports the progress of a pull or an import while it runs.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Transfer } from '../../../images/document/transfer.ts';
 import { toTransferProgress } from '../../to-response/transfer-to-response.ts';
 import type { TransferProgress } from '../../wire/berth-messages.ts';
 
-/** Often enough for a bar that moves. */
+/** Short enough for a smooth progress bar. */
 const intervalMs = 200;
 
 /**
- * Tells how the work stands, five times a second, until it has ended, and once more then.
+ * Yields the progress five times a second until the work has ended, and once at the end.
  *
- * @param start hands over what tells it. @returns what the work gives; throws what it throws.
+ * @param start starts the work, which passes a function that returns its progress to `onStart`.
+ * @returns the result of the work. @throws the error of the work.
  */
 export async function* reportProgress<T>(
   start: (onStart: (progress: () => Transfer) => void) => Promise<T>,
 ): AsyncGenerator<{ readonly progress: TransferProgress }, T> {
   let progress: (() => Transfer) | undefined;
   let hasEnded = false;
-  const work = start((given) => {
-    progress = given;
+  const work = start((getProgress) => {
+    progress = getProgress;
   });
   const ended = work
     .catch(() => undefined)

@@ -1,5 +1,5 @@
 /**
- * Attach: a URL where one client may follow the output of a container's own process, and give it input.
+ * Attach: returns a URL at which one client can attach to the streams of the container's process.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -8,9 +8,9 @@ import { flagsFromRequest } from '../../from-request/stream-flags.ts';
 import type { AttachRequest, AttachResponse } from '../../wire/messages.ts';
 import { requireRunning } from '../running.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT without a stream, FAILED_PRECONDITION when the container does not run. */
+/** @throws {BerthError} INVALID_ARGUMENT without a stream, FAILED_PRECONDITION if the container is not running. */
 export async function attach({ engine, streaming }: Pick<CriDeps, 'engine' | 'streaming'>, request: AttachRequest): Promise<AttachResponse> {
   const container = engine.container(requiredName('container_id', request.container_id));
-  requireRunning('attaching to', container);
+  requireRunning('attach to', container);
   return { url: streaming.prepareAttach({ containerId: container.record.id, ...flagsFromRequest(request) }) };
 }

@@ -1,5 +1,5 @@
 /**
- * CheckpointContainer: writes a running container into an archive, for a look at it elsewhere. It runs on.
+ * CheckpointContainer: writes a running container to an archive, for example for forensic analysis. The container keeps running.
  */
 import { invalidArgument } from '../../../lib/errors.ts';
 import type { CriDeps } from '../../deps.ts';
@@ -7,7 +7,7 @@ import { absolutePath, requiredName } from '../../from-request/checks.ts';
 import { secondsToMs } from '../../from-request/seconds.ts';
 import type { CheckpointContainerRequest, CheckpointContainerResponse } from '../../wire/messages.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT without an id, an absolute location, or with a timeout below 0; else as the engine. */
+/** @throws {BerthError} INVALID_ARGUMENT without an id or an absolute location, or for a negative timeout; else as the engine. */
 export async function checkpointContainer(
   { engine }: Pick<CriDeps, 'engine'>,
   request: CheckpointContainerRequest,
@@ -15,7 +15,7 @@ export async function checkpointContainer(
 ): Promise<CheckpointContainerResponse> {
   const id = requiredName('container_id', request.container_id);
   const location = absolutePath('location', request.location);
-  if (Number(request.timeout ?? 0) < 0) throw invalidArgument(`timeout: ${request.timeout} is below 0`);
+  if (Number(request.timeout ?? 0) < 0) throw invalidArgument(`timeout: ${request.timeout} is negative`);
   await engine.checkpoint(id, { location, timeoutMs: secondsToMs(request.timeout), signal });
   return {};
 }

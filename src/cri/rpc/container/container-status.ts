@@ -1,5 +1,5 @@
 /**
- * ContainerStatus: one container, its state and what is in force for it.
+ * ContainerStatus: the state and effective settings of one container.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -7,7 +7,7 @@ import { requiredName } from '../../from-request/checks.ts';
 import { containerStatus as toStatus, verboseInfo } from '../../to-response/to-response.ts';
 import type { ContainerStatusRequest, ContainerStatusResponse } from '../../wire/messages.ts';
 
-/** @throws {BerthError} NOT_FOUND for an unknown id: the kubelet takes that for "gone meanwhile". */
+/** @throws {BerthError} NOT_FOUND for an unknown id, which the kubelet treats as removed. */
 export async function containerStatus({ engine }: Pick<CriDeps, 'engine'>, request: ContainerStatusRequest): Promise<ContainerStatusResponse> {
   const view = engine.container(requiredName('container_id', request.container_id));
   const info = request.verbose ? verboseInfo(engine.explain(view.record.id)) : {};

@@ -1,5 +1,5 @@
 /**
- * CreateContainer: refuses all that can be refused, and prepares. Nothing runs before StartContainer.
+ * CreateContainer: validates the request and prepares the container. StartContainer starts its process.
  */
 import { containerState } from '../../../engine/state/records.ts';
 import type { ContainerSpec, Mount } from '../../../engine/state/spec.ts';
@@ -13,7 +13,7 @@ type Deps = Pick<CriDeps, 'engine' | 'images' | 'devices'>;
 
 /**
  * @throws {BerthError} NOT_FOUND for an unknown sandbox or image, INVALID_ARGUMENT, FAILED_PRECONDITION and UNIMPLEMENTED as containerSpecFrom(),
- *   else as the engine. A retry after a deadline gets the container that the first call made.
+ *   else as the engine. A retry after a deadline returns the container that the first call created.
  */
 export async function createContainer({ engine, images, devices }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
   const sandbox = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id)).record;
@@ -32,14 +32,14 @@ export async function createContainer({ engine, images, devices }: Deps, request
   return { container_id: await engine.createContainer(sandbox.id, spec, { ...known, config, layerDirs, diffIds }) };
 }
 
-/** Never pulls: that is PullImage's, with the pod's credentials. */
+/** Finds an image, but does not pull it: PullImage does, with the pod's credentials. */
 function findImage(images: CriDeps['images'], reference: string): ImageView {
   const image = images.find(reference);
   if (image === undefined) throw notFound(`image ${quoted(reference)} is not on this node; pull it first`);
   return image;
 }
 
-/** An image that is to be a volume, as it is on the node now. */
+/** Resolves the image of an image volume. */
 async function withImage(images: CriDeps['images'], mount: Mount): Promise<Mount> {
   if (mount.image === undefined) return mount;
   const image = findImage(images, mount.image.requested);
@@ -48,12 +48,12 @@ async function withImage(images: CriDeps['images'], mount: Mount): Promise<Mount
   return { ...mount, image: { ...mount.image, found: { id: image.id, ref: image.repoDigests[0] ?? image.id, layerDirs, diffIds } } };
 }
 
-/** The target's id in full. Its state is looked at again when the container starts; here so that the pod's event names the mistake early. */
+/** Resolves the target's full id. Its state is checked here, so that the pod's event reports a mistake early, and again at the start of the container. */
 function withTarget(engine: CriDeps['engine'], spec: ContainerSpec, sandboxId: string): ContainerSpec {
   const { namespaces } = spec.security;
   if (namespaces.targetId === undefined) return spec;
   const { record, status } = engine.container(namespaces.targetId);
   if (record.sandboxId !== sandboxId) throw failedPrecondition(`namespace_options.target_id: container ${record.id} is in another sandbox`);
-  if (containerState(status) !== 'running') throw failedPrecondition(`namespace_options.target_id: container ${record.id} does not run`);
+  if (containerState(status) !== 'running') throw failedPrecondition(`namespace_options.target_id: container ${record.id} is not running`);
   return { ...spec, security: { ...spec.security, namespaces: { ...namespaces, targetId: record.id } } };
 }

@@ -1,5 +1,5 @@
 /**
- * ListContainers and StreamContainers: the containers that match a filter, from memory.
+ * ListContainers and StreamContainers: list the containers that match a filter, from memory.
  */
 import type { CriDeps } from '../../deps.ts';
 import { EncodedMessage, encodedChunks } from '../../to-response/encoded.ts';
@@ -12,7 +12,7 @@ export async function listContainers(deps: Deps, request: ListContainersRequest)
   return new EncodedMessage(pieces(deps, request));
 }
 
-/** The field of the items has the same number in both responses, and so the same bytes. */
+/** The items field has the same number in both responses, so the encoded items are the same. */
 export function streamContainers(deps: Deps, request: StreamContainersRequest): Iterable<EncodedMessage> {
   return encodedChunks(pieces(deps, request));
 }

@@ -1,5 +1,5 @@
 /**
- * RemoveContainer: kills and removes a container, all but its log; succeeds for one that is not there.
+ * RemoveContainer: kills and removes a container but not its log. Succeeds for an unknown container.
  */
 
 import type { CriDeps } from '../../deps.ts';

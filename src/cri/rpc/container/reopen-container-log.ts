@@ -1,5 +1,5 @@
 /**
- * ReopenContainerLog: goes on writing to a new file after the old one was renamed.
+ * ReopenContainerLog: reopens a container's log file after log rotation has renamed it.
  */
 
 import type { CriDeps } from '../../deps.ts';

@@ -1,5 +1,5 @@
 /**
- * StartContainer: runs the command; answers once it has been executed, or with the step that failed.
+ * StartContainer: starts the container's process. Returns after execve(2), or with the operation that failed.
  */
 
 import type { CriDeps } from '../../deps.ts';

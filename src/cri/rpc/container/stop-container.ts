@@ -1,5 +1,5 @@
 /**
- * StopContainer: the stop signal, a time to react, then the kill; answers when the end is on record. Succeeds for one that does not run.
+ * StopContainer: sends the stop signal, then SIGKILL after the timeout. Returns when the exit is recorded. Succeeds for a container that is not running.
  */
 
 import type { CriDeps } from '../../deps.ts';

@@ -1,5 +1,5 @@
 /**
- * UpdateContainerResources: changes a container's limits while it runs. Fields that are zero stay as they are.
+ * UpdateContainerResources: changes the limits of a running container. Zero fields are left unchanged.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -7,7 +7,7 @@ import { requiredName } from '../../from-request/checks.ts';
 import { resourcesFrom } from '../../from-request/resources-from-request.ts';
 import type { UpdateContainerResourcesRequest, UpdateContainerResourcesResponse } from '../../wire/messages.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT without an id or with values that no kernel takes, else as the engine. */
+/** @throws {BerthError} INVALID_ARGUMENT without an id or for invalid values, else as the engine. */
 export async function updateContainerResources(
   { engine }: Pick<CriDeps, 'engine'>,
   { container_id, linux }: UpdateContainerResourcesRequest,

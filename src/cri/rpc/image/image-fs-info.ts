@@ -1,10 +1,10 @@
 /**
- * ImageFsInfo: what images take of which disk; the kubelet collects images by it.
+ * ImageFsInfo: the disk usage of images, which controls the kubelet's image garbage collection.
  */
 import type { CriDeps } from '../../deps.ts';
 import type { ImageFsInfoResponse } from '../../wire/messages.ts';
 
-/** Images and writable layers lie on the same file system. */
+/** Images and writable layers are on the same file system. */
 export async function imageFsInfo({ images, nowNs }: Pick<CriDeps, 'images' | 'nowNs'>): Promise<ImageFsInfoResponse> {
   const { mountpoint, usedBytes, inodesUsed } = await images.fsInfo();
   const usage = {

@@ -1,5 +1,5 @@
 /**
- * ListImages and StreamImages: all images, or the one that a reference names.
+ * ListImages and StreamImages: list all images, or the one that a reference names.
  */
 import type { CriDeps, ImageView } from '../../deps.ts';
 import { EncodedMessage, encodedChunks } from '../../to-response/encoded.ts';
@@ -7,12 +7,12 @@ import type { ListImagesRequest, StreamImagesRequest } from '../../wire/messages
 
 type Deps = Pick<CriDeps, 'images' | 'items'>;
 
-/** @throws {BerthError} INVALID_ARGUMENT for a reference that cannot be read. */
+/** @throws {BerthError} INVALID_ARGUMENT for an invalid reference. */
 export async function listImages(deps: Deps, request: ListImagesRequest): Promise<EncodedMessage> {
   return new EncodedMessage(select(deps, request).map(deps.items.images));
 }
 
-/** The field of the items has the same number in both responses, and so the same bytes. */
+/** The items field has the same number in both responses, so the encoded items are the same. */
 export function streamImages(deps: Deps, request: StreamImagesRequest): Iterable<EncodedMessage> {
   return encodedChunks(select(deps, request).map(deps.items.images));
 }

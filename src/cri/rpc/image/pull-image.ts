@@ -1,5 +1,5 @@
 /**
- * PullImage: brings an image to this node, ready to be stood on. Credentials of the request go to the registry and nowhere else.
+ * PullImage: pulls an image, ready for use. The credentials in the request are sent only to the registry.
  */
 
 import type { CriDeps, PullAuth } from '../../deps.ts';
@@ -8,8 +8,8 @@ import { checkHandler } from '../../from-request/sandbox-from-request.ts';
 import type { AuthConfig, PullImageRequest, PullImageResponse } from '../../wire/messages.ts';
 
 /**
- * @returns the image's id: the same text as Image.id and image_id of containers.
- * @throws {BerthError} INVALID_ARGUMENT without a reference or for an unknown handler, else as the images' pull.
+ * @returns the image's id, as in Image.id and in the image_id of containers.
+ * @throws {BerthError} INVALID_ARGUMENT without a reference or for an unknown handler, else as the image store.
  */
 export async function pullImage({ images }: Pick<CriDeps, 'images'>, request: PullImageRequest, signal: AbortSignal): Promise<PullImageResponse> {
   const reference = requiredName('image.image', request.image?.image);

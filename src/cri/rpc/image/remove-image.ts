@@ -1,12 +1,12 @@
 /**
- * RemoveImage: takes all names of an image away; what runs on it runs on. Succeeds for one that is not there.
+ * RemoveImage: removes all names of an image. Containers that use it keep running. Succeeds for an unknown image.
  */
 
 import type { CriDeps } from '../../deps.ts';
 import { requiredName } from '../../from-request/checks.ts';
 import type { RemoveImageRequest, RemoveImageResponse } from '../../wire/messages.ts';
 
-/** @throws {BerthError} INVALID_ARGUMENT without a reference, or for one that cannot be read. */
+/** @throws {BerthError} INVALID_ARGUMENT for a missing or invalid reference. */
 export async function removeImage({ images }: Pick<CriDeps, 'images'>, request: RemoveImageRequest): Promise<RemoveImageResponse> {
   await images.remove(requiredName('image.image', request.image?.image));
   return {};

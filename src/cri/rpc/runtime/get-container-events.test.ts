@@ -17,7 +17,7 @@ after(() => rmSync(directory, { recursive: true }));
 
 type Stream = ClientReadableStream<ContainerEventResponse>;
 
-/** A server whose events the test emits, and a way to listen that has begun when it returns. */
+/** Serves events that the test emits. `subscribe` returns when the subscription is active. */
 async function serve(t: { after: (end: () => Promise<void>) => void }, name: string) {
   const events = createEvents();
   const { engine, ...others } = fakeDeps();
@@ -41,7 +41,7 @@ async function serve(t: { after: (end: () => Promise<void>) => void }, name: str
   const subscribe = async (): Promise<Stream> => {
     const method = contract.runtime['GetContainerEvents'];
     assert.ok(method);
-    // A connection of its own: those who share one share its window too.
+    // A connection of its own, because a shared connection has a shared window.
     const client = new Service(`unix://${path}`, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
     clients.push(client);
     const before = listeners;
@@ -52,8 +52,8 @@ async function serve(t: { after: (end: () => Promise<void>) => void }, name: str
   return { events, server, subscribe };
 }
 
-async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 5));
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 const sandbox = sandboxView('s1');
@@ -73,7 +73,7 @@ const codeOf = (stream: Stream): Promise<number> =>
     stream.once('error', (error: ServiceError) => resolve(error.code));
   });
 
-test('GetContainerEvents sends each event with the pod as it was', async (t) => {
+test('GetContainerEvents sends each event with the status of the pod at that time', async (t) => {
   const { events, subscribe } = await serve(t, 'messages');
   const stream = await subscribe();
   const messages: ContainerEventResponse[] = [];
@@ -96,7 +96,7 @@ test('GetContainerEvents sends each event with the pod as it was', async (t) => 
   stream.cancel();
 });
 
-test('GetContainerEvents is over when the caller has gone', async (t) => {
+test('GetContainerEvents ends when the caller disconnects', async (t) => {
   const { events, subscribe } = await serve(t, 'gone');
   const stream = await subscribe();
   const code = codeOf(stream);
@@ -105,10 +105,10 @@ test('GetContainerEvents is over when the caller has gone', async (t) => {
   await until(() => !events.hasListeners());
 });
 
-test('a caller that takes nothing is ended with RESOURCE_EXHAUSTED, and keeps no other waiting', async (t) => {
+test('a caller that does not read gets RESOURCE_EXHAUSTED and does not delay others', async (t) => {
   const { events, subscribe } = await serve(t, 'slow');
   const slow = await subscribe();
-  // It takes the first one and no more: a client that never took one would have all of them in its own memory.
+  // Pause after the first event: a client that never reads would buffer all of them itself.
   slow.once('data', () => slow.pause());
   const quick = await subscribe();
   let taken = 0;
@@ -121,7 +121,7 @@ test('a caller that takes nothing is ended with RESOURCE_EXHAUSTED, and keeps no
   const count = 6000;
   for (let n = 0; n < count; n += 1) {
     events.emit(event('created', `c${n}`, { sandbox: large }));
-    // No faster than the quick one takes them.
+    // Emit no faster than the fast client reads.
     if (n % 500 === 499) await until(() => taken >= n - 1000);
   }
   await until(() => taken === count);
@@ -130,7 +130,7 @@ test('a caller that takes nothing is ended with RESOURCE_EXHAUSTED, and keeps no
   quick.cancel();
 });
 
-test('close() of the events ends the calls, so that the daemon need not wait for them', async (t) => {
+test('closing the events ends the calls, so that shutdown does not wait for them', async (t) => {
   const { events, subscribe, server } = await serve(t, 'close');
   const stream = await subscribe();
   stream.resume();

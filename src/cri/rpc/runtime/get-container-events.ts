@@ -1,12 +1,12 @@
 /**
- * GetContainerEvents: what becomes of sandboxes and containers, from now on. Nothing is told twice; who missed something lists.
+ * GetContainerEvents: streams the lifecycle events of sandboxes and containers from now on. Events are not repeated; a caller that missed some must list.
  */
 import type { EventKind, LifeEvent } from '../../../engine/state/events.ts';
 import type { CriDeps } from '../../deps.ts';
 import { containerStatus, podSandboxStatus } from '../../to-response/to-response.ts';
 import type { ContainerEventResponse, ContainerEventType, GetEventsRequest } from '../../wire/messages.ts';
 
-/** Ends when the caller goes. @throws {BerthError} RESOURCE_EXHAUSTED for a caller that does not keep up, or one too many. */
+/** Ends when the caller disconnects. @throws {BerthError} RESOURCE_EXHAUSTED for a caller that is too slow, or too many callers. */
 export async function* getContainerEvents(
   { engine }: Pick<CriDeps, 'engine'>,
   _request: GetEventsRequest,

@@ -1,15 +1,15 @@
 /**
- * RuntimeConfig and UpdateRuntimeConfig: what the kubelet and the runtime tell each other at start.
+ * RuntimeConfig and UpdateRuntimeConfig: the configuration that the kubelet and the runtime exchange at startup.
  */
 import type { CriDeps } from '../../deps.ts';
 import type { RuntimeConfigResponse, UpdateRuntimeConfigResponse } from '../../wire/messages.ts';
 
-/** Said in so many words: the zero value of the field means systemd. */
+/** Always sets the driver, because the default of the field is systemd. */
 export async function runtimeConfig({ engine }: Pick<CriDeps, 'engine'>): Promise<RuntimeConfigResponse> {
   return { linux: { cgroup_driver: engine.facts().cgroupDriver === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } };
 }
 
-/** The pod CIDR is the network plugins' business, which read their own configuration. */
+/** Ignores the pod CIDR: network plugins have their own configuration. */
 export async function updateRuntimeConfig(): Promise<UpdateRuntimeConfigResponse> {
   return {};
 }

@@ -1,5 +1,5 @@
 /**
- * Status: can this node run pods, and what can it do for them. Asked every few seconds, so answered from memory.
+ * Status: the readiness and features of this node. The kubelet polls it every few seconds, so it is answered from memory.
  */
 
 import type { CriDeps } from '../../deps.ts';

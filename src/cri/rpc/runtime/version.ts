@@ -1,12 +1,12 @@
 /**
- * Version: who answers, and which protocol it speaks.
+ * Version: the name and version of the runtime and of its API.
  */
 
 import type { CriDeps } from '../../deps.ts';
 import { runtimeName } from '../../wire/constants.ts';
 import type { VersionResponse } from '../../wire/messages.ts';
 
-/** Version of the kubelet's runtime API: cri-api, VersionResponse. */
+/** The version of the kubelet's runtime API (cri-api, VersionResponse). */
 const apiVersion = '0.1.0';
 
 export async function version({ settings }: Pick<CriDeps, 'settings'>): Promise<VersionResponse> {

@@ -1,5 +1,5 @@
 /**
- * ListPodSandbox and StreamPodSandboxes: the sandboxes that match a filter, from memory.
+ * ListPodSandbox and StreamPodSandboxes: list the sandboxes that match a filter, from memory.
  */
 import type { CriDeps } from '../../deps.ts';
 import { EncodedMessage, encodedChunks } from '../../to-response/encoded.ts';
@@ -12,7 +12,7 @@ export async function listPodSandbox(deps: Deps, request: ListPodSandboxRequest)
   return new EncodedMessage(pieces(deps, request));
 }
 
-/** The field of the items has the same number in both responses, and so the same bytes. */
+/** The items field has the same number in both responses, so the encoded items are the same. */
 export function streamPodSandboxes(deps: Deps, request: StreamPodSandboxesRequest): Iterable<EncodedMessage> {
   return encodedChunks(pieces(deps, request));
 }

@@ -13,7 +13,7 @@ const world = {
   ],
 };
 
-test("podSandboxStatus() has the statuses of the pod's containers and of no other's", async () => {
+test("podSandboxStatus() returns the statuses of the pod's own containers", async () => {
   const { status, containers_statuses: statuses } = await podSandboxStatus(fakeDeps(world), { pod_sandbox_id: 's1' });
   assert.equal(status?.id, 's1');
   assert.deepEqual(
@@ -25,7 +25,7 @@ test("podSandboxStatus() has the statuses of the pod's containers and of no othe
   );
 });
 
-test('podSandboxStatus() has a time that grows with each answer, also when the clock stands or goes back', async () => {
+test('podSandboxStatus() returns strictly increasing timestamps, even if the clock stops or goes back', async () => {
   const future = BigInt(Date.now() + 3_600_000) * 1_000_000n;
   const deps = { ...fakeDeps(world), nowNs: createClock(future).nowNs };
   const times = [];

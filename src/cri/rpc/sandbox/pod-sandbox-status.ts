@@ -1,5 +1,5 @@
 /**
- * PodSandboxStatus: one sandbox, its address and its namespaces; and, for a kubelet that follows events, its containers as of a point in time.
+ * PodSandboxStatus: the status of one sandbox with its addresses and namespaces and, for a kubelet that uses events, its containers.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -8,10 +8,10 @@ import { containerStatus, podSandboxStatus as toStatus, verboseInfo } from '../.
 import type { PodSandboxStatusRequest, PodSandboxStatusResponse } from '../../wire/messages.ts';
 
 /**
- * The kubelet orders this answer among the events by its time, and takes the newer (KEP-3386): all is read in one go, at a time of the clock that events
- * have theirs from, which never gives the same twice.
+ * The kubelet orders this response and the events by timestamp and uses the newest (KEP-3386). So everything is read in one turn of the event loop, and
+ * the timestamp is from the same strictly increasing clock as those of events.
  *
- * @throws {BerthError} NOT_FOUND for an unknown id: the kubelet takes that for "gone meanwhile".
+ * @throws {BerthError} NOT_FOUND for an unknown id, which the kubelet treats as removed.
  */
 export async function podSandboxStatus(
   { engine, nowNs }: Pick<CriDeps, 'engine' | 'nowNs'>,

@@ -1,5 +1,5 @@
 /**
- * RemovePodSandbox: leaves nothing of a sandbox and its containers but their logs; succeeds for one that is not there.
+ * RemovePodSandbox: removes a sandbox and its containers but not their logs. Succeeds for an unknown sandbox.
  */
 
 import type { CriDeps } from '../../deps.ts';

@@ -1,5 +1,5 @@
 /**
- * StopPodSandbox: ends all of a pod's containers and takes its address back; may be repeated, and succeeds for one that is not there.
+ * StopPodSandbox: stops all containers of a pod and releases its addresses. Idempotent; succeeds for an unknown sandbox.
  */
 
 import type { CriDeps } from '../../deps.ts';

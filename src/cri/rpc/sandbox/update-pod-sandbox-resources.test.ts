@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { fakeDeps } from '../../../../test/support/cri-fakes.ts';
 import { updatePodSandboxResources } from './update-pod-sandbox-resources.ts';
 
-test('updatePodSandboxResources() hands on what was sent, and nothing for what was not', async () => {
+test('updatePodSandboxResources() passes on only the fields that were sent', async () => {
   const deps = fakeDeps();
   await updatePodSandboxResources(deps, { pod_sandbox_id: 's1', resources: { cpu_shares: '51', memory_limit_in_bytes: '64' } });
   await updatePodSandboxResources(deps, { pod_sandbox_id: 's1', overhead: { cpu_quota: '-1' } });
@@ -13,7 +13,7 @@ test('updatePodSandboxResources() hands on what was sent, and nothing for what w
   ]);
 });
 
-test('updatePodSandboxResources() refuses values that no kernel takes', async () => {
+test('updatePodSandboxResources() refuses invalid values', async () => {
   const request = { pod_sandbox_id: 's1', resources: { cpu_period: '5' } };
   await assert.rejects(updatePodSandboxResources(fakeDeps(), request), { code: 'INVALID_ARGUMENT', message: /^cpu_period: 5/ });
 });

@@ -1,6 +1,6 @@
 /**
- * UpdatePodSandboxResources: what a pod may take in all, told after the kubelet has changed the pod's cgroup (KEP-1287). That is the kubelet's own:
- * nothing is written to it here; the values are kept and shown.
+ * UpdatePodSandboxResources: records the resources of a whole pod, after the kubelet has changed the pod's cgroup (KEP-1287). The kubelet owns that
+ * cgroup, so nothing is written to it here.
  */
 
 import type { CriDeps } from '../../deps.ts';
@@ -8,7 +8,7 @@ import { present, requiredName } from '../../from-request/checks.ts';
 import { resourcesFrom } from '../../from-request/resources-from-request.ts';
 import type { LinuxContainerResources, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse } from '../../wire/messages.ts';
 
-/** What is not sent stays as it was. @throws {BerthError} NOT_FOUND for an unknown sandbox, INVALID_ARGUMENT for values that no kernel takes. */
+/** Leaves unset fields unchanged. @throws {BerthError} NOT_FOUND for an unknown sandbox, INVALID_ARGUMENT for invalid values. */
 export async function updatePodSandboxResources(
   { engine }: Pick<CriDeps, 'engine'>,
   { pod_sandbox_id, overhead, resources }: UpdatePodSandboxResourcesRequest,

@@ -1,5 +1,5 @@
 /**
- * ListContainerStats and StreamContainerStats: what the running containers that match a filter use.
+ * ListContainerStats and StreamContainerStats: the resource usage of the running containers that match a filter.
  */
 import type { CriDeps } from '../../deps.ts';
 import { containerStats } from '../../to-response/stats-to-response.ts';
@@ -14,19 +14,19 @@ import { selectContainers } from '../filters.ts';
 
 type Deps = Pick<CriDeps, 'engine' | 'settings'>;
 
-/** A container that ends meanwhile is left out. */
+/** Omits containers that exit meanwhile. */
 export async function listContainerStats(deps: Deps, request: ListContainerStatsRequest): Promise<ListContainerStatsResponse> {
   const stats: ContainerStats[] = [];
-  for await (const portion of portions(deps, request)) stats.push(...portion);
+  for await (const batch of batches(deps, request)) stats.push(...batch);
   return { stats };
 }
 
-/** A message for each portion, as it is read. */
+/** Sends a message for each batch, as it is read. */
 export async function* streamContainerStats(deps: Deps, request: StreamContainerStatsRequest): AsyncGenerator<StreamContainerStatsResponse> {
-  for await (const portion of portions(deps, request)) yield { container_stats: portion };
+  for await (const batch of batches(deps, request)) yield { container_stats: batch };
 }
 
-async function* portions({ engine, settings }: Deps, { filter }: ListContainerStatsRequest): AsyncGenerator<ContainerStats[]> {
+async function* batches({ engine, settings }: Deps, { filter }: ListContainerStatsRequest): AsyncGenerator<ContainerStats[]> {
   const views = selectContainers(engine.containers(), filter);
-  for await (const portion of engine.stats.containers(views)) yield portion.map((each) => containerStats(each, settings.rootDir));
+  for await (const batch of engine.stats.containers(views)) yield batch.map((each) => containerStats(each, settings.rootDir));
 }

@@ -1,5 +1,5 @@
 /**
- * ListMetricDescriptors: what ListPodSandboxMetrics can tell. The kubelet asks once, at its start.
+ * ListMetricDescriptors: describes the metrics of ListPodSandboxMetrics. The kubelet calls it once at startup.
  */
 import type { CriDeps } from '../../deps.ts';
 import { metricDescriptors } from '../../to-response/metrics-to-response.ts';

@@ -1,5 +1,5 @@
 /**
- * ListPodSandboxMetrics and StreamPodSandboxMetrics: the metrics of all ready pods and their running containers, at every scrape of the kubelet.
+ * ListPodSandboxMetrics and StreamPodSandboxMetrics: the metrics of all ready pods and their running containers, for each scrape of the kubelet.
  */
 import type { CriDeps } from '../../deps.ts';
 import { podSandboxMetrics } from '../../to-response/metrics-to-response.ts';
@@ -19,7 +19,7 @@ export async function listPodSandboxMetrics({ engine }: Deps, _request: ListPodS
   return { pod_metrics: metrics };
 }
 
-/** A message for each pod, as it is read. */
+/** Sends a message for each pod, as it is read. */
 export async function* streamPodSandboxMetrics(
   { engine }: Deps,
   _request: StreamPodSandboxMetricsRequest,

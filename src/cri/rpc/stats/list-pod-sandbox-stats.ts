@@ -1,5 +1,5 @@
 /**
- * ListPodSandboxStats and StreamPodSandboxStats: what the ready pods that match a filter use.
+ * ListPodSandboxStats and StreamPodSandboxStats: the resource usage of the ready pods that match a filter.
  */
 import type { CriDeps } from '../../deps.ts';
 import { podSandboxStats } from '../../to-response/stats-to-response.ts';
@@ -16,16 +16,16 @@ type Deps = Pick<CriDeps, 'engine' | 'settings'>;
 
 export async function listPodSandboxStats(deps: Deps, request: ListPodSandboxStatsRequest): Promise<ListPodSandboxStatsResponse> {
   const stats: PodSandboxStats[] = [];
-  for await (const portion of portions(deps, request)) stats.push(...portion);
+  for await (const batch of batches(deps, request)) stats.push(...batch);
   return { stats };
 }
 
-/** A message for each portion, as it is read. */
+/** Sends a message for each batch, as it is read. */
 export async function* streamPodSandboxStats(deps: Deps, request: StreamPodSandboxStatsRequest): AsyncGenerator<StreamPodSandboxStatsResponse> {
-  for await (const portion of portions(deps, request)) yield { pod_sandbox_stats: portion };
+  for await (const batch of batches(deps, request)) yield { pod_sandbox_stats: batch };
 }
 
-async function* portions({ engine, settings }: Deps, { filter }: ListPodSandboxStatsRequest): AsyncGenerator<PodSandboxStats[]> {
+async function* batches({ engine, settings }: Deps, { filter }: ListPodSandboxStatsRequest): AsyncGenerator<PodSandboxStats[]> {
   const views = selectSandboxes(engine.sandboxes(), filter);
-  for await (const portion of engine.stats.sandboxes(views)) yield portion.map((each) => podSandboxStats(each, settings.rootDir));
+  for await (const batch of engine.stats.sandboxes(views)) yield batch.map((each) => podSandboxStats(each, settings.rootDir));
 }

@@ -1,5 +1,5 @@
 /**
- * PodSandboxStats: what one pod uses, as a whole and by container.
+ * PodSandboxStats: the resource usage of one pod, in total and by container.
  */
 import { failedPrecondition } from '../../../lib/errors.ts';
 import type { CriDeps } from '../../deps.ts';
@@ -14,5 +14,5 @@ export async function podSandboxStats(
 ): Promise<PodSandboxStatsResponse> {
   const view = engine.sandbox(requiredName('pod_sandbox_id', pod_sandbox_id));
   for await (const [stats] of engine.stats.sandboxes([view])) if (stats !== undefined) return { stats: toStats(stats, settings.rootDir) };
-  throw failedPrecondition(`reading what sandbox ${view.record.id} uses: it is not ready`);
+  throw failedPrecondition(`read stats of sandbox ${view.record.id}: not ready`);
 }
