@@ -1,5 +1,5 @@
 /**
- * `berth doctor`: looks at the node as the daemon would find it. Leaves it as it was; a daemon may be running.
+ * `berth doctor`: collects facts about the node, with the same probes as the daemon. Changes nothing; a daemon may be running.
  */
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { release } from 'node:os';
@@ -26,9 +26,10 @@ import { type Disk, diagnose, type NodeFacts, reportOf, type SysctlName, sysctlN
 import { kubeletSettings } from './kubelet-settings.ts';
 
 /**
- * @param monitorPath where the monitor's program lies.
- * @param isJson for programs: an array of the findings.
- * @returns a text, and whether pods can run. Needs root to see most of it.
+ * Checks the node. Needs root for most checks.
+ *
+ * @param monitorPath path of the monitor binary.
+ * @param isJson returns the findings as a JSON array instead of text.
  */
 export async function examineNode(
   config: Config,
@@ -71,16 +72,16 @@ async function factsOf(config: Config, monitorPath: string): Promise<NodeFacts> 
   };
 }
 
-/** Tried in a directory of its own beside what the daemon has there, for overlay depends on the file system. */
+/** Mounts in a temporary directory below root, because overlayfs and ID-mapped mounts depend on the file system. */
 async function mountFacts(root: string, monitorPath: string): Promise<Pick<NodeFacts, 'overlayFailure' | 'userNamespaceFailure'>> {
-  const made = mkdirSync(root, { recursive: true, mode: 0o711 });
+  const created = mkdirSync(root, { recursive: true, mode: 0o711 });
   const monitor = await openMonitorBinary(monitorPath);
   try {
     const { overlayFailure } = probeHost(root);
     return { overlayFailure, userNamespaceFailure: await probeUserNamespaces({ monitor }, root) };
   } finally {
     monitor.close();
-    if (made !== undefined) rmSync(made, { recursive: true });
+    if (created !== undefined) rmSync(created, { recursive: true });
   }
 }
 
@@ -93,7 +94,7 @@ function cgroupFacts(): NodeFacts['cgroups'] {
   }
 }
 
-/** Asked as the daemon asks, and given back at once. */
+/** Chooses the driver as the daemon does, and closes it at once. */
 async function driverFacts({ cgroupDriver, cgroupParent }: Config): Promise<NodeFacts['cgroupDriver']> {
   try {
     const driver = await chooseCgroupDriver(cgroupDriver, probeCgroups(), { defaultParent: cgroupParent, prefix: 'cri-berth' }, silent);
@@ -122,7 +123,7 @@ async function failureOf(work: () => Promise<void>): Promise<string | null> {
   }
 }
 
-/** Of the nearest directory that is there. */
+/** Checks the nearest existing parent directory. */
 function hasDiskQuotas(path: string): boolean {
   if (!existsSync(path)) return path !== '/' && hasDiskQuotas(dirname(path));
   const fd = openSync(path, 'r');
@@ -133,7 +134,7 @@ function hasDiskQuotas(path: string): boolean {
   }
 }
 
-/** '' for a file that is not there. */
+/** Returns '' if the file cannot be read. */
 function readText(path: string): string {
   try {
     return readFileSync(path, 'utf8');
@@ -142,7 +143,7 @@ function readText(path: string): string {
   }
 }
 
-/** The command lines of kubelets that run. */
+/** Returns the command lines of running kubelets. */
 function kubeletFlags(): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && readText(`/proc/${name}/comm`) === 'kubelet\n')

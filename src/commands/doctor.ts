@@ -1,47 +1,47 @@
 /**
- * What a node's facts mean for running pods on it: findings, each with its fix. Pure.
+ * `berth doctor`: turns facts about a node into findings, each with its fix. Pure.
  */
 
 import type { KubeletSettings } from './kubelet-settings.ts';
 
-/** What was found out about the node. A failure is null when the thing works, else the reason why it does not. */
+/** Facts about the node. A failure is null if the feature works, otherwise the reason. */
 export type NodeFacts = {
   readonly isRoot: boolean;
   readonly arch: string;
-  /** As uname(2) has it. */
+  /** The release as in uname(2). */
   readonly kernel: string;
   readonly missingSystemCalls: readonly string[];
   readonly overlayFailure: string | null;
   readonly userNamespaceFailure: string | null;
   readonly cgroups: { readonly version: 1 | 2; readonly controllers: readonly string[] } | { readonly failure: string };
-  /** The one that berth will use here; a failure when the configured one cannot be had. */
+  /** The driver that berth will use; a failure if the configured one is not available. */
   readonly cgroupDriver: 'cgroupfs' | 'systemd' | { readonly failure: string };
   readonly hasBridgeFilter: boolean;
   readonly libseccompFailure: string | null;
   readonly appArmor: { readonly isEnabled: boolean; readonly hasParser: boolean };
-  /** Null unless the snapshotter is fuse-overlayfs, and works. */
+  /** Null if fuse-overlayfs works or is not the configured snapshotter. */
   readonly fuseFailure: string | null;
   readonly hasDiskQuotas: boolean;
   readonly hasSwap: boolean;
-  /** Of the daemon, as the configuration has it. */
+  /** The daemon's socket, from the configuration. */
   readonly socket: string;
   readonly kubelet: KubeletSettings;
-  /** By name; null where the kernel has none of that name. */
+  /** Values by name; null if the kernel does not have the sysctl. */
   readonly sysctls: Readonly<Record<SysctlName, string | null>>;
   readonly network: { readonly confDir: string; readonly binDirs: readonly string[]; readonly failure: string | null };
   readonly disks: readonly Disk[];
   readonly openFilesMax: bigint;
   readonly hasKernelLog: boolean;
-  /** Of criu, which only checkpoints need. */
+  /** Only checkpoints need criu. */
   readonly criuFailure: string | null;
   readonly clock: { readonly nowMs: number; readonly isSynchronized: boolean | null };
 };
 
 export type Disk = {
-  /** The setting. */
+  /** Name of the setting. */
   readonly name: string;
   readonly path: string;
-  /** Null when it cannot be told. */
+  /** Null if it cannot be read. */
   readonly space: { readonly freeBytes: number; readonly totalBytes: number; readonly freeInodes: number; readonly totalInodes: number } | null;
 };
 
@@ -54,23 +54,23 @@ export const sysctlNames = [
 ] as const;
 export type SysctlName = (typeof sysctlNames)[number];
 
-/** `broken`: pods do not run, or not as they are meant to. `warning`: some pods do not, or not for long. */
+/** `broken`: pods do not run, or not correctly. `warning`: some pods do not run, or the node will fail soon. */
 export type Finding = { readonly verdict: 'ok' | 'warning' | 'broken'; readonly what: string; readonly fix?: string };
 
-/** `check`: a name that stays, for programs. */
+/** `check`: a stable name, for programs. */
 export type NamedFinding = { readonly check: string } & Finding;
 
 const kernelMin = [5, 14] as const;
-const neededControllers = ['cpu', 'cpuset', 'memory', 'pids'];
-/** The daemon holds some files for each container, and gives its containers limits below its own. */
+const requiredControllers = ['cpu', 'cpuset', 'memory', 'pids'];
+/** The daemon keeps several files open for each container, and containers cannot get a higher limit than the daemon's. */
 const openFilesMin = 4096n;
 const openFilesGood = 65_536n;
-/** Less than this holds no usual image. */
+/** Typical images do not fit into less. */
 const rootBytesMin = 512 * 1024 ** 2;
 const inotifyInstancesMin = 128;
-/** The kubelet begins to evict below a tenth, and refuses images when 15 % are left. */
+/** The kubelet evicts pods below 10% free space, and collects images below 15%. */
 const freeShareMin = 0.1;
-/** Of the first release: a clock before it is wrong, and certificates do not hold. */
+/** Date of the first release: an earlier time is wrong, and certificates are not valid yet. */
 const clockMinMs = Date.UTC(2026, 0, 1);
 
 const ok = (what: string): Finding => ({ verdict: 'ok', what });
@@ -79,13 +79,14 @@ const broken = (what: string, fix: string): Finding => ({ verdict: 'broken', wha
 
 type Check = (facts: NodeFacts) => Finding | readonly Finding[];
 
-/** In an order in which it makes sense to mend what they find. */
+/** In the order in which problems should be fixed. */
 const checks: Readonly<Record<string, Check>> = {
   root: ({ isRoot }) =>
-    isRoot ? ok('running as root') : broken('not running as root', 'run berth as root: namespaces, mounts and cgroups are root’s to make'),
+    isRoot ? ok('running as root') : broken('not running as root', 'run berth as root: it creates namespaces, mounts and cgroups'),
   kernel: kernelFinding,
   overlay: overlayFinding,
-  fuse: ({ fuseFailure }) => (fuseFailure === null ? [] : broken(fuseFailure, 'apt-get install fuse-overlayfs (or its like), and modprobe fuse')),
+  fuse: ({ fuseFailure }) =>
+    fuseFailure === null ? [] : broken(fuseFailure, 'apt-get install fuse-overlayfs (dnf install fuse-overlayfs), and modprobe fuse'),
   'user-namespaces': userNamespaceFinding,
   cgroups: cgroupFindings,
   'cgroup-driver': cgroupDriverFinding,
@@ -96,51 +97,55 @@ const checks: Readonly<Record<string, Check>> = {
   'disk-quotas': ({ hasDiskQuotas }) =>
     ok(
       hasDiskQuotas
-        ? 'project quotas: what containers write can be limited'
-        : 'no project quotas on root, for those who want to limit what containers write: docs/kubelet.md',
+        ? 'project quotas are enabled on root: disk limits of containers work'
+        : 'project quotas are not enabled on root: disk limits of containers do not work (optional; see docs/kubelet.md)',
     ),
   'open-files': openFilesFinding,
   inotify: inotifyFinding,
   seccomp: ({ libseccompFailure }) =>
     libseccompFailure === null
       ? ok('seccomp profiles can be compiled')
-      : broken(`no pod with a seccomp profile starts: ${libseccompFailure}`, 'apt-get install libseccomp2 (dnf install libseccomp)'),
+      : broken(`pods with a seccomp profile do not start: ${libseccompFailure}`, 'apt-get install libseccomp2 (dnf install libseccomp)'),
   apparmor: appArmorFinding,
   swap: swapFinding,
   kubelet: kubeletFinding,
   'kernel-log': ({ hasKernelLog }) =>
     hasKernelLog
-      ? ok('the kernel log can be read: OOM kills are told with their process')
-      : warning('/dev/kmsg cannot be read: OOM kills are told without their process and whose limit it was', 'give berth CAP_SYSLOG, and /dev/kmsg'),
+      ? ok('/dev/kmsg is readable: OOM reports name the killed process')
+      : warning(
+          '/dev/kmsg cannot be read: OOM reports lack the killed process and the limit that was reached',
+          'give berth CAP_SYSLOG and access to /dev/kmsg',
+        ),
   clock: clockFinding,
   checkpoints: ({ criuFailure }) =>
-    ok(criuFailure === null ? 'checkpoints of containers: criu works' : `no checkpoints of containers, for those who want them: ${criuFailure}`),
+    ok(criuFailure === null ? 'container checkpoints work: criu is installed' : `container checkpoints do not work (optional): ${criuFailure}`),
 };
 
-/** What every check found; some find nothing. */
+/** Runs all checks. A check may have no finding. */
 export function diagnose(facts: NodeFacts): readonly NamedFinding[] {
   return Object.entries(checks).flatMap(([name, check]) => [check(facts)].flat().map((finding) => ({ check: name, ...finding })));
 }
 
-/** A line per finding, its fix below it, and a sum. */
+/** Returns a line for each finding, with its fix below it, and the totals. */
 export function reportOf(findings: readonly Finding[]): string {
   const count = (verdict: Finding['verdict']) => findings.filter((finding) => finding.verdict === verdict).length;
   const lines = findings.map(({ verdict, what, fix }) => `${verdict.padEnd(7)}  ${what}${fix === undefined ? '' : `\n         fix: ${fix}`}`);
-  return [...lines, '', `${count('ok')} ok, ${count('warning')} warnings, ${count('broken')} broken`].join('\n');
+  const warnings = count('warning');
+  return [...lines, '', `${count('ok')} ok, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}, ${count('broken')} broken`].join('\n');
 }
 
 function kernelFinding({ kernel, arch, missingSystemCalls }: NodeFacts): Finding {
   const [major = 0, minor = 0] = kernel.split(/[.-]/).map(Number);
-  const wanted = kernelMin.join('.');
-  if (!['x64', 'arm64'].includes(arch)) return broken(`processor architecture ${arch}`, 'berth runs on x86-64 and arm64');
+  const oldest = kernelMin.join('.');
+  if (!['x64', 'arm64'].includes(arch)) return broken(`unsupported processor architecture ${arch}`, 'use a node with x86-64 or arm64');
   if (major < kernelMin[0] || (major === kernelMin[0] && minor < kernelMin[1])) {
-    return broken(`kernel ${kernel} is older than ${wanted}`, `upgrade to Linux ${wanted} or newer`);
+    return broken(`kernel ${kernel} is older than ${oldest}`, `upgrade to Linux ${oldest} or newer`);
   }
-  if (missingSystemCalls.length === 0) return ok(`kernel ${kernel}, with all system calls that are needed`);
+  if (missingSystemCalls.length === 0) return ok(`kernel ${kernel} has all required system calls`);
   const calls = missingSystemCalls.join(', ');
   return broken(
-    `kernel ${kernel} does not answer ${calls}`,
-    'if berth runs in a container, allow these calls in its seccomp profile; else use a stock kernel',
+    `kernel ${kernel} does not provide the system calls ${calls}`,
+    'if berth runs in a container, allow these calls in its seccomp profile; otherwise use a stock kernel',
   );
 }
 
@@ -154,97 +159,97 @@ function overlayFinding({ overlayFailure, disks }: NodeFacts): Finding {
 }
 
 function userNamespaceFinding({ userNamespaceFailure, sysctls }: NodeFacts): Finding {
-  if (userNamespaceFailure === null) return ok('pods can have user namespaces: id-mapped mounts work');
-  const what = `pods with hostUsers: false do not run: ${userNamespaceFailure}`;
+  if (userNamespaceFailure === null) return ok('pods with hostUsers: false can run: user namespaces and ID-mapped mounts work');
+  const what = `pods with hostUsers: false do not start: ${userNamespaceFailure}`;
   if (sysctls['user.max_user_namespaces'] === '0') return warning(what, 'sysctl -w user.max_user_namespaces=65536');
-  return warning(what, 'these pods need Linux 6.3 or newer, and a file system below root that takes id-mapped mounts (ext4, xfs, btrfs)');
+  return warning(what, 'use Linux 6.3 or newer, and for root a file system with ID-mapped mounts (ext4, xfs, btrfs)');
 }
 
 function cgroupFindings({ cgroups }: NodeFacts): Finding[] {
-  if ('failure' in cgroups) return [broken(`no cgroups: ${cgroups.failure}`, 'mount -t cgroup2 cgroup2 /sys/fs/cgroup')];
+  if ('failure' in cgroups) return [broken(`cgroups are not available: ${cgroups.failure}`, 'mount -t cgroup2 cgroup2 /sys/fs/cgroup')];
   const { version, controllers } = cgroups;
-  const missing = neededControllers.filter((name) => !controllers.includes(name));
+  const missing = requiredControllers.filter((name) => !controllers.includes(name));
   const where = version === 2 ? '/sys/fs/cgroup/cgroup.controllers' : '/proc/cgroups';
   const found =
     missing.length === 0
-      ? ok(`cgroup v${version} with ${neededControllers.join(', ')}`)
+      ? ok(`cgroup v${version} has the controllers ${requiredControllers.join(', ')}`)
       : broken(
-          `cgroup v${version} without ${missing.join(', ')}`,
-          `limits of these kinds do nothing: see ${where}, and cgroup_disable= or cgroup_enable= on the kernel's command line`,
+          `cgroup v${version} lacks ${missing.join(', ')}: these limits have no effect`,
+          `compare ${where} with cgroup_disable= and cgroup_enable= on the kernel command line`,
         );
-  const old = warning('cgroup v1: kernel and kubelet are giving it up', 'boot with systemd.unified_cgroup_hierarchy=1');
+  const old = warning('cgroup v1 is deprecated in Linux and in Kubernetes', 'boot with systemd.unified_cgroup_hierarchy=1');
   return version === 1 ? [found, old] : [found];
 }
 
 function forwardingFinding({ sysctls }: NodeFacts): Finding {
   const isOn = (name: SysctlName) => sysctls[name] === '1';
-  const forwards = isOn('net.ipv4.ip_forward') || isOn('net.ipv6.conf.all.forwarding');
-  return forwards
-    ? ok('the node forwards packets of pods')
+  const isForwarding = isOn('net.ipv4.ip_forward') || isOn('net.ipv6.conf.all.forwarding');
+  return isForwarding
+    ? ok('IP forwarding is enabled')
     : broken(
-        'the node does not forward packets: net.ipv4.ip_forward is 0',
-        'sysctl -w net.ipv4.ip_forward=1, and the same line in /etc/sysctl.d/99-kubernetes.conf',
+        'IP forwarding is disabled: net.ipv4.ip_forward is 0',
+        'sysctl -w net.ipv4.ip_forward=1, and add net.ipv4.ip_forward=1 to /etc/sysctl.d/99-kubernetes.conf',
       );
 }
 
 function bridgeFilterFinding({ sysctls, hasBridgeFilter }: NodeFacts): Finding {
   if (!hasBridgeFilter) {
     return warning(
-      'module br_netfilter is not loaded: services may not answer pods on the same bridge',
-      'modprobe br_netfilter, and its name in /etc/modules-load.d/kubernetes.conf; not needed where the network plugin uses no bridge',
+      'kernel module br_netfilter is not loaded: pods may not reach Services whose pods are on the same bridge',
+      'modprobe br_netfilter, and add it to /etc/modules-load.d/kubernetes.conf; not needed if the network plugin does not use a bridge',
     );
   }
-  if (sysctls['net.bridge.bridge-nf-call-iptables'] === '1') return ok('bridged packets pass iptables');
-  return warning('bridged packets do not pass iptables', 'sysctl -w net.bridge.bridge-nf-call-iptables=1');
+  if (sysctls['net.bridge.bridge-nf-call-iptables'] === '1') return ok('iptables sees bridged traffic');
+  return warning('iptables does not see bridged traffic', 'sysctl -w net.bridge.bridge-nf-call-iptables=1');
 }
 
 function cgroupDriverFinding({ cgroupDriver, kubelet }: NodeFacts): Finding {
   if (typeof cgroupDriver !== 'string') return broken(cgroupDriver.failure, 'set cgroup_driver to auto');
-  const { cgroupDriver: told } = kubelet;
-  if (told === null || told === cgroupDriver) return ok(`cgroup driver ${cgroupDriver}`);
+  const { cgroupDriver: configured } = kubelet;
+  if (configured === null || configured === cgroupDriver) return ok(`cgroup driver ${cgroupDriver}`);
   return warning(
-    `the kubelet is set to the cgroup driver ${told}, and berth uses ${cgroupDriver}: a kubelet before 1.34 does not ask`,
-    `set cgroupDriver: ${cgroupDriver} in the kubelet's configuration, or cgroup_driver = "${told}" in berth's`,
+    `the kubelet is configured with the cgroup driver ${configured}, but berth uses ${cgroupDriver}: kubelets before 1.34 do not detect berth's`,
+    `set cgroupDriver: ${cgroupDriver} in the kubelet's configuration, or cgroup_driver = "${configured}" in berth's`,
   );
 }
 
 function appArmorFinding({ appArmor }: NodeFacts): Finding {
-  if (!appArmor.isEnabled) return ok('no AppArmor in this kernel: profiles of pods are refused');
-  if (appArmor.hasParser) return ok('AppArmor, and its parser');
-  return broken('the kernel has AppArmor, but there is no apparmor_parser: berth cannot load its default profile', 'apt-get install apparmor');
+  if (!appArmor.isEnabled) return ok('AppArmor is not enabled: pods that request a profile are rejected');
+  if (appArmor.hasParser) return ok('AppArmor is enabled, and apparmor_parser is installed');
+  return broken('AppArmor is enabled, but apparmor_parser is not installed: berth cannot load its default profile', 'apt-get install apparmor');
 }
 
 function swapFinding({ hasSwap, kubelet }: NodeFacts): Finding {
   if (!hasSwap) return ok('no swap');
-  if (kubelet.failSwapOn === false) return ok('swap, and the kubelet is told to live with it');
+  if (kubelet.failSwapOn === false) return ok('swap is on, and the kubelet accepts it (failSwapOn: false)');
   return warning(
-    'swap is on: by default the kubelet does not start then',
-    "swapoff -a and its line out of /etc/fstab; or failSwapOn: false in the kubelet's configuration",
+    'swap is on: by default, the kubelet does not start',
+    "swapoff -a, and remove swap from /etc/fstab; or set failSwapOn: false in the kubelet's configuration",
   );
 }
 
 function kubeletFinding({ kubelet, socket }: NodeFacts): Finding {
   const { endpoint } = kubelet;
-  if (endpoint === null) return ok(`no kubelet here is told of a runtime: its flag is --container-runtime-endpoint=unix://${socket}`);
-  // /run is /var/run, on every node of these years.
-  const place = (path: string) => path.replace(/^unix:\/\//, '').replace(/^\/var\/run\//, '/run/');
-  if (place(endpoint) === place(socket)) return ok(`the kubelet is told of ${endpoint}`);
+  if (endpoint === null) return ok(`no kubelet on this node is configured with a runtime; its flag is --container-runtime-endpoint=unix://${socket}`);
+  // /var/run is a link to /run on all current distributions.
+  const pathOf = (address: string) => address.replace(/^unix:\/\//, '').replace(/^\/var\/run\//, '/run/');
+  if (pathOf(endpoint) === pathOf(socket)) return ok(`the kubelet uses ${endpoint}`);
   return warning(
-    `the kubelet is told of another runtime: ${endpoint}`,
+    `the kubelet uses another runtime: ${endpoint}`,
     `set containerRuntimeEndpoint: unix://${socket} in the kubelet's configuration (kubeadm: /var/lib/kubelet/kubeadm-flags.env), and restart it`,
   );
 }
 
 function networkFinding({ network }: NodeFacts): Finding {
-  if (network.failure === null) return ok(`pod network: a valid configuration in ${network.confDir}, and all its plugins`);
+  if (network.failure === null) return ok(`pod network: the configuration in ${network.confDir} is valid, and its plugins are ready`);
   return broken(
     `pod network: ${network.failure}`,
-    `install a network (its DaemonSet writes ${network.confDir}), or put a .conflist there and its plugins into ${network.binDirs.join(' or ')}`,
+    `install a network add-on (its DaemonSet writes to ${network.confDir}), or put a .conflist there and its plugins into ${network.binDirs.join(' or ')}`,
   );
 }
 
 function diskFinding({ name, path, space }: Disk): Finding {
-  if (space === null) return broken(`${name}: ${path} cannot be looked at`, `make it a directory, or set ${name} to one`);
+  if (space === null) return broken(`${name}: ${path} cannot be read`, `create the directory, or set ${name} to an existing one`);
   if (name === 'root' && space.freeBytes < rootBytesMin) {
     const mib = Math.floor(space.freeBytes / 1024 ** 2);
     return broken(`root: ${path} has only ${mib} MiB free: images do not fit`, fixOfDisk(name));
@@ -252,7 +257,7 @@ function diskFinding({ name, path, space }: Disk): Finding {
   const share = (free: number, total: number) => (total === 0 ? 1 : free / total);
   const bytes = share(space.freeBytes, space.totalBytes);
   const inodes = share(space.freeInodes, space.totalInodes);
-  const percent = (value: number) => `${Math.floor(value * 100)} %`;
+  const percent = (value: number) => `${Math.floor(value * 100)}%`;
   if (bytes >= freeShareMin && inodes >= freeShareMin)
     return ok(`${name}: ${path} has ${percent(bytes)} of its space and ${percent(inodes)} of its inodes free`);
   const what = bytes < inodes ? `${percent(bytes)} of its space` : `${percent(inodes)} of its inodes`;
@@ -260,20 +265,20 @@ function diskFinding({ name, path, space }: Disk): Finding {
   return finding(`${name}: ${path} has only ${what} free`, fixOfDisk(name));
 }
 
-const fixOfDisk = (name: string) => `remove unused images (crictl rmi --prune) and logs, or set ${name} to a larger file system`;
+const fixOfDisk = (name: string) => `remove unused images (crictl rmi --prune) and logs, or move ${name} to a larger file system`;
 
 function openFilesFinding({ openFilesMax }: NodeFacts): Finding {
-  if (openFilesMax >= openFilesGood) return ok(`up to ${openFilesMax} open files`);
+  if (openFilesMax >= openFilesGood) return ok(`the limit of open files is ${openFilesMax}`);
   const finding = openFilesMax < openFilesMin ? broken : warning;
-  const fix = `LimitNOFILE=1048576 in the unit that starts berth, or ulimit -n of at least ${openFilesGood}`;
-  return finding(`only ${openFilesMax} open files are allowed`, fix);
+  const fix = `set LimitNOFILE=1048576 in the unit that starts berth, or ulimit -n to at least ${openFilesGood}`;
+  return finding(`the limit of open files is only ${openFilesMax}`, fix);
 }
 
 function inotifyFinding({ sysctls }: NodeFacts): Finding {
   const instances = Number(sysctls['fs.inotify.max_user_instances'] ?? inotifyInstancesMin);
-  if (instances >= inotifyInstancesMin) return ok(`up to ${instances} inotify instances`);
+  if (instances >= inotifyInstancesMin) return ok(`the limit of inotify instances is ${instances}`);
   return warning(
-    `only ${instances} inotify instances: programs that watch files fail, the kubelet among them`,
+    `the limit of inotify instances is only ${instances}: programs that watch files fail, such as the kubelet`,
     'sysctl -w fs.inotify.max_user_instances=8192',
   );
 }
@@ -281,7 +286,7 @@ function inotifyFinding({ sysctls }: NodeFacts): Finding {
 function clockFinding({ clock }: NodeFacts): Finding {
   const time = new Date(clock.nowMs).toISOString();
   if (clock.nowMs < clockMinMs)
-    return broken(`the clock says ${time}: certificates do not hold`, 'set the clock, and start chrony or systemd-timesyncd');
-  if (clock.isSynchronized === false) return warning(`nobody keeps the clock right (it says ${time})`, 'start chrony or systemd-timesyncd');
-  return ok(`the clock says ${time}`);
+    return broken(`the clock is wrong (${time}): certificates are not valid yet`, 'set the clock, and start chrony or systemd-timesyncd');
+  if (clock.isSynchronized === false) return warning(`the clock is not synchronized (${time})`, 'start chrony or systemd-timesyncd');
+  return ok(`the time is ${time}`);
 }

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type CriClient, connectCri, type Message } from '../../scripts/cri-client.ts';
 import { serveRegistry } from '../../scripts/mini-registry.ts';
 import { buildSampleImage } from '../../scripts/sample-image.ts';
-import { dashboardPanels, deployDir, fillIn } from '../support/dashboard.ts';
+import { dashboardPanels, deployDir, substituteVariables } from '../support/dashboard.ts';
 import { sendError, startFakeRegistry } from '../support/fake-registry.ts';
 import { startPrometheus } from '../support/prometheus.ts';
 import { type Runtime, startRuntime } from '../support/runtime.ts';
@@ -228,7 +228,7 @@ test('every query of the dashboard and the alerts is sound, and asks for metrics
     const names = query.match(/\b(?:berth|process|nodejs|container)_\w+/g) ?? ['up'];
     for (const name of names) assert.ok(known.has(name) || name === 'up', `${name} is not in /metrics: ${query}`);
   }
-  const filled = queries.map((query) => fillIn(query));
+  const filled = queries.map((query) => substituteVariables(query));
   const rules = filled.map((query, i) => `      - { record: 'query:${i}', expr: ${JSON.stringify(query)} }`).join('\n');
   const file = join(workDir, 'queries.yml');
   writeFileSync(file, `groups:\n  - name: dashboard\n    rules:\n${rules}\n`);
@@ -243,7 +243,7 @@ test('a Prometheus with the scrape configuration of deploy/ gets an answer for e
     for (let i = 0; i < 300 && (await ask('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
     assert.equal((await ask('up{job="berth"} == 1')).length, 1);
     for (const { title, targets = [] } of dashboardPanels()) {
-      for (const { expr } of targets) assert.ok(/failed|Checkpoints/.test(title) || (await ask(fillIn(expr))).length > 0, `${title}: ${expr}`);
+      for (const { expr } of targets) assert.ok(/failed|Checkpoints/.test(title) || (await ask(substituteVariables(expr))).length > 0, `${title}: ${expr}`);
     }
     assert.deepEqual(await ask('ALERTS{alertstate="firing"}'), []);
   } finally {
@@ -377,11 +377,11 @@ test('berth doctor names three broken things, each with its fix, and leaves noth
   assert.equal(broken.length, 3, stdout);
   assert.match(broken[0] ?? '', /net\.ipv4\.ip_forward is 0 -> sysctl -w net\.ipv4\.ip_forward=1/);
   assert.match(broken[1] ?? '', /pod network: .*no-networks.* -> .*\.conflist/);
-  assert.match(broken[2] ?? '', /only 1024 open files .* -> LimitNOFILE=/);
+  assert.match(broken[2] ?? '', /open files is only 1024 -> set LimitNOFILE=/);
   assert.ok(!readdirSync(workDir).includes('doctor'));
 });
 
-test('berth doctor --json tells programs of a plugin that is missing and a root that is too small', () => {
+test('berth doctor --json reports a missing plugin and a root that is too small', () => {
   const [root, confDir] = [join(workDir, 'small'), join(workDir, 'networks')];
   for (const directory of [root, confDir]) mkdirSync(directory);
   const plugins = [{ type: 'bridge' }, { type: 'no-such-plugin' }];
