@@ -16,7 +16,7 @@ import { type CriClient, connectCri } from '../scripts/cri-client.ts';
 import { buildImage, buildLayer, type Image } from '../scripts/image-builder.ts';
 import { serveRegistry } from '../scripts/mini-registry.ts';
 import { buildSampleImage } from '../scripts/sample-image.ts';
-import { dashboardPanels, fillIn, type Panel } from '../test/support/dashboard.ts';
+import { dashboardPanels, type Panel, substituteVariables } from '../test/support/dashboard.ts';
 import { enterIsolation } from '../test/support/isolation.ts';
 import { type Prometheus, type RangeSeries, startPrometheus } from '../test/support/prometheus.ts';
 import { startRuntime } from '../test/support/runtime.ts';
@@ -146,7 +146,7 @@ async function removePod(client: CriClient, id: string): Promise<void> {
 async function queryPanel(prometheus: Prometheus, panel: Panel, range: Range): Promise<Drawing> {
   const lines = await Promise.all(
     (panel.targets ?? []).map(async ({ expr, legendFormat }) => {
-      const series = await prometheus.askRange(fillIn(expr, rateInterval), { ...range, step: 2 });
+      const series = await prometheus.askRange(substituteVariables(expr, rateInterval), { ...range, step: 2 });
       return series.map((each): Line => ({ name: nameOf(legendFormat, each), points: pointsOf(each) }));
     }),
   );

@@ -269,7 +269,7 @@ test('requests that no kubelet would send are served or refused for what they ar
   for (let round = 0; round < rounds; round += 1) {
     const { method, request } = atHomeOrNot(random, makers);
     const kind = random();
-    const draft = kind < 0.1 ? mutator.invented(typeOf(method)) : kind < 0.3 ? request : mutator.mutated(typeOf(method), request);
+    const draft = kind < 0.1 ? mutator.generate(typeOf(method)) : kind < 0.3 ? request : mutator.mutate(typeOf(method), request);
     const answer = await sendOdd(method, draft);
     judge(answer, draft);
     await follow(answer);

@@ -108,8 +108,8 @@ describe('a registry that redirects', () => {
       async (session) => {
         await failure(session.fetchManifest('1'), 'UNAVAILABLE');
         const own = `Basic ${Buffer.from('user:word').toString('base64')}`;
-        for (const { headers } of bed.other.seen) assert.ok(headers.authorization === undefined || headers.authorization === own);
-        assert.ok(bed.other.seen.length > 0 && bed.other.seen.length <= 5);
+        for (const { headers } of bed.other.requests) assert.ok(headers.authorization === undefined || headers.authorization === own);
+        assert.ok(bed.other.requests.length > 0 && bed.other.requests.length <= 5);
       },
       { auth: userAuth, deps },
     );
@@ -124,18 +124,18 @@ describe('a registry that wants a token', () => {
     test(`from ${realm.slice(0, 40)}: nobody is asked`, async () => {
       bed.fake.misbehave = demanding(realm);
       await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'UNAUTHENTICATED')), { auth: userAuth, deps });
-      assert.ok(bed.fake.seen.every(({ headers }) => headers.authorization === undefined));
+      assert.ok(bed.fake.requests.every(({ headers }) => headers.authorization === undefined));
     });
   }
 
   test('and takes none: the asking ends', async () => {
     bed.other.misbehave = (_request, response) => {
-      response.end(JSON.stringify({ token: `t${bed.other.seen.length}` }));
+      response.end(JSON.stringify({ token: `t${bed.other.requests.length}` }));
       return true;
     };
     bed.fake.misbehave = demanding(`http://${bed.other.host}/token`);
     await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'UNAUTHENTICATED')), { deps });
-    assert.ok(bed.other.seen.length <= 3 && bed.fake.seen.length <= 4);
+    assert.ok(bed.other.requests.length <= 3 && bed.fake.requests.length <= 4);
   });
 
   test('of a gigabyte, of the wrong type, or from a service that redirects for ever: is told so', async () => {
@@ -178,7 +178,7 @@ describe('a registry that wants a token', () => {
       return true;
     };
     await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'FAILED_PRECONDITION')), { auth: userAuth, deps });
-    const elsewhere = bed.fake.seen.filter(({ url }) => url.startsWith('/elsewhere'));
+    const elsewhere = bed.fake.requests.filter(({ url }) => url.startsWith('/elsewhere'));
     assert.ok(elsewhere.length > 0 && elsewhere.every(({ headers }) => headers.authorization === undefined));
   });
 });

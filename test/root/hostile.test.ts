@@ -209,7 +209,7 @@ test('URLs in a manifest are asked by nobody: layers come from the registry or n
       });
       await refuses('NOT_FOUND', /not found/);
     }
-    assert.deepEqual(other.seen, []);
+    assert.deepEqual(other.requests, []);
   } finally {
     await other.close();
   }

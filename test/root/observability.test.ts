@@ -243,7 +243,8 @@ test('a Prometheus with the scrape configuration of deploy/ gets an answer for e
     for (let i = 0; i < 300 && (await ask('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
     assert.equal((await ask('up{job="berth"} == 1')).length, 1);
     for (const { title, targets = [] } of dashboardPanels()) {
-      for (const { expr } of targets) assert.ok(/failed|Checkpoints/.test(title) || (await ask(substituteVariables(expr))).length > 0, `${title}: ${expr}`);
+      for (const { expr } of targets)
+        assert.ok(/Failed|Checkpoints/.test(title) || (await ask(substituteVariables(expr))).length > 0, `${title}: ${expr}`);
     }
     assert.deepEqual(await ask('ALERTS{alertstate="firing"}'), []);
   } finally {

@@ -9,7 +9,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import { before, describe, test } from 'node:test';
-import { answer, type FakeRegistry, layer, layerBytes, manifestDigest, sendError, startFakeRegistry } from '../support/fake-registry.ts';
+import { type FakeRegistry, layer, layerBytes, manifestDigest, respond, sendError, startFakeRegistry } from '../support/fake-registry.ts';
 import { failure, readAll, readLayer, useRegistries, userAuth } from '../support/registry-bed.ts';
 
 const bed = useRegistries();
@@ -27,9 +27,9 @@ describe('mirrors', () => {
       async (session) => {
         assert.equal((await session.fetchManifest('1')).digest, manifestDigest);
         await readLayer(session);
-        assert.equal(bed.other.seen[0]?.url, '/prefix/v2/team/app/manifests/1?ns=registry.test');
-        assert.ok(bed.other.seen.every((request) => request.headers.authorization === undefined));
-        assert.equal(bed.fake.seen[0]?.url, '/v2/team/app/manifests/1?ns=registry.test');
+        assert.equal(bed.other.requests[0]?.url, '/prefix/v2/team/app/manifests/1?ns=registry.test');
+        assert.ok(bed.other.requests.every((request) => request.headers.authorization === undefined));
+        assert.equal(bed.fake.requests[0]?.url, '/v2/team/app/manifests/1?ns=registry.test');
       },
       { name: 'registry.test/team/app:1', auth: userAuth },
     );
@@ -40,9 +40,9 @@ describe('mirrors', () => {
     await bed.withSession(
       async (session) => {
         await session.fetchManifest('1');
-        assert.equal(bed.other.seen.length, 0);
+        assert.equal(bed.other.requests.length, 0);
         await session.fetchManifest(manifestDigest);
-        assert.equal(bed.other.seen.length, 1);
+        assert.equal(bed.other.requests.length, 1);
       },
       { name: 'registry.test/team/app:1' },
     );
@@ -172,7 +172,7 @@ describe('TLS', () => {
         async (session) => {
           await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
           await failure(session.openBlob(layer), 'FAILED_PRECONDITION');
-          assert.equal(bed.fake.seen.length, 0);
+          assert.equal(bed.fake.requests.length, 0);
         },
         { name: `${secure.host}/team/app:1`, auth: userAuth },
       );
@@ -184,7 +184,7 @@ describe('TLS', () => {
       const asked: string[] = [];
       const proxy = http.createServer((request, response) => {
         asked.push(request.url ?? '');
-        answer(request, response);
+        respond(request, response);
       });
       proxy.on('connect', (request, client) => {
         asked.push(`CONNECT ${request.url}`);

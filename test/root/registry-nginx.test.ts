@@ -81,12 +81,12 @@ const toRegistry = (): string => `location / { proxy_pass http://${bed.host}; }`
 test('a mirror that is out of order, and one that lacks a layer: the rest comes from the registry, and the log says why', async () => {
   const broken = 'location / { return 503; }';
   const lacking = `location ~ /blobs/ { if ($request_uri ~ "[02468ace]\\?ns") { return 404; } proxy_pass http://${bed.host}; } ${toRegistry()}`;
-  const { hosts, seen } = await serve([broken, lacking, toRegistry()]);
+  const { hosts, accessLog } = await serve([broken, lacking, toRegistry()]);
   const node = await nodeWith({
     'registry.test': `server = "http://${hosts[2]}"\n[host."http://${hosts[0]}"]\n[host."http://${hosts[1]}"]\n`,
   });
   await pullWhole(node, 'registry.test');
-  const statuses = new Set(seen().map((each) => `${hosts.indexOf(each.host)} ${each.status}`));
+  const statuses = new Set(accessLog().map((each) => `${hosts.indexOf(each.host)} ${each.status}`));
   assert.ok(statuses.has('0 503') && statuses.has('1 200'), [...statuses].join());
   const warned = node.logged.filter(({ message }) => message.startsWith('a registry host'));
   assert.ok(
@@ -104,12 +104,12 @@ test('when no host has it the error says what each answered', async () => {
 
 test('passwords of nginx: those who know one get the image', async () => {
   execFileSync('htpasswd', ['-Bbc', join(bed.directory, 'htpasswd'), 'kim', userAuth.password], { stdio: 'ignore' });
-  const { hosts, seen } = await serve([`auth_basic realm; auth_basic_user_file ${bed.directory}/htpasswd; ${toRegistry()}`]);
+  const { hosts, accessLog } = await serve([`auth_basic realm; auth_basic_user_file ${bed.directory}/htpasswd; ${toRegistry()}`]);
   const host = hosts[0] ?? '';
   await refusal(await bed.node(), host, 'UNAUTHENTICATED');
   await refusal(await bed.node(), host, 'UNAUTHENTICATED', { ...userAuth, password: 'guess' });
   await pullWhole(await bed.node(), host, userAuth);
-  assert.ok(seen().some(({ status }) => status === '401'));
+  assert.ok(accessLog().some(({ status }) => status === '401'));
 });
 
 test("tokens of docker-registry's own kind, signed and for one repository, from a service that wants a password", async () => {
@@ -149,21 +149,21 @@ test('blobs by redirect (307) from storage elsewhere, which sees no credentials'
   const storage = `location / { rewrite ^/storage(.*) $1 break; proxy_pass http://${bed.host}; }`;
   const front = `auth_basic realm; auth_basic_user_file ${bed.directory}/htpasswd;
     location ~ /blobs/ { return 307 http://{host1}/storage$request_uri?X-Signature=abc; } ${toRegistry()}`;
-  const { hosts, seen } = await serve([front, storage]);
+  const { hosts, accessLog } = await serve([front, storage]);
   await pullWhole(await bed.node(), hosts[0] ?? '', userAuth);
-  const fromStorage = seen().filter(({ host }) => host === hosts[1]);
+  const fromStorage = accessLog().filter(({ host }) => host === hosts[1]);
   assert.equal(fromStorage.length, 4, 'the config and three layers');
   assert.ok(fromStorage.every(({ authorization, status }) => authorization === '-' && status === '200'));
-  assert.ok(seen().some(({ host, authorization }) => host === hosts[0] && authorization.startsWith('Basic ')));
+  assert.ok(accessLog().some(({ host, authorization }) => host === hosts[0] && authorization.startsWith('Basic ')));
 });
 
 test('connections that break at random: every layer goes on where it was, and is right in the end', async (t) => {
   const seed = Number(process.env.BERTH_SEED ?? Date.now() % 1_000_000);
   t.diagnostic(`BERTH_SEED=${seed}`);
-  const { hosts, seen } = await serve([toRegistry()]);
+  const { hosts, accessLog } = await serve([toRegistry()]);
   const cutter = await startCutter(hosts[0] ?? '', createRandom(seed));
   try {
-    const isEnough = () => cutter.cuts() > 5 && seen().some(({ status }) => status === '206');
+    const isEnough = () => cutter.cuts() > 5 && accessLog().some(({ status }) => status === '206');
     for (let round = 0; !isEnough(); round += 1) {
       assert.ok(round < 50, `${cutter.cuts()} cuts`);
       const node = await bed.node();
@@ -177,14 +177,14 @@ test('connections that break at random: every layer goes on where it was, and is
 });
 
 test('a registry that answers many requests at once with 429 and Retry-After, and refuses HEAD, gives its image all the same', async () => {
-  const { hosts, seen } = await serve([
+  const { hosts, accessLog } = await serve([
     `limit_req_status 429; error_page 429 = @slow; location @slow { add_header Retry-After 1 always; return 429; }
      if ($request_method = HEAD) { return 405; } limit_req zone=few burst=1 nodelay; ${toRegistry()}`,
   ]);
   const node = await bed.node();
   await pullWhole(node, hosts[0] ?? '');
   await pullWhole(node, hosts[0] ?? '');
-  const statuses = new Set(seen().map(({ status }) => status));
+  const statuses = new Set(accessLog().map(({ status }) => status));
   assert.ok(statuses.has('405') && statuses.has('429'), [...statuses].join());
 });
 

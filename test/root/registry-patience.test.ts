@@ -23,7 +23,7 @@ describe('patience', () => {
     };
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
-      assert.equal(bed.fake.seen.length, 3);
+      assert.equal(bed.fake.requests.length, 3);
       const told = bed.logged.slice(-2).join();
       assert.match(told, new RegExp(`"host":"http://${bed.fake.host}","attempt":0,.*status 429 .*slow down.*"attempt":1,.*status 503`));
     });
@@ -36,7 +36,7 @@ describe('patience', () => {
         await failure(session.fetchManifest('1'), 'UNAVAILABLE'),
         /^RegistryUnavailable: .*come back in 3600 s: status 429 .*pull rate limit/,
       );
-      assert.equal(bed.fake.seen.length, 1);
+      assert.equal(bed.fake.requests.length, 1);
     });
   });
 
@@ -44,7 +44,7 @@ describe('patience', () => {
     bed.fake.misbehave = (_request, response) => sendError(response, 500, 'UNKNOWN', '');
     await bed.withSession(async (session) => {
       await failure(session.fetchManifest('1'), 'UNAVAILABLE');
-      assert.equal(bed.fake.seen.length, 5);
+      assert.equal(bed.fake.requests.length, 5);
     });
   });
 
@@ -64,8 +64,8 @@ describe('patience', () => {
       };
       await bed.withSession(async (session) => {
         await readLayer(session);
-        assert.equal(bed.fake.seen.length, 3);
-        assert.match(bed.fake.seen[1]?.headers.range ?? (knowsRanges ? '' : 'bytes=1-'), /^bytes=[1-9][0-9]*-$/);
+        assert.equal(bed.fake.requests.length, 3);
+        assert.match(bed.fake.requests[1]?.headers.range ?? (knowsRanges ? '' : 'bytes=1-'), /^bytes=[1-9][0-9]*-$/);
       });
     });
   }
@@ -79,7 +79,7 @@ describe('patience', () => {
     };
     await bed.withSession(async (session) => {
       await readLayer(session);
-      assert.equal(bed.fake.seen[1]?.headers.range, 'bytes=12345-');
+      assert.equal(bed.fake.requests[1]?.headers.range, 'bytes=12345-');
     });
   });
 
@@ -92,7 +92,7 @@ describe('patience', () => {
     bed.fake.misbehave = (request, response) => request.headers.range === undefined && stall(request, response);
     await bed.withSession(async (session) => {
       await readLayer(session);
-      assert.equal(bed.fake.seen.length, 2);
+      assert.equal(bed.fake.requests.length, 2);
       bed.fake.misbehave = (request, response) => {
         delete request.headers.range;
         return stall(request, response);
@@ -116,7 +116,7 @@ describe('patience', () => {
         first.push(chunk);
       }
       assert.equal(Buffer.concat(first).length, bytes.length);
-      assert.equal(bed.fake.seen.length, 1);
+      assert.equal(bed.fake.requests.length, 1);
     });
   });
 

@@ -45,9 +45,9 @@ describe('fetching', () => {
       assert.deepEqual(await session.fetchManifest('1'), expected);
       assert.deepEqual(await session.fetchManifest(manifestDigest), expected);
       assert.deepEqual(await session.resolveTag('1'), { digest: manifestDigest, mediaType: manifestType });
-      assert.equal(bed.fake.seen[0]?.url, '/v2/team/app/manifests/1', 'no ns parameter for the registry itself');
-      assert.match(bed.fake.seen[0]?.headers.accept ?? '', /oci\.image\.index.*manifest\.list/);
-      assert.equal(bed.fake.seen[0]?.headers['user-agent'], 'berth/test');
+      assert.equal(bed.fake.requests[0]?.url, '/v2/team/app/manifests/1', 'no ns parameter for the registry itself');
+      assert.match(bed.fake.requests[0]?.headers.accept ?? '', /oci\.image\.index.*manifest\.list/);
+      assert.equal(bed.fake.requests[0]?.headers['user-agent'], 'berth/test');
     });
   });
 
@@ -220,7 +220,7 @@ describe('credentials', () => {
       async (session) => {
         await Promise.all([session.fetchManifest('1'), session.fetchManifest(manifestDigest), session.fetchSmallBlob(config, 1000)]);
         await readLayer(session);
-        const asked = bed.fake.seen.filter((request) => request.url.startsWith('/token'));
+        const asked = bed.fake.requests.filter((request) => request.url.startsWith('/token'));
         assert.equal(asked.length, 1);
         assert.equal(asked[0]?.headers.authorization, basicHeader);
         const query = new URL(asked[0]?.url ?? '', 'http://x').searchParams;
@@ -234,7 +234,7 @@ describe('credentials', () => {
     demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
-      assert.equal(bed.fake.seen.find((request) => request.url.startsWith('/token'))?.headers.authorization, undefined);
+      assert.equal(bed.fake.requests.find((request) => request.url.startsWith('/token'))?.headers.authorization, undefined);
     });
   });
 
@@ -256,13 +256,13 @@ describe('credentials', () => {
     const demand = bed.fake.misbehave;
     bed.fake.misbehave = (request, response, body) => {
       if (request.url?.startsWith('/token') !== true) return demand(request, response, body);
-      response.end(JSON.stringify({ access_token: `token-${bed.fake.seen.length}`, expires_in: 1 }));
+      response.end(JSON.stringify({ access_token: `token-${bed.fake.requests.length}`, expires_in: 1 }));
       return true;
     };
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
       await session.fetchManifest('1');
-      const sent = bed.fake.seen.filter((request) => request.url.includes('/manifests/')).map((request) => request.headers.authorization);
+      const sent = bed.fake.requests.filter((request) => request.url.includes('/manifests/')).map((request) => request.headers.authorization);
       assert.equal(new Set(sent).size, sent.length, 'no expired token is sent');
     });
   });
@@ -272,7 +272,7 @@ describe('credentials', () => {
     await bed.withSession(
       async (session) => {
         await session.fetchManifest('1');
-        const asked = bed.fake.seen.find((request) => request.url.startsWith('/token'));
+        const asked = bed.fake.requests.find((request) => request.url.startsWith('/token'));
         assert.equal(asked?.method, 'POST');
         const fields = new URLSearchParams(asked?.body);
         assert.deepEqual([fields.get('grant_type'), fields.get('refresh_token')], ['refresh_token', 'identity-secret']);
@@ -293,7 +293,7 @@ describe('credentials', () => {
       async (session) => {
         const message = await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
         assert.match(message, new RegExp(`^http://${bed.fake.host} does not give out image .*: status 401`));
-        assert.equal(bed.fake.seen.at(-1)?.headers.authorization, basicHeader, 'they were tried');
+        assert.equal(bed.fake.requests.at(-1)?.headers.authorization, basicHeader, 'they were tried');
       },
       { auth: userAuth },
     );
@@ -317,7 +317,7 @@ describe('credentials', () => {
     await bed.withSession(
       async (session) => {
         await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
-        assert.ok(bed.fake.seen.every((request) => request.headers.authorization === undefined));
+        assert.ok(bed.fake.requests.every((request) => request.headers.authorization === undefined));
       },
       { auth: { ...userAuth, serverAddress: 'https://elsewhere.example' } },
     );
@@ -338,11 +338,11 @@ describe('redirects', () => {
       async (session) => {
         await readLayer(session);
         await readLayer(session, 5000);
-        assert.equal(bed.other.seen.length, 2);
-        for (const request of bed.other.seen)
+        assert.equal(bed.other.requests.length, 2);
+        for (const request of bed.other.requests)
           assert.deepEqual([request.headers.authorization, request.headers['x-operator']], [undefined, undefined]);
-        assert.equal(bed.fake.seen.at(-1)?.headers['x-operator'], 'inner');
-        assert.equal(bed.other.seen[1]?.headers.range, 'bytes=5000-');
+        assert.equal(bed.fake.requests.at(-1)?.headers['x-operator'], 'inner');
+        assert.equal(bed.other.requests[1]?.headers.range, 'bytes=5000-');
       },
       { auth: userAuth },
     );

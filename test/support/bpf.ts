@@ -1,11 +1,11 @@
 /**
- * Runs a seccomp program as the kernel would: the subset of classic BPF that filters are made of. For tests.
+ * Runs a seccomp program as the kernel does, for tests: interprets the subset of classic BPF that seccomp filters use.
  */
 import assert from 'node:assert/strict';
 
 export type Call = { readonly arch: number; readonly number: number; readonly args?: readonly bigint[] };
 
-/** What the program returns for a call: action and errno in one number. Fails on an instruction or a jump that the kernel would refuse. */
+/** Returns the program's result for a call: action and errno in one number. Fails on an instruction or a jump that the kernel rejects. */
 export function runFilter(program: Buffer, call: Call): number {
   const data = Buffer.alloc(64);
   data.writeUInt32LE(call.number >>> 0, 0);
@@ -23,7 +23,7 @@ export function runFilter(program: Buffer, call: Call): number {
     else if (code === 0x25) at += branch(accumulator > k);
     else if (code === 0x35) at += branch(accumulator >= k);
     else if (code === 0x45) at += branch((accumulator & k) !== 0);
-    else assert.fail(`instruction 0x${code.toString(16)}`);
+    else assert.fail(`unknown instruction 0x${code.toString(16)}`);
   }
-  return assert.fail('the program ends without a return');
+  return assert.fail('the program ends without a return instruction');
 }

@@ -1,10 +1,10 @@
 /**
- * The texts of a cgroup's files as a kernel gave them, kept in test/data: `=== NAME` and the lines below it.
+ * Recorded contents of a cgroup's files. The files in test/data have a line `=== NAME` before each file's content.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** @returns the text of a file by its name, without the last line feed; null for one that is not there. */
+/** Loads the recorded files. @returns a function from file name to text without the final newline; null for a missing file. */
 export function cgroupFiles(version: 1 | 2): (file: string) => string | null {
   const text = readFileSync(join(import.meta.dirname, `../data/cgroup-v${version}.txt`), 'utf8');
   const files = new Map(

@@ -1,5 +1,5 @@
 /**
- * Removal of the cgroups that a test made under a name of its own, in every hierarchy.
+ * Finds and removes the cgroups of a test, in all hierarchies.
  */
 import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,13 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const top = '/sys/fs/cgroup';
 
-/** @returns the directories that a cgroup of this name has: one a hierarchy, fewer when some lack it. @param name e.g. `berth-test-17`. */
+/** Returns the directories of a cgroup, one for each hierarchy in which it exists. @param name for example `berth-test-17`. */
 export function cgroupDirectories(name: string): string[] {
   const hierarchies = existsSync(join(top, 'cgroup.procs')) ? [top] : readdirSync(top).map((hierarchy) => join(top, hierarchy));
   return hierarchies.map((hierarchy) => join(hierarchy, name)).filter((path) => existsSync(path));
 }
 
-/** Kills what is left inside and removes the cgroup with all below. Succeeds when there is none. */
+/** Kills the remaining processes and removes the cgroup and its descendants. Succeeds if it does not exist. */
 export async function removeCgroup(name: string): Promise<void> {
   for (const directory of cgroupDirectories(name)) {
     for (let attempt = 0; attempt < 50 && !removeTree(directory); attempt += 1) await sleep(100);

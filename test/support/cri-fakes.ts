@@ -1,5 +1,5 @@
 /**
- * Stands in for engine and images in tests of src/cri: remembers what it was asked, and shows what it was given.
+ * Fakes of the engine and the image store for tests of src/cri. They record calls and return the objects they were created with.
  */
 
 import type { CriDeps, ImageView } from '../../src/cri/deps.ts';
@@ -102,7 +102,11 @@ export const imageView: ImageView = {
   isPinned: false,
 };
 
-type World = { readonly sandboxes?: readonly SandboxView[]; readonly containers?: readonly ContainerView[]; readonly images?: readonly ImageView[] };
+type Contents = {
+  readonly sandboxes?: readonly SandboxView[];
+  readonly containers?: readonly ContainerView[];
+  readonly images?: readonly ImageView[];
+};
 
 const counters: ContainerStats['counters'] = {
   cpuUsageNs: 5n,
@@ -120,16 +124,20 @@ const sandboxStats = (record: SandboxStats['record']): SandboxStats => ({
 });
 const filesystem = { device: '/dev/sda1', totalBytes: 1000, inodes: 100, freeInodes: 60 };
 
-/** @returns deps that show the world given, and `calls`: what was asked of engine and images that changes anything. */
-export function fakeDeps({ sandboxes = [], containers = [], images = [imageView] }: World = {}): Omit<CriDeps, 'items'> & { readonly calls: Call[] } {
+/** Creates fake dependencies that contain the given objects. `calls` records the calls that change something. */
+export function fakeDeps({
+  sandboxes = [],
+  containers = [],
+  images = [imageView],
+}: Contents = {}): Omit<CriDeps, 'items'> & { readonly calls: Call[] } {
   const calls: Call[] = [];
-  const note =
+  const record =
     <Result>(name: string, result: Result) =>
     async (...args: unknown[]): Promise<Result> => {
       calls.push({ name, args });
       return result;
     };
-  const unwanted = () => Promise.reject(new Error('not faked'));
+  const notFaked = () => Promise.reject(new Error('not faked'));
   const pick = <View extends { readonly record: { readonly id: string } }>(views: readonly View[], id: string): View => {
     const view = views.find(({ record }) => record.id.startsWith(id));
     if (view === undefined) throw notFound(`${id} not found`);
@@ -143,24 +151,24 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       preparePortForward: () => 'http://127.0.0.1:1/portforward/token',
     },
     engine: {
-      runSandbox: note('runSandbox', 'new-sandbox'),
-      stopSandbox: note('stopSandbox', undefined),
-      removeSandbox: note('removeSandbox', undefined),
+      runSandbox: record('runSandbox', 'new-sandbox'),
+      stopSandbox: record('stopSandbox', undefined),
+      removeSandbox: record('removeSandbox', undefined),
       sandboxes: () => sandboxes,
       sandbox: (id) => pick(sandboxes, id),
-      updateSandboxResources: note('updateSandboxResources', undefined),
-      createContainer: note('createContainer', 'new-container'),
-      startContainer: note('startContainer', undefined),
-      stopContainer: note('stopContainer', undefined),
-      removeContainer: note('removeContainer', undefined),
+      updateSandboxResources: record('updateSandboxResources', undefined),
+      createContainer: record('createContainer', 'new-container'),
+      startContainer: record('startContainer', undefined),
+      stopContainer: record('stopContainer', undefined),
+      removeContainer: record('removeContainer', undefined),
       containers: () => containers,
       container: (id) => pick(containers, id),
-      execSync: note('execSync', { stdout: Buffer.from('out'), stderr: Buffer.alloc(0), exitCode: 3 }),
-      exec: unwanted,
-      attach: unwanted,
-      connectPort: unwanted,
-      reopenLog: note('reopenLog', undefined),
-      updateResources: note('updateResources', undefined),
+      execSync: record('execSync', { stdout: Buffer.from('out'), stderr: Buffer.alloc(0), exitCode: 3 }),
+      exec: notFaked,
+      attach: notFaked,
+      connectPort: notFaked,
+      reopenLog: record('reopenLog', undefined),
+      updateResources: record('updateResources', undefined),
       stats: {
         containers: async function* (views) {
           yield views.map(({ record }) => containerStats(record));
@@ -172,7 +180,7 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       podMetrics: async function* (views) {
         for (const { record } of views) yield { stats: sandboxStats(record), pod: null, containers: [], filesystem };
       },
-      checkpoint: note('checkpoint', undefined),
+      checkpoint: record('checkpoint', undefined),
       events: async function* () {},
       facts: () => ({
         notReadyReason: null,
@@ -185,26 +193,26 @@ export function fakeDeps({ sandboxes = [], containers = [], images = [imageView]
       explain: (id) => ({ about: id }),
     },
     images: {
-      pull: note('pull', { id: 'sha256:1111' }),
+      pull: record('pull', { id: 'sha256:1111' }),
       find: (reference) => images.find(({ id, repoTags }) => id === reference || repoTags.includes(reference)),
       list: () => images,
       pulls: () => [],
       importArchive: async () => images,
       exportArchive: () => ({ totalBytes: 0, bytes: (async function* () {})() }),
-      remove: note('remove', undefined),
+      remove: record('remove', undefined),
       fsInfo: async () => ({ mountpoint: '/var/lib/berth', usedBytes: 8192, inodesUsed: 2 }),
       requireAllowed: () => {},
       rootOf: async () => ({ config, layerDirs: ['/layers/a'], diffIds: ['sha256:aaaa'] }),
       explain: async () => ({ imageSpec: {} }),
     },
     network: { notReadyReason: () => null },
-    devices: { resolve: note('resolve', { names: [], env: [], nodes: [], mounts: [], gids: [], hooks: [] }) },
+    devices: { resolve: record('resolve', { names: [], env: [], nodes: [], mounts: [], gids: [], hooks: [] }) },
     settings: { version: '0.1.0', rootDir: '/var/lib/berth', stateDir: '/run/berth' },
     nowNs: () => '1795246692080405238',
   };
 }
 
-/** A log that keeps what it is told. */
+/** Creates a log that stores its lines. */
 export function fakeLog(): Log & { readonly lines: { readonly level: string; readonly fields: Record<string, unknown> }[] } {
   const lines: { level: string; fields: Record<string, unknown> }[] = [];
   const at = (level: string) => (fields: object) => void lines.push({ level, fields: { ...fields } });

@@ -1,9 +1,8 @@
 /**
- * Makes requests of the CRI that no kubelet would send: from recorded ones, and from what the contract says of each field.
+ * Generates unusual CRI requests for fuzz tests, from recorded requests or from the types of the fields alone.
  *
- * The same for the same random numbers. Knows the types of fields, nothing of what they mean.
+ * Deterministic for the same random numbers. Knows the types of fields, not their meaning.
  */
-
 import { join, resolve } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader';
@@ -14,25 +13,25 @@ type Field = { readonly name: string; readonly label: string; readonly type: str
 type Descriptor = { readonly name: string; readonly field: readonly Field[]; readonly nestedType: readonly NestedType[] };
 type NestedType = Descriptor & { readonly options: { readonly mapEntry?: boolean } | null };
 
-/** A message that is being changed. */
+/** A message that is being modified. */
 type Draft = Record<string, unknown>;
 
-/** What stands in fields in place of what belongs there. */
-export type OddWords = {
-  /** For any text: names, paths, what breaks lines and files. */
+/** Values that replace the original ones. */
+export type FuzzValues = {
+  /** For any string field: names, paths, control characters. */
   readonly texts: readonly string[];
-  /** For the fields of these names rather those: ids and references of what exists. */
+  /** Preferred values of a field: ids and references of existing objects. */
   readonly byField: (field: string) => readonly string[];
-  /** Is part of all bytes and of all credentials, so that they are found again where they do not belong. */
+  /** Included in all byte fields and credentials, so that leaks can be found. */
   readonly secret: string;
 };
 
 const credentials = ['username', ...redactedFields(readContract('runtime-v1.proto')).map((field) => field.split('.').at(-1) ?? '')];
 const manyMax = 3000;
-/** Of bytes: many of longer ones would be more than any message may hold. */
+/** Only items up to this size are repeated manyMax times: longer ones would exceed the maximum message size. */
 const manyBytesMax = 1000;
 
-/** The contract, for a client that sends whatever it likes. */
+/** Loads the CRI's services and message types. */
 export function loadCriTypes(): { readonly services: readonly ServiceDefinition[]; readonly types: PackageDefinition } {
   const types = loadSync(join(resolve(import.meta.dirname, '../../proto'), 'runtime-v1.proto'), {
     keepCase: true,
@@ -44,24 +43,25 @@ export function loadCriTypes(): { readonly services: readonly ServiceDefinition[
 }
 
 export type Mutator = {
-  /** @param type name of the message. @returns a changed copy. */
-  readonly mutated: (type: string, message: object) => object;
-  /** A message of its type alone. */
-  readonly invented: (type: string) => object;
+  /** Returns a modified copy. @param type name of the message type. */
+  readonly mutate: (type: string, message: object) => object;
+  /** Returns a random message of the type. */
+  readonly generate: (type: string) => object;
 };
 
-export function createMutator(types: PackageDefinition, random: () => number, words: OddWords): Mutator {
+/** Creates a mutator for messages of `types`. */
+export function createMutator(types: PackageDefinition, random: () => number, values: FuzzValues): Mutator {
   const chance = (probability: number): boolean => random() < probability;
   const upTo = (max: number): number => 1 + Math.floor(random() * max);
   const descriptorOf = (name: string): Descriptor => (types[`runtime.v1.${name}`] as unknown as { type: Descriptor }).type;
 
   const change = (descriptor: Descriptor, draft: Draft): void => {
     if (descriptor.field.length === 0) return;
-    // What is there is what is looked at; but also fields that nobody sent.
-    const known = descriptor.field.filter((field) => draft[field.name] !== undefined);
-    const field = pick(random, known.length > 0 && chance(0.8) ? known : descriptor.field);
+    // Mostly modify fields that are set, sometimes others.
+    const present = descriptor.field.filter((field) => draft[field.name] !== undefined);
+    const field = pick(random, present.length > 0 && chance(0.8) ? present : descriptor.field);
     const before = draft[field.name];
-    // The higher up, the more it takes along.
+    // Deleting a message deletes all fields below it: do this less often.
     const isLeaf = field.type !== 'TYPE_MESSAGE';
     if (before !== undefined && chance(isLeaf ? 0.1 : 0.03)) delete draft[field.name];
     else if (field.label === 'LABEL_REPEATED') draft[field.name] = changedList(descriptor, field, before);
@@ -98,9 +98,9 @@ export function createMutator(types: PackageDefinition, random: () => number, wo
   };
 
   const text = (field: string): string => {
-    const own = words.byField(field);
-    const found = own.length > 0 && chance(0.7) ? pick(random, own) : pick(random, words.texts);
-    return credentials.includes(field) ? `${words.secret}${found}` : found;
+    const preferred = values.byField(field);
+    const chosen = preferred.length > 0 && chance(0.7) ? pick(random, preferred) : pick(random, values.texts);
+    return credentials.includes(field) ? `${values.secret}${chosen}` : chosen;
   };
 
   const value = (field: Field, depth: number): unknown => {
@@ -108,7 +108,7 @@ export function createMutator(types: PackageDefinition, random: () => number, wo
     if (field.type === 'TYPE_STRING') return text(field.name);
     if (field.type === 'TYPE_BOOL') return chance(0.7);
     if (field.type === 'TYPE_ENUM') return pick(random, [0, 1, 2, 3, 77, -1, 2 ** 31 - 1]);
-    if (field.type === 'TYPE_BYTES') return Buffer.concat([Buffer.from(words.secret), pick(random, oddBytes)]);
+    if (field.type === 'TYPE_BYTES') return Buffer.concat([Buffer.from(values.secret), pick(random, oddBytes)]);
     if (field.type === 'TYPE_DOUBLE') return pick(random, [0, -1, Number.NaN, Number.POSITIVE_INFINITY]);
     return pick<string | number>(random, /64/.test(field.type) ? oddLongs : oddIntegers);
   };
@@ -123,12 +123,12 @@ export function createMutator(types: PackageDefinition, random: () => number, wo
   };
 
   return {
-    mutated: (type, before) => {
+    mutate: (type, before) => {
       const draft = structuredClone(before) as Draft;
       for (let left = upTo(3); left > 0; left -= 1) change(descriptorOf(type), draft);
       return draft;
     },
-    invented: (type) => message(descriptorOf(type), 4),
+    generate: (type) => message(descriptorOf(type), 4),
   };
 }
 

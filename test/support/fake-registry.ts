@@ -1,22 +1,22 @@
 /**
- * A registry of one image for tests, that misbehaves as it is told. Listens on the loopback alone.
+ * A registry with one image for tests, which can be told to misbehave. Listens on loopback.
  *
- * Never checks what a real registry would: it records requests, and the test judges them.
+ * Does not check requests: it records them for the test.
  */
 import { createHash } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import type { AddressInfo } from 'node:net';
 
-export type Seen = { readonly method: string; readonly url: string; readonly headers: http.IncomingHttpHeaders; readonly body: string };
+export type RecordedRequest = { readonly method: string; readonly url: string; readonly headers: http.IncomingHttpHeaders; readonly body: string };
 
-/** Returns true when it has answered; otherwise the registry answers as a good one. */
+/** Returns true if it has sent a response; otherwise the registry responds correctly. */
 export type Misbehaviour = (request: http.IncomingMessage, response: http.ServerResponse, body: string) => boolean | Promise<boolean>;
 
 export type FakeRegistry = {
   readonly host: string;
   readonly port: number;
-  readonly seen: Seen[];
+  readonly requests: RecordedRequest[];
   readonly server: http.Server;
   misbehave: Misbehaviour;
   close(): Promise<void>;
@@ -35,14 +35,15 @@ export const manifestBytes = Buffer.from(
 );
 export const manifestDigest = digestOf(manifestBytes);
 
+/** Starts a fake registry. @param tls serve HTTPS with these options instead of HTTP. */
 export async function startFakeRegistry(tls?: https.ServerOptions): Promise<FakeRegistry> {
-  const seen: Seen[] = [];
+  const requests: RecordedRequest[] = [];
   const listener: http.RequestListener = async (request, response) => {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk);
     const body = Buffer.concat(chunks).toString();
-    seen.push({ method: request.method ?? '', url: request.url ?? '', headers: request.headers, body });
-    if (!(await fake.misbehave(request, response, body))) answer(request, response);
+    requests.push({ method: request.method ?? '', url: request.url ?? '', headers: request.headers, body });
+    if (!(await fake.misbehave(request, response, body))) respond(request, response);
   };
   const server = tls === undefined ? http.createServer(listener) : https.createServer(tls, listener);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -51,12 +52,12 @@ export async function startFakeRegistry(tls?: https.ServerOptions): Promise<Fake
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
   };
-  const fake: FakeRegistry = { host: `127.0.0.1:${port}`, port, seen, server, misbehave: () => false, close };
+  const fake: FakeRegistry = { host: `127.0.0.1:${port}`, port, requests, server, misbehave: () => false, close };
   return fake;
 }
 
-/** What a good registry says. */
-export function answer(request: http.IncomingMessage, response: http.ServerResponse): void {
+/** Sends the response of a correct registry. */
+export function respond(request: http.IncomingMessage, response: http.ServerResponse): void {
   const path = (request.url ?? '').replace(/\?.*/, '');
   if (path.endsWith('/manifests/1') || path.endsWith(`/manifests/${manifestDigest}`)) {
     response.writeHead(200, { 'content-type': manifestType, 'docker-content-digest': manifestDigest, 'content-length': manifestBytes.length });
@@ -66,6 +67,7 @@ export function answer(request: http.IncomingMessage, response: http.ServerRespo
   else sendError(response, 404, 'MANIFEST_UNKNOWN', 'manifest unknown');
 }
 
+/** Sends an error response in the format of the distribution specification. @returns true, the result of a `misbehave` that has sent a response. */
 export function sendError(
   response: http.ServerResponse,
   status: number,

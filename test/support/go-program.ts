@@ -1,5 +1,5 @@
 /**
- * Builds the tests' own Go programs, once for each state of their source.
+ * Builds the Go programs of the tests. A program is rebuilt when its source changes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -9,11 +9,14 @@ import { join, resolve } from 'node:path';
 const buildDir = resolve(import.meta.dirname, '../../build');
 
 /**
- * @param directory holds go.mod, go.sum and main.go, or instead of that names what is built as a tool of the module.
- * @param tags of the build.
- * @returns the program. @throws when Go is not there, or its modules are neither in Go's cache nor to be had from the network.
+ * Builds a Go program unless it is already built.
+ *
+ * @param directory contains go.mod, go.sum and, unless `goPackage` is given, main.go.
+ * @param tags build tags.
+ * @param goPackage the package to build: the directory, or a package of a module that go.mod requires.
+ * @returns the path of the program. @throws Error if Go is not installed, or modules are neither cached nor available from the network.
  */
-export function buildGoProgram(name: string, directory: string, tags: readonly string[] = [], what = '.'): string {
+export function buildGoProgram(name: string, directory: string, tags: readonly string[] = [], goPackage = '.'): string {
   const hash = createHash('sha256');
   for (const file of ['go.mod', 'go.sum', 'main.go'].filter((each) => existsSync(join(directory, each))))
     hash.update(readFileSync(join(directory, file)));
@@ -21,7 +24,7 @@ export function buildGoProgram(name: string, directory: string, tags: readonly s
   if (existsSync(program)) return program;
   mkdirSync(buildDir, { recursive: true });
   const unfinished = `${program}.${process.pid}.unfinished`;
-  execFileSync('go', ['build', '-tags', tags.join(','), '-o', unfinished, what], {
+  execFileSync('go', ['build', '-tags', tags.join(','), '-o', unfinished, goPackage], {
     cwd: directory,
     stdio: 'pipe',
     env: { ...process.env, CGO_ENABLED: '0' },

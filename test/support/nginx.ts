@@ -1,5 +1,5 @@
 /**
- * Debian's nginx on the loopback, for what stands before registries: mirrors, TLS, passwords, redirects to storage. Ends with the test file.
+ * Debian's nginx on loopback, as a front end of registries in tests: mirrors, TLS, passwords, redirects to storage.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -9,16 +9,16 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 export type Nginx = {
-  /** Of each server, in order: one a port. */
+  /** `127.0.0.1:PORT` of each server, in order. */
   readonly hosts: readonly string[];
-  /** Lines of the access log: host and port asked, status, path, and what was in `authorization`. */
-  readonly seen: () => readonly Seen[];
+  readonly accessLog: () => readonly AccessLogEntry[];
   readonly stop: () => Promise<void>;
 };
 
-export type Seen = { readonly host: string; readonly status: string; readonly path: string; readonly authorization: string };
+/** `host` is the server's address and port, `authorization` the request header. */
+export type AccessLogEntry = { readonly host: string; readonly status: string; readonly path: string; readonly authorization: string };
 
-/** @param servers the inside of each `server` block but for `listen`; `{host}` with a number stands for that server's own address. */
+/** Starts nginx. @param servers the content of each `server` block without `listen`. `{hostN}` is replaced by the address of server N. */
 export async function startNginx(directory: string, servers: readonly { readonly tls?: boolean; readonly block: string }[]): Promise<Nginx> {
   mkdirSync(directory, { recursive: true });
   const hosts: string[] = [];
@@ -31,8 +31,8 @@ export async function startNginx(directory: string, servers: readonly { readonly
   const conf = `user root; pid ${directory}/nginx.pid; worker_processes 1; error_log ${directory}/error.log;
 events { worker_connections 256; }
 http {
-  log_format seen '$server_addr:$server_port\\t$status\\t$request_uri\\t$http_authorization';
-  access_log ${log} seen;
+  log_format fields '$server_addr:$server_port\\t$status\\t$request_uri\\t$http_authorization';
+  access_log ${log} fields;
   client_body_temp_path ${directory}/body; proxy_temp_path ${directory}/proxy; fastcgi_temp_path ${directory}/f; uwsgi_temp_path ${directory}/u; scgi_temp_path ${directory}/s;
   proxy_set_header Host $http_host;
   limit_req_zone $server_port zone=few:64k rate=5r/s;
@@ -42,27 +42,28 @@ http {
   const args = ['-p', directory, '-c', join(directory, 'nginx.conf')];
   execFileSync('/usr/sbin/nginx', ['-q', '-t', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
   const child = spawn('/usr/sbin/nginx', [...args, '-g', 'daemon off;'], { stdio: 'ignore' });
-  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const exited = new Promise((resolve) => child.once('exit', resolve));
   for (const host of hosts)
     while (!(await isListening(host))) {
-      assert.equal(child.exitCode, null, 'nginx runs');
+      assert.equal(child.exitCode, null, 'nginx is running');
       await sleep(20);
     }
-  const seen = () =>
+  const accessLog = () =>
     readFileSync(log, 'utf8')
       .split('\n')
       .filter((line) => line !== '')
-      .map((line): Seen => {
+      .map((line): AccessLogEntry => {
         const [host = '', status = '', path = '', authorization = ''] = line.split('\t');
         return { host, status, path, authorization };
       });
   const stop = async () => {
     child.kill('SIGTERM');
-    await ended;
+    await exited;
   };
-  return { hosts, seen, stop };
+  return { hosts, accessLog, stop };
 }
 
+/** Returns a free TCP port of loopback. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -71,6 +72,7 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** Returns whether a connection succeeds. @param host `127.0.0.1:PORT`. */
 export function isListening(host: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(Number(host.split(':')[1]), '127.0.0.1', () => resolve(true)).on('error', () => resolve(false));
