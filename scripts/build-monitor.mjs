@@ -15,7 +15,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values: options } = parseArgs({ options: { sanitize: { type: 'boolean' }, fuzz: { type: 'boolean' }, out: { type: 'string' } } });
 const out = options.out ?? join(root, 'build');
 const source = (name) => join(root, 'src/monitor', name);
-const sources = ['main.c', 'decode.c', 'ops.c', 'log.c', 'attach.c', 'supervise.c'].map(source);
+const sources = ['main.c', 'process.c', 'decode.c', 'ops.c', 'log.c', 'attach.c', 'supervise.c'].map(source);
 const warnings = ['-std=gnu11', '-Wall', '-Wextra', '-Werror', '-Wshadow', '-Wstrict-prototypes', '-Wmissing-prototypes'];
 /** Sorted by alignment, the large buffers come first and the small variables share one or two pages. Each page written costs 4 KiB per container. */
 const small = ['-Os', '-static', '-ffunction-sections', '-fdata-sections', '-Wl,--gc-sections,--sort-section=alignment', '-s'];

@@ -1,14 +1,15 @@
 /*
- * Attached clients: each gets a copy of the container's output, and may give it input.
+ * Attached clients: each receives a copy of the container's output and may send input.
  *
- * A control frame makes a client an attached one (supervise.c). From then on it gets, over and over, an u32 and the bytes that it announces: their
- * number in its low 24 bits, in its high 8 what they are: 1 stdout, 2 stderr, 3 an u64, how many bytes of output are left out here, 4 nothing, but the
- * output is at its end and was given whole up to here. What it sends are the bytes of the container's input as they are; the end of them is the end of
- * the container's input when the client has asked for that.
+ * A control request (supervise.c) turns a client into an attached client. From then on it receives frames. A frame is a u32 and a payload. The low 24
+ * bits of the u32 are the length of the payload, the high 8 bits its type: 1 stdout; 2 stderr; 3 a u64, the number of bytes of output that are missing
+ * here; 4 empty, the end of the output, sent only if all bytes were sent or reported as missing. Bytes from the client are the container's input,
+ * without framing. If the client requested it (ATTACH_ENDS_STDIN), its end of file is the end of the container's input.
  *
- * A client does not stop the container. What it does not take fills its socket, then its buffer here, and then is left out and counted: people attach
- * to see and to type, the log has every byte, and a gap that is told beats a container that hangs. So that output in bursts arrives whole, the
- * container waits for a client that takes PATIENT_BYTES_PER_US or more, and for any other one PATIENCE_US_MAX in all.
+ * A client never blocks the container for long. Output that it does not read fills its socket, then its buffer here, and is then dropped and counted:
+ * the log has every byte, and a reported gap is better than a container that hangs. To deliver bursts completely, the monitor stops reading the
+ * container's output while a client has no room. Each client has PATIENCE_US_MAX of such waiting; every PATIENT_BYTES_PER_US bytes that it reads
+ * restore 1 us of it.
  */
 #define _GNU_SOURCE
 #include "monitor.h"
@@ -27,20 +28,20 @@ enum frame_stream { FRAME_LOST = 3, FRAME_END = 4 };
 struct attached {
   int fd;
   uint32_t wants;
-  /* What of its buffer is still to be sent. */
+  /* The part of its buffer that is not sent yet. */
   uint32_t from, to;
   int64_t patience_us;
   uint64_t lost_bytes;
   bool has_ended_input;
-  /* It has hung up; what it sent before is taken when the container's input has room. */
+  /* It has hung up. What it sent before is read when the container's input has room. */
   bool is_gone;
 };
 
 static struct attached clients[ATTACHED_MAX];
 static size_t client_count;
-/* Memory below may have been used since it was given back. */
+/* The buffers below may have been used since attach_idle() released them. */
 static bool is_used;
-/* Untouched until a client is slow. */
+/* Not touched until a client is slow. */
 static unsigned char held[ATTACHED_MAX][HELD_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
 static struct {
@@ -67,7 +68,7 @@ void attach_lose_input(int fd) {
 
 static void end_input(void) {
   const int fd = input.fd;
-  /* A terminal has no end of input that could be told apart from its hanging up: as with containerd and CRI-O it stays open for the next client. */
+  /* The input of a terminal cannot end without a hangup. As with containerd and CRI-O, it stays open for the next client. */
   if (fd < 0 || input.is_terminal) return;
   attach_lose_input(fd);
   close(fd);
@@ -79,7 +80,7 @@ static void drop(struct attached *client) {
   client_count--;
 }
 
-static struct attached *free_place(void) {
+static struct attached *free_slot(void) {
   for (size_t i = 0; i < ATTACHED_MAX; i++)
     if (clients[i].fd < 0) return &clients[i];
   for (size_t i = 0; i < ATTACHED_MAX; i++)
@@ -93,7 +94,7 @@ static struct attached *free_place(void) {
 int attach_client(int fd, uint32_t wants) {
   const int send_bytes = SEND_BUFFER_BYTES;
   if (wants == 0 || wants > ATTACH_ALL) return EINVAL;
-  struct attached *client = free_place();
+  struct attached *client = free_slot();
   if (client == NULL) return EBUSY;
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &send_bytes, sizeof send_bytes) < 0)
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
@@ -108,8 +109,8 @@ static void earn_patience(struct attached *client, size_t bytes) {
   client->patience_us = patience_us < PATIENCE_US_MAX ? patience_us : PATIENCE_US_MAX;
 }
 
-/* How much of it was taken; a client that cannot take anything any more goes. */
-static size_t give(struct attached *client, struct iovec *parts, size_t count) {
+/* Sends without blocking. Returns the number of bytes sent; drops the client if its socket is broken. */
+static size_t send_parts(struct attached *client, struct iovec *parts, size_t count) {
   const struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
   const ssize_t sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (sent > 0) {
@@ -131,7 +132,7 @@ static void hold_frame(struct attached *client, uint32_t stream, const void *byt
   if (length > 0) hold(client, bytes, length);
 }
 
-/* Sends what is held; then what was left out meanwhile is told. */
+/* Sends the buffer, then the number of bytes dropped in the meantime. */
 static void flush(struct attached *client) {
   while (client->fd >= 0) {
     if (!is_full(client)) {
@@ -141,7 +142,7 @@ static void flush(struct attached *client) {
       client->lost_bytes = 0;
     }
     struct iovec part = {.iov_base = held[client - clients] + client->from, .iov_len = client->to - client->from};
-    const size_t sent = give(client, &part, 1);
+    const size_t sent = send_parts(client, &part, 1);
     if (sent == 0) return;
     client->from += (uint32_t)sent;
   }
@@ -156,9 +157,9 @@ static void copy(struct attached *client, uint32_t stream, const unsigned char *
   }
   uint32_t head = stream << 24 | (uint32_t)length;
   struct iovec parts[] = {{.iov_base = &head, .iov_len = sizeof head}, {.iov_base = (unsigned char *)(uintptr_t)bytes, .iov_len = length}};
-  const size_t sent = give(client, parts, 2);
+  const size_t sent = send_parts(client, parts, 2);
   if (client->fd < 0 || sent == sizeof head + length) return;
-  /* The rest of a frame that has begun must follow. */
+  /* Buffer the rest: a frame must not be cut. */
   hold_frame(client, stream, bytes, length);
   client->from = (uint32_t)sent;
 }
@@ -170,7 +171,7 @@ void attach_output(uint32_t stream, const unsigned char *bytes, size_t length) {
     if (clients[i].fd >= 0 && (clients[i].wants & wanted) != 0) copy(&clients[i], stream, bytes, length);
 }
 
-/* Gives the container as much input as it takes. */
+/* Writes as much input to the container as fits. */
 static void feed(void) {
   while (has_input()) {
     const ssize_t count = write(input.fd, input_bytes + input.from, input.to - input.from);
@@ -180,7 +181,7 @@ static void feed(void) {
     }
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) return;
-    /* Nobody will read it. */
+    /* No process will read it. */
     if (input.is_terminal) input.from = input.to;
     else end_input();
     return;
@@ -208,7 +209,7 @@ static void serve(struct attached *client, int events) {
   if (client->has_ended_input) {
     if ((events & (POLLHUP | POLLERR)) != 0) drop(client);
   } else if (has_input()) {
-    /* It is heard when the container has taken what came before. */
+    /* It is read after the container has taken the previous input. */
     client->is_gone = (events & (POLLHUP | POLLERR)) != 0;
   } else {
     receive(client);
@@ -221,8 +222,8 @@ size_t attach_poll(struct pollfd *polled) {
   polled[0] = (struct pollfd){.fd = is_busy ? input.fd : -1, .events = POLLOUT};
   for (size_t i = 0; i < ATTACHED_MAX; i++) {
     const struct attached *client = &clients[i];
-    const int hears = is_busy || client->has_ended_input ? 0 : POLLIN;
-    polled[1 + i] = (struct pollfd){.fd = is_busy && client->is_gone ? -1 : client->fd, .events = (short)(hears | (is_full(client) ? POLLOUT : 0))};
+    const int wanted = is_busy || client->has_ended_input ? 0 : POLLIN;
+    polled[1 + i] = (struct pollfd){.fd = is_busy && client->is_gone ? -1 : client->fd, .events = (short)(wanted | (is_full(client) ? POLLOUT : 0))};
   }
   return ATTACH_POLLED;
 }

@@ -1,7 +1,7 @@
 /*
- * Bytes -> operations. Checks the whole plan before the first operation runs; the format is drawn in src/engine/plan/plan.ts.
+ * Decodes a plan from bytes, and checks all of it before its first operation runs. The format is documented in src/engine/plan/plan.ts.
  *
- * Makes no system call and writes nothing but its results, so that it can be fuzzed on its own.
+ * Makes no system calls and writes only its results, so that it can be fuzzed alone.
  */
 #include "monitor.h"
 
@@ -13,7 +13,7 @@ static const size_t header_bytes = 88;
 static const size_t op_head_bytes = 16;
 static const int32_t absent = -1;
 static const int32_t cwd = -100;
-/* CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET: any other flag would share what the monitor must keep for itself. */
+/* CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. Other flags would share resources that the monitor must not share. */
 static const uint64_t namespace_flags = 0x7e020080;
 
 #define OP_KINDS(name, number, kinds) kinds,
@@ -82,7 +82,7 @@ static enum refusal check_header(const unsigned char *at, const struct plan *pla
   return REFUSED_NOT;
 }
 
-/* Takes a section of NUL-terminated strings from *at. */
+/* Decodes a section of NUL-terminated strings at *at and advances *at past it. */
 static enum refusal take_strings(const unsigned char **at, const unsigned char *end, struct strings *strings) {
   if (strings->bytes > (size_t)(end - *at) || padded(strings->bytes) > (size_t)(end - *at)) return REFUSED_STRINGS;
   strings->at = (const char *)*at;
@@ -110,7 +110,7 @@ static enum refusal take_arg(const unsigned char **at, const unsigned char *end,
   *at += padded(value);
   if (kind == 'L' && value != 8) return REFUSED_ARGUMENT;
   if (kind == 'L') arg->number = u64(arg->bytes);
-  /* Exactly one NUL, at the end: what the kernel reads is all that was sent. */
+  /* Exactly one NUL, at the end: the kernel must read the whole text. */
   if (kind == 'S' && (value == 0 || memchr(arg->bytes, '\0', value) != arg->bytes + value - 1)) return REFUSED_ARGUMENT;
   return REFUSED_NOT;
 }
@@ -135,7 +135,7 @@ static bool fits(char kind, const struct arg *arg) {
   }
 }
 
-/* The arguments are those of the table, no fewer and no more. */
+/* Checks that the arguments match the table of ops.h in number and kind. */
 static enum refusal check_kinds(const struct op *op) {
   uint16_t used = 0;
   bool counts_ids = false;
@@ -176,12 +176,12 @@ enum refusal decode_op(const unsigned char **at, const unsigned char *end, struc
   return check_kinds(op);
 }
 
-static bool is_childs(uint16_t code) { return code == OP_execve || code == OP_reap || code == OP_sendterminal || code == OP_move || code == OP_hold; }
+static bool is_child_only(uint16_t code) { return code == OP_execve || code == OP_reap || code == OP_sendterminal || code == OP_move || code == OP_hold; }
 
-/* The child ends with execve or reap, and the monitor itself runs neither. */
+/* The child's last operation is execve or reap. The monitor itself runs neither. */
 static enum refusal check_order(const struct plan *plan, const struct op *op, uint32_t index) {
   const uint64_t last = (uint64_t)plan->parent_ops + plan->child_ops - 1;
-  if (index < plan->parent_ops) return is_childs(op->code) ? REFUSED_ORDER : REFUSED_NOT;
+  if (index < plan->parent_ops) return is_child_only(op->code) ? REFUSED_ORDER : REFUSED_NOT;
   if (index == last) return (op->code == OP_execve || op->code == OP_reap) && op->tolerated_count == 0 ? REFUSED_NOT : REFUSED_ORDER;
   return op->code == OP_reap ? REFUSED_ORDER : REFUSED_NOT;
 }

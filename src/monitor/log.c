@@ -1,7 +1,7 @@
 /*
- * Bytes of a container's output -> lines of the CRI log: `<time> <stdout|stderr> <F|P> <content>\n`, kubelet's pkg/kubelet/kuberuntime/logs.
+ * Converts a container's output to lines of the CRI log: `<time> <stdout|stderr> <F|P> <content>\n`, kubelet's pkg/kubelet/kuberuntime/logs.
  *
- * Content is never changed. A log that cannot be written never stops the container: what does not fit is dropped and counted.
+ * Content is never changed. A failed write never blocks the container: lines that cannot be written are dropped and counted.
  */
 #define _GNU_SOURCE
 #include "monitor.h"
@@ -15,18 +15,18 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Of a line besides its content: time 30, names 6, tag 1, blanks 3, newline 1. */
+/* FRAME_BYTES is a line without its content: time 30, stream name 6, tag 1, spaces 3, newline 1. */
 enum { OUT_BYTES_MAX = 4 * LINE_BYTES_MAX, FRAME_BYTES = 41 };
 
 static struct {
   int dir, fd;
-  /* A copy: the plan's memory is given back. */
+  /* A copy: the plan's memory is released. */
   char name[NAME_MAX + 1];
   uint32_t line_bytes_max;
-  /* The last line is torn and could not be taken back: the next write begins with a newline. */
+  /* The last line is incomplete and could not be truncated: the next write begins with a newline. */
   bool is_torn;
   uint64_t dropped_bytes;
-  /* Of the last line. Each line has a later one, whatever the clock does. */
+  /* Time of the last line. Each line has a later time than the one before, even if the clock steps back. */
   uint64_t last_ns;
   time_t stamped_second;
   char stamp[20];
@@ -35,7 +35,7 @@ static struct {
 static char out[OUT_BYTES_MAX] __attribute__((aligned(PAGE_BYTES)));
 static size_t out_used;
 
-/* Never waits: a FIFO or a device in the file's place is an error, not a trap. */
+/* Never blocks: if the path is a FIFO or a device, opening it fails instead. */
 static int open_file(void) {
   return openat(log_file.dir, log_file.name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
 }
@@ -94,7 +94,7 @@ char *put_number(char *at, uint64_t value, int digits) {
   return at;
 }
 
-/* `2026-01-02T03:04:05.`: made once a second, for it costs more than all else of a line. */
+/* Formats `2026-01-02T03:04:05.` once per second: it costs more than the rest of a line. */
 static void stamp_second(time_t second) {
   struct tm utc;
   if (second == log_file.stamped_second || gmtime_r(&second, &utc) == NULL) return;
@@ -113,7 +113,7 @@ static char *put(char *at, const void *bytes, size_t length) {
   return at + length;
 }
 
-/* One line of two parts of content, either may be empty. */
+/* Appends one line. Its content is `stream->held` bytes of `stream->line` and then `rest`; either may be empty. */
 static void put_line(const struct stream *stream, char tag, const unsigned char *rest, size_t rest_length, uint64_t time_ns) {
   if (sizeof out - out_used < FRAME_BYTES + stream->held + rest_length) log_flush();
   log_file.last_ns = time_ns > log_file.last_ns ? time_ns : log_file.last_ns + 1;
@@ -131,7 +131,7 @@ static void put_line(const struct stream *stream, char tag, const unsigned char 
   out_used = (size_t)(at - out);
 }
 
-/* Takes `length` bytes without a newline: cut at the line's bound, the last piece held until its newline comes. */
+/* Takes `length` bytes without a newline. Splits them at the maximum line length, and holds the last piece until its newline arrives. */
 static void hold(struct stream *stream, const unsigned char *bytes, size_t length, uint64_t time_ns) {
   while (length > 0) {
     const size_t room = log_file.line_bytes_max - stream->held;
@@ -173,7 +173,7 @@ void log_end(struct stream *stream) {
   stream->held = 0;
 }
 
-/* Writes as much as goes. */
+/* Writes as much as possible. Returns the number of bytes written. */
 static size_t write_out(const char *bytes, size_t length) {
   size_t done = 0;
   while (done < length) {
@@ -184,7 +184,7 @@ static size_t write_out(const char *bytes, size_t length) {
   return done;
 }
 
-/* Takes back a line that was written in part, so that the file holds whole lines only. */
+/* Truncates a line that was written in part, so that the file contains only complete lines. Counts what was dropped. */
 static void untear(size_t written) {
   const char *last = written == 0 ? NULL : memrchr(out, '\n', written);
   const size_t whole = last == NULL ? 0 : (size_t)(last - out) + 1;

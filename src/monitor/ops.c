@@ -1,7 +1,7 @@
 /*
- * Runs operations: one system call each, and the few that need more than their arguments.
+ * Runs the operations of a plan. Most are one system call; the others have a function here.
  *
- * An operation that fails with an errno it tolerates leaves its register absent; an operation that uses an absent register is skipped.
+ * If an operation fails with a tolerated errno, its output register stays absent. An operation that uses an absent register is skipped.
  */
 #define _GNU_SOURCE
 #include "monitor.h"
@@ -18,16 +18,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int registers[REGISTERS_MAX];
-
 #define OP_NUMBER(name, number, kinds) number,
 static const long numbers[] = {OPERATIONS(OP_NUMBER)};
 #undef OP_NUMBER
 
-/* A filter may forbid asking for the time: from there on nobody does. */
+/* A seccomp filter may forbid clock_gettime(2), so no time is stamped after it is loaded. */
 static bool is_filtered;
 
-/* What the PATH search hides: a later "not found" must not replace an earlier "not allowed", execvp(3). */
+/* An execve(2) of the PATH search failed with EACCES. A later ENOENT or ENOTDIR must not hide it: execvp(3). */
 static bool was_denied;
 
 static int fd_of(const struct arg *arg) { return arg->reg < 0 ? arg->reg : registers[arg->reg]; }
@@ -49,7 +47,7 @@ static long value_of(const struct arg *arg) {
   return arg->kind == 'L' ? (long)arg->number : (long)arg->bytes;
 }
 
-/* The system call with the arguments that the table says. */
+/* Makes the system call with the arguments that the table of ops.h defines. */
 static long call(const struct op *op) {
   long values[6] = {0};
   size_t used = 0, i = 0;
@@ -68,7 +66,7 @@ static long call(const struct op *op) {
   return result;
 }
 
-/* From here on the process is its own: it outlives the monitor, and keeps no fd of it. Before a filter that may forbid these calls. */
+/* Detaches the process from the monitor: it outlives the monitor and keeps none of its fds. Called before a filter that may forbid these calls. */
 static void leave_monitor(void) {
   prctl(PR_SET_PDEATHSIG, 0);
   syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
@@ -87,8 +85,8 @@ static long seccomp(const struct op *op) {
   return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned int)op->args[0].number, &program);
 }
 
-/* Points at each string of a section; the place after the null pointer. */
-static char **point(char **at, const struct strings *strings) {
+/* Fills *at with pointers to the strings of a section and a null pointer. Returns the address after the null pointer. */
+static char **fill_pointers(char **at, const struct strings *strings) {
   const char *text = strings->at;
   for (uint32_t i = 0; i < strings->count; i++) {
     *at++ = (char *)(uintptr_t)text;
@@ -100,8 +98,8 @@ static char **point(char **at, const struct strings *strings) {
 
 static long execute(const struct plan *plan, const struct op *op) {
   static char *pointers[STRINGS_MAX] __attribute__((aligned(PAGE_BYTES)));
-  char **env = point(pointers, &plan->argv);
-  point(env, &plan->env);
+  char **env = fill_pointers(pointers, &plan->argv);
+  fill_pointers(env, &plan->env);
   leave_monitor();
   execve((const char *)op->args[0].bytes, pointers, env);
   if (errno == EACCES) was_denied = true;
@@ -109,8 +107,8 @@ static long execute(const struct plan *plan, const struct op *op) {
   return -1;
 }
 
-/* A terminal's master as a message to the monitor, or to who has given a socket for it: unix(7). */
-static long send_terminal(int link, int master) {
+/* Sends an fd over a Unix socket: a terminal's master to the monitor, or any fd to the peer of a socket of the plan. Source: unix(7). */
+static long send_fd(int socket, int fd) {
   struct record record = {.kind = RECORD_TERMINAL};
   union {
     struct cmsghdr head;
@@ -122,11 +120,11 @@ static long send_terminal(int link, int master) {
   head->cmsg_level = SOL_SOCKET;
   head->cmsg_type = SCM_RIGHTS;
   head->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(head), &master, sizeof master);
-  return sendmsg(link, &message, MSG_NOSIGNAL);
+  memcpy(CMSG_DATA(head), &fd, sizeof fd);
+  return sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
-/* A pid 1 for processes whose parents have ended: waits for them until it is told to end. Does not return. */
+/* Becomes the reaper, pid 1 of a pid namespace: waits for orphaned processes until SIGTERM. Does not return. */
 static long reap(void) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -135,7 +133,7 @@ static long reap(void) {
   sigprocmask(SIG_BLOCK, &signals, NULL);
   prctl(PR_SET_NAME, "berth-reaper");
   leave_monitor();
-  /* With the last fd the link to the monitor ends, which tells it that the process has started. */
+  /* Also closes the link: to the monitor, end of file means that the process has started. */
   close_all_but(NULL, 0);
   forget_plan();
   for (;;) {
@@ -145,8 +143,8 @@ static long reap(void) {
 }
 
 /*
- * The plan goes on in a new child of the monitor, in new namespaces, which belong to the user namespace that this process has joined; this one ends.
- * A pid namespace cannot be entered otherwise, and the monitor itself must not join. Arguments as in clone_child() of main.c.
+ * Continues the plan in a new child of the monitor and exits. The child gets new namespaces, owned by the user namespace that this process has joined.
+ * A process cannot enter a new pid namespace itself, and the monitor must not join the user namespace. `args` is struct clone3_args of main.c.
  */
 static long move(const struct op *op, int link) {
   const uint64_t args[8] = {op->args[0].number | CLONE_PARENT};
@@ -160,7 +158,7 @@ static long move(const struct op *op, int link) {
   _exit(write(link, &record, sizeof record) < 0 ? EXIT_FAILED : 0);
 }
 
-/* Tells that the plan waits, and waits for a byte: the end of the pipe is none. */
+/* Reports that the plan waits, then waits for one byte. End of file is an error. */
 static long hold(int link, int from) {
   const struct record record = {RECORD_HELD, 0, 0, 0};
   char byte;
@@ -183,11 +181,11 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
     case OP_reap:
       return reap();
     case OP_sendterminal:
-      return send_terminal(link, fd_of(&op->args[0]));
+      return send_fd(link, fd_of(&op->args[0]));
     case OP_hold:
       return hold(link, fd_of(&op->args[0]));
     case OP_sendfd:
-      return send_terminal(fd_of(&op->args[0]), fd_of(&op->args[1]));
+      return send_fd(fd_of(&op->args[0]), fd_of(&op->args[1]));
     default:
       return call(op);
   }
@@ -211,12 +209,12 @@ static int run_op(const struct plan *plan, const struct op *op, int link, int64_
 }
 
 int run_ops(const struct plan *plan, const unsigned char **at, uint32_t count, int link, struct stamp *stamps, uint32_t *index) {
-  struct stamp unread;
+  struct stamp unused;
   struct op op;
   for (*index = 0; *index < count; ++*index) {
-    /* Checked before; what an operation may have written into the plan is checked again. */
+    /* The plan was checked before its first operation. Check again: an operation may have overwritten it. */
     if (decode_op(at, plan->end, &op) != REFUSED_NOT) return EFAULT;
-    struct stamp *stamp = stamps != NULL ? &stamps[*index] : &unread;
+    struct stamp *stamp = stamps != NULL ? &stamps[*index] : &unused;
     if (stamps != NULL && !is_filtered) stamp->began_ns = monotonic_ns(link >= 0);
     const int error = run_op(plan, &op, link, &stamp->outcome);
     if (error != 0) return error;

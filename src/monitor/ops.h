@@ -1,9 +1,9 @@
 /*
- * The operations of a plan, in the order of src/engine/plan/calls.ts: a test compares the two tables.
+ * The table of operations, in the order of src/engine/plan/calls.ts. A test compares the two tables.
  *
- * X(name, system call number, kinds of its arguments). Kinds: F fd register, L 64-bit number, S text, B bytes, H R C I bytes of exactly 8, 16, 24, 64;
- * and supplied here: N length of the bytes before, G number of 4-byte ids in the bytes after, Z null, 0-9 that number.
- * Number -1: one function of its own in ops.c.
+ * X(name, system call number, kinds of its arguments). Kinds in the plan: F fd register, L 64-bit number, S text, B bytes, H R C I bytes of exactly
+ * 8, 16, 24, 64. Kinds supplied by the monitor: N length of the preceding bytes, G number of 4-byte ids in the following bytes, Z null, 0-9 that number.
+ * System call number -1: implemented by a function in ops.c.
  */
 #ifndef BERTH_OPS_H
 #define BERTH_OPS_H

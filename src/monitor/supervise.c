@@ -1,10 +1,12 @@
 /*
- * Parents a container until it ends: drains its output into the log, answers the control socket, and leaves the exit record.
+ * Supervises a container until it exits: copies its output to the log, answers requests on the control socket, and writes the exit record.
  *
- * Nothing here waits but poll(2): neither a client nor a full disk nor a process that holds the output open delays the end of the container.
+ * Only poll(2) blocks: neither a client, nor a full disk, nor a process that keeps the output open delays the exit of the container.
  *
- * Control, one frame of 16 bytes (operation and three arguments, u32 each, unused ones 0), answered by 8 (operation u32, errno i32):
- *   1  reopen the log         2  resize the terminal: rows, columns         16  attach: what the client wants (ATTACH_*); then attach.c has the socket
+ * A control request is one frame of 16 bytes (operation and three arguments, u32 each, unused ones 0). The reply has 8 (operation u32, errno i32):
+ *   1  reopen the log
+ *   2  resize the terminal: rows, columns
+ *  16  attach: ATTACH_* bits; on success attach.c takes over the socket
  */
 #define _GNU_SOURCE
 #include "monitor.h"
@@ -19,13 +21,12 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { CLIENTS_MAX = 8, READ_BYTES = PAGE_BYTES, IDLE_AFTER_MS = 1000, RECORD_TRIES = 10, RECORD_BYTES = 256 };
-/* What may still be in a pipe or a terminal when its writer has ended; more comes from processes that nobody waits for. */
+/* The most that a pipe or a terminal can hold when its writer has exited. Anything beyond comes from processes that are not waited for. */
 enum { DRAIN_BYTES_MAX = 1 << 20 };
 enum control { CONTROL_REOPEN_LOG = 1, CONTROL_RESIZE = 2, CONTROL_ATTACH = 16 };
 
@@ -38,18 +39,16 @@ struct client {
 static struct stream streams[2];
 static struct client clients[CLIENTS_MAX];
 static size_t next_client;
-/* Apart from the streams, for most containers never need these pages. */
+/* Not in struct stream: most containers never touch these pages. */
 static unsigned char lines[2][LINE_BYTES_MAX] __attribute__((aligned(PAGE_BYTES)));
 static unsigned char read_buffer[READ_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
-static int register_fd(int32_t reg) { return reg < 0 ? -1 : registers[reg]; }
-
-/* Takes the room of the record while there is some, before the process begins: a disk that it fills must not lose its exit code. */
+/* Reserves the disk space of the exit record before the process starts, so that its exit code is not lost if the process fills the disk. */
 static void reserve_record(int dir) {
   static const char blank[RECORD_BYTES];
   const int fd = openat(dir, "exit.json.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return;
-  if (write(fd, blank, sizeof blank) < 0) errno = 0; /* Full already: finish() tries again. */
+  if (write(fd, blank, sizeof blank) < 0) errno = 0; /* The disk is full: finish() retries. */
   close(fd);
 }
 
@@ -59,22 +58,6 @@ int supervise_prepare(const struct plan *plan) {
   const int error = log_open(register_fd(plan->log_dir), plan->log_name.at, plan->line_bytes_max);
   if (error == 0) reserve_record(register_fd(plan->exit_dir));
   return error;
-}
-
-void close_all_but(int *fds, size_t count) {
-  for (size_t i = 1; i < count; i++)
-    for (size_t j = i; j > 0 && fds[j - 1] > fds[j]; j--) {
-      const int larger = fds[j - 1];
-      fds[j - 1] = fds[j];
-      fds[j] = larger;
-    }
-  unsigned int from = 3;
-  for (size_t i = 0; i < count; i++) {
-    if (fds[i] < (int)from) continue;
-    if ((unsigned int)fds[i] > from) syscall(SYS_close_range, from, (unsigned int)fds[i] - 1, 0);
-    from = (unsigned int)fds[i] + 1;
-  }
-  syscall(SYS_close_range, from, ~0U, 0);
 }
 
 static void unblock(int fd) {
@@ -88,7 +71,7 @@ static void end_stream(struct stream *stream) {
   stream->fd = -1;
 }
 
-/* Reads once. The number of bytes; 0 when there is nothing more, now or ever. */
+/* Reads once. Returns the number of bytes, 0 if nothing is available or the stream has ended. */
 static size_t pump(struct stream *stream) {
   const ssize_t count = read(stream->fd, read_buffer, sizeof read_buffer);
   if (count > 0) {
@@ -96,7 +79,7 @@ static size_t pump(struct stream *stream) {
     attach_output(1 + (uint32_t)(stream - streams), read_buffer, (size_t)count);
     return (size_t)count;
   }
-  /* EIO: the terminal has been hung up. */
+  /* EIO: the terminal was hung up. */
   if (count == 0 || (errno != EAGAIN && errno != EINTR)) end_stream(stream);
   return 0;
 }
@@ -154,13 +137,13 @@ static void serve_client(struct client *client, int terminal) {
   if (client->filled < sizeof client->frame) return;
   client->filled = 0;
   const int32_t reply[2] = {(int32_t)word(client->frame, 0), answer(client->fd, client->frame, terminal)};
-  const bool is_told = send(client->fd, reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof reply;
+  const bool is_sent = send(client->fd, reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof reply;
   if (reply[0] == CONTROL_ATTACH && reply[1] == 0) client->fd = -1;
-  /* A client that does not read its answers is none. */
-  else if (!is_told) drop_client(client);
+  /* The client does not read its replies. */
+  else if (!is_sent) drop_client(client);
 }
 
-/* When all places are taken the oldest client goes: eight that never speak must not shut out the daemon. */
+/* If all slots are in use, the oldest client is dropped: idle clients must not lock out the daemon. */
 static void accept_client(int control) {
   const int fd = accept4(control, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) return;
@@ -178,9 +161,9 @@ static char *put_text(char *at, const char *text) {
 }
 
 /*
- * memory.events of the container's cgroup, and how many of its processes the kernel has killed for want of memory; -1: not known.
- * Once the last process has ended a service manager may remove the cgroup at any moment. So the file is read whenever the kernel tells of a
- * change (at most every 10 ms), and as the first thing after the end; what was read last counts.
+ * `fd` is memory.events of the container's cgroup. `kills` is the number of its processes that the OOM killer has killed; -1: unknown.
+ * A service manager may remove the cgroup as soon as the last process has exited. The file is therefore read whenever the kernel signals a
+ * change (at most every 10 ms), and first of all after the exit. The last value read counts.
  */
 static struct {
   int fd;
@@ -192,7 +175,7 @@ static void count_oom_kills(void) {
   if (oom.fd < 0) return;
   const ssize_t length = pread(oom.fd, text, sizeof text - 1, 0);
   if (length < 0) {
-    /* Removed: it would be ready for ever. */
+    /* The cgroup was removed: poll(2) would always report the file as ready. */
     close(oom.fd);
     oom.fd = -1;
     return;
@@ -231,7 +214,7 @@ static bool write_record(int dir, const char *record, size_t length) {
   return close(fd) == 0 && is_written && renameat(dir, "exit.json.tmp", dir, "exit.json") == 0;
 }
 
-/* The log is complete before the record appears: who sees the exit may read the log to its end. */
+/* Completes the log before it writes the record: a reader that sees the exit can read the whole log. */
 static void finish(int exit_dir, pid_t child, int status) __attribute__((noreturn));
 static void finish(int exit_dir, pid_t child, int status) {
   char record[RECORD_BYTES];
@@ -243,14 +226,14 @@ static void finish(int exit_dir, pid_t child, int status) {
   const size_t length = exit_record(record, child, status, finished_ns);
   for (int tries = 0; tries < RECORD_TRIES; tries++) {
     if (write_record(exit_dir, record, length)) _exit(0);
-    /* The directory was removed: nobody asks for the record any more. */
+    /* The directory was removed, so nobody will read the record. */
     if (errno == ENOENT) break;
     nanosleep(&pause, NULL);
   }
   _exit(EXIT_NO_RECORD);
 }
 
-/* Ends the monitor when the container has ended. */
+/* Exits if the container has exited. */
 static void reap_child(int signals, int exit_dir, pid_t child) {
   struct signalfd_siginfo info;
   int status;
@@ -272,14 +255,14 @@ void supervise(const struct plan *plan, pid_t child, int terminal, int signals) 
   const int control = register_fd(plan->control);
   oom.fd = register_fd(plan->memory_events);
   count_oom_kills();
-  /* A terminal that nobody has open reads as hung up, and a container may open its own anew: so it is held open. */
-  const int held = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  /* Reads of a master fail while no process has the terminal open, and a container may close and reopen it. Keep it open. */
+  const int kept_terminal = terminal < 0 ? -1 : ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
   const int input = terminal >= 0 ? terminal : register_fd(plan->in);
   start_streams(plan, terminal);
   unblock(control);
   unblock(input);
   attach_start(input, terminal >= 0);
-  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, oom.fd, held};
+  int kept[] = {signals, control, streams[0].fd, streams[1].fd, input, register_fd(plan->log_dir), log_fd(), exit_dir, oom.fd, kept_terminal};
   close_all_but(kept, sizeof kept / sizeof *kept);
   bool is_idle = false;
   for (;;) {
