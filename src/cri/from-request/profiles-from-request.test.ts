@@ -4,20 +4,20 @@ import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-r
 
 const plain = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinux: false };
 
-test('seccompProfile() takes an empty message for the default profile, and none for unconfined', () => {
+test('seccompProfile() treats an empty message as the default profile, and an absent one as unconfined', () => {
   assert.deepEqual(seccompProfile({}), { kind: 'unconfined' });
   assert.deepEqual(seccompProfile({ seccomp: {} }), { kind: 'runtime-default' });
   assert.deepEqual(seccompProfile({ seccomp: { profile_type: 'Unconfined' } }), { kind: 'unconfined' });
 });
 
-test('seccompProfile() takes the deprecated text only without the message', () => {
+test('seccompProfile() uses the deprecated string only without the message', () => {
   const forms = { '': 'unconfined', unconfined: 'unconfined', 'runtime/default': 'runtime-default', 'docker/default': 'runtime-default' };
   for (const [text, kind] of Object.entries(forms)) assert.deepEqual(seccompProfile({ seccomp_profile_path: text }), { kind });
   assert.deepEqual(seccompProfile({ seccomp_profile_path: 'localhost//p/x.json' }), { kind: 'localhost', path: '/p/x.json' });
   assert.deepEqual(seccompProfile({ seccomp: {}, seccomp_profile_path: 'unconfined' }), { kind: 'runtime-default' });
 });
 
-test('seccompProfile() wants an absolute path for a localhost profile', () => {
+test('seccompProfile() requires an absolute path for a localhost profile', () => {
   assert.deepEqual(seccompProfile({ seccomp: { profile_type: 'Localhost', localhost_ref: '/p/x.json' } }), { kind: 'localhost', path: '/p/x.json' });
   for (const localhost_ref of [undefined, '', 'x.json', '/p\0x']) {
     assert.throws(() => seccompProfile({ seccomp: { profile_type: 'Localhost', localhost_ref } }), {
@@ -29,7 +29,7 @@ test('seccompProfile() wants an absolute path for a localhost profile', () => {
     assert.throws(() => seccompProfile({ seccomp_profile_path: text }), { message: /^seccomp_profile_path: / });
 });
 
-test('appArmorProfile() gives the profile that is asked for, the message before the text, and its own by default', () => {
+test('appArmorProfile() returns the requested profile, prefers the message to the string, and defaults to its own', () => {
   const on = { ...plain, hasAppArmor: true };
   const localhost = { profile_type: 'Localhost', localhost_ref: 'custom' } as const;
   for (const facts of [plain, on]) {
@@ -44,22 +44,22 @@ test('appArmorProfile() gives the profile that is asked for, the message before 
   for (const fields of [{ apparmor: {} }, { apparmor: localhost }, { apparmor_profile: 'runtime/default' }]) {
     assert.throws(() => appArmorProfile(fields, plain, false), { code: 'INVALID_ARGUMENT' }, JSON.stringify(fields));
   }
-  assert.throws(() => appArmorProfile({ apparmor: { profile_type: 'Localhost' } }, on, false), /none of/);
-  assert.throws(() => appArmorProfile({ apparmor_profile: 'nonsense' }, on, false), /none of/);
+  assert.throws(() => appArmorProfile({ apparmor: { profile_type: 'Localhost' } }, on, false), /is not unconfined/);
+  assert.throws(() => appArmorProfile({ apparmor_profile: 'nonsense' }, on, false), /is not unconfined/);
 });
 
-test('appArmorProfile() lets a privileged container go without the default profile, not without a named one', () => {
+test('appArmorProfile() gives a privileged container a named profile but not the default one', () => {
   const on = { ...plain, hasAppArmor: true };
   assert.equal(appArmorProfile({}, on, true), undefined);
   assert.equal(appArmorProfile({ apparmor: {} }, on, true), undefined);
   assert.equal(appArmorProfile({ apparmor: { profile_type: 'Localhost', localhost_ref: 'x' } }, on, true), 'x');
 });
 
-test('checkSelinux() refuses a malformed level on any node, and a good one only where it would have to be set', () => {
+test('checkSelinux() refuses an invalid level on any node, and a valid one only on a node with SELinux', () => {
   const good = ['s0', 's0:c1', 's0:c1,c2', 's0:c0.c1023', 's0-s15:c0.c3,c5'];
   for (const level of good) checkSelinux({ level }, plain, false);
   for (const level of ['0', 's', 's0:', 's0:c1024', 's0:c1,', 's0:d1', 's0 ', 's0:c1.', 'S0']) {
-    assert.throws(() => checkSelinux({ level }, plain, false), { code: 'INVALID_ARGUMENT', message: /malformed/ }, level);
+    assert.throws(() => checkSelinux({ level }, plain, false), { code: 'INVALID_ARGUMENT', message: /invalid level/ }, level);
   }
   const facts = { ...plain, hasSelinux: true };
   checkSelinux({}, facts, false);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { initialResourcesFrom, resourcesFrom } from './resources-from-request.ts';
 
-test('resourcesFrom() leaves out what is zero or empty', () => {
+test('resourcesFrom() omits zero and empty fields', () => {
   const zeros = {
     cpu_period: '0',
     cpu_quota: '0',
@@ -17,12 +17,12 @@ test('resourcesFrom() leaves out what is zero or empty', () => {
   assert.deepEqual(resourcesFrom(undefined), {});
 });
 
-test('initialResourcesFrom() always sets the oom score, or a container would have that of the daemon', () => {
+test('initialResourcesFrom() always sets the oom score, which would otherwise be inherited from the daemon', () => {
   assert.deepEqual(initialResourcesFrom(undefined), { oomScoreAdj: 0 });
   assert.deepEqual(initialResourcesFrom({ oom_score_adj: '-997' }), { oomScoreAdj: -997 });
 });
 
-test('resourcesFrom() takes unlimited as -1, and limits that no machine reaches as the greatest it can say', () => {
+test('resourcesFrom() returns unlimited as -1, and reduces huge limits to the largest safe integer', () => {
   const { cpuQuotaUs, memoryLimitBytes, memorySwapLimitBytes, hugepageLimits } = resourcesFrom({
     cpu_quota: '-5',
     memory_limit_in_bytes: '-1',
@@ -36,7 +36,7 @@ test('resourcesFrom() takes unlimited as -1, and limits that no machine reaches 
   ]);
 });
 
-test('resourcesFrom() takes swap that counts memory in, and no less', () => {
+test('resourcesFrom() refuses a limit of memory and swap below the memory limit', () => {
   const both = (memory: string, swap: string) => () => resourcesFrom({ memory_limit_in_bytes: memory, memory_swap_limit_in_bytes: swap });
   for (const [memory, swap] of [
     ['100', '100'],
@@ -51,11 +51,11 @@ test('resourcesFrom() takes swap that counts memory in, and no less', () => {
     ['100', '99'],
     ['-1', '100'],
   ] as const) {
-    assert.throws(both(memory, swap), { code: 'INVALID_ARGUMENT', message: /counts memory and swap/ });
+    assert.throws(both(memory, swap), { code: 'INVALID_ARGUMENT', message: /includes memory and swap/ });
   }
 });
 
-test('resourcesFrom() refuses what no kernel takes, at both ends of each range', () => {
+test('resourcesFrom() refuses values outside the ranges of the kernel', () => {
   const refused = (message: object, field: string) => {
     assert.throws(() => resourcesFrom(message), { code: 'INVALID_ARGUMENT', message: new RegExp(`^${field}`) }, JSON.stringify(message));
   };

@@ -1,5 +1,5 @@
 /**
- * LinuxContainerResources -> Resources: 0 and '' mean "not set" there and become undefined. Pure.
+ * Converts LinuxContainerResources to Resources: 0 and '' mean "unset" and become undefined. Pure.
  */
 import type { Resources } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
@@ -7,16 +7,16 @@ import type * as cri from '../wire/messages.ts';
 import { present, quoted, singleLine, wholeNumber } from './checks.ts';
 
 /**
- * What an update asks to change.
+ * Converts the resources of an update.
  *
- * @throws {BerthError} INVALID_ARGUMENT for values that no kernel takes.
+ * @throws {BerthError} INVALID_ARGUMENT for values that no kernel accepts.
  */
 export function resourcesFrom(message: cri.LinuxContainerResources = {}): Resources {
   const memoryLimitBytes = byteLimit('memory_limit_in_bytes', message.memory_limit_in_bytes);
   const memorySwapLimitBytes = byteLimit('memory_swap_limit_in_bytes', message.memory_swap_limit_in_bytes);
   if (memoryLimitBytes !== undefined && memorySwapLimitBytes !== undefined && isBelow(memorySwapLimitBytes, memoryLimitBytes)) {
     throw invalidArgument(
-      `memory_swap_limit_in_bytes: ${memorySwapLimitBytes} is below memory_limit_in_bytes, ${memoryLimitBytes}; it counts memory and swap`,
+      `memory_swap_limit_in_bytes: ${memorySwapLimitBytes} is below memory_limit_in_bytes ${memoryLimitBytes}, but includes memory and swap`,
     );
   }
   return present({
@@ -33,12 +33,12 @@ export function resourcesFrom(message: cri.LinuxContainerResources = {}): Resour
   });
 }
 
-/** What a new container gets: as an update, but the oom score is always set, or it would be the daemon's own. */
+/** Converts the resources of a new container. The oom score is always set: the container would inherit the daemon's. */
 export function initialResourcesFrom(message: cri.LinuxContainerResources | undefined): Resources {
   return { oomScoreAdj: 0, ...resourcesFrom(message) };
 }
 
-/** Bounds of the kernel: Documentation/scheduler/sched-bwc.rst. */
+/** Limits of the kernel: Documentation/scheduler/sched-bwc.rst. */
 const [cpuUsMin, cpuPeriodUsMax] = [1000, 1_000_000];
 
 function cpuPeriod(text: string | undefined): number | undefined {
@@ -52,7 +52,7 @@ function cpuQuota(text: string | undefined): number | undefined {
   return wholeNumber('cpu_quota', text, cpuUsMin, Number.MAX_SAFE_INTEGER);
 }
 
-/** -1 is unlimited; a limit beyond 2^53 bytes is more than any machine has, and is kept as that. */
+/** -1 means unlimited. A limit above 2^53 bytes, more than any machine has, is reduced to that. */
 function byteLimit(field: string, text: string | undefined): number | undefined {
   const bytes = Math.min(Number(text ?? 0), Number.MAX_SAFE_INTEGER);
   if (bytes < -1) throw invalidArgument(`${field}: ${text} is below -1`);
@@ -72,7 +72,8 @@ function cpuset(field: string, list: string | undefined): string | undefined {
 function hugepageLimits(limits: readonly cri.HugepageLimit[]): Resources['hugepageLimits'] {
   if (limits.length === 0) return undefined;
   return limits.map(({ page_size = '', limit }) => {
-    if (!/^\d+[KMG]B$/.test(page_size)) throw invalidArgument(`hugepage_limits.page_size: ${quoted(page_size)} is not like 2MB`);
+    if (!/^\d+[KMG]B$/.test(page_size))
+      throw invalidArgument(`hugepage_limits.page_size: invalid size ${quoted(page_size)}, expected a size like 2MB`);
     return { pageSize: page_size, limitBytes: byteLimit('hugepage_limits.limit', limit) ?? 0 };
   });
 }
@@ -81,7 +82,7 @@ function unified(values: Readonly<Record<string, string>>): Resources['unified']
   const entries = Object.entries(values);
   for (const [file, value] of entries) {
     if (!/^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$/.test(file)) throw invalidArgument(`unified: ${quoted(file)} is not the name of a cgroup file`);
-    // Files such as io.max take one line at a time.
+    // Files such as io.max accept several lines, one per write.
     for (const line of value.split('\n')) singleLine(`unified: ${file}`, line);
   }
   return entries.length === 0 ? undefined : values;

@@ -7,7 +7,7 @@ const facts = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinu
 const metadata = { name: 'web', namespace: 'default', uid: 'u1' };
 const spec = (config: PodSandboxConfig, handler?: string) => sandboxSpecFrom({ config: { metadata, ...config }, runtime_handler: handler }, facts);
 
-test('sandboxSpecFrom() takes the least that is allowed: metadata', () => {
+test('sandboxSpecFrom() requires only metadata', () => {
   assert.deepEqual(spec({}), {
     metadata: { ...metadata, attempt: 0 },
     hostname: '',
@@ -23,7 +23,7 @@ test('sandboxSpecFrom() takes the least that is allowed: metadata', () => {
   });
 });
 
-test('sandboxSpecFrom() refuses a request without config or metadata, or with a part of it that cannot be passed on', () => {
+test('sandboxSpecFrom() refuses a request without config or metadata, or with invalid metadata', () => {
   assert.throws(() => sandboxSpecFrom({}, facts), { code: 'INVALID_ARGUMENT', message: /^config: / });
   assert.throws(() => sandboxSpecFrom({ config: {} }, facts), { message: /^config.metadata: / });
   for (const field of ['name', 'namespace', 'uid']) {
@@ -34,19 +34,19 @@ test('sandboxSpecFrom() refuses a request without config or metadata, or with a 
   }
 });
 
-test('sandboxSpecFrom() knows the handlers "" and berth, and no other', () => {
+test('sandboxSpecFrom() accepts only the handlers "" and berth', () => {
   assert.equal(spec({}, 'berth').runtimeHandler, 'berth');
   for (const handler of ['runc', 'Berth', 'constructor'])
     assert.throws(() => spec({}, handler), { code: 'INVALID_ARGUMENT', message: /^runtime_handler: / });
 });
 
-test('sandboxSpecFrom() takes hostnames up to 64 bytes that other machines can read', () => {
+test('sandboxSpecFrom() accepts valid host names of up to 64 bytes', () => {
   for (const good of ['web', 'web-0.svc.example', 'A_b', '9', 'x'.repeat(64)]) assert.equal(spec({ hostname: good }).hostname, good);
   for (const wrong of ['x'.repeat(65), '-web', '.web', 'we b', 'a/b', 'ä', 'a\n'])
     assert.throws(() => spec({ hostname: wrong }), { message: /^hostname: / }, wrong);
 });
 
-test('sandboxSpecFrom() keeps apart absent and empty dns_config, and refuses lines within words', () => {
+test('sandboxSpecFrom() distinguishes absent and empty dns_config, and refuses line breaks in it', () => {
   assert.equal('dns' in spec({}), false);
   assert.deepEqual(spec({ dns_config: {} }).dns, { servers: [], searches: [], options: [] });
   for (const field of ['servers', 'searches', 'options']) {
@@ -57,7 +57,7 @@ test('sandboxSpecFrom() keeps apart absent and empty dns_config, and refuses lin
   }
 });
 
-test('sandboxSpecFrom() takes ports of 1 to 65535, on the host 0 for none, and addresses of both kinds', () => {
+test('sandboxSpecFrom() accepts ports 1 to 65535, host port 0 for none, and IPv4 and IPv6 addresses', () => {
   const port = (mapping: object) => spec({ port_mappings: [mapping] }).portMappings[0];
   assert.deepEqual(port({ container_port: 80 }), { protocol: 'tcp', containerPort: 80, hostPort: 0, hostIp: '' });
   assert.deepEqual(port({ protocol: 'SCTP', container_port: 65535, host_port: 65535, host_ip: 'fd00::1' }), {
@@ -78,7 +78,7 @@ test('sandboxSpecFrom() takes ports of 1 to 65535, on the host 0 for none, and a
   }
 });
 
-test('sandboxSpecFrom() refuses a cgroup parent that leaves the hierarchy, and a relative log directory', () => {
+test('sandboxSpecFrom() refuses a cgroup parent outside the hierarchy, and a relative log directory', () => {
   const parent = (cgroup_parent: string) => spec({ linux: { cgroup_parent } }).cgroupParent;
   assert.equal(parent('/kubepods/podu1'), '/kubepods/podu1');
   assert.throws(() => parent('/kubepods/../../etc'), { message: /leaves its hierarchy/ });

@@ -1,5 +1,5 @@
 /**
- * RunPodSandboxRequest -> SandboxSpec: everything about a sandbox that can be refused without asking the kernel is refused here. Pure.
+ * Converts a RunPodSandboxRequest to a SandboxSpec, with all checks that do not need the kernel. Pure.
  */
 import type { DnsConfig, PortMapping, SandboxMetadata, SandboxSpec } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
@@ -12,10 +12,10 @@ import { sandboxSysctls } from './sysctls-from-request.ts';
 import { userSpec } from './user-from-request.ts';
 
 /**
- * @throws {BerthError} INVALID_ARGUMENT for what contradicts itself or the contract, UNIMPLEMENTED for what berth does not do yet.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid or conflicting fields, UNIMPLEMENTED for unsupported features.
  */
 export function sandboxSpecFrom({ config, runtime_handler = '' }: cri.RunPodSandboxRequest, facts: RequestFacts): SandboxSpec {
-  if (config === undefined) throw invalidArgument('config: it is missing');
+  if (config === undefined) throw invalidArgument('config: missing');
   const metadata = sandboxMetadata(config.metadata);
   const linux = config.linux ?? {};
   const security = linux.security_context ?? {};
@@ -38,19 +38,19 @@ export function sandboxSpecFrom({ config, runtime_handler = '' }: cri.RunPodSand
   });
 }
 
-/** @throws {BerthError} INVALID_ARGUMENT for a handler that this node does not have; '' is the default one. */
+/** @param handler '' for the default. @throws {BerthError} INVALID_ARGUMENT for an unknown handler. */
 export function checkHandler(handler: string): void {
   if (!runtimeHandlers.includes(handler)) {
-    throw invalidArgument(`runtime_handler: there is no handler ${quoted(handler)} on this node, only "berth" and the default`);
+    throw invalidArgument(`runtime_handler: unknown handler ${quoted(handler)}, must be "berth" or empty`);
   }
 }
 
 function sandboxMetadata(metadata: cri.PodSandboxMetadata | undefined): SandboxMetadata {
-  if (metadata === undefined) throw invalidArgument('config.metadata: it is missing');
+  if (metadata === undefined) throw invalidArgument('config.metadata: missing');
   const part = (field: 'name' | 'namespace' | 'uid') => {
     const text = requiredName(`metadata.${field}`, metadata[field]);
-    // Network plugins get these in CNI_ARGS, where it separates.
-    if (text.includes(';')) throw invalidArgument(`metadata.${field}: ${quoted(text)} holds a semicolon`);
+    // Network plugins receive these in CNI_ARGS, where a semicolon is the separator.
+    if (text.includes(';')) throw invalidArgument(`metadata.${field}: ${quoted(text)} contains a semicolon`);
     return text;
   };
   return { name: part('name'), namespace: part('namespace'), uid: part('uid'), attempt: metadata.attempt ?? 0 };
@@ -59,17 +59,17 @@ function sandboxMetadata(metadata: cri.PodSandboxMetadata | undefined): SandboxM
 /** __NEW_UTS_LEN of include/uapi/linux/utsname.h. */
 const hostnameBytesMax = 64;
 
-/** '' stays: the sandbox then has the node's name. */
+/** '' is valid: the sandbox then has the node's host name. */
 function hostname(name: string): string {
   if (Buffer.byteLength(name) > hostnameBytesMax) throw invalidArgument(`hostname: ${quoted(name)} is longer than ${hostnameBytesMax} bytes`);
   if (name !== '' && !/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name)) {
-    throw invalidArgument(`hostname: ${quoted(name)} has other characters than letters, digits, dots, hyphens and underscores`);
+    throw invalidArgument(`hostname: ${quoted(name)} contains characters other than letters, digits, dots, hyphens and underscores`);
   }
   return name;
 }
 
 function dnsConfig({ servers = [], searches = [], options = [] }: cri.DNSConfig): DnsConfig {
-  // A line break would add lines of one's own choice to resolv.conf.
+  // A line break would inject lines into resolv.conf.
   const checked = (field: string, words: readonly string[]) => words.map((word) => singleLine(`dns_config.${field}`, word));
   return { servers: checked('servers', servers), searches: checked('searches', searches), options: checked('options', options) };
 }
@@ -78,7 +78,7 @@ const protocols: Readonly<Record<cri.Protocol, PortMapping['protocol']>> = { TCP
 
 function portMapping(mapping: cri.PortMapping): PortMapping {
   const protocol = protocols[mapping.protocol ?? 'TCP'];
-  if (protocol === undefined) throw invalidArgument(`port_mappings: there is no protocol ${mapping.protocol}`);
+  if (protocol === undefined) throw invalidArgument(`port_mappings: unknown protocol ${mapping.protocol}`);
   return {
     protocol,
     containerPort: wholeNumber('port_mappings: container_port', mapping.container_port, 1, 65535),
@@ -94,7 +94,7 @@ function hostIp(address: string): string {
   return address;
 }
 
-/** Which cgroups there are is the engine's to know; here only what no driver could mean. */
+/** Refuses a parent that is invalid for any cgroup driver; the engine checks that it exists. */
 function cgroupParent(parent: string): string {
   if (singleLine('linux.cgroup_parent', parent).split('/').includes('..')) {
     throw invalidArgument(`linux.cgroup_parent: ${quoted(parent)} leaves its hierarchy`);
@@ -102,7 +102,7 @@ function cgroupParent(parent: string): string {
   return parent;
 }
 
-/** There is no process of the sandbox's own that these could apply to; a malformed one is refused all the same. */
+/** Checks fields that have no effect, because the sandbox has no process of its own. */
 function checkSandboxSecurity(security: cri.LinuxSandboxSecurityContext, facts: RequestFacts): void {
   userSpec(security);
   seccompProfile(security);

@@ -9,21 +9,21 @@ const facts = { canMountRecursivelyReadonly: true, hasAppArmor: false, hasSelinu
 const privileged = { ...sandboxSpec, isPrivileged: true };
 const security = (message: LinuxContainerSecurityContext, sandbox = sandboxSpec) => securitySpecFrom(message, sandbox, facts);
 
-test('a privileged container needs a sandbox that is, and has neither seccomp nor hidden paths', () => {
+test('a privileged container requires a privileged sandbox, and has neither seccomp nor masked paths', () => {
   const message = { privileged: true, seccomp: {}, masked_paths: ['/proc/kcore'], readonly_paths: ['/proc/sys'] };
   assert.throws(() => security(message), { code: 'INVALID_ARGUMENT', message: /^security_context.privileged: / });
   const { seccomp, maskedPaths, readonlyPaths } = security(message, privileged);
   assert.deepEqual({ seccomp, maskedPaths, readonlyPaths }, { seccomp: { kind: 'unconfined' }, maskedPaths: [], readonlyPaths: [] });
 });
 
-test('masked and read-only paths are exactly those given', () => {
+test('masked and read-only paths are exactly the given ones', () => {
   assert.deepEqual(security({ masked_paths: ['/proc/kcore'] }).maskedPaths, ['/proc/kcore']);
   assert.deepEqual(security({}).maskedPaths, []);
   assert.throws(() => security({ masked_paths: ['proc'] }), { message: /^masked_paths: / });
   assert.throws(() => security({ readonly_paths: ['proc'] }), { message: /^readonly_paths: / });
 });
 
-test('capabilities lose their prefix and their case', () => {
+test('capabilities are converted to upper case without prefix', () => {
   const capabilities = { add_capabilities: ['net_admin', 'CAP_SYS_TIME'], drop_capabilities: ['all'], add_ambient_capabilities: ['cap_kill'] };
   const { addCapabilities, dropCapabilities, addAmbientCapabilities } = security({ capabilities });
   assert.deepEqual([addCapabilities, dropCapabilities, addAmbientCapabilities], [['NET_ADMIN', 'SYS_TIME'], ['ALL'], ['KILL']]);
@@ -31,7 +31,7 @@ test('capabilities lose their prefix and their case', () => {
     assert.throws(() => security({ capabilities: { add_capabilities: [name] } }), { message: /^capabilities: / });
 });
 
-test('userSpec() keeps apart user 0 and no user', () => {
+test('userSpec() distinguishes user 0 and no user', () => {
   const groups = { supplementalGroups: [], groupsPolicy: 'merge' };
   assert.deepEqual(userSpec({}), groups);
   assert.deepEqual(userSpec({ run_as_user: {} }), { uid: 0, ...groups });
@@ -44,7 +44,7 @@ test('userSpec() keeps apart user 0 and no user', () => {
   });
 });
 
-test('userSpec() refuses a group without a user, a name beside a number, and ids that are none', () => {
+test('userSpec() refuses a group without a user, a name with a number, and invalid ids', () => {
   const refused = (fields: object, field: string) => {
     assert.throws(() => userSpec(fields), { code: 'INVALID_ARGUMENT', message: new RegExp(`^${field}: `) }, JSON.stringify(fields));
   };

@@ -1,5 +1,5 @@
 /**
- * LinuxContainerSecurityContext -> SecuritySpec. Pure.
+ * Converts a LinuxContainerSecurityContext to a SecuritySpec. Pure.
  */
 import type { SandboxSpec, SecuritySpec } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
@@ -10,13 +10,13 @@ import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-r
 import { userSpec } from './user-from-request.ts';
 
 /**
- * @throws {BerthError} INVALID_ARGUMENT for what contradicts itself or the sandbox, UNIMPLEMENTED for what berth does not do yet,
- *   FAILED_PRECONDITION for a pid namespace that the sandbox was made without.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid fields or conflicts with the sandbox, UNIMPLEMENTED for unsupported features,
+ *   FAILED_PRECONDITION if the sandbox has no pid namespace to share.
  */
 export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}, sandbox: SandboxSpec, facts: RequestFacts): SecuritySpec {
   const isPrivileged = message.privileged ?? false;
   if (isPrivileged && !sandbox.isPrivileged) {
-    throw invalidArgument('security_context.privileged: a privileged container needs a sandbox that was made with privileged too');
+    throw invalidArgument('security_context.privileged: a privileged container requires a privileged sandbox');
   }
   const profile = appArmorProfile(message, facts, isPrivileged);
   checkSelinux(message.selinux_options, facts, isPrivileged);
@@ -38,14 +38,14 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
   };
 }
 
-/** `cap_net_admin` -> `NET_ADMIN`. Which names there are is the engine's to know. */
+/** Converts `cap_net_admin` to `NET_ADMIN`. The engine checks the name. */
 function capability(name: string): string {
   const short = name.toUpperCase().replace(/^CAP_/, '');
-  if (!/^[A-Z0-9_]+$/.test(short)) throw invalidArgument(`capabilities: ${quoted(name)} is not the name of a capability`);
+  if (!/^[A-Z0-9_]+$/.test(short)) throw invalidArgument(`capabilities: invalid capability ${quoted(name)}`);
   return short;
 }
 
-/** Exactly those given: they replace any default. Nothing is hidden from a privileged container. */
+/** Returns exactly the given paths, without any defaults; none for a privileged container. */
 function paths(field: string, given: readonly string[] = [], isPrivileged: boolean): readonly string[] {
   const checked = given.map((path) => absolutePath(field, path));
   return isPrivileged ? [] : checked;

@@ -1,5 +1,5 @@
 /**
- * Which streams an Exec or Attach request asks for. Pure: whether they make sense together is the streaming server's to say.
+ * Reads the requested streams of an Exec or Attach request. Pure: the streaming server checks their combination.
  */
 type Requested = {
   readonly tty?: boolean | undefined;

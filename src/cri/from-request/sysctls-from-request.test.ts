@@ -9,16 +9,16 @@ const check = (name: string, value = '1', namespaces: typeof own | typeof hosts 
 const ofNetwork = ['net.ipv4.ip_forward', 'net/ipv4/conf/eth0.100/forwarding', 'net.core.somaxconn'];
 const ofIpc = ['kernel.shm_rmid_forced', 'kernel.shmmax', 'kernel.msgmax', 'kernel.sem', 'fs.mqueue.msg_max', 'kernel/shmall'];
 
-test('sandboxSysctls() takes what belongs to the namespaces that the sandbox has of its own, as given', () => {
+test("sandboxSysctls() accepts sysctls of the sandbox's own namespaces, unchanged", () => {
   for (const name of [...ofNetwork, ...ofIpc]) assert.deepEqual(check(name), { [name]: '1' });
 });
 
-test("sandboxSysctls() refuses the same where the namespace is the host's", () => {
+test("sandboxSysctls() refuses them if the sandbox uses the host's namespace", () => {
   for (const name of ofNetwork) assert.throws(() => check(name, '1', hosts), { code: 'INVALID_ARGUMENT', message: /host's network/ }, name);
   for (const name of ofIpc) assert.throws(() => check(name, '1', hosts), { code: 'INVALID_ARGUMENT', message: /host's ipc/ }, name);
 });
 
-test('sandboxSysctls() refuses what would change the node', () => {
+test('sandboxSysctls() refuses sysctls that are not namespaced', () => {
   for (const name of [
     'kernel.panic',
     'vm.swappiness',
@@ -33,7 +33,7 @@ test('sandboxSysctls() refuses what would change the node', () => {
   }
 });
 
-test('sandboxSysctls() refuses names that are paths to elsewhere, and values of several lines', () => {
+test('sandboxSysctls() refuses path traversal in names, and values with line breaks', () => {
   for (const name of ['', '/net/ipv4/x', 'net/../kernel/panic', 'net..x', 'net/', 'net/./x', '../net', 'net.ipv4.conf.a b', 'net.ipv4/x']) {
     assert.throws(() => check(name), { code: 'INVALID_ARGUMENT' }, name);
   }

@@ -1,16 +1,18 @@
 /**
- * Which kernel parameters a sandbox may set: those that belong to its own namespaces. Pure.
+ * Checks the sysctls of a sandbox: only those of its own namespaces are allowed. Pure.
  */
 import type { NamespaceModes } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
 import { quoted, singleLine } from './checks.ts';
 
-/** Parameters of an ipc namespace: ipc_namespaces(7). */
+/** The sysctls of an ipc namespace: ipc_namespaces(7). */
 const ipcNames = /^(kernel\/shm[^/]*|kernel\/msg[^/]*|kernel\/sem|fs\/mqueue\/[^/]+)$/;
 
 /**
- * @param sysctls in the form with dots or with slashes: sysctl(8). They are kept as given.
- * @throws {BerthError} INVALID_ARGUMENT for a parameter that would change the node, or that is malformed.
+ * Checks sysctls and returns them unchanged.
+ *
+ * @param sysctls with names separated by dots or slashes: sysctl(8).
+ * @throws {BerthError} INVALID_ARGUMENT for an invalid sysctl, or one that would change the node.
  */
 export function sandboxSysctls(sysctls: Readonly<Record<string, string>>, namespaces: NamespaceModes): Readonly<Record<string, string>> {
   for (const [name, value] of Object.entries(sysctls)) {
@@ -23,11 +25,11 @@ export function sandboxSysctls(sysctls: Readonly<Record<string, string>>, namesp
 function checkSysctl(name: string, { network, ipc }: NamespaceModes): void {
   const path = name.includes('/') ? name : name.replaceAll('.', '/');
   if (!/^[a-z0-9]/.test(path) || path.split('/').some((part) => !/^[A-Za-z0-9_.@:-]+$/.test(part) || /^\.\.?$/.test(part))) {
-    throw invalidArgument(`linux.sysctls: ${quoted(name)} is not the name of a kernel parameter`);
+    throw invalidArgument(`linux.sysctls: invalid name ${quoted(name)}`);
   }
   if (path.startsWith('net/')) refuseShared(name, 'network', network);
   else if (ipcNames.test(path)) refuseShared(name, 'ipc', ipc);
-  else throw invalidArgument(`linux.sysctls: ${name} belongs to no namespace, so setting it would change the whole node`);
+  else throw invalidArgument(`linux.sysctls: ${name} is not namespaced and would change the node`);
 }
 
 function refuseShared(name: string, namespace: string, mode: 'pod' | 'node'): void {

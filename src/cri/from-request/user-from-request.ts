@@ -1,5 +1,5 @@
 /**
- * Who a process is asked to be: run_as_user, run_as_group, run_as_username, supplemental groups. Pure; names are looked up by the engine.
+ * Converts run_as_user, run_as_group, run_as_username and the supplemental groups. Pure: the engine looks up names.
  */
 import type { UserSpec } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
@@ -11,14 +11,14 @@ type UserFields = Pick<
   'run_as_user' | 'run_as_group' | 'run_as_username' | 'supplemental_groups' | 'supplemental_groups_policy'
 >;
 
-/** @throws {BerthError} INVALID_ARGUMENT for a group without a user, a name and a number together, ids that are none. */
+/** @throws {BerthError} INVALID_ARGUMENT for a group without a user, a name together with a number, and invalid ids. */
 export function userSpec(fields: UserFields): UserSpec {
   const { run_as_user: user, run_as_group: group, run_as_username: username = '', supplemental_groups_policy: policy = 'Merge' } = fields;
-  if (user !== undefined && username !== '') throw invalidArgument(`run_as_username: ${quoted(username)}, but run_as_user is given too`);
+  if (user !== undefined && username !== '') throw invalidArgument(`run_as_username: ${quoted(username)}, but run_as_user is also set`);
   if (group !== undefined && user === undefined && username === '') {
-    throw invalidArgument('run_as_group: it needs run_as_user or run_as_username');
+    throw invalidArgument('run_as_group: requires run_as_user or run_as_username');
   }
-  if (policy !== 'Merge' && policy !== 'Strict') throw invalidArgument(`supplemental_groups_policy: there is no policy ${policy}`);
+  if (policy !== 'Merge' && policy !== 'Strict') throw invalidArgument(`supplemental_groups_policy: unknown policy ${policy}`);
   return present({
     uid: user && idNumber('run_as_user', user.value),
     gid: group && idNumber('run_as_group', group.value),
@@ -29,7 +29,7 @@ export function userSpec(fields: UserFields): UserSpec {
 }
 
 function userName(name: string): string {
-  // It is compared with the first field of lines of /etc/passwd.
-  if (name.includes(':')) throw invalidArgument(`run_as_username: ${quoted(name)} holds a colon`);
+  // The name is compared with the first field of /etc/passwd, which is separated by colons.
+  if (name.includes(':')) throw invalidArgument(`run_as_username: ${quoted(name)} contains a colon`);
   return singleLine('run_as_username', name);
 }
