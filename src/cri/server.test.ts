@@ -17,7 +17,7 @@ after(() => rmSync(directory, { recursive: true }));
 
 type Answer = { readonly code: number; readonly details: string; readonly messages: readonly Record<string, never>[] };
 
-/** A server on a socket of its own and a way to call it; both end with the test. */
+/** Starts a server on its own socket, and a client. Both are closed at the end of the test. */
 async function serve(t: { after: (end: () => Promise<void>) => void }, name: string, world: Parameters<typeof fakeDeps>[0] = {}) {
   const path = join(directory, `${name}.sock`);
   const [deps, log] = [fakeDeps(world), fakeLog()];
@@ -31,7 +31,7 @@ async function serve(t: { after: (end: () => Promise<void>) => void }, name: str
   return { path, deps, log, call };
 }
 
-/** Takes 16 MiB, as the kubelet does. */
+/** Accepts messages up to 16 MiB, like the kubelet. */
 function clientOf(service: ServiceDefinition, path: string): Client {
   const { Service } = loadPackageDefinition({ Service: service }) as unknown as {
     Service: new (target: string, creds: unknown, options: object) => Client;
@@ -54,7 +54,7 @@ function callOnce(client: Client | undefined, rpc: string, request: object): Pro
 const config = { metadata: { name: 'web', namespace: 'default', uid: 'u1' } };
 const container = { metadata: { name: 'main' }, image: { image: 'sha256:1111' } };
 
-/** Every RPC with a request that it serves, and the field of the answer that must be there. */
+/** Every RPC with a valid request, and a field that the response must have. */
 const served: Readonly<Record<string, readonly [request: object, field?: string]>> = {
   Version: [{}, 'runtime_api_version'],
   Status: [{ verbose: true }, 'status'],
@@ -99,7 +99,7 @@ const served: Readonly<Record<string, readonly [request: object, field?: string]
   ImageFsInfo: [{}, 'image_filesystems'],
 };
 
-test('every rpc of both services answers over the socket, or says in a sentence what is not there yet', async (t) => {
+test('every RPC of both services responds over the socket, or is UNIMPLEMENTED with a reason', async (t) => {
   const { call } = await serve(t, 'every', { sandboxes: [sandboxView('s1')], containers: [containerView('c1', {}, { startedAtNs: '5' })] });
   for (const rpc of [...Object.keys(contract.runtime), ...Object.keys(contract.image)]) {
     const [request = {}, field] = served[rpc] ?? [];
@@ -114,7 +114,7 @@ test('every rpc of both services answers over the socket, or says in a sentence 
   }
 });
 
-test('an object that is not there is NOT_FOUND for a status, nothing for an image, an empty answer for a list', async (t) => {
+test('an unknown object is NOT_FOUND for a status, an empty response for an image or a list', async (t) => {
   const { call } = await serve(t, 'absent', { images: [] });
   assert.equal((await call('ContainerStatus', { container_id: 'c9' })).code, Codes.NOT_FOUND);
   assert.equal((await call('PodSandboxStatus', { pod_sandbox_id: 's9' })).code, Codes.NOT_FOUND);
@@ -124,7 +124,7 @@ test('an object that is not there is NOT_FOUND for a status, nothing for an imag
   assert.deepEqual((await call('StreamContainers', {})).messages, []);
 });
 
-test('a call that changes the node is one line in the log, a poll none, and no line has more of the request than an id', async (t) => {
+test('a call that changes the node is logged once, a poll only at debug level, with no field of the request but its id', async (t) => {
   const { call, log } = await serve(t, 'log');
   await call('Version');
   const secrets = redactedFields(readContract('runtime-v1.proto')).map((field) => [field.replace('AuthConfig.', ''), 'hunter2']);
@@ -141,7 +141,7 @@ test('a call that changes the node is one line in the log, a poll none, and no l
   assert.doesNotMatch(JSON.stringify(log.lines), /hunter2/);
 });
 
-test('requests reach the engine as specs, with times in milliseconds', async (t) => {
+test('requests reach the engine as specs, with timeouts in milliseconds', async (t) => {
   const { call, deps } = await serve(t, 'specs', { sandboxes: [sandboxView('s1')], images: [imageView] });
   await call('StopContainer', { container_id: 'c1', timeout: '-3' });
   await call('StopContainer', { container_id: 'c1', timeout: '9223372036854775807' });
@@ -167,7 +167,7 @@ test('requests and responses may be larger than the 4 MiB of grpc-js', async (t)
   assert.deepEqual([code, exit_code, stdout.length, stderr.length], [Codes.OK, 0, output.length, output.length]);
 });
 
-test('listen() takes over the socket of a daemon that is gone, with mode 660, and no other', async (t) => {
+test('listen() replaces the socket of a dead daemon, with mode 660, and nothing else', async (t) => {
   const path = join(directory, 'stale.sock');
   const { path: live } = await serve(t, 'live');
   const deps = { ...fakeDeps(), items: createItemBytes(contract.encoders), log: fakeLog() };
@@ -181,7 +181,7 @@ test('listen() takes over the socket of a daemon that is gone, with mode 660, an
   assert.equal(statSync(path).size, 8);
 });
 
-test('close() lets a call in flight end, and takes no more', async () => {
+test('close() waits for a call in flight, and accepts no more', async () => {
   const path = join(directory, 'drain.sock');
   const { promise: gate, resolve: open } = Promise.withResolvers<void>();
   const { promise: entered, resolve: enter } = Promise.withResolvers<void>();
@@ -203,7 +203,7 @@ test('close() lets a call in flight end, and takes no more', async () => {
   client.close();
 });
 
-/** A socket that nobody answers on: Node would take the file away with the server, so its name is taken first. */
+/** Creates a stale socket. Node removes the socket file with the server, so it is linked to another name first. */
 async function leaveStaleSocket(path: string): Promise<void> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(`${path}.live`, resolve));

@@ -1,10 +1,10 @@
 /**
- * Responses that are bytes already: lists of many items, put together from pieces that were encoded when an item last changed.
+ * Encoded responses: lists that are assembled from cached encoded items.
  *
  * Pure. A message with one repeated field is the concatenation of the messages that hold one item each: protobuf.dev, "Encoding".
  */
 
-/** Stands in for a response message; goes on the wire as it is. */
+/** An encoded response message, sent without further encoding. */
 export class EncodedMessage {
   readonly bytes: Buffer;
 
@@ -13,10 +13,10 @@ export class EncodedMessage {
   }
 }
 
-/** Bytes of one message of a streamed list, unless a single item is larger. The kubelet refuses messages above 16 MiB. */
+/** The maximum size of one message of a streamed list, unless a single item is larger. The kubelet refuses messages above 16 MiB. */
 const chunkBytesMax = 1024 * 1024;
 
-/** Splits a list into messages of bounded size; none for an empty list. */
+/** Splits a list into messages of limited size; none for an empty list. */
 export function* encodedChunks(pieces: readonly Buffer[]): Generator<EncodedMessage> {
   let chunk: Buffer[] = [];
   let bytes = 0;

@@ -11,7 +11,7 @@ const items = createItemBytes(encoders);
 const sandboxes = [sandboxView('s1'), sandboxView('s2', {}, { stoppedAtNs: '9' })];
 const containers = [containerView('c1'), containerView('c2', {}, { startedAtNs: '5' })];
 
-test('a list put together from pieces is byte for byte the list encoded as a whole, in the streamed form too', () => {
+test('a list of cached items equals the list encoded as a whole, also when streamed', () => {
   const whole = (rpc: string, message: object) => ({ ...runtime, ...imageService })[rpc]?.responseSerialize(message).toString('hex');
   const pieces = (buffers: readonly Buffer[]) => new EncodedMessage(buffers).bytes.toString('hex');
   const ofSandboxes = pieces(sandboxes.map(items.sandboxes));
@@ -25,7 +25,7 @@ test('a list put together from pieces is byte for byte the list encoded as a who
   assert.equal(ofImages, whole('StreamImages', { images: [image(imageView)] }));
 });
 
-test('bytes are kept as long as record and status are the same objects, and made anew when the status is another', () => {
+test('bytes are cached while record and status are the same objects, and re-encoded after a new status', () => {
   const before = containerView('c1');
   const bytes = items.containers(before);
   assert.equal(items.containers({ ...before }), bytes);
@@ -35,7 +35,7 @@ test('bytes are kept as long as record and status are the same objects, and made
   assert.deepEqual(items.containers(after), encoders.container(container(after)));
 });
 
-test('encodedChunks() cuts between items at 1 MiB, loses none, and gives nothing for nothing', () => {
+test('encodedChunks() splits between items at 1 MiB, and returns nothing for an empty list', () => {
   const piece = (letter: string, bytes: number) => Buffer.alloc(bytes, letter);
   const chunks = [...encodedChunks([piece('a', 600_000), piece('b', 448_576), piece('c', 1), piece('d', 3_000_000), piece('e', 1)])];
   assert.deepEqual(

@@ -1,27 +1,27 @@
 /**
- * Keeps the encoded form of what lists show, for as long as it does not change: the kubelet asks for all of it every second. Pure but for that memory.
+ * Caches the encoded items of lists until they change, because the kubelet lists everything every second. Pure except for this cache.
  *
- * Records never change and a status is replaced as a whole, so both being the same objects means the same bytes.
+ * Records are immutable and a status is always replaced as a whole, so identical objects have identical bytes.
  */
 
 import type { ItemBytes, ItemEncoders } from '../deps.ts';
 import { ownBytes } from '../from-request/checks.ts';
 import { container, image, podSandbox } from './to-response.ts';
 
-/** Bytes of one item, with the field's tag in front: they can be put one after another. */
+/** Returns encoders for single items. Each result includes the field's tag, so results can be concatenated. */
 export function createItemBytes(encoders: ItemEncoders): ItemBytes {
   return {
-    sandboxes: keepBytes(
+    sandboxes: cached(
       (view) => view.record,
       (view) => view.status,
       (view) => encoders.sandbox(podSandbox(view)),
     ),
-    containers: keepBytes(
+    containers: cached(
       (view) => view.record,
       (view) => view.status,
       (view) => encoders.container(container(view)),
     ),
-    images: keepBytes(
+    images: cached(
       (view) => view,
       (view) => view,
       (view) => encoders.image(image(view)),
@@ -29,13 +29,13 @@ export function createItemBytes(encoders: ItemEncoders): ItemBytes {
   };
 }
 
-function keepBytes<View>(key: (view: View) => object, stamp: (view: View) => object, encode: (view: View) => Buffer): (view: View) => Buffer {
-  const kept = new WeakMap<object, { readonly stamp: object; readonly bytes: Buffer }>();
+function cached<View>(key: (view: View) => object, version: (view: View) => object, encode: (view: View) => Buffer): (view: View) => Buffer {
+  const cache = new WeakMap<object, { readonly version: object; readonly bytes: Buffer }>();
   return (view) => {
-    const known = kept.get(key(view));
-    if (known?.stamp === stamp(view)) return known.bytes;
+    const known = cache.get(key(view));
+    if (known?.version === version(view)) return known.bytes;
     const [bytes = Buffer.alloc(0)] = ownBytes([encode(view)]);
-    kept.set(key(view), { stamp: stamp(view), bytes });
+    cache.set(key(view), { version: version(view), bytes });
     return bytes;
   };
 }

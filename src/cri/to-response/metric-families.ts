@@ -1,8 +1,8 @@
 /**
- * The metrics of pods and containers under cAdvisor's names and labels: what each is, and its values. Pure.
+ * The metrics of pods and containers, with cAdvisor's names and labels: descriptions and values. Pure.
  *
- * The kubelet drops a metric that was not described, and a scrape fails on two with the same name and labels. Left out is what cAdvisor has and
- * no kernel tells any more: sectors, merged and waiting requests of block devices, load averages, states of tasks.
+ * The kubelet drops metrics without a description, and a scrape fails on duplicate names and labels. Omitted are metrics of cAdvisor that current
+ * kernels do not provide: sectors, merged and queued requests of block devices, load averages, task states.
  */
 import type { ContainerMetrics, LayerFilesystem, SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 
@@ -12,10 +12,10 @@ type DeviceIo = CgroupDetails['devices'][number];
 type Pressure = NonNullable<CgroupCounters['pressure']['cpu']>;
 type InterfaceCounters = NonNullable<SandboxMetrics['stats']['interfaces']>[number];
 
-/** Of every metric, in this order. */
+/** The labels of every metric, in this order. */
 const commonLabels = ['container', 'id', 'image', 'name', 'namespace', 'pod'] as const;
 
-/** A time is kept exact: who passes it on knows what the metric's seconds may be. null: there is nothing to say. */
+/** Times are exact nanoseconds; the encoders convert them to seconds. null means unknown. */
 type Value = MetricValue | null;
 export type MetricValue = number | bigint | { readonly ns: bigint };
 type Sample = { readonly labels?: readonly string[]; readonly value: Value };
@@ -24,15 +24,15 @@ export type MetricFamily = {
   readonly name: string;
   readonly help: string;
   readonly type: 'COUNTER' | 'GAUGE';
-  /** The common ones first. */
+  /** Starts with the common labels. */
   readonly labels: readonly string[];
 };
 type Family<Source> = MetricFamily & { readonly samples: (source: Source) => Value | readonly Sample[] };
 
-/** One value of a family, with those of its labels in their order. */
+/** One value of a family, with its label values in order. */
 export type Series = { readonly family: MetricFamily; readonly labels: readonly string[]; readonly value: MetricValue };
 
-/** What a cgroup tells, a pod's as a container's. */
+/** The counters of a cgroup of a pod or a container. */
 type Usage = { readonly counters: CgroupCounters; readonly cgroup: CgroupDetails };
 type ContainerSource = ContainerMetrics & { readonly filesystem: LayerFilesystem };
 
@@ -56,36 +56,32 @@ const usageFamilies: readonly Family<Usage>[] = [
   ),
   counter(
     'container_cpu_cfs_burst_periods_total',
-    'Periods in which more than the CPU quota was used, of what was saved.',
+    'Periods in which saved CPU quota (burst) was used.',
     ({ cgroup }) => cgroup.throttling?.burstPeriods ?? null,
   ),
-  counter('container_cpu_cfs_burst_seconds_total', 'CPU time used beyond the quota, of what was saved, in seconds.', ({ cgroup }) =>
+  counter('container_cpu_cfs_burst_seconds_total', 'CPU time used from saved CPU quota (burst), in seconds.', ({ cgroup }) =>
     seconds(cgroup.throttling?.burstNs),
   ),
-  gauge('container_memory_usage_bytes', 'Memory in use, caches included.', ({ counters }) => counters.memory?.usageBytes ?? null),
+  gauge('container_memory_usage_bytes', 'Memory in use, including caches.', ({ counters }) => counters.memory?.usageBytes ?? null),
   gauge(
     'container_memory_working_set_bytes',
-    'Memory in use without file pages that were not used lately.',
+    'Memory in use, without inactive file pages.',
     ({ counters }) => counters.memory?.workingSetBytes ?? null,
   ),
   gauge('container_memory_rss', 'Anonymous memory, in bytes.', ({ counters }) => counters.memory?.rssBytes ?? null),
   gauge('container_memory_cache', 'Page cache, in bytes.', ({ cgroup }) => cgroup.memory?.cacheBytes ?? null),
-  gauge('container_memory_total_active_file_bytes', 'File pages that were used lately.', ({ cgroup }) => cgroup.memory?.activeFileBytes ?? null),
-  gauge(
-    'container_memory_total_inactive_file_bytes',
-    'File pages that were not used lately.',
-    ({ cgroup }) => cgroup.memory?.inactiveFileBytes ?? null,
-  ),
+  gauge('container_memory_total_active_file_bytes', 'Active file pages, in bytes.', ({ cgroup }) => cgroup.memory?.activeFileBytes ?? null),
+  gauge('container_memory_total_inactive_file_bytes', 'Inactive file pages, in bytes.', ({ cgroup }) => cgroup.memory?.inactiveFileBytes ?? null),
   gauge('container_memory_mapped_file', 'Memory-mapped files, in bytes.', ({ cgroup }) => cgroup.memory?.mappedFileBytes ?? null),
-  gauge('container_memory_kernel_usage', "Kernel memory on the container's account, in bytes.", ({ cgroup }) => cgroup.memory?.kernelBytes ?? null),
+  gauge('container_memory_kernel_usage', 'Kernel memory charged to the container, in bytes.', ({ cgroup }) => cgroup.memory?.kernelBytes ?? null),
   gauge('container_memory_swap', 'Swap in use, in bytes; 0 where the kernel does not count it.', ({ counters }) => counters.swap?.usageBytes ?? 0),
-  gauge('container_memory_max_usage_bytes', 'The most memory that was in use at once.', ({ cgroup }) => cgroup.memory?.maxUsageBytes ?? null),
-  counter('container_memory_failcnt', 'How often the memory limit was reached.', ({ cgroup }) => cgroup.memory?.limitHits ?? null),
-  counter('container_memory_failures_total', 'Page faults, by kind, of the cgroup itself and with those below it.', pageFaults, [
+  gauge('container_memory_max_usage_bytes', 'Maximum memory usage, in bytes.', ({ cgroup }) => cgroup.memory?.maxUsageBytes ?? null),
+  counter('container_memory_failcnt', 'Number of times the memory limit was reached.', ({ cgroup }) => cgroup.memory?.limitHits ?? null),
+  counter('container_memory_failures_total', 'Page faults by type, of the cgroup itself and of its hierarchy.', pageFaults, [
     'failure_type',
     'scope',
   ]),
-  counter('container_oom_events_total', 'Processes killed for want of memory.', ({ cgroup }) => cgroup.oomKills),
+  counter('container_oom_events_total', 'Processes killed by the OOM killer.', ({ cgroup }) => cgroup.oomKills),
   gauge(
     'container_hugetlb_usage_bytes',
     'Huge pages in use, by page size.',
@@ -94,7 +90,7 @@ const usageFamilies: readonly Family<Usage>[] = [
   ),
   gauge(
     'container_hugetlb_max_usage_bytes',
-    'The most huge pages that were in use at once, by page size.',
+    'Maximum huge page usage, by page size.',
     ({ cgroup }) => cgroup.hugepages.map(({ pageSize, maxUsageBytes }) => ({ labels: [pageSize], value: maxUsageBytes })),
     ['pagesize'],
   ),
@@ -122,7 +118,12 @@ const usageFamilies: readonly Family<Usage>[] = [
     perDevice((each) => each.writeBytes),
     ['device'],
   ),
-  counter('container_blkio_device_usage_total', 'Bytes moved, by block device and direction.', directions, ['device', 'major', 'minor', 'operation']),
+  counter('container_blkio_device_usage_total', 'Bytes transferred, by block device and direction.', directions, [
+    'device',
+    'major',
+    'minor',
+    'operation',
+  ]),
   ...pressureFamilies('cpu', ({ counters }) => counters.pressure.cpu),
   ...pressureFamilies('memory', ({ counters }) => counters.pressure.memory),
   ...pressureFamilies('io', ({ counters }) => counters.pressure.io),
@@ -130,7 +131,7 @@ const usageFamilies: readonly Family<Usage>[] = [
 
 function pressureFamilies(what: string, of: (usage: Usage) => Pressure | null): Family<Usage>[] {
   return [
-    counter(`container_pressure_${what}_waiting_seconds_total`, `Time in which some task waited for ${what}, in seconds.`, (usage) =>
+    counter(`container_pressure_${what}_waiting_seconds_total`, `Time in which at least one task waited for ${what}, in seconds.`, (usage) =>
       seconds(of(usage)?.some.totalNs),
     ),
     counter(`container_pressure_${what}_stalled_seconds_total`, `Time in which all tasks waited for ${what}, in seconds.`, (usage) =>
@@ -142,18 +143,28 @@ function pressureFamilies(what: string, of: (usage: Usage) => Pressure | null): 
 const containerFamilies: readonly Family<ContainerSource>[] = [
   gauge(
     'container_fs_usage_bytes',
-    "Disk use of the container's writable layer; 0 until it was measured.",
+    "Disk usage of the container's writable layer; 0 until it is measured.",
     ({ stats, filesystem }) => onDisk(filesystem, stats.writableLayer?.bytes ?? 0),
     ['device'],
   ),
-  gauge('container_fs_limit_bytes', 'Size of the file system of the writable layer.', ({ filesystem }) => onDisk(filesystem, filesystem.totalBytes), [
+  gauge(
+    'container_fs_limit_bytes',
+    'Size of the file system of the writable layer, in bytes.',
+    ({ filesystem }) => onDisk(filesystem, filesystem.totalBytes),
+    ['device'],
+  ),
+  gauge('container_fs_inodes_total', 'Inodes of the file system of the writable layer.', ({ filesystem }) => onDisk(filesystem, filesystem.inodes), [
     'device',
   ]),
-  gauge('container_fs_inodes_total', 'Inodes of that file system.', ({ filesystem }) => onDisk(filesystem, filesystem.inodes), ['device']),
-  gauge('container_fs_inodes_free', 'Free inodes of that file system.', ({ filesystem }) => onDisk(filesystem, filesystem.freeInodes), ['device']),
-  gauge('container_processes', 'Processes.', ({ processes }) => processes.processes),
-  gauge('container_threads', 'Processes and threads.', ({ stats }) => stats.counters.tasks),
-  gauge('container_threads_max', 'Most processes and threads allowed; 0: no limit.', ({ cgroup }) => cgroup.tasksMax ?? 0),
+  gauge(
+    'container_fs_inodes_free',
+    'Free inodes of the file system of the writable layer.',
+    ({ filesystem }) => onDisk(filesystem, filesystem.freeInodes),
+    ['device'],
+  ),
+  gauge('container_processes', 'Number of processes.', ({ processes }) => processes.processes),
+  gauge('container_threads', 'Number of processes and threads.', ({ stats }) => stats.counters.tasks),
+  gauge('container_threads_max', 'Limit of processes and threads; 0 means no limit.', ({ cgroup }) => cgroup.tasksMax ?? 0),
   gauge('container_file_descriptors', 'Open files of all processes.', ({ processes }) => processes.fds),
   gauge('container_sockets', 'Open sockets of all processes.', ({ processes }) => processes.sockets),
   gauge(
@@ -162,18 +173,18 @@ const containerFamilies: readonly Family<ContainerSource>[] = [
     ({ openFilesMax }) => [{ labels: ['max_open_files'], value: openFilesMax }],
     ['ulimit'],
   ),
-  gauge('container_start_time_seconds', 'When the container was started, in seconds since 1970.', ({ status }) =>
+  gauge('container_start_time_seconds', 'Start time of the container, in seconds since 1970.', ({ status }) =>
     seconds(BigInt(status.startedAtNs ?? 0)),
   ),
-  gauge('container_last_seen', 'When these figures were read, in seconds since 1970.', ({ stats }) => seconds(BigInt(stats.atNs))),
+  gauge('container_last_seen', 'Time of this reading, in seconds since 1970.', ({ stats }) => seconds(BigInt(stats.atNs))),
   gauge('container_spec_cpu_period', 'Period of the CPU quota, in microseconds.', ({ status }) => status.resources.cpuPeriodUs ?? 100_000),
   gauge('container_spec_cpu_quota', 'CPU time per period, in microseconds.', ({ status }) => positive(status.resources.cpuQuotaUs)),
-  gauge('container_spec_cpu_shares', 'Weight of the container against others.', ({ status }) => status.resources.cpuShares ?? 1024),
-  gauge('container_spec_memory_limit_bytes', 'Memory limit; 0: none.', ({ stats }) => stats.counters.memory?.limitBytes ?? 0),
-  gauge('container_spec_memory_reservation_limit_bytes', 'Memory reservation; 0: none.', () => 0),
+  gauge('container_spec_cpu_shares', 'CPU shares: the weight of the container.', ({ status }) => status.resources.cpuShares ?? 1024),
+  gauge('container_spec_memory_limit_bytes', 'Memory limit, in bytes; 0 means no limit.', ({ stats }) => stats.counters.memory?.limitBytes ?? 0),
+  gauge('container_spec_memory_reservation_limit_bytes', 'Memory reservation, in bytes; 0 means none.', () => 0),
   gauge(
     'container_spec_memory_swap_limit_bytes',
-    'Limit of memory and swap together; 0: none.',
+    'Limit of memory plus swap, in bytes; 0 means no limit.',
     ({ status }) => positive(status.resources.memorySwapLimitBytes) ?? 0,
   ),
 ];
@@ -190,15 +201,17 @@ const networkFamilies: readonly Family<readonly InterfaceCounters[]>[] = (['rece
   return [
     family('bytes', `Bytes ${verb}`, (packets) => packets.bytes),
     family('packets', `Packets ${verb}`, (packets) => packets.packets),
-    family('packets_dropped', `Packets dropped and not ${verb}`, (packets) => packets.dropped),
-    family('errors', `Packets not ${verb} for an error`, (packets) => packets.errors),
+    family('packets_dropped', `Packets dropped instead of ${verb}`, (packets) => packets.dropped),
+    family('errors', `Packets not ${verb} because of an error`, (packets) => packets.errors),
   ];
 });
 
-/** Of all series, in the order in which they are told. */
+/** All families, in the order of the output. */
 export const metricFamilies: readonly MetricFamily[] = [...usageFamilies, ...containerFamilies, ...networkFamilies];
 
-/** Of a sandbox: its network, as of a container called POD, and its cgroup, as of no container. Of each of its containers, by id. */
+/**
+ * The series of a sandbox. `own` has its network, with the container name POD, and its cgroup, with an empty container name; `containers` are by id.
+ */
 export type SandboxSeries = { readonly own: readonly Series[]; readonly containers: ReadonlyMap<string, readonly Series[]> };
 
 export function sandboxSeries({ stats, pod, containers, filesystem }: SandboxMetrics): SandboxSeries {
@@ -219,13 +232,13 @@ export function sandboxSeries({ stats, pod, containers, filesystem }: SandboxMet
 
 function seriesOf<Source>(families: readonly Family<Source>[], source: Source, common: readonly string[]): Series[] {
   return families.flatMap((family) => {
-    const given = family.samples(source);
-    const list: readonly Sample[] = isList(given) ? given : [{ value: given }];
+    const samples = family.samples(source);
+    const list: readonly Sample[] = isList(samples) ? samples : [{ value: samples }];
     return list.flatMap(({ labels = [], value }) => (value === null ? [] : [{ family, labels: [...common, ...labels], value }]));
   });
 }
 
-const isList = (given: Value | readonly Sample[]): given is readonly Sample[] => Array.isArray(given);
+const isList = (samples: Value | readonly Sample[]): samples is readonly Sample[] => Array.isArray(samples);
 
 function counter<Source>(name: string, help: string, samples: Family<Source>['samples'], labels: readonly string[] = []): Family<Source> {
   return { name, help, type: 'COUNTER', labels: [...commonLabels, ...labels], samples };
@@ -263,5 +276,5 @@ const onDisk = ({ device }: LayerFilesystem, value: Value): Sample[] => [{ label
 
 const seconds = (ns: bigint | null | undefined): Value => (ns === null || ns === undefined ? null : { ns });
 
-/** 0 and -1 stand for no limit. */
+/** 0 and -1 mean no limit. */
 const positive = (value: number | undefined): Value => (value !== undefined && value > 0 ? value : null);

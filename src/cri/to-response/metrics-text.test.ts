@@ -6,7 +6,7 @@ import { metricsText } from './metrics-text.ts';
 const family = (name: string): MetricFamily => metricFamilies.find((each) => each.name === name) as MetricFamily;
 const labels = (pod: string) => ['main', '/pods/x', 'img', 'id', 'ns', pod];
 
-test('series of one metric stand together below its help and type, whatever pod they are of', () => {
+test('the series of a metric are grouped below its help and type across pods', () => {
   const [rss, cache] = [family('container_memory_rss'), family('container_memory_cache')];
   const text = metricsText([
     { family: cache, labels: labels('a'), value: 1 },
@@ -26,7 +26,7 @@ test('series of one metric stand together below its help and type, whatever pod 
   ]);
 });
 
-test('seconds have their fraction, and no label ends its line', () => {
+test('seconds have nine decimals, and label values are escaped', () => {
   const value = (ns: bigint) =>
     / (\S+)\n$/.exec(metricsText([{ family: family('container_cpu_user_seconds_total'), labels: [], value: { ns } }]))?.[1];
   assert.deepEqual([0n, 7n, 1_000_000_000n, 12_345_678_901n].map(value), ['0.000000000', '0.000000007', '1.000000000', '12.345678901']);

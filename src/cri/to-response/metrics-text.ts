@@ -1,9 +1,9 @@
 /**
- * The metrics of pods in Prometheus' text format 0.0.4. Pure.
+ * Encodes the metrics of pods in the Prometheus text format 0.0.4. Pure.
  */
 import { type MetricValue, metricFamilies, type Series } from './metric-families.ts';
 
-/** @param series of all pods, in any order. @returns families without series are left out. */
+/** @param series of all pods, in any order. @returns the text, without families that have no series. */
 export function metricsText(series: readonly Series[]): string {
   const lines = Map.groupBy(series, ({ family }) => family.name);
   return metricFamilies
@@ -21,12 +21,12 @@ function line({ family, labels, value }: Series): string {
   return `${family.name}{${pairs.join(',')}} ${number(value)}`;
 }
 
-/** What would end a label's value, or its line. */
+/** Escapes characters that would end a label value or its line. */
 function escaped(text: string): string {
   return text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
 }
 
-/** Seconds with all their nine digits: more than a double of Prometheus keeps. */
+/** Formats seconds with nine decimals, more than the precision of Prometheus. */
 function number(value: MetricValue): string {
   if (typeof value !== 'object') return String(value);
   const digits = String(value.ns).padStart(10, '0');

@@ -56,7 +56,7 @@ const all = ({ metrics = [], container_metrics = [] }: PodSandboxMetrics): Metri
 const message = podSandboxMetrics(details);
 const ofContainer = (name: string) => message.container_metrics?.[0]?.metrics?.filter((metric) => metric.name === name);
 
-/** What the conformance suite of Kubernetes 1.37 wants described, and what cAdvisor's has besides. */
+/** The metrics required by the conformance suite of Kubernetes 1.37, and further ones of cAdvisor. */
 const wanted =
   `blkio_device_usage_total cpu_cfs_burst_periods_total cpu_cfs_burst_seconds_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total
 cpu_usage_seconds_total cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total
@@ -71,13 +71,13 @@ spec_memory_swap_limit_bytes start_time_seconds threads threads_max ulimits_soft
     .split(/\s+/)
     .map((name) => `container_${name}`);
 
-test('every metric that Kubernetes expects is described once, with help and labels', () => {
+test('every metric that Kubernetes requires is described once, with help and labels', () => {
   const descriptors = metricDescriptors();
   assert.deepEqual(descriptors.map(({ name }) => name).sort(), wanted);
   for (const { name, help, label_keys } of descriptors) assert.ok(help && label_keys?.length, name);
 });
 
-test('every metric that is described has a value somewhere when the kernel tells all', () => {
+test('every described metric has a value if the kernel provides all counters', () => {
   const names = new Set(all(message).map(({ name }) => name));
   assert.deepEqual(
     wanted.filter((name) => !names.has(name)),
@@ -85,24 +85,24 @@ test('every metric that is described has a value somewhere when the kernel tells
   );
 });
 
-test('label values match the keys in number', () => {
+test('each metric has as many label values as label keys', () => {
   const keys = new Map(metricDescriptors().map(({ name, label_keys }) => [name, label_keys?.length]));
   for (const { name, label_values } of all(message)) assert.equal(label_values?.length, keys.get(name), name);
 });
 
-test('no two metrics have the same name and labels', () => {
+test('the combination of name and labels is unique', () => {
   const names = all(message).map(({ name, label_values }) => JSON.stringify([name, label_values]));
   assert.equal(new Set(names).size, names.length);
 });
 
-test('seconds are whole seconds, cut off', () => {
+test('seconds are truncated to integers', () => {
   const values = ['cpu_usage_seconds_total', 'pressure_cpu_waiting_seconds_total', 'start_time_seconds', 'last_seen'].map(
     (name) => ofContainer(`container_${name}`)?.[0]?.value?.value,
   );
   assert.deepEqual(values, ['3', '534', '1795246692', '1795246700']);
 });
 
-test("a container's labels are cAdvisor's", () => {
+test("a container has cAdvisor's labels", () => {
   assert.deepEqual(ofContainer('container_memory_rss'), [
     {
       name: 'container_memory_rss',
@@ -113,14 +113,14 @@ test("a container's labels are cAdvisor's", () => {
   ]);
 });
 
-test("the pod's network has the container name POD, and the pod's cgroup none", () => {
+test("the pod's network metrics have the container name POD, the pod's cgroup metrics none", () => {
   const [network] = message.metrics?.filter(({ name }) => name === 'container_network_transmit_packets_dropped_total') ?? [];
   assert.deepEqual([network?.label_values, network?.value?.value], [['POD', '/kubepods/podu1', '', 's1', 'default', 'web', 'eth0'], '23']);
   const [memory] = message.metrics?.filter(({ name }) => name === 'container_memory_rss') ?? [];
   assert.deepEqual(memory?.label_values, ['', '/kubepods/podu1', '', '', 'default', 'web']);
 });
 
-test('what the kernel does not tell is left out, and what is not limited is 0', () => {
+test('unknown values are omitted, and absent limits are 0', () => {
   assert.deepEqual(
     ['threads_max', 'spec_memory_swap_limit_bytes', 'spec_memory_limit_bytes', 'spec_cpu_quota'].map(
       (name) => ofContainer(`container_${name}`)?.[0]?.value?.value,

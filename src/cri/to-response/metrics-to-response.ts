@@ -1,7 +1,7 @@
 /**
- * The metrics of pods as the CRI's messages. Pure.
+ * Converts the metrics of pods to CRI messages. Pure.
  *
- * Values are whole numbers there, so seconds are whole seconds, cut off as the peers do.
+ * Values in the CRI are integers, so seconds are truncated, as in other runtimes.
  */
 import type { SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 import type * as cri from '../wire/messages.ts';
@@ -20,7 +20,7 @@ export function podSandboxMetrics(details: SandboxMetrics): cri.PodSandboxMetric
   };
 }
 
-/** Without a time: the values are of now. */
+/** Without a timestamp: the values are current. */
 function metric({ family, labels, value }: Series): cri.Metric {
   return { name: family.name, metric_type: family.type, label_values: [...labels], value: { value: whole(value) } };
 }

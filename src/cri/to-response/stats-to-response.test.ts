@@ -24,7 +24,7 @@ const stats = (change: Partial<ContainerStats> = {}): ContainerStats => ({
   ...change,
 });
 
-test('containerStats() says all that is known, each part with its time', () => {
+test('containerStats() returns all known values, each part with a timestamp', () => {
   const message = containerStats(stats(), '/var/lib/berth');
   assert.deepEqual(message.attributes, { id: 'c1', metadata: { name: 'main', attempt: 0 }, labels: { app: 'web', tier: '' }, annotations: {} });
   assert.deepEqual(message.cpu, {
@@ -53,7 +53,7 @@ test('containerStats() says all that is known, each part with its time', () => {
   assert.equal(message.io?.psi?.Some?.Total, '3');
 });
 
-test('containerStats() leaves out what is not known, but keeps the times', () => {
+test('containerStats() omits unknown values, but keeps the timestamps', () => {
   const message = containerStats(stats({ counters: quiet, nanoCores: null, writableLayer: null }), '/r');
   assert.deepEqual(message.cpu, { timestamp: '77', usage_core_nano_seconds: { value: '0' }, usage_nano_cores: undefined, psi: undefined });
   assert.deepEqual(message.memory, { timestamp: '77', psi: undefined });
@@ -81,7 +81,7 @@ const sandboxStats = (change: Partial<SandboxStats> = {}): SandboxStats => ({
 });
 const packets = (bytes: number) => ({ bytes, packets: 1, errors: 2, dropped: 3 });
 
-test('podSandboxStats() takes eth0 for the default interface, wherever it stands', () => {
+test('podSandboxStats() uses eth0 as default interface, at any position', () => {
   const interfaces = ['net1', 'eth0'].map((name, index) => ({ name, receive: packets(index), transmit: packets(10 + index) }));
   const network = podSandboxStats(sandboxStats({ interfaces }), '/r').linux?.network;
   assert.deepEqual(network?.default_interface, {
@@ -94,7 +94,7 @@ test('podSandboxStats() takes eth0 for the default interface, wherever it stands
   assert.deepEqual([network?.timestamp, network?.interfaces?.map(({ name }) => name)], ['88', ['net1', 'eth0']]);
 });
 
-test('podSandboxStats() has no network part with the network of the host, and no figures of a cgroup that is gone', () => {
+test('podSandboxStats() omits the network with host networking, and the usage of a removed cgroup', () => {
   const linux = podSandboxStats(sandboxStats({ interfaces: null, counters: null }), '/r').linux;
   assert.deepEqual([linux?.network, linux?.cpu, linux?.memory, linux?.process], [undefined, undefined, undefined, undefined]);
   assert.deepEqual(

@@ -1,7 +1,7 @@
 /**
- * What containers and sandboxes use -> the CRI's messages. Pure.
+ * Converts the resource usage of containers and sandboxes to CRI messages. Pure.
  *
- * Every part has its time, also one without a value. What the kernel does not count is left out: 0 would be a claim.
+ * Every part has a timestamp, even without a value. Values that the kernel does not count are omitted instead of 0.
  */
 import type { ContainerStats, SandboxStats } from '../../engine/usage/stats.ts';
 import type * as cri from '../wire/messages.ts';
@@ -11,7 +11,7 @@ type SwapCounters = NonNullable<CgroupCounters['swap']>;
 type Pressure = NonNullable<CgroupCounters['pressure']['cpu']>;
 type InterfaceCounters = NonNullable<SandboxStats['interfaces']>[number];
 
-/** @param storageRoot where writable layers lie: the file system's name in all answers. */
+/** @param storageRoot the directory of the writable layers, used as mountpoint in all responses. */
 export function containerStats(stats: ContainerStats, storageRoot: string): cri.ContainerStats {
   const { record, atNs, counters, writableLayer } = stats;
   const { metadata, labels, annotations } = record.spec;
@@ -91,7 +91,7 @@ function psiData({ totalNs, avg10, avg60, avg300 }: Pressure['some']): cri.PsiDa
   return { Total: String(totalNs), Avg10: avg10, Avg60: avg60, Avg300: avg300 };
 }
 
-/** The kubelet takes the pod's figures from the default interface: `eth0`, as every network of Kubernetes names it. */
+/** The kubelet takes the pod's network usage from the default interface, which is `eth0` in Kubernetes networks. */
 function networkUsage(timestamp: string, counters: readonly InterfaceCounters[]): cri.NetworkUsage {
   const interfaces = counters.map(interfaceUsage);
   return { timestamp, default_interface: interfaces.find(({ name }) => name === 'eth0') ?? interfaces[0], interfaces };
@@ -107,7 +107,7 @@ function interfaceUsage({ name, receive, transmit }: InterfaceCounters): cri.Net
   };
 }
 
-/** Left out when there is none. */
+/** Returns undefined for an unknown value. */
 function amount(value: number | bigint | null | undefined): cri.UInt64Value | undefined {
   return value === null || value === undefined ? undefined : { value: String(value) };
 }

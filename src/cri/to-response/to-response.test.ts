@@ -3,19 +3,19 @@ import { test } from 'node:test';
 import { containerSpec, containerView, imageView, sandboxSpec, sandboxView } from '../../../test/support/cri-fakes.ts';
 import { container, containerStatus, image, podSandboxStatus } from './to-response.ts';
 
-test('podSandboxStatus() tells the modes of the namespaces: without them the kubelet would make another sandbox', () => {
+test('podSandboxStatus() returns the namespace modes: without them the kubelet would recreate the sandbox', () => {
   const spec = { ...sandboxSpec, namespaces: { network: 'node', ipc: 'node', pid: 'node' } } as const;
   assert.deepEqual(podSandboxStatus(sandboxView('s1', { spec })).linux, { namespaces: { options: { network: 'NODE', ipc: 'NODE', pid: 'NODE' } } });
 });
 
-test('podSandboxStatus() gives the primary address apart from the others, and none once it is stopped', () => {
+test('podSandboxStatus() separates the primary address from the others, and has none after the stop', () => {
   assert.deepEqual(podSandboxStatus(sandboxView('s1')).network, { ip: '10.1.0.2', additional_ips: [{ ip: 'fd00::2' }] });
   const { network: _, ...status } = sandboxView('s1').status;
   const stopped = podSandboxStatus({ record: sandboxView('s1').record, status: { ...status, stoppedAtNs: '9' } });
   assert.deepEqual([stopped.state, stopped.network], ['SANDBOX_NOTREADY', { ip: '', additional_ips: [] }]);
 });
 
-test('containerStatus() derives the state, and gives times as text that no number could hold', () => {
+test('containerStatus() derives the state, and returns times as strings with full precision', () => {
   const states = [
     {},
     { startedAtNs: '1795246692683946234' },
@@ -30,7 +30,7 @@ test('containerStatus() derives the state, and gives times as text that no numbe
   assert.deepEqual([finished_at, exit_code, reason, created_at], ['1795246692914313164', 137, 'OOMKilled', '1795246692080405238']);
 });
 
-test('containerStatus() shows labels and annotations as they came, the groups that the process has, and the signal by its name', () => {
+test('containerStatus() returns labels unchanged, the groups of the process, and the name of the stop signal', () => {
   const identity = { uid: 1001, gid: 2002, additionalGids: [2002, 3003], home: '/' };
   const status = containerStatus(containerView('c1', { identity, stopSignal: 37 }));
   assert.deepEqual(status.labels, { app: 'web', tier: '' });
@@ -39,7 +39,7 @@ test('containerStatus() shows labels and annotations as they came, the groups th
   assert.equal(containerStatus(containerView('c1', { stopSignal: 62 })).stop_signal, 'SIGNAL_SIGRTMAXMINUS2');
 });
 
-test('containerStatus() shows the mounts of the request and no others', () => {
+test('containerStatus() returns only the requested mounts', () => {
   const mount = {
     containerPath: '/data/',
     hostPath: '/srv',
@@ -62,7 +62,7 @@ test('containerStatus() shows the mounts of the request and no others', () => {
   ]);
 });
 
-test('containerStatus() shows the resources in force, not those of the request', () => {
+test('containerStatus() returns the effective resources, not the requested ones', () => {
   const resources = {
     cpuShares: 51,
     cpuQuotaUs: -1,
@@ -80,7 +80,7 @@ test('containerStatus() shows the resources in force, not those of the request',
   });
 });
 
-test('a container names its image in three ways, the same in list and status', () => {
+test('list and status return the same name, reference and id of the image', () => {
   for (const message of [container(containerView('c1')), containerStatus(containerView('c1'))]) {
     assert.equal(message.image?.image, 'docker.io/library/busybox:latest');
     assert.equal(message.image_ref, 'docker.io/library/busybox@sha256:2222');
@@ -88,7 +88,7 @@ test('a container names its image in three ways, the same in list and status', (
   }
 });
 
-test('image() gives the uid or the name of the first part of User, never both', () => {
+test('image() returns either the uid or the name in the first part of User', () => {
   const user = (text: string) => {
     const { uid, username } = image({ ...imageView, user: text });
     return [uid?.value, username];

@@ -1,7 +1,7 @@
 /**
- * Records and statuses -> the CRI's messages. Pure.
+ * Converts records and statuses to CRI messages. Pure.
  *
- * Labels and annotations go out exactly as they came. Enums are names, 64-bit numbers decimal text, as the contract's encoder takes them.
+ * Labels and annotations are returned unchanged. Enums are names and 64-bit integers decimal strings, as the encoder requires.
  */
 
 import { signalName } from '../../engine/plan/signals.ts';
@@ -31,8 +31,8 @@ export function podSandbox({ record, status }: SandboxView): cri.PodSandbox {
 }
 
 /**
- * With the host's network there is no address: the kubelet knows the node's. The modes must be there, or the kubelet takes a sandbox on the
- * host's network for one that was made wrong, and makes another.
+ * With host networking there is no address: the kubelet knows the node's. The namespace modes are required: without them the kubelet recreates
+ * a sandbox with host networking.
  */
 export function podSandboxStatus(view: SandboxView): cri.PodSandboxStatus {
   const [ip = '', ...others] = view.status.network?.ips ?? [];
@@ -95,7 +95,7 @@ export function image(view: ImageView): cri.Image {
   };
 }
 
-/** Values that are undefined stay out of the message. */
+/** Undefined values are omitted from the message. */
 function linuxResources(resources: Resources): cri.LinuxContainerResources {
   return {
     cpu_period: decimal(resources.cpuPeriodUs),
@@ -136,9 +136,9 @@ function idMapping({ hostId, length }: IdRange): cri.IDMapping {
   return { container_id: 0, host_id: hostId, length };
 }
 
-/** The name that people know, not the id by which the kubelet asked for it. */
-function imageSpec({ image: asked }: ContainerSpec, name: string): cri.ImageSpec {
-  return { image: name, annotations: asked.annotations, user_specified_image: asked.userSpecified, runtime_handler: asked.runtimeHandler };
+/** Returns the image's name, not the id that the kubelet requested. */
+function imageSpec({ image: spec }: ContainerSpec, name: string): cri.ImageSpec {
+  return { image: name, annotations: spec.annotations, user_specified_image: spec.userSpecified, runtime_handler: spec.runtimeHandler };
 }
 
 const propagations: Readonly<Record<Propagation, cri.MountPropagation>> = {
@@ -147,17 +147,17 @@ const propagations: Readonly<Record<Propagation, cri.MountPropagation>> = {
   bidirectional: 'PROPAGATION_BIDIRECTIONAL',
 };
 
-function mount(asked: Mount): cri.Mount {
+function mount(spec: Mount): cri.Mount {
   return {
-    container_path: asked.containerPath,
-    host_path: asked.hostPath,
-    readonly: asked.isReadonly,
-    recursive_read_only: asked.isRecursiveReadonly,
-    propagation: propagations[asked.propagation],
-    selinux_relabel: asked.wantsSelinuxRelabel,
-    mount_options: asked.options,
-    ...(asked.ids === undefined ? {} : { uidMappings: [idMapping(asked.ids.uids)], gidMappings: [idMapping(asked.ids.gids)] }),
-    ...(asked.image === undefined ? {} : imageMount(asked.image)),
+    container_path: spec.containerPath,
+    host_path: spec.hostPath,
+    readonly: spec.isReadonly,
+    recursive_read_only: spec.isRecursiveReadonly,
+    propagation: propagations[spec.propagation],
+    selinux_relabel: spec.wantsSelinuxRelabel,
+    mount_options: spec.options,
+    ...(spec.ids === undefined ? {} : { uidMappings: [idMapping(spec.ids.uids)], gidMappings: [idMapping(spec.ids.gids)] }),
+    ...(spec.image === undefined ? {} : imageMount(spec.image)),
   };
 }
 
@@ -165,12 +165,12 @@ function imageMount({ requested, subPath, found }: ImageVolume): Pick<cri.Mount,
   return { image: { image: requested, image_ref: found?.ref }, image_sub_path: subPath };
 }
 
-/** `SIGRTMIN+3` -> `SIGNAL_SIGRTMINPLUS3`. */
+/** Converts `SIGRTMIN+3` to `SIGNAL_SIGRTMINPLUS3`. */
 function stopSignal(number: number): cri.Signal {
   return `SIGNAL_${signalName(number).replace('+', 'PLUS').replace('-', 'MINUS')}` as cri.Signal;
 }
 
-/** The first part of the config's User: a number is the uid, anything else a name, for the kubelet's runAsNonRoot check. */
+/** Returns the first part of the config's User, as uid if it is a number, else as name. The kubelet uses it for runAsNonRoot. */
 function imageUser(user: string): Pick<cri.Image, 'uid' | 'username'> {
   const name = user.split(':')[0] ?? '';
   if (/^\d+$/.test(name)) return { uid: { value: name } };
@@ -179,7 +179,7 @@ function imageUser(user: string): Pick<cri.Image, 'uid' | 'username'> {
 
 const decimal = (number: number | undefined): string | undefined => (number === undefined ? undefined : String(number));
 
-/** What a verbose status says besides, by topic: each a JSON text. */
+/** Encodes the additional information of a verbose status as JSON, by topic. */
 export function verboseInfo(topics: Readonly<Record<string, unknown>>): Readonly<Record<string, string>> {
   return Object.fromEntries(Object.entries(topics).map(([topic, value]) => [topic, JSON.stringify(value)]));
 }

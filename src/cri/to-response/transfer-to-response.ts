@@ -1,5 +1,5 @@
 /**
- * How a pull or an import stands, as a message. Pure.
+ * Converts the progress of a pull or an import to a message. Pure.
  */
 import type { Transfer } from '../../images/document/transfer.ts';
 import type { TransferProgress } from '../wire/berth-messages.ts';
@@ -10,11 +10,11 @@ export function toTransferProgress(transfer: Transfer): TransferProgress {
     image,
     started_at_ms: String(startedAtMs),
     state,
-    layers: layers.map(({ digest, doneBytes, totalBytes, state: its }) => ({
+    layers: layers.map(({ digest, doneBytes, totalBytes, state: layerState }) => ({
       digest,
       done_bytes: String(doneBytes),
       total_bytes: String(totalBytes),
-      state: its,
+      state: layerState,
     })),
     received_bytes: String(receivedBytes),
     ...(host === undefined ? {} : { host }),
