@@ -46,9 +46,9 @@ async function withCgroup(body: (path: string) => Promise<void>, of: CgroupFacts
   }
 }
 
-const startIn = (path: string, script: string, of: CgroupFacts = facts, opened?: CgroupFds) => bed.startIn(of, path, script, opened);
+const startInCgroup = (path: string, script: string, of: CgroupFacts = facts, opened?: CgroupFds) => bed.startInCgroup(of, path, script, opened);
 const startSleeper = (path: string, opened?: CgroupFds) => bed.startSleeper(facts, path, opened);
-const runIn = (path: string, script: string) => bed.runIn(facts, path, script);
+const runInCgroup = (path: string, script: string) => bed.runInCgroup(facts, path, script);
 
 const apply = (path: string, resources: Resources): void => writeCgroup(facts, path, planCgroup(resources, facts));
 const readValue = (path: string, controller: string, file: string): string =>
@@ -85,7 +85,7 @@ describe(`cgroup v${facts.version}`, () => {
     await withCgroup(async (path) => {
       await startSleeper(path);
       createCgroup(facts, `${path}/below`);
-      assert.equal((await runIn(`${path}/below`, 'true')).code, 0);
+      assert.equal((await runInCgroup(`${path}/below`, 'true')).code, 0);
       const reason = 'no such file or directory (ENOENT); controller pids is not enabled for this cgroup';
       assert.throws(
         () => apply(`${path}/below`, { unified: { 'pids.max': '5' } }),
@@ -96,7 +96,7 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('a process that enters by openCgroup() is in the cgroup of every hierarchy', async () => {
     await withCgroup(async (path) => {
-      const { stdout } = await runIn(path, 'cat /proc/self/cgroup');
+      const { stdout } = await runInCgroup(path, 'cat /proc/self/cgroup');
       const entered = stdout
         .trim()
         .split('\n')
@@ -109,8 +109,8 @@ describe(`cgroup v${facts.version}`, () => {
     await withCgroup(async (path) => {
       const own = `${controllerDirectory(facts, path, 'pids')}/own`;
       const delegate = isV2 ? `echo +pids >${own}/../cgroup.subtree_control;` : '';
-      const child = startIn(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
-      await bed.untilItSleeps(child);
+      const child = startInCgroup(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
+      await bed.waitForSleep(child);
       const second = await startSleeper(path, openProcessCgroup(facts, path, child.pid ?? 0));
       // v2 allows no process beside cgroups with controllers, so it can only be in the first one's.
       assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second] : [child.pid]);
@@ -134,7 +134,7 @@ describe(`cgroup v${facts.version}`, () => {
     await withCgroup(async (path) => {
       apply(path, { memoryLimitBytes: 24 * MiB });
       assert.equal(await oomKills(facts, path), 0);
-      const { code } = await runIn(path, 'head -c 200000000 /dev/zero | tail >/dev/null');
+      const { code } = await runInCgroup(path, 'head -c 200000000 /dev/zero | tail >/dev/null');
       assert.notEqual(code, 0);
       assert.ok(((await oomKills(facts, path)) ?? 0) >= 1);
     });
@@ -145,7 +145,7 @@ describe(`cgroup v${facts.version}`, () => {
       apply(path, { memoryLimitBytes: 24 * MiB });
       mkdirSync(`${controllerDirectory(facts, path, 'memory')}/own`);
       const own = `${controllerDirectory(facts, path, 'memory')}/own/cgroup.procs`;
-      await runIn(path, `echo 0 >${own}; head -c 200000000 /dev/zero | tail >/dev/null`);
+      await runInCgroup(path, `echo 0 >${own}; head -c 200000000 /dev/zero | tail >/dev/null`);
       assert.ok(((await oomKills(facts, path)) ?? 0) >= 1);
     });
   });
@@ -157,7 +157,7 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('readMemoryUsage() counts what a process holds', async () => {
     await withCgroup(async (path) => {
-      startIn(path, 'held=$(head -c 8000000 /dev/zero | tr "\\0" x); sleep 1000; echo $held');
+      startInCgroup(path, 'held=$(head -c 8000000 /dev/zero | tr "\\0" x); sleep 1000; echo $held');
       await bed.until('8 MB are held', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
     });
   });
@@ -165,7 +165,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('a container cannot have more processes than its limit', async () => {
     await withCgroup(async (path) => {
       apply(path, { unified: { 'pids.max': '4' } });
-      const { code, stderr } = await runIn(path, 'for i in 1 2 3 4 5 6; do sleep 1 & done; wait');
+      const { code, stderr } = await runInCgroup(path, 'for i in 1 2 3 4 5 6; do sleep 1 & done; wait');
       assert.notEqual(code, 0);
       assert.match(stderr, /fork/);
     });
@@ -174,7 +174,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('a container runs on the cpus given to it', async () => {
     await withCgroup(async (path) => {
       apply(path, { cpusetCpus: '0', cpusetMems: '0' });
-      assert.match((await runIn(path, 'cat /proc/self/status')).stdout, /^Cpus_allowed_list:\t0$/m);
+      assert.match((await runInCgroup(path, 'cat /proc/self/status')).stdout, /^Cpus_allowed_list:\t0$/m);
     });
   });
 
@@ -217,8 +217,8 @@ describe(`cgroup v${facts.version}`, () => {
     test('a container makes any node, opens the standard ones, and no other', async () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
-        assert.equal((await runIn(path, `mknod ${node} c 1 11 && : >/dev/null && : </dev/urandom`)).code, 0);
-        const { stdout, stderr } = await runIn(path, openForReading);
+        assert.equal((await runInCgroup(path, `mknod ${node} c 1 11 && : >/dev/null && : </dev/urandom`)).code, 0);
+        const { stdout, stderr } = await runInCgroup(path, openForReading);
         assert.equal(stdout, '');
         assert.match(stderr, /not permitted/);
       });
@@ -228,15 +228,15 @@ describe(`cgroup v${facts.version}`, () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [{ ...kmsg, access: 'r' }] }));
-        assert.equal((await runIn(path, openForReading)).stdout, 'opened\n');
-        assert.match((await runIn(path, `: >${node}`)).stderr, /not permitted/);
+        assert.equal((await runInCgroup(path, openForReading)).stdout, 'opened\n');
+        assert.match((await runInCgroup(path, `: >${node}`)).stderr, /not permitted/);
       });
     });
 
     test('a privileged container opens every device', async () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: true, requested: [] }));
-        assert.equal((await runIn(path, openForReading)).stdout, 'opened\n');
+        assert.equal((await runInCgroup(path, openForReading)).stdout, 'opened\n');
       });
     });
 
@@ -256,7 +256,7 @@ describe(`cgroup v${facts.version}`, () => {
       await withCgroup(async (path) => {
         let resources: Resources = { memoryLimitBytes: 32 * MiB, cpuQuotaUs: 50_000 };
         apply(path, resources);
-        startIn(path, 'sleep 1000');
+        startInCgroup(path, 'sleep 1000');
         for (const wanted of [
           { memoryLimitBytes: 64 * MiB, cpuQuotaUs: 60_000, cpuPeriodUs: 50_000 },
           { memoryLimitBytes: 16 * MiB, cpuQuotaUs: 5_000, cpuPeriodUs: 10_000 },
@@ -321,10 +321,10 @@ describe(`cgroup v${facts.version}`, () => {
     test(`${name} kills forking children, in nested cgroups too`, async () => {
       await withCgroup(async (path) => {
         const nested = `${path}/nested/deeper`;
-        startIn(path, forking, way);
+        startInCgroup(path, forking, way);
         await bed.until('the first have started', async () => (await processes(way, path)).length >= 6);
         createCgroup(way, nested);
-        startIn(nested, forking, way);
+        startInCgroup(nested, forking, way);
         await bed.until('all have started', async () => (await processes(way, nested)).length >= 6 && (await processes(way, path)).length >= 12);
         assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
         assert.deepEqual(await processes(way, path), []);
@@ -335,7 +335,7 @@ describe(`cgroup v${facts.version}`, () => {
 
     test(`${name} kills a frozen container`, async () => {
       await withCgroup(async (path) => {
-        startIn(path, forking, way);
+        startInCgroup(path, forking, way);
         await bed.until('all have started', async () => (await processes(way, path)).length >= 6);
         await freeze(way, path, killTimeoutMs);
         assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
@@ -351,7 +351,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('freeze() stops a container where it is and thaw() lets it go on', async () => {
     await withCgroup(async (path) => {
       let [ticks, isFrozen, lateTicks] = [0, false, 0];
-      const child = startIn(path, 'while :; do echo tick; sleep 0.02; done');
+      const child = startInCgroup(path, 'while :; do echo tick; sleep 0.02; done');
       child.stdout?.on('data', () => {
         ticks++;
         if (isFrozen) lateTicks++;

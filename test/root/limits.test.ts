@@ -1,6 +1,6 @@
 /**
- * Each limit of a container by its effect, on the cgroups of this machine and with the driver that berth would choose. Needs root.
+ * Tests that the kernel enforces each container limit, with this machine's cgroup version and the cgroup driver that berth chooses. Needs root.
  */
 import { limitTests } from '../support/limits.ts';
 
-limitTests({ wanted: 'auto', reloads: false });
+limitTests({ driverName: 'auto', canReloadSystemd: false });
