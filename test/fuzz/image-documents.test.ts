@@ -212,7 +212,7 @@ function someArchive(random: Random): Buffer {
 }
 
 test('archives are imported or refused, and leave nothing but images', async (t) => {
-  const node = await openNode(bed.freshDir(), bed.unpacker);
+  const node = await openNode(bed.newDir(), bed.unpacker);
   const deps = { store: node.store, shared: createSharedLayers({ store: node.store, unpacker: bed.unpacker }), unpacker: bed.unpacker, platform };
   const codes: readonly BerthError['code'][] = ['INVALID_ARGUMENT', 'FAILED_PRECONDITION', 'NOT_FOUND', 'UNIMPLEMENTED', 'RESOURCE_EXHAUSTED'];
   let imported = 0;

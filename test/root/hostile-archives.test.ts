@@ -54,7 +54,7 @@ function residentBytes(): number {
 }
 
 async function refuses(members: readonly Member[], code: BerthError['code'], message: RegExp): Promise<void> {
-  const node = await openNode(bed.freshDir(), bed.unpacker);
+  const node = await openNode(bed.newDir(), bed.unpacker);
   await assert.rejects(bringIn(node, gzipSync(makeTar(members), { level: 1 })), (error) => {
     assert.ok(error instanceof BerthError, String(error));
     assert.match(error.message, message);
@@ -84,7 +84,7 @@ test('five hundred layers that are one compressed file are read once, one after 
     { path: 'layer.tar.gz', content: blob },
     { path: 'manifest.json', content: JSON.stringify([image, image, image, image]) },
   ];
-  const node = await openNode(bed.freshDir(), bed.unpacker);
+  const node = await openNode(bed.newDir(), bed.unpacker);
   const { images, files } = await bringIn(node, makeTar(members));
   assert.equal(images[0]?.diffIds.length, 500);
   assert.ok(files < 200, `${files} open files`);

@@ -18,7 +18,7 @@ type Seen = { mode: string; xattrs: string[]; device?: bigint; target?: string; 
 const see = async (members: readonly Member[]): Promise<Record<string, Seen>> =>
   describeTree((await bed.unpack(makeTar(members))).root) as Record<string, Seen>;
 const refuses = async (members: readonly Member[], message: RegExp, code: BerthError['code'] = 'INVALID_ARGUMENT'): Promise<void> =>
-  assert.match(await bed.refusal(makeTar(members), code), message);
+  assert.match(await bed.rejection(makeTar(members), code), message);
 
 function residentBytes(): number {
   return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
@@ -27,7 +27,7 @@ function residentBytes(): number {
 /** Looks at the memory that the process has meanwhile. @returns the message of the failure. */
 async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promise<string> {
   const sizeBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
-  const job = { directory: bed.freshDir(), digest: digestOf(Buffer.from('x')), diffId: digestOf(Buffer.from('x')), sizeBytes };
+  const job = { directory: bed.newDir(), digest: digestOf(Buffer.from('x')), diffId: digestOf(Buffer.from('x')), sizeBytes };
   const before = residentBytes();
   let peak = before;
   const timer = setInterval(() => {
@@ -156,8 +156,8 @@ test('attributes that no file can have name their entry', async () => {
   await refuses([{ path: 'f', pax: { 'SCHILY.xattr.': 'y' } }], /entry "f"/);
   await refuses([{ path: 'f', pax: { [`SCHILY.xattr.user.${'n'.repeat(300)}`]: 'y' } }], /entry "f"/);
   const message = await bed
-    .refusal(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'INVALID_ARGUMENT')
-    .catch(() => bed.refusal(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'RESOURCE_EXHAUSTED'));
+    .rejection(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'INVALID_ARGUMENT')
+    .catch(() => bed.rejection(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.user.big': Buffer.alloc(100_000) } }]), 'RESOURCE_EXHAUSTED'));
   assert.match(message, /entry "f".*user\.big/);
   const { layer } = await bed.unpack(makeTar([{ path: 'f', pax: { 'SCHILY.xattr.nonsense': 'y' } }]));
   assert.deepEqual(layer.refusedXattrs, ['nonsense']);
@@ -219,7 +219,7 @@ test('of archives one after the other the first counts; what follows is part of 
   assert.deepEqual(readdirSync(root), ['first']);
   const zeros = gzipSync(Buffer.alloc(17 << 20));
   assert.match(
-    await bed.refusal(Buffer.concat([first, Buffer.alloc(17 << 20)]), 'INVALID_ARGUMENT', {
+    await bed.rejection(Buffer.concat([first, Buffer.alloc(17 << 20)]), 'INVALID_ARGUMENT', {
       compress: () => Buffer.concat([gzipSync(first), zeros]),
     }),
     /bytes after its end/,
@@ -239,15 +239,15 @@ test('gzip of ten thousand empty members, of a name without end, and with a wind
   };
   assert.deepEqual(readdirSync((await bed.unpack(tar, { compress: () => named(Buffer.alloc(8 << 20, 'n')) })).root), ['f']);
   assert.match(
-    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => named(Buffer.alloc(8 << 20, 'n')).subarray(0, 7 << 20) }),
+    await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => named(Buffer.alloc(8 << 20, 'n')).subarray(0, 7 << 20) }),
     /middle|end of file/,
   );
   // A member whose sum or length is wrong.
   const wrong = gzipSync(tar);
   wrong[wrong.length - 6] = (wrong[wrong.length - 6] ?? 0) ^ 1;
-  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompressing/);
+  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompressing/);
   assert.match(
-    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([wrong.subarray(0, 10), deflateRawSync(tar)]) }),
+    await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([wrong.subarray(0, 10), deflateRawSync(tar)]) }),
     /middle|end of file|decompressing/,
   );
 });
@@ -266,7 +266,7 @@ test('what follows the last member of gzip: zeros end it, all else is refused, a
       for (const rest of [Buffer.alloc(1), Buffer.alloc(1000), Buffer.concat([Buffer.alloc(9), plain])]) {
         assert.deepEqual(readdirSync((await bed.unpack(tar, followedBy(rest))).root), ['f']);
       }
-      for (const rest of [Buffer.from('rest'), plain.subarray(0, 5)]) await bed.refusal(tar, 'INVALID_ARGUMENT', followedBy(rest));
+      for (const rest of [Buffer.from('rest'), plain.subarray(0, 5)]) await bed.rejection(tar, 'INVALID_ARGUMENT', followedBy(rest));
     }
   }
 });
@@ -279,7 +279,7 @@ test('zstd that wants gigabytes for its window is refused before they are taken'
     Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 1 | ((tar.length & 0x1f) << 3), tar.length >> 5, tar.length >> 13]),
     tar,
   ]);
-  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompressing.*(?:memory|window)/i);
+  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompressing.*(?:memory|window)/i);
   assert.ok(residentBytes() - before < 100 << 20);
   // And one that names a dictionary, which nobody has.
   const named = Buffer.from(zstdCompressSync(tar, { params: { [constants.ZSTD_c_contentSizeFlag]: 0 } }));
@@ -294,7 +294,7 @@ test('the same bytes under either name of a compression are told by what they ar
   const tar = makeTar([{ path: 'f', content: 'x' }]);
   for (const compress of [gzipSync, zstdCompressSync]) {
     const blob = compress(tar);
-    assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([blob, Buffer.from('trailing')]) }), /decompressing/);
+    assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([blob, Buffer.from('trailing')]) }), /decompressing/);
   }
 });
 
@@ -312,7 +312,7 @@ test('what one layer is in the place of another is what overlayfs shows: directo
   const roots: string[] = [];
   for (const members of steps) {
     roots.unshift((await bed.unpack(makeTar(members))).root);
-    const merged = bed.freshDir();
+    const merged = bed.newDir();
     mkdirSync(join(bed.directory, 'empty'), { recursive: true });
     execFileSync('mount', ['-t', 'overlay', '-o', `ro,lowerdir=${[...roots, join(bed.directory, 'empty')].join(':')}`, 'overlay', merged]);
     try {
@@ -330,7 +330,7 @@ test('what one layer is in the place of another is what overlayfs shows: directo
 });
 
 test('a link that a lower layer has leads no entry of a higher one anywhere', async () => {
-  const prey = bed.freshDir();
+  const prey = bed.newDir();
   const lower = await bed.unpack(makeTar([{ path: 'etc', type: '2', link: prey }]));
   const upper = await bed.unpack(makeTar([{ path: 'etc/evil', content: 'x' }, { path: 'etc/.wh.other' }]));
   assert.deepEqual(readdirSync(prey), []);
@@ -367,7 +367,7 @@ test('the tree is that of GNU tar for constructed oddities too', async () => {
     { path: 'contiguous', type: '7', content: 'as a file' },
   ];
   const tar = makeTar(oddities);
-  const expected = bed.freshDir();
+  const expected = bed.newDir();
   execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], {
     input: tar,
     stdio: ['pipe', 'pipe', 'ignore'],

@@ -53,7 +53,7 @@ function imageOf(layers: readonly Buffer[], diffIds = layers.map(digestOf)): Con
 }
 
 async function refuses(code: BerthError['code'], message: RegExp, node?: Node): Promise<void> {
-  const { root, pull, store } = node ?? (await openNode(bed.freshDir(), bed.unpacker, { keepUnfinishedMs: 60_000 }));
+  const { root, pull, store } = node ?? (await openNode(bed.newDir(), bed.unpacker, { keepUnfinishedMs: 60_000 }));
   const before = residentBytes();
   await assert.rejects(pull(`${registry.host}/evil:1`), (error) => {
     assert.ok(error instanceof BerthError, String(error));
@@ -160,7 +160,7 @@ test('a layer that never ends is ended where the manifest says', async () => {
 
 test('a registry that stands still, or sends a byte now and then, holds up no other pull', async () => {
   const unpacker = createUnpacker({ workerFile, workersMax: 2, slowMs: 50 });
-  const node = await openNode(bed.freshDir(), unpacker);
+  const node = await openNode(bed.newDir(), unpacker);
   const slow = Array.from({ length: 8 }, (_, at) => layerOf({ [`slow${at}`]: 'x' }));
   const trickle = (response: ServerResponse): void => {
     response.on('error', () => undefined);
@@ -224,7 +224,7 @@ test('what names the compression of a layer may lie; its bytes do not', async ()
     const blob = compress(good);
     const content = imageOf([blob], [digestOf(good)]);
     serve({ ...content, '/manifests/1': String(content['/manifests/1']).replace(layerType, `${layerType}${name}`) });
-    const node = await openNode(bed.freshDir(), bed.unpacker);
+    const node = await openNode(bed.newDir(), bed.unpacker);
     const image = await node.pull(`${registry.host}/odd:1`);
     assert.deepEqual(readdirSync(node.store.rootOf(image).layerDirs[0] ?? ''), ['etc']);
   }
@@ -260,7 +260,7 @@ test('a tar of ten million entries is refused at its limit', async () => {
   const part = gzipSync(Buffer.alloc(header.length * entries, header), { level: 1 });
   const sizeBytes = part.length * 100;
   const before = residentBytes();
-  const job = { directory: bed.freshDir(), digest: digestOf('x'), diffId: digestOf('x'), sizeBytes };
+  const job = { directory: bed.newDir(), digest: digestOf('x'), diffId: digestOf('x'), sizeBytes };
   const parts = Array.from({ length: 100 }, () => part);
   const source = async () => Readable.from(copiesOf(parts), { objectMode: false });
   await assert.rejects(bed.unpacker.unpack(job, source, new AbortController().signal), /more than 4000000 entries/);
@@ -268,7 +268,7 @@ test('a tar of ten million entries is refused at its limit', async () => {
 });
 
 test('a terabyte in one file, in many, or in no file at all, is refused before the disk is full', async () => {
-  const directory = bed.freshDir();
+  const directory = bed.newDir();
   const free = (): number => statfsSync(directory).bavail * statfsSync(directory).bsize;
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=160m', 'tmpfs', directory]);
   try {
@@ -300,7 +300,7 @@ test('a terabyte in one file, in many, or in no file at all, is refused before t
 test('extended headers without an entry come to an end', async () => {
   const header = makeTar([{ path: 'x', type: 'x', content: `${'20 comment='.padEnd(19, 'x')}\n` }], false);
   const tar = Buffer.concat(Array.from({ length: 300_000 }, () => header));
-  assert.match(await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: gzipSync }), /extended headers/);
+  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: gzipSync }), /extended headers/);
 });
 
 test('one name ten thousand times is one file', async () => {

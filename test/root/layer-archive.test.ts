@@ -16,7 +16,7 @@ const bed = useLayers();
 type Unpacked = { readonly filesDir: string; readonly tarSplitFile: string; readonly diffId: string };
 
 async function unpack(tar: Buffer, blob = tar): Promise<Unpacked> {
-  const directory = bed.freshDir();
+  const directory = bed.newDir();
   const place = { filesDir: join(directory, 'diff'), tarSplitFile: join(directory, 'archive') };
   mkdirSync(place.filesDir);
   const job = { directory: place.filesDir, tarSplitFile: place.tarSplitFile, digest: digestOf(blob), diffId: digestOf(tar), sizeBytes: blob.length };
@@ -100,7 +100,7 @@ test('an archive is put together again to the bit: of several gzip members', asy
 });
 
 test('an archive is put together again to the bit: as tar makes them, in each of its formats, sparse files too', async () => {
-  const directory = bed.freshDir();
+  const directory = bed.newDir();
   writeFileSync(join(directory, 'sparse'), 'start');
   truncateSync(join(directory, 'sparse'), 3 << 20);
   writeFileSync(join(directory, 'sparse'), 'end', { flag: 'a' });

@@ -117,7 +117,7 @@ test("a copied root has the ids of the pod's user namespace", async () => {
 test('a copied root works on a file system that overlay cannot write to', async () => {
   const mount = join(directory, 'odd');
   execFileSync('mkdir', [mount]);
-  execFileSync('mount', ['-t', 'overlay', '-o', `lowerdir=${bed.freshDir()},upperdir=${bed.freshDir()},workdir=${bed.freshDir()}`, 'overlay', mount]);
+  execFileSync('mount', ['-t', 'overlay', '-o', `lowerdir=${bed.newDir()},upperdir=${bed.newDir()},workdir=${bed.newDir()}`, 'overlay', mount]);
   try {
     const layers = await layersOf(lower);
     const rootfs = createNativeRootfs(mount);

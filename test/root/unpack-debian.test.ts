@@ -26,7 +26,7 @@ const tar = execFileSync('tar', ['-c', '--format=posix', '--sort=name', '--one-f
 const trees = new Map<string, Record<string, unknown>>();
 
 test('GNU tar and berth make the same tree', async () => {
-  const expected = bed.freshDir();
+  const expected = bed.newDir();
   execFileSync('tar', ['-x', '-p', '--delay-directory-restore', '--warning=no-timestamp', ...attributes, '-C', expected], { input: tar });
   // The archive has no entry for the root itself.
   const { '': _root, ...tree } = describeTree(expected);
@@ -37,7 +37,7 @@ test('GNU tar and berth make the same tree', async () => {
 });
 
 test('umoci makes the same tree', () => {
-  const directory = bed.freshDir();
+  const directory = bed.newDir();
   const umoci = (...args: string[]): void => void execFileSync('umoci', args, { cwd: directory, stdio: 'pipe' });
   execFileSync('tee', [join(directory, 'layer.tar')], { input: tar, stdio: ['pipe', 'ignore', 'pipe'] });
   umoci('init', '--layout', 'oci');

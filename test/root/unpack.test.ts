@@ -87,10 +87,10 @@ const compressions: Readonly<Record<string, (tar: Buffer) => Buffer>> = {
 
 for (const [name, compress] of Object.entries(compressions)) {
   test(`unpacking gives the tree that tar gives, compression: ${name}`, async () => {
-    const source = bed.freshDir();
+    const source = bed.newDir();
     makeSource(source);
     const tar = tarOf(source, '--format=posix');
-    const expected = bed.freshDir();
+    const expected = bed.newDir();
     execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--xattrs', '--xattrs-include=*', '--numeric-owner', '-C', expected], { input: tar });
     const { root, layer } = await bed.unpack(tar, { compress });
     const tree = describeTree(root);
@@ -102,11 +102,11 @@ for (const [name, compress] of Object.entries(compressions)) {
 }
 
 test('unpacking gives the tree that umoci gives, whiteouts as overlayfs has them apart', async () => {
-  const source = bed.freshDir();
+  const source = bed.newDir();
   makeSource(source);
   // umoci keeps neither of these as an extended attribute.
   const tar = tarOf(source, '--format=posix', '--exclude=./null', '--exclude=./disk', '--sort=name');
-  const directory = bed.freshDir();
+  const directory = bed.newDir();
   writeFileSync(join(directory, 'layer.tar'), tar);
   const umoci = (...args: string[]) => execFileSync('umoci', args, { cwd: directory, stdio: 'pipe' });
   umoci('init', '--layout', 'oci');
@@ -118,11 +118,11 @@ test('unpacking gives the tree that umoci gives, whiteouts as overlayfs has them
 });
 
 test('unpacking reads old formats and pieces of any size', async () => {
-  const source = bed.freshDir();
+  const source = bed.newDir();
   makeSource(source);
   for (const format of ['gnu', 'oldgnu']) {
     const tar = execFileSync('tar', ['-c', `--format=${format}`, '-C', source, '.'], { maxBuffer: 1 << 28 });
-    const expected = bed.freshDir();
+    const expected = bed.newDir();
     execFileSync('tar', ['-x', '-p', '--warning=no-timestamp', '--numeric-owner', '-C', expected], { input: tar });
     const { root } = await bed.unpack(tar, { pieceBytes: 1021, compress: (bytes) => gzipSync(bytes) });
     assert.deepEqual(describeTree(root), describeTree(expected));
@@ -179,7 +179,7 @@ test('overlayfs shows the layers as the images mean them', async () => {
   const above = await bed.unpack(
     makeTar([{ path: '.wh.gone' }, { path: 'd/.wh..wh..opq' }, { path: 'd/new' }, { path: 'e/new' }, { path: '.wh.f' }]),
   );
-  const merged = bed.freshDir();
+  const merged = bed.newDir();
   execFileSync('mount', ['-t', 'overlay', '-o', `ro,lowerdir=${above.root}:${below.root}`, 'overlay', merged]);
   try {
     assert.deepEqual(readdirSync(merged).sort(), ['d', 'e', 'keep']);
@@ -231,7 +231,7 @@ test("attributes of another machine's overlay and policy are left out", async ()
 
 /** A directory beside the layers that archives try to reach. */
 function makePrey(): { path: string; intact: () => void } {
-  const path = bed.freshDir();
+  const path = bed.newDir();
   writeFileSync(join(path, 'secret'), 'untouched');
   const before = describeTree(path);
   return { path, intact: () => assert.deepEqual(describeTree(path), before) };
@@ -246,7 +246,7 @@ test('paths with .. are refused and write nothing', async () => {
     [{ path: 'hard', type: '1', link: up }],
     [{ path: `../${prey.path.split('/').at(-1)}/.wh.secret` }],
   ]) {
-    assert.match(await bed.refusal(makeTar(members), 'INVALID_ARGUMENT'), /"\.\."/);
+    assert.match(await bed.rejection(makeTar(members), 'INVALID_ARGUMENT'), /"\.\."/);
     prey.intact();
   }
 });
@@ -318,12 +318,12 @@ test('a directory swapped for a link in the middle leads nowhere else', async ()
 test('hard links reach nothing outside the layer', async () => {
   const prey = makePrey();
   const secret = `${prey.path}/secret`;
-  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: secret }]), 'INVALID_ARGUMENT'), /not in this layer/);
+  assert.match(await bed.rejection(makeTar([{ path: 'h', type: '1', link: secret }]), 'INVALID_ARGUMENT'), /not in this layer/);
   const through: Member[] = [
     { path: 'to', type: '2', link: prey.path },
     { path: 'h', type: '1', link: 'to/secret' },
   ];
-  assert.match(await bed.refusal(makeTar(through), 'INVALID_ARGUMENT'), /not in this layer/);
+  assert.match(await bed.rejection(makeTar(through), 'INVALID_ARGUMENT'), /not in this layer/);
   // The link itself is linked, and writing to that name replaces it.
   const linked: Member[] = [
     { path: 'soft', type: '2', link: secret },
@@ -331,22 +331,22 @@ test('hard links reach nothing outside the layer', async () => {
     { path: 'h', content: 'evil' },
   ];
   await bed.unpack(makeTar(linked));
-  assert.match(await bed.refusal(makeTar([{ path: 'd/' }, { path: 'h', type: '1', link: 'd' }]), 'INVALID_ARGUMENT'), /which is no file/);
-  assert.match(await bed.refusal(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT'), /not in this layer/);
+  assert.match(await bed.rejection(makeTar([{ path: 'd/' }, { path: 'h', type: '1', link: 'd' }]), 'INVALID_ARGUMENT'), /which is no file/);
+  assert.match(await bed.rejection(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT'), /not in this layer/);
   await bed.unpack(makeTar([{ path: 'h' }, { path: 'h', type: '1', link: './h' }]));
   prey.intact();
 });
 
 test('links in a circle, and names that are too long, are refused', async () => {
   const circle: Member[] = [{ path: 'a', type: '2', link: 'b' }, { path: 'b', type: '2', link: 'a' }, { path: 'a/f' }];
-  assert.match(await bed.refusal(makeTar(circle), 'INVALID_ARGUMENT'), /more than 40 symbolic links/);
-  assert.match(await bed.refusal(makeTar([{ path: 'n'.repeat(65_536) }]), 'INVALID_ARGUMENT'), /path of 65536 bytes/);
-  assert.match(await bed.refusal(makeTar([{ path: 'n'.repeat(300) }]), 'INVALID_ARGUMENT'), /name of 300 bytes/);
-  assert.match(await bed.refusal(makeTar([{ path: 's', type: '2', link: 'n'.repeat(5000) }]), 'INVALID_ARGUMENT'), /ENAMETOOLONG/);
-  assert.match(await bed.refusal(makeTar([{ path: 's', type: '2', link: '' }]), 'INVALID_ARGUMENT'), /ENOENT/);
+  assert.match(await bed.rejection(makeTar(circle), 'INVALID_ARGUMENT'), /more than 40 symbolic links/);
+  assert.match(await bed.rejection(makeTar([{ path: 'n'.repeat(65_536) }]), 'INVALID_ARGUMENT'), /path of 65536 bytes/);
+  assert.match(await bed.rejection(makeTar([{ path: 'n'.repeat(300) }]), 'INVALID_ARGUMENT'), /name of 300 bytes/);
+  assert.match(await bed.rejection(makeTar([{ path: 's', type: '2', link: 'n'.repeat(5000) }]), 'INVALID_ARGUMENT'), /ENAMETOOLONG/);
+  assert.match(await bed.rejection(makeTar([{ path: 's', type: '2', link: '' }]), 'INVALID_ARGUMENT'), /ENOENT/);
   const deep = Array.from({ length: 40 }, (_, at): Member => ({ path: `${'d/'.repeat(at)}s`, type: '2', link: `${'d/'.repeat(400)}` }));
   assert.match(
-    await bed.refusal(
+    await bed.rejection(
       makeTar([{ path: `${'d/'.repeat(500)}s`, type: '2', link: 'e/'.repeat(600) }, { path: `${'d/'.repeat(500)}s/f` }, ...deep]),
       'INVALID_ARGUMENT',
     ),
@@ -358,10 +358,10 @@ test('a layer whose bytes are not what was promised is refused', async () => {
   const tar = makeTar([{ path: 'f', content: 'x'.repeat(200_000) }]);
   const gzip = { compress: (bytes: Buffer) => gzipSync(bytes) };
   const wrong = digestOf(Buffer.from('other'));
-  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { ...gzip, digest: wrong }), /: digest should be sha256:/);
-  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { ...gzip, diffId: wrong }), /: diff id should be sha256:/);
-  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { sizeBytes: 100 }), /longer than the 100 bytes/);
-  assert.match(await bed.refusal(tar, 'FAILED_PRECONDITION', { sizeBytes: tar.length + 1 }), /bytes, and not the/);
+  assert.match(await bed.rejection(tar, 'FAILED_PRECONDITION', { ...gzip, digest: wrong }), /: digest should be sha256:/);
+  assert.match(await bed.rejection(tar, 'FAILED_PRECONDITION', { ...gzip, diffId: wrong }), /: diff id should be sha256:/);
+  assert.match(await bed.rejection(tar, 'FAILED_PRECONDITION', { sizeBytes: 100 }), /longer than the 100 bytes/);
+  assert.match(await bed.rejection(tar, 'FAILED_PRECONDITION', { sizeBytes: tar.length + 1 }), /bytes, and not the/);
 });
 
 test('a truncated layer is refused in every compression', async () => {
@@ -370,7 +370,7 @@ test('a truncated layer is refused in every compression', async () => {
     const bytes = compress(tar);
     for (const cut of [1, 10, Math.floor(bytes.length / 2)]) {
       const short = bytes.subarray(0, bytes.length - cut);
-      const message = await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: () => short });
+      const message = await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => short });
       assert.match(message, /in the middle|unexpected end|decompressing|not a tar/);
     }
   }
@@ -379,17 +379,17 @@ test('a truncated layer is refused in every compression', async () => {
 test('what is no known compression is refused by name', async () => {
   const tar = makeTar([{ path: 'f' }]);
   const piped = (program: string) => (bytes: Buffer) => execFileSync(program, ['-c'], { input: bytes });
-  assert.match(await bed.refusal(tar, 'UNIMPLEMENTED', { compress: piped('xz') }), /compressed with xz/);
-  assert.match(await bed.refusal(tar, 'UNIMPLEMENTED', { compress: piped('bzip2') }), /compressed with bzip2/);
-  assert.match(await bed.refusal(Buffer.from('not a layer at all'.repeat(100)), 'INVALID_ARGUMENT'), /not a tar archive/);
+  assert.match(await bed.rejection(tar, 'UNIMPLEMENTED', { compress: piped('xz') }), /compressed with xz/);
+  assert.match(await bed.rejection(tar, 'UNIMPLEMENTED', { compress: piped('bzip2') }), /compressed with bzip2/);
+  assert.match(await bed.rejection(Buffer.from('not a layer at all'.repeat(100)), 'INVALID_ARGUMENT'), /not a tar archive/);
   assert.match(
-    await bed.refusal(tar, 'INVALID_ARGUMENT', { compress: (bytes) => Buffer.concat([gzipSync(bytes), Buffer.from('garbage')]) }),
+    await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: (bytes) => Buffer.concat([gzipSync(bytes), Buffer.from('garbage')]) }),
     /decompressing/,
   );
 });
 
 test('a source that breaks ends the layer with its own reason, and the worker serves the next', async () => {
-  const job = { directory: bed.freshDir(), digest: digestOf(Buffer.from('')), diffId: digestOf(Buffer.from('')), sizeBytes: 1 << 20 };
+  const job = { directory: bed.newDir(), digest: digestOf(Buffer.from('')), diffId: digestOf(Buffer.from('')), sizeBytes: 1 << 20 };
   const broken = async () => {
     const stream = toStream(makeTar([{ path: 'f', content: Buffer.alloc(1 << 20) }]), 1000, 1);
     setTimeout(() => stream.destroy(new BerthError('UNAVAILABLE', 'RegistryUnavailable: broken')), 20);
@@ -419,7 +419,7 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
 
 test('device nodes are made, left out or refused, as the node has it', () => {
   const write = (devices: 'keep' | 'skip' | 'refuse'): string[] => {
-    const root = bed.freshDir();
+    const root = bed.newDir();
     const writer = createLayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
     try {
       const parser = createTarParser(writer);
@@ -445,7 +445,7 @@ test('device nodes are made, left out or refused, as the node has it', () => {
 
 test('limits on entries, memory and disk end a bomb', () => {
   const write = (members: readonly Member[], limits: LayerLimits, freeBytes: number): void => {
-    const writer = createLayerWriter(bed.freshDir(), limits, () => freeBytes);
+    const writer = createLayerWriter(bed.newDir(), limits, () => freeBytes);
     try {
       const parser = createTarParser(writer);
       parser.push(makeTar(members));
@@ -477,9 +477,9 @@ test('a sparse file stays one on the disk; one of a terabyte is refused', async 
   assert.deepEqual([size, blocks * 512 <= 65_536], [gibibyte, true]);
   assert.ok(layer.sizeBytes <= 65_536);
   assert.equal(readFileSync(join(root, 'f'), 'utf8'), 'after');
-  assert.match(await bed.refusal(makeTar([sparse(2 ** 40, '', '')]), 'RESOURCE_EXHAUSTED'), /does not fit on the disk|bytes of holes/);
+  assert.match(await bed.rejection(makeTar([sparse(2 ** 40, '', '')]), 'RESOURCE_EXHAUSTED'), /does not fit on the disk|bytes of holes/);
   const many = Array.from({ length: 20 }, (_, at) => sparse(gibibyte + at, '', ''));
-  assert.match(await bed.refusal(makeTar(many), 'RESOURCE_EXHAUSTED'), /more than 8589934592 bytes of holes/);
+  assert.match(await bed.rejection(makeTar(many), 'RESOURCE_EXHAUSTED'), /more than 8589934592 bytes of holes/);
 });
 
 test('removing a tree succeeds also when there is none', async () => {

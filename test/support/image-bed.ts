@@ -1,5 +1,5 @@
 /**
- * What the tests of pulling share: Debian's docker-registry on loopback, images pushed to it by plain HTTP, and stores to pull into.
+ * Test bed for image pulls: Debian's docker-registry on loopback, functions that push images to it over plain HTTP, and image stores to pull into.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -29,7 +29,7 @@ const ociIndex = 'application/vnd.oci.image.index.v1+json';
 
 export type PushedImage = {
   readonly id: string;
-  /** Of the manifest. */
+  /** Digest of the manifest. */
   readonly digest: string;
   readonly sizeBytes: number;
   /** Lowest first. */
@@ -38,10 +38,10 @@ export type PushedImage = {
 
 export type ImageSpec = {
   readonly layers: readonly Buffer[];
-  /** The part of the config that containers see, e.g. `{ User: '1' }`. */
+  /** The `config` object of the image config, for example `{ User: '1' }`. */
   readonly config?: object;
   readonly architecture?: string;
-  /** Changes the config before it is sent. */
+  /** Diff ids in the config; by default the digests of the layers. */
   readonly diffIds?: readonly string[];
   readonly compress?: (tar: Buffer) => Buffer;
 };
@@ -50,7 +50,7 @@ export type Node = {
   readonly root: string;
   readonly store: ImageStore;
   readonly puller: ImagePuller;
-  /** Diff ids of the layers that were unpacked. */
+  /** Diff ids of the unpacked layers. */
   readonly unpacked: string[];
   readonly logged: { readonly fields: object; readonly message: string }[];
   readonly pull: (reference: string, signal?: AbortSignal) => ReturnType<ImagePuller['pullImage']>;
@@ -71,11 +71,11 @@ export type ImageBed = {
   readonly unpacker: Unpacker;
   readonly push: (repository: string, tag: string, image: ImageSpec) => Promise<PushedImage>;
   readonly pushIndex: (repository: string, tag: string, images: readonly { image: PushedImage; platform: object }[]) => Promise<string>;
-  /** A store and a puller of its own. @param root of an earlier one, to see what a restarted daemon sees. */
+  /** Opens a store and a puller. @param options with the `root` of an earlier node, it opens that store like a restarted daemon. */
   readonly node: (options?: NodeOptions) => Promise<Node>;
 };
 
-/** Registers the hooks of a test file. */
+/** Creates the test bed and registers its hooks. Call it at the top level of a test file. */
 export function useImages(): ImageBed {
   const directory = mkdtempSync(join(tmpdir(), 'berth-images-'));
   const unpacker = createUnpacker({ workerFile, workersMax: 2 });
@@ -88,14 +88,14 @@ export function useImages(): ImageBed {
     await unpacker.close();
     const child = registry?.child;
     if (child !== undefined) {
-      const ended = new Promise((resolve) => child.once('exit', resolve));
+      const exited = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGKILL');
-      await ended;
+      await exited;
     }
     rmSync(directory, { recursive: true, force: true });
   });
   const host = (): string => {
-    assert.ok(registry, 'only inside a test');
+    assert.ok(registry, 'can be used only inside a test');
     return registry.host;
   };
   let count = 0;
@@ -117,6 +117,7 @@ export function useImages(): ImageBed {
   };
 }
 
+/** Opens a store and a puller in the directory `root`. */
 export async function openNode(root: string, unpacker: Unpacker, options: NodeOptions = {}): Promise<Node> {
   const logged: { fields: object; message: string }[] = [];
   const write = (fields: object, message: string): void => void logged.push({ fields, message });
@@ -144,22 +145,23 @@ export async function openNode(root: string, unpacker: Unpacker, options: NodeOp
 }
 
 /**
- * Stands before the registry, and does to the bodies of large blobs what it is told. Ends with the test file's process.
+ * Starts an HTTP proxy in front of the registry that modifies the bodies of blobs larger than 4 KiB. It runs until the process of the test file exits.
  *
- * @param spoil gets the bytes; what it gives back is sent, and then the connection breaks when that is not all.
+ * @param modify returns the bytes to send. If they are fewer than the blob, the proxy sends them and breaks the connection.
+ * @returns address and port of the proxy.
  */
-export async function startProxy(target: string, spoil: (blob: Buffer) => Buffer): Promise<string> {
+export async function startProxy(target: string, modify: (blob: Buffer) => Buffer): Promise<string> {
   const server = createHttpServer(async (request, response) => {
     const headers = Object.fromEntries(['accept', 'range'].flatMap((name) => (request.headers[name] ? [[name, String(request.headers[name])]] : [])));
-    const answer = await fetch(`http://${target}${request.url}`, { method: request.method ?? 'GET', headers });
-    const body = Buffer.from(await answer.arrayBuffer());
+    const original = await fetch(`http://${target}${request.url}`, { method: request.method ?? 'GET', headers });
+    const body = Buffer.from(await original.arrayBuffer());
     for (const name of ['content-type', 'content-range', 'docker-content-digest']) {
-      const value = answer.headers.get(name);
+      const value = original.headers.get(name);
       if (value !== null) response.setHeader(name, value);
     }
     const isBlob = request.url?.includes('/blobs/') === true && body.length > 4096;
-    const sent = isBlob ? spoil(body) : body;
-    response.writeHead(answer.status, { 'content-length': body.length });
+    const sent = isBlob ? modify(body) : body;
+    response.writeHead(original.status, { 'content-length': body.length });
     response.write(sent, () => (sent.length < body.length ? response.destroy() : response.end()));
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -167,14 +169,14 @@ export async function startProxy(target: string, spoil: (blob: Buffer) => Buffer
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-/** Names below `layers`, as diff ids; anything that is no layer stays as it is. */
+/** Lists the directory `layers`. Names of layers are returned as diff ids, other names unchanged. */
 export function layersOnDisk(root: string): string[] {
   return readdirSync(join(root, 'layers'))
     .map((name) => (/^[0-9a-f]{64}$/.test(name) ? `sha256:${name}` : name))
     .sort();
 }
 
-/** A layer of files with these contents. */
+/** Returns the tar of a layer with these files. */
 export function layerOf(files: Readonly<Record<string, string | Buffer>>, more: readonly Member[] = []): Buffer {
   return makeTar([...Object.entries(files).map(([path, content]): Member => ({ path, content })), ...more]);
 }
@@ -184,14 +186,14 @@ async function startRegistry(directory: string): Promise<{ host: string; child: 
   const settings = `version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: ${directory}/registry\nhttp:\n  addr: ${host}\n`;
   writeFileSync(`${directory}/registry.yml`, settings);
   const child = spawn('/usr/bin/docker-registry', ['serve', `${directory}/registry.yml`], { stdio: 'ignore' });
-  while (!(await answers(`http://${host}/v2/`))) {
-    assert.equal(child.exitCode, null, 'docker-registry runs');
+  while (!(await isServing(`http://${host}/v2/`))) {
+    assert.equal(child.exitCode, null, 'docker-registry is running');
     await sleep(50);
   }
   return { host, child };
 }
 
-async function answers(url: string): Promise<boolean> {
+async function isServing(url: string): Promise<boolean> {
   return await fetch(url).then(
     (response) => response.ok,
     () => false,
@@ -231,11 +233,11 @@ async function pushIndex(
 async function pushBlob(host: string, repository: string, blob: Buffer): Promise<void> {
   const url = `http://${host}/v2/${repository}/blobs`;
   if ((await fetch(`${url}/${digestOf(blob)}`, { method: 'HEAD' })).ok) return;
-  const begun = await fetch(`${url}/uploads/`, { method: 'POST' });
-  const place = new URL(begun.headers.get('location') ?? '', url);
-  place.searchParams.set('digest', digestOf(blob));
-  const done = await fetch(place, { method: 'PUT', body: new Uint8Array(blob), headers: { 'content-type': 'application/octet-stream' } });
-  assert.equal(done.status, 201, await done.text());
+  const upload = await fetch(`${url}/uploads/`, { method: 'POST' });
+  const location = new URL(upload.headers.get('location') ?? '', url);
+  location.searchParams.set('digest', digestOf(blob));
+  const response = await fetch(location, { method: 'PUT', body: new Uint8Array(blob), headers: { 'content-type': 'application/octet-stream' } });
+  assert.equal(response.status, 201, await response.text());
 }
 
 async function pushManifest(
@@ -246,7 +248,7 @@ async function pushManifest(
 ): Promise<{ digest: string; sizeBytes: number }> {
   const bytes = Buffer.from(JSON.stringify(manifest));
   const url = `http://${host}/v2/${repository}/manifests/${tag}`;
-  const done = await fetch(url, { method: 'PUT', body: bytes, headers: { 'content-type': manifest.mediaType } });
-  assert.equal(done.status, 201, await done.text());
+  const response = await fetch(url, { method: 'PUT', body: bytes, headers: { 'content-type': manifest.mediaType } });
+  assert.equal(response.status, 201, await response.text());
   return { digest: digestOf(bytes), sizeBytes: bytes.length };
 }

@@ -1,36 +1,36 @@
 /**
- * Runs a test program in mount, network and pid namespaces of its own, so that it can neither disturb the machine nor leave anything on it.
+ * Runs a test program in separate mount, network and pid namespaces, so that it cannot affect the machine or leave anything behind.
  *
- * Cgroups have no such border here: whoever makes some removes them (cgroups.ts).
+ * Cgroups are not isolated: a test that creates cgroups must remove them (cgroups.ts).
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 
 const marker = 'BERTH_TEST_ISOLATED';
 
-/** Directories that are empty inside. */
-const hidden = ['/run', '/var/lib/cni'];
+/** Directories that are hidden by an empty tmpfs. */
+const hiddenDirs = ['/run', '/var/lib/cni'];
 
 /**
- * Starts this very program again inside new namespaces and ends with its exit code; returns only inside them, where loopback is up, and
- * /run and /var/lib/cni are empty. Needs root. On a machine made for one test, BERTH_TEST_ISOLATED=machine leaves all as it is: systemd knows
- * processes by their pids outside.
+ * Re-executes this program in new namespaces and exits with its exit code. Returns only inside the namespaces, where loopback is up, and /run and
+ * /var/lib/cni are empty. Needs root. BERTH_TEST_ISOLATED=machine, for a virtual machine that runs only the test, disables the isolation: systemd
+ * needs the processes' pids of the initial pid namespace.
  */
 export function enterIsolation(): void {
-  if (process.env[marker] === undefined) process.exit(runAgain());
+  if (process.env[marker] === undefined) process.exit(reexecute());
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
   if (process.env[marker] === 'machine') return;
-  for (const directory of hidden) execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', directory]);
+  for (const directory of hiddenDirs) execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', directory]);
 }
 
-function runAgain(): number {
-  const absent = hidden.filter((directory) => !existsSync(directory));
-  for (const directory of absent) mkdirSync(directory, { recursive: true });
-  // A shell as the first process reaps what is orphaned; Node would not.
+function reexecute(): number {
+  const missing = hiddenDirs.filter((directory) => !existsSync(directory));
+  for (const directory of missing) mkdirSync(directory, { recursive: true });
+  // A shell is pid 1 because it reaps orphans; Node does not.
   const unshare = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--propagation', 'private'];
   const program = ['sh', '-c', '"$@"; exit $?', 'sh', process.execPath, ...process.execArgv, ...process.argv.slice(1)];
   const result = spawnSync('unshare', [...unshare, ...program], { stdio: 'inherit', env: { ...process.env, [marker]: '1' } });
-  for (const directory of absent) rmdirSync(directory);
+  for (const directory of missing) rmdirSync(directory);
   if (result.error) throw result.error;
   return result.status ?? 1;
 }

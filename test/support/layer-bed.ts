@@ -1,5 +1,5 @@
 /**
- * What the tests of unpacking share: an unpacker, a directory, layers made of bytes, and trees described entry by entry.
+ * Test bed for unpacking layers: an unpacker, a directory, streams of layers, and a description of directory trees.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -19,12 +19,12 @@ export const workerFile = new URL('../../src/images/unpack/unpack-worker.ts', im
 export type LayerBed = {
   readonly directory: string;
   readonly unpacker: Unpacker;
-  /** A new empty directory. */
-  readonly freshDir: () => string;
-  /** Unpacks a tar, compressed as given, into a new directory. */
+  /** Creates a new empty directory. */
+  readonly newDir: () => string;
+  /** Unpacks a tar into a new directory. */
   readonly unpack: (tar: Buffer, options?: UnpackOptions) => Promise<{ readonly root: string; readonly layer: WrittenLayer }>;
-  /** The message with which that fails. */
-  readonly refusal: (tar: Buffer, code: BerthError['code'], options?: UnpackOptions) => Promise<string>;
+  /** Asserts that unpacking fails with this code. @returns the error message. */
+  readonly rejection: (tar: Buffer, code: BerthError['code'], options?: UnpackOptions) => Promise<string>;
 };
 
 export type UnpackOptions = {
@@ -33,12 +33,12 @@ export type UnpackOptions = {
   readonly diffId?: string;
   readonly sizeBytes?: number;
   readonly pieceBytes?: number;
-  /** Between one piece and the next. */
+  /** Pause between pieces. */
   readonly pauseMs?: number;
   readonly signal?: AbortSignal;
 };
 
-/** Registers the hooks of a test file. */
+/** Creates the test bed and registers its hooks. Call it at the top level of a test file. */
 export function useLayers(): LayerBed {
   const directory = mkdtempSync(join(tmpdir(), 'berth-layers-'));
   const unpacker = createUnpacker({ workerFile, workersMax: 2 });
@@ -47,14 +47,14 @@ export function useLayers(): LayerBed {
     rmSync(directory, { recursive: true, force: true });
   });
   let count = 0;
-  const freshDir = (): string => {
+  const newDir = (): string => {
     count += 1;
     const path = join(directory, `t${count}`);
     mkdirSync(path, { mode: 0o755 });
     return path;
   };
   const unpack = async (tar: Buffer, options: UnpackOptions = {}) => {
-    const root = freshDir();
+    const root = newDir();
     const bytes = options.compress === undefined ? tar : options.compress(tar);
     const job = {
       directory: root,
@@ -69,7 +69,7 @@ export function useLayers(): LayerBed {
     );
     return { root, layer };
   };
-  const refusal = async (tar: Buffer, code: BerthError['code'], options: UnpackOptions = {}): Promise<string> => {
+  const rejection = async (tar: Buffer, code: BerthError['code'], options: UnpackOptions = {}): Promise<string> => {
     try {
       await unpack(tar, options);
     } catch (error) {
@@ -79,21 +79,21 @@ export function useLayers(): LayerBed {
       assert.match(error.message, /^layer sha256:[0-9a-f]{64}: /);
       return error.message;
     }
-    assert.fail('was not refused');
+    assert.fail('the layer was accepted');
   };
-  return { directory, unpacker, freshDir, unpack, refusal };
+  return { directory, unpacker, newDir, unpack, rejection };
 }
 
 export function digestOf(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-/** Who unpacks uses up what it gets. */
+/** Copies the pieces: the unpacker takes ownership of its input buffers. */
 export function* copiesOf(pieces: Iterable<Buffer>): Generator<Buffer, undefined> {
   for (const piece of pieces) yield Buffer.from(piece);
 }
 
-/** @param pauseMs between one piece and the next. */
+/** Returns a stream of the bytes in pieces. @param pauseMs pause between pieces. */
 export function toStream(bytes: Buffer, pieceBytes: number, pauseMs?: number): Readable {
   const pieces = async function* () {
     for (let at = 0; at < bytes.length; at += pieceBytes) {
@@ -104,7 +104,7 @@ export function toStream(bytes: Buffer, pieceBytes: number, pauseMs?: number): R
   return Readable.from(pieces(), { objectMode: false });
 }
 
-/** Everything that can be seen of a tree, path by path (as latin1); names of one inode are said to be that of the first of them. */
+/** Describes all entries of a tree by path (as latin1). The first name of an inode identifies it, so that hard links can be compared. */
 export function describeTree(root: string, options: { readonly hasTimes?: boolean } = {}): Record<string, unknown> {
   const firstNames = new Map<bigint, string>();
   const found: Record<string, unknown> = {};
@@ -133,7 +133,7 @@ export function describeTree(root: string, options: { readonly hasTimes?: boolea
   return found;
 }
 
-/** Of each file below, by its path (as latin1), lines of getfattr with values in hex. */
+/** Returns for each file below `root`, by path (as latin1), the lines of getfattr with hexadecimal values. */
 function xattrsBelow(root: string): ReadonlyMap<string, readonly string[]> {
   const dump = execFileSync('getfattr', ['-R', '-P', '-h', '-d', '-m', '-', '-e', 'hex', '--absolute-names', root], { maxBuffer: 1 << 28 });
   const prefix = '# file: ';
@@ -142,10 +142,10 @@ function xattrsBelow(root: string): ReadonlyMap<string, readonly string[]> {
     .split('\n\n')
     .filter((block) => block.startsWith(prefix))
     .map((block) => block.split('\n'))
-    .map(([name = '', ...lines]) => [unescaped(name.slice(prefix.length)), lines.filter((line) => line !== '').sort()] as const);
+    .map(([name = '', ...lines]) => [unescapeOctal(name.slice(prefix.length)), lines.filter((line) => line !== '').sort()] as const);
   return new Map(found);
 }
 
-function unescaped(name: string): string {
+function unescapeOctal(name: string): string {
   return name.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }

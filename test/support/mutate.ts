@@ -1,10 +1,8 @@
 /**
- * Random changes to texts for fuzz tests.
- *
- * The same for the same seed, so that a failure can be run again.
+ * Random changes of text for fuzz tests. The same seed produces the same changes, so that a failure can be reproduced.
  */
 
-/** Numbers in [0, 1). Source: mulberry32, a public-domain generator. */
+/** Returns a generator of numbers in [0, 1). Source: mulberry32, a public-domain generator. */
 export function createRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -15,11 +13,12 @@ export function createRandom(seed: number): () => number {
   };
 }
 
+/** Returns a random element. */
 export function pick<T>(random: () => number, values: readonly T[]): T {
   return values[Math.floor(random() * values.length)] as T;
 }
 
-/** The text after one to five cuts, repetitions and insertions of `fragments`. */
+/** Returns the text after one to five random deletions, repetitions, and insertions of `fragments`. */
 export function mutated(random: () => number, text: string, fragments: readonly string[]): string {
   let result = text;
   for (let changes = 1 + Math.floor(random() * 5); changes > 0; changes -= 1) {
