@@ -4,7 +4,7 @@ import { helpText, parseArguments } from './commands.ts';
 import { loadConfig } from './config.ts';
 import { BerthError } from './lib/errors.ts';
 
-const refuses = (call: () => unknown, message: RegExp) =>
+const assertInvalid = (call: () => unknown, message: RegExp) =>
   assert.throws(call, (error) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message));
 
 test('parseArguments() reads every flag of serve, in both spellings', () => {
@@ -16,7 +16,7 @@ test('parseArguments() reads every flag of serve, in both spellings', () => {
   assert.deepEqual(loadConfig('', command.flags).config.cniBinDirs, ['/a', '/b', '/c']);
 });
 
-test('parseArguments() uses the default file when none is named', () => {
+test('parseArguments() uses the default file if none is given', () => {
   assert.deepEqual(parseArguments(['serve']), { command: 'serve', configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} });
 });
 
@@ -25,16 +25,16 @@ test('parseArguments() knows version and config default', () => {
   assert.deepEqual(parseArguments(['config', 'default']), { command: 'config-default' });
 });
 
-test('parseArguments() names an unknown flag or command and the nearest known one', () => {
-  refuses(() => parseArguments(['serve', '--sockt', '/s']), /unknown flag --sockt: did you mean --socket\?/);
-  refuses(() => parseArguments(['serve', 'root']), /unknown flag root: did you mean --root\?/);
-  refuses(() => parseArguments(['sevre']), /unknown command sevre: did you mean serve\?/);
-  refuses(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
-  refuses(() => parseArguments([]), /no command given/);
-  refuses(() => parseArguments(['serve', '--socket']), /--socket needs a value/);
+test('parseArguments() reports an unknown flag or command and the closest known one', () => {
+  assertInvalid(() => parseArguments(['serve', '--sockt', '/s']), /unknown flag --sockt: did you mean --socket\?/);
+  assertInvalid(() => parseArguments(['serve', 'root']), /unknown flag root: did you mean --root\?/);
+  assertInvalid(() => parseArguments(['sevre']), /unknown command sevre: did you mean serve\?/);
+  assertInvalid(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
+  assertInvalid(() => parseArguments([]), /missing command/);
+  assertInvalid(() => parseArguments(['serve', '--socket']), /--socket: missing value/);
 });
 
-test('parseArguments() gives explain a container before its flags, and doctor the flags of serve', () => {
+test('parseArguments() reads the container of explain before its flags, and the flags of doctor', () => {
   assert.deepEqual(parseArguments(['explain', 'abc', '--socket=/s']), {
     command: 'explain',
     container: 'abc',
@@ -49,20 +49,20 @@ test('parseArguments() gives explain a container before its flags, and doctor th
     isConfigFileNamed: true,
     flags: {},
   });
-  refuses(() => parseArguments(['explain']), /explain needs the id of a container/);
-  refuses(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain needs the id of a container/);
-  refuses(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
+  assertInvalid(() => parseArguments(['explain']), /explain: missing container id/);
+  assertInvalid(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain: missing container id/);
+  assertInvalid(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
 });
 
-test('parseArguments() takes the flags of top anywhere among the others, and names what is no sort key or time', () => {
+test('parseArguments() reads the flags of top at any position, and rejects invalid sort keys and intervals', () => {
   const source = { configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} };
   assert.deepEqual(parseArguments(['top']), { command: 'top', isOnce: false, intervalMs: 2000, sort: 'cpu', ...source });
   const words = ['top', '--sort=memory', '--socket', '/s', '--once', '--interval', '0.5'];
   assert.deepEqual(parseArguments(words), { command: 'top', isOnce: true, intervalMs: 500, sort: 'memory', ...source, flags: { socket: '/s' } });
-  refuses(() => parseArguments(['top', '--sort', 'memroy']), /unknown key memroy: did you mean memory\?/);
+  assertInvalid(() => parseArguments(['top', '--sort', 'memroy']), /unknown sort key memroy: did you mean memory\?/);
   for (const seconds of ['0', 'x', '4000', ''])
-    refuses(() => parseArguments(['top', '--interval', seconds]), /flag --interval: .* is no number of seconds/);
-  refuses(() => parseArguments(['top', '--onec']), /unknown flag --onec/);
+    assertInvalid(() => parseArguments(['top', '--interval', seconds]), /flag --interval: invalid value ".*": must be 0\.1 to 3600 seconds/);
+  assertInvalid(() => parseArguments(['top', '--onec']), /unknown flag --onec/);
 });
 
 test('helpText() names every command and every flag', () => {
@@ -72,14 +72,23 @@ test('helpText() names every command and every flag', () => {
   for (const word of ['help', '--help', '-h']) assert.deepEqual(parseArguments([word]), { command: 'help' });
 });
 
-test('parseArguments() reads the actions of image, and wants a name where one is needed', () => {
+test('parseArguments() reads the actions of image, and requires a name for pull and rm', () => {
   assert.partialDeepStrictEqual(parseArguments(['image', 'ls', '--socket', '/s']), { command: 'image', action: 'ls', flags: { socket: '/s' } });
   assert.partialDeepStrictEqual(parseArguments(['image', 'pull', 'busybox']), { command: 'image', action: 'pull', image: 'busybox' });
-  assert.throws(() => parseArguments(['image', 'rm', '--socket=/s']), /image rm needs the name of an image before any flag/);
+  assert.throws(() => parseArguments(['image', 'rm', '--socket=/s']), /image rm: missing image name before the flags/);
   assert.throws(() => parseArguments(['image', 'verfy']), /unknown command image verfy: did you mean image verify\?/);
+  for (const word of ['toString', 'constructor']) assertInvalid(() => parseArguments(['image', word]), /unknown command image/);
 });
 
-test('parseArguments() reads what image import and export take, options before or after, and pulls under both its names', () => {
+test('parseArguments() reads image repair, and accepts its former name mend, which the help does not show', () => {
+  const repair = { command: 'image', action: 'repair', flags: { socket: '/s' } };
+  for (const word of ['repair', 'mend']) assert.partialDeepStrictEqual(parseArguments(['image', word, '--socket', '/s']), repair);
+  assert.match(helpText(), /^ {2}image repair \[FLAGS\]$/m);
+  assert.doesNotMatch(helpText(), /mend/);
+  assertInvalid(() => parseArguments(['image', 'mned']), /unknown command image mned: did you mean image (?!mend)/);
+});
+
+test('parseArguments() reads the arguments of image import and export in any order, and both names of pulls', () => {
   const source = { configFile: '/etc/berth/config.toml', isConfigFileNamed: false, flags: {} };
   const image = { command: 'image', ...source };
   assert.deepEqual(parseArguments(['image', 'import', '-']), { ...image, action: 'import', file: '-', name: undefined });
@@ -96,8 +105,8 @@ test('parseArguments() reads what image import and export take, options before o
   });
   assert.deepEqual(parseArguments(['pulls']), { ...image, action: 'pulls' });
   assert.deepEqual(parseArguments(['image', 'pulls']), { ...image, action: 'pulls' });
-  refuses(() => parseArguments(['image', 'import']), /needs a file, or - for standard input/);
-  refuses(() => parseArguments(['image', 'import', 'a', 'b']), /unknown flag b/);
-  refuses(() => parseArguments(['image', 'import', 'a', '--name']), /--name needs a value/);
-  refuses(() => parseArguments(['image', 'export', '-o', 'f']), /names of images/);
+  assertInvalid(() => parseArguments(['image', 'import']), /missing file \(or - for standard input\)/);
+  assertInvalid(() => parseArguments(['image', 'import', 'a', 'b']), /unknown flag b/);
+  assertInvalid(() => parseArguments(['image', 'import', 'a', '--name']), /--name: missing value/);
+  assertInvalid(() => parseArguments(['image', 'export', '-o', 'f']), /missing image names/);
 });

@@ -1,7 +1,7 @@
 /**
- * The command line: reads arguments, runs the command, and turns what goes wrong into a sentence and an exit code.
+ * Entry point: parses the arguments, runs the command, and prints errors.
  *
- * Exit codes: 0 done, 1 it cannot run here, 2 the arguments or the configuration are wrong.
+ * Exit codes: 0 success, 1 the command failed, 2 invalid arguments or configuration.
  */
 import { readFileSync } from 'node:fs';
 import { examineNode } from './commands/doctor-node.ts';
@@ -23,7 +23,7 @@ const texts = {
   help: helpText,
 };
 
-// What a daemon that cannot serve has begun, watches and listeners, would keep the process.
+// After a failed start, the daemon's watches and listeners would keep the process alive.
 process.exit(await main());
 
 async function main(): Promise<number> {
@@ -31,7 +31,7 @@ async function main(): Promise<number> {
   let loaded: LoadedConfig;
   try {
     const parsed = parseArguments(process.argv.slice(2));
-    if (!('configFile' in parsed)) return say(texts[parsed.command]());
+    if (!('configFile' in parsed)) return print(texts[parsed.command]());
     command = parsed;
     loaded = readConfig(command);
   } catch (error) {
@@ -46,26 +46,26 @@ async function main(): Promise<number> {
 
 async function run(command: ConfiguredCommand, loaded: LoadedConfig): Promise<number> {
   const { config } = loaded;
-  if (command.command === 'explain') return say(await explainContainer(config.socket, command.container));
+  if (command.command === 'explain') return print(await explainContainer(config.socket, command.container));
   if (command.command === 'top') {
     await showTop(config.socket, command);
     return 0;
   }
   if (command.command === 'image') {
     const { text, isBad } = await runImageCommand(config, command);
-    if (text !== '') say(text);
+    if (text !== '') print(text);
     return isBad ? 1 : 0;
   }
   if (command.command === 'doctor') {
     const { report, isBroken } = await examineNode(config, monitorPath, command.isJson);
-    say(report);
+    print(report);
     return isBroken ? 1 : 0;
   }
   await serve(loaded, () => readConfig(command).config);
   return 0;
 }
 
-function say(text: string): number {
+function print(text: string): number {
   process.stdout.write(`${text}\n`);
   return 0;
 }
@@ -75,7 +75,7 @@ function fail(error: unknown, exitCode: number): number {
   return exitCode;
 }
 
-/** The default file may be missing; one that was named may not. */
+/** A missing file is an error only if it was given with --config. */
 function readConfig(command: ConfigSource): LoadedConfig {
   let text = '';
   try {

@@ -1,5 +1,5 @@
 /**
- * Where the monitor's program lies: the same way from the sources and from the bundle.
+ * Path of the monitor binary. It is the same relative to the sources and to the bundle.
  */
 import { join } from 'node:path';
 

@@ -13,7 +13,7 @@ const status = {
 
 const about = { pid: 7, monitorPid: 6, cgroupPath: '/pods/c1', sandboxID: 's1' };
 
-test('explanationOf() prints what a container is, what each step took and in all, and its plan', () => {
+test('explanationOf() prints the container, the duration of each step and their sum, and the plan', () => {
   const info = {
     info: JSON.stringify(about),
     timeline: JSON.stringify({ 'create.root': 1.5, 'start.monitor': 10.25 }),
@@ -25,20 +25,20 @@ test('explanationOf() prints what a container is, what each step took and in all
     'image     docker.io/library/busybox:1',
     'sandbox   s1',
     'cgroup    /pods/c1',
-    'pid       7, started by monitor 6',
+    'pid       7 (monitor 6)',
     '',
-    'time in ms, by step',
+    'duration of each step, in ms',
     '  create.root            1.500',
     '  start.monitor         10.250',
-    '  sum                   11.750',
+    '  total                 11.750',
     '',
-    'plan, 2 lines in the order in which they run',
+    'plan, 2 lines in execution order',
     '  inherit state',
     '  child setsid # starting a session',
   ]);
 });
 
-test('explanationOf() puts its time and outcome before each operation that was reached', () => {
+test('explanationOf() prints the time and outcome of each executed operation', () => {
   const plan = [
     'inherit state',
     'parent fchdir # entering',
@@ -58,7 +58,7 @@ test('explanationOf() puts its time and outcome before each operation that was r
       .split('\n')
       .slice(-7),
     [
-      'plan, 6 lines in the order in which they run; microseconds, until the next one that has a time',
+      'plan, 6 lines in execution order; time in μs, up to the next timed operation',
       '                      inherit state',
       '        12            parent fchdir # entering',
       '       300            clone namespaces=NEWNS',
@@ -69,9 +69,9 @@ test('explanationOf() puts its time and outcome before each operation that was r
   );
 });
 
-test('explanationOf() says that a container was not started', () => {
+test('explanationOf() reports that a container was not started', () => {
   const info = { info: JSON.stringify({ ...about, pid: 0 }) };
   const lines = explanationOf({ status, info } as ContainerStatusResponse).split('\n');
-  assert.equal(lines.at(-1), 'no plan: it has not been started');
+  assert.equal(lines.at(-1), 'no plan: the container has not been started');
   assert.ok(!lines.some((line) => line.startsWith('pid')));
 });

@@ -1,13 +1,13 @@
 /**
- * A container's verbose status as text for people: what it is, what its start took, and its plan. Pure.
+ * `berth explain`: formats the verbose status of a container as text: its state, the duration of its start, and its plan. Pure.
  */
 import type { ContainerStatusResponse } from '../cri/wire/messages.ts';
 import { formatUs, type PlanRun } from '../engine/monitor/plan-run.ts';
 
-/** The topics that the daemon's verbose ContainerStatus has. */
+/** Part of the JSON value `info` in the daemon's verbose ContainerStatus. */
 type Info = { readonly pid: number; readonly monitorPid: number; readonly cgroupPath: string; readonly sandboxID: string };
 
-/** Values of environment variables are not in it. */
+/** Returns the text. It contains no values of environment variables. */
 export function explanationOf({ status, info = {} }: ContainerStatusResponse): string {
   const about = parse<Partial<Info>>(info['info'], {});
   const timeline = Object.entries(parse<Record<string, number>>(info['timeline'], {}));
@@ -20,21 +20,21 @@ export function explanationOf({ status, info = {} }: ContainerStatusResponse): s
     `image     ${status?.image?.image ?? ''}`,
     `sandbox   ${about.sandboxID}`,
     `cgroup    ${about.cgroupPath}`,
-    ...(about.pid ? [`pid       ${about.pid}, started by monitor ${about.monitorPid}`] : []),
+    ...(about.pid ? [`pid       ${about.pid} (monitor ${about.monitorPid})`] : []),
     '',
-    'time in ms, by step',
-    ...[...timeline, ['sum', total] as const].map(([step, ms]) => `  ${step.padEnd(16)}${ms.toFixed(3).padStart(12)}`),
+    'duration of each step, in ms',
+    ...[...timeline, ['total', total] as const].map(([step, ms]) => `  ${step.padEnd(16)}${ms.toFixed(3).padStart(12)}`),
     '',
     ...(plan.length === 0
-      ? ['no plan: it has not been started']
+      ? ['no plan: the container has not been started']
       : [
-          `plan, ${plan.length} lines in the order in which they run${ran.length === 0 ? '' : '; microseconds, until the next one that has a time'}`,
+          `plan, ${plan.length} lines in execution order${ran.length === 0 ? '' : '; time in μs, up to the next timed operation'}`,
           ...planLines(plan, ran),
         ]),
   ].join('\n');
 }
 
-/** Each operation with its time, and with what came of it where that was not what it is for. */
+/** Prefixes each operation with its time, and with its outcome unless it succeeded. */
 function planLines(plan: readonly string[], ran: PlanRun): string[] {
   const operations = ran.values();
   return plan.map((line) => {
@@ -47,6 +47,6 @@ function planLines(plan: readonly string[], ran: PlanRun): string[] {
 
 const outcomeWidth = 'unfinished'.length;
 
-function parse<T>(json: string | undefined, otherwise: T): T {
-  return json === undefined ? otherwise : (JSON.parse(json) as T);
+function parse<T>(json: string | undefined, fallback: T): T {
+  return json === undefined ? fallback : (JSON.parse(json) as T);
 }

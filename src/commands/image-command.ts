@@ -1,5 +1,5 @@
 /**
- * `berth image`: asks the running daemon about its images, over the socket that the kubelet uses; and reads the store itself to verify it.
+ * `berth image`: manages images through the daemon, over the CRI socket. Only `verify` reads the image store itself.
  */
 import type { Config } from '../config.ts';
 import { callRuntime } from '../cri/client.ts';
@@ -10,11 +10,11 @@ import { notFound } from '../lib/errors.ts';
 import { imageTable, verificationText } from './image-report.ts';
 import { exportArchive, importArchive, pullImage, pullsText } from './image-transfers.ts';
 
-/** What `berth image` does. */
+/** An action of `berth image`, with its arguments. */
 export type ImageAction =
   | { readonly action: 'ls' }
   | { readonly action: 'verify' }
-  | { readonly action: 'mend' }
+  | { readonly action: 'repair' }
   | { readonly action: 'pull'; readonly image: string }
   | { readonly action: 'rm'; readonly image: string }
   /** `file`: `-` for standard input. */
@@ -23,12 +23,13 @@ export type ImageAction =
   | { readonly action: 'export'; readonly images: readonly string[]; readonly output: string }
   | { readonly action: 'pulls' };
 
-/** `text`: '' for nothing to say. */
+/** `text`: '' if there is no output. `isBad`: the exit code is 1. */
 export type ImageCommandResult = { readonly text: string; readonly isBad: boolean };
 
-/** @throws {BerthError} when nobody answers on the socket where one is needed, and as the daemon answers. */
+/** @throws {BerthError} if the action needs the daemon and none answers on the socket, or with the daemon's error. */
 export async function runImageCommand(config: Config, command: ImageAction): Promise<ImageCommandResult> {
-  if (command.action === 'verify' || command.action === 'mend') return await verify(config, command.action === 'mend');
+  if (command.action === 'verify') return await verify(config);
+  if (command.action === 'repair') return await repair(config);
   const contract = loadContract();
   const call = <Response>(rpc: string, request: object) => callRuntime<Response>(contract, config.socket, rpc, request);
   if (command.action === 'ls') {
@@ -46,15 +47,19 @@ export async function runImageCommand(config: Config, command: ImageAction): Pro
   return { text: found.id ?? '', isBad: false };
 }
 
-async function verify(config: Config, isMending: boolean): Promise<ImageCommandResult> {
+async function verify(config: Config): Promise<ImageCommandResult> {
+  const found = await verifyStore(config.root);
+  return { text: verificationText(found), isBad: found.damages.length > 0 || found.badImages.length > 0 };
+}
+
+async function repair(config: Config): Promise<ImageCommandResult> {
   const found = await verifyStore(config.root);
   const text = verificationText(found);
-  const damaged = [...new Set(found.damages.flatMap(({ images }) => images))];
-  const isBad = damaged.length > 0 || found.damages.length > 0 || found.badImages.length > 0;
-  if (!isMending || damaged.length === 0) return { text, isBad };
+  const corrupt = [...new Set(found.damages.flatMap(({ images }) => images))];
+  if (corrupt.length === 0) return { text, isBad: found.damages.length > 0 || found.badImages.length > 0 };
   const contract = loadContract();
-  for (const image of damaged) await callRuntime(contract, config.socket, 'RemoveImage', { image: { image } });
-  const left = await verifyStore(config.root);
-  const held = left.damages.map(({ layer }) => `layer ${layer}: a container still uses it; remove the container, then mend again`);
-  return { text: [text, ...damaged.map((image) => `removed ${image}`), ...held].join('\n'), isBad: left.damages.length > 0 };
+  for (const image of corrupt) await callRuntime(contract, config.socket, 'RemoveImage', { image: { image } });
+  const { damages: remaining } = await verifyStore(config.root);
+  const inUse = remaining.map(({ layer }) => `layer ${layer}: still used by a container; remove the container, then run berth image repair again`);
+  return { text: [text, ...corrupt.map((image) => `removed ${image}`), ...inUse].join('\n'), isBad: remaining.length > 0 };
 }

@@ -13,7 +13,7 @@ test('kubeletSettings() reads a KubeletConfiguration as YAML and as JSON', () =>
   assert.deepEqual(kubeletSettings(JSON.stringify({ containerRuntimeEndpoint: endpoint, ...others }, null, 2), ''), found);
 });
 
-test('kubeletSettings() lets flags win, in both spellings and as kubeadm writes them', () => {
+test('kubeletSettings() prefers flags, in both spellings and in the file of kubeadm', () => {
   const flags = 'KUBELET_KUBEADM_ARGS="--container-runtime-endpoint=unix:///run/a.sock --fail-swap-on=true"\n';
   assert.deepEqual(kubeletSettings('containerRuntimeEndpoint: unix:///run/b.sock\n', flags), {
     ...nothing,
@@ -23,7 +23,7 @@ test('kubeletSettings() lets flags win, in both spellings and as kubeadm writes 
   assert.equal(kubeletSettings('', '/usr/bin/kubelet --v 2 --cgroup-driver cgroupfs').cgroupDriver, 'cgroupfs');
 });
 
-test('kubeletSettings() knows nothing of what is not said', () => {
+test('kubeletSettings() returns null for missing settings', () => {
   assert.deepEqual(kubeletSettings('', ''), nothing);
   assert.deepEqual(kubeletSettings('# cgroupDriver: systemd\nlogging:\n    cgroupDriver: x\n', ''), nothing);
 });

@@ -1,13 +1,13 @@
 /**
- * What a kubelet on this node was told of its runtime: out of its configuration file and its flags. Pure.
+ * Reads the kubelet's settings about the runtime from its configuration file and flags. Pure.
  */
 
-/** Null where it is not said. */
+/** Null if not set. */
 export type KubeletSettings = { readonly endpoint: string | null; readonly cgroupDriver: string | null; readonly failSwapOn: boolean | null };
 
 /**
- * @param config text of a KubeletConfiguration, as YAML or JSON; only its top level is looked at.
- * @param flags words of its command line, which win.
+ * @param config text of a KubeletConfiguration in YAML or JSON; only its top level is read.
+ * @param flags the kubelet's command line. Flags take precedence.
  */
 export function kubeletSettings(config: string, flags: string): KubeletSettings {
   const value = (key: string, flag: string) =>

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { openProgressDisplay } from './progress-display.ts';
 
-test('on a terminal lines are drawn over, cut at its width, and gone at the end', () => {
+test('a terminal display redraws lines in place, cuts them to its width, and clears them at the end', () => {
   const written: string[] = [];
   const display = openProgressDisplay({ isTTY: true, columns: 21, rows: 10, write: (text) => written.push(text) });
   display.show(['one', 'x'.repeat(50)]);
@@ -13,7 +13,7 @@ test('on a terminal lines are drawn over, cut at its width, and gone at the end'
   assert.equal(display.rowsMax(), 8);
 });
 
-test('elsewhere there is a summary now and then, and nothing for what is short', () => {
+test('without a terminal, the summary is printed every ten seconds, and nothing for short work', () => {
   const written: string[] = [];
   let now = 0;
   const display = openProgressDisplay({ write: (text) => written.push(text) }, () => now);

@@ -1,22 +1,20 @@
 /**
- * Shows progress on standard error while something goes on: lines that change in place on a terminal, now and then a new line elsewhere.
- *
- * Knows nothing of what it shows.
+ * Shows progress on standard error: lines redrawn in place on a terminal, otherwise a new line at intervals.
  */
 
 export type ProgressDisplay = {
-  /** @param lines of which the first is the summary. */
+  /** @param lines the first one is the summary. */
   readonly show: (lines: readonly string[]) => void;
-  /** What was shown in place goes. Idempotent. */
+  /** Clears the lines on a terminal. Idempotent. */
   readonly end: () => void;
-  /** How many lines there is room for. */
+  /** Returns how many lines fit. */
   readonly rowsMax: () => number;
 };
 
-/** Of `process.stderr`. */
+/** The part of `process.stderr` used here. */
 export type Terminal = { readonly isTTY?: boolean; readonly columns?: number; readonly rows?: number; readonly write: (text: string) => unknown };
 
-/** Between two lines where nothing can be drawn over: a log is no bar. */
+/** Interval between lines if the output is not a terminal. */
 const plainIntervalMs = 10_000;
 
 export function openProgressDisplay(terminal: Terminal, nowMs: () => number = () => performance.now()): ProgressDisplay {
@@ -25,7 +23,7 @@ export function openProgressDisplay(terminal: Terminal, nowMs: () => number = ()
 
 function inPlace(terminal: Terminal): ProgressDisplay {
   let shown = 0;
-  // Up to the first line, then away with all below.
+  // Moves to the first line and erases everything below.
   const clear = (): string => (shown === 0 ? '' : `\x1b[${shown}A\x1b[J`);
   return {
     show: (lines) => {

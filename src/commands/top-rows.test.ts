@@ -29,7 +29,7 @@ const sample = (atMs: number, ...stats: readonly PodSandboxStats[]): Sample => (
   containers: { containers: [{ id: 'c', created_at: '5000000000' }] },
 });
 
-test('podUses() gives rates between two looks: CPU by the kernel’s times, network by the clock', () => {
+test('podUses() computes rates between two samples: CPU with the timestamps of the stats, network with the clock', () => {
   const before = sample(1000, pod('a', { ns: 1e9, cpuNs: 1e9, rx: 100 }, [container('c', { ns: 1e9, cpuNs: 5e8 })]));
   const now = sample(3000, pod('a', { ns: 3e9, cpuNs: 2e9, rx: 4100 }, [container('c', { ns: 2e9, cpuNs: 75e7 })]));
   assert.deepEqual(podUses(before, now, 'cpu', 11_000), [
@@ -47,7 +47,7 @@ test('podUses() gives rates between two looks: CPU by the kernel’s times, netw
   ]);
 });
 
-test('podUses() knows no rate of what it sees for the first time, or of a counter that began anew, but what the daemon says', () => {
+test("podUses() uses only the daemon's CPU rate for new pods and for counters that were reset", () => {
   const [first] = podUses(undefined, sample(1000, pod('a', { ns: 1e9, cpuNs: 1e9 })), 'cpu', 11_000);
   assert.deepEqual([first?.cpuMillis, first?.rxBytesPerSecond], [7, undefined]);
   const before = sample(1000, pod('a', { ns: 1e9, cpuNs: 9e9, rx: 500 }));
@@ -56,7 +56,7 @@ test('podUses() knows no rate of what it sees for the first time, or of a counte
   assert.deepEqual(podUses(before, sample(2000, { attributes: { id: 'x' } }), 'memory', 0)[0]?.memoryBytes, undefined);
 });
 
-test('podUses() sorts by what is asked for, most first, and equals by name', () => {
+test('podUses() sorts by the given key in descending order, then by name', () => {
   const before = sample(0, pod('a', { ns: 0, cpuNs: 0 }), pod('b', { ns: 0, cpuNs: 0 }), pod('c', { ns: 0, cpuNs: 0 }));
   const now = sample(1000, pod('c', { ns: 1e9, cpuNs: 1e9, rx: 9 }), pod('b', { ns: 1e9, cpuNs: 5e9, rx: 5 }), pod('a', { ns: 1e9, cpuNs: 1e9 }));
   const order = (sort: Parameters<typeof podUses>[2]) =>

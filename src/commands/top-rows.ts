@@ -1,5 +1,5 @@
 /**
- * What pods and containers use, out of two answers of the daemon to the same questions: a row each, in the order that is asked for. Pure.
+ * `berth top`: computes the resource usage of pods and containers from two samples, as sorted rows. Pure.
  */
 import type {
   Container,
@@ -10,7 +10,7 @@ import type {
   PodSandboxStats,
 } from '../cri/wire/messages.ts';
 
-/** The daemon's answers at one time, `atMs` by a clock that never goes back. */
+/** The daemon's responses at one time. `atMs` is from a monotonic clock. */
 export type Sample = {
   readonly atMs: number;
   readonly stats: ListPodSandboxStatsResponse;
@@ -18,10 +18,10 @@ export type Sample = {
   readonly containers: ListContainersResponse;
 };
 
-/** undefined: not known, or not yet. */
+/** Values are undefined if they are not known, or not known yet. */
 export type Use = {
   readonly name: string;
-  /** A thousandth of a CPU each. */
+  /** In millicores. */
   readonly cpuMillis: number | undefined;
   readonly memoryBytes: number | undefined;
   readonly processes?: number | undefined;
@@ -36,10 +36,10 @@ export type PodUse = Use & { readonly containers: readonly Use[] };
 export const sortKeys = ['cpu', 'memory', 'processes', 'network', 'restarts', 'age', 'name'] as const;
 export type SortKey = (typeof sortKeys)[number];
 
-/** What `berth top` shows, and how. */
+/** Options of `berth top`. */
 export type TopOptions = { readonly isOnce: boolean; readonly intervalMs: number; readonly sort: SortKey };
 
-/** @param before undefined for a first look: then there are no rates, but the daemon's own of CPU. @param nowMs since the epoch. */
+/** @param before undefined for the first sample: then the only rate is the daemon's own CPU rate. @param nowMs since the epoch. */
 export function podUses(before: Sample | undefined, sample: Sample, sort: SortKey, nowMs: number): readonly PodUse[] {
   const olderPods = new Map(before?.stats.stats?.map((stats) => [stats.attributes?.id, stats]));
   const createdPods = createdAt(sample.sandboxes.items);
@@ -80,7 +80,7 @@ function containerUse(older: ContainerStats | undefined, { attributes, cpu, memo
   };
 }
 
-/** Between the two looks, by the times at which the kernel was asked. Without a first look what the daemon says, over a time of its choosing. */
+/** Computes the rate between two samples with the timestamps of the stats. Without an older sample, returns the daemon's rate over its own interval. */
 function cpuMillis(older: ContainerStats['cpu'], newer: ContainerStats['cpu']): number | undefined {
   const ns = Number(newer?.timestamp ?? 0) - Number(older?.timestamp ?? 0);
   const usedNs = rate(numberOf(older?.usage_core_nano_seconds), numberOf(newer?.usage_core_nano_seconds), 1);
@@ -89,7 +89,7 @@ function cpuMillis(older: ContainerStats['cpu'], newer: ContainerStats['cpu']): 
   return nanoCores === undefined ? undefined : nanoCores / 1e6;
 }
 
-/** A counter that went back began anew. */
+/** A counter that decreased was reset: the rate is not known. */
 function rate(older: number | undefined, newer: number | undefined, seconds: number): number | undefined {
   return older === undefined || newer === undefined || newer < older || seconds <= 0 ? undefined : (newer - older) / seconds;
 }
@@ -106,7 +106,7 @@ function ageSeconds(created: ReadonlyMap<string | undefined, string | undefined>
   return ns === undefined ? undefined : Math.max(0, nowMs / 1000 - Number(ns) / 1e9);
 }
 
-/** Most first, the youngest first; equals by name. */
+/** Sorts in descending order, for age the youngest first, then by name. */
 function sorted<T extends Use>(uses: readonly T[], sort: SortKey): readonly T[] {
   return uses.toSorted((a, b) => weight(b, sort) - weight(a, sort) || (a.name < b.name ? -1 : 1));
 }

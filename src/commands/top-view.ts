@@ -1,41 +1,51 @@
 /**
- * The uses of pods as lines of text, as wide and as many as fit. Pure.
+ * `berth top`: formats the rows as lines that fit the terminal. Pure.
  *
- * Names come from outside: nothing of them reaches the terminal as a command.
+ * Names are untrusted: control characters in them never reach the terminal.
  */
 import type { PodUse, SortKey, Use } from './top-rows.ts';
 
 export type View = {
   readonly pods: readonly PodUse[];
   readonly sort: SortKey;
-  /** Columns that there are; longer lines are cut. */
+  /** Columns of the terminal; longer lines are cut. */
   readonly width: number;
 };
 
-const headings = ['CPU', 'MEMORY', 'PROCS', 'RX/s', 'TX/s', 'RESTARTS', 'AGE'] as const;
-const headingOf: Readonly<Record<SortKey, string>> = {
-  cpu: 'CPU',
-  memory: 'MEMORY',
-  processes: 'PROCS',
-  network: 'RX/s',
+/** Headings as `kubectl top` prints them where it has the column; widths include the space or mark before the heading. */
+const columns = [
+  { heading: 'CPU(cores)', width: 11 },
+  { heading: 'MEMORY(bytes)', width: 14 },
+  { heading: 'PIDS', width: 6 },
+  { heading: 'RX(B/s)', width: 8 },
+  { heading: 'TX(B/s)', width: 8 },
+  { heading: 'RESTARTS', width: 9 },
+  { heading: 'AGE', width: 6 },
+] as const;
+const columnsWidth = columns.reduce((sum, { width }) => sum + width, 0);
+const headingOf: Readonly<Record<SortKey, (typeof columns)[number]['heading'] | 'POD'>> = {
+  cpu: 'CPU(cores)',
+  memory: 'MEMORY(bytes)',
+  processes: 'PIDS',
+  network: 'RX(B/s)',
   restarts: 'RESTARTS',
   age: 'AGE',
   name: 'POD',
 };
-const cellWidth = 9;
 const nameWidthMin = 16;
 const nameWidthMax = 60;
 
-/** A heading, which marks what is sorted by, and a line for each pod, followed by its containers. */
+/** Returns the heading with a mark at the sort column, and a line for each pod, followed by its containers. */
 export function tableLines({ pods, sort, width }: View): readonly string[] {
   const names = pods.flatMap((pod) => [printable(pod.name), ...pod.containers.map((each) => `  ${printable(each.name)}`)]);
-  const room = Math.min(nameWidthMax, Math.max(nameWidthMin, width - headings.length * cellWidth));
-  const nameWidth = Math.min(room, Math.max(nameWidthMin, ...names.map((name) => name.length)));
+  const available = Math.min(nameWidthMax, Math.max(nameWidthMin, width - columnsWidth));
+  const nameWidth = Math.min(available, Math.max(nameWidthMin, ...names.map((name) => name.length)));
   const line = (name: string, cells: readonly string[]) =>
-    `${fitted(name, nameWidth)}${cells.map((cell) => cell.padStart(cellWidth)).join('')}`.slice(0, width).trimEnd();
+    `${fitted(name, nameWidth)}${cells.map((cell, index) => cell.padStart(columns[index]?.width ?? 0)).join('')}`.slice(0, width).trimEnd();
   const marked = (heading: string) => (heading === headingOf[sort] ? `*${heading}` : heading);
+  const headings = columns.map(({ heading }) => marked(heading));
   return [
-    line(marked('POD'), headings.map(marked)),
+    line(marked('POD'), headings),
     ...pods.flatMap((pod) => [
       line(printable(pod.name), cellsOf(pod)),
       ...pod.containers.map((container) => line(`  ${printable(container.name)}`, cellsOf(container))),
@@ -43,15 +53,15 @@ export function tableLines({ pods, sort, width }: View): readonly string[] {
   ];
 }
 
-/** @param trouble why the lines below are old; undefined when they are not. */
-export function titleLine(view: Pick<View, 'pods' | 'sort' | 'width'>, trouble: string | undefined): string {
+/** @param problem why the values are old; undefined if they are current. */
+export function titleLine(view: Pick<View, 'pods' | 'sort' | 'width'>, problem: string | undefined): string {
   const containers = view.pods.reduce((sum, pod) => sum + pod.containers.length, 0);
-  const state = trouble === undefined ? `${view.pods.length} pods, ${containers} containers` : printable(trouble);
+  const state = problem === undefined ? `${view.pods.length} pods, ${containers} containers` : printable(problem);
   return `berth top: ${state}`.slice(0, view.width);
 }
 
-/** Fits the 80 columns that every terminal has. */
-export const keyLine = 'q quit  j k scroll | sort: c cpu m memory p procs n net r restarts a age N name';
+/** Fits into 80 columns. */
+export const keyLine = 'q quit  j k scroll | sort: c cpu m memory p pids n net r restarts a age N name';
 
 function cellsOf(use: Use): string[] {
   return [
@@ -68,7 +78,7 @@ function cellsOf(use: Use): string[] {
 
 const byteUnits = ['', 'Ki', 'Mi', 'Gi', 'Ti'] as const;
 
-/** `0`, `512`, `1.5Ki`, `220Mi`: at most three digits and a point. */
+/** Returns `0`, `512`, `1.5Ki`, `220Mi`: at most three digits, or four in the largest unit. */
 function bytesText(bytes: number): string {
   let value = bytes;
   let unit = 0;
@@ -76,7 +86,7 @@ function bytesText(bytes: number): string {
   return `${unit === 0 || value >= 99.95 ? value.toFixed(0) : value.toFixed(1)}${byteUnits[unit]}`;
 }
 
-/** As kubectl has it: `45s`, `12m`, `7h`, `3d`. */
+/** Returns the age in the style of kubectl, in one unit: `45s`, `12m`, `7h`, `3d`. */
 function ageText(seconds: number): string {
   if (seconds < 120) return `${Math.floor(seconds)}s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;

@@ -1,5 +1,5 @@
 /**
- * `berth top`: what pods use, live on a terminal or once as text. Asks the running daemon over the socket and knows nothing else.
+ * `berth top`: shows the resource usage of pods and containers, live on a terminal or once as text. Its only source is the daemon.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { callRuntime } from '../cri/client.ts';
@@ -9,9 +9,9 @@ import { reasonOf } from '../lib/errors.ts';
 import { podUses, type Sample, type SortKey, type TopOptions } from './top-rows.ts';
 import { keyLine, tableLines, titleLine } from './top-view.ts';
 
-/** Between the two looks of one output. */
+/** Time between the two samples of a single output. */
 const onceIntervalMs = 1_000;
-/** An answer that takes so long is told to be late. */
+/** If a response takes longer, the title shows that the values are old. */
 const lateMs = 2_000;
 
 const sortOfKey: Readonly<Record<string, SortKey>> = {
@@ -23,7 +23,7 @@ const sortOfKey: Readonly<Record<string, SortKey>> = {
   a: 'age',
   N: 'name',
 };
-/** As terminals send them, raw: ^C is a key here. */
+/** As sent by a terminal in raw mode, where ^C is a key. */
 const quitKeys = ['q', 'Q', '\x03', '\x04'];
 const scrollOfKey: Readonly<Record<string, number>> = { j: 1, '\x1b[B': 1, k: -1, '\x1b[A': -1, ' ': 20, '\x1b[6~': 20, '\x1b[5~': -20 };
 
@@ -31,18 +31,18 @@ const enterScreen = '\x1b[?1049h\x1b[?25l';
 const leaveScreen = '\x1b[?25h\x1b[?1049l';
 
 /**
- * Prints once where the output is no terminal or nobody is at the keys, else shows until somebody quits.
+ * Prints once if standard input or output is not a terminal, otherwise shows a live view until the user quits.
  *
- * @throws {BerthError} FAILED_PRECONDITION when no daemon answers at first; later that is shown.
+ * @throws {BerthError} FAILED_PRECONDITION if no daemon answers at the start. Later failures are shown in the title.
  */
 export async function showTop(socket: string, options: TopOptions): Promise<void> {
   const contract = loadContract();
-  const look = () => lookAt(contract, socket);
-  if (options.isOnce || !process.stdout.isTTY || !process.stdin.isTTY) return printOnce(look, options.sort);
-  await showLive(look, await look(), options);
+  const takeSample = () => sampleFrom(contract, socket);
+  if (options.isOnce || !process.stdout.isTTY || !process.stdin.isTTY) return printOnce(takeSample, options.sort);
+  await showLive(takeSample, await takeSample(), options);
 }
 
-async function lookAt(contract: Contract, socket: string): Promise<Sample> {
+async function sampleFrom(contract: Contract, socket: string): Promise<Sample> {
   const [stats, sandboxes, containers] = await Promise.all([
     callRuntime<ListPodSandboxStatsResponse>(contract, socket, 'ListPodSandboxStats', {}),
     callRuntime<ListPodSandboxResponse>(contract, socket, 'ListPodSandbox', {}),
@@ -51,37 +51,37 @@ async function lookAt(contract: Contract, socket: string): Promise<Sample> {
   return { atMs: performance.now(), stats, sandboxes, containers };
 }
 
-async function printOnce(look: () => Promise<Sample>, sort: SortKey): Promise<void> {
-  const before = await look();
+async function printOnce(takeSample: () => Promise<Sample>, sort: SortKey): Promise<void> {
+  const before = await takeSample();
   await sleep(onceIntervalMs);
-  const pods = podUses(before, await look(), sort, Date.now());
+  const pods = podUses(before, await takeSample(), sort, Date.now());
   process.stdout.write(`${tableLines({ pods, sort, width: process.stdout.columns ?? Number.MAX_SAFE_INTEGER }).join('\n')}\n`);
 }
 
-async function showLive(look: () => Promise<Sample>, first: Sample, { intervalMs, sort: firstSort }: TopOptions): Promise<void> {
+async function showLive(takeSample: () => Promise<Sample>, first: Sample, { intervalMs, sort: firstSort }: TopOptions): Promise<void> {
   const { stdin, stdout } = process;
-  let [before, sample, trouble]: [Sample | undefined, Sample, string | undefined] = [undefined, first, undefined];
+  let [before, sample, problem]: [Sample | undefined, Sample, string | undefined] = [undefined, first, undefined];
   let sort = firstSort;
   let scrolled = 0;
   const draw = () => {
     const pods = podUses(before, sample, sort, Date.now());
     const view = { pods, sort, width: stdout.columns };
     const [heading = '', ...rows] = tableLines(view);
-    const room = Math.max(0, stdout.rows - 3);
-    scrolled = Math.max(0, Math.min(scrolled, rows.length - room));
-    const lines = [titleLine(view, trouble), keyLine.slice(0, view.width), heading, ...rows.slice(scrolled, scrolled + room)];
+    const rowsMax = Math.max(0, stdout.rows - 3);
+    scrolled = Math.max(0, Math.min(scrolled, rows.length - rowsMax));
+    const lines = [titleLine(view, problem), keyLine.slice(0, view.width), heading, ...rows.slice(scrolled, scrolled + rowsMax)];
     stdout.write(`\x1b[H${lines.join('\x1b[K\r\n')}\x1b[K\x1b[J`);
   };
   const refresh = async () => {
     const late = setTimeout(() => {
-      trouble = 'the daemon does not answer; what is below is old';
+      problem = 'the daemon does not answer; the values below are old';
       draw();
     }, lateMs);
     try {
-      const next = await look();
-      [before, sample, trouble] = [sample, next, undefined];
+      const next = await takeSample();
+      [before, sample, problem] = [sample, next, undefined];
     } catch (error) {
-      trouble = reasonOf(error);
+      problem = reasonOf(error);
     } finally {
       clearTimeout(late);
     }
@@ -101,9 +101,9 @@ async function showLive(look: () => Promise<Sample>, first: Sample, { intervalMs
   stdout.write(enterScreen);
   try {
     draw();
-    // Nobody who wants to leave waits for a daemon that hangs.
-    const isOver = (work: Promise<unknown>) => Promise.race([quit.promise.then(() => true), work.then(() => false)]);
-    while (!(await isOver(sleep(intervalMs)))) if (await isOver(refresh())) break;
+    // Quitting does not wait for a hanging daemon.
+    const quitsDuring = (work: Promise<unknown>) => Promise.race([quit.promise.then(() => true), work.then(() => false)]);
+    while (!(await quitsDuring(sleep(intervalMs)))) if (await quitsDuring(refresh())) break;
   } finally {
     stdin.setRawMode(false);
     stdout.write(leaveScreen);

@@ -19,7 +19,7 @@ const transfer = {
   retries: 1,
 };
 
-test('bar() fills from nothing to the end, and no further', () => {
+test('bar() fills up to its width, and not beyond', () => {
   assert.equal(bar(0, 10), `[${' '.repeat(30)}]`);
   assert.equal(bar(5, 10), `[${'='.repeat(14)}>${' '.repeat(15)}]`);
   assert.equal(bar(10, 10), `[${'='.repeat(30)}]`);
@@ -27,7 +27,7 @@ test('bar() fills from nothing to the end, and no further', () => {
   assert.equal(bar(0, 0), `[${'='.repeat(30)}]`);
 });
 
-test('createRate() is that of the last seconds', () => {
+test('createRate() computes the rate of the last seconds', () => {
   const rate = createRate();
   assert.equal(rate.add(0, 0), 0);
   assert.equal(rate.add(1000, 500), 500);
@@ -36,28 +36,28 @@ test('createRate() is that of the last seconds', () => {
   assert.equal(rate.add(21_000, 500), 0);
 });
 
-test('transferLines() has the whole first, then the layers that move, as many as there are rows', () => {
+test('transferLines() prints the summary, then active layers, as many as fit', () => {
   assert.deepEqual(transferLines(transfer, 3e6, 10), [
-    'docker.io/library/x:1: fetching 2 of 3 layers, 2.5 of 6.0 MB, 3.0 MB/s, mirror.example, 1 retry',
-    `  bbbbbbbbbbbb  [${'='.repeat(14)}>${' '.repeat(15)}]  1.5 of 3.0 MB`,
-    `  aaaaaaaaaaaa  waiting${' '.repeat(25)}  0.0 of 2.0 MB`,
+    'docker.io/library/x:1: fetching 2 of 3 layers, 2.5MB/6.0MB, 3.0MB/s, mirror.example, 1 retry',
+    `  bbbbbbbbbbbb  [${'='.repeat(14)}>${' '.repeat(15)}]  1.5MB/3.0MB`,
+    `  aaaaaaaaaaaa  waiting${' '.repeat(25)}  0.0MB/2.0MB`,
   ]);
   assert.equal(transferLines(transfer, 0, 2).length, 2);
 });
 
-test('summaryLine() says what there is to say before and after the layers', () => {
-  assert.equal(summaryLine({ image: 'archive', state: 'resolving', received_bytes: '1000000' }, 0), 'archive: resolving, 1.0 MB, 0.0 MB/s');
+test('summaryLine() describes a pull before the layers are known, and while it is published', () => {
+  assert.equal(summaryLine({ image: 'archive', state: 'resolving', received_bytes: '1000000' }, 0), 'archive: resolving, 1.0MB, 0.0MB/s');
   assert.equal(
     summaryLine({ image: 'x', state: 'publishing', layers: [layer('done', 1e6, 1e6)], retries: 2 }, 5),
-    'x: publishing 0 of 1 layer, 1.0 of 1.0 MB, 2 retries',
+    'x: publishing 0 of 1 layer, 1.0MB/1.0MB, 2 retries',
   );
 });
 
-test('archiveLine() and pullsTable() show bytes of bytes', () => {
-  assert.equal(archiveLine(1e6, 2e6, 1e6), `[${'='.repeat(14)}>${' '.repeat(15)}]  1.0 of 2.0 MB, 1.0 MB/s`);
+test('archiveLine() and pullsTable() print completed and total bytes', () => {
+  assert.equal(archiveLine(1e6, 2e6, 1e6), `[${'='.repeat(14)}>${' '.repeat(15)}]  1.0MB/2.0MB, 1.0MB/s`);
   assert.deepEqual(pullsTable([transfer, { image: 'y', state: 'resolving', started_at_ms: '6000' }], 6000).split('\n'), [
-    'IMAGE                  STATE      LAYERS  BYTES          RATE      HOST            RETRIES  SINCE',
-    'docker.io/library/x:1  fetching   1/3     2.5 of 6.0 MB  0.5 MB/s  mirror.example  1        5 s',
-    'y                      resolving  0/0     0.0 of 0.0 MB  0.0 MB/s  -               0        0 s',
+    'IMAGE                  STATE      LAYERS  SIZE         RATE     HOST            RETRIES  AGE',
+    'docker.io/library/x:1  fetching   1/3     2.5MB/6.0MB  0.5MB/s  mirror.example  1        5s',
+    'y                      resolving  0/0     0.0MB/0.0MB  0.0MB/s  -               0        0s',
   ]);
 });

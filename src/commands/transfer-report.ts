@@ -1,14 +1,14 @@
 /**
- * How pulls, imports and exports stand, as lines for people: with bars for a terminal, in a table for all pulls at once. Pure.
+ * Formats the progress of pulls, imports and exports: lines with progress bars, or a table of all pulls. Pure.
  */
 import type { LayerProgress, TransferProgress } from '../cri/wire/berth-messages.ts';
 
-/** Of the last seconds: what a person takes for "now". */
+/** The window for the current rate. */
 const windowMs = 5000;
 const barWidth = 30;
 
 export type Rate = {
-  /** @param bytes so far. @returns bytes a second over the last seconds. */
+  /** @param bytes total so far. @returns bytes per second in the last seconds. */
   readonly add: (nowMs: number, bytes: number) => number;
 };
 
@@ -25,18 +25,18 @@ export function createRate(): Rate {
 }
 
 /**
- * One line for the whole, one for each layer that is on its way.
+ * Returns the summary and a line for each layer that is not done.
  *
- * @param rowsMax of the terminal: of many layers those that move come first.
+ * @param rowsMax maximum number of lines. Active layers come before waiting ones.
  */
 export function transferLines(transfer: TransferProgress, bytesPerSecond: number, rowsMax: number): string[] {
   const { layers = [] } = transfer;
-  const moving = layers.filter(({ state }) => state === 'fetching');
+  const active = layers.filter(({ state }) => state === 'fetching');
   const waiting = layers.filter(({ state }) => state === 'waiting');
-  return [summaryLine(transfer, bytesPerSecond), ...[...moving, ...waiting].slice(0, Math.max(0, rowsMax - 1)).map(layerLine)];
+  return [summaryLine(transfer, bytesPerSecond), ...[...active, ...waiting].slice(0, Math.max(0, rowsMax - 1)).map(layerLine)];
 }
 
-/** `docker.io/library/x:1: fetching 2 of 3 layers, 1.0 of 2.0 MB, 3.0 MB/s, mirror.example, 1 retry` */
+/** Returns, for example, `docker.io/library/x:1: fetching 2 of 3 layers, 1.0MB/2.0MB, 3.0MB/s, mirror.example, 1 retry`. */
 export function summaryLine(transfer: TransferProgress, bytesPerSecond: number): string {
   const { image = '', state = '', layers = [], host = '', retries = 0, received_bytes: received = '0' } = transfer;
   const left = layers.filter((layer) => layer.state !== 'done').length;
@@ -54,19 +54,19 @@ function layerLine({ digest = '', state = '', done_bytes: done = '0', total_byte
   return `  ${digest.replace(/^sha(?:256|512):/, '').slice(0, 12)}  ${state === 'waiting' ? 'waiting'.padEnd(barWidth + 2) : bar(Number(done), Number(total))}  ${ofMegabytes(Number(done), Number(total))}`;
 }
 
-/** `[=====>    ]` */
+/** Returns, for example, `[=====>    ]`. */
 export function bar(done: number, total: number): string {
   const filled = total === 0 ? barWidth : Math.min(barWidth, Math.floor((done / total) * barWidth));
   const tip = filled > 0 && filled < barWidth ? '>' : '';
   return `[${('='.repeat(Math.max(0, filled - tip.length)) + tip).padEnd(barWidth)}]`;
 }
 
-/** Of an archive whose length is known. */
+/** Returns the progress of an archive of known size. */
 export function archiveLine(done: number, total: number, bytesPerSecond: number): string {
   return `${bar(done, total)}  ${ofMegabytes(done, total)}, ${megabytes(bytesPerSecond)}/s`;
 }
 
-/** One line a pull; rates are those since each began. */
+/** Returns a table with a row for each pull. Rates are averages since the start of the pull. */
 export function pullsTable(pulls: readonly TransferProgress[], nowMs: number): string {
   const rows = pulls.map(
     ({ image = '', state = '', layers = [], host = '', retries = 0, received_bytes: received = '0', started_at_ms: since = '0' }) => {
@@ -79,11 +79,11 @@ export function pullsTable(pulls: readonly TransferProgress[], nowMs: number): s
         `${megabytes(seconds === 0 ? 0 : Number(received) / seconds)}/s`,
         host === '' ? '-' : host,
         String(retries),
-        `${seconds.toFixed(0)} s`,
+        `${seconds.toFixed(0)}s`,
       ];
     },
   );
-  const table = [['IMAGE', 'STATE', 'LAYERS', 'BYTES', 'RATE', 'HOST', 'RETRIES', 'SINCE'], ...rows];
+  const table = [['IMAGE', 'STATE', 'LAYERS', 'SIZE', 'RATE', 'HOST', 'RETRIES', 'AGE'], ...rows];
   const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? [];
   return table
     .map((row) =>
@@ -100,11 +100,11 @@ function sum(layers: readonly LayerProgress[], key: 'done_bytes' | 'total_bytes'
 }
 
 function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+  return `${(bytes / 1e6).toFixed(1)}MB`;
 }
 
 function ofMegabytes(done: number, total: number): string {
-  return `${(done / 1e6).toFixed(1)} of ${megabytes(total)}`;
+  return `${megabytes(done)}/${megabytes(total)}`;
 }
 
 function plural(count: number, one: string, many = `${one}s`): string {

@@ -348,11 +348,11 @@ test('berth explain has a time for each operation', () => {
   );
 });
 
-test('berth top prints pods and containers with what they use, where nobody watches', () => {
+test('berth top prints the usage of pods and containers once if the output is not a terminal', () => {
   const { status, stdout } = run('top', '--sort', 'name', socketFlag());
   assert.equal(status, 0);
   const [heading, pod = '', container = '', ...rest] = stdout.trimEnd().split('\n');
-  assert.match(heading ?? '', /^\*POD +CPU +MEMORY +PROCS +RX\/s +TX\/s RESTARTS +AGE$/);
+  assert.match(heading ?? '', /^\*POD +CPU\(cores\) MEMORY\(bytes\) +PIDS RX\(B\/s\) TX\(B\/s\) RESTARTS +AGE$/);
   assert.match(pod, /^test\/seen +[\d.]+m +[\d.]+[KM]i +\d+ +\d+ +\d+ +0 +\d+s$/);
   assert.match(container, /^ {2}main +[\d.]+m +[\d.]+[KM]i +0 +\d+s$/);
   assert.deepEqual(rest, []);
