@@ -176,7 +176,9 @@ enum refusal decode_op(const unsigned char **at, const unsigned char *end, struc
   return check_kinds(op);
 }
 
-static bool is_child_only(uint16_t code) { return code == OP_execve || code == OP_reap || code == OP_sendterminal || code == OP_move || code == OP_hold; }
+static bool is_child_only(uint16_t code) {
+  return code == OP_execve || code == OP_reap || code == OP_sendterminal || code == OP_move || code == OP_hold;
+}
 
 /* The child's last operation is execve or reap. The monitor itself runs neither. */
 static enum refusal check_order(const struct plan *plan, const struct op *op, uint32_t index) {

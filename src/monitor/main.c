@@ -1,5 +1,5 @@
 /*
- * The monitor: reads a plan, runs the parent's operations, clones the process, which runs the child's, reports to the daemon, and waits for the process.
+ * The monitor: reads a plan, runs the parent's operations, clones the child that runs the others, reports to the daemon, and waits for the process.
  *
  * All policy is in the plan. fds at start: 0-2 standard streams; 3 plan; 4 report pipe; 5 memory for stamps, or any other file if the run is not
  * recorded; 6 and up inherited registers.

@@ -143,7 +143,7 @@ static long reap(void) {
 }
 
 /*
- * Continues the plan in a new child of the monitor and exits. The child gets new namespaces, owned by the user namespace that this process has joined.
+ * Continues the plan in a new child of the monitor and exits. The child gets new namespaces, owned by the user namespace that this process joined.
  * A process cannot enter a new pid namespace itself, and the monitor must not join the user namespace. `args` is struct clone3_args of main.c.
  */
 static long move(const struct op *op, int link) {

@@ -292,7 +292,7 @@ test('a hook that fails, or is late, ends the start with what it said; nothing o
     assert.deepEqual(sleepers(), [], hookName);
   }
   writeDevice({ hooks: [{ hookName: 'createRuntime', path: '/none/such' }] });
-  await assert.rejects(start(), { code: 'FAILED_PRECONDITION', message: /hook createRuntime \/none\/such: starting "\/none\/such": .*ENOENT/ });
+  await assert.rejects(start(), { code: 'FAILED_PRECONDITION', message: /hook createRuntime \/none\/such: start "\/none\/such": .*ENOENT/ });
 });
 
 function sleepers(): string[] {

@@ -306,7 +306,7 @@ test('what cannot run is refused with the step and the reason, at create when it
   );
 
   const missing = await create('program', {}, ['/missing']);
-  await assert.rejects(host.engine.startContainer(missing), /starting "\/missing": no such file or directory \(ENOENT\)/);
+  await assert.rejects(host.engine.startContainer(missing), /start "\/missing": no such file or directory \(ENOENT\)/);
   const { status } = host.engine.container(missing);
   assert.deepEqual([status.exitCode, status.reason], [128, 'StartError']);
 });
@@ -404,7 +404,7 @@ test('resources that the cgroup has are in force and shown, though the disk does
     execFileSync('umount', [directory]);
   }
   assert.equal(host.engine.container(id).status.resources.cpuShares, 300);
-  await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /name of the command to run is missing or empty/);
+  await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /invalid command: its name is missing or empty/);
 });
 
 test('an image that cannot have a volume at its place is refused when the container is created', async () => {

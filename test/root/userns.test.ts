@@ -132,7 +132,7 @@ test('root of the pod owns its network, hostname and ipc: sysctls are set, and N
 test('a sysctl that cannot be set fails the sandbox, with nothing left', async () => {
   const before = findTraces();
   const unused = ids(7_000_000);
-  await assert.rejects(runPod(modes(unused), { sysctls: { 'net.ipv4.nonsense': '1' } }), /setting sysctl net.ipv4.nonsense to 1: /);
+  await assert.rejects(runPod(modes(unused), { sysctls: { 'net.ipv4.nonsense': '1' } }), /set sysctl net.ipv4.nonsense to 1: /);
   assert.deepEqual(findTraces(), before);
   assert.deepEqual(
     host.engine.sandboxes().filter(({ record }) => record.spec.namespaces.user?.uids.hostId === unused.uids.hostId),
@@ -316,12 +316,12 @@ test('a start that fails after the plan has gone on in the pod’s namespaces na
   const id = await host.engine.createContainer(pod, spec, host.image);
   await assert.rejects(host.engine.startContainer(id), {
     code: 'FAILED_PRECONDITION',
-    message: /starting "\/bin\/nowhere": no such file or directory/,
+    message: /start "\/bin\/nowhere": no such file or directory/,
   });
   assert.deepEqual(await processes(host.deps.cgroups, host.engine.container(id).record.cgroupPath), []);
   const user = { uid: 65536, supplementalGroups: [], groupsPolicy: 'merge' } as const;
   const beyond = containerSpec(['true'], { metadata: { name: 'beyond', attempt: 0 }, security: { ...security, namespaces: modes(first), user } });
-  await assert.rejects(host.engine.createContainer(pod, beyond, host.image), /user 65536 is not in the pod's user namespace/);
+  await assert.rejects(host.engine.createContainer(pod, beyond, host.image), /user 65536 is not mapped in the user namespace of the pod/);
 });
 
 test('stop kills, exit is recorded, remove leaves nothing, and a restarted daemon takes up a pod with its namespaces', async () => {

@@ -1,10 +1,10 @@
 /**
- * Numbers of the Linux ABI that plans are written with. Pure data: the names are the kernel's, so that its man pages explain them.
+ * Constants of the Linux ABI that plans use. Pure data. The names are the kernel's, so that its man pages explain them.
  *
- * Each object is one flag word; describePlan() turns a word back into these names.
+ * Each object is one flag word, unless it says otherwise. describePlan() converts a word back to these names.
  */
 
-/** arm64 numbers four open(2) flags differently from x86 (arch/arm64/include/uapi/asm/fcntl.h). */
+/** arm64 has other numbers than x86 for four open(2) flags (arch/arm64/include/uapi/asm/fcntl.h). */
 const isArm = process.arch === 'arm64';
 
 /** open(2), openat2(2). */
@@ -70,10 +70,10 @@ export const MOUNT_ATTR = {
   NOSYMFOLLOW: 0x200000,
 } as const;
 
-/** fsopen(2) and fsmount(2) have one flag each, of the same value. */
+/** fsopen(2) and fsmount(2): one flag each, with the same value. */
 export const FSOPEN = { CLOEXEC: 1 } as const;
 
-/** open_tree(2); the `AT` flags EMPTY_PATH, RECURSIVE and SYMLINK_NOFOLLOW go into the same word. */
+/** open_tree(2). The `AT` flags EMPTY_PATH, RECURSIVE and SYMLINK_NOFOLLOW belong to the same word. */
 export const OPEN_TREE = { CLONE: 1, CLOEXEC: 0o2000000 } as const;
 
 /** move_mount(2). */
@@ -138,7 +138,7 @@ export const KEYCTL = { JOIN_SESSION_KEYRING: 1 } as const;
 export const AF = { UNIX: 1, INET: 2, NETLINK: 16 } as const;
 export const SOCK = { STREAM: 1, DGRAM: 2, SEQPACKET: 5, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;
 
-/** ioctl(2): requests on terminals and network interfaces. */
+/** ioctl(2): requests for terminals and network interfaces. */
 export const IOCTL = {
   TIOCSCTTY: 0x540e,
   TIOCSWINSZ: 0x5414,
@@ -148,7 +148,7 @@ export const IOCTL = {
   SIOCSIFFLAGS: 0x8914,
 } as const;
 
-/** errno(3) values that plans tolerate; the same on x86 and arm64. */
+/** errno(3) values that plans may tolerate. They are the same on x86 and arm64. */
 export const ERRNO = {
   EPERM: 1,
   ENOENT: 2,

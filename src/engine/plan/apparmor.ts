@@ -1,19 +1,19 @@
 /**
- * AppArmor profiles of containers: berth's own, and what a profile must be to be applied.
+ * AppArmor profiles of containers: the text of berth's default profile, and the operations that apply a profile.
  *
  * Pure: src/sys/process/apparmor.ts loads and lists profiles.
  */
 import { O } from './abi.ts';
 import type { Op } from './plan.ts';
 
-/** The profile of containers that ask for none, on a node with AppArmor. */
+/** The profile of containers that request none, on a node with AppArmor. */
 export const defaultProfileName = 'berth-default';
 
 /**
- * The text of berth's own profile, for apparmor_parser(8): everything but what would reach the node through /proc, /sys and mounts.
- * Masked paths and capabilities stand in front of most of it; this is the second line.
+ * Returns the text of berth's default profile, for apparmor_parser(8). It allows everything except access to the node through /proc, /sys and mounts.
+ * Masked paths and capabilities already prevent most of that; the profile is a second line of defense.
  *
- * @param daemonProfile the confinement of the daemon itself, whose signals must arrive.
+ * @param daemonProfile the confinement of the daemon, whose signals the container must receive.
  */
 export function defaultProfileText(daemonProfile: string): string {
   return `#include <tunables/global>
@@ -51,12 +51,11 @@ profile ${defaultProfileName} flags=(attach_disconnected,mediate_deleted) {
 }
 
 /**
- * The next execve enters the profile: apparmor(7), change_onexec. Written while the process has the credentials it was opened with,
- * and the host's /proc is in cgroupView.
+ * Makes the next execve enter the profile: apparmor(7), change_onexec. Runs while the host's /proc is visible, and before the credentials change:
+ * the attribute must be written with the credentials it was opened with.
  */
 export function planAppArmor(profile: string | undefined): Op[] {
   if (profile === undefined) return [];
-  const what = `AppArmor profile ${profile}`;
   return [
     {
       call: 'openat',
@@ -65,9 +64,9 @@ export function planAppArmor(profile: string | undefined): Op[] {
       flags: O.WRONLY | O.CLOEXEC,
       mode: 0,
       out: 'apparmor',
-      note: `opening the attribute for ${what}`,
+      note: `open the attribute for AppArmor profile ${profile}`,
     },
-    { call: 'write', fd: 'apparmor', bytes: Buffer.from(`exec ${profile}`), note: `choosing ${what}` },
-    { call: 'close', fd: 'apparmor', note: 'closing the attribute' },
+    { call: 'write', fd: 'apparmor', bytes: Buffer.from(`exec ${profile}`), note: `set AppArmor profile ${profile}` },
+    { call: 'close', fd: 'apparmor', note: 'close the attribute for the AppArmor profile' },
   ];
 }

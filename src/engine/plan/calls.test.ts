@@ -5,7 +5,7 @@ import { callNames, calls } from './calls.ts';
 
 const header = readFileSync(new URL('../../monitor/ops.h', import.meta.url), 'utf8');
 
-test('calls has the operations of ops.h, in its order and with its kinds', () => {
+test('calls has the same operations as ops.h, in the same order and with the same kinds', () => {
   const rows = [...header.matchAll(/^ {2}X\((\w+), [\w-]+, "(\w*)"\)/gm)].map(([, name, kinds]) => `${name} ${kinds}`);
   assert.deepEqual(
     callNames.map((name) => `${name} ${calls[name].kinds}`),
@@ -13,7 +13,7 @@ test('calls has the operations of ops.h, in its order and with its kinds', () =>
   );
 });
 
-/** How many arguments on the wire each kind becomes, by their letters. */
+/** The letters of the arguments that each kind is encoded to. */
 const wire: Readonly<Record<string, string>> = {
   fd: 'F',
   text: 'S',
@@ -26,9 +26,9 @@ const wire: Readonly<Record<string, string>> = {
   struct: 'I',
 };
 
-test('calls gives each operation the arguments that its kinds ask for', () => {
+test('calls defines the arguments that the kinds of each operation require', () => {
   for (const name of callNames) {
-    const sent = Object.values(calls[name].args).map((kind: string) => wire[kind] ?? 'L');
-    assert.equal(sent.join(''), calls[name].kinds.replaceAll(/[NGZ0-9]/g, ''), name);
+    const encoded = Object.values(calls[name].args).map((kind: string) => wire[kind] ?? 'L');
+    assert.equal(encoded.join(''), calls[name].kinds.replaceAll(/[NGZ0-9]/g, ''), name);
   }
 });

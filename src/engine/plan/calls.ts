@@ -1,15 +1,15 @@
 /**
  * The table of operations that a plan may contain: the same rows in the same order as src/monitor/ops.h (a test compares them).
  *
- * Pure data and its types. Knows how arguments look to the kernel, and nothing of containers.
+ * Pure data and its types. Knows the arguments of system calls, and nothing about containers.
  *
- * `kinds` is the monitor's view, one letter per argument of the system call:
- *   F fd register   L 64-bit number   S text, NUL-terminated   B bytes   N the length of the bytes before   G the number of 4-byte ids in the bytes after
- *   H R C I bytes of exactly 8, 16, 24, 64   Z null   0-9 that number.
- * N, G, Z and digits are not in the plan: the monitor supplies them. `args` is the plan's view: names for people, and how each is encoded.
+ * `kinds` is the monitor's view, one letter for each argument of the system call:
+ *   F fd register   L 64-bit number   S text, NUL-terminated   B bytes   N length of the preceding bytes
+ *   G number of 4-byte ids in the following bytes   H R C I bytes of exactly 8, 16, 24, 64   Z null   0-9 that number.
+ * N, G, Z and digits are not part of the plan: the monitor supplies them. `args` is the plan's view: the names of the arguments and their encoding.
  */
 
-/** How an argument is written in a plan; the encoders are in plan.ts. */
+/** The type of an argument in a plan. The encoders are in plan.ts. */
 export type ArgKind =
   | 'fd'
   | 'number'
@@ -79,7 +79,7 @@ export const calls = {
   prlimit64: { kinds: '0LRZ', args: { resource: 'number', limit: 'rlimit' } },
   umask: { kinds: 'L', args: { mask: 'mode' } },
   ioctl: { kinds: 'FLL', args: { fd: 'fd', request: 'number', value: 'number' } },
-  /** For ioctls that take a struct of at most 64 bytes; what the kernel writes into it is lost. */
+  /** For ioctls that take a struct of at most 64 bytes. What the kernel writes into it is discarded. */
   ioctl_struct: { kinds: 'FLI', args: { fd: 'fd', request: 'number', struct: 'struct' } },
   socket: { kinds: 'LLL', args: { family: 'number', type: 'number', protocol: 'number' } },
   bind: { kinds: 'FBN', args: { socket: 'fd', address: 'bytes' } },
@@ -87,35 +87,35 @@ export const calls = {
   keyctl: { kinds: 'LS', args: { operation: 'number', name: 'text' } },
   /** SECCOMP_SET_MODE_FILTER with a program of 8-byte instructions. */
   seccomp: { kinds: 'LB', args: { flags: 'number', filter: 'bytes' } },
-  /** Starts the plan's process; ends the plan when it succeeds. */
+  /** Starts the process of the plan. The plan ends if it succeeds. */
   execve: { kinds: 'S', args: { path: 'text' } },
-  /** Ends the plan: the child becomes a pid 1 that waits for orphans until SIGTERM. Only as the child's last operation. */
+  /** Ends the plan: the child becomes pid 1 and reaps orphans until SIGTERM. Only as the last operation of the child. */
   reap: { kinds: '', args: {} },
-  /** The child hands the master of its terminal to the monitor. */
+  /** The child sends the master of its terminal to the monitor. */
   sendterminal: { kinds: 'F', args: { master: 'fd' } },
-  /** The child hands an fd to whoever has the other end of a unix socket, with one message of 16 bytes. */
+  /** The child sends an fd over a Unix socket, with one message of 16 bytes. */
   sendfd: { kinds: 'FF', args: { socket: 'fd', fd: 'fd' } },
-  /** The plan goes on in a new child of the monitor, in new namespaces of the user namespace that was joined. Only in the child. */
+  /** Continues the plan in a new child of the monitor, in new namespaces owned by the user namespace that was joined. Only in the child. */
   move: { kinds: 'L', args: { namespaces: 'cloneFlags' } },
-  /** The plan waits until a byte comes through a pipe; the daemon is told. Only in the child. */
+  /** Reports to the daemon that the plan waits, then waits for a byte from a pipe. Only in the child. */
   hold: { kinds: 'F', args: { from: 'fd' } },
 } as const satisfies Readonly<Record<string, Row>>;
 
 export type CallName = keyof typeof calls;
 
-/** The numbers that stand for operations in an encoded plan: the position in the table. */
+/** The operations by their number in an encoded plan, which is the position in the table. */
 export const callNames = Object.keys(calls) as readonly CallName[];
 
-/** What a plan says for an argument of each kind. */
+/** The value of an argument of each kind in a plan. */
 export type ArgValues = {
   /** The name of a register, or `cwd` for AT_FDCWD. */
   readonly fd: string;
   readonly number: number | bigint;
   readonly mode: number;
-  /** Without NUL, UTF-8. */
+  /** UTF-8 without NUL. */
   readonly text: string;
   readonly bytes: Buffer;
-  /** openat2(2); `resolve` of `RESOLVE`. */
+  /** openat2(2); `resolve` is `RESOLVE` bits. */
   readonly openHow: { readonly flags: number; readonly mode?: number; readonly resolve?: number };
   /** mount_setattr(2); `propagation` is one of MS.PRIVATE, MS.SLAVE, MS.SHARED. */
   readonly mountAttr: { readonly set?: number; readonly clear?: number; readonly propagation?: number };

@@ -5,19 +5,19 @@ import { type CapabilityRequest, capabilityNames, capabilityNumber, resolveCapab
 
 const everything = (1n << 41n) - 1n;
 const withoutResource = everything & ~(1n << 24n);
-const nothingAsked: CapabilityRequest = { add: [], drop: [], addAmbient: [], isPrivileged: false };
+const nothingRequested: CapabilityRequest = { add: [], drop: [], addAmbient: [], isPrivileged: false };
 
 function names(set: bigint): string {
   return capabilityNames.filter((_, number) => (set >> BigInt(number)) & 1n).join(' ');
 }
 
 function permitted(request: Partial<CapabilityRequest>, held = everything): string {
-  return names(resolveCapabilities({ ...nothingAsked, ...request }, held).permitted);
+  return names(resolveCapabilities({ ...nothingRequested, ...request }, held).permitted);
 }
 
 const defaults = 'CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP';
 
-test('capabilityNames has the 41 of capability.h, each at its number', () => {
+test('capabilityNames has the 41 names of capability.h, each at its number', () => {
   assert.equal(capabilityNames.length, 41);
   const some = {
     CHOWN: 0,
@@ -55,44 +55,44 @@ for (const [request, expected] of cases) {
   test(`resolveCapabilities() of ${JSON.stringify(request)}`, () => assert.equal(permitted(request), expected));
 }
 
-test('resolveCapabilities() makes bounding, permitted and effective the same, inheritable and ambient empty', () => {
-  const sets = resolveCapabilities(nothingAsked, everything);
+test('resolveCapabilities() returns equal bounding, permitted and effective sets, and empty inheritable and ambient sets', () => {
+  const sets = resolveCapabilities(nothingRequested, everything);
   assert.deepEqual([sets.bounding, sets.effective], [sets.permitted, sets.permitted]);
   assert.deepEqual([sets.inheritable, sets.ambient], [0n, 0n]);
 });
 
-test('resolveCapabilities() puts an ambient capability into all five sets, also beside drop ALL', () => {
-  const sets = resolveCapabilities({ ...nothingAsked, drop: ['ALL'], addAmbient: ['NET_BIND_SERVICE'] }, everything);
+test('resolveCapabilities() puts an ambient capability into all five sets, even with drop ALL', () => {
+  const sets = resolveCapabilities({ ...nothingRequested, drop: ['ALL'], addAmbient: ['NET_BIND_SERVICE'] }, everything);
   assert.deepEqual(new Set(Object.values(sets)), new Set([1n << 10n]));
 });
 
-test('resolveCapabilities() drops by name what is asked to be ambient', () => {
-  const sets = resolveCapabilities({ ...nothingAsked, drop: ['CHOWN'], addAmbient: ['CHOWN', 'KILL'] }, everything);
+test('resolveCapabilities() drops a capability by name even if it is requested as ambient', () => {
+  const sets = resolveCapabilities({ ...nothingRequested, drop: ['CHOWN'], addAmbient: ['CHOWN', 'KILL'] }, everything);
   assert.equal(names(sets.ambient), 'KILL');
   assert.equal(sets.bounding & 1n, 0n);
 });
 
-test('resolveCapabilities() keeps ambient a subset of the permitted set of a privileged container', () => {
-  const sets = resolveCapabilities({ ...nothingAsked, isPrivileged: true, addAmbient: ['ALL'] }, withoutResource);
+test('resolveCapabilities() keeps the ambient set within the permitted set of a privileged container', () => {
+  const sets = resolveCapabilities({ ...nothingRequested, isPrivileged: true, addAmbient: ['ALL'] }, withoutResource);
   assert.equal(sets.ambient, withoutResource);
   assert.equal(sets.permitted, withoutResource);
 });
 
-test('resolveCapabilities() gives of ALL, privileged and the default what the daemon holds', () => {
+test('resolveCapabilities() limits ALL, privileged and the default set to what the daemon holds', () => {
   assert.equal(permitted({ add: ['ALL'] }, withoutResource), names(withoutResource));
   assert.equal(permitted({ isPrivileged: true }, withoutResource), names(withoutResource));
   assert.equal(permitted({}, everything & ~(1n << 27n)), defaults.replace(' MKNOD', ''));
   assert.equal(permitted({ isPrivileged: true }, (1n << 64n) - 1n), names(everything));
 });
 
-test('resolveCapabilities() refuses by name a single capability that the daemon lacks', () => {
-  const lacking = (error: unknown) => error instanceof BerthError && error.code === 'FAILED_PRECONDITION' && /SYS_RESOURCE/.test(error.message);
-  assert.throws(() => permitted({ add: ['SYS_RESOURCE'] }, withoutResource), lacking);
-  assert.throws(() => permitted({ addAmbient: ['SYS_RESOURCE'] }, withoutResource), lacking);
+test('resolveCapabilities() rejects a named capability that the daemon lacks', () => {
+  const isMissing = (error: unknown) => error instanceof BerthError && error.code === 'FAILED_PRECONDITION' && /SYS_RESOURCE/.test(error.message);
+  assert.throws(() => permitted({ add: ['SYS_RESOURCE'] }, withoutResource), isMissing);
+  assert.throws(() => permitted({ addAmbient: ['SYS_RESOURCE'] }, withoutResource), isMissing);
   assert.equal(permitted({ add: ['SYS_RESOURCE'], drop: ['SYS_RESOURCE'] }, withoutResource), defaults);
 });
 
-test('resolveCapabilities() refuses names that do not exist, in every list', () => {
+test('resolveCapabilities() rejects unknown names in every list', () => {
   const unknown = (error: unknown) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && /"NET_ADMINS"/.test(error.message);
   for (const list of ['add', 'drop', 'addAmbient']) assert.throws(() => permitted({ [list]: ['NET_ADMINS'] }), unknown);
   assert.throws(() => permitted({ add: ['NET_ADMINS'], isPrivileged: true }), unknown);

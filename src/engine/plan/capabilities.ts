@@ -1,7 +1,7 @@
 /**
- * Which capabilities a container's process gets: names, numbers, and the five sets from the request and the daemon's own.
+ * Resolves the five capability sets of a container's process from the request and the daemon's own capabilities.
  *
- * Pure. Never gives what the daemon does not hold; capset(2) and prctl(2) are operations of the plan.
+ * Pure. Never grants a capability that the daemon does not hold. capset(2) and prctl(2) are operations of the plan.
  */
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
 
@@ -16,13 +16,13 @@ export const capabilityNames = [
 
 const numberByName: ReadonlyMap<string, number> = new Map(capabilityNames.map((name, number) => [name, number]));
 
-/** What a container gets unless it asks otherwise: the set that users of Docker and containerd build their images for. */
+/** The default set, the same as Docker's and containerd's, which images are built for. */
 const defaultNames = [
   ...['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'MKNOD', 'NET_RAW', 'SETGID', 'SETUID', 'SETFCAP', 'SETPCAP'],
   ...['NET_BIND_SERVICE', 'SYS_CHROOT', 'KILL', 'AUDIT_WRITE'],
 ];
 
-/** Names as the request has them: any case, with or without `CAP_`; `ALL` stands for all. */
+/** Names as in the request: any case, with or without `CAP_`; `ALL` means all. */
 export type CapabilityRequest = {
   readonly add: readonly string[];
   readonly drop: readonly string[];
@@ -35,33 +35,34 @@ export type CapabilitySets = {
   readonly bounding: bigint;
   readonly permitted: bigint;
   readonly effective: bigint;
-  /** Only what is ambient too: a file's inheritable bits would otherwise give a non-root user the whole set (CVE-2022-24769). */
+  /** Only the ambient ones: otherwise a file's inheritable bits would give a non-root user the whole set (CVE-2022-24769). */
   readonly inheritable: bigint;
   readonly ambient: bigint;
 };
 
 /**
- * The sets of a container's process. Start from the default, from all for `add: ALL`, from none for `drop: ALL` (the latter wins);
- * then single adds, then single drops. Privileged: all, whatever is added or dropped. Ambient ones come into all five sets.
+ * Returns the capability sets of a container's process. Starts from the default set, from all for `add: ALL`, or from none for `drop: ALL`, which
+ * wins. Then adds the named capabilities, then drops the named ones. A privileged container gets all, whatever is added or dropped. Ambient
+ * capabilities are in all five sets.
  *
- * @param held what the daemon holds. The default set, `ALL` and privileged take what is there; only a single name can fail for it.
- * @throws {BerthError} INVALID_ARGUMENT for a name that no kernel knows, FAILED_PRECONDITION for one that the daemon lacks.
+ * @param held the daemon's capabilities. The default set, `ALL` and privileged are limited to them; a named capability that is not held is an error.
+ * @throws {BerthError} INVALID_ARGUMENT for an unknown name, FAILED_PRECONDITION for a capability that the daemon lacks.
  */
 export function resolveCapabilities(request: CapabilityRequest, held: bigint): CapabilitySets {
   const all = maskOf(capabilityNames) & held;
-  const add = parseNames(request.add, 'adding');
-  const drop = parseNames(request.drop, 'dropping');
-  const ambient = parseNames(request.addAmbient, 'adding ambient');
+  const add = parseNames(request.add, 'add');
+  const drop = parseNames(request.drop, 'drop');
+  const ambient = parseNames(request.addAmbient, 'add ambient');
   const dropped = request.isPrivileged ? 0n : drop.mask;
-  refuseLacking(add.mask & ~dropped, held);
-  refuseLacking(ambient.mask & ~dropped, held);
+  checkHeld(add.mask & ~dropped, held);
+  checkHeld(ambient.mask & ~dropped, held);
   const raised = ((ambient.hasAll ? all : 0n) | ambient.mask) & ~dropped;
   const base = drop.hasAll ? 0n : add.hasAll ? all : maskOf(defaultNames) & held;
   const set = request.isPrivileged ? all : ((base | add.mask) & ~dropped) | raised;
   return { bounding: set, permitted: set, effective: set, inheritable: raised, ambient: raised };
 }
 
-/** The numbers in a set, in order. */
+/** Returns the numbers in a set, in ascending order. */
 function capabilityNumbers(set: bigint): number[] {
   const numbers: number[] = [];
   for (let number = 0; set >> BigInt(number) !== 0n; number++) if ((set >> BigInt(number)) & 1n) numbers.push(number);
@@ -69,9 +70,9 @@ function capabilityNumbers(set: bigint): number[] {
 }
 
 /**
- * The number of a name in any case, with or without `CAP_`.
+ * Returns the number of a capability. The name may be in any case, with or without `CAP_`.
  *
- * @returns undefined for a name that capability.h of Linux 6.18 does not have.
+ * @returns undefined for a name that is not in capability.h of Linux 6.18.
  */
 export function capabilityNumber(name: string): number | undefined {
   return numberByName.get(name.toUpperCase().replace(/^CAP_/, ''));
@@ -84,15 +85,15 @@ function parseNames(names: readonly string[], verb: string): { hasAll: boolean; 
     const number = capabilityNumber(name);
     if (number !== undefined) mask |= 1n << BigInt(number);
     else if (/^(CAP_)?ALL$/i.test(name)) hasAll = true;
-    else throw invalidArgument(`${verb} capability ${JSON.stringify(name.slice(0, 64))}: there is none of this name`);
+    else throw invalidArgument(`${verb} capability ${JSON.stringify(name.slice(0, 64))}: unknown capability`);
   }
   return { hasAll, mask };
 }
 
-function refuseLacking(asked: bigint, held: bigint): void {
-  const lacking = capabilityNumbers(asked & ~held).map((number) => capabilityNames[number]);
-  if (lacking.length === 0) return;
-  throw failedPrecondition(`adding capability ${lacking.join(', ')}: the daemon itself does not hold it on this node`);
+function checkHeld(requested: bigint, held: bigint): void {
+  const missing = capabilityNumbers(requested & ~held).map((number) => capabilityNames[number]);
+  if (missing.length === 0) return;
+  throw failedPrecondition(`add capability ${missing.join(', ')}: the daemon does not hold it on this node`);
 }
 
 function maskOf(names: readonly string[]): bigint {

@@ -17,11 +17,11 @@ for (const [command, args, expected] of merges) {
   });
 }
 
-test('mergeCommand() runs CMD alone when there is no ENTRYPOINT', () => {
+test('mergeCommand() runs CMD alone if there is no ENTRYPOINT', () => {
   assert.deepEqual(mergeCommand({ command: [], args: [] }, { entrypoint: [], cmd: ['sh', ''] }), ['sh', '']);
 });
 
-test('mergeCommand() refuses nothing, an empty name, and NUL', () => {
+test('mergeCommand() rejects an empty command, an empty name, and NUL', () => {
   const none = { entrypoint: [], cmd: [] };
   for (const command of [[], [''], ['sh', 'a\0b']]) {
     assert.throws(
@@ -45,6 +45,6 @@ for (const [argv0, path, cwd, expected] of searches) {
   test(`executableCandidates() of ${argv0} with PATH ${path} in ${cwd}`, () => assert.deepEqual(executableCandidates(argv0, path, cwd), expected));
 }
 
-test('executableCandidates() takes the default PATH when there is none', () => {
+test('executableCandidates() uses the default PATH if none is set', () => {
   assert.equal(executableCandidates('sh', undefined, '/').length, 6);
 });

@@ -1,13 +1,13 @@
 /**
- * A plan as text: one line per operation, flags by name. For `berth plan`, golden tests and people.
+ * Formats a plan as text: one line for each operation, flags by name. For `berth explain` and the golden tests.
  *
- * Pure. Shows the names of environment variables and never their values, which may be secrets.
+ * Pure. Shows only the names of environment variables: their values may be secrets.
  */
 import { AT, CLONE, CLOSE_RANGE, FSOPEN, IOCTL, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, O, OPEN_TREE, PR, RESOLVE, RLIMIT, S_IF } from './abi.ts';
 import type { ArgKind, ArgValues } from './calls.ts';
 import { argsOf, type Bytes, type Op, type Plan } from './plan.ts';
 
-/** The whole plan, in the order in which it runs. */
+/** Returns the text of a plan, in the order in which it runs. */
 export function describePlan(plan: Plan): string {
   const namespaces = flagNames(CLONE, plan.clone.namespaces);
   return [
@@ -20,7 +20,7 @@ export function describePlan(plan: Plan): string {
   ].join('\n');
 }
 
-/** `mkdirat dir=@root path="dev" mode=0755 # making /dev`; registers have an @ in front. */
+/** Returns `mkdirat dir=@root path="dev" mode=0755 # create directory /dev`; registers are prefixed with @. */
 function describeOp(op: Op): string {
   const args = argsOf(op).map(({ name, kind, value }) => ` ${name}=${describeArg(op, name, kind, value)}`);
   const out = op.out === undefined ? '' : ` -> @${op.out}`;
@@ -42,7 +42,7 @@ function describeArg(op: Op, name: string, kind: ArgKind, value: unknown): strin
   return describers[kind](value as never);
 }
 
-/** Numbers that are a choice out of a list. */
+/** Returns the names of a number that is an enumeration. */
 function enumOf(op: Op, name: string): Readonly<Record<string, number>> | undefined {
   if (op.call === 'prctl' && name === 'option') return PR;
   if (op.call === 'prlimit64' && name === 'resource') return RLIMIT;
@@ -53,10 +53,10 @@ function enumOf(op: Op, name: string): Readonly<Record<string, number>> | undefi
 
 const octal = (mode: number): string => (mode === 0 ? '0' : `0${mode.toString(8)}`);
 const hex = (number: number | bigint): string => (number < 10n ? String(number) : `0x${number.toString(16)}`);
-/** Long bytes would bury the rest. */
+/** Bytes as hex, or only their length if there are more than 64. */
 const hexBytes = (bytes: Buffer): string => (bytes.length > 64 ? `${bytes.length} bytes` : bytes.toString('hex'));
 
-/** `NOSUID|NODEV|0x4000`: names where there are some, else the bits. */
+/** Returns `NOSUID|NODEV|0x4000`: the names of known bits, and the rest as hex. */
 function flagNames(names: Readonly<Record<string, number>>, flags: number): string {
   let rest = BigInt(flags);
   const found = Object.entries(names).filter(([, bits]) => {

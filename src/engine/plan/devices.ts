@@ -1,16 +1,16 @@
 /**
- * Plans a container's /dev: the nodes every program expects, the links, terminals, and the devices that were asked for.
+ * Plans a container's /dev: standard device nodes, links, terminals, and requested devices.
  *
- * Pure. Which of them a process may open is the cgroup's to say: device-rules.ts.
+ * Pure. Which devices a process may open is decided by its cgroup: device-rules.ts.
  */
 import { AT, IOCTL, MOUNT_ATTR, O, RESOLVE, S_IF } from './abi.ts';
 import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
 import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
 
-/** A device special file, or what stands for one. */
+/** A device node or a FIFO. */
 export type DeviceNode = {
-  /** Where it is on the host. */
+  /** The path on the host. */
   readonly hostPath: string;
   /** Absolute, inside the container. */
   readonly path: string;
@@ -23,7 +23,7 @@ export type DeviceNode = {
   readonly gid: number;
 };
 
-/** Numbers from the kernel's admin-guide/devices.txt. */
+/** Name, major and minor number: Documentation/admin-guide/devices.txt of the kernel. */
 const standardNodes = [
   ['null', 1, 3],
   ['zero', 1, 5],
@@ -41,12 +41,17 @@ const links = [
   ['pts/ptmx', 'ptmx'],
 ] as const;
 
-/** Group `tty` of Debian, Red Hat and the rest: grantpt(3) gives terminals to it. */
+/** Group `tty` of all common distributions, which grantpt(3) assigns to terminals. */
 const ttyGid = '5';
 
 const devReg: Reg = 'dev';
 
-/** The mounts of a default /dev. `shmReg` is the sandbox's (or the host's) /dev/shm; `mqueueReg` the host's /dev/mqueue where none may be made, null: it has none. */
+/**
+ * Returns the mounts of a default /dev.
+ *
+ * @param shmReg the /dev/shm of the sandbox or the host.
+ * @param mqueueReg the host's /dev/mqueue, if the container cannot mount its own; null: the host has none.
+ */
 export function devMounts(shmReg: Reg, mqueueReg?: Reg | null): RootMount[] {
   const quiet = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NOEXEC;
   return [
@@ -95,7 +100,11 @@ function mqueueMount(hostReg: Reg | undefined): RootMount {
   return { target: '/dev/mqueue', isDirectory: true, source, attributes, isRecursive: false };
 }
 
-/** The nodes of a default /dev. To run once `dev` is attached, with umask 0. @param taken paths with a mount of their own, of a host's node, say. */
+/**
+ * Returns the operations that create the nodes of a default /dev. They run after `dev` is attached, with umask 0.
+ *
+ * @param taken paths to skip, because something is mounted on them, for example a node of the host.
+ */
 export function planStandardDevices(taken: ReadonlySet<string>): Op[] {
   return withoutTaken(standardNodes, ([name]) => name, taken).map(
     ([name, major, minor]): Op => ({
@@ -104,15 +113,15 @@ export function planStandardDevices(taken: ReadonlySet<string>): Op[] {
       path: name,
       mode: S_IF.IFCHR | 0o666,
       dev: deviceNumber(major, minor),
-      note: `making device /dev/${name}`,
+      note: `create device /dev/${name}`,
     }),
   );
 }
 
-/** The links of a default /dev. To run once `dev` is attached. @param taken as for planStandardDevices(). */
+/** Returns the operations that create the links of a default /dev. They run after `dev` is attached. @param taken as for planStandardDevices(). */
 export function planDeviceLinks(taken: ReadonlySet<string>): Op[] {
   return withoutTaken(links, ([, name]) => name, taken).map(
-    ([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `linking /dev/${path}` }),
+    ([target, path]): Op => ({ call: 'symlinkat', target, dir: devReg, path, note: `create link /dev/${path}` }),
   );
 }
 
@@ -120,15 +129,15 @@ function withoutTaken<Entry>(entries: readonly Entry[], nameOf: (entry: Entry) =
   return entries.filter((entry) => !taken.has(`/dev/${nameOf(entry)}`));
 }
 
-/** The nodes of a default /dev, by their paths in the container and on the host. */
+/** The nodes of a default /dev. The paths are the same in the container and on the host. */
 export const standardDevicePaths: readonly string[] = standardNodes.map(([name]) => `/dev/${name}`);
 
-/** A device of the host's as a mount: in a user namespace none can be made. `reg` is a copy of the host's mount of the node. */
+/** Returns a bind mount of a device of the host: in a user namespace no device can be created. `reg` is a clone of the host's node. */
 export function deviceMount(path: string, reg: Reg): RootMount {
   return { target: path, isDirectory: false, source: { kind: 'inherited', reg }, attributes: 0, isRecursive: false };
 }
 
-/** `dev_t` as mknod(2) takes it: makedev(3). */
+/** Returns the `dev_t` that mknod(2) takes: makedev(3). */
 function deviceNumber(major: number, minor: number): bigint {
   const [ma, mi] = [BigInt(major), BigInt(minor)];
   return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
@@ -136,7 +145,7 @@ function deviceNumber(major: number, minor: number): bigint {
 
 const typeBits = { char: S_IF.IFCHR, block: S_IF.IFBLK, fifo: S_IF.IFIFO } as const;
 
-/** Devices that were asked for, wherever they are to be; the node replaces one of the image. */
+/** Returns the operations that create requested devices. A node replaces the file that the image has at the same path. */
 export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
   return nodes.flatMap((node, i): Op[] => {
     const path = normalPath(node.path);
@@ -145,58 +154,58 @@ export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
     const name = path.slice(slash + 1);
     return [
       ...makeInRoot(path.slice(0, slash) || '/', 'directory', parent),
-      { call: 'unlinkat', dir: parent, path: name, flags: 0, tolerate: ['ENOENT'], note: `removing the image's ${path}` },
+      { call: 'unlinkat', dir: parent, path: name, flags: 0, tolerate: ['ENOENT'], note: `remove ${path} of the image` },
       {
         call: 'mknodat',
         dir: parent,
         path: name,
         mode: typeBits[node.type] | node.mode,
         dev: deviceNumber(node.major, node.minor),
-        note: `making device ${path}`,
+        note: `create device ${path}`,
       },
-      { call: 'fchownat', dir: parent, path: name, uid: node.uid, gid: node.gid, flags: AT.SYMLINK_NOFOLLOW, note: `giving ${path} its owner` },
-      { call: 'close', fd: parent, note: `closing the directory of ${path}` },
+      { call: 'fchownat', dir: parent, path: name, uid: node.uid, gid: node.gid, flags: AT.SYMLINK_NOFOLLOW, note: `set the owner of ${path}` },
+      { call: 'close', fd: parent, note: `close the directory of ${path}` },
     ];
   });
 }
 
 /**
- * A terminal of the container's own devpts as its input, output, controlling terminal and /dev/console; the monitor gets the other side.
- * To run after setsid and after all mounts.
+ * Returns the operations that create a terminal in the container's devpts and make it the controlling terminal and /dev/console.
+ * The monitor gets the master. They run after setsid and after all mounts.
  *
- * @param uid gets the terminal, so that a program of this user can open it again by name.
+ * @param uid owner of the terminal, so that programs of this user can open it by name.
  */
 export function planTerminal(uid: number): Op[] {
   return [
     ...openTerminal(rootReg, inRoot, uid),
     ...makeInRoot('/dev/console', 'file', 'console@'),
-    cloneOf('tty', 'console', 'preparing /dev/console'),
-    moveOnto('console', 'console@', 'mounting the terminal on /dev/console'),
-    { call: 'sendterminal', master: 'terminal', note: 'handing the terminal to the monitor' },
-    controlTerminal,
+    cloneOf('tty', 'console', 'prepare the mount of /dev/console'),
+    moveOnto('console', 'console@', 'mount the terminal on /dev/console'),
+    { call: 'sendterminal', master: 'terminal', note: 'send the terminal to the monitor' },
+    setControllingTerminal,
   ];
 }
 
 /**
- * A terminal for a process that runs beside a container's own: `socket` takes the other side to the daemon.
- * To run after setsid and in the container's namespaces. A container may have replaced its ptmx: then this fails.
+ * Returns the operations that create a terminal for an exec. The daemon gets the master through `socket`.
+ * They run after setsid and in the container's namespaces. They fail if the container has replaced its ptmx.
  */
 export function planExecTerminal(uid: number, socket: Reg): Op[] {
   return [
     ...openTerminal('cwd', RESOLVE.NO_MAGICLINKS, uid),
-    { call: 'sendfd', socket, fd: 'terminal', note: 'handing the terminal to the daemon' },
-    controlTerminal,
+    { call: 'sendfd', socket, fd: 'terminal', note: 'send the terminal to the daemon' },
+    setControllingTerminal,
   ];
 }
 
 function openTerminal(dir: Reg, resolve: number, uid: number): Op[] {
   const flags = O.RDWR | O.NOCTTY | O.CLOEXEC;
   return [
-    { call: 'openat2', dir, path: '/dev/pts/ptmx', how: { flags, resolve }, out: 'terminal', note: 'opening /dev/pts/ptmx' },
-    { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlocking the terminal' },
-    { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: flags, out: 'tty', note: 'opening the terminal' },
-    { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'giving the terminal to its user' },
+    { call: 'openat2', dir, path: '/dev/pts/ptmx', how: { flags, resolve }, out: 'terminal', note: 'open /dev/pts/ptmx' },
+    { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlock the terminal' },
+    { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: flags, out: 'tty', note: 'open the terminal' },
+    { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'set the owner of the terminal' },
   ];
 }
 
-const controlTerminal: Op = { call: 'ioctl', fd: 'tty', request: IOCTL.TIOCSCTTY, value: 0, note: 'making the terminal the controlling one' };
+const setControllingTerminal: Op = { call: 'ioctl', fd: 'tty', request: IOCTL.TIOCSCTTY, value: 0, note: 'set the controlling terminal' };

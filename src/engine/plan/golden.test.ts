@@ -1,4 +1,4 @@
-/** Whole plans as text: UPDATE_GOLDEN=1 rewrites them, and the difference is reviewed. */
+/** Compares whole plans, as text, with the files in golden/. UPDATE_GOLDEN=1 rewrites the files; review the difference. */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -79,9 +79,9 @@ function checkGolden(name: string, plan: Plan): void {
   assert.equal(text, readFileSync(path, 'utf8'));
 }
 
-test('planContainer() composes an ordinary container on cgroup v2', () => checkGolden('container', planContainer(container)));
+test('planContainer() plans an ordinary container on cgroup v2', () => checkGolden('container', planContainer(container)));
 
-test('planContainer() composes one with a terminal, a read-only root, volumes and a device on cgroup v1', () => {
+test('planContainer() plans a container with a terminal, a read-only root, volumes and a device on cgroup v1', () => {
   const cgroups = { version: 1, hierarchies: [{ name: 'cpu,cpuacct', reg: 'cpu' }], links: [{ name: 'cpu', target: 'cpu,cpuacct' }] } as const;
   const volume = {
     target: '/data/deep',
@@ -118,7 +118,7 @@ test('planExec() joins a container by its pidfd', () => {
   );
 });
 
-test('planReaper() composes the first process of a shared pid namespace', () => {
+test('planReaper() plans pid 1 of a shared pid namespace', () => {
   checkGolden(
     'reaper',
     planReaper({ fds: ['net', 'uts', 'ipc', 'cgroup'], namespaces, cgroup: { version: 2, directory: 'cgroup' }, oomScoreAdj: -998 }),
@@ -136,11 +136,11 @@ const inUser: ContainerPlan = {
   ],
 };
 
-test('planContainer() composes a container in a user namespace: joined first, its own namespaces made in it, devices as mounts', () => {
+test('planContainer() joins a user namespace first, creates the other namespaces in it, and bind-mounts devices', () => {
   checkGolden('userns', planContainer(inUser));
 });
 
-test('planContainer() asks for no privilege of the host once it is in a user namespace', () => {
+test('planContainer() needs no privilege on the host after it has joined a user namespace', () => {
   const { child } = planContainer(inUser);
   const joined = child.findIndex((op) => op.call === 'setns' && op.namespaces === CLONE.NEWUSER);
   const calls = child.slice(joined).filter((op) => op.call === 'prlimit64' || (op.call === 'mknodat' && (op.mode & S_IF.IFCHR) !== 0));
@@ -148,7 +148,7 @@ test('planContainer() asks for no privilege of the host once it is in a user nam
   assert.equal(child.filter((op) => op.call === 'prlimit64').length, credentials.rlimits.length);
 });
 
-test('planExec() and planReaper() join a user namespace, and planPodNamespaces() makes the others in it', () => {
+test('planExec() and planReaper() join a user namespace, and planPodNamespaces() creates the other namespaces in it', () => {
   checkGolden(
     'userns-exec',
     planExec({ fds: ['target', 'cgroup', 'stdin', 'stdout', 'stderr'], process, target: 'target', isInUserNamespace: true }),
@@ -160,35 +160,35 @@ test('planExec() and planReaper() join a user namespace, and planPodNamespaces()
   checkGolden('userns-sandbox', planPodNamespaces({ fds: ['cgroup', 'user'], cgroup, user: 'user', kinds, hostname: 'pod', sysctls }));
 });
 
-test('planContainer() that waits for hooks does the same, but enters the root after all is in it and they have run', () => {
-  const linesOf = (plan: Plan) => plan.child.map(({ note }) => note);
-  const plain = linesOf(planContainer(container));
+test('planContainer() with hooks runs the same operations, but enters the root after it is complete and the hooks have run', () => {
+  const notesOf = (plan: Plan) => plan.child.map(({ note }) => note);
+  const plain = notesOf(planContainer(container));
   const held = planContainer({ ...container, fds: [...fds, 'go'], hold: 'go' });
-  const lines = linesOf(held);
-  assert.deepEqual([...lines].sort(), [...plain, 'waiting for hooks'].sort());
-  const waits = lines.indexOf('waiting for hooks');
-  assert.deepEqual(lines.slice(waits + 1), [
-    'entering the root file system',
-    'making the root file system the root',
-    "detaching the host's root",
-    'entering the new root',
-    ...plain.slice(plain.indexOf('opening /dev/null to mask paths with')),
+  const notes = notesOf(held);
+  assert.deepEqual([...notes].sort(), [...plain, 'wait for hooks'].sort());
+  const wait = notes.indexOf('wait for hooks');
+  assert.deepEqual(notes.slice(wait + 1), [
+    'change the working directory to the root file system',
+    'pivot to the root file system',
+    'detach the root file system of the host',
+    'change the working directory to /',
+    ...plain.slice(plain.indexOf('open /dev/null to mask paths')),
   ]);
   assert.deepEqual(
     held.child.flatMap((op) => (op.call === 'move_mount' && op.toPath !== '' ? [op.toPath] : [])),
     ['rootfs'],
   );
-  assert.throws(() => encodePlan({ ...held, parent: held.child.filter((op) => op.call === 'hold') }), /is the child's/);
+  assert.throws(() => encodePlan({ ...held, parent: held.child.filter((op) => op.call === 'hold') }), /hold is only for the child/);
 });
 
-test("planHook() runs a hook with the daemon's rights, in the host's namespaces or in the container's", () => {
+test("planHook() runs a hook with the daemon's privileges, in the namespaces of the host or the container", () => {
   const hook = { point: 'createContainer', path: '/usr/bin/vendor-hook', argv: ['vendor-hook', 'link'], env: ['DEBUG=1'], timeoutMs: 1000 } as const;
   checkGolden('hook', planHook({ fds: ['state', 'output'], hook, bundle: '/run/berth/containers/c1' }));
   const inside = { target: 'target', cgroup: { version: 2, directory: 'cgroup' }, isInUserNamespace: true } as const;
   checkGolden('userns-hook', planHook({ fds: ['output', 'target', 'cgroup', 'state'], hook, bundle: '/run/berth/containers/c1', container: inside }));
 });
 
-test('planContainer() never leaves a mount of a volume to be resolved outside the root', () => {
+test('planContainer() never resolves the target of a volume outside the root', () => {
   const volume = {
     target: '/../../etc/../escape',
     isDirectory: true,
@@ -199,7 +199,7 @@ test('planContainer() never leaves a mount of a volume to be resolved outside th
   const plan = planContainer({ ...container, fds: [...fds, 'v'], mounts: [...container.mounts, volume] });
   const entered = plan.child.findIndex((op) => op.call === 'pivot_root');
   for (const [i, op] of plan.child.entries()) {
-    if (op.call === 'move_mount' && i > entered) assert.equal(op.toPath, '', 'onto an fd, not a path');
-    if (op.call === 'openat2') assert.ok((op.how.resolve ?? 0) & 0x10, 'resolved in the root');
+    if (op.call === 'move_mount' && i > entered) assert.equal(op.toPath, '', 'target is an fd, not a path');
+    if (op.call === 'openat2') assert.ok((op.how.resolve ?? 0) & 0x10, 'resolved inside the root');
   }
 });

@@ -17,7 +17,7 @@ const files: IdentityFiles = {
   group: Buffer.from(['root:x:0:', 'web:x:133:', 'shared:x:500:app,www', 'extra:x:501: www ,nobody', '77:x:5:', 'shared:x:9:'].join('\n')),
 };
 
-/** `uid:gid groups home`. */
+/** Returns `uid:gid groups home`. */
 function identify(user: Partial<UserSpec>, imageUser = '', from: IdentityFiles = files): string {
   const userSpec: UserSpec = { supplementalGroups: [], groupsPolicy: 'merge', ...user };
   const { uid, gid, additionalGids, home } = resolveIdentity({ userSpec, imageUser }, from);
@@ -48,27 +48,27 @@ for (const [user, imageUser, expected] of cases) {
   test(`resolveIdentity() of ${JSON.stringify(user)} and image user "${imageUser}"`, () => assert.equal(identify(user, imageUser), expected));
 }
 
-test('resolveIdentity() takes digits for a number where passwd has a user of that name', () => {
+test('resolveIdentity() treats digits as a number even if passwd has a user of that name', () => {
   assert.equal(identify({}, '2000'), '2000:0 0 /');
   assert.equal(identify({}, '33:77'), '33:77 77,500,501 /var/www');
 });
 
 const refusals: [Partial<UserSpec>, string, RegExp][] = [
-  [{ username: 'nobody' }, '', /user "nobody" is not in the image's \/etc\/passwd/],
-  [{}, 'nobody', /user "nobody" is not in/],
-  [{}, 'www:nogroup', /group "nogroup" is not in the image's \/etc\/group/],
-  [{ gid: 5 }, 'www', /a group is given only with a user/],
-  [{ uid: 4294967295 }, '', /id 4294967295: must be from 0 to 4294967294/],
+  [{ username: 'nobody' }, '', /user "nobody" not found in \/etc\/passwd of the image/],
+  [{}, 'nobody', /user "nobody" not found in/],
+  [{}, 'www:nogroup', /group "nogroup" not found in \/etc\/group of the image/],
+  [{ gid: 5 }, 'www', /run as group 5: a group requires a user/],
+  [{ uid: 4294967295 }, '', /invalid user or group id 4294967295: must be from 0 to 4294967294/],
   [{ uid: -1 }, '', /id -1/],
   [{ uid: 1.5 }, '', /id 1\.5/],
   [{ uid: 1, gid: 2 ** 32 }, '', /id 4294967296/],
   [{ supplementalGroups: [-1] }, '', /id -1/],
   [{}, '99999999999999999999', /id 100000000000000000000/],
-  [{}, '-1', /user "-1" is not in/],
-  [{}, '0x0', /user "0x0" is not in/],
+  [{}, '-1', /user "-1" not found in/],
+  [{}, '0x0', /user "0x0" not found in/],
 ];
 for (const [user, imageUser, message] of refusals) {
-  test(`resolveIdentity() refuses ${JSON.stringify(user)} and image user "${imageUser}"`, () => {
+  test(`resolveIdentity() rejects ${JSON.stringify(user)} and image user "${imageUser}"`, () => {
     assert.throws(
       () => identify(user, imageUser),
       (error) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message),
@@ -76,14 +76,14 @@ for (const [user, imageUser, message] of refusals) {
   });
 }
 
-test('resolveIdentity() needs no files for numbers, and says of a name that it is not there', () => {
+test('resolveIdentity() needs no files for numbers, and reports a name as not found', () => {
   const none = { passwd: null, group: null };
   assert.equal(identify({ uid: 5, supplementalGroups: [7] }, '', none), '5:0 0,7 /');
   assert.equal(identify({}, '', none), '0:0 0 /');
-  assert.throws(() => identify({}, 'root', none), /"root" is not in/);
+  assert.throws(() => identify({}, 'root', none), /"root" not found in/);
 });
 
-test('resolveIdentity() passes over lines that make no sense', () => {
+test('resolveIdentity() ignores malformed lines', () => {
   const passwd = [
     '',
     ':x:7:7::/',
@@ -97,33 +97,33 @@ test('resolveIdentity() passes over lines that make no sense', () => {
     '#www:x:8:8',
     '+::::::',
   ];
-  const hostile = {
+  const malformed = {
     passwd: Buffer.from(`${passwd.join('\n')}\r\nwww:x:33:34\r\n`),
     group: Buffer.from('a:x:1\nb:x:x:www\nc:x:3:www,\xff\r\n', 'latin1'),
   };
-  assert.equal(identify({}, 'www', hostile), '33:34 34,3 /');
+  assert.equal(identify({}, 'www', malformed), '33:34 34,3 /');
 });
 
-test('resolveIdentity() reads lines of any length', () => {
+test('resolveIdentity() parses lines of any length', () => {
   const long = 'x'.repeat(200_000);
   const group = Buffer.from(`${long}:x:1:www\ng:x:2:${'a,'.repeat(100_000)}www\n`);
   assert.equal(identify({}, 'www', { ...files, group }), '33:133 133,1,2 /var/www');
 });
 
-test('resolveIdentity() refuses ids that the pod does not have', () => {
+test('resolveIdentity() rejects ids outside the user namespace of the pod', () => {
   const range = (length: number) => ({ hostId: 100_000, length });
   const within = (user: Partial<UserSpec>, uids: number, gids: number) => {
     const userSpec: UserSpec = { supplementalGroups: [], groupsPolicy: 'strict', ...user };
     return () => resolveIdentity({ userSpec, imageUser: '', ids: { uids: range(uids), gids: range(gids) } }, files);
   };
   assert.equal(within({ uid: 999, gid: 499, supplementalGroups: [499] }, 1000, 500)().uid, 999);
-  assert.throws(within({ uid: 1000, gid: 0 }, 1000, 500), /user 1000 is not in the pod's user namespace, which has ids 0 to 999/);
-  assert.throws(within({ uid: 0, gid: 500 }, 1000, 500), /group 500 is not in/);
-  assert.throws(within({ uid: 0, supplementalGroups: [7, 500] }, 1000, 500), /group 500 is not in/);
+  assert.throws(within({ uid: 1000, gid: 0 }, 1000, 500), /user 1000 is not mapped in the user namespace of the pod, which has ids 0 to 999/);
+  assert.throws(within({ uid: 0, gid: 500 }, 1000, 500), /group 500 is not mapped in/);
+  assert.throws(within({ uid: 0, supplementalGroups: [7, 500] }, 1000, 500), /group 500 is not mapped in/);
 });
 
-test('resolveIdentity() refuses more groups than the kernel takes', () => {
+test('resolveIdentity() rejects more groups than the kernel allows', () => {
   const groups = (count: number) => Buffer.from(Array.from({ length: count }, (_, i) => `g${i}:x:${1000 + i}:www`).join('\n'));
-  assert.throws(() => identify({}, 'www', { ...files, group: groups(65536) }), /65537 groups: the kernel takes 65536/);
+  assert.throws(() => identify({}, 'www', { ...files, group: groups(65536) }), /65537 groups: the kernel allows 65536/);
   assert.ok(identify({}, 'www', { ...files, group: groups(65535) }));
 });

@@ -1,7 +1,7 @@
 /**
- * Who a container's process is: user, groups and home from the request, the image's User, and the image's own /etc/passwd and /etc/group.
+ * Resolves user, groups and home directory of a container's process from the request, the image's User, and the image's /etc/passwd and /etc/group.
  *
- * Pure. The two files are an image's and so may be hostile: the caller bounds their size, and lines that make no sense are passed over.
+ * Pure. The two files are untrusted: the caller limits their size, and malformed lines are ignored.
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import type { IdMap, IdRange, UserSpec } from '../state/spec.ts';
@@ -12,9 +12,9 @@ type GroupEntry = { readonly name: string; readonly gid: number; readonly member
 export type Identity = {
   readonly uid: number;
   readonly gid: number;
-  /** For setgroups(2); the primary group is the first. */
+  /** For setgroups(2). The first is the primary group. */
   readonly additionalGids: readonly number[];
-  /** `/` when passwd does not say. */
+  /** `/` if passwd has no home directory for the user. */
   readonly home: string;
 };
 
@@ -22,52 +22,52 @@ export type IdentityRequest = {
   readonly userSpec: UserSpec;
   /** The image config's User. */
   readonly imageUser: string;
-  /** Those of the pod's user namespace. */
+  /** The ids that are mapped in the pod's user namespace; undefined: the pod has none. */
   readonly ids?: IdMap;
 };
 
-/** Null: the image has no such file. */
+/** Contents of the files; null: the image has no such file. */
 export type IdentityFiles = { readonly passwd: Buffer | null; readonly group: Buffer | null };
 
-/** 2^32 - 1 means "leave as it is" in setresuid(2). */
+/** 2^32 - 1 means "no change" in setresuid(2). */
 const idMax = 0xfffffffe;
 /** NGROUPS_MAX of include/uapi/linux/limits.h. */
 const groupsMax = 65536;
 
 /**
- * The identity of the first process of a container.
+ * Returns the identity of the first process of a container.
  *
  * The user is the request's name, else its number, else the image's User (`uid`, `uid:gid`, `name`, `name:group`), else root.
- * A name must be in passwd, a number need not. The group is the request's, else the image's when its User counts, else passwd's, else 0.
- * Text of digits is always a number, also where passwd has a user of that name: the kubelet's runAsNonRoot check takes it for one.
- * Groups: the request's and the primary one; policy `merge` adds those whose members name the user.
+ * A name must be in passwd; a number need not. The group is the request's, else the image's if its User is used, else that of passwd, else 0.
+ * Digits are always a number, even if passwd has a user of that name, as in the kubelet's runAsNonRoot check.
+ * The additional groups are the primary group and those of the request. Policy `merge` adds the groups that list the user as a member.
  *
- * @throws {BerthError} INVALID_ARGUMENT for an unknown name, an id beyond 2^32 - 2 or outside of `ids`, a group without a user, more than 65536 groups.
+ * @throws {BerthError} INVALID_ARGUMENT for an unknown name, an id above 2^32 - 2 or outside `ids`, a group without a user, more than 65536 groups.
  */
 export function resolveIdentity(request: IdentityRequest, files: IdentityFiles): Identity {
   const { userSpec } = request;
   const users = parsePasswd(files.passwd ?? Buffer.alloc(0));
   const groups = parseGroup(files.group ?? Buffer.alloc(0));
-  const [user, group] = requestedNames(userSpec, request.imageUser);
+  const [user, group] = selectUser(userSpec, request.imageUser);
   const { uid, entry } = findUser(users, user);
   const gid = group === undefined ? (entry?.gid ?? 0) : findGroup(groups, group);
   const memberships = userSpec.groupsPolicy === 'merge' && entry !== undefined ? groups.filter(({ members }) => members.includes(entry.name)) : [];
   const additional = new Set([gid, ...userSpec.supplementalGroups.map(checkedId), ...memberships.map((group) => group.gid)]);
-  if (additional.size > groupsMax) throw invalidArgument(`user ${shown(user)} is in ${additional.size} groups: the kernel takes ${groupsMax}`);
+  if (additional.size > groupsMax) throw invalidArgument(`user ${shown(user)} is in ${additional.size} groups: the kernel allows ${groupsMax}`);
   checkMapped(uid, [...additional], request.ids);
   return { uid, gid, additionalGids: [...additional], home: entry?.home || '/' };
 }
 
 function checkMapped(uid: number, gids: readonly number[], ids: IdMap | undefined): void {
   if (ids === undefined) return;
-  const refuse = (what: string, { length }: IdRange) =>
-    invalidArgument(`${what} is not in the pod's user namespace, which has ids 0 to ${length - 1}`);
-  if (uid >= ids.uids.length) throw refuse(`user ${uid}`, ids.uids);
+  const unmapped = (what: string, { length }: IdRange) =>
+    invalidArgument(`${what} is not mapped in the user namespace of the pod, which has ids 0 to ${length - 1}`);
+  if (uid >= ids.uids.length) throw unmapped(`user ${uid}`, ids.uids);
   const gid = gids.find((group) => group >= ids.gids.length);
-  if (gid !== undefined) throw refuse(`group ${gid}`, ids.gids);
+  if (gid !== undefined) throw unmapped(`group ${gid}`, ids.gids);
 }
 
-/** passwd(5): the lines that have a name and two ids. */
+/** Parses passwd(5). Ignores lines without a name and two ids. */
 function parsePasswd(bytes: Buffer): PasswdEntry[] {
   return linesOf(bytes).flatMap(([name = '', , uidText, gidText, , home = '']) => {
     const [uid, gid] = [parseId(uidText), parseId(gidText)];
@@ -75,7 +75,7 @@ function parsePasswd(bytes: Buffer): PasswdEntry[] {
   });
 }
 
-/** group(5): the lines that have a name and an id. */
+/** Parses group(5). Ignores lines without a name and an id. */
 function parseGroup(bytes: Buffer): GroupEntry[] {
   return linesOf(bytes).flatMap(([name = '', , gidText, members = '']) => {
     const gid = parseId(gidText);
@@ -83,12 +83,12 @@ function parseGroup(bytes: Buffer): GroupEntry[] {
   });
 }
 
-/** What names the user and, if anything does, the group. */
-function requestedNames(spec: UserSpec, imageUser: string): [string, string | undefined] {
+/** Returns the name or number of the user and, if specified, of the group. */
+function selectUser(spec: UserSpec, imageUser: string): [string, string | undefined] {
   const user = spec.username || (spec.uid === undefined ? undefined : String(checkedId(spec.uid)));
   const group = spec.gid === undefined ? undefined : String(checkedId(spec.gid));
   if (user !== undefined) return [user, group];
-  if (group !== undefined) throw invalidArgument(`run as group ${group}: a group is given only with a user`);
+  if (group !== undefined) throw invalidArgument(`run as group ${group}: a group requires a user`);
   const colon = imageUser.indexOf(':');
   if (colon === -1) return [imageUser || '0', undefined];
   return [imageUser.slice(0, colon) || '0', imageUser.slice(colon + 1) || undefined];
@@ -100,23 +100,23 @@ function findUser(users: readonly PasswdEntry[], user: string): { uid: number; e
     return { uid, entry: users.find((entry) => entry.uid === uid) };
   }
   const entry = users.find(({ name }) => name === user);
-  if (entry === undefined) throw invalidArgument(`user ${shown(user)} is not in the image's /etc/passwd`);
+  if (entry === undefined) throw invalidArgument(`user ${shown(user)} not found in /etc/passwd of the image`);
   return { uid: entry.uid, entry };
 }
 
 function findGroup(groups: readonly GroupEntry[], group: string): number {
   if (/^\d+$/.test(group)) return checkedId(Number(group));
   const entry = groups.find(({ name }) => name === group);
-  if (entry === undefined) throw invalidArgument(`group ${shown(group)} is not in the image's /etc/group`);
+  if (entry === undefined) throw invalidArgument(`group ${shown(group)} not found in /etc/group of the image`);
   return entry.gid;
 }
 
 function checkedId(id: number): number {
   if (Number.isInteger(id) && id >= 0 && id <= idMax) return id;
-  throw invalidArgument(`user or group id ${id}: must be from 0 to ${idMax}`);
+  throw invalidArgument(`invalid user or group id ${id}: must be from 0 to ${idMax}`);
 }
 
-/** Fields of each line; lines with NUL are left out, for no C library reads beyond it. */
+/** Returns the fields of each line. Ignores lines with NUL, because a C library stops there. */
 function linesOf(bytes: Buffer): string[][] {
   const lines = bytes.toString('utf8').split('\n');
   return lines.filter((line) => line.includes(':') && !line.startsWith('#') && !line.includes('\0')).map((line) => line.trim().split(':'));

@@ -1,20 +1,20 @@
 /**
- * Plans how a process gets into a user namespace, and becomes its root.
+ * Plans how a process joins a user namespace and becomes its root.
  *
- * Pure. From there on it has all capabilities over what belongs to that namespace, and none over the host: user_namespaces(7).
+ * Pure. Afterwards the process has all capabilities over resources of that namespace, and none over the host: user_namespaces(7).
  */
 import { CLONE } from './abi.ts';
 import type { Op, Reg } from './plan.ts';
 
-/** Joins the namespace. What needs the host's privilege comes before: limits, the oom score, cgroups. */
+/** Returns the operations that join the namespace. What needs privilege on the host must come before: limits, oom_score_adj, cgroups. */
 export function joinUser(reg: Reg): Op[] {
-  return [{ call: 'setns', fd: reg, namespaces: CLONE.NEWUSER, note: "joining the pod's user namespace" }, ...becomeRoot()];
+  return [{ call: 'setns', fd: reg, namespaces: CLONE.NEWUSER, note: 'join the user namespace of the pod' }, ...becomeRoot()];
 }
 
-/** The host's root is nobody in a user namespace: what it makes would have no owner. */
+/** Returns the operations that become root. The host's root is not mapped in the user namespace: its files would have no valid owner. */
 export function becomeRoot(): Op[] {
   return [
-    { call: 'setresgid', real: 0, effective: 0, saved: 0, note: "becoming the group of the pod's root" },
-    { call: 'setresuid', real: 0, effective: 0, saved: 0, note: "becoming the pod's root" },
+    { call: 'setresgid', real: 0, effective: 0, saved: 0, note: 'set the group to root of the user namespace' },
+    { call: 'setresuid', real: 0, effective: 0, saved: 0, note: 'set the user to root of the user namespace' },
   ];
 }

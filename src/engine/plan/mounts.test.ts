@@ -11,7 +11,7 @@ const mount = (target: string, reg = target): RootMount => ({
   isRecursive: false,
 });
 
-test('orderMounts() puts parents first, and of two on one path keeps the later', () => {
+test('orderMounts() puts parents first, and keeps the later of two mounts on one path', () => {
   const ordered = orderMounts([mount('/a/b/c'), mount('/a'), mount('/x/', 'first'), mount('/x', 'second'), mount('/a/b')]);
   assert.deepEqual(
     ordered.map(({ source }) => source.kind === 'inherited' && source.reg),
@@ -24,7 +24,7 @@ test('normalPath() never goes above the root', () => {
   assert.equal(normalPath('/..'), '/');
 });
 
-test('withoutCovered() lets a volume on /dev replace all of /dev, and one on /etc/hosts only that', () => {
+test('withoutCovered() removes all of /dev for a volume on /dev, and only /etc/hosts for one on /etc/hosts', () => {
   const defaults = standardMounts({
     isPrivileged: false,
     hasReadonlyRoot: false,

@@ -1,8 +1,8 @@
 /**
- * Plans what is mounted in a container's root, where, with which attributes, and which paths are hidden or read-only.
+ * Plans the mounts in a container's root and their attributes, and the masked and read-only paths.
  *
- * Pure. Mounts are made before the old root goes (a user namespace may make a proc only while one is in cgroupView) and attached after it,
- * onto an fd of the target that was resolved inside the root: no link of an image can lead a mount outside.
+ * Pure. Mounts are created before pivot_root and attached after it: in a user namespace, proc can be mounted only while another proc is visible.
+ * They are attached to an fd of the target that was resolved inside the root, so that no link of an image can redirect a mount outside.
  */
 import { AT, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, type MS, OPEN_TREE } from './abi.ts';
 import type { Op, Reg } from './plan.ts';
@@ -11,30 +11,30 @@ import { makeInRoot, openInRoot } from './rootfs.ts';
 export type RootMount = {
   /** Absolute, inside the container. */
   readonly target: string;
-  /** The target, when it is missing, becomes a directory or a file. */
+  /** If the target is missing, whether a directory or a file is created. */
   readonly isDirectory: boolean;
   readonly source:
     | { readonly kind: 'inherited'; readonly reg: Reg }
     | { readonly kind: 'new'; readonly type: string; readonly options: readonly (readonly [key: string, value: string | true])[] };
   /** MOUNT_ATTR bits. */
   readonly attributes: number;
-  /** Whether `attributes` hold for the mounts below it too. */
+  /** Whether `attributes` also apply to the mounts below. */
   readonly isRecursive: boolean;
-  /** Of an inherited tree; undefined leaves it. */
+  /** For an inherited tree; undefined: unchanged. */
   readonly propagation?: typeof MS.PRIVATE | typeof MS.SLAVE | typeof MS.SHARED;
-  /** Becomes read-only when all other mounts are attached: some have their place in it. */
+  /** Becomes read-only after all other mounts are attached, because some of them are attached inside it. */
   readonly isSealedLast?: boolean;
-  /** Keeps the mount's fd open under this name, for operations that come later. */
+  /** Keeps the fd of the mount open in this register, for later operations. */
   readonly keepAs?: Reg;
 };
 
-/** Parents before what lies in them; of two on the same path the later one wins, and the earlier is left out. Stable otherwise. */
+/** Sorts mounts so that parents come before their children, otherwise stably. Of two mounts on the same path only the later is kept. */
 export function orderMounts(mounts: readonly RootMount[]): RootMount[] {
   const last = new Map(mounts.map((mount) => [normalPath(mount.target), mount]));
   return mounts.filter((mount) => last.get(normalPath(mount.target)) === mount).sort((a, b) => depth(a.target) - depth(b.target));
 }
 
-/** Without repeated and trailing slashes, `.` and `..`. */
+/** Returns the path without repeated and trailing slashes, `.` and `..`. */
 export function normalPath(path: string): string {
   const parts: string[] = [];
   for (const part of path.split('/')) {
@@ -47,15 +47,15 @@ export function normalPath(path: string): string {
 const depth = (path: string): number => normalPath(path).split('/').filter(Boolean).length;
 
 export type MountOps = {
-  /** To run before the root is entered. */
+  /** Runs before the root is entered. */
   readonly make: Op[];
-  /** To run after. */
+  /** Runs afterwards. */
   readonly attach: Op[];
-  /** To run when everything that has its place in a mount is there. */
+  /** Runs after everything inside the mounts is created. */
   readonly seal: Op[];
 };
 
-/** @param mounts as orderMounts() gives them. */
+/** Plans the creation and attachment of mounts. @param mounts as returned by orderMounts(). */
 export function planMounts(mounts: readonly RootMount[]): MountOps {
   const plans = mounts.map((mount, i) => planMount(mount, mount.keepAs ?? `mount${i}`));
   return { make: plans.flatMap((plan) => plan.make), attach: plans.flatMap((plan) => plan.attach), seal: plans.flatMap((plan) => plan.seal) };
@@ -69,21 +69,17 @@ function planMount(mount: RootMount, name: Reg): MountOps {
   const at = `${name}@`;
   const attach: Op[] = [
     ...makeInRoot(target, mount.isDirectory ? 'directory' : 'file', at),
-    moveOnto(reg, at, `mounting ${describeSource(mount)} on ${target}`),
-    { call: 'close', fd: at, note: `closing the mount point ${target}` },
+    moveOnto(reg, at, source.kind === 'new' ? `mount ${source.type} on ${target}` : `bind mount on ${target}`),
+    { call: 'close', fd: at, note: `close the mount point ${target}` },
   ];
-  const close: Op[] = mount.keepAs === undefined ? [{ call: 'close', fd: reg, note: `closing the mount of ${target}` }] : [];
+  const close: Op[] = mount.keepAs === undefined ? [{ call: 'close', fd: reg, note: `close the mount of ${target}` }] : [];
   if (!mount.isSealedLast) return { make, attach: [...attach, ...close], seal: [] };
   const attr = { set: MOUNT_ATTR.RDONLY };
   return {
     make,
     attach,
-    seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `making ${target} read-only` }, ...close],
+    seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `make ${target} read-only` }, ...close],
   };
-}
-
-function describeSource(mount: RootMount): string {
-  return mount.source.kind === 'new' ? mount.source.type : 'a volume';
 }
 
 function makeNew(
@@ -95,16 +91,16 @@ function makeNew(
   const fs = `${out}.fs`;
   const what = `${source.type} for ${target}`;
   return [
-    { call: 'fsopen', type: source.type, flags: FSOPEN.CLOEXEC, out: fs, note: `opening ${what}` },
+    { call: 'fsopen', type: source.type, flags: FSOPEN.CLOEXEC, out: fs, note: `open ${what}` },
     ...source.options.map(
       ([key, value]): Op =>
         value === true
-          ? { call: 'fsconfig_flag', fs, key, note: `setting ${key} of ${what}` }
-          : { call: 'fsconfig_string', fs, key, value, note: `setting ${key}=${value} of ${what}` },
+          ? { call: 'fsconfig_flag', fs, key, note: `set option ${key} of ${what}` }
+          : { call: 'fsconfig_string', fs, key, value, note: `set option ${key}=${value} of ${what}` },
     ),
-    { call: 'fsconfig_create', fs, note: `creating ${what}` },
-    { call: 'fsmount', fs, flags: FSOPEN.CLOEXEC, attributes, out, note: `making a mount of ${what}` },
-    { call: 'close', fd: fs, note: `closing the configuration of ${what}` },
+    { call: 'fsconfig_create', fs, note: `create ${what}` },
+    { call: 'fsmount', fs, flags: FSOPEN.CLOEXEC, attributes, out, note: `create the mount of ${what}` },
+    { call: 'close', fd: fs, note: `close the configuration of ${what}` },
   ];
 }
 
@@ -118,7 +114,7 @@ function adjustInherited(mount: RootMount, reg: Reg): Op[] {
       path: '',
       flags,
       attr: { propagation: mount.propagation },
-      note: `setting the propagation of ${mount.target}`,
+      note: `set the propagation of ${mount.target}`,
     });
   }
   if (mount.attributes !== 0) {
@@ -129,7 +125,7 @@ function adjustInherited(mount: RootMount, reg: Reg): Op[] {
       path: '',
       flags,
       attr: { set: mount.attributes },
-      note: `setting the attributes of ${mount.target}`,
+      note: `set the attributes of ${mount.target}`,
     });
   }
   return ops;
@@ -144,23 +140,23 @@ export function cloneOf(reg: Reg, out: Reg, note: string, isRecursive = false): 
   return { call: 'open_tree', dir: reg, path: '', flags, out, note };
 }
 
-/** A path to hide. What it is was seen when the container was planned; a path that was not there is not in the list. */
+/** A path to hide. Its type was determined before the container was planned. Paths that do not exist are not in the list. */
 export type MaskedPath = { readonly path: string; readonly isDirectory: boolean };
 
 /**
- * Hides paths: a file behind /dev/null, a directory behind an empty read-only tmpfs, one for all of them.
- * To run after all mounts are attached.
+ * Returns the operations that hide paths: a file behind /dev/null, a directory behind an empty read-only tmpfs, which all directories share.
+ * They run after all mounts are attached.
  */
 export function planMaskedPaths(paths: readonly MaskedPath[]): Op[] {
   const files = paths.filter((masked) => !masked.isDirectory);
   const directories = paths.filter((masked) => masked.isDirectory);
   const ops: Op[] = [];
-  if (files.length > 0) ops.push(openInRoot('/dev/null', 'devnull', { isDirectory: false, note: 'opening /dev/null to mask paths with' }));
+  if (files.length > 0) ops.push(openInRoot('/dev/null', 'devnull', { isDirectory: false, note: 'open /dev/null to mask paths' }));
   files.forEach(({ path }, i) => {
     ops.push(...cover('devnull', path, `masked${i}`));
   });
   directories.forEach(({ path }, i) => {
-    // The first takes the tmpfs itself: from then on it is in this namespace, which older kernels ask of what is cloned.
+    // The first directory gets the tmpfs itself. Older kernels can clone a mount only if it is attached in this namespace.
     if (i === 0) ops.push(...coverFirst(path));
     else ops.push(...cover('empty', path, `hidden${i}`));
   });
@@ -176,42 +172,42 @@ function coverFirst(path: string): Op[] {
   const attributes = MOUNT_ATTR.RDONLY | MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
   return [
     ...makeNew({ type: 'tmpfs', options }, attributes, 'empty', path),
-    openInRoot(path, 'empty@', { isDirectory: true, note: `opening ${path} to mask it` }),
-    moveOnto('empty', 'empty@', `masking ${path}`),
-    { call: 'close', fd: 'empty@', note: `closing ${path}` },
+    openInRoot(path, 'empty@', { isDirectory: true, note: `open ${path} to mask it` }),
+    moveOnto('empty', 'empty@', `mask ${path}`),
+    { call: 'close', fd: 'empty@', note: `close ${path}` },
   ];
 }
 
 function cover(source: Reg, path: string, name: Reg): Op[] {
   const at = `${name}@`;
   return [
-    { ...openInRoot(path, at, { isDirectory: false, note: `opening ${path} to mask it` }), tolerate: ['ENOENT'] },
-    cloneOf(source, name, `preparing to mask ${path}`),
-    moveOnto(name, at, `masking ${path}`),
-    { call: 'close', fd: at, note: `closing ${path}` },
-    { call: 'close', fd: name, note: `closing what masks ${path}` },
+    { ...openInRoot(path, at, { isDirectory: false, note: `open ${path} to mask it` }), tolerate: ['ENOENT'] },
+    cloneOf(source, name, `prepare the mask of ${path}`),
+    moveOnto(name, at, `mask ${path}`),
+    { call: 'close', fd: at, note: `close ${path}` },
+    { call: 'close', fd: name, note: `close the mask of ${path}` },
   ];
 }
 
-/** Makes trees read-only, with what is mounted in them; paths that are not there are left. To run after planMaskedPaths(). */
+/** Returns the operations that make trees read-only, including mounts inside them. Missing paths are skipped. They run after planMaskedPaths(). */
 export function planReadonlyPaths(paths: readonly string[]): Op[] {
   return paths.flatMap((path, i): Op[] => {
     const at = `readonly${i}@`;
     const clone = `readonly${i}`;
     return [
-      { ...openInRoot(path, at, { isDirectory: false, note: `opening ${path} to make it read-only` }), tolerate: ['ENOENT', 'ENOTDIR'] },
-      cloneOf(at, clone, `preparing to make ${path} read-only`, true),
+      { ...openInRoot(path, at, { isDirectory: false, note: `open ${path} to make it read-only` }), tolerate: ['ENOENT', 'ENOTDIR'] },
+      cloneOf(at, clone, `prepare the read-only mount of ${path}`, true),
       {
         call: 'mount_setattr',
         dir: clone,
         path: '',
         flags: AT.EMPTY_PATH | AT.RECURSIVE,
         attr: { set: MOUNT_ATTR.RDONLY },
-        note: `making ${path} read-only`,
+        note: `make ${path} read-only`,
       },
-      moveOnto(clone, at, `mounting the read-only ${path}`),
-      { call: 'close', fd: clone, note: `closing the read-only ${path}` },
-      { call: 'close', fd: at, note: `closing ${path}` },
+      moveOnto(clone, at, `mount ${path} read-only`),
+      { call: 'close', fd: clone, note: `close the read-only mount of ${path}` },
+      { call: 'close', fd: at, note: `close ${path}` },
     ];
   });
 }

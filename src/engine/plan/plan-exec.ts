@@ -1,7 +1,7 @@
 /**
  * Plans a process inside a running container.
  *
- * Pure. The namespaces are those of the container's own process, joined all at once by its pidfd: setns(2).
+ * Pure. The process joins all namespaces of the container's first process at once, through its pidfd: setns(2).
  */
 
 import { CLONE, O, RESOLVE } from './abi.ts';
@@ -15,32 +15,33 @@ import { type ProcessPlan, planCgroupEntry, planOomScore, planStart, withoutLimi
 export type ExecPlan = {
   readonly fds: readonly Reg[];
   readonly process: ProcessPlan;
-  /** A pidfd of the container's process. */
+  /** A pidfd of the container's first process. */
   readonly target: Reg;
-  /** With a terminal (`process.stdio` null): a unix socket that takes its other side to the daemon. */
+  /** With a terminal (`process.stdio` null): a Unix socket that passes the master to the daemon. */
   readonly terminalSocket?: Reg;
-  /** Whether the container has a user namespace other than the host's. */
+  /** Whether the container's user namespace is not the host's. */
   readonly isInUserNamespace: boolean;
 };
 
-/** The namespaces of a container, but the pid namespace, which children get, and the user namespace, which one cannot join twice: setns(2). */
+/** The namespaces to join. Not the pid namespace, which only children enter, nor the user namespace, which cannot be joined twice: setns(2). */
 const shared = CLONE.NEWNS | CLONE.NEWNET | CLONE.NEWIPC | CLONE.NEWUTS | CLONE.NEWCGROUP;
 
+/** Returns the plan of a process in a running container. */
 export function planExec(exec: ExecPlan): Plan {
   const { process, target, isInUserNamespace } = exec;
   const namespaces = shared | (isInUserNamespace ? CLONE.NEWUSER : 0);
   return {
     fds: exec.fds,
-    parent: [{ call: 'setns', fd: target, namespaces: CLONE.NEWPID, note: "joining the container's pid namespace" }],
+    parent: [{ call: 'setns', fd: target, namespaces: CLONE.NEWPID, note: 'join the pid namespace of the container' }],
     clone: { namespaces: 0, ...(process.cgroup.version === 2 ? { cgroup: process.cgroup.directory } : {}) },
     child: [
       ...planCgroupEntry(process.cgroup),
       ...planOomScore(process.oomScoreAdj),
       ...planAppArmor(process.appArmorProfile),
-      { call: 'setsid', note: 'starting a session' },
-      // Limits and what else is the host's, while it may.
+      { call: 'setsid', note: 'start a session' },
+      // Limits need privilege on the host.
       ...(isInUserNamespace ? planRlimits(process.credentials.rlimits) : []),
-      { call: 'setns', fd: target, namespaces, note: "joining the container's namespaces" },
+      { call: 'setns', fd: target, namespaces, note: 'join the namespaces of the container' },
       ...(isInUserNamespace ? becomeRoot() : []),
       ...planTerminal(exec),
       ...planWorkingDir(process.workingDir),
@@ -56,11 +57,11 @@ function planTerminal({ process, terminalSocket }: ExecPlan): Op[] {
   return planExecTerminal(process.credentials.uid, terminalSocket);
 }
 
-/** A container may have made its working directory a link into /proc, to one of our own files: refused. */
+/** Refuses magic links: a container may have made its working directory a link into /proc, to one of our fds. */
 function planWorkingDir(path: string): Op[] {
   const how = { flags: O.PATH | O.DIRECTORY | O.CLOEXEC, resolve: RESOLVE.NO_MAGICLINKS };
   return [
-    { call: 'openat2', dir: 'cwd', path, how, out: 'directory', note: `opening ${path}` },
-    { call: 'fchdir', fd: 'directory', note: `entering ${path}` },
+    { call: 'openat2', dir: 'cwd', path, how, out: 'directory', note: `open ${path}` },
+    { call: 'fchdir', fd: 'directory', note: `change the working directory to ${path}` },
   ];
 }

@@ -1,7 +1,7 @@
 /**
- * Plans a hook: a program of the host's that works on a container before its own starts, or beside it.
+ * Plans a hook: a program of the host that modifies a container before or after its process starts.
  *
- * Pure. It keeps all of the daemon's rights, as the OCI runtime specification has it: whoever writes the node's device files is its administrator.
+ * Pure. As in the OCI runtime specification, a hook has all privileges of the daemon: only the node's administrator can write its CDI files.
  */
 
 import type { Hook } from '../state/spec.ts';
@@ -11,14 +11,14 @@ import type { Op, Plan, Reg } from './plan.ts';
 import { type CgroupEntry, planCgroupEntry } from './plan-container.ts';
 
 export type HookPlan = {
-  /** All of them; among them `state` and `output`, its input and its output. */
+  /** All inherited registers. `state` is its stdin, `output` its stdout and stderr. */
   readonly fds: readonly Reg[];
   readonly hook: Hook;
-  /** The directory that it works in: its bundle. */
+  /** Its working directory, the bundle. */
   readonly bundle: string;
-  /** For one that runs in the container's namespaces, where the host's tree is still in cgroupView; undefined: in the host's. */
+  /** For a hook in the container's namespaces, where the host's tree is still visible; undefined: the hook runs in the host's namespaces. */
   readonly container?: {
-    /** A pidfd of the held process. */
+    /** A pidfd of the process whose plan waits. */
     readonly target: Reg;
     readonly cgroup: CgroupEntry;
     readonly isInUserNamespace: boolean;
@@ -27,6 +27,7 @@ export type HookPlan = {
 
 const namespaces = CLONE.NEWNS | CLONE.NEWNET | CLONE.NEWIPC | CLONE.NEWUTS | CLONE.NEWCGROUP;
 
+/** Returns the plan of a hook. */
 export function planHook({ fds, hook, bundle, container }: HookPlan): Plan {
   const cgroup = container?.cgroup;
   return {
@@ -34,17 +35,17 @@ export function planHook({ fds, hook, bundle, container }: HookPlan): Plan {
     parent:
       container === undefined
         ? []
-        : [{ call: 'setns', fd: container.target, namespaces: CLONE.NEWPID, note: "joining the container's pid namespace" }],
+        : [{ call: 'setns', fd: container.target, namespaces: CLONE.NEWPID, note: 'join the pid namespace of the container' }],
     clone: { namespaces: 0, ...(cgroup?.version === 2 ? { cgroup: cgroup.directory } : {}) },
     child: [
       ...(cgroup === undefined ? [] : planCgroupEntry(cgroup)),
-      { call: 'setsid', note: 'starting a session' },
+      { call: 'setsid', note: 'start a session' },
       ...(container === undefined ? [] : enterContainer(container)),
-      { call: 'chdir', path: bundle, note: `entering ${bundle}` },
-      ...['state', 'output', 'output'].map((fd, to): Op => ({ call: 'dup3', fd, to, flags: 0, note: `connecting fd ${to}` })),
-      { call: 'close_range', first: 3, last: 0xffffffff, flags: CLOSE_RANGE.CLOEXEC, note: 'closing all other files at the start' },
-      { call: 'umask', mask: 0o022, note: 'setting the umask' },
-      { call: 'execve', path: hook.path, note: `starting ${JSON.stringify(hook.path)}` },
+      { call: 'chdir', path: bundle, note: `change the working directory to ${bundle}` },
+      ...['state', 'output', 'output'].map((fd, to): Op => ({ call: 'dup3', fd, to, flags: 0, note: `set fd ${to}` })),
+      { call: 'close_range', first: 3, last: 0xffffffff, flags: CLOSE_RANGE.CLOEXEC, note: 'set close-on-exec on all other fds' },
+      { call: 'umask', mask: 0o022, note: 'set the umask' },
+      { call: 'execve', path: hook.path, note: `start ${JSON.stringify(hook.path)}` },
     ],
     process: { argv: hook.argv, env: hook.env },
     supervise: { mode: 'exec' },
@@ -57,7 +58,7 @@ function enterContainer({ target, isInUserNamespace }: NonNullable<HookPlan['con
       call: 'setns',
       fd: target,
       namespaces: namespaces | (isInUserNamespace ? CLONE.NEWUSER : 0),
-      note: "joining the container's namespaces",
+      note: 'join the namespaces of the container',
     },
     ...(isInUserNamespace ? becomeRoot() : []),
   ];

@@ -1,5 +1,5 @@
 /**
- * Plans the one process a sandbox may have: pid 1 of a pid namespace that its containers share, which reaps what they leave.
+ * Plans the reaper: pid 1 of a pid namespace that the containers of a sandbox share. It is the only process that a sandbox may have.
  *
  * Pure.
  */
@@ -11,12 +11,13 @@ import { type CgroupEntry, type JoinedNamespace, planCgroupEntry, planOomScore }
 export type ReaperPlan = {
   readonly fds: readonly Reg[];
   readonly namespaces: readonly JoinedNamespace[];
-  /** The sandbox's user namespace, which the pid namespace is to belong to. */
+  /** The sandbox's user namespace, which will own the pid namespace. */
   readonly user?: Reg;
   readonly cgroup: CgroupEntry;
   readonly oomScoreAdj: number;
 };
 
+/** Returns the plan of the reaper. */
 export function planReaper(reaper: ReaperPlan): Plan {
   return {
     fds: reaper.fds,
@@ -25,11 +26,13 @@ export function planReaper(reaper: ReaperPlan): Plan {
     child: [
       ...planCgroupEntry(reaper.cgroup),
       ...planOomScore(reaper.oomScoreAdj),
-      ...reaper.namespaces.map((ns): Op => ({ call: 'setns', fd: ns.reg, namespaces: ns.flag, note: `joining the sandbox's ${ns.what} namespace` })),
+      ...reaper.namespaces.map(
+        (ns): Op => ({ call: 'setns', fd: ns.reg, namespaces: ns.flag, note: `join the ${ns.what} namespace of the sandbox` }),
+      ),
       ...(reaper.user === undefined ? [] : planUser(reaper.user)),
-      { call: 'setsid', note: 'starting a session' },
-      { call: 'close_range', first: 3, last: 0xffffffff, flags: CLOSE_RANGE.CLOEXEC, note: 'marking all files to be closed' },
-      { call: 'reap', note: 'reaping' },
+      { call: 'setsid', note: 'start a session' },
+      { call: 'close_range', first: 3, last: 0xffffffff, flags: CLOSE_RANGE.CLOEXEC, note: 'set close-on-exec on all fds' },
+      { call: 'reap', note: 'reap orphans' },
     ],
     process: { argv: ['berth-pod'], env: [] },
     supervise: { mode: 'none' },
@@ -37,5 +40,5 @@ export function planReaper(reaper: ReaperPlan): Plan {
 }
 
 function planUser(user: Reg): Op[] {
-  return [...joinUser(user), { call: 'move', namespaces: CLONE.NEWPID, note: "making the pod's pid namespace" }];
+  return [...joinUser(user), { call: 'move', namespaces: CLONE.NEWPID, note: 'create the pid namespace of the pod' }];
 }

@@ -4,7 +4,7 @@ import { AT, CLONE, MOUNT_ATTR, MS, O, OPEN_TREE, RESOLVE, S_IF } from './abi.ts
 import { describePlan } from './describe-plan.ts';
 import { encodePlan, type Op, type Plan, planBytesMax, registersMax } from './plan.ts';
 
-const execve: Op = { call: 'execve', path: '/bin/true', note: 'starting "/bin/true"' };
+const execve: Op = { call: 'execve', path: '/bin/true', note: 'start "/bin/true"' };
 const base: Plan = {
   fds: ['exit'],
   parent: [],
@@ -13,10 +13,10 @@ const base: Plan = {
   process: { argv: ['true'], env: [] },
   supervise: { mode: 'container', hasTerminal: false, exitDir: 'exit' },
 };
-const mkdir = (path: string, dir = 'exit'): Op => ({ call: 'mkdirat', dir, path, mode: 0o755, note: `making ${path}` });
-const open = (out: string): Op => ({ call: 'openat', dir: 'cwd', path: '/', flags: O.PATH, mode: 0, out, note: 'opening /' });
+const mkdir = (path: string, dir = 'exit'): Op => ({ call: 'mkdirat', dir, path, mode: 0o755, note: `create ${path}` });
+const open = (out: string): Op => ({ call: 'openat', dir: 'cwd', path: '/', flags: O.PATH, mode: 0, out, note: 'open /' });
 
-test('encodePlan() writes its length, its counts and sections at multiples of 8', () => {
+test('encodePlan() writes length and counts, and aligns sections to 8 bytes', () => {
   const bytes = encodePlan({ ...base, parent: [mkdir('a'), mkdir('bb')], clone: { namespaces: CLONE.NEWPID } });
   assert.equal(bytes.toString('latin1', 0, 4), 'BRPL');
   assert.equal(bytes.readUInt32LE(8), bytes.length);
@@ -26,17 +26,17 @@ test('encodePlan() writes its length, its counts and sections at multiples of 8'
 });
 
 test('encodePlan() does not encode notes', () => {
-  assert.ok(!encodePlan(base).includes('starting'));
+  assert.ok(!encodePlan(base).includes('start'));
 });
 
-test('encodePlan() refuses a NUL in a path, an argument and a variable', () => {
+test('encodePlan() rejects a NUL in a path, an argument and a variable', () => {
   const nul = { code: 'INVALID_ARGUMENT' };
   assert.throws(() => encodePlan({ ...base, parent: [mkdir('a\0b')] }), nul);
   assert.throws(() => encodePlan({ ...base, process: { argv: ['a\0'], env: [] } }), nul);
   assert.throws(() => encodePlan({ ...base, process: { argv: ['a'], env: [Buffer.from('A=\0')] } }), nul);
 });
 
-test('encodePlan() keeps bytes that are no UTF-8', () => {
+test('encodePlan() preserves bytes that are not UTF-8', () => {
   assert.ok(
     encodePlan({ ...base, process: { argv: ['a'], env: [Buffer.from([0x41, 0x3d, 0xff, 0xfe])] } }).includes(
       Buffer.from([0x41, 0x3d, 0xff, 0xfe, 0]),
@@ -44,38 +44,38 @@ test('encodePlan() keeps bytes that are no UTF-8', () => {
   );
 });
 
-test('encodePlan() refuses more bytes than the monitor reads', () => {
+test('encodePlan() rejects more bytes than the monitor reads', () => {
   const plan = (length: number): Plan => ({ ...base, process: { argv: ['a'], env: ['x'.repeat(length)] } });
   const overhead = encodePlan(plan(7)).length - 8;
   assert.equal(encodePlan(plan(planBytesMax - overhead - 1)).length, planBytesMax);
   assert.throws(() => encodePlan(plan(planBytesMax - overhead)), { code: 'INVALID_ARGUMENT' });
 });
 
-test('encodePlan() insists that a register is given once, before its use, and not used after its close', () => {
-  assert.throws(() => encodePlan({ ...base, parent: [mkdir('a', 'later'), open('later')] }), /later is not given/);
-  assert.throws(() => encodePlan({ ...base, parent: [open('exit')] }), /exit is given twice/);
-  assert.throws(() => encodePlan({ ...base, parent: [open('cwd')] }), /cwd is given twice/);
-  const close: Op = { call: 'close', fd: 'exit', note: 'closing' };
-  assert.throws(() => encodePlan({ ...base, parent: [close] }), /exit is not given/);
+test('encodePlan() requires that a register is defined once, before its use, and not used after its close', () => {
+  assert.throws(() => encodePlan({ ...base, parent: [mkdir('a', 'later'), open('later')] }), /later is used but not defined/);
+  assert.throws(() => encodePlan({ ...base, parent: [open('exit')] }), /exit is defined twice/);
+  assert.throws(() => encodePlan({ ...base, parent: [open('cwd')] }), /cwd is defined twice/);
+  const close: Op = { call: 'close', fd: 'exit', note: 'close' };
+  assert.throws(() => encodePlan({ ...base, parent: [close] }), /exit is used but not defined/);
 });
 
-test('encodePlan() uses the numbers of closed registers again', () => {
-  const pair = (i: number): Op[] => [open(`r${i}`), { call: 'close', fd: `r${i}`, note: 'closing' }];
+test('encodePlan() reuses the numbers of closed registers', () => {
+  const pair = (i: number): Op[] => [open(`r${i}`), { call: 'close', fd: `r${i}`, note: 'close' }];
   const many = Array.from({ length: 2 * registersMax }, (_, i) => i);
   encodePlan({ ...base, child: [...many.flatMap(pair), execve] });
   assert.throws(() => encodePlan({ ...base, child: [...many.map((i) => open(`r${i}`)), execve] }), { code: 'RESOURCE_EXHAUSTED' });
 });
 
-test('encodePlan() insists on execve or reap at the end and only there', () => {
-  assert.throws(() => encodePlan({ ...base, child: [mkdir('a')] }), /ends with/);
-  assert.throws(() => encodePlan({ ...base, parent: [execve] }), /child's/);
-  assert.throws(() => encodePlan({ ...base, child: [{ call: 'reap', note: 'reaping' }, execve] }), /reap is last/);
+test('encodePlan() requires execve or reap as the last operation, and reap only there', () => {
+  assert.throws(() => encodePlan({ ...base, child: [mkdir('a')] }), /the last operation of a plan/);
+  assert.throws(() => encodePlan({ ...base, parent: [execve] }), /only for the child/);
+  assert.throws(() => encodePlan({ ...base, child: [{ call: 'reap', note: 'reap' }, execve] }), /reap must be the last/);
 });
 
 test('describePlan() names flags and registers, and hides the values of variables', () => {
   const plan: Plan = {
     ...base,
-    parent: [{ call: 'open_tree', dir: 'cwd', path: '/etc', flags: OPEN_TREE.CLONE | AT.RECURSIVE, out: 'etc', note: 'taking /etc' }],
+    parent: [{ call: 'open_tree', dir: 'cwd', path: '/etc', flags: OPEN_TREE.CLONE | AT.RECURSIVE, out: 'etc', note: 'clone /etc' }],
     clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
     child: [
       {
@@ -84,7 +84,7 @@ test('describePlan() names flags and registers, and hides the values of variable
         path: '',
         flags: AT.EMPTY_PATH,
         attr: { set: MOUNT_ATTR.RDONLY, propagation: MS.PRIVATE },
-        note: 'sealing /etc',
+        note: 'make /etc read-only',
       },
       {
         call: 'openat2',
@@ -93,10 +93,10 @@ test('describePlan() names flags and registers, and hides the values of variable
         how: { flags: O.PATH, resolve: RESOLVE.IN_ROOT },
         out: 'x',
         tolerate: ['ENOENT'],
-        note: 'opening x',
+        note: 'open x',
       },
-      { call: 'mknodat', dir: 'exit', path: 'null', mode: S_IF.IFCHR | 0o666, dev: 0x103, note: 'making null' },
-      { call: 'prlimit64', resource: 7, limit: { soft: 1024n, hard: 4096n }, note: 'limiting files' },
+      { call: 'mknodat', dir: 'exit', path: 'null', mode: S_IF.IFCHR | 0o666, dev: 0x103, note: 'create null' },
+      { call: 'prlimit64', resource: 7, limit: { soft: 1024n, hard: 4096n }, note: 'set the nofile limit' },
       execve,
     ],
     process: { argv: ['true'], env: ['TOKEN=hidden'] },
@@ -105,13 +105,13 @@ test('describePlan() names flags and registers, and hides the values of variable
     describePlan(plan),
     [
       'inherit exit',
-      'parent open_tree dir=cwd path="/etc" flags=CLONE|RECURSIVE -> @etc # taking /etc',
+      'parent open_tree dir=cwd path="/etc" flags=CLONE|RECURSIVE -> @etc # clone /etc',
       'clone namespaces=NEWNS|NEWPID',
-      'child mount_setattr dir=@etc path="" flags=EMPTY_PATH attr=+RDONLY,-0,PRIVATE # sealing /etc',
-      'child openat2 dir=@exit path="x" how=PATH,0,IN_ROOT -> @x tolerate=ENOENT # opening x',
-      'child mknodat dir=@exit path="null" mode=IFCHR|0666 dev=259 # making null',
-      'child prlimit64 resource=NOFILE limit=1024:4096 # limiting files',
-      'child execve path="/bin/true" # starting "/bin/true"',
+      'child mount_setattr dir=@etc path="" flags=EMPTY_PATH attr=+RDONLY,-0,PRIVATE # make /etc read-only',
+      'child openat2 dir=@exit path="x" how=PATH,0,IN_ROOT -> @x tolerate=ENOENT # open x',
+      'child mknodat dir=@exit path="null" mode=IFCHR|0666 dev=259 # create null',
+      'child prlimit64 resource=NOFILE limit=1024:4096 # set the nofile limit',
+      'child execve path="/bin/true" # start "/bin/true"',
       'process argv=["true"] env=["TOKEN"]',
       'supervise container hasTerminal=false exitDir="exit"',
     ].join('\n'),

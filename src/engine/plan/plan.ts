@@ -1,85 +1,85 @@
 /**
- * Plans: a process set-up as data. A list of system calls, their text for people, and their bytes for the monitor.
+ * Defines plans, the setup of a process as a list of system calls, and encodes them for the monitor.
  *
- * Pure. Decides nothing about containers: the plan-*.ts files do. src/monitor/decode.c reads the bytes, and nothing else does.
+ * Pure. Knows nothing about containers: the plan-*.ts files do. Only src/monitor/decode.c reads the bytes.
  *
- * The one rule of data flow: an operation that fails with an errno it tolerates leaves its `out` register absent,
- * and an operation that uses an absent register is skipped (its own `out` is then absent too). There are no other conditions, and no loops.
+ * There is one rule of data flow. An operation that fails with an errno it tolerates leaves its `out` register absent. An operation that uses an
+ * absent register is skipped, and its own `out` is then absent too. There are no other conditions, and no loops.
  */
 import assert from 'node:assert/strict';
 import { BerthError, invalidArgument } from '../../lib/errors.ts';
 import { ERRNO, type ErrnoName } from './abi.ts';
 import { type ArgKind, type ArgValues, type CallName, callNames, calls } from './calls.ts';
 
-/** Name of a register: an fd that is inherited, or that an operation puts `out`. Each name is given once; `cwd` is AT_FDCWD. */
+/** Name of a register: an fd that is inherited or is the `out` of an operation. Each name is defined once. `cwd` is AT_FDCWD. */
 export type Reg = string;
 
 type OpOf<C extends CallName> = {
   readonly call: C;
-  /** Where the result (an fd) goes. */
+  /** The register for the result, an fd. */
   readonly out?: Reg;
-  /** Errors that are no failure of the plan. */
+  /** Errors that do not fail the plan. */
   readonly tolerate?: readonly ErrnoName[];
-  /** What it achieves, as the beginning of an error message: `mounting tmpfs on /dev/shm`. Not encoded. */
+  /** What the operation does, as the beginning of an error message: `mount tmpfs on /dev/shm`. Not encoded. */
   readonly note: string;
 } & {
   readonly [A in keyof (typeof calls)[C]['args']]: (typeof calls)[C]['args'][A] extends ArgKind ? ArgValues[(typeof calls)[C]['args'][A]] : never;
 };
 
-/** One system call: `{ call: 'mkdirat', dir: 'root', path: 'dev', mode: 0o755, note: 'making /dev' }`. Arguments as in calls.ts. */
+/** One system call: `{ call: 'mkdirat', dir: 'root', path: 'dev', mode: 0o755, note: 'create directory /dev' }`. Arguments: calls.ts. */
 export type Op = { [C in CallName]: OpOf<C> }[CallName];
 
-/** What the monitor does once the process runs. Registers here are inherited, or made by `parent` operations. */
+/** What the monitor does after the process has started. Registers here are inherited or the `out` of `parent` operations. */
 export type Supervise =
-  /** Reports `started` and exits; the process goes on alone. */
+  /** Reports `started` and exits. The process continues without it. */
   | { readonly mode: 'none' }
-  /** Waits, reports the exit status, exits. */
+  /** Waits for the process, reports its exit status, and exits. */
   | { readonly mode: 'exec' }
   | {
       readonly mode: 'container';
-      /** Read ends of the process's output. */
+      /** Read ends of the process's output pipes. */
       readonly stdout?: Reg;
       readonly stderr?: Reg;
-      /** Write end of its input, held open. */
+      /** Write end of its input pipe, kept open. */
       readonly stdin?: Reg;
-      /** The child sends its terminal with `sendterminal`. */
+      /** Whether the child sends a terminal with `sendterminal`. */
       readonly hasTerminal: boolean;
-      /** Absent: output is read and thrown away. `lineBytesMax`: longer lines are split; 1 to 65536. */
+      /** Undefined: output is read and discarded. `lineBytesMax`: longer lines are split; 1 to 65536. */
       readonly log?: { readonly dir: Reg; readonly name: string; readonly lineBytesMax: number };
-      /** Directory that gets `exit.json`. */
+      /** Directory for `exit.json`. */
       readonly exitDir: Reg;
-      /** memory.events of its cgroup v2: read when the process has ended, for the cgroup may go with it. */
+      /** memory.events of its cgroup v2. The monitor reads it before and right after the exit, when the cgroup may be removed. */
       readonly memoryEvents?: Reg;
-      /** Listening unix stream socket. */
+      /** Listening Unix stream socket. */
       readonly control?: Reg;
     };
 
-/** A string of the process's arguments or environment: bytes need not be UTF-8. */
+/** A string of the process's arguments or environment, which need not be UTF-8. */
 export type Bytes = string | Buffer;
 
 export type Plan = {
-  /** Names of the inherited fds, in the order in which startMonitor() gets them. */
+  /** Names of the inherited fds, in the order in which startMonitor() receives them. */
   readonly fds: readonly Reg[];
-  /** Run by the monitor before it clones. */
+  /** Run by the monitor before the clone. */
   readonly parent: readonly Op[];
   readonly clone: {
-    /** `CLONE` flags: what the child gets anew. */
+    /** `CLONE` flags: the new namespaces of the child. */
     readonly namespaces: number;
-    /** Directory of a cgroup v2 in which the child begins. */
+    /** Directory of the cgroup v2 that the child is cloned into. */
     readonly cgroup?: Reg;
   };
-  /** Run by the child; the last one is `execve` or `reap`. Before it, `execve` with `tolerate` searches a PATH. */
+  /** Run by the child. The last one is `execve` or `reap`. Earlier `execve` operations with `tolerate` search a PATH. */
   readonly child: readonly Op[];
   /** What `execve` starts. */
   readonly process: { readonly argv: readonly Bytes[]; readonly env: readonly Bytes[] };
   readonly supervise: Supervise;
 };
 
-/** `BRPL`, little-endian. This and all below: src/monitor/decode.c. */
+/** `BRPL`, little-endian. This and the following constants are also in src/monitor/decode.c. */
 const magic = 0x4c505242;
 const version = 2;
 const headerBytes = 88;
-/** execve(2) takes 2 MiB of arguments and environment with the usual stack limit; the rest of a plan is small beside that. */
+/** execve(2) accepts 2 MiB of arguments and environment with the usual stack limit. The rest of a plan is much smaller. */
 export const planBytesMax = 4 * 1024 * 1024;
 export const registersMax = 512;
 const toleratedMax = 8;
@@ -88,16 +88,17 @@ const cwd = -100;
 const superviseModes = ['none', 'exec', 'container'] as const;
 
 /**
- * A plan as the monitor reads it. All integers are little-endian; every section begins at a multiple of 8.
+ * Encodes a plan for the monitor. All integers are little-endian. Every section begins at a multiple of 8.
  *
  *   header   magic, version, total bytes, inherited fds (u32 each); clone flags u64; clone cgroup reg i32; parent ops u32; child ops u32;
  *            supervise mode u32; stdout, stderr, stdin regs i32; has terminal u32; log dir, exit dir, control regs i32;
  *            line bytes max u32; bytes of log name, argv, env u32 each; memory events reg i32
- *   log name, argv, env   NUL after each string
+ *   log name, argv, env   a NUL after each string
  *   op       its bytes u32, call u16, out reg i16, tolerated errnos u16, arguments u16, 0 u32; errnos u16 each, padded; arguments
  *   argument kind u32 (a letter of calls.ts), then F: reg i32; L: 8 and an u64; S, B: length u32 and the bytes, padded
  *
- * @throws {BerthError} INVALID_ARGUMENT for a NUL in a text, or a plan larger than `planBytesMax`.
+ * @throws {BerthError} INVALID_ARGUMENT for a NUL in a text, or a plan larger than `planBytesMax`; RESOURCE_EXHAUSTED for more than `registersMax`
+ *   registers in use at once.
  */
 export function encodePlan(plan: Plan): Buffer {
   checkLastOp(plan);
@@ -113,7 +114,7 @@ export function encodePlan(plan: Plan): Buffer {
   });
   const bytes = Buffer.concat([header, ...strings.map(padded), ...parent, ...child]);
   if (bytes.length > planBytesMax) {
-    throw invalidArgument(`encoding the plan: ${bytes.length} bytes of set-up, arguments and environment are more than ${planBytesMax}`);
+    throw invalidArgument(`encode plan: ${bytes.length} bytes of operations, arguments and environment exceed the limit of ${planBytesMax}`);
   }
   bytes.writeUInt32LE(bytes.length, 8);
   return bytes;
@@ -121,11 +122,11 @@ export function encodePlan(plan: Plan): Buffer {
 
 function checkLastOp(plan: Plan): void {
   const last = plan.child.at(-1);
-  assert(last?.call === 'execve' || last?.call === 'reap', 'a plan ends with execve or reap');
-  assert(last.tolerate === undefined, 'nothing comes after the last operation');
-  for (const [i, op] of plan.child.entries()) assert(op.call !== 'reap' || i === plan.child.length - 1, 'reap is last');
-  for (const op of plan.parent) assert(!['execve', 'reap', 'sendterminal', 'move', 'hold'].includes(op.call), `${op.call} is the child's`);
-  for (const op of plan.child) assert(op.call !== 'execve' || plan.process.argv.length > 0, 'a process has a name');
+  assert(last?.call === 'execve' || last?.call === 'reap', 'the last operation of a plan must be execve or reap');
+  assert(last.tolerate === undefined, 'the last operation must not tolerate errors');
+  for (const [i, op] of plan.child.entries()) assert(op.call !== 'reap' || i === plan.child.length - 1, 'reap must be the last operation');
+  for (const op of plan.parent) assert(!['execve', 'reap', 'sendterminal', 'move', 'hold'].includes(op.call), `${op.call} is only for the child`);
+  for (const op of plan.child) assert(op.call !== 'execve' || plan.process.argv.length > 0, 'argv must not be empty');
 }
 
 function encodeHeader(plan: Plan, registers: Map<Reg, number>): Buffer {
@@ -149,20 +150,20 @@ function encodeHeader(plan: Plan, registers: Map<Reg, number>): Buffer {
   return header;
 }
 
-/** Gives a name the lowest free number: numbers of closed registers are used again, so that long plans fit. */
+/** Assigns the lowest free number to a name. Numbers of closed registers are reused, so that long plans fit. */
 function define(registers: Map<Reg, number>, name: Reg): number {
-  assert(name !== 'cwd' && !registers.has(name), `register ${name} is given twice`);
+  assert(name !== 'cwd' && !registers.has(name), `register ${name} is defined twice`);
   const taken = new Set(registers.values());
   let number = 0;
   while (taken.has(number)) number++;
-  if (number >= registersMax) throw new BerthError('RESOURCE_EXHAUSTED', `encoding the plan: more than ${registersMax} files open at once`);
+  if (number >= registersMax) throw new BerthError('RESOURCE_EXHAUSTED', `encode plan: more than ${registersMax} registers in use at once`);
   registers.set(name, number);
   return number;
 }
 
 function resolve(registers: ReadonlyMap<Reg, number>, name: Reg): number {
   const number = registers.get(name);
-  assert(number !== undefined, `register ${name} is not given before it is used`);
+  assert(number !== undefined, `register ${name} is used but not defined`);
   return number;
 }
 
@@ -185,17 +186,17 @@ function encodeOp(registers: Map<Reg, number>, op: Op): Buffer {
   return bytes;
 }
 
-/** An argument as the monitor knows it: a register, a number, a text, bytes. */
+/** An encoded argument: a register, a number, a text, or bytes. */
 type WireArg = { readonly F: Reg } | { readonly L: number | bigint } | { readonly S: string } | { readonly B: Buffer };
 
 function wireArgs(op: Op): WireArg[] {
   return argsOf(op).flatMap(({ name, kind, value }) => {
-    assert(value !== undefined, `${op.call} needs ${name}`);
+    assert(value !== undefined, `${op.call} requires ${name}`);
     return encoders[kind](value as never);
   });
 }
 
-/** The arguments of an operation in the order of the system call. */
+/** Returns the arguments of an operation in the order of the system call. */
 export function argsOf(op: Op): { name: string; kind: ArgKind; value: unknown }[] {
   const values = op as unknown as Readonly<Record<string, unknown>>;
   return Object.entries(calls[op.call].args as Readonly<Record<string, ArgKind>>).map(([name, kind]) => ({ name, kind, value: values[name] }));
@@ -232,7 +233,7 @@ const encoders: { readonly [K in ArgKind]: (value: ArgValues[K]) => WireArg[] } 
   nodeMode: number,
 };
 
-/** capset(2), _LINUX_CAPABILITY_VERSION_3: effective, permitted, inheritable, first the low words, then the high ones. */
+/** Encodes capset(2) with _LINUX_CAPABILITY_VERSION_3: effective, permitted, inheritable; first the low words, then the high words. */
 function encodeCapabilities(sets: ArgValues['capabilities']): WireArg[] {
   const three = [sets.effective, sets.permitted, sets.inheritable];
   const words = [...three.map((set) => Number(set & 0xffffffffn)), ...three.map((set) => Number(set >> 32n))];
@@ -272,7 +273,7 @@ function argBytes(kind: string, length: number, payload: Buffer): Buffer {
 function encodeStrings(strings: readonly Bytes[]): Buffer {
   const parts = strings.map((text) => (typeof text === 'string' ? Buffer.from(text) : text));
   for (const part of parts) {
-    if (part.includes(0)) throw invalidArgument(`encoding the plan: a NUL in ${JSON.stringify(part.toString('utf8').slice(0, 80))}`);
+    if (part.includes(0)) throw invalidArgument(`encode plan: NUL in ${JSON.stringify(part.toString('utf8').slice(0, 80))}`);
   }
   return Buffer.concat(parts.flatMap((part) => [part, Buffer.alloc(1)]));
 }

@@ -1,5 +1,5 @@
 /**
- * What the process of a container is, from its record: command, environment, user, capabilities. The same for its execs.
+ * Derives the process of a container, or of an exec in it, from its record: command, environment, user, capabilities.
  *
  * Pure.
  */
@@ -13,7 +13,7 @@ import { composeEnvironment, environmentValue } from './environment.ts';
 import type { Reg } from './plan.ts';
 import type { CgroupEntry, ProcessPlan } from './plan-container.ts';
 
-/** What the daemon can give: it cannot give more than it has. */
+/** The daemon's own privileges, which it cannot exceed. */
 export type ProcessFacts = {
   readonly capabilities: bigint;
   readonly oomScoreAdj: number;
@@ -23,18 +23,20 @@ export type ProcessFacts = {
 
 export type ProcessFds = { readonly cgroup: CgroupEntry; readonly stdio: readonly [Reg, Reg, Reg] | null };
 
-/** CAP_SYS_RESOURCE, without which oom_score_adj may not go below one's own: proc_pid_oom_score_adj(5). */
+/** CAP_SYS_RESOURCE is needed to set oom_score_adj below the daemon's own: proc_pid_oom_score_adj(5). */
 const canLowerOomScore = (capabilities: bigint): boolean => ((capabilities >> 24n) & 1n) === 1n;
 
-/** The capabilities a container's process starts with. @throws {BerthError} INVALID_ARGUMENT for an unknown name. */
+/** Returns the capabilities that a container's process starts with. @throws {BerthError} INVALID_ARGUMENT for an unknown name. */
 export function containerCapabilities(record: ContainerRecord, facts: Pick<ProcessFacts, 'capabilities'>): Credentials['capabilities'] {
   const { addCapabilities: add, dropCapabilities: drop, addAmbientCapabilities: addAmbient, isPrivileged } = record.spec.security;
   return resolveCapabilities({ add, drop, addAmbient, isPrivileged }, facts.capabilities);
 }
 
 /**
- * @param argv undefined: the container's own command; else what is executed beside it.
- * @throws {BerthError} INVALID_ARGUMENT when there is no command.
+ * Returns the plan of a process.
+ *
+ * @param given `argv`: the command of an exec; undefined: the container's own command.
+ * @throws {BerthError} INVALID_ARGUMENT if there is no command.
  */
 export function planProcess(
   record: ContainerRecord,
@@ -45,14 +47,14 @@ export function planProcess(
     readonly argv?: readonly string[];
     readonly resources: Resources;
     readonly seccomp: Credentials['seccomp'];
-    /** It has a terminal, even if the container's own process has none. */
+    /** Whether it has a terminal even if the container's own process has none. */
     readonly hasTerminal?: boolean;
   },
 ): ProcessPlan {
   const { spec, image, identity } = record;
   const argv = given.argv ?? mergeCommand(spec, image.config);
   const [argv0] = argv;
-  if (argv0 === undefined || argv0 === '') throw invalidArgument('the name of the command to run is missing or empty');
+  if (argv0 === undefined || argv0 === '') throw invalidArgument('invalid command: its name is missing or empty');
   const workingDir = spec.workingDir || image.config.workingDir || '/';
   const env = composeEnvironment({
     hasTerminal: spec.hasTerminal || given.hasTerminal === true,
@@ -82,7 +84,7 @@ export function planProcess(
   };
 }
 
-/** The score asked for, or the lowest that the daemon may give. */
-export function clampOomScore(wanted: number, facts: Pick<ProcessFacts, 'capabilities' | 'oomScoreAdj'>): number {
-  return canLowerOomScore(facts.capabilities) ? wanted : Math.max(wanted, facts.oomScoreAdj);
+/** Returns the requested score, or the lowest that the daemon may set. */
+export function clampOomScore(requested: number, facts: Pick<ProcessFacts, 'capabilities' | 'oomScoreAdj'>): number {
+  return canLowerOomScore(facts.capabilities) ? requested : Math.max(requested, facts.oomScoreAdj);
 }

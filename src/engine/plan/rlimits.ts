@@ -1,24 +1,26 @@
 /**
- * Resource limits of containers, from the configuration and what the daemon may give. Pure.
+ * Resolves the default resource limits of containers from the configuration and the daemon's own limits. Pure.
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import { RLIMIT } from './abi.ts';
 import type { Rlimit } from './credentials.ts';
 
-/** A limit as the configuration has it; `name` in lower case. */
+/** A limit as in the configuration; `name` in lower case. */
 type ConfiguredLimit = { readonly name: string; readonly soft: number; readonly hard: number };
 
 const isKnown = (name: string): name is Rlimit['name'] => name in RLIMIT;
 
 /**
- * @param ownHard the daemon's hard limit: nothing above it can be given.
- * @throws {BerthError} INVALID_ARGUMENT for a name that the kernel does not have.
+ * Returns the configured limits, lowered to the daemon's hard limits.
+ *
+ * @param ownHard returns the daemon's hard limit, which a container's limit cannot exceed.
+ * @throws {BerthError} INVALID_ARGUMENT for an unknown name.
  */
 export function planRlimits(configured: readonly ConfiguredLimit[], ownHard: (name: Rlimit['name']) => bigint): Rlimit[] {
   return configured.map((limit) => {
     const name = limit.name.toUpperCase();
-    if (!isKnown(name)) throw invalidArgument(`default_ulimits: no limit is named ${limit.name}`);
-    const least = (value: number) => (BigInt(value) < ownHard(name) ? BigInt(value) : ownHard(name));
-    return { name, soft: least(limit.soft), hard: least(limit.hard) };
+    if (!isKnown(name)) throw invalidArgument(`default_ulimits: unknown limit ${limit.name}`);
+    const clamp = (value: number) => (BigInt(value) < ownHard(name) ? BigInt(value) : ownHard(name));
+    return { name, soft: clamp(limit.soft), hard: clamp(limit.hard) };
   });
 }

@@ -1,17 +1,17 @@
 /**
- * Plans how a container enters its root: the detached overlay is attached, becomes `/`, and the host's tree goes.
+ * Plans how a container enters its root: the detached overlay is attached and becomes `/`, and the host's tree is detached.
  *
- * Pure. The overlay itself is made by the daemon and inherited as register `root`.
+ * Pure. The daemon creates the overlay; the plan inherits it as register `root`.
  */
 import { AT, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, O, RESOLVE } from './abi.ts';
 import type { Op, Reg } from './plan.ts';
 
-/** The root's register; inherited, and after enterRoot() the directory `/` of the container. */
+/** The register of the root: inherited, and after enterRoot() the directory `/` of the container. */
 export const rootReg: Reg = 'root';
 
 /**
- * Needs a mount namespace of its own, and as working directory any directory of the host: the root is attached on it, or on `place` in it.
- * Nobody sees it there, for the namespace is the container's; an fd from before would be of the host's namespace.
+ * Returns the operation that attaches the root to the working directory, a directory of the host, or to `place` in it.
+ * It needs a new mount namespace, so that the mount is not visible on the host. A directory fd opened earlier would be in the host's mount namespace.
  */
 export function attachRoot(place: string): Op {
   return {
@@ -21,27 +21,27 @@ export function attachRoot(place: string): Op {
     to: 'cwd',
     toPath: place,
     flags: MOVE_MOUNT.F_EMPTY_PATH,
-    note: 'attaching the root file system',
+    note: 'attach the root file system',
   };
 }
 
-/** From here on nothing of the host's tree is in cgroupView. To run after attachRoot(). */
+/** Returns the operations that enter the root. They run after attachRoot(). Afterwards the host's tree is not visible. */
 export function enterRoot(): Op[] {
   return [
-    { call: 'fchdir', fd: rootReg, note: 'entering the root file system' },
-    // Both on one directory: the old root then lies over the new one and needs no place of its own in the image. Source: pivot_root(2).
-    { call: 'pivot_root', newRoot: '.', putOld: '.', note: 'making the root file system the root' },
-    { call: 'umount2', target: '.', flags: MNT.DETACH, note: "detaching the host's root" },
-    { call: 'chdir', path: '/', note: 'entering the new root' },
+    { call: 'fchdir', fd: rootReg, note: 'change the working directory to the root file system' },
+    // With the same directory twice, the old root is stacked on the new one and needs no directory in the image. Source: pivot_root(2).
+    { call: 'pivot_root', newRoot: '.', putOld: '.', note: 'pivot to the root file system' },
+    { call: 'umount2', target: '.', flags: MNT.DETACH, note: 'detach the root file system of the host' },
+    { call: 'chdir', path: '/', note: 'change the working directory to /' },
   ];
 }
 
-/** Makes what the namespace inherited private: else a mount made here would appear on the host. */
+/** Returns the operation that makes all inherited mounts private. Otherwise mounts of the container would appear on the host. */
 export function isolateMounts(): Op {
-  return { call: 'mount', source: '', target: '/', type: '', flags: MS.REC | MS.PRIVATE, data: '', note: 'making all mounts private' };
+  return { call: 'mount', source: '', target: '/', type: '', flags: MS.REC | MS.PRIVATE, data: '', note: 'make all mounts private' };
 }
 
-/** The root becomes read-only last: mount points are still made in it before. What is mounted below stays as it is. */
+/** Returns the operation that makes the root read-only, without the mounts in it. It runs last, after all mount points are created in the root. */
 export function sealRoot(): Op {
   return {
     call: 'mount_setattr',
@@ -49,28 +49,28 @@ export function sealRoot(): Op {
     path: '',
     flags: AT.EMPTY_PATH,
     attr: { set: MOUNT_ATTR.RDONLY },
-    note: 'making the root file system read-only',
+    note: 'make the root file system read-only',
   };
 }
 
-/** How every path inside the container's root is resolved: links stay inside it, and none of /proc's lead out. */
+/** RESOLVE flags for every path inside the container's root: links stay inside it, and magic links of /proc are refused. */
 export const inRoot = RESOLVE.IN_ROOT | RESOLVE.NO_MAGICLINKS;
 
-/** Opens a path inside the root, without using it. */
+/** Returns the operation that opens a path inside the root with O_PATH. */
 export function openInRoot(path: string, out: Reg, options: { isDirectory: boolean; note: string }): Op {
   const flags = O.PATH | O.CLOEXEC | (options.isDirectory ? O.DIRECTORY : 0);
   return { call: 'openat2', dir: rootReg, path, how: { flags, resolve: inRoot }, out, note: options.note };
 }
 
 /**
- * Makes a path inside the root if it is not there, directories 0755 of root, and opens it as `out`.
+ * Returns the operations that create a path inside the root if it is missing, with directories of mode 0755 owned by root, and open it as `out`.
  *
  * @param path absolute.
- * @param kind what its last component becomes when it is missing.
+ * @param kind what to create if the last component is missing.
  */
 export function makeInRoot(path: string, kind: 'directory' | 'file', out: Reg): Op[] {
   const parts = path.split('/').filter((part) => part !== '');
-  if (parts.length === 0) return [openInRoot('/', out, { isDirectory: true, note: 'opening /' })];
+  if (parts.length === 0) return [openInRoot('/', out, { isDirectory: true, note: 'open /' })];
   const ops: Op[] = [];
   let parent: Reg = rootReg;
   parts.forEach((part, i) => {
@@ -80,12 +80,12 @@ export function makeInRoot(path: string, kind: 'directory' | 'file', out: Reg): 
     const isDirectory = !isLast || kind === 'directory';
     ops.push(
       isDirectory
-        ? { call: 'mkdirat', dir: parent, path: part, mode: 0o755, tolerate: ['EEXIST'], note: `making directory ${here}` }
-        : { call: 'mknodat', dir: parent, path: part, mode: 0o100644, dev: 0, tolerate: ['EEXIST'], note: `making file ${here}` },
-      // From the root again, not from the parent: a component may be a link, and links resolve in the root.
-      openInRoot(here, reg, { isDirectory, note: `opening ${here}` }),
+        ? { call: 'mkdirat', dir: parent, path: part, mode: 0o755, tolerate: ['EEXIST'], note: `create directory ${here}` }
+        : { call: 'mknodat', dir: parent, path: part, mode: 0o100644, dev: 0, tolerate: ['EEXIST'], note: `create file ${here}` },
+      // From the root, not from the parent: a component may be a link, which must be resolved inside the root.
+      openInRoot(here, reg, { isDirectory, note: `open ${here}` }),
     );
-    if (parent !== rootReg) ops.push({ call: 'close', fd: parent, note: `closing the directory of ${here}` });
+    if (parent !== rootReg) ops.push({ call: 'close', fd: parent, note: `close the directory of ${here}` });
     parent = reg;
   });
   return ops;

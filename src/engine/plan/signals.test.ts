@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import { test } from 'node:test';
 import { parseSignal, signalName } from './signals.ts';
 
-test('parseSignal() knows every name that the C library has', () => {
+test('parseSignal() knows every name of the C library', () => {
   for (const [name, number] of Object.entries(constants.signals)) assert.equal(parseSignal(name), number, name);
 });
 
@@ -24,7 +24,7 @@ const forms: [string, number][] = [
   ['SIGCLD', 17],
   ['SIGPOLL', 29],
 ];
-for (const [text, number] of forms) test(`parseSignal() reads ${text} as ${number}`, () => assert.equal(parseSignal(text), number));
+for (const [text, number] of forms) test(`parseSignal() parses ${text} as ${number}`, () => assert.equal(parseSignal(text), number));
 
 for (const text of [
   '',
@@ -42,10 +42,10 @@ for (const text of [
   'RUNTIME_DEFAULT',
   'constructor',
 ]) {
-  test(`parseSignal() refuses ${JSON.stringify(text)}`, () => assert.throws(() => parseSignal(text), /there is none of this name/));
+  test(`parseSignal() rejects ${JSON.stringify(text)}`, () => assert.throws(() => parseSignal(text), /unknown signal/));
 }
 
-test('signalName() gives a name that parseSignal() reads back, for all 64', () => {
+test('signalName() returns a name that parseSignal() parses back, for all 64 signals', () => {
   for (let number = 1; number <= 64; number++) assert.equal(parseSignal(signalName(number)), number);
   assert.deepEqual([15, 34, 37, 49, 50, 64, 32].map(signalName), [
     'SIGTERM',

@@ -1,11 +1,11 @@
 /**
- * Signal names and numbers of Linux on x86 and arm64: signal(7).
+ * Converts names and numbers of signals of Linux on x86 and arm64: signal(7).
  *
- * Pure. Real-time signals are counted as the C library does: SIGRTMIN is 34, for threads take 32 and 33.
+ * Pure. Real-time signals are numbered as in the C library: SIGRTMIN is 34, because it uses 32 and 33 for threads.
  */
 import { invalidArgument } from '../../lib/errors.ts';
 
-/** The position is the number. */
+/** The index is the number. */
 const standardNames = [
   ...['', 'HUP', 'INT', 'QUIT', 'ILL', 'TRAP', 'ABRT', 'BUS', 'FPE', 'KILL', 'USR1', 'SEGV', 'USR2', 'PIPE', 'ALRM', 'TERM'],
   ...['STKFLT', 'CHLD', 'CONT', 'STOP', 'TSTP', 'TTIN', 'TTOU', 'URG', 'XCPU', 'XFSZ', 'VTALRM', 'PROF', 'WINCH', 'IO', 'PWR', 'SYS'],
@@ -20,9 +20,9 @@ const RTMIN = 34;
 const RTMAX = 64;
 
 /**
- * The number of a signal.
+ * Returns the number of a signal.
  *
- * @param text as an image's StopSignal or the CRI has it: `9`, `KILL`, `SIGKILL`, `SIGNAL_SIGKILL`, `SIGRTMIN+3`, `SIGRTMINPLUS3`, in any case.
+ * @param text as in an image's StopSignal or the CRI: `9`, `KILL`, `SIGKILL`, `SIGNAL_SIGKILL`, `SIGRTMIN+3`, `SIGRTMINPLUS3`, in any case.
  * @throws {BerthError} INVALID_ARGUMENT for any other text.
  */
 export function parseSignal(text: string): number {
@@ -33,10 +33,10 @@ export function parseSignal(text: string): number {
     .replace(/^SIG/, '');
   const number = /^\d{1,3}$/.test(name) ? Number(name) : (numberByName.get(name) ?? realTimeNumber(name));
   if (number !== undefined && number >= 1 && number <= RTMAX) return number;
-  throw invalidArgument(`signal ${JSON.stringify(text.slice(0, 64))}: there is none of this name`);
+  throw invalidArgument(`unknown signal ${JSON.stringify(text.slice(0, 64))}`);
 }
 
-/** `SIGTERM`, `SIGRTMIN+3`, `SIGRTMAX-2`; a number that has no name as itself. The real-time ones count from the nearer end. */
+/** Returns `SIGTERM`, `SIGRTMIN+3`, `SIGRTMAX-2`, or the number if it has no name. Real-time signals count from the nearer end. */
 export function signalName(number: number): string {
   if (number >= RTMIN && number <= RTMAX) return realTimeName(number);
   const name = standardNames[number];

@@ -1,5 +1,5 @@
 /**
- * The mounts that every container has unless its own cover them: /proc, /dev, /sys, cgroups, and the sandbox's files in /etc.
+ * Plans the default mounts of a container, which its own mounts may replace: /proc, /dev, /sys, cgroups, and the sandbox's files in /etc.
  *
  * Pure.
  */
@@ -11,8 +11,8 @@ import type { Reg } from './plan.ts';
 const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
 
 /**
- * Where cgroups are to be seen. v1: one register a hierarchy, already bound to the container's own part. v2: a mount of its own in a
- * cgroup namespace, or the host's as a register: a new mount from the host's namespace would reset the options of the one hierarchy there is.
+ * How the container sees cgroups. v1: one register for each hierarchy, a bind mount of the container's own part. v2: a new mount in a cgroup
+ * namespace, or the host's mount as a register: a new mount from the host's cgroup namespace would reset the mount options of the only hierarchy.
  */
 export type CgroupView =
   | { readonly version: 2; readonly host?: Reg }
@@ -28,14 +28,16 @@ export type StandardMounts = {
   readonly cgroups: CgroupView;
   /** The sandbox's /dev/shm, or the host's. */
   readonly shm: Reg;
-  /** The host's own, where the pod's user namespace may make none: its pids, network or ipc are the host's. */
+  /** Mounts of the host, for those that the pod's user namespace may not create because its pid, network or ipc namespace is the host's. */
   readonly fromHost?: { readonly proc?: Reg; readonly sys?: Reg; readonly mqueue?: Reg | null };
-  /** Files of the sandbox, by their path in the container. */
+  /** Files of the sandbox, with their path in the container. */
   readonly files: readonly { readonly path: string; readonly reg: Reg }[];
 };
 
+/** The register of the tmpfs in which v1 hierarchies are mounted. */
 export const cgroupReg: Reg = 'cgroups';
 
+/** Returns the default mounts, unordered. */
 export function standardMounts(given: StandardMounts): RootMount[] {
   const { fromHost = {} } = given;
   return [
@@ -95,12 +97,12 @@ function cgroupMounts(cgroups: CgroupView, isPrivileged: boolean): RootMount[] {
   ];
 }
 
-/** Mount points whose own default mounts go when a volume is put there. */
-const takenWhole = ['/dev', '/sys', '/proc'];
+/** Directories whose default mounts are all removed if a volume is mounted there. */
+const replacedWhole = ['/dev', '/sys', '/proc'];
 
-/** The defaults that are left beside a container's own volumes: a volume on /dev, /sys or /proc takes all below it too. */
+/** Returns the default mounts that a container's volumes do not replace. A volume on /dev, /sys or /proc also replaces everything below. */
 export function withoutCovered(defaults: readonly RootMount[], volumeTargets: readonly string[]): RootMount[] {
   const targets = volumeTargets.map(normalPath);
-  const taken = takenWhole.filter((path) => targets.includes(path));
-  return defaults.filter(({ target }) => !targets.includes(target) && !taken.some((path) => target.startsWith(`${path}/`)));
+  const replaced = replacedWhole.filter((path) => targets.includes(path));
+  return defaults.filter(({ target }) => !targets.includes(target) && !replaced.some((path) => target.startsWith(`${path}/`)));
 }
