@@ -5,13 +5,14 @@ import { once } from 'node:events';
 import { Client, type ClientDuplexStream, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { BerthError, failedPrecondition } from '../lib/errors.ts';
 import type { Contract } from './contract.ts';
+import { errorCodeOf } from './wire/grpc-status.ts';
 
 const callTimeoutMs = 10_000;
 
 /**
  * Calls a unary RPC of the CRI.
  *
- * @throws {BerthError} FAILED_PRECONDITION if no daemon answers on the socket, else INTERNAL with the daemon's message.
+ * @throws {BerthError} FAILED_PRECONDITION if no daemon answers on the socket, else the daemon's code and message.
  */
 export async function callRuntime<Response>(
   contract: Contract,
@@ -88,5 +89,5 @@ async function send(
 function failureOf(socket: string, error: ServiceError): BerthError {
   return error.code === status.UNAVAILABLE
     ? failedPrecondition(`no daemon answers on ${socket}`, error)
-    : new BerthError('INTERNAL', error.details ?? error.message, error);
+    : new BerthError(errorCodeOf(error.code), error.details ?? error.message, error);
 }

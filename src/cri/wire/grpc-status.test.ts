@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { BerthError, type ErrorCode, invalidArgument } from '../../lib/errors.ts';
-import { failureFrom } from './grpc-status.ts';
+import { errorCodeOf, failureFrom } from './grpc-status.ts';
 
 test('failureFrom() returns the gRPC number of each code, and INTERNAL for other errors', () => {
   const names: readonly ErrorCode[] = [
@@ -23,4 +23,10 @@ test('failureFrom() returns UNKNOWN for pull errors that the kubelet recognizes 
 
 test('failureFrom() limits the length of the message', () => {
   assert.equal(failureFrom(invalidArgument('x'.repeat(100_000))).details.length, 4097);
+});
+
+test('errorCodeOf() names the codes that failureFrom() sends, and takes others as INTERNAL', () => {
+  for (const code of ['NOT_FOUND', 'FAILED_PRECONDITION', 'UNAUTHENTICATED'] as const)
+    assert.equal(errorCodeOf(failureFrom(new BerthError(code, '')).code), code);
+  assert.equal(errorCodeOf(status.DATA_LOSS), 'INTERNAL');
 });

@@ -19,6 +19,11 @@ const codes: Readonly<Record<ErrorCode, number>> = {
   UNAUTHENTICATED: 16,
 };
 
+/** @returns the name of a status code; INTERNAL for a code that berth does not use. */
+export function errorCodeOf(code: number): ErrorCode {
+  return (Object.keys(codes) as ErrorCode[]).find((name) => codes[name] === code) ?? 'INTERNAL';
+}
+
 /**
  * UNKNOWN. The kubelet recognizes these pull errors by their prefix, and only with this code: with any other it puts the code before the message.
  * Source: kubelet, cri-client pkg/remote_image.go, pullImageV1; pkg/kubelet/images/image_manager.go, evalCRIPullErr.
