@@ -146,7 +146,7 @@ async function removePod(client: CriClient, id: string): Promise<void> {
 async function queryPanel(prometheus: Prometheus, panel: Panel, range: Range): Promise<Drawing> {
   const lines = await Promise.all(
     (panel.targets ?? []).map(async ({ expr, legendFormat }) => {
-      const series = await prometheus.askRange(substituteVariables(expr, rateInterval), { ...range, step: 2 });
+      const series = await prometheus.queryRange(substituteVariables(expr, rateInterval), { ...range, step: 2 });
       return series.map((each): Line => ({ name: nameOf(legendFormat, each), points: pointsOf(each) }));
     }),
   );

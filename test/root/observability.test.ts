@@ -237,16 +237,16 @@ test('every query of the dashboard and the alerts is sound, and asks for metrics
 });
 
 test('a Prometheus with the scrape configuration of deploy/ gets an answer for every query of the dashboard', async () => {
-  const { ask, stop } = startPrometheus({ workDir, target: metricsAddress });
+  const { query, stop } = startPrometheus({ workDir, target: metricsAddress });
   try {
     // A rate needs two scrapes.
-    for (let i = 0; i < 300 && (await ask('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
-    assert.equal((await ask('up{job="berth"} == 1')).length, 1);
+    for (let i = 0; i < 300 && (await query('count_over_time(up[1m]) > 2')).length === 0; i += 1) await sleep(100);
+    assert.equal((await query('up{job="berth"} == 1')).length, 1);
     for (const { title, targets = [] } of dashboardPanels()) {
       for (const { expr } of targets)
-        assert.ok(/Failed|Checkpoints/.test(title) || (await ask(substituteVariables(expr))).length > 0, `${title}: ${expr}`);
+        assert.ok(/Failed|Checkpoints/.test(title) || (await query(substituteVariables(expr))).length > 0, `${title}: ${expr}`);
     }
-    assert.deepEqual(await ask('ALERTS{alertstate="firing"}'), []);
+    assert.deepEqual(await query('ALERTS{alertstate="firing"}'), []);
   } finally {
     await stop();
   }

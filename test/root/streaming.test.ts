@@ -7,7 +7,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { connect as connectTls } from 'node:tls';
-import { type Bed, clientTest, goClient, raiseLoopback, rawRequest, spdyUpgrade, startBed, startGoClient, until } from '../support/streaming-bed.ts';
+import {
+  clientTest,
+  goClient,
+  raiseLoopback,
+  rawRequest,
+  type StreamingBed,
+  spdyUpgrade,
+  startBed,
+  startGoClient,
+  until,
+} from '../support/streaming-bed.ts';
 
 raiseLoopback();
 const { server, backend } = await startBed();
@@ -25,7 +35,7 @@ const spoken = [
 
 const all = { containerId: 'c', tty: false, stdin: true, stdout: true, stderr: true };
 
-const urlOf = ({ server }: Bed, argv: readonly string[], flags: Partial<typeof all> = {}) => server.prepareExec({ ...all, ...flags, argv });
+const urlOf = ({ server }: StreamingBed, argv: readonly string[], flags: Partial<typeof all> = {}) => server.prepareExec({ ...all, ...flags, argv });
 const bed = { server, backend };
 
 const argsOf = (transport: string, protocol: string, url: string, ...streams: string[]) => [

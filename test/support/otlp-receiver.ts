@@ -1,5 +1,5 @@
 /**
- * A receiver of OTLP over HTTP on loopback, with a decoder of its own for what a collector would read.
+ * An OTLP/HTTP receiver on loopback, with a small protobuf decoder for spans.
  *
  * Field numbers: opentelemetry-proto, trace/v1/trace.proto, common/v1/common.proto, collector/trace/v1/trace_service.proto.
  */
@@ -9,31 +9,31 @@ import type { AddressInfo } from 'node:net';
 export type ReceivedSpan = {
   readonly traceId: string;
   readonly spanId: string;
-  /** '' for a root. */
+  /** '' for a root span. */
   readonly parentId: string;
   readonly traceState: string;
   readonly name: string;
-  /** 1: of a part of the daemon, 2: of a call from outside. */
+  /** 1: internal, 2: server. */
   readonly kind: number;
   readonly startNs: bigint;
   readonly endNs: bigint;
   readonly attributes: Readonly<Record<string, unknown>>;
   /** 0: unset, 1: ok, 2: error. */
   readonly status: { readonly code: number; readonly message: string };
-  /** Of the daemon that sent it. */
+  /** Attributes of the sending daemon. */
   readonly resource: Readonly<Record<string, unknown>>;
 };
 
 export type OtlpReceiver = {
-  /** What `tracing_endpoint` is set to. */
+  /** Value for the setting `tracing_endpoint`. */
   readonly url: string;
   readonly spans: readonly ReceivedSpan[];
-  /** Bodies as they came. */
+  /** Raw request bodies. */
   readonly bodies: readonly Buffer[];
   readonly stop: () => void;
 };
 
-/** @param hangs requests are read and never answered. */
+/** Starts a receiver. @param hangs read requests, but never send a response. */
 export async function startOtlpReceiver({ hangs = false } = {}): Promise<OtlpReceiver> {
   const spans: ReceivedSpan[] = [];
   const bodies: Buffer[] = [];
@@ -129,7 +129,7 @@ function fieldsOf(message: Buffer): Fields {
   return fields;
 }
 
-/** Spans below a parent, each followed by those below it, in the order in which they began. `depth` of the first ones is 0. */
+/** Returns the spans below a parent in depth-first order, sorted by start time. `depth` is 0 for the children of the parent. */
 export function treeOf(spans: readonly ReceivedSpan[], parentId: string, depth = 0): { readonly span: ReceivedSpan; readonly depth: number }[] {
   return spans
     .filter((span) => span.parentId === parentId)

@@ -1,7 +1,7 @@
 /**
- * What the tests of the registry client share: two fake registries for each test, a session, and errors that must show no secret.
+ * Test bed for the registry client: two fake registries for each test, sessions, and checks of errors.
  *
- * Asserts on nothing but what every test wants: one error type, one line, no secret.
+ * Its own assertions hold for every test: errors are BerthErrors with a one-line message that contains no secret.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -23,19 +23,20 @@ export const timing = { responseTimeoutMs: 2000, stallTimeoutMs: 300, backoffMs:
 
 export type SessionOptions = { name?: string; auth?: RegistryAuth; signal?: AbortSignal; deps?: Partial<RegistryDeps> };
 
-/** Valid inside a test: each has fake registries of its own. */
-export type Bed = {
+/** Usable only inside a test: each test has new fake registries. */
+export type RegistryBed = {
   readonly directory: string;
   readonly fake: FakeRegistry;
   readonly other: FakeRegistry;
   readonly logged: string[];
-  /** Runs with a session for `1` of team/app on the fake registry, and closes it. */
+  /** Calls `body` with a session for team/app:1 of the fake registry, then closes the session. */
   withSession(body: (session: RegistrySession) => Promise<void>, options?: SessionOptions): Promise<void>;
+  /** Writes the hosts.toml of a domain. */
   hostsToml(domain: string, text: string): void;
 };
 
-/** Registers the hooks of a test file. */
-export function useRegistries(): Bed {
+/** Creates the test bed and registers its hooks. Call it at the top level of a test file. */
+export function useRegistries(): RegistryBed {
   const directory = mkdtempSync(`${tmpdir()}/berth-registry-`);
   const logged: string[] = [];
   let registries: { fake: FakeRegistry; other: FakeRegistry } | undefined;
@@ -55,7 +56,7 @@ export function useRegistries(): Bed {
   });
 
   function current(): { fake: FakeRegistry; other: FakeRegistry } {
-    assert.ok(registries, 'only inside a test');
+    assert.ok(registries, 'can be used only inside a test');
     return registries;
   }
 
@@ -96,13 +97,14 @@ export async function readAll(stream: Readable): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
+/** Downloads the layer from `offset` and checks its bytes. */
 export async function readLayer(session: RegistrySession, offset = 0): Promise<void> {
   const blob = await session.openBlob(layer, { offset });
   assert.equal(blob.offset, offset);
-  assert.ok((await readAll(blob.stream)).equals(layerBytes.subarray(offset)), 'the bytes are those of the blob');
+  assert.ok((await readAll(blob.stream)).equals(layerBytes.subarray(offset)), 'the bytes equal those of the blob');
 }
 
-/** The error of a promise, which must be a BerthError of this code that shows no secret. */
+/** Asserts that the promise rejects with a BerthError of this code, without a secret. @returns the error message. */
 export async function failure(promise: Promise<unknown>, code: string): Promise<string> {
   try {
     await promise;
@@ -113,10 +115,11 @@ export async function failure(promise: Promise<unknown>, code: string): Promise<
     assertNoSecret(error.message);
     return error.message;
   }
-  assert.fail('did not fail');
+  assert.fail('the operation succeeded');
 }
 
+/** Asserts that the text contains none of the secrets of the tests. */
 export function assertNoSecret(text: string): void {
   for (const secret of [password, 'token-one', 'token-two', 'identity-secret', basicHeader.slice(6)])
-    assert.ok(!text.includes(secret), `shows a secret: ${text}`);
+    assert.ok(!text.includes(secret), `contains a secret: ${text}`);
 }

@@ -1,7 +1,7 @@
 /**
- * Starts a CRI runtime with directories of its own: berth, or containerd to hold berth against.
+ * Starts a CRI runtime with its own directories: berth, or containerd for comparison.
  *
- * Belongs inside isolation.ts. The runtime's socket and state lie under /run, which is private there; its images under the given work directory.
+ * Call enterIsolation() first. The runtime's socket and state are under /run, which is private then; its images are in the given work directory.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
@@ -17,25 +17,25 @@ export type Runtime = {
   readonly endpoint: string;
   readonly pid: number;
   readonly logFile: string;
-  /** As it was written; berth reads some of it again on SIGHUP. */
+  /** berth re-reads some of its settings on SIGHUP. */
   readonly configFile: string;
-  /** Ends the daemon and removes its cgroups. */
+  /** Stops the daemon and removes its cgroups. */
   readonly stop: () => Promise<void>;
 };
 
 export type RuntimeOptions = {
-  /** Absolute; on a file system that can be an overlay's upper layer. */
+  /** Absolute path, on a file system that can be the upper layer of overlayfs. */
   readonly workDir: string;
-  /** Registry that every host name is mapped to, e.g. `http://127.0.0.1:5000`; undefined: no mirrors. */
+  /** Mirror of all mirroredHosts, for example `http://127.0.0.1:5000`. Default: no mirror. */
   readonly mirrorUrl?: string;
-  /** Of berth: lines of its configuration file. */
+  /** Lines for the configuration file of berth. */
   readonly settings?: string;
 };
 
-/** Hosts whose images come from the mirror. */
+/** Registries whose images are pulled from the mirror. */
 const mirroredHosts = ['registry.k8s.io', 'k8s.gcr.io', 'gcr.io', 'public.ecr.aws', '127.0.0.1:5000'];
 
-/** Where test/critest/prepare.ts puts containerd and runc. */
+/** Directory in which test/critest/prepare.ts installs containerd and runc. */
 export const peerDir = resolve(import.meta.dirname, '../../build/peer');
 
 const startTimeoutMs = 60_000;
@@ -51,7 +51,7 @@ type Layout = {
   readonly configFile: string;
 };
 
-/** @throws Error with the end of the daemon's log when its socket does not answer in time. */
+/** Starts a runtime and waits until it serves. @throws Error with the end of its log if it exits or does not serve in time. */
 export async function startRuntime(name: RuntimeName, options: RuntimeOptions): Promise<Runtime> {
   const layout = prepareLayout(name, options);
   const logFile = join(options.workDir, `${name}.log`);
@@ -59,20 +59,20 @@ export async function startRuntime(name: RuntimeName, options: RuntimeOptions): 
   const log = openSync(logFile, 'a');
   const child = spawn(command, args, { stdio: ['ignore', log, log], env: { ...process.env, PATH: `${peerDir}:${process.env['PATH']}` } });
   const failure = new Promise<never>((_, reject) => {
-    child.once('error', (error) => reject(new Error(`starting ${command}: ${error.message}`)));
-    child.once('exit', (code, signal) => reject(new Error(`${name} ended (${code ?? signal}):\n${tail(logFile)}`)));
+    child.once('error', (error) => reject(new Error(`start ${command}: ${error.message}`)));
+    child.once('exit', (code, signal) => reject(new Error(`${name} exited (${code ?? signal}):\n${tail(logFile)}`)));
   });
   failure.catch(() => undefined);
-  await Promise.race([failure, answers(layout.socket)]);
+  await Promise.race([failure, waitForSocket(layout.socket)]);
   const stop = async () => {
-    await end(child);
-    // containerd's parent cannot be chosen.
+    await stopProcess(child);
+    // The parent cgroup of containerd cannot be configured.
     await removeCgroup(name === 'containerd' ? 'k8s.io' : layout.cgroupParent.slice(1));
   };
   return { endpoint: `unix://${layout.socket}`, pid: child.pid ?? 0, logFile, configFile: layout.configFile, stop };
 }
 
-/** The last lines of a log file. */
+/** Returns the last lines of a log file. */
 export function tail(file: string, lines = 30): string {
   return readFileSync(file, 'utf8').split('\n').slice(-lines).join('\n');
 }
@@ -137,7 +137,7 @@ state = "${layout.state}/state"
   return [join(peerDir, 'containerd'), '--config', layout.configFile];
 }
 
-async function answers(socket: string): Promise<void> {
+async function waitForSocket(socket: string): Promise<void> {
   const deadline = Date.now() + startTimeoutMs;
   while (Date.now() < deadline) {
     const isOpen = await new Promise<boolean>((settle) => {
@@ -147,14 +147,14 @@ async function answers(socket: string): Promise<void> {
     if (isOpen) return;
     await sleep(100);
   }
-  throw new Error(`${socket} did not answer within ${startTimeoutMs} ms`);
+  throw new Error(`${socket} does not accept connections after ${startTimeoutMs} ms`);
 }
 
-async function end(child: ChildProcess): Promise<void> {
+async function stopProcess(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
-  const ended = new Promise((settle) => child.once('exit', settle));
+  const exited = new Promise((settle) => child.once('exit', settle));
   child.kill('SIGTERM');
   const timer = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs);
-  await ended;
+  await exited;
   clearTimeout(timer);
 }

@@ -1,5 +1,5 @@
 /**
- * A backend for the streaming server without containers: commands that are functions of this process, and ports of this network namespace.
+ * A fake backend of the streaming server, without containers. Its commands are functions of this process; its ports are in this network namespace.
  */
 import { createHash } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
@@ -7,9 +7,9 @@ import { PassThrough, Readable, Writable } from 'node:stream';
 import type { AttachTarget, ContainerStreams, ExecTarget, StreamingBackend } from '../../src/streaming/backend.ts';
 
 export type FakeBackend = StreamingBackend & {
-  /** What happened, in order: `exec ARGV`, `attach`, `resize WxH`, `stdin end`, `stdin closed`, `abandon`. */
+  /** Events in order: `exec ARGV`, `attach`, `resize WxH`, `stdin end`, `stdin closed`, `abandon`. */
   readonly events: string[];
-  /** Bytes that `endless` and `generate` have given. */
+  /** Bytes produced by `endless` and `generate`. */
   readonly producedBytes: () => number;
 };
 
@@ -18,13 +18,14 @@ type Process = {
   readonly stdout: PassThrough;
   readonly stderr: PassThrough;
   readonly exit: (exitCode: number) => void;
-  /** Ends with its outputs still open. */
-  readonly leave: (exitCode: number) => void;
+  /** Exits with stdout and stderr still open. */
+  readonly exitWithOpenOutput: (exitCode: number) => void;
   readonly onSize: (listener: (size: string) => void) => void;
 };
 
 const chunkBytes = 65_536;
 
+/** Creates a fake backend. */
 export function createFakeBackend(): FakeBackend {
   const events: string[] = [];
   let producedBytes = 0;
@@ -35,7 +36,7 @@ export function createFakeBackend(): FakeBackend {
     const argv = 'argv' in target ? target.argv : ['attached'];
     events.push('argv' in target ? `exec ${argv.join(' ')}` : 'attach');
     if (argv[0] === 'missing') throw new Error('exec: "missing": no such file');
-    return argv[0] === 'generate' || argv[0] === 'endless' || argv[0] === 'hash' ? bulk(argv, events, produce) : ordinary(argv, events);
+    return argv[0] === 'generate' || argv[0] === 'endless' || argv[0] === 'hash' ? runBulkCommand(argv, events, produce) : runCommand(argv, events);
   };
   return {
     events,
@@ -57,8 +58,8 @@ function connectTo(port: number): Promise<Socket> {
   });
 }
 
-/** A process with pipes, and a command that works on them. */
-function ordinary(argv: readonly string[], events: string[]): ContainerStreams {
+/** Runs a command with pipes. */
+function runCommand(argv: readonly string[], events: string[]): ContainerStreams {
   const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()];
   const exit = Promise.withResolvers<{ exitCode: number }>();
   let sizeListener = (_size: string) => {};
@@ -73,7 +74,7 @@ function ordinary(argv: readonly string[], events: string[]): ContainerStreams {
     stderr.end();
     exit.resolve({ exitCode });
   };
-  command({ stdin, stdout, stderr, exit: end, leave: (exitCode) => exit.resolve({ exitCode }), onSize }, argv.slice(1));
+  command({ stdin, stdout, stderr, exit: end, exitWithOpenOutput: (exitCode) => exit.resolve({ exitCode }), onSize }, argv.slice(1));
   return {
     stdin,
     stdout,
@@ -106,13 +107,13 @@ const commands: Readonly<Record<string, (process: Process, args: readonly string
     stdout.on('drain', () => stdin.resume());
     stdin.on('end', () => exit(0));
   },
-  /** Says the sizes it is told until there are so many. */
+  /** Waits for `count` terminal sizes and prints them. */
   sizes: ({ stdout, exit, onSize }, [count]) => {
-    const seen: string[] = [];
+    const sizes: string[] = [];
     onSize((size) => {
-      seen.push(size);
-      if (seen.length < Number(count)) return;
-      stdout.write(seen.join(' '));
+      sizes.push(size);
+      if (sizes.length < Number(count)) return;
+      stdout.write(sizes.join(' '));
       exit(0);
     });
   },
@@ -123,20 +124,20 @@ const commands: Readonly<Record<string, (process: Process, args: readonly string
       exit(3);
     });
   },
-  /** Leaves its output to something that lives on. */
-  leaveOpen: ({ stdout, leave }) => {
+  /** Exits while another process still holds its output. */
+  leaveOpen: ({ stdout, exitWithOpenOutput }) => {
     stdout.write('the last words');
-    leave(7);
+    exitWithOpenOutput(7);
   },
-  /** Closes its standard input, and ends a moment later. */
+  /** Closes its standard input, and exits 200 ms later. */
   closeStdin: ({ stdin, exit }) => {
     stdin.destroy();
     setTimeout(() => exit(0), 200);
   },
 };
 
-/** Commands on many bytes. */
-function bulk([name, count]: readonly string[], events: string[], produce: (bytes: number) => void): ContainerStreams {
+/** Runs a command that reads or writes a large amount of data. */
+function runBulkCommand([name, count]: readonly string[], events: string[], produce: (bytes: number) => void): ContainerStreams {
   const exit = Promise.withResolvers<{ exitCode: number }>();
   const hash = createHash('sha256');
   const digest = new PassThrough();
@@ -161,28 +162,28 @@ function bulk([name, count]: readonly string[], events: string[], produce: (byte
   return { stdin, stdout, resize: () => {}, exited: exit.promise, abandon };
 }
 
-/** Bytes that differ from chunk to chunk, so that a lost or doubled one shows. */
+/** Returns a stream whose bytes differ from chunk to chunk, so that a lost or duplicated chunk is detected. */
 function generated(total: number, produce: (bytes: number) => void, onEnd: () => void): Readable {
-  let given = 0;
-  // As a reader of a pipe may, it uses its buffers again: more than can be on their way at a time.
+  let produced = 0;
+  // Reuses its buffers, as a reader of a pipe does. There are more buffers than can be in flight.
   const ring = Array.from({ length: 16 }, () => Buffer.alloc(chunkBytes));
   return new Readable({
     highWaterMark: chunkBytes,
     read() {
-      if (given >= total) {
+      if (produced >= total) {
         this.push(null);
         onEnd();
         return;
       }
-      const chunk = writeChunk(ring[(given / chunkBytes) % ring.length] ?? Buffer.alloc(0), given, Math.min(chunkBytes, total - given));
-      given += chunk.length;
+      const chunk = writeChunk(ring[(produced / chunkBytes) % ring.length] ?? Buffer.alloc(0), produced, Math.min(chunkBytes, total - produced));
+      produced += chunk.length;
       produce(chunk.length);
       this.push(chunk);
     },
   });
 }
 
-/** The `bytes` bytes of the generated stream that begin at `offset`, a multiple of the chunk. */
+/** Returns `bytes` bytes of the generated stream. @param offset a multiple of the chunk size. */
 export function chunkAt(offset: number, bytes: number): Buffer {
   return writeChunk(Buffer.alloc(bytes), offset, bytes);
 }
@@ -193,7 +194,7 @@ function writeChunk(buffer: Buffer, offset: number, bytes: number): Buffer {
   return chunk;
 }
 
-/** Digest of the first `total` bytes of the generated stream. */
+/** Returns the SHA-256 digest of the first `total` bytes of the generated stream. */
 export function digestOfGenerated(total: number): string {
   const hash = createHash('sha256');
   for (let at = 0; at < total; at += chunkBytes) hash.update(chunkAt(at, Math.min(chunkBytes, total - at)));

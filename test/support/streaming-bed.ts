@@ -1,5 +1,5 @@
 /**
- * What the tests of the streaming server share: a server with the fake backend, client-go's client as a program, and raw requests.
+ * Test bed for the streaming server: a server with the fake backend, a client program based on client-go, and raw requests.
  */
 import { type ChildProcess, execFileSync, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,42 +9,43 @@ import { type StreamingLimits, type StreamingServer, startStreamingServer, strea
 import { prepareStreamingClient } from '../streaming-client/prepare.ts';
 import { createFakeBackend, type FakeBackend } from './streaming-backend.ts';
 
-/** A test that needs the Go client; skipped with the reason where that cannot be built. */
+/** Declares a test that needs the Go client. It is skipped with the reason if the client cannot be built. */
 export function clientTest(name: string, body: () => Promise<void>): void {
-  test(name, { skip: lacking() }, body);
+  test(name, { skip: whyNoClient() }, body);
 }
 
-function lacking(): string | false {
+function whyNoClient(): string | false {
   try {
     prepareStreamingClient();
     return false;
   } catch (error) {
-    return `no client: ${error instanceof Error ? error.message.split('\n')[0] : error}`;
+    return `cannot build the Go client: ${error instanceof Error ? error.message.split('\n')[0] : error}`;
   }
 }
 
-export type Bed = { readonly server: StreamingServer; readonly backend: FakeBackend };
+export type StreamingBed = { readonly server: StreamingServer; readonly backend: FakeBackend };
 
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
+/** Starts a streaming server with the fake backend. @param settings files of a TLS certificate and its key; without them it serves HTTP. */
 export async function startBed(
   limits: Partial<StreamingLimits> = {},
   settings: { certFile: string; keyFile: string } | undefined = undefined,
-): Promise<Bed> {
+): Promise<StreamingBed> {
   const backend = createFakeBackend();
   const tls = settings === undefined ? {} : { tls: settings };
   const server = await startStreamingServer({ backend, log, limits: { ...streamingLimits, ...limits } }, { address: '127.0.0.1', port: 0, ...tls });
   return { server, backend };
 }
 
-/** In a network namespace of its own, loopback is down at first. Elsewhere this changes nothing. */
+/** Brings loopback up: it is down in a new network namespace. */
 export function raiseLoopback(): void {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
 }
 
 export type Run = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
-/** Runs a program with this standard input, to its end. */
+/** Runs a program until it exits. @param input its standard input; null leaves it open, like a terminal. */
 export async function run(program: string, args: readonly string[], input: string | null = null, options: SpawnOptions = {}): Promise<Run> {
   const child = spawn(program, args, { ...options, stdio: ['pipe', 'pipe', 'pipe'] });
   const output = { stdout: '', stderr: '' };
@@ -55,45 +56,47 @@ export async function run(program: string, args: readonly string[], input: strin
     output.stderr += chunk;
   });
   child.stdin?.on('error', () => {});
-  // Null: it stays open, as a terminal would.
   if (input !== null) child.stdin?.end(input);
   const [code] = await once(child, 'close');
   return { code, ...output };
 }
 
+/** Runs the Go client until it exits. */
 export function goClient(args: readonly string[], input: string | null = null): Promise<Run> {
   return run(prepareStreamingClient(), args, input);
 }
 
+/** Starts the Go client. */
 export function startGoClient(args: readonly string[]): ChildProcess {
   return spawn(prepareStreamingClient(), args, { stdio: ['pipe', 'pipe', 'pipe'] });
 }
 
-export async function until(what: string, isTrue: () => boolean): Promise<void> {
+/** Waits until the condition is true. @throws Error after 30 s. */
+export async function until(description: string, condition: () => boolean): Promise<void> {
   const deadline = Date.now() + 30_000;
-  while (!isTrue()) {
-    if (Date.now() > deadline) throw new Error(`did not come about: ${what}`);
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error(`timeout waiting until ${description}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
-/** Sends a request's head and @returns what came until the server closed. */
+/** Sends the head of a request. @returns everything the server sends until it closes the connection. */
 export async function rawRequest(url: string, headers: Readonly<Record<string, string>>, method = 'GET'): Promise<string> {
   const { hostname, port, pathname } = new URL(url);
   const socket = connect(Number(port), hostname);
   const lines = Object.entries({ Host: hostname, ...headers }).map(([name, value]) => `${name}: ${value}`);
   socket.write(`${method} ${pathname} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`);
-  let answer = '';
+  let response = '';
   socket.on('data', (chunk) => {
-    answer += chunk.toString('latin1');
+    response += chunk.toString('latin1');
   });
   await once(socket, 'close');
-  return answer;
+  return response;
 }
 
 export const spdyUpgrade = { Connection: 'Upgrade', Upgrade: 'SPDY/3.1' };
 
-/** Listens on a free port of loopback. */
+/** Listens on a free port of loopback. @param serve is called for each connection. */
 export async function listenOnLoopback(serve: (socket: Socket) => void): Promise<{ server: Server; port: number }> {
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     socket.on('error', () => {});

@@ -1,6 +1,6 @@
 /**
- * A process that is nothing but a streaming server with the fake backend, so that its memory can be measured. Serves its parent over IPC:
- * `{ argv }` is answered with a URL for an exec with stdin and stdout, `{ measure: true }` with the memory and what was produced.
+ * A process that runs only a streaming server with the fake backend, so that its memory can be measured. Its parent sends requests over IPC:
+ * `{ argv }` returns a URL for an exec with stdin and stdout, `{ measure: true }` returns memory usage and the number of produced bytes.
  */
 import { startStreamingServer, streamingLimits } from '../../src/streaming/server.ts';
 import { createFakeBackend } from './streaming-backend.ts';
@@ -13,18 +13,18 @@ const backend = createFakeBackend();
 const server = await startStreamingServer({ backend, log, limits: streamingLimits }, { address: '127.0.0.1', port: 0 });
 
 let rssBytesMax = 0;
-const look = () => {
+const sampleMemory = () => {
   const rssBytes = process.memoryUsage.rss();
   rssBytesMax = Math.max(rssBytesMax, rssBytes);
   return rssBytes;
 };
-setInterval(look, 50);
+setInterval(sampleMemory, 50);
 
 process.on('message', (request: HostRequest) => {
   const url = 'argv' in request && server.prepareExec({ containerId: 'c', argv: request.argv, tty: false, stdin: true, stdout: true, stderr: false });
-  const answer: HostAnswer = { ...(url && { url }), rssBytes: look(), rssBytesMax, producedBytes: backend.producedBytes() };
+  const answer: HostAnswer = { ...(url && { url }), rssBytes: sampleMemory(), rssBytesMax, producedBytes: backend.producedBytes() };
   process.send?.(answer);
-  // The next measure is of what follows.
+  // The next measurement starts here.
   rssBytesMax = 0;
 });
 process.on('disconnect', () => process.exit());

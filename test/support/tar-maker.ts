@@ -1,14 +1,14 @@
 /**
- * Tar archives for tests, byte by byte: also such as no tar program would make.
+ * Builds tar archives for tests, including invalid ones that no tar program creates.
  */
 
 export type Member = {
-  /** One character a byte. Longer than 100: in a PAX header. */
+  /** One character for each byte (latin1). Paths longer than 100 bytes are stored in a PAX header. */
   readonly path: string;
-  /** The type flag; by default `0`, or `5` for a path that ends in `/`. */
+  /** The type flag. Default: `5` if the path ends in `/`, else `0`. */
   readonly type?: string;
   readonly content?: Buffer | string;
-  /** What the header says, where that is not the content's length. */
+  /** Size in the header. Default: the content's length. */
   readonly sizeBytes?: number;
   readonly mode?: number;
   readonly uid?: number;
@@ -18,16 +18,16 @@ export type Member = {
   readonly major?: number;
   readonly minor?: number;
   readonly pax?: Readonly<Record<string, string | Buffer>>;
-  /** Bytes put over the header before its checksum is made. */
+  /** Bytes written into the header before its checksum is computed. */
   readonly patch?: { readonly at: number; readonly bytes: Buffer };
 };
 
-/** @param withEnd whether the two blocks of zeros follow. */
+/** Returns the archive. @param withEnd append the two zero blocks that mark its end. */
 export function makeTar(members: readonly Member[], withEnd = true): Buffer {
   return Buffer.concat([...members.flatMap(memberBlocks), ...(withEnd ? [Buffer.alloc(1024)] : [])]);
 }
 
-/** The records of a PAX header. */
+/** Returns the records of a PAX header. */
 export function paxRecords(values: Readonly<Record<string, string | Buffer>>): Buffer {
   const records = Object.entries(values).map(([key, value]) => {
     const rest = Buffer.concat([Buffer.from(` ${key}=`), typeof value === 'string' ? Buffer.from(value, 'latin1') : value, Buffer.from('\n')]);
