@@ -80,7 +80,7 @@ test('a container whose process was killed can be told from others, stopped and 
   process.kill(server, 'SIGKILL');
   await until(() => servers().length === 0);
   // The first while its connection still ends.
-  const message = /\((?:ECONNABORTED|ENOTCONN)\); the process that serves the file system has ended/;
+  const message = /\((?:ECONNABORTED|ENOTCONN)\); the process that serves the file system has exited/;
   await assert.rejects(host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never), { message });
   await host.engine.stopContainer(id, 0);
   await host.engine.removeContainer(id);

@@ -79,7 +79,7 @@ test('a log that cannot be reopened stays in use, and no new file appears', asyn
   const { monitorPid } = await startContainer(deps, dir, { script: `echo one; while [ ! -e ${dir}/go ]; do sleep 0.02; done; echo two`, logDir });
   renameSync(join(logDir, '0.log'), join(logDir, 'old'));
   mkdirSync(join(logDir, '0.log'));
-  await assert.rejects(reopenLog(dir), { code: 'INTERNAL', message: /^reopening the log: .*EISDIR/ });
+  await assert.rejects(reopenLog(dir), { code: 'INTERNAL', message: /^reopen the log: .*EISDIR/ });
   writeFileSync(join(dir, 'go'), '');
   await ended(monitorPid);
   assert.deepEqual(linesOf(readFileSync(join(logDir, 'old'), 'latin1')), ['stdout F one', 'stdout F two']);
@@ -162,7 +162,7 @@ test('an exit record that is none is an error', async (t) => {
   assert.equal(await readExitRecord(dir), null);
   for (const text of ['', '{}', '{"version":1,"pid":1,"exitCode":"0"}']) {
     writeFileSync(join(dir, 'exit.json'), text);
-    await assert.rejects(readExitRecord(dir), { code: 'INTERNAL', message: /^reading the exit record in / });
+    await assert.rejects(readExitRecord(dir), { code: 'INTERNAL', message: /^read the exit record in / });
   }
 });
 
@@ -265,7 +265,7 @@ test('a plan that promises a terminal and sends none fails', async (t) => {
   const fd = openSync(scratch(t), 'r');
   t.after(() => closeSync(fd));
   const plan = barePlan([execve(shell)], { fds: ['dir'], supervise: { mode: 'container', hasTerminal: true, exitDir: 'dir' } });
-  await assert.rejects(startMonitor(deps, { plan, fds: [fd], name: 'test' }), /waiting for the terminal/);
+  await assert.rejects(startMonitor(deps, { plan, fds: [fd], name: 'test' }), /wait for the terminal/);
 });
 
 /** A program that starts a container and is then killed, as a daemon may be. */

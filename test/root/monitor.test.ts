@@ -170,15 +170,15 @@ test('a failing operation is told by its note and errno, whoever ran it', async 
 test('a log that cannot be opened fails the start before anything is cloned', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
-  await assert.rejects(startContainer(deps, dir, { script: 'touch ran', logDir: '/proc' }), /opening the log: .*ENOENT/);
+  await assert.rejects(startContainer(deps, dir, { script: 'touch ran', logDir: '/proc' }), /open the log: .*ENOENT/);
   assert.deepEqual(readdirSync(dir), ['control']);
 });
 
 test('a monitor that cannot be started, or ends without a report, is an error that says so', async (t) => {
   const deps = await monitorDeps(t);
   const start = (path: string) => startExec({ monitor: { ...deps.monitor, path } }, { plan: script(''), fds: [], name: 'pod-1' });
-  await assert.rejects(start('/no/monitor'), { message: /^starting the monitor of pod-1: .*ENOENT/ });
-  await assert.rejects(start('/usr/bin/true'), { code: 'INTERNAL', message: 'starting pod-1: its monitor ended without a report' });
+  await assert.rejects(start('/no/monitor'), { message: /^start the monitor of pod-1: .*ENOENT/ });
+  await assert.rejects(start('/usr/bin/true'), { code: 'INTERNAL', message: 'start pod-1: the monitor exited without a report' });
 });
 
 test('exec fails when its monitor is killed before the process ends', async (t) => {
@@ -186,7 +186,7 @@ test('exec fails when its monitor is killed before the process ends', async (t) 
   const { pid, monitorPid, exited } = await startExec(deps, { plan: script('exec sleep 1000'), fds: [], name: 'pod-1' });
   deps.killAfter(pid);
   process.kill(monitorPid, 'SIGKILL');
-  await assert.rejects(exited, { code: 'INTERNAL', message: 'waiting for pod-1: its monitor ended before it' });
+  await assert.rejects(exited, { code: 'INTERNAL', message: 'wait for pod-1: the monitor exited before the process' });
   assert.doesNotThrow(() => process.kill(pid, 0), 'the process goes on');
 });
 

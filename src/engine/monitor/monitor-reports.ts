@@ -1,7 +1,7 @@
 /**
- * Reads what a monitor reports: fixed records through a pipe, as drawn in src/monitor/main.c.
+ * Reads the reports of a monitor: records of fixed size from a pipe. The protocol is drawn in src/monitor/main.c.
  *
- * Knows neither plans nor words for errors; waits without a thread.
+ * Knows neither plans nor error messages. Waits without blocking a thread.
  */
 import { closeSync, readSync } from 'node:fs';
 import { isErrno } from '../../sys/call/ffi.ts';
@@ -18,12 +18,12 @@ const recordBytes = 16;
 /** struct record of src/monitor/monitor.h. */
 export type Report = { readonly kind: number; readonly a: number; readonly b: number; readonly c: number };
 export type Reports = {
-  /** The next report, or null when the monitor has ended. One call at a time. */
+  /** Returns the next report, or null if the monitor has exited. One call at a time. */
   readonly next: () => Promise<Report | null>;
   readonly close: () => void;
 };
 
-/** Takes over the non-blocking read end of a report pipe. */
+/** Reads reports from `fd`, the non-blocking read end of a report pipe, and takes ownership of it. */
 export function readReports(fd: number): Reports {
   let stopWatching = () => {};
   let isOpen = true;
@@ -31,7 +31,7 @@ export function readReports(fd: number): Reports {
     new Promise((resolve) => {
       const attempt = () => {
         const report = isOpen ? readReport(fd) : null;
-        if (report === 'later') stopWatching = onReadable(fd, attempt);
+        if (report === 'pending') stopWatching = onReadable(fd, attempt);
         else resolve(report);
       };
       attempt();
@@ -45,13 +45,13 @@ export function readReports(fd: number): Reports {
   return { next, close };
 }
 
-/** Reports are written whole: they are far below PIPE_BUF, pipe(7). */
-function readReport(fd: number): Report | null | 'later' {
+/** Reads one report. It is never partial: writes up to PIPE_BUF are atomic, pipe(7). */
+function readReport(fd: number): Report | null | 'pending' {
   const bytes = Buffer.alloc(recordBytes);
   try {
     if (readSync(fd, bytes) !== recordBytes) return null;
   } catch (error) {
-    if (isErrno(error, 'EAGAIN')) return 'later';
+    if (isErrno(error, 'EAGAIN')) return 'pending';
     throw error;
   }
   return { kind: bytes.readInt32LE(0), a: bytes.readInt32LE(4), b: bytes.readInt32LE(8), c: bytes.readInt32LE(12) };

@@ -1,21 +1,23 @@
 /**
- * How a plan ran: when each operation began and what came of it, as the monitor stamps it into memory that it shares with the daemon, and as text. Pure.
+ * Decodes how a plan ran from the memory that the monitor shares with the daemon, and converts it to text and back. Pure.
+ *
+ * The monitor stamps when each operation started, and its outcome.
  */
 import { getSystemErrorName } from 'node:util';
 import type { Plan } from '../plan/plan.ts';
 
-/** One operation of the parent's or the child's, or the clone between them. */
+/** An operation of the parent or the child, or the clone between them. */
 export type OperationRun = {
-  /** Microseconds; undefined where nobody may ask for the time: the one before has its share. */
+  /** Microseconds; undefined after the seccomp filter, which may forbid reading the clock: the time is part of the operation before. */
   readonly us?: number;
-  /** `unfinished`: it failed, or it is the last one, which gives the process to its program. Else the errno that was tolerated. */
+  /** `unfinished`: it failed, or it is the last one, whose execve does not return. `E…`: the errno that was tolerated. */
   readonly outcome: 'done' | 'skipped' | 'unfinished' | `E${string}`;
 };
 
-/** In the order of the plan, with the clone between parent and child, up to where it came. */
+/** In the order of the plan, with the clone between parent and child, up to the last operation that started. */
 export type PlanRun = readonly OperationRun[];
 
-/** Nanoseconds of CLOCK_MONOTONIC. `clonedNs` and `childNs` are 0 when it did not come so far. */
+/** Nanoseconds of CLOCK_MONOTONIC. `clonedNs` and `childNs` are 0 if that part did not start. */
 export type RunTimes = { readonly beganNs: number; readonly clonedNs: number; readonly childNs: number; readonly endedNs: number };
 
 /** struct stamp of src/monitor/monitor.h. */
@@ -23,10 +25,10 @@ const stampBytes = 16;
 const done = 1n;
 const skipped = 2n;
 
-/** How large the shared memory is: one for each operation, one for the clone, one for the end. */
+/** Returns the size of the shared memory: one stamp for each operation, one for the clone, one for the end. */
 export const stampsBytes = (plan: Plan): number => (plan.parent.length + plan.child.length + 2) * stampBytes;
 
-/** @param stamps as the monitor left them. */
+/** Decodes the stamps of a plan. */
 export function readRun(plan: Plan, stamps: Buffer): { readonly run: PlanRun; readonly times: RunTimes } {
   const began = (index: number) => Number(stamps.readBigUInt64LE(index * stampBytes));
   const clone = plan.parent.length;
@@ -37,7 +39,7 @@ export function readRun(plan: Plan, stamps: Buffer): { readonly run: PlanRun; re
     outcomes.push(outcomeOf(stamped));
   }
   let nextNs = began(end);
-  // From the end: an operation lasts until the next one begins that has a time.
+  // From the end backwards: an operation lasts until the next one with a timestamp starts.
   const run = outcomes
     .map((outcome, index) => ({ outcome, index }))
     .reverse()
@@ -57,17 +59,17 @@ function outcomeOf(stamped: bigint): OperationRun['outcome'] {
   return stamped < 0n ? (getSystemErrorName(Number(stamped)) as `E${string}`) : 'unfinished';
 }
 
-/** A word for each operation, such as `12`, `0.1,skipped`, `0.4,ENOENT` and, without a time, `,done`. */
+/** Returns one word for each operation, such as `12`, `0.1,skipped`, `0.4,ENOENT` and, without a time, `,done`. */
 export function formatRun(run: PlanRun): string {
   return run.map((each) => `${formatUs(each)}${each.us !== undefined && each.outcome === 'done' ? '' : `,${each.outcome}`}`).join(' ');
 }
 
-/** Two digits say enough. '' without a time. */
+/** Returns the time with one decimal below 10 us, else without; '' if there is no time. */
 export function formatUs({ us }: Pick<OperationRun, 'us'>): string {
   return us?.toFixed(us < 10 ? 1 : 0) ?? '';
 }
 
-/** The opposite of formatRun(). */
+/** Parses the result of formatRun(). */
 export function parseRun(text: string): PlanRun {
   return text
     .split(' ')

@@ -7,9 +7,9 @@ import { addPlanParts, planParts } from './plan-spans.ts';
 const op = (note: string): Op => ({ call: 'setsid', note });
 const plan: Plan = {
   fds: [],
-  parent: [op('entering')],
+  parent: [op('enter')],
   clone: { namespaces: 0 },
-  child: [op('mounting'), { call: 'execve', path: '/bin/sh', note: 'starting' }],
+  child: [op('mount'), { call: 'execve', path: '/bin/sh', note: 'start' }],
   process: { argv: ['sh'], env: [] },
   supervise: { mode: 'exec' },
 };
@@ -32,17 +32,17 @@ function recorder(isRecorded = true) {
   return { span, parts };
 }
 
-test('addPlanParts() adds the parent’s operations, the clone and the child’s, by the daemon’s clock, with the slowest of each', () => {
+test('addPlanParts() adds parent operations, clone and child operations by the daemon’s clock, with the slowest of each', () => {
   const { span, parts } = recorder();
   addPlanParts(span, plan, { run, times: { beganNs: 4e6, clonedNs: 5e6, childNs: 7e6, endedNs: 9e6 } }, clock);
   assert.deepEqual(parts, [
-    ['plan.parent', 44, 45, { 'plan.operations': 1, 'plan.slowest': 'entering', 'plan.slowest_us': 1 }],
+    ['plan.parent', 44, 45, { 'plan.operations': 1, 'plan.slowest': 'enter', 'plan.slowest_us': 1 }],
     ['plan.clone', 45, 47, {}],
-    ['plan.child', 47, 49, { 'plan.operations': 2, 'plan.slowest': 'mounting', 'plan.slowest_us': 9 }],
+    ['plan.child', 47, 49, { 'plan.operations': 2, 'plan.slowest': 'mount', 'plan.slowest_us': 9 }],
   ]);
 });
 
-test('addPlanParts() ends with the part that failed, and adds nothing that nobody sees or that has no end', () => {
+test('addPlanParts() ends with the part that failed, and adds nothing to an unrecorded span or without an end', () => {
   const failed = recorder();
   addPlanParts(failed.span, plan, { run: run.slice(0, 1), times: { beganNs: 4e6, clonedNs: 0, childNs: 0, endedNs: 9e6 } }, clock);
   assert.deepEqual(

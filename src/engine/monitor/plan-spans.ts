@@ -1,11 +1,11 @@
 /**
- * How a plan ran, as parts of the span in which it did: the parent's operations, the clone, the child's. Pure.
+ * Adds the run of a plan to its span, as three parts: the operations of the parent, the clone, and the operations of the child. Pure.
  */
 import type { Attributes, Span } from '../../lib/spans.ts';
 import type { Plan } from '../plan/plan.ts';
 import type { PlanRun, RunTimes } from './plan-run.ts';
 
-/** @param clock performance.now(), and CLOCK_MONOTONIC in nanoseconds at the same time. */
+/** Adds the parts to a span. @param clock performance.now(), and CLOCK_MONOTONIC in nanoseconds at the same time. */
 export function addPlanParts(
   span: Span,
   plan: Plan,
@@ -23,12 +23,12 @@ export function addPlanParts(
   part('plan.child', times.childNs, times.endedNs, slowest(plan.child, run.slice(clone + 1)));
 }
 
-/** For a monitor's request: only where somebody sees the parts does it stamp them. */
-export function planParts(span: Span, plan: Plan): { readonly ran?: (told: { readonly run: PlanRun; readonly times: RunTimes }) => void } {
-  return span.isRecorded ? { ran: (told) => addPlanParts(span, plan, told) } : {};
+/** Returns the part of a MonitorRequest that adds the parts to a span. If the span is not recorded, the monitor does not stamp the operations. */
+export function planParts(span: Span, plan: Plan): { readonly ran?: (run: { readonly run: PlanRun; readonly times: RunTimes }) => void } {
+  return span.isRecorded ? { ran: (run) => addPlanParts(span, plan, run) } : {};
 }
 
-/** Of what an operation achieves, its note tells: never of its arguments. */
+/** Returns attributes for the slowest operation. They contain its note, never its arguments. */
 function slowest(operations: Plan['parent'], run: PlanRun): Attributes {
   const worst = run.reduce((most, { us = 0 }, index) => (us > most.us ? { us, index } : most), { us: 0, index: 0 });
   return { 'plan.operations': run.length, 'plan.slowest': operations[worst.index]?.note ?? '', 'plan.slowest_us': worst.us };
