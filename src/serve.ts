@@ -1,5 +1,5 @@
 /**
- * Wires the daemon: host facts, stores, network, engine, recovery, socket; and ends it.
+ * Wires the daemon: host facts, stores, network, engine, recovery, socket; and shuts it down.
  */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -49,6 +49,7 @@ import { type StreamingDeps, type StreamingServer, startStreamingServer, streami
 import { probeCgroups } from './sys/cgroup/cgroups.ts';
 import { lockDirectory } from './sys/filesystem/lock.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
+import { isalSoname, probeIsal } from './sys/library/libisal.ts';
 import { createLibseccomp } from './sys/library/libseccomp.ts';
 import { makeSharedDirectory } from './sys/mount/shared-directory.ts';
 import { createIdleCollector } from './sys/process/heap.ts';
@@ -59,24 +60,24 @@ import { serveCadvisor } from './telemetry/cadvisor-server.ts';
 import { adjustOnHangup, type Observability, openObservability, openTracing } from './telemetry/observability.ts';
 import { version } from './version.ts';
 
-/** Calls in flight at the end get so long; the containers live on in any case. */
+/** Timeout for calls in flight at shutdown. Containers keep running in any case. */
 const drainTimeoutMs = 10_000;
 const seccompProgramsMax = 64;
-/** Without a change for so long, what pods' starts and pulls have left in memory is given back: V8 alone waits for the next allocation. */
+/** After this time without a change, the garbage of pod starts and pulls is collected. V8 alone would wait for the next allocation. */
 const idleCollectMs = 3_000;
 
 /**
  * Serves until SIGTERM or SIGINT.
  *
- * @param readConfig reads the configuration again, for SIGHUP.
- * @throws {BerthError} FAILED_PRECONDITION with what this node lacks, and what to do.
+ * @param readConfig rereads the configuration, for SIGHUP.
+ * @throws {BerthError} FAILED_PRECONDITION if this node lacks something, with the fix.
  */
 export async function serve({ config, warnings }: LoadedConfig, readConfig: () => Config): Promise<void> {
   const wasStopped = new Promise<string>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal));
   });
   const log = createLog(config.logLevel);
-  for (const warning of warnings) log.warn({ config: warning }, 'the configuration uses a former setting');
+  for (const warning of warnings) log.warn({ config: warning }, 'configuration uses a deprecated setting');
   adjustOnHangup(log, () => readConfig().logLevel);
   const observability = await openObservability(config, version);
   const { observers } = observability;
@@ -85,13 +86,13 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
   const facts = checkNode(config);
   const policy = openSignaturePolicy(config.signaturePolicy);
   const dropNetnsMount = makeSharedDirectory(config.netnsDir);
-  const unpacker = wireUnpacker(config);
+  const unpacker = wireUnpacker(config, log);
   const images = await createImageStore({ root: config.root, unpacker, log, pinnedImages: config.pinnedImages });
   const network = await wireNetwork(config, log, watchers);
   const deps = await wireEngine(config, { facts, images, network, log, ...watchers });
   await recover(deps);
   await images.collect();
-  await giveBackAddresses(network, deps);
+  await releaseAddresses(network, deps);
 
   const shared = createSharedLayers({ store: images, unpacker, log });
   const puller = wirePuller(config, { store: images, shared, log, ...(policy ? { policy } : {}) }, watchers);
@@ -117,7 +118,7 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
   log.info({ socket: config.socket, version, cgroups: deps.cgroups.version, cgroupDriver: deps.cgroupDriver.name, kernel: facts.kernel }, 'serving');
 
   const signal = await wasStopped;
-  log.info({ signal }, 'ending; containers run on');
+  log.info({ signal }, 'shutting down; containers keep running');
   deps.events.close();
   observability.close();
   closeCadvisor();
@@ -128,44 +129,44 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
   await unpacker.close();
   await tracing?.close();
   if (deps.store.sandboxes.all().length === 0) dropNetnsMount();
-  // A word of systemd's that comes while Node is being taken down would be a crash.
+  // A message from systemd that arrives while Node.js is shutting down would crash the process.
   deps.cgroupDriver.close();
-  // Watches on containers that run on would keep the process.
+  // Watches on running containers would keep the process alive.
   process.exit(0);
 }
 
-async function giveBackAddresses(network: Awaited<ReturnType<typeof createNetwork>>, { store, log }: EngineDeps): Promise<void> {
+async function releaseAddresses(network: Awaited<ReturnType<typeof createNetwork>>, { store, log }: EngineDeps): Promise<void> {
   await network.collectGarbage(store.sandboxes.all().map(({ record }) => record.id)).catch((error: unknown) => {
-    log.warn({ reason: reasonOf(error) }, 'giving back addresses of sandboxes that are gone failed');
+    log.warn({ reason: reasonOf(error) }, 'failed to release addresses of removed sandboxes');
   });
 }
 
 function cadvisorSources({ store: { sandboxes, containers }, settings }: EngineDeps): CadvisorSources {
-  // Also those that are being created: it asks when their cgroup appears, and not again.
+  // Includes objects that are being created: cAdvisor asks once, when their cgroup appears.
   return { sandbox: sandboxes.get, container: containers.get, containers: containers.all, rootDir: settings.rootDir };
 }
 
-/** People's way in, through the engine. */
+/** Serves exec, attach and port-forward. */
 function startStreaming(engine: Engine, settings: StreamSettings, deps: Pick<StreamingDeps, 'log' | 'observe'>): Promise<StreamingServer> {
   const backend: StreamingBackend = {
     exec: ({ containerId, ...request }) => engine.exec(containerId, request),
-    attach: ({ containerId, ...wanted }) => engine.attach(containerId, wanted),
+    attach: ({ containerId, ...request }) => engine.attach(containerId, request),
     connect: engine.connectPort,
   };
   return startStreamingServer({ ...deps, backend, limits: streamingLimits }, settings);
 }
 
-/** What cannot be done without is looked at first, and named all at once. */
+/** Checks hard requirements before anything else: root, exclusive directories, overlayfs if it is configured. */
 function checkNode(config: Config): HostFacts {
-  if (process.getuid?.() !== 0) throw failedPrecondition('serving needs root: namespaces, mounts and cgroups are root’s to make; run berth as root');
+  if (process.getuid?.() !== 0) throw failedPrecondition('not running as root: berth creates namespaces, mounts and cgroups; run it as root');
   for (const path of new Set([config.root, config.state])) {
     mkdirSync(path, { recursive: true, mode: 0o711 });
-    lockDirectory(path, 'stop it, or give each its own --root, --state and --socket');
+    lockDirectory(path, 'stop it, or give each daemon its own --root, --state and --socket');
   }
   const facts = probeHost(config.root);
   if (config.snapshotter === 'overlay' && facts.overlayFailure !== null) {
     throw failedPrecondition(
-      `overlay mounts do not work on ${config.root}: ${facts.overlayFailure}; load the overlay module (modprobe overlay), or choose a root on ext4, xfs or btrfs`,
+      `overlay mounts do not work on ${config.root}: ${facts.overlayFailure}; load the overlay module (modprobe overlay), or set root to a directory on ext4, xfs or btrfs`,
     );
   }
   return facts;
@@ -219,7 +220,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   await prepareMonitorCgroup({ cgroupDriver }, config.monitorCgroup);
   return {
     settings,
-    // Where layers are copied, a node without overlay is ready.
+    // A node without overlayfs is ready, because layers are copied.
     facts: { ...facts, overlayFailure: null },
     userNamespaceFailure: await probeUserNamespaces({ monitor }, config.root),
     cgroups,
@@ -234,7 +235,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     layers: {
       lease: images.lease,
       release: (ownerId) => {
-        images.release(ownerId).catch((error: unknown) => log.warn({ ownerId, reason: reasonOf(error) }, 'removing unused layers failed'));
+        images.release(ownerId).catch((error: unknown) => log.warn({ ownerId, reason: reasonOf(error) }, 'failed to remove unused layers'));
       },
     },
     oomKills: createOomKills({ store, kernelLog: openKernelLog(), observe: observers?.oomKills, log }),
@@ -248,7 +249,13 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
   };
 }
 
-function wireUnpacker(config: Config): Unpacker {
+function wireUnpacker(config: Config, log: Log): Unpacker {
+  const isal = probeIsal();
+  if (isal.status !== 'usable')
+    log[isal.status === 'missing' ? 'info' : 'warn'](
+      { library: isalSoname, reason: isal.reason },
+      'gzip layers are decompressed with zlib, which is slower',
+    );
   const workerFile = new URL('./images/unpack/unpack-worker.ts', import.meta.url);
   return createUnpacker({ workerFile, workersMax: config.maxConcurrentDownloads, devices: config.imageDevices });
 }
@@ -291,6 +298,6 @@ async function chooseRootfs(config: Config, facts: HostFacts, log: Log): Promise
   if (config.snapshotter === 'fuse-overlayfs') return createFuseRootfs(config.root, facts.overlayFailure === null);
   if (config.snapshotter !== 'native' && facts.overlayFailure === null) return createOverlayRootfs(config.root);
   if (facts.overlayFailure !== null)
-    log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work here: layers are copied, which is slow');
+    log.warn({ root: config.root, reason: facts.overlayFailure }, 'overlay mounts do not work: falling back to copying layers, which is slow');
   return createNativeRootfs(config.root);
 }

@@ -220,4 +220,4 @@ test('a second daemon is refused where another works, and changes nothing', opti
   await removePod(pod);
 });
 
-const advice = 'stop it, or give each its own --root, --state and --socket';
+const advice = 'stop it, or give each daemon its own --root, --state and --socket';
