@@ -115,7 +115,10 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
       `${name} ended while the daemon was dead`,
     );
   }
-  const told = openKernelLog() === null ? /^OOM-killed: 1 process/ : /^OOM-killed: process \d+ \(sh\) of the container, at its limit of 24 MiB;/;
+  const told =
+    openKernelLog() === null
+      ? /^OOM-killed: 1 process/
+      : /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit of 24 MiB;/;
   assert.match((await statusOf(daemon.client, ids.greedy)).message, told);
   assert.deepEqual(logLines(join(pod.logDirectory, 'seven.log')), ['last words']);
   assert.equal(processStartTime(before.get(ids.orphan)?.pid as number), null, 'a container without its monitor is ended');

@@ -68,7 +68,7 @@ test('a container killed at its own limit says so, with its process and what mem
   assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
   assert.match(
     message ?? '',
-    /^OOM-killed: process \d+ \(sh\), the container's first, pid 1 inside, at its limit of 20 MiB; in use there: 1\d(\.\d)? MiB anonymous/,
+    /^OOM-killed: process \d+ \(sh\), pid 1 in the container, at the container's memory limit of 20 MiB; memory usage: 1\d(\.\d)? MiB anonymous/,
   );
   assert.deepEqual(counts, { container: 1 });
   assert.deepEqual(
@@ -85,7 +85,7 @@ test('tmpfs that fills a limit is told from anonymous memory', options, async ()
 test('a child that is killed is told while the container goes on, and is not its end', options, async () => {
   const id = await start(`sh -c '${greedy}'; sleep 1000`, limited);
   for (let waits = 0; waits < 400 && lines.length === 0; waits += 1) await sleep(50);
-  assert.match(lines[0]?.message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at its limit of 20 MiB; /);
+  assert.match(lines[0]?.message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit of 20 MiB; /);
   assert.equal(lines.length, 1);
   const { status } = host.engine.container(id);
   assert.deepEqual([status.oom?.kills, status.oom?.last.isFirst, status.finishedAtNs], [1, false, undefined]);
@@ -96,7 +96,7 @@ test('a child that is killed is told while the container goes on, and is not its
 test('a shell that ends for its child was killed says OOMKilled, and whose process it was', options, async () => {
   const { exitCode, reason, message } = await ended(await start(`sh -c '${greedy}'; exit $?`, limited));
   assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
-  assert.match(message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at its limit/);
+  assert.match(message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit/);
 });
 
 test("the pod's limit is told from the container's", options, async () => {
@@ -111,7 +111,7 @@ test("the pod's limit is told from the container's", options, async () => {
   const id = await start(greedy, {}, path);
   const { reason, message } = await ended(id);
   assert.equal(reason, 'OOMKilled');
-  assert.match(message ?? '', /, at the pod's limit of 24 MiB; in use there: /);
+  assert.match(message ?? '', /, at the pod's memory limit of 24 MiB; memory usage: /);
   assert.deepEqual(counts, { pod: 1 });
   await host.engine.removeSandbox(host.engine.container(id).record.sandboxId);
 });

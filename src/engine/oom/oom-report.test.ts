@@ -27,32 +27,38 @@ const kill = (changes: Partial<OomKill> = {}): OomKill => ({
 });
 const sentence = (changes: Partial<OomKill>, hasPodCgroup = true) => describeVictim(toVictim(kill(changes), view, hasPodCgroup));
 
-test('a kill is told with its victim, whose limit it was, and what was in use there', () => {
-  const use = '; in use there: 60 MiB anonymous, 3.3 MiB file';
-  assert.equal(sentence({}), `OOM-killed: process 37 (stress), the container's first, pid 1 inside, at its limit of 64 MiB${use}`);
+test('describeVictim() contains the victim, whose limit was reached, and the memory usage', () => {
+  const usage = '; memory usage: 60 MiB anonymous, 3.3 MiB file';
+  assert.equal(sentence({}), `OOM-killed: process 37 (stress), pid 1 in the container, at the container's memory limit of 64 MiB${usage}`);
   const child = { pid: 40 };
-  assert.equal(sentence(child), `OOM-killed: process 40 (stress) of the container, at its limit of 64 MiB${use}`);
-  assert.match(sentence({ ...child, cgroup: `${own}/x`, limitedCgroup: `${own}/x` }), /at the limit of 64 MiB of a cgroup that the container made;/);
+  assert.equal(sentence(child), `OOM-killed: process 40 (stress) of the container, at the container's memory limit of 64 MiB${usage}`);
+  assert.match(
+    sentence({ ...child, cgroup: `${own}/x`, limitedCgroup: `${own}/x` }),
+    /at the memory limit of 64 MiB of a cgroup inside the container;/,
+  );
   const limited = { ...view, status: { ...view.status, resources: { memoryLimitBytes: 64 * MiB } } };
   const both = describeVictim(toVictim(kill({ limitedCgroup: '/kubepods/burstable/pod1' }), limited, true));
-  assert.match(both, /, at the pod's limit of 64 MiB, which is its own too;/);
-  assert.match(sentence({ ...child, limitedCgroup: '/kubepods/burstable/pod1' }), /, at the pod's limit of 64 MiB;/);
+  assert.match(both, /, at the memory limit of 64 MiB of both the container and the pod;/);
+  assert.match(sentence({ ...child, limitedCgroup: '/kubepods/burstable/pod1' }), /, at the pod's memory limit of 64 MiB;/);
   assert.match(
     sentence({ ...child, limitedCgroup: '/kubepods/burstable/pod1' }, false),
-    /at the limit of 64 MiB of cgroup \/kubepods\/burstable\/pod1;/,
+    /at the memory limit of 64 MiB of cgroup \/kubepods\/burstable\/pod1;/,
   );
-  assert.match(sentence({ ...child, limitedCgroup: '/kubepods', limitBytes: 3 * 1024 * MiB }), /at the limit of 3 GiB of cgroup \/kubepods;/);
-  assert.match(sentence({ ...child, limitedCgroup: null, limitBytes: null }), /, for the node had no memory left; the process had 60 MiB anonymous/);
+  assert.match(sentence({ ...child, limitedCgroup: '/kubepods', limitBytes: 3 * 1024 * MiB }), /at the memory limit of 3 GiB of cgroup \/kubepods;/);
+  assert.match(
+    sentence({ ...child, limitedCgroup: null, limitBytes: null }),
+    /, because the node was out of memory; memory of the process: 60 MiB anonymous/,
+  );
   assert.equal(
     sentence({ cgroup: null, limitedCgroup: null, limitBytes: null, memory: null, pid: 40 }),
     'OOM-killed: process 40 (stress) of the container',
   );
 });
 
-test('a kill belongs to the container whose id is in the path, and without a path to the one whose first process it was', () => {
+test('containerOfKill() finds the container by the id in the path, and without a path by its first process', () => {
   assert.equal(containerOfKill(kill({ pid: 40 }), [view]), view);
   assert.equal(containerOfKill(kill({ cgroup: `/kubepods/${'b'.repeat(64)}` }), [view]), undefined);
   assert.equal(containerOfKill(kill({ cgroup: null }), [view]), view);
   assert.equal(containerOfKill(kill({ cgroup: null, pid: 40 }), [view]), undefined);
-  assert.equal(containerOfKill(kill({ cgroup: null, atUs: 1_000_000 }), [view]), undefined, 'an earlier process of the same pid');
+  assert.equal(containerOfKill(kill({ cgroup: null, atUs: 1_000_000 }), [view]), undefined, 'an earlier process with the same pid');
 });

@@ -1,32 +1,32 @@
 /**
- * Whose limit a process was killed at, and the sentence that says it to people. Pure.
+ * Determines the container and the memory limit of an OOM kill, and describes the kill in a sentence. Pure.
  */
 import type { LimitHolder, MemoryUse, OomKill, OomVictim } from '../state/oom-kill.ts';
 import { type ContainerView, containerState } from '../state/records.ts';
 
-/** The container whose process was killed: by its id in the path of the cgroup, or as its first process. undefined: somebody else's. */
+/** Returns the container of the killed process: by the id in the path of its cgroup, or by its first process. undefined: not in a container. */
 export function containerOfKill(kill: OomKill, views: readonly ContainerView[]): ContainerView | undefined {
   const ids: readonly string[] = kill.cgroup?.match(/[0-9a-f]{64}/g) ?? [];
   return views.find(({ record, status }) => {
     if (kill.cgroup !== null) return ids.includes(record.id);
-    return containerState(status) === 'running' && status.process?.pid === kill.pid && wasThere(status.process.startTime, kill.atUs);
+    return containerState(status) === 'running' && status.process?.pid === kill.pid && hadStarted(status.process.startTime, kill.atUs);
   });
 }
 
-/** Start times are ticks of a hundredth of a second since boot, proc_pid_stat(5). */
-const wasThere = (startTime: string, atUs: number): boolean => Number(startTime) * 10_000 <= atUs + 1_000_000;
+/** Start times are in hundredths of a second since boot: proc_pid_stat(5). */
+const hadStarted = (startTime: string, atUs: number): boolean => Number(startTime) * 10_000 <= atUs + 1_000_000;
 
-/** @param hasPodCgroup whether the cgroup around the container's is the pod's alone. */
+/** Returns the report of a kill. @param hasPodCgroup whether the parent of the container's cgroup is the cgroup of the pod. */
 export function toVictim(kill: OomKill, { record, status }: ContainerView, hasPodCgroup: boolean): OomVictim {
   const isFirst = status.process?.pid === kill.pid;
   const pidInside = isFirst && record.spec.security.namespaces.pid === 'container' ? { pidInside: 1 } : {};
   const limit = limitHolder(kill, record.id, hasPodCgroup);
-  // Of a pod with one container the kernel names either.
+  // In a pod with one container, both limits can be equal, and the kernel reports either.
   const isOwnToo = limit === 'pod' && kill.limitBytes !== null && kill.limitBytes === status.resources.memoryLimitBytes;
   return { ...kill, limit, isFirst, ...pidInside, ...(isOwnToo ? { isOwnLimitToo: true } : {}) };
 }
 
-/** By the paths as the kernel has them, which are others than the daemon's where that is in a container itself. */
+/** Uses the paths in the kernel's form, which differ from the daemon's if it runs in a container itself. */
 function limitHolder({ cgroup, limitedCgroup }: OomKill, id: string, hasPodCgroup: boolean): LimitHolder {
   if (cgroup === null) return 'unknown';
   if (limitedCgroup === null) return 'node';
@@ -39,21 +39,21 @@ function limitHolder({ cgroup, limitedCgroup }: OomKill, id: string, hasPodCgrou
   return limitedCgroup === pod && hasPodCgroup ? 'pod' : 'outer';
 }
 
-/** `OOM-killed: process 37 (stress) of the container, at its limit of 64 MiB; in use there: 60 MiB anonymous, 3 MiB file`. */
+/** Returns `OOM-killed: process 37 (stress) of the container, at the container's memory limit of 64 MiB; memory usage: 60 MiB anonymous`. */
 export function describeVictim(victim: OomVictim): string {
   const { pid, pidInside, isFirst, command, limit, limitBytes, limitedCgroup, memory } = victim;
-  const inside = pidInside === undefined ? '' : `, pid ${pidInside} inside`;
-  const who = `process ${pid} (${command})${isFirst ? `, the container's first${inside}` : ' of the container'}`;
+  const first = pidInside === undefined ? ', first process of the container' : `, pid ${pidInside} in the container`;
+  const who = `process ${pid} (${command})${isFirst ? first : ' of the container'}`;
   const size = limitBytes === null ? '' : ` of ${mebibytes(limitBytes)}`;
   const where: Readonly<Record<LimitHolder, string>> = {
-    container: `, at its limit${size}`,
-    inner: `, at the limit${size} of a cgroup that the container made`,
-    pod: `, at the pod's limit${size}${victim.isOwnLimitToo ? ', which is its own too' : ''}`,
-    outer: `, at the limit${size} of cgroup ${limitedCgroup || '/'}`,
-    node: ', for the node had no memory left',
+    container: `, at the container's memory limit${size}`,
+    inner: `, at the memory limit${size} of a cgroup inside the container`,
+    pod: victim.isOwnLimitToo ? `, at the memory limit${size} of both the container and the pod` : `, at the pod's memory limit${size}`,
+    outer: `, at the memory limit${size} of cgroup ${limitedCgroup || '/'}`,
+    node: ', because the node was out of memory',
     unknown: '',
   };
-  return `OOM-killed: ${who}${where[limit]}${describeMemory(memory, limitedCgroup === null ? 'the process had' : 'in use there:')}`;
+  return `OOM-killed: ${who}${where[limit]}${describeMemory(memory, limitedCgroup === null ? 'memory of the process' : 'memory usage')}`;
 }
 
 function describeMemory(memory: MemoryUse | null, intro: string): string {
@@ -64,8 +64,8 @@ function describeMemory(memory: MemoryUse | null, intro: string): string {
     ['tmpfs and shared', memory.shmemBytes],
     ['kernel', memory.kernelBytes ?? 0],
   ] as const;
-  const told = kinds.filter(([kind, bytes]) => bytes > 0 || kind === 'anonymous');
-  return `; ${intro} ${told.map(([kind, bytes]) => `${mebibytes(bytes)} ${kind}`).join(', ')}`;
+  const shown = kinds.filter(([kind, bytes]) => bytes > 0 || kind === 'anonymous');
+  return `; ${intro}: ${shown.map(([kind, bytes]) => `${mebibytes(bytes)} ${kind}`).join(', ')}`;
 }
 
 function mebibytes(bytes: number): string {
@@ -73,5 +73,5 @@ function mebibytes(bytes: number): string {
   return value >= 1024 ? `${trimmed(value / 1024)} GiB` : `${trimmed(value)} MiB`;
 }
 
-/** One decimal, but none for whole numbers and from 100 on. */
+/** Rounds to one decimal, or to none for whole numbers and from 100 on. */
 const trimmed = (value: number): string => (value >= 100 ? value.toFixed(0) : value.toFixed(1).replace(/\.0$/, ''));

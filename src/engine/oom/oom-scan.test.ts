@@ -18,9 +18,9 @@ const killed = (pid = 37, task = 'stress', what = 'Memory cgroup out of memory')
   `${what}: Killed process ${pid} (${task}) total-vm:34972kB, anon-rss:20300kB, file-rss:1024kB, shmem-rss:0kB, UID:0 pgtables:84kB oom_score_adj:0`;
 const v2 = [invoked, 'memory: usage 65536kB, limit 65536kB, failcnt 45', 'swap: usage 0kB, limit 0kB, failcnt 0', `Memory cgroup stats for ${path}:`];
 
-test('createOomScanner() takes victim, limit and use by kind from a report of cgroup v2', () => {
-  const use = ['anon 62914560', 'file 3145728', 'kernel 1048576', 'shmem 1048576', 'oom_kill 7'];
-  assert.deepEqual(kills(...v2, ...use, victim(`oom_memcg=${path},task_memcg=${path}`), killed()), [
+test('createOomScanner() parses victim, limit and memory usage from a report of cgroup v2', () => {
+  const usage = ['anon 62914560', 'file 3145728', 'kernel 1048576', 'shmem 1048576', 'oom_kill 7'];
+  assert.deepEqual(kills(...v2, ...usage, victim(`oom_memcg=${path},task_memcg=${path}`), killed()), [
     {
       sequence: 9,
       atUs: 90,
@@ -35,7 +35,7 @@ test('createOomScanner() takes victim, limit and use by kind from a report of cg
   ]);
 });
 
-test('createOomScanner() reads the use of cgroup v1, and what kernels before 6.6 put into one record', () => {
+test('createOomScanner() parses the usage of cgroup v1, and usage in one record of kernels before 6.6', () => {
   const v1 = ['memory: usage 15360kB, limit 15360kB, failcnt 0', 'kmem: usage 208kB, limit 9007199254740988kB, failcnt 0'];
   const own = ['rss 1', 'total_cache 4096', 'total_rss 8192', 'total_shmem 0'];
   const where = victim(`oom_memcg=${path},task_memcg=${path}`);
@@ -44,25 +44,25 @@ test('createOomScanner() reads the use of cgroup v1, and what kernels before 6.6
   assert.deepEqual(old?.memory, { anonBytes: 8192, fileBytes: 4096, shmemBytes: 0 });
 });
 
-test('createOomScanner() does not carry the use of one report into the next', () => {
+test('createOomScanner() does not carry the usage of one report into the next', () => {
   const where = victim(`oom_memcg=${path},task_memcg=${path}`);
   const [, second] = kills(...v2, 'anon 8192', where, invoked, where);
   assert.deepEqual([second?.memory, second?.limitBytes], [null, null]);
 });
 
-test('createOomScanner() tells of a node without memory, with the memory of the victim', () => {
+test('createOomScanner() reports a kill because the node was out of memory, with the memory of the victim', () => {
   const [kill, ...others] = kills(invoked, victim(`global_oom,task_memcg=${path}`), killed(37, 'stress', 'Out of memory'));
   assert.equal(others.length, 0);
   assert.deepEqual([kill?.cgroup, kill?.limitedCgroup, kill?.limitBytes], [path, null, null]);
   assert.deepEqual(kill?.memory, { anonBytes: 20300 * 1024, fileBytes: MiB, shmemBytes: 0 });
 });
 
-test('createOomScanner() tells of those that go down with the victim, and of kills that the kernel is brief about', () => {
+test('createOomScanner() reports processes killed with the victim, and kills with a shortened report', () => {
   const where = victim(`oom_memcg=/kubepods/pod1,task_memcg=${path}`);
   const group = `Tasks in ${path} are going to be killed due to memory.oom.group set`;
-  const told = kills(invoked, where, killed(), group, killed(), killed(38, 'other'), invoked, killed(39, 'late'));
+  const found = kills(invoked, where, killed(), group, killed(), killed(38, 'other'), invoked, killed(39, 'late'));
   assert.deepEqual(
-    told.map(({ pid, cgroup, limitedCgroup, isOfGroup }) => ({ pid, cgroup, limitedCgroup, isOfGroup })),
+    found.map(({ pid, cgroup, limitedCgroup, isOfGroup }) => ({ pid, cgroup, limitedCgroup, isOfGroup })),
     [
       { pid: 37, cgroup: path, limitedCgroup: '/kubepods/pod1', isOfGroup: false },
       { pid: 38, cgroup: path, limitedCgroup: '/kubepods/pod1', isOfGroup: true },
@@ -71,7 +71,7 @@ test('createOomScanner() tells of those that go down with the victim, and of kil
   );
 });
 
-test('createOomScanner() takes the pid from the end of a line, whatever the program and the cgroup call themselves', () => {
+test('createOomScanner() takes the pid from the end of a line, whatever the names of program and cgroup', () => {
   const names = ['a,pid=1,uid=0', ',task=x', 'x) (y', 'oom-kill:', '\\x0a\\xff', ''];
   for (const name of names) {
     const [kill] = kills(invoked, victim(`oom_memcg=${path},task_memcg=${path}`, name), killed(37, name));
@@ -81,6 +81,6 @@ test('createOomScanner() takes the pid from the end of a line, whatever the prog
   assert.equal(inner?.limitedCgroup, `${path}/,task=no`);
 });
 
-test('createOomScanner() finds nothing in other lines', () => {
+test('createOomScanner() ignores other lines', () => {
   assert.deepEqual(kills('berth0: port 8(veth) entered disabled state', 'anon 5', 'Killed process 1 (x)', 'oom-kill:', 'oom-kill:constraint=X'), []);
 });

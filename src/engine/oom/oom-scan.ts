@@ -1,26 +1,26 @@
 /**
- * Finds in the kernel's log what it killed for want of memory: who, at whose limit, and what was in use there. Pure.
+ * Finds OOM kills in the kernel log: the victim, the cgroup whose limit was reached, and its memory usage. Pure.
  *
- * Texts: mm/oom_kill.c (dump_oom_victim, __oom_kill_process) and mm/memcontrol.c (mem_cgroup_print_oom_meminfo) of Linux 5.14 to 6.18. Names of
- * programs and cgroups stand there as somebody chose them, so nothing is decided by these texts: they only tell.
+ * Formats: mm/oom_kill.c (dump_oom_victim, __oom_kill_process) and mm/memcontrol.c (mem_cgroup_print_oom_meminfo) of Linux 5.14 to 6.18. The names of
+ * programs and cgroups in them are untrusted, so the result is used only for reports, never for decisions.
  */
 
 import type { MemoryUse, OomKill } from '../state/oom-kill.ts';
 
 type LogRecord = { readonly sequence: number; readonly atUs: number; readonly text: string };
 
-/** What one report of the kernel has told so far. */
+/** The data collected so far from one report of the kernel. */
 type Report = { readonly usage: Map<string, number>; limitBytes: number | null; kmemBytes: number | null };
 
-/** Of one report; an imitation could go on for ever. */
+/** Limit for one report, because a forged one could be endless. */
 const usageLinesMax = 128;
 
-/** @returns what takes the records in their order, and gives the kill that a record completes. */
+/** Returns a function that takes the records in order, and returns the kill that a record completes. */
 export function createOomScanner(): (record: LogRecord) => OomKill | null {
   let report = emptyReport();
-  /** Told without memory of the victim, which the line after it has. */
-  let waiting: OomKill | null = null;
-  let lastTold: OomKill | null = null;
+  /** A kill whose memory usage is in a following line. */
+  let pending: OomKill | null = null;
+  let last: OomKill | null = null;
   let group: string | null = null;
   const scan = (record: LogRecord): OomKill | null => {
     const { text } = record;
@@ -32,9 +32,9 @@ export function createOomScanner(): (record: LogRecord) => OomKill | null {
     const kill = parseVictim(record, report);
     if (kill !== null) {
       report = emptyReport();
-      waiting = kill.limitedCgroup === null ? kill : null;
-      if (waiting !== null) return null;
-      lastTold = kill;
+      pending = kill.limitedCgroup === null ? kill : null;
+      if (pending !== null) return null;
+      last = kill;
       return kill;
     }
     const tasks = /^Tasks in (.*) are going to be killed due to memory\.oom\.group set$/.exec(text)?.[1];
@@ -44,20 +44,20 @@ export function createOomScanner(): (record: LogRecord) => OomKill | null {
       collect(report, text);
       return null;
     }
-    if (waiting?.pid === killed.pid) {
-      lastTold = { ...waiting, memory: killed.memory };
-      waiting = null;
-      return lastTold;
+    if (pending?.pid === killed.pid) {
+      last = { ...pending, memory: killed.memory };
+      pending = null;
+      return last;
     }
-    if (lastTold?.pid === killed.pid) return null;
-    return group === null ? killed : { ...killed, cgroup: group, limitedCgroup: lastTold?.limitedCgroup ?? null, isOfGroup: true };
+    if (last?.pid === killed.pid) return null;
+    return group === null ? killed : { ...killed, cgroup: group, limitedCgroup: last?.limitedCgroup ?? null, isOfGroup: true };
   };
   return scan;
 }
 
 const emptyReport = (): Report => ({ usage: new Map(), limitBytes: null, kmemBytes: null });
 
-/** Paths may hold anything but a line feed, so the first mark of each kind counts; the program's name ends before the last ones. */
+/** Paths may contain anything but a line feed, so the first separator of each kind counts. The name of the program ends before the last separators. */
 function parseVictim({ sequence, atUs, text }: LogRecord, report: Report): OomKill | null {
   const match = /^oom-kill:constraint=[A-Z_]+,.*?(?:,global_oom|,oom_memcg=(.*?))(?:,task_memcg=(.*?)),task=(.*),pid=(\d+),uid=\d+$/.exec(text);
   if (match === null) return null;
@@ -76,7 +76,7 @@ function parseVictim({ sequence, atUs, text }: LogRecord, report: Report): OomKi
   };
 }
 
-/** The line that each kill has, also when the kernel leaves out the rest because there were many. */
+/** Parses the line that the kernel writes for every kill, even if it rate-limits the rest of the report. */
 function parseKilled({ sequence, atUs, text }: LogRecord): OomKill | null {
   const match = /: Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB,/.exec(text);
   if (match === null || !/^(Memory cgroup out|Out) of memory/.test(text)) return null;
@@ -90,14 +90,14 @@ function collect(report: Report, text: string): void {
   if (limit !== undefined) report.limitBytes = kib(limit) < 2 ** 62 ? kib(limit) : null;
   const kmem = /^kmem: usage (\d+)kB, limit /.exec(text)?.[1];
   if (kmem !== undefined) report.kmemBytes = kib(kmem);
-  // One record for all of them until Linux 6.5, cut at the length of a record; escaped as dev-kmsg says.
+  // Until Linux 6.5 all lines are in one record, truncated to the size of a record. Escapes: Documentation/ABI/testing/dev-kmsg of the kernel.
   for (const line of text.split('\\x0a')) {
     const [, key, value] = /^([a-z_]+) (\d+)$/.exec(line) ?? [];
     if (key !== undefined && report.usage.size < usageLinesMax) report.usage.set(key, Number(value));
   }
 }
 
-/** v1 has `total_rss` and the like for the cgroup with all below it; v2 has `anon`. */
+/** v1 has `total_rss` and similar keys for the cgroup and its descendants, v2 has `anon`. */
 function memoryOf({ usage, kmemBytes }: Report): MemoryUse | null {
   const anonBytes = usage.get('total_rss') ?? usage.get('anon');
   if (anonBytes === undefined) return null;
