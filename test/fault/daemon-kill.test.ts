@@ -1,8 +1,8 @@
 /**
- * The daemon killed at every step of a pod's life that changes the machine: the next one finds only states that are true, the call that was cut off
- * succeeds when it is made again, and removal leaves nothing.
+ * Kills the daemon at every step of a pod's lifecycle that changes the machine. The next daemon must report correct states, the interrupted call must
+ * succeed when it is repeated, and removal must leave nothing behind.
  *
- * BERTH_FAULT_EVERY=n takes every n-th point only; BERTH_FAULT_FROM=k begins at the k-th.
+ * BERTH_FAULT_EVERY=n tests only every n-th point; BERTH_FAULT_FROM=k starts at the k-th.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -14,9 +14,9 @@ import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { isAlive } from '../../src/sys/process/processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { type Doomed, prepareDoomed } from './support/doomed-run.ts';
-import { type Kind, type Node, openNode, steps } from './support/life.ts';
-import { goOn, tracesAtEnd, tracesIn } from './support/traces.ts';
+import { findLeftovers, findLeftoversAfterExit, resumeStoppedProcesses } from './support/leftovers.ts';
+import { type LifecycleProcess, spawnLifecycleProcess } from './support/lifecycle-process.ts';
+import { type Kind, type Node, openNode, steps } from './support/pod-lifecycle.ts';
 
 enterIsolation();
 
@@ -31,62 +31,62 @@ after(async () => {
 });
 
 for (const kind of ['shared', 'plain'] as const) {
-  test(`a daemon killed at any step of the life of a ${kind} pod leaves nothing that the next one cannot finish`, async (t) => {
-    // Started ahead of its use: loading takes longer than dying.
-    let next = prepareDoomed(compileCache);
+  test(`the next daemon recovers when one is killed at any step of the lifecycle of a ${kind} pod`, async (t) => {
+    // Start the next process early: loading takes longer than the test of one point.
+    let next = spawnLifecycleProcess(compileCache);
     let points = 0;
     try {
       for (let killAt = from; ; killAt += every) {
         const daemon = next;
-        next = prepareDoomed(compileCache);
-        const isOver = await killedAt(daemon, kind, killAt);
-        if (isOver) break;
+        next = spawnLifecycleProcess(compileCache);
+        const isComplete = await killAndRecover(daemon, kind, killAt);
+        if (isComplete) break;
         points += 1;
       }
     } finally {
       next.kill();
     }
-    t.diagnostic(`${points} points`);
-    assert.ok(points > 100 / every, 'the points are found');
+    t.diagnostic(`${points} kill points`);
+    assert.ok(points > 100 / every, 'kill points were found');
   });
 }
 
-/** @returns whether the life was over before the point came. */
-async function killedAt(daemon: Doomed, kind: Kind, killAt: number): Promise<boolean> {
+/** Kills the daemon at the point and checks the next one. @returns whether the lifecycle was complete before the point was reached. */
+async function killAndRecover(daemon: LifecycleProcess, kind: Kind, killAt: number): Promise<boolean> {
   const directory = mkdtempSync('/var/tmp/berth-fault-');
-  const before = tracesIn(directory, cgroup);
-  const said = await daemon.run(directory, `/${cgroup}`, kind, killAt);
-  const step = [...said.matchAll(/^step (\w+)$/gm)].at(-1)?.[1] ?? '';
-  const [, point = 'the end'] = /^at (.*)$/m.exec(said) ?? [];
+  const before = findLeftovers(directory, cgroup);
+  const output = await daemon.run(directory, `/${cgroup}`, kind, killAt);
+  const step = [...output.matchAll(/^step (\w+)$/gm)].at(-1)?.[1] ?? '';
+  const [, point = 'the end'] = /^at (.*)$/m.exec(output) ?? [];
   const node = await openNode(directory, `/${cgroup}`);
   try {
-    assert.ok(/^(at|done) /m.test(said), said);
-    await recoverLoudly(node);
-    goOn();
-    await assertLegal(node);
-    if (point !== 'the end') for (const each of steps.slice(steps.findIndex(({ name }) => name === step))) await each.take(node, kind);
-    assert.deepEqual(await tracesAtEnd(directory, cgroup), before);
+    assert.ok(/^(at|done) /m.test(output), output);
+    await recoverWithoutErrors(node);
+    resumeStoppedProcesses();
+    await assertStates(node);
+    if (point !== 'the end') for (const each of steps.slice(steps.findIndex(({ name }) => name === step))) await each.run(node, kind);
+    assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before);
   } catch (error) {
-    throw new Error(`killed at point ${killAt}, in ${step}, at ${point}`, { cause: error });
+    throw new Error(`killed at point ${killAt} (${point}) in ${step}`, { cause: error });
   } finally {
     await node.end();
   }
   return point === 'the end';
 }
 
-async function recoverLoudly({ deps }: Node): Promise<void> {
+async function recoverWithoutErrors({ deps }: Node): Promise<void> {
   const errors: unknown[] = [];
   await recover({ ...deps, log: { ...deps.log, error: (fields, message) => errors.push([message, fields]) } });
   assert.deepEqual(errors, []);
 }
 
-/** What the records say is what the kernel has. */
-async function assertLegal({ deps }: Node): Promise<void> {
+/** Asserts that the recorded states match the kernel's. */
+async function assertStates({ deps }: Node): Promise<void> {
   for (const { record, status } of deps.store.containers.all()) {
     const state = containerState(status);
-    const living = await processes(deps.cgroups, record.cgroupPath);
+    const pids = await processes(deps.cgroups, record.cgroupPath);
     assert.ok(['created', 'running', 'exited'].includes(state), state);
-    assert.equal(living.length > 0, state === 'running', `${state} with processes ${living}`);
+    assert.equal(pids.length > 0, state === 'running', `${state} with processes ${pids}`);
     for (const each of [status.process, status.monitor]) assert.equal(each !== undefined && isAlive(each.pid, each.startTime), state === 'running');
   }
   for (const { record, status } of deps.store.sandboxes.all()) {

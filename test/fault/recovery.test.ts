@@ -1,5 +1,5 @@
 /**
- * What the next daemon makes of worse than a dead one: records that cannot be read, a node that was started anew, and disks that are full.
+ * Recovery from more than a killed daemon: unreadable records, a reboot of the node, and full disks.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -12,9 +12,9 @@ import { BerthError } from '../../src/lib/errors.ts';
 import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { prepareDoomed } from './support/doomed-run.ts';
-import { type Node, openNode, steps } from './support/life.ts';
-import { strangers, tracesAtEnd, tracesIn } from './support/traces.ts';
+import { findLeftovers, findLeftoversAfterExit, otherProcesses } from './support/leftovers.ts';
+import { spawnLifecycleProcess } from './support/lifecycle-process.ts';
+import { type Node, openNode, steps } from './support/pod-lifecycle.ts';
 
 enterIsolation();
 
@@ -35,16 +35,17 @@ function scratch(t: TestContext): string {
   return directory;
 }
 
-/** A directory in which a pod runs, and the daemon is dead. */
-async function abandoned(t: TestContext): Promise<string> {
+/** Starts a pod and kills the daemon. @returns the daemon's directory. */
+async function killDaemonOfRunningPod(t: TestContext): Promise<string> {
   const directory = scratch(t);
-  const said = await prepareDoomed(compileCache).run(directory, `/${cgroup}`, 'shared', 0, 'StartContainer');
-  assert.match(said, /^step StartContainer$/m);
-  assert.equal(strangers().length > 1, true, 'the pod runs');
+  const output = await spawnLifecycleProcess(compileCache).run(directory, `/${cgroup}`, 'shared', 0, 'StartContainer');
+  assert.match(output, /^step StartContainer$/m);
+  assert.equal(otherProcesses().length > 1, true, 'the pod is running');
   return directory;
 }
 
-async function recovered(t: TestContext, directory: string): Promise<Node> {
+/** Opens a new engine on the directory and runs recovery. */
+async function recoverNode(t: TestContext, directory: string): Promise<Node> {
   const node = await openNode(directory, `/${cgroup}`);
   t.after(node.end);
   await recover(node.deps);
@@ -52,24 +53,24 @@ async function recovered(t: TestContext, directory: string): Promise<Node> {
 }
 
 const damages = [
-  ['torn', 'sandboxes/*/record.json', (file: string) => truncateSync(file, 100)],
-  ['torn', 'sandboxes/*/status.json', (file: string) => truncateSync(file, 1)],
-  ['torn', 'containers/*/record.json', (file: string) => truncateSync(file, 100)],
+  ['truncated', 'sandboxes/*/record.json', (file: string) => truncateSync(file, 100)],
+  ['truncated', 'sandboxes/*/status.json', (file: string) => truncateSync(file, 1)],
+  ['truncated', 'containers/*/record.json', (file: string) => truncateSync(file, 100)],
   ['missing', 'containers/*/status.json', unlinkSync],
-  ['of a later version', 'containers/*/record.json', (file: string) => writeFileSync(file, '{"version":99}')],
+  ['of a newer version', 'containers/*/record.json', (file: string) => writeFileSync(file, '{"version":99}')],
 ] as const;
 
-for (const [how, pattern, damage] of damages) {
-  test(`an object whose ${pattern.split('/*/').join(' ')} is ${how} is shown as nothing that runs, and can be removed with all that is its own`, async (t) => {
-    const before = tracesIn('/nowhere', cgroup);
-    const directory = await abandoned(t);
+for (const [condition, pattern, damage] of damages) {
+  test(`an object is listed as not running and can be removed if its ${pattern.split('/*/').join(' ')} is ${condition}`, async (t) => {
+    const before = findLeftovers('/nonexistent', cgroup);
+    const directory = await killDaemonOfRunningPod(t);
     const [kind = '', , file = ''] = pattern.split('/');
     const [id = ''] = readdirSync(join(directory, 'state', kind));
     damage(join(directory, 'state', kind, id, file));
-    const { engine, deps } = await recovered(t, directory);
+    const { engine, deps } = await recoverNode(t, directory);
     const [sandbox] = engine.sandboxes();
     const [container] = engine.containers();
-    assert.ok(sandbox && container, 'both are shown');
+    assert.ok(sandbox && container, 'both are listed');
     assert.equal(sandboxState(sandbox.status), kind === 'sandboxes' ? 'not-ready' : 'ready');
     assert.equal(containerState(container.status), kind === 'containers' ? 'unknown' : 'running');
     await assert.rejects(engine.createContainer(kind === 'sandboxes' ? id : 'none', container.record.spec, container.record.image), BerthError);
@@ -78,24 +79,24 @@ for (const [how, pattern, damage] of damages) {
     await engine.removeContainer(container.record.id);
     await engine.stopSandbox(sandbox.record.id);
     await engine.removeSandbox(sandbox.record.id);
-    assert.deepEqual(await tracesAtEnd(directory, cgroup), before);
+    assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before);
   });
 }
 
-test('after a restart of the node nothing of its pods is left, on disk or with the plugins', async (t) => {
-  const before = tracesIn('/nowhere', cgroup);
-  const directory = await abandoned(t);
-  for (const pid of strangers()) process.kill(pid, 'SIGKILL');
-  await tracesAtEnd(directory, cgroup);
+test('after a reboot of the node, recovery removes the files and network attachments of its pods', async (t) => {
+  const before = findLeftovers('/nonexistent', cgroup);
+  const directory = await killDaemonOfRunningPod(t);
+  for (const pid of otherProcesses()) process.kill(pid, 'SIGKILL');
+  await findLeftoversAfterExit(directory, cgroup);
   await removeCgroup(cgroup);
   for (const path of ['state', 'netns']) {
     for (const mount of mountsBelow(join(directory, path))) execFileSync('umount', ['--lazy', mount]);
     rmSync(join(directory, path), { recursive: true });
   }
   assert.deepEqual([readdirSync(join(directory, 'root/containers')).length, readdirSync(join(directory, 'leases')).length], [1, 1]);
-  const { engine } = await recovered(t, directory);
+  const { engine } = await recoverNode(t, directory);
   assert.deepEqual([engine.sandboxes(), engine.containers()], [[], []]);
-  assert.deepEqual(await tracesAtEnd(directory, cgroup), before);
+  assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before);
 });
 
 function mountsBelow(path: string): string[] {
@@ -104,48 +105,49 @@ function mountsBelow(path: string): string[] {
     .filter((mount) => mount.startsWith(`${path}/`));
 }
 
-/** What is taken away of a file system but for `left`: blocks by one file, inodes by many. */
-const scarcities = [
+/** The file systems that are filled up to a few blocks or inodes, with their mount options. */
+const fullDisks = [
   ['state', 'blocks', 'size=1m'],
   ['state', 'inodes', 'nr_inodes=400'],
   ['root', 'inodes', 'nr_inodes=400'],
 ] as const;
 
-for (const [place, what, option] of scarcities) {
-  test(`with few ${what} left for its ${place} the engine says what is full, leaks nothing, and works when there is room again`, async (t) => {
+for (const [subdirectory, resource, option] of fullDisks) {
+  test(`with few ${resource} left in its ${subdirectory} directory, the engine reports ENOSPC, leaks nothing, and works again after a cleanup`, async (t) => {
     const directory = scratch(t);
-    const full = join(directory, place);
+    const full = join(directory, subdirectory);
     mkdirSync(full);
     execFileSync('mount', ['-t', 'tmpfs', '-o', option, 'tmpfs', full]);
-    const node = await recovered(t, directory);
-    const before = tracesIn(directory, cgroup);
-    let refusals = 0;
+    const node = await recoverNode(t, directory);
+    const before = findLeftovers(directory, cgroup);
+    let failures = 0;
     for (let left = 0; ; left += 1) {
-      const makeRoom = what === 'blocks' ? takeBlocks(full, left) : takeInodes(full, left);
-      const failure = await live(node).catch((error: unknown) => error);
-      // With the disk as full as it was.
+      const freeSpace = resource === 'blocks' ? fillBlocks(full, left) : fillInodes(full, left);
+      const failure = await runLifecycle(node).catch((error: unknown) => error);
+      // Removal must work while the disk is still full.
       for (const { record } of node.engine.sandboxes()) await node.engine.removeSandbox(record.id);
-      assert.deepEqual(await tracesAtEnd(directory, cgroup), before, `${left} left: ${failure}`);
-      makeRoom();
+      assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before, `${left} left: ${failure}`);
+      freeSpace();
       if (failure === undefined) break;
-      refusals += 1;
+      failures += 1;
       assert.ok(failure instanceof BerthError && failure.code === 'RESOURCE_EXHAUSTED' && /ENOSPC/.test(failure.message), `${left} left: ${failure}`);
-      assert.ok(left < 100, 'enough is enough');
+      assert.ok(left < 100, `still failing with ${left} ${resource} left`);
     }
-    t.diagnostic(`${refusals} refusals`);
-    assert.ok(refusals > 2);
-    await live(node);
-    assert.deepEqual(await tracesAtEnd(directory, cgroup), before);
+    t.diagnostic(`${failures} failures`);
+    assert.ok(failures > 2);
+    await runLifecycle(node);
+    assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before);
   });
 }
 
-async function live(node: Node): Promise<undefined> {
-  for (const step of steps) await step.take(node, 'plain');
+async function runLifecycle(node: Node): Promise<undefined> {
+  for (const step of steps) await step.run(node, 'plain');
 }
 
 const blockBytes = 4096;
 
-function takeBlocks(directory: string, left: number): () => void {
+/** Fills the file system except for `left` blocks. @returns a function that frees them again. */
+function fillBlocks(directory: string, left: number): () => void {
   const file = join(directory, 'ballast');
   for (let bytes = 1 << 20; ; bytes -= blockBytes) {
     try {
@@ -158,7 +160,8 @@ function takeBlocks(directory: string, left: number): () => void {
   }
 }
 
-function takeInodes(directory: string, left: number): () => void {
+/** Uses all inodes of the file system except `left`. @returns a function that frees them again. */
+function fillInodes(directory: string, left: number): () => void {
   const files: string[] = [];
   try {
     for (;;) {

@@ -1,8 +1,8 @@
 /**
- * Makes a process end by SIGKILL at its k-th step that changes the machine, for tests of what a dead daemon leaves. Loaded before all else: `node --import`.
+ * Kills this process with SIGKILL at its k-th kill point, to test what a killed daemon leaves behind. Load it before any other module: `node --import`.
  *
- * A step is a system call with an effect that outlives the process: of Node's file functions, and of those that src/sys makes through koffi. The process
- * ends just before it; for a write, the removal of a tree and the start of a program there is a second point, in the middle or right after.
+ * There is a kill point before each call with an effect that outlives the process: Node's file functions, and the system calls of src/sys through koffi.
+ * A write, the removal of a tree and the start of a program have a second point in the middle or right after it.
  */
 import { default as fs, type PathLike } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
@@ -14,38 +14,44 @@ type Call = (...args: unknown[]) => unknown;
 const state = { isArmed: false, count: 0, killAt: 0, onPoint: (_: string) => {} };
 const original = { ...fs };
 
-/** Counts from here on. @param killAt the first point is 1; 0 only counts. @param onPoint is told of the point that kills, or of all when none does. */
+/**
+ * Starts to count kill points.
+ *
+ * @param killAt the point at which the process is killed. The first point is 1; 0 only counts.
+ * @param onPoint is called with the kill point, or with every point if killAt is 0.
+ */
 export function arm(killAt: number, onPoint: (description: string) => void): void {
   Object.assign(state, { isArmed: true, count: 0, killAt, onPoint });
 }
 
-/** @returns how many points there were since arm(). */
+/** Stops counting. @returns the number of points since arm(). */
 export function disarm(): number {
   state.isArmed = false;
   return state.count;
 }
 
-/** @param halfway what is done of the step before the process ends. */
-function pass(description: string, halfway?: () => void): void {
+/** Marks a kill point. @param doPart performs a part of the step before the process is killed. */
+function killPoint(description: string, doPart?: () => void): void {
   if (!state.isArmed) return;
   state.count += 1;
   if (state.killAt === 0) state.onPoint(description);
   if (state.count !== state.killAt) return;
   state.isArmed = false;
-  halfway?.();
+  doPart?.();
   state.onPoint(description);
   process.kill(process.pid, 'SIGKILL');
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 }
 
-/** Paths of files that are open for writing: the kernel's take a value in one write only. */
+/** Paths of open files. */
 const paths = new Map<unknown, string>();
-const isKernels = (path: string) => path.startsWith('/sys/') || path.startsWith('/proc/');
+/** A partial write to a kernel file is not possible: the kernel expects the value in one write. */
+const isKernelFile = (path: string) => path.startsWith('/sys/') || path.startsWith('/proc/');
 
 const changing = ['mkdir', 'rename', 'rmdir', 'unlink', 'symlink', 'writeFile', 'truncate'];
 const isCreation = (flags: unknown) => (typeof flags === 'string' ? /[wa]/.test(flags) : (Number(flags ?? 0) & 0o100) !== 0);
 
-/** @param table of functions: `fs`, where their names end in Sync, or `fs.promises`. */
+/** Adds kill points to file functions. @param table `fs`, where the suffix is Sync, or `fs.promises`. */
 function wrapFiles(table: Record<string, Call>, suffix: string): void {
   const wrap = (name: string, before: (args: unknown[], call: Call) => void) => {
     const call = table[name + suffix] as Call;
@@ -54,12 +60,12 @@ function wrapFiles(table: Record<string, Call>, suffix: string): void {
       return call(...args);
     };
   };
-  for (const name of changing) wrap(name, ([path]) => pass(`${name} ${path}`));
-  wrap('open', ([path, flags]) => isCreation(flags) && pass(`open ${path}`));
+  for (const name of changing) wrap(name, ([path]) => killPoint(`${name} ${path}`));
+  wrap('open', ([path, flags]) => isCreation(flags) && killPoint(`open ${path}`));
   wrap('rm', ([path]) => {
-    pass(`rm ${path}`);
+    killPoint(`rm ${path}`);
     const names = namesIn(String(path));
-    if (names.length > 0) pass(`rm ${path}, half of it`, () => removeSome(String(path), names.slice(0, Math.ceil(names.length / 2))));
+    if (names.length > 0) killPoint(`rm ${path}, half of it`, () => removeSome(String(path), names.slice(0, Math.ceil(names.length / 2))));
   });
 }
 
@@ -90,14 +96,15 @@ function wrapWrites(): void {
   table['writeSync'] = (...args) => {
     const [fd, data] = args as [number, string | Uint8Array];
     const path = paths.get(fd) ?? 'a descriptor';
-    pass(`write ${path}`);
-    if (!isKernels(path) && data.length > 1) pass(`write ${path}, half of it`, () => writeSync(fd, data.slice(0, data.length / 2) as Uint8Array));
+    killPoint(`write ${path}`);
+    if (!isKernelFile(path) && data.length > 1)
+      killPoint(`write ${path}, half of it`, () => writeSync(fd, data.slice(0, data.length / 2) as Uint8Array));
     return (writeSync as unknown as Call)(...args);
   };
 }
 
 const changingCalls = new Set(['unshare', 'setns', 'sethostname', 'mount', 'umount2', 'mkdirat', 'posix_spawn']);
-/** Of syscall(2): move_mount, pidfd_send_signal. */
+/** Numbers of syscall(2). */
 const changingNumbers = new Map([
   [429, 'move_mount'],
   [424, 'pidfd_send_signal'],
@@ -121,17 +128,18 @@ function wrapCall([signature]: unknown[], call: Call): Call {
   const wrapped: Call = (...args) => {
     const what = name === 'syscall' ? changingNumbers.get(Number(args[0])) : name;
     if (what === undefined) return call(...args);
-    const words = args.filter((arg) => typeof arg === 'string' && arg !== '').join(' ');
-    pass(`${what} ${words}`);
-    if (what === 'posix_spawn') pass(`${what} ${words}, done`, () => call(...args));
-    // Who is slow must not go on behind the back of the next daemon.
-    if (what === 'posix_spawn') pass(`${what} ${words}, done but slow`, () => stopBegun(args, call));
+    const texts = args.filter((arg) => typeof arg === 'string' && arg !== '').join(' ');
+    killPoint(`${what} ${texts}`);
+    if (what === 'posix_spawn') killPoint(`${what} ${texts}, done`, () => call(...args));
+    // A slow child of the killed daemon must not continue while the next daemon is running.
+    if (what === 'posix_spawn') killPoint(`${what} ${texts}, done but slow`, () => spawnStopped(args, call));
     return call(...args);
   };
   return Object.assign(wrapped, call);
 }
 
-function stopBegun(args: unknown[], call: Call): void {
+/** Starts the program and stops it at once. */
+function spawnStopped(args: unknown[], call: Call): void {
   call(...args);
   const [[pid]] = args as [[number]];
   process.kill(pid, 'SIGSTOP');

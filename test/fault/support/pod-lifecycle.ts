@@ -1,5 +1,5 @@
 /**
- * The life of a pod as steps that a kubelet takes, each of which can be taken again after it was cut off; and the engine that they are taken on.
+ * The lifecycle of a pod as a list of steps, and the engine that runs them. Each step can be repeated after an interruption, as a kubelet does.
  */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } fr
 
 export type Node = TestEngine & { readonly cgroupParent: string };
 
-/** Opens an engine on what is in the directory. @param cgroupParent the same for all engines of a directory. */
+/** Opens an engine with the state in the directory. @param cgroupParent must be the same for all engines of a directory. */
 export async function openNode(directory: string, cgroupParent: string): Promise<Node> {
   const [confDir, binDir, leases] = [join(directory, 'net.d'), join(directory, 'bin'), join(directory, 'leases')];
   for (const path of [confDir, binDir, leases]) mkdirSync(path, { recursive: true });
@@ -27,7 +27,7 @@ export async function openNode(directory: string, cgroupParent: string): Promise
   return { ...(await startEngine(network, directory)), cgroupParent };
 }
 
-/** A plugin that keeps a directory for each address, and refuses a second ADD, as the specification lets it. */
+/** A CNI plugin that creates a directory for each address. It rejects a repeated ADD, which the specification allows. */
 const leasePlugin = (leases: string): string => `#!/bin/sh
 lease=${leases}/$CNI_CONTAINERID
 case $CNI_COMMAND in
@@ -38,10 +38,10 @@ case $CNI_COMMAND in
 esac
 `;
 
-/** `shared`: with a pid and a user namespace of the pod; `plain`: with neither. */
+/** `shared`: the pod has a pid namespace and a user namespace; `plain`: it has neither. */
 export type Kind = 'shared' | 'plain';
 
-export type Step = { readonly name: string; readonly take: (node: Node, kind: Kind) => Promise<void> };
+export type Step = { readonly name: string; readonly run: (node: Node, kind: Kind) => Promise<void> };
 
 function namespacesOf({ deps }: Node, kind: Kind): NamespaceModes {
   const ids = { hostId: 1_000_000, containerId: 0, length: 65_536 };
@@ -49,27 +49,27 @@ function namespacesOf({ deps }: Node, kind: Kind): NamespaceModes {
   return { network: 'pod', ipc: 'pod', pid: kind === 'shared' ? 'pod' : 'container', ...(isMapped ? { user: { uids: ids, gids: ids } } : {}) };
 }
 
-/** What each asks for may be done already, in part or whole. */
+/** Each step works as well if an earlier daemon has already completed part or all of it. */
 export const steps: readonly Step[] = [
   {
     name: 'RunPodSandbox',
-    take: async (node, kind) => {
+    run: async (node, kind) => {
       const metadata = { name: kind, namespace: 'fault', uid: kind, attempt: 0 };
       await node.engine.runSandbox(sandboxSpec({ metadata, cgroupParent: node.cgroupParent, namespaces: namespacesOf(node, kind) }));
     },
   },
-  { name: 'CreateContainer', take: (node, kind) => create(node, kind, 0) },
-  { name: 'StartContainer', take: start },
+  { name: 'CreateContainer', run: (node, kind) => create(node, kind, 0) },
+  { name: 'StartContainer', run: start },
   {
     name: 'UpdateContainerResources',
-    take: async ({ engine }) => {
+    run: async ({ engine }) => {
       for (const { record } of running(engine.containers())) await engine.updateResources(record.id, { cpuShares: 512 });
     },
   },
-  { name: 'StopContainer', take: ({ engine }) => each(engine.containers(), (id) => engine.stopContainer(id, 50)) },
-  { name: 'RemoveContainer', take: ({ engine }) => each(engine.containers(), engine.removeContainer) },
-  { name: 'StopPodSandbox', take: ({ engine }) => each(engine.sandboxes(), engine.stopSandbox) },
-  { name: 'RemovePodSandbox', take: ({ engine }) => each(engine.sandboxes(), engine.removeSandbox) },
+  { name: 'StopContainer', run: ({ engine }) => each(engine.containers(), (id) => engine.stopContainer(id, 50)) },
+  { name: 'RemoveContainer', run: ({ engine }) => each(engine.containers(), engine.removeContainer) },
+  { name: 'StopPodSandbox', run: ({ engine }) => each(engine.sandboxes(), engine.stopSandbox) },
+  { name: 'RemovePodSandbox', run: ({ engine }) => each(engine.sandboxes(), engine.removeSandbox) },
 ];
 
 const running = (views: readonly ContainerView[]) => views.filter(({ status }) => containerState(status) === 'running');
@@ -88,7 +88,7 @@ async function create(node: Node, kind: Kind, attempt: number): Promise<void> {
   await node.engine.createContainer(sandbox?.record.id ?? 'none', spec, node.image);
 }
 
-/** A container whose start was cut off is EXITED: a kubelet makes the next attempt. */
+/** After an interrupted start the container is EXITED: creates the next attempt, as a kubelet does. */
 async function start(node: Node, kind: Kind): Promise<void> {
   const latest = () =>
     node.engine.containers().reduce((last, view) => (view.record.spec.metadata.attempt > last.record.spec.metadata.attempt ? view : last));

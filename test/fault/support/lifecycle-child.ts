@@ -1,12 +1,12 @@
 /**
- * A daemon that dies: waits for a line `DIRECTORY CGROUP-PARENT KIND KILL-AT [LAST-STEP]`, then takes the steps of a pod's life, until the point comes.
+ * A daemon that is killed: reads a line `DIRECTORY CGROUP-PARENT KIND KILL-AT [LAST-STEP]`, then runs the steps of a pod's lifecycle until the kill point.
  *
- * Prints `step NAME` as it goes, `at POINT` for the point that ends it, and `done COUNT` when none did. After the last step it ends by SIGKILL too.
+ * Prints `step NAME` before each step, `at POINT` for the point at which it is killed, and `done COUNT` if all steps ran. Kills itself after LAST-STEP.
  */
 import { arm, disarm } from './kill-points.ts';
-import { type Kind, openNode, steps } from './life.ts';
+import { type Kind, openNode, steps } from './pod-lifecycle.ts';
 
-/** A pipe is written at once, pipe(7) and Node's notes on process.stdout: what was said is there after the end. */
+/** Writes to a pipe are synchronous, pipe(7) and Node's notes on process.stdout: the output is not lost when the process is killed. */
 const say = (text: string) => process.stdout.write(`${text}\n`);
 
 const line = await new Promise<string>((resolve) => process.stdin.once('data', (bytes) => resolve(String(bytes).trim())));
@@ -15,7 +15,7 @@ const node = await openNode(directory, cgroupParent);
 arm(Number(killAt), (point) => say(`at ${point}`));
 for (const step of steps) {
   say(`step ${step.name}`);
-  await step.take(node, kind as Kind);
+  await step.run(node, kind as Kind);
   if (step.name === last) process.kill(process.pid, 'SIGKILL');
 }
 say(`done ${disarm()}`);

@@ -1,31 +1,32 @@
 /**
- * What pods leave behind in a directory of life.ts and in this pid namespace, which has nobody but the tests.
+ * Finds what pods leave behind in a directory of pod-lifecycle.ts and in this pid namespace, which contains only the tests and their children.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupDirectories } from '../../support/cgroups.ts';
 
-/** What was stopped by the test runs on. */
-export function goOn(): void {
-  for (const pid of strangers()) {
+/** Sends SIGCONT to all processes that a kill point has stopped. */
+export function resumeStoppedProcesses(): void {
+  for (const pid of otherProcesses()) {
     try {
       process.kill(pid, 'SIGCONT');
     } catch {
-      // It has ended meanwhile.
+      // It has exited meanwhile.
     }
   }
 }
 
-/** A monitor that was told to end does so a moment later. */
-export async function tracesAtEnd(directory: string, cgroup: string): Promise<unknown> {
-  for (let waits = 0; waits < 100 && strangers().length > 0; waits += 1) await sleep(10);
-  return tracesIn(directory, cgroup);
+/** Like findLeftovers(), but waits up to one second for processes to exit: a monitor exits some time after it is told to. */
+export async function findLeftoversAfterExit(directory: string, cgroup: string): Promise<unknown> {
+  for (let waits = 0; waits < 100 && otherProcesses().length > 0; waits += 1) await sleep(10);
+  return findLeftovers(directory, cgroup);
 }
 
-export function tracesIn(directory: string, cgroup: string): unknown {
+/** Returns the remaining processes, mounts, cgroups and files of pods. */
+export function findLeftovers(directory: string, cgroup: string): unknown {
   return {
-    processes: strangers().map(commandOf),
+    processes: otherProcesses().map(commandOf),
     mounts: readFileSync('/proc/self/mounts', 'utf8').split('\n').length,
     cgroups: cgroupDirectories(cgroup).flatMap((path) =>
       readdirSync(path, { withFileTypes: true })
@@ -46,13 +47,13 @@ function namesIn(path: string): string[] {
   }
 }
 
-/** What runs here besides the tests; this pid namespace has nobody else. */
-export function strangers(): number[] {
+/** Returns the pids of all processes in this pid namespace except the tests. */
+export function otherProcesses(): number[] {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
   return pids.map(Number).filter((pid) => !/^$|node|^sh /.test(commandOf(pid)));
 }
 
-/** '' for a zombie. */
+/** Returns the command line, or '' for a zombie. */
 function commandOf(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
