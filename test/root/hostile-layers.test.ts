@@ -46,7 +46,7 @@ async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promi
 }
 
 /** The digest is wrong in the end: by then all else was taken. */
-const takenToTheEnd = /digest should be/;
+const takenToTheEnd = /digest mismatch/;
 
 test('PAX headers of a megabyte each do not stay in memory, global ones neither', async () => {
   const comment = paxRecords({ comment: 'x'.repeat((1 << 20) - 100) });
@@ -102,7 +102,7 @@ test('a hard link to what was replaced, comes later, or hides something', async 
   assert.deepEqual(Object.keys(replaced), ['', 'd', 'x']);
   await refuses([{ path: 'd/f' }, { path: 'd', content: 'x' }, { path: 'h', type: '1', link: 'd/f' }], /not in this layer/);
   await refuses([{ path: 'h', type: '1', link: 'later' }, { path: 'later' }], /not in this layer/);
-  await refuses([{ path: 'd/f' }, { path: 'd', type: '1', link: 'd/f' }], /not in this layer|no file/);
+  await refuses([{ path: 'd/f' }, { path: 'd', type: '1', link: 'd/f' }], /not in this layer|not a file/);
   await refuses([{ path: 'h', type: '1', link: '/' }], /hard link to the layer's root/);
   const opaque = await see([
     { path: 'd/f', content: 'kept' },
@@ -240,15 +240,15 @@ test('gzip of ten thousand empty members, of a name without end, and with a wind
   assert.deepEqual(readdirSync((await bed.unpack(tar, { compress: () => named(Buffer.alloc(8 << 20, 'n')) })).root), ['f']);
   assert.match(
     await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => named(Buffer.alloc(8 << 20, 'n')).subarray(0, 7 << 20) }),
-    /middle|end of file/,
+    /unexpected end|end of file/,
   );
   // A member whose sum or length is wrong.
   const wrong = gzipSync(tar);
   wrong[wrong.length - 6] = (wrong[wrong.length - 6] ?? 0) ^ 1;
-  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompressing/);
+  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompress/);
   assert.match(
     await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([wrong.subarray(0, 10), deflateRawSync(tar)]) }),
-    /middle|end of file|decompressing/,
+    /unexpected end|end of file|decompress/,
   );
 });
 
@@ -279,22 +279,19 @@ test('zstd that wants gigabytes for its window is refused before they are taken'
     Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 1 | ((tar.length & 0x1f) << 3), tar.length >> 5, tar.length >> 13]),
     tar,
   ]);
-  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompressing.*(?:memory|window)/i);
+  assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompress.*(?:memory|window)/i);
   assert.ok(residentBytes() - before < 100 << 20);
   // And one that names a dictionary, which nobody has.
   const named = Buffer.from(zstdCompressSync(tar, { params: { [constants.ZSTD_c_contentSizeFlag]: 0 } }));
   named[4] = (named[4] ?? 0) | 1;
-  await assert.rejects(
-    bed.unpack(tar, { compress: () => Buffer.concat([named.subarray(0, 6), Buffer.from([9]), named.subarray(6)]) }),
-    /decompressing/,
-  );
+  await assert.rejects(bed.unpack(tar, { compress: () => Buffer.concat([named.subarray(0, 6), Buffer.from([9]), named.subarray(6)]) }), /decompress/);
 });
 
 test('the same bytes under either name of a compression are told by what they are', async () => {
   const tar = makeTar([{ path: 'f', content: 'x' }]);
   for (const compress of [gzipSync, zstdCompressSync]) {
     const blob = compress(tar);
-    assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([blob, Buffer.from('trailing')]) }), /decompressing/);
+    assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => Buffer.concat([blob, Buffer.from('trailing')]) }), /decompress/);
   }
 });
 

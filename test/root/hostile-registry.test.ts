@@ -154,11 +154,11 @@ describe('a registry that wants a token', () => {
           more();
           return true;
         },
-        /more than 262144 bytes/,
+        /exceeds 262144 bytes/,
       ],
-      [(_request, response) => void response.end('[]') === undefined, /holds no token/],
-      [(_request, response) => void response.end(`${'['.repeat(50_000)}${']'.repeat(50_000)}`) === undefined, /holds no token/],
-      [(_request, response) => void response.end('{"token":"a\\r\\nX-Evil: 1"}') === undefined, /holds no token/],
+      [(_request, response) => void response.end('[]') === undefined, /no token in the response/],
+      [(_request, response) => void response.end(`${'['.repeat(50_000)}${']'.repeat(50_000)}`) === undefined, /no token in the response/],
+      [(_request, response) => void response.end('{"token":"a\\r\\nX-Evil: 1"}') === undefined, /no token in the response/],
       [(_request, response) => void response.writeHead(302, { location: '/token' }).end() === undefined, /more than 10 redirects/],
       [(_request, response) => void response.writeHead(302, { location: 'file:///etc/passwd' }).end() === undefined, /not an http URL/],
     ];

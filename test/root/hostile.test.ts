@@ -115,7 +115,7 @@ test('indexes within indexes, and one that names itself, come to an end', async 
     inner = describe(text, indexType);
   }
   serve(content, indexType);
-  await refuses('FAILED_PRECONDITION', /more than 3 indexes within each other/);
+  await refuses('FAILED_PRECONDITION', /more than 3 nested indexes/);
 
   // No index can hold its own digest: a registry that says so lies, and is found out.
   const circle = JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests: [{ ...describe('x', indexType), platform }] });

@@ -243,9 +243,9 @@ test('a joined pull goes on while anybody waits, and leaves nothing when nobody 
   const patient = node.pull(`${bed.host}/waiters:1`, two.signal);
   await gate.arrived;
   one.abort(new DOMException('late', 'TimeoutError'));
-  await failsWith(late, 'DEADLINE_EXCEEDED', /not done in time/);
+  await failsWith(late, 'DEADLINE_EXCEEDED', /deadline exceeded/);
   two.abort();
-  await failsWith(patient, 'CANCELLED', /given up/);
+  await failsWith(patient, 'CANCELLED', /canceled/);
   while (layersOnDisk(node.root).length > 0) await sleep(20);
   checkNothingLeft(node);
   gate.open();
@@ -254,7 +254,7 @@ test('a joined pull goes on while anybody waits, and leaves nothing when nobody 
 
 test('a signal that is over before the pull begins is told as the deadline that it was', async () => {
   const node = await bed.node();
-  await failsWith(node.pull(`${bed.host}/waiters:1`, AbortSignal.timeout(0)), 'DEADLINE_EXCEEDED', /not done in time/);
+  await failsWith(node.pull(`${bed.host}/waiters:1`, AbortSignal.timeout(0)), 'DEADLINE_EXCEEDED', /deadline exceeded/);
   await failsWith(node.pull('no such//name', AbortSignal.abort()), 'INVALID_ARGUMENT', /image name/);
 });
 
@@ -281,7 +281,7 @@ test('a pull goes on with a layer that another one was fetching when it was give
   const second = node.pull(`${bed.host}/over/b:1`);
   await sleep(200);
   controller.abort();
-  await failsWith(first, 'CANCELLED', /given up/);
+  await failsWith(first, 'CANCELLED', /canceled/);
   gate.open();
   const image = await second;
   assert.ok(existsSync(join(node.store.rootOf(image).layerDirs[0] ?? '', 'etc/os')));
@@ -296,7 +296,7 @@ test('an image that is not what its digests say leaves nothing', async () => {
   await bed.push('wrong/tar', '1', { layers: [base, Buffer.alloc(5000, 'x')] });
   await bed.push('wrong/path', '1', { layers: [base, layerOf({ '../up': 'evil' })] });
   const node = await bed.node();
-  await failsWith(node.pull(`${bed.host}/wrong/diff:1`), 'FAILED_PRECONDITION', /^layer sha256:.*diff id should be/);
+  await failsWith(node.pull(`${bed.host}/wrong/diff:1`), 'FAILED_PRECONDITION', /^layer sha256:.*diff id mismatch/);
   await failsWith(node.pull(`${bed.host}/wrong/count:1`), 'FAILED_PRECONDITION', /1 layers.* 2/);
   await failsWith(node.pull(`${bed.host}/wrong/tar:1`), 'INVALID_ARGUMENT', /^layer sha256:.*not a tar/);
   await failsWith(node.pull(`${bed.host}/wrong/path:1`), 'INVALID_ARGUMENT', /^layer sha256:.*"\.\."/);
@@ -311,7 +311,7 @@ test('a blob that the registry has damaged is refused', async () => {
   bytes[1000] = 0x21;
   writeFileSync(file, bytes);
   const node = await bed.node();
-  await failsWith(node.pull(`${bed.host}/damaged:1`), 'FAILED_PRECONDITION', /digest should be/);
+  await failsWith(node.pull(`${bed.host}/damaged:1`), 'FAILED_PRECONDITION', /digest mismatch/);
   checkNothingLeft(node);
 });
 
@@ -340,9 +340,9 @@ test('of a mirror that sends wrong bytes nothing stays, and the registry itself 
     `server = "http://${bed.host}"\n[host."http://${host}"]\n  capabilities = ["pull", "resolve"]\n`,
   );
   await node.pull(`${bed.host}/mirrored:1`);
-  assert.ok(node.logged.some((line) => line.message.includes("a mirror's layer is wrong")));
+  assert.ok(node.logged.some((line) => line.message.includes('corrupt layer from mirror')));
   assert.equal(layersOnDisk(node.root).length, 1);
-  await failsWith((await bed.node()).pull(`${host}/mirrored:1`), 'INVALID_ARGUMENT', /^layer sha256:.*decompressing/);
+  await failsWith((await bed.node()).pull(`${host}/mirrored:1`), 'INVALID_ARGUMENT', /^layer sha256:.*decompress/);
 });
 
 test('removal by any name takes the image with all its names, its layers when nobody else has them, and succeeds again', async () => {

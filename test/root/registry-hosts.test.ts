@@ -75,7 +75,7 @@ describe('mirrors', () => {
         assert.match(
           message,
           new RegExp(
-            `not found on http://${bed.fake.host}: status 404 .*; also asked http://127.0.0.1:1: .*ECONNREFUSED.*; http://${bed.other.host}: status 503 .*under repair`,
+            `not found on http://${bed.fake.host}: status 404 .*; also tried http://127.0.0.1:1: .*ECONNREFUSED.*; http://${bed.other.host}: status 503 .*under repair`,
           ),
         );
       },

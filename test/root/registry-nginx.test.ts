@@ -99,7 +99,7 @@ test('when no host has it the error says what each answered', async () => {
   const { hosts } = await serve(['location / { return 503; }', 'location / { return 404; }']);
   const node = await nodeWith({ 'registry.test': `server = "http://${hosts[1]}"\n[host."http://${hosts[0]}"]\n` });
   const message = await refusal(node, 'registry.test', 'NOT_FOUND');
-  assert.match(message, new RegExp(`not found on http://${hosts[1]}: status 404; also asked http://${hosts[0]}: status 503`));
+  assert.match(message, new RegExp(`not found on http://${hosts[1]}: status 404; also tried http://${hosts[0]}: status 503`));
 });
 
 test('passwords of nginx: those who know one get the image', async () => {
@@ -168,7 +168,7 @@ test('connections that break at random: every layer goes on where it was, and is
       assert.ok(round < 50, `${cutter.cuts()} cuts`);
       const node = await bed.node();
       await pullWhole(node, cutter.host);
-      const breaks = node.logged.filter(({ message }) => message.startsWith('a download broke'));
+      const breaks = node.logged.filter(({ message }) => message.startsWith('download interrupted'));
       assert.ok(breaks.every(({ fields }) => JSON.stringify(fields).includes(`"host":"http://${cutter.host}"`)));
     }
   } finally {

@@ -87,10 +87,10 @@ const cases: readonly Case[] = [
   ['a signature by the key for this name is accepted', 'signed/app:1', [signedBy()]],
   ['a signature by another key is refused', 'signed/app:1', [wrongly], /not signed by a key/],
   ['all requirements count', 'signed/app:1', [signedBy(), wrongly], /not signed by a key/],
-  ['an unsigned image is refused', 'plain/app:1', [signedBy()], /needs a signature and has none/],
+  ['an unsigned image is refused', 'plain/app:1', [signedBy()], /a signature is required, but there is none/],
   ['an unsigned image is accepted where anything is', 'plain/app:1', [accept]],
-  ['a rejected image is refused, signed or not', 'signed/app:1', [reject], /is rejected/],
-  ['a reject among others refuses', 'signed/app:1', [signedBy(), reject], /is rejected/],
+  ['a rejected image is refused, signed or not', 'signed/app:1', [reject], /: rejected/],
+  ['a reject among others refuses', 'signed/app:1', [signedBy(), reject], /: rejected/],
   ['a signature for another name is refused', 'signed/elsewhere:1', [signedBy()], /signed for another name, "origin\.example/],
   ['a signature for another repository is refused', 'signed/elsewhere:1', [signedBy({ type: 'matchRepository' })], /signed for another name/],
   [
@@ -187,7 +187,7 @@ test('a signature of the index is as good as one of the manifest in it', { skip 
   };
   const policy = open(policyFile({ [bed.host]: [requirement] }));
   const name = `${bed.host}/multi/app:1`;
-  await assert.rejects((await bed.node({ policy })).pull(name), refusal(/needs a signature/));
+  await assert.rejects((await bed.node({ policy })).pull(name), refusal(/a signature is required/));
   const payload = Buffer.from(
     JSON.stringify({
       critical: {
@@ -231,7 +231,7 @@ test('an image on the node is used as far as its kept signatures allow, also aft
   assert.ok(image && image.signatures.length === 1);
   assert.equal(policy.refusal([name], image.signatures), undefined);
   assert.match(policy.refusal([`${bed.host}/signed/app:2`], image.signatures)?.message ?? '', /another name/);
-  assert.match(policy.refusal([], image.signatures)?.message ?? '', /without a name: is rejected .*scope "default"/);
+  assert.match(policy.refusal([], image.signatures)?.message ?? '', /without a name: rejected .*scope "default"/);
   assert.equal(policy.refusal([`${bed.host}/signed/app:2`, name], image.signatures), undefined);
   // The policy changes under the running daemon.
   policyFile({ [bed.host]: [wrongly] });
@@ -246,7 +246,7 @@ test('an image of before the policy is refused until a pull has brought its sign
   const node = await bed.node();
   const image = await node.pull(name);
   const policy = open(policyFile({ [bed.host]: [signedBy()] }));
-  assert.match(policy.refusal([name], image.signatures)?.message ?? '', /needs a signature and has none/);
+  assert.match(policy.refusal([name], image.signatures)?.message ?? '', /a signature is required, but there is none/);
   const later = await bed.node({ root: node.root, policy });
   assert.equal(policy.refusal([name], (await later.pull(name)).signatures), undefined);
   assert.deepEqual(later.unpacked, []);
@@ -256,7 +256,7 @@ test('a policy that cannot be read or understood, or a key of it, is an error th
   assert.equal(openSignaturePolicy(''), undefined);
   assert.throws(() => openSignaturePolicy(join(bed.directory, 'absent.json')), { code: 'FAILED_PRECONDITION', message: /absent.json: ENOENT/ });
   const missing = open(policyFile({ [bed.host]: [{ type: 'sigstoreSigned', keyPath: '/no/key.pub' }] }));
-  const message = /reading the public key \/no\/key.pub of the signature policy: ENOENT/;
+  const message = /read public key \/no\/key.pub of the signature policy: ENOENT/;
   await assert.rejects((await bed.node({ policy: missing })).pull(`${bed.host}/signed/app:1`), { code: 'FAILED_PRECONDITION', message });
   const gpg = open(policyFile({ [bed.host]: [{ type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k' }] }));
   await assert.rejects((await bed.node({ policy: gpg })).pull(`${bed.host}/signed/app:1`), refusal(/GPG signature \(signedBy\)/));

@@ -55,11 +55,11 @@ test('damage of every kind is found, and mended by removing the image and pullin
   const hex = pushed.diffIds[0]?.slice(7) ?? '';
   const at = (path: string) => join(root, 'layers', hex, 'diff', path);
   const kinds: readonly (readonly [string, () => void, RegExp])[] = [
-    ['a byte', () => writeFileSync(at('etc/os'), 'bertH'), /^etc\/os: has other bytes$/],
-    ['the length', () => writeFileSync(at('etc/os'), 'berth!'), /^etc\/os: has 6 bytes, not 5$/],
+    ['a byte', () => writeFileSync(at('etc/os'), 'bertH'), /^etc\/os: checksum mismatch$/],
+    ['the length', () => writeFileSync(at('etc/os'), 'berth!'), /^etc\/os: 6 bytes instead of 5$/],
     ['a missing file', () => rmSync(at('etc/os')), /^etc\/os: .*ENOENT/],
-    ['the owner', () => chownSync(at('bin/suid'), 0, 0), /^bin\/suid: has the mode 755, not 4755$/],
-    ['a link', () => relink(at('bin/link')), /^bin\/link: points elsewhere$/],
+    ['the owner', () => chownSync(at('bin/suid'), 0, 0), /^bin\/suid: mode 755 instead of 4755$/],
+    ['a link', () => relink(at('bin/link')), /^bin\/link: link target changed$/],
     ['the record', () => writeFileSync(join(root, 'layers', hex, 'archive'), 'f 1 2'), /record of the files is damaged/],
   ];
   for (const [name, damage, message] of kinds) {
@@ -85,6 +85,6 @@ test('a record whose layers are gone, one that cannot be read, and what no layer
   writeFileSync(join(root, 'images/x.json.new'), '');
   const { badImages, temporary } = await verifyStore(root);
   assert.equal(badImages.length, 2);
-  assert.ok(badImages.some((text) => text === `${pushed.id}: 1 of its layers are not there`));
+  assert.ok(badImages.some((text) => text === `${pushed.id}: 1 layers are missing`));
   assert.deepEqual([...temporary].sort(), ['images/x.json.new', 'layers/new-half']);
 });

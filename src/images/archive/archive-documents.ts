@@ -1,7 +1,7 @@
 /**
- * The archive that an export writes, member by member: an OCI image layout that is what `docker load` reads too, for tools know one or the other.
+ * Builds the members of an exported archive: an OCI image layout that `docker load` can read too, because tools support one or the other.
  *
- * Touches nothing: the same images give the same bytes. Sources: OCI image spec, image-layout.md; Docker's manifest.json (facts).
+ * Deterministic, without side effects: the same images give the same bytes. Sources: OCI image spec, image-layout.md; Docker's manifest.json (facts).
  */
 import { createHash } from 'node:crypto';
 import { type TarEntry, tarHeader } from '../../lib/tar-header.ts';
@@ -16,7 +16,7 @@ export type ExportedImage = {
   readonly layers: readonly { readonly diffId: string; readonly tarBytes: number }[];
 };
 
-/** `content`: bytes, or the layer that is to be put there. */
+/** `content`: the bytes, or the layer whose archive is the content. */
 export type ArchiveMember = { readonly header: Buffer; readonly sizeBytes: number; readonly content: Buffer | { readonly diffId: string } };
 
 const types = {
@@ -26,7 +26,7 @@ const types = {
   index: 'application/vnd.oci.image.index.v1+json',
 } as const;
 
-/** Documents first: who reads a stream knows from the beginning what will come. */
+/** Returns the members of the archive. Documents come first, so that a reader of a stream knows what follows. */
 export function archiveMembers(images: readonly ExportedImage[]): readonly ArchiveMember[] {
   const manifests = images.map((image) => ({ image, bytes: toBytes(manifestOf(image)) }));
   const index = {
@@ -67,7 +67,7 @@ function manifestOf({ id, configText, layers }: ExportedImage): object {
   };
 }
 
-/** As containerd and Docker have them: the full name, and what an OCI layout calls a reference. */
+/** The annotations of containerd and Docker: the full name, and the reference name of an OCI layout. */
 function annotationsOf(tag: string): Readonly<Record<string, string>> {
   return { 'io.containerd.image.name': tag, 'org.opencontainers.image.ref.name': tag.slice(tag.lastIndexOf(':') + 1) };
 }

@@ -1,8 +1,8 @@
 /**
- * What an archive of images holds: an OCI image layout, or what `docker save` writes, of old and of now.
+ * Reads the index of an image archive: an OCI image layout, or the output of old and current versions of `docker save`.
  *
- * Pure. Every byte here was chosen by a stranger. Sources: OCI image spec, image-layout.md and annotations.md; containerd and Docker put the full name
- * of an image into `io.containerd.image.name` (facts).
+ * Pure. The input is untrusted. Sources: OCI image spec, image-layout.md and annotations.md; containerd and Docker write the full name
+ * of an image to `io.containerd.image.name` (facts).
  */
 import { posix } from 'node:path';
 import { failedPrecondition } from '../../lib/errors.ts';
@@ -24,10 +24,10 @@ import type { SpooledMember } from '../unpack/spool-stream.ts';
 export type ArchiveMembers = ReadonlyMap<string, SpooledMember>;
 export type ArchivedContent = Extract<SpooledMember, { kind: 'file' }>;
 
-/** Images of one name, or without one: manifests and indexes of which one is to be chosen. */
+/** The images of one name, or without a name. One of the manifests and indexes is selected by platform. */
 export type LayoutImage = { readonly name: Reference | undefined; readonly candidates: readonly Descriptor[] };
 
-/** An image of `docker save`; paths of members. */
+/** An image of `docker save`. The paths are paths of members. */
 export type SavedImage = { readonly names: readonly Reference[]; readonly configPath: string; readonly layerPaths: readonly string[] };
 
 const imagesMax = 1000;
@@ -35,7 +35,11 @@ const namesMax = 1000;
 const layersMax = 500;
 const linksMax = 40;
 
-/** The content that a path leads to, through links within the archive: Docker of old wrote a layer once, and links to it. @throws {BerthError} FAILED_PRECONDITION when it leads nowhere. */
+/**
+ * Returns the content of a path. Follows links within the archive: old versions of Docker wrote a layer once and linked to it.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when the archive has no such file.
+ */
 export function contentOf(members: ArchiveMembers, path: string): ArchivedContent {
   let at = posix.normalize(path);
   for (let links = 0; links <= linksMax; links += 1) {
@@ -44,18 +48,19 @@ export function contentOf(members: ArchiveMembers, path: string): ArchivedConten
     if (member.kind === 'file') return member;
     at = member.kind === 'link' ? posix.normalize(member.target) : posix.join(posix.dirname(at), member.target);
   }
-  throw failedPrecondition(`${quoted(path)} is not in it`);
+  throw failedPrecondition(`missing member ${quoted(path)}`);
 }
 
-/** `blobs/sha256/…` */
+/** Returns `blobs/sha256/…`. */
 export function blobPath(digest: string): string {
   return `blobs/${digest.replace(':', '/')}`;
 }
 
 /**
- * The images of an `index.json`, in its order. Those of one name are one, for several platforms; those without a name and a platform are one each.
+ * Returns the images of an `index.json`, in its order. Entries with the same name are one image for several platforms. An entry with neither
+ * name nor platform is an image of its own.
  *
- * @throws {BerthError} FAILED_PRECONDITION when it is none.
+ * @throws {BerthError} FAILED_PRECONDITION when it is invalid.
  */
 export function imagesOfLayout(bytes: Buffer): readonly LayoutImage[] {
   const document = parseJsonObject(bytes, 'index.json');
@@ -72,21 +77,21 @@ export function imagesOfLayout(bytes: Buffer): readonly LayoutImage[] {
   return [...images.values()];
 }
 
-/** A tag alone, as many tools have it there, is no name: nobody knows of which repository it is. */
+/** Many tools write only a tag. It is ignored: its repository is unknown. */
 function nameOf(annotations: Readonly<Record<string, string>>): Reference | undefined {
   const full = annotations['io.containerd.image.name'] ?? '';
   const name = annotations['org.opencontainers.image.ref.name'] ?? '';
   return findReference(full) ?? (/[/:@]/.test(name) ? findReference(name) : undefined);
 }
 
-/** The images of a `manifest.json`. @throws {BerthError} FAILED_PRECONDITION when it is none. */
+/** Returns the images of a `manifest.json`. @throws {BerthError} FAILED_PRECONDITION when it is invalid. */
 export function imagesOfSave(bytes: Buffer): readonly SavedImage[] {
   let names = 0;
   return parseJsonArray(bytes, 'manifest.json', imagesMax).map((value, position) => {
     const what = `manifest.json [${position}]`;
     const image = toObject(value, what);
     names += toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).length;
-    if (names > namesMax) throw failedPrecondition(`manifest.json: has more than ${namesMax} names`);
+    if (names > namesMax) throw failedPrecondition(`manifest.json: more than ${namesMax} names`);
     return {
       names: toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).flatMap((name) => findReference(name) ?? []),
       configPath: toText(image.Config, `${what} Config`),
@@ -95,7 +100,7 @@ export function imagesOfSave(bytes: Buffer): readonly SavedImage[] {
   });
 }
 
-/** The digest that a config's path claims: `<hex>.json` of old, `blobs/sha256/<hex>` of now. */
+/** Returns the digest in the path of a config: `<hex>.json` in old archives, `blobs/sha256/<hex>` in current ones. */
 export function digestOfConfigPath(path: string): string | undefined {
   const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(path)?.[1];
   return hex === undefined ? undefined : `sha256:${hex}`;

@@ -1,7 +1,7 @@
 /**
- * The content of an archive's members, from the file that they were spooled to: what a pull asks a registry for, an import asks here.
+ * Reads the members of a spooled image archive: the source of an import, in place of a registry.
  *
- * Checks digests of documents; those of layers are checked where they are unpacked.
+ * Checks the digests of documents. The digests of layers are checked when they are unpacked.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -15,30 +15,32 @@ import { type ArchivedContent, type ArchiveMembers, blobPath, contentOf } from '
 
 export type ArchiveSource = DocumentSource &
   LayerSource & {
-    /** @throws {BerthError} FAILED_PRECONDITION when it is not there, or larger. */
+    /** @throws {BerthError} FAILED_PRECONDITION when the member is missing or larger than `bytesMax`. */
     readonly read: (path: string, bytesMax: number) => Promise<Buffer>;
-    /** What stands for a layer that no manifest describes: its size, and its digest. */
+    /** Returns a descriptor, with size and digest, of a layer that no manifest describes. */
     readonly describe: (path: string, diffId: string) => Promise<Descriptor>;
   };
 
 const chunkBytes = 256 << 10;
-/** Of all manifests and configs, however often one is read: those of a thousand images are some 20 MiB, and are in memory until the last is stored. */
+/**
+ * Limit of all reads of manifests and configs together. Those of a thousand images have some 20 MiB and stay in memory until the last image
+ * is stored.
+ */
 const documentsBytesMax = 64 << 20;
 
-/** @param file that `spool` is the handle of. */
+/** @param spool handle of `file`. */
 export function openArchiveSource(spool: FileHandle, file: string, members: ArchiveMembers): ArchiveSource {
-  /** Of layers that are not among the blobs, by their digests. */
-  const places = new Map<string, ArchivedContent>();
-  /** Of compressed content, so that it is read once for all images. */
+  /** By digest: layers that are not stored as blobs. */
+  const describedLayers = new Map<string, ArchivedContent>();
+  /** Digests of compressed layers, cached so that each is read once for all images. */
   const digests = new Map<ArchivedContent, string>();
   let documentsBytes = 0;
 
   const read = async (path: string, bytesMax: number): Promise<Buffer> => {
     const { offset, sizeBytes } = contentOf(members, path);
-    if (sizeBytes > bytesMax) throw failedPrecondition(`${path} has ${sizeBytes} bytes, more than the ${bytesMax} that are allowed`);
+    if (sizeBytes > bytesMax) throw failedPrecondition(`${path}: size of ${sizeBytes} bytes exceeds the limit of ${bytesMax}`);
     documentsBytes += sizeBytes;
-    if (documentsBytes > documentsBytesMax)
-      throw new BerthError('RESOURCE_EXHAUSTED', `its manifests and configs have more than ${documentsBytesMax} bytes`);
+    if (documentsBytes > documentsBytesMax) throw new BerthError('RESOURCE_EXHAUSTED', `manifests and configs exceed ${documentsBytesMax} bytes`);
     return await readRange(spool, offset, sizeBytes);
   };
 
@@ -46,12 +48,12 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
     const bytes = await read(blobPath(digest), bytesMax);
     const algorithm = digest.slice(0, digest.indexOf(':'));
     const found = `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`;
-    if (found !== digest) throw failedPrecondition(`blob ${digest} has the digest ${found}`);
+    if (found !== digest) throw failedPrecondition(`blob ${digest}: digest mismatch: found ${found}`);
     return bytes;
   };
 
   const stream = ({ offset, sizeBytes }: ArchivedContent): Readable =>
-    // Of no bytes there is no last one.
+    // An empty range has no last byte.
     sizeBytes === 0 ? Readable.from([]) : createReadStream(file, { start: offset, end: offset + sizeBytes - 1, highWaterMark: chunkBytes });
 
   return {
@@ -63,18 +65,18 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
     fetchSmallBlob: async (descriptor, bytesMax) => {
       const bytes = await readChecked(descriptor.digest, bytesMax);
       if (bytes.length !== descriptor.sizeBytes)
-        throw failedPrecondition(`blob ${descriptor.digest} has ${bytes.length} bytes, not ${descriptor.sizeBytes}`);
+        throw failedPrecondition(`blob ${descriptor.digest}: ${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
       return bytes;
     },
-    openBlob: async ({ digest }) => ({ stream: stream(places.get(digest) ?? contentOf(members, blobPath(digest))), offset: 0 }),
+    openBlob: async ({ digest }) => ({ stream: stream(describedLayers.get(digest) ?? contentOf(members, blobPath(digest))), offset: 0 }),
     avoidMirrors: () => false,
     describe: async (path, diffId) => {
       const content = contentOf(members, path);
       const start = await readRange(spool, content.offset, Math.min(4, content.sizeBytes));
-      // A tar as it is has its diff id as its digest, and is checked by it.
+      // The digest of an uncompressed layer is its diff id.
       const digest = isCompressed(start) ? (digests.get(content) ?? (await digestOf(stream(content)))) : diffId;
       if (isCompressed(start)) digests.set(content, digest);
-      places.set(digest, content);
+      describedLayers.set(digest, content);
       return { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest, sizeBytes: content.sizeBytes };
     },
   };
@@ -83,7 +85,7 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
 async function readRange(spool: FileHandle, offset: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length);
   const { bytesRead } = await spool.read(bytes, 0, length, offset);
-  if (bytesRead !== length) throw failedPrecondition('the spooled archive became shorter');
+  if (bytesRead !== length) throw failedPrecondition('the spooled archive was truncated');
   return bytes;
 }
 

@@ -1,7 +1,7 @@
 /**
- * Images from the store as one archive: their layers put together again from the files, to the bit, so that importing them gives the same ids.
+ * Exports images as one archive. Layers are reassembled bit for bit from their files, so that an import gives the same ids.
  *
- * Layers keep the place that they have until the last byte is out. Writes nothing.
+ * A lease keeps the layers until the last byte is sent. Writes nothing.
  */
 import { randomUUID } from 'node:crypto';
 import { failedPrecondition, failedTo, notFound } from '../../lib/errors.ts';
@@ -16,13 +16,15 @@ export type ExportDeps = { readonly store: ImageStore; readonly unpacker: Pick<U
 
 export type ExportedArchive = {
   readonly totalBytes: number;
-  /** To be read once, to its end or not. Fails with FAILED_PRECONDITION when a layer is damaged; what came before is of no use then. */
+  /** Can be read once; the reader may stop early. Fails with FAILED_PRECONDITION when a layer is corrupt: the archive is then unusable. */
   readonly bytes: AsyncGenerator<Buffer, undefined>;
 };
 
 /**
- * @param references names, digests or ids. An image asked for by a tag gets that tag in the archive, else all that it has.
- * @throws {BerthError} NOT_FOUND for what is not there; FAILED_PRECONDITION for layers of which too little was kept when they were unpacked.
+ * Exports the images as one archive.
+ *
+ * @param references names, digests or ids. An image referenced by a tag gets only that tag in the archive; otherwise it gets all its tags.
+ * @throws {BerthError} NOT_FOUND for an unknown image; FAILED_PRECONDITION for a layer that cannot be reassembled.
  */
 export function exportImages(deps: ExportDeps, references: readonly string[], signal: AbortSignal): ExportedArchive {
   const images = imagesOf(deps.store, references);
@@ -61,7 +63,7 @@ async function* layer({ store: { layers }, unpacker }: ExportDeps, diffId: strin
     yield* unpacker.assemble({ filesDir: layers.filesDir(diffId), tarSplitFile: layers.tarSplitFile(diffId), diffId }, signal);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
-    throw failedTo('exporting', error);
+    throw failedTo('export', error);
   }
 }
 
@@ -85,9 +87,9 @@ function imagesOf(store: ImageStore, references: readonly string[]): readonly Ex
 
 function tarBytesOf({ layers }: ImageStore, image: ImageRecord, diffId: string): number {
   const facts = layers.facts(diffId);
-  if (facts === undefined) throw failedPrecondition(`exporting image ${image.id}: layer ${diffId} is not there`);
+  if (facts === undefined) throw failedPrecondition(`export image ${image.id}: missing layer ${diffId}`);
   if (facts.tarBytes !== undefined) return facts.tarBytes;
   throw failedPrecondition(
-    `exporting image ${image.id}: layer ${diffId} was unpacked by an earlier version, which did not keep what it takes; remove the image and pull it again`,
+    `export image ${image.id}: layer ${diffId} was unpacked by an earlier version, which did not record its archive; remove the image and pull it again`,
   );
 }

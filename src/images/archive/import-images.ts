@@ -1,5 +1,6 @@
 /**
- * Images from an archive into the store: spooled beside the layers, resolved, and from there on as a pull does it. Nothing of the spool stays.
+ * Imports images from an archive into the store: spools the archive beside the layers, resolves its images, and then continues like a pull.
+ * Always removes the spool.
  */
 
 import { createHash } from 'node:crypto';
@@ -28,32 +29,34 @@ export type ImportDeps = {
   readonly unpacker: Pick<Unpacker, 'spool'>;
   /** Of this node. */
   readonly platform: Platform;
-  /** Undefined: every image is accepted. An archive brings no signatures. */
+  /** Undefined: every image is accepted. Archives contain no signatures. */
   readonly policy?: SignaturePolicy;
   readonly log?: Log;
 };
 
 export type ImportRequest = {
-  /** A tar, as it is or compressed with gzip or zstd, its members in any order. */
+  /** A tar archive, uncompressed or compressed with gzip or zstd, with its members in any order. */
   readonly archive: AsyncIterable<Buffer>;
-  /** For the one image of the archive, instead of the names that it has there. */
+  /** Replaces the names in an archive with a single image. */
   readonly name?: string | undefined;
   readonly signal: AbortSignal;
-  /** Gets what tells how it stands; what is read of the archive counts as received. */
+  /** Receives a function that returns the progress; bytes read from the archive count as received. */
   readonly onStart?: (progress: () => Transfer) => void;
 };
 
-/** An image of the archive, resolved. `topDigest`: of its manifest or index. */
+/** A resolved image of the archive. `topDigest`: the digest of its manifest or index. */
 type Found = { readonly names: readonly Reference[]; readonly image: ResolvedImage; readonly topDigest: string | undefined };
 
 /**
- * @returns the images, each once.
- * @throws {BerthError} `importing …`: INVALID_ARGUMENT for what is no archive of images, or a name that is none; FAILED_PRECONDITION for images that are not
- *   what their digests say, or that the policy does not accept; NOT_FOUND without an image for this platform; RESOURCE_EXHAUSTED when it does not fit.
+ * Imports the images of an archive.
+ *
+ * @returns the images, without duplicates.
+ * @throws {BerthError} `import …`: INVALID_ARGUMENT when it is not an image archive, or for an invalid name; FAILED_PRECONDITION for a digest mismatch,
+ *   or when the policy rejects an image; NOT_FOUND when there is no image for this platform; RESOURCE_EXHAUSTED when the disk is full.
  */
 export async function importImages(deps: ImportDeps, request: ImportRequest): Promise<readonly ImageRecord[]> {
   const name = request.name === undefined ? undefined : parseReference(request.name);
-  if (name?.digest !== undefined) throw invalidArgument('importing: a name with a digest is not for anybody to give');
+  if (name?.digest !== undefined) throw invalidArgument(`import ${formatReference(name)}: the name must not have a digest`);
   const startedMs = performance.now();
   const subject = name === undefined ? 'archive' : formatReference(name);
   const account = openTransfer(subject, Date.now());
@@ -66,7 +69,7 @@ export async function importImages(deps: ImportDeps, request: ImportRequest): Pr
     return images;
   } catch (error) {
     if (request.signal.aborted) throw request.signal.reason;
-    throw failedTo(`importing ${subject}`, error);
+    throw failedTo(`import ${subject}`, error);
   } finally {
     await deps.store.layers.discard(stagingDir);
   }
@@ -80,7 +83,7 @@ async function importSpooled(deps: ImportDeps, run: Run): Promise<readonly Image
   const file = await open(run.spool);
   try {
     const source = openArchiveSource(file, run.spool, new Map(members.map((member) => [member.path, member])));
-    const found = renamed(await findImages(deps, source, members), run.name);
+    const found = withName(await findImages(deps, source, members), run.name);
     for (const { names } of found) requireAllowed(deps, names);
     const images = new Map<string, ImageRecord>();
     for (const each of found) for (const image of await store(deps, run, source, each)) images.set(image.id, image);
@@ -92,7 +95,7 @@ async function importSpooled(deps: ImportDeps, run: Run): Promise<readonly Image
 
 async function findImages(deps: ImportDeps, source: ArchiveSource, members: readonly SpooledMember[]): Promise<readonly Found[]> {
   const paths = new Set(members.map(({ path }) => path));
-  // Of an archive that is both, as Docker writes it now, the layout says more.
+  // Current versions of Docker write both; the layout contains more.
   if (paths.has('index.json')) {
     const images = imagesOfLayout(await source.read('index.json', manifestBytesMax));
     return await oneByOne(images, (image) => resolveLayout(deps, source, image));
@@ -103,7 +106,7 @@ async function findImages(deps: ImportDeps, source: ArchiveSource, members: read
   return await oneByOne(images, (image) => resolveSave(deps, source, image));
 }
 
-/** A thousand images at once would be as many documents in memory, and as many open files. */
+/** Runs `act` sequentially: a thousand images at once would hold as many documents in memory and open as many files. */
 async function oneByOne<From, To>(values: readonly From[], act: (value: From, position: number) => Promise<To>): Promise<readonly To[]> {
   const results: To[] = [];
   for (const [position, value] of values.entries()) results.push(await act(value, position));
@@ -122,17 +125,17 @@ async function resolveSave(deps: ImportDeps, source: ArchiveSource, saved: Saved
   const configBytes = await source.read(saved.configPath, imageConfigBytesMax);
   const claimed = digestOfConfigPath(saved.configPath);
   const digest = `sha256:${createHash('sha256').update(configBytes).digest('hex')}`;
-  if (claimed !== undefined && claimed !== digest) throw failedPrecondition(`the config ${saved.configPath} has the digest ${digest}`);
+  if (claimed !== undefined && claimed !== digest) throw failedPrecondition(`config ${saved.configPath}: digest mismatch: found ${digest}`);
   const { diffIds } = parseImageConfig(configBytes);
   const descriptors = await oneByOne(saved.layerPaths, (path, position) => source.describe(path, diffIds[position] ?? ''));
   return { names: saved.names, image: { digests: [], ...pairLayers(configBytes, descriptors, deps.platform) }, topDigest: undefined };
 }
 
-function renamed(found: readonly Found[], name: Reference | undefined): readonly Found[] {
-  if (found.length === 0) throw invalidArgument('the archive holds no image');
+function withName(found: readonly Found[], name: Reference | undefined): readonly Found[] {
+  if (found.length === 0) throw invalidArgument('the archive contains no image');
   if (name === undefined) return found;
   const [only] = found;
-  if (only === undefined || found.length > 1) throw invalidArgument(`the archive holds ${found.length} images, and one name was given`);
+  if (only === undefined || found.length > 1) throw invalidArgument(`the archive contains ${found.length} images; one name fits only one image`);
   return [{ ...only, names: [name] }];
 }
 
@@ -141,7 +144,7 @@ function requireAllowed({ policy }: ImportDeps, names: readonly Reference[]): vo
   if (refusal !== undefined) throw refusal;
 }
 
-/** Once for each of its names; the layers are there after the first. */
+/** Stores the image once for each of its names; the layers are unpacked with the first. */
 async function store(deps: ImportDeps, run: Run, source: ArchiveSource, { names, image, topDigest }: Found): Promise<readonly ImageRecord[]> {
   const stored: ImageRecord[] = [];
   for (const name of names.length === 0 ? [undefined] : names) {

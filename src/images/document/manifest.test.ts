@@ -17,7 +17,7 @@ const entry = { mediaType: ociManifest, digest: digest('a'), size: 30, platform:
 const toBytes = (value: unknown): Buffer => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value));
 const parse = (value: unknown, mediaType = ociManifest) => parseManifest(toBytes(value), mediaType);
 
-/** Expects FAILED_PRECONDITION, one line, and the pattern in it. */
+/** Expects an error of the given code, FAILED_PRECONDITION by default, whose message is one line and matches the pattern. */
 function refuses(act: () => unknown, pattern: RegExp, code = 'FAILED_PRECONDITION'): void {
   assert.throws(act, (error) => {
     assert.ok(error instanceof BerthError && error.code === code, String(error));
@@ -60,72 +60,68 @@ describe('parseManifest()', () => {
     'docker.image.rootfs.diff.tar.zstd',
     'docker.image.rootfs.foreign.diff.tar.gzip',
   ]) {
-    test(`takes layers of type ${type}`, () => void parse({ ...manifest, layers: [{ ...layer, mediaType: `application/vnd.${type}` }] }));
+    test(`accepts layers of type ${type}`, () => void parse({ ...manifest, layers: [{ ...layer, mediaType: `application/vnd.${type}` }] }));
   }
 
   const refused: readonly (readonly [string, unknown, RegExp, string?])[] = [
-    ['nothing', '', /is not JSON/],
-    ['half a document', '{"schemaVersion":2', /is not JSON/],
-    ['a list', [], /should be an object, is a list/],
-    ['null', null, /should be an object, is null/],
+    ['an empty document', '', /invalid JSON/],
+    ['a truncated document', '{"schemaVersion":2', /invalid JSON/],
+    ['a list', [], /must be an object, not a list/],
+    ['null', null, /must be an object, not null/],
     ['deep nesting', '['.repeat(200_000) + ']'.repeat(200_000), /more than 100 levels/],
-    ['deep nesting in what nobody reads', `{"schemaVersion":2,"x":${'[{"a":'.repeat(50_000)}0${'}]'.repeat(50_000)}}`, /more than 100 levels/],
+    ['deep nesting in an ignored field', `{"schemaVersion":2,"x":${'[{"a":'.repeat(50_000)}0${'}]'.repeat(50_000)}}`, /more than 100 levels/],
     ['millions of values', `{"schemaVersion":2,"x":[${'[],'.repeat(2_000_000)}0]}`, /more than 250000 values/],
-    ['invalid UTF-8', Buffer.from([0x7b, 0xff, 0x7d]), /is not JSON/],
+    ['invalid UTF-8', Buffer.from([0x7b, 0xff, 0x7d]), /invalid JSON/],
     ['schema 1 by type', manifest, /schema 1/, 'application/vnd.docker.distribution.manifest.v1+prettyjws'],
     ['schema 1 by version', { schemaVersion: 1 }, /schema 1/],
-    ['no schema version', { ...manifest, schemaVersion: undefined }, /schemaVersion should be 2/],
-    ['a text as schema version', { ...manifest, schemaVersion: '2' }, /schemaVersion should be 2/],
+    ['a missing schema version', { ...manifest, schemaVersion: undefined }, /schemaVersion must be 2/],
+    ['a schema version that is a string', { ...manifest, schemaVersion: '2' }, /schemaVersion must be 2/],
     ['another media type', manifest, /media type "text\/html" is not/, 'text/html'],
-    ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /calls itself/],
-    ['an index and manifest at once', { ...manifest, manifests: [entry] }, /at once/],
-    ['no config', { ...manifest, config: undefined }, /manifest config: should be an object/],
-    ['an artifact', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, /no container image but .*helm/],
-    ['an empty config', { ...manifest, config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, /no container image/],
-    ['no layers', { ...manifest, layers: undefined }, /manifest layers: should be a list/],
-    ['layers that are an object', { ...manifest, layers: {} }, /should be a list/],
-    ['a layer that is null', { ...manifest, layers: [null] }, /layers\[0\]: should be an object, is null/],
+    ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /contradicts/],
+    ['a document that is both index and manifest', { ...manifest, manifests: [entry] }, /both an index and a manifest/],
+    ['a missing config', { ...manifest, config: undefined }, /manifest config: must be an object/],
+    ['an artifact', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, /not a container image: .*helm/],
+    ['an empty config', { ...manifest, config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, /not a container image/],
+    ['missing layers', { ...manifest, layers: undefined }, /manifest layers: must be a list/],
+    ['layers that are an object', { ...manifest, layers: {} }, /must be a list/],
+    ['a layer that is null', { ...manifest, layers: [null] }, /layers\[0\]: must be an object, not null/],
     ['an encrypted layer', { ...manifest, layers: [{ ...layer, mediaType: `${layer.mediaType}+encrypted` }] }, /encrypted/],
     ['a layer of another kind', { ...manifest, layers: [layer, { ...layer, mediaType: 'application/wasm' }] }, /layers\[1\].*application\/wasm/],
-    ['a digest of md5', { ...manifest, config: { ...config, digest: 'md5:00' } }, /neither sha256 nor sha512/],
+    ['an md5 digest', { ...manifest, config: { ...config, digest: 'md5:00' } }, /neither sha256 nor sha512/],
     ['a digest with a path', { ...manifest, config: { ...config, digest: 'sha256:../../etc/passwd' } }, /neither sha256 nor sha512/],
     ['a digest in upper case', { ...manifest, config: { ...config, digest: digest('A') } }, /neither sha256/],
-    ['a digest that is a number', { ...manifest, config: { ...config, digest: 7 } }, /should be a text, is 7/],
-    ['a size that is text', { ...manifest, config: { ...config, size: '10' } }, /should be a number of bytes/],
-    ['a negative size', { ...manifest, config: { ...config, size: -1 } }, /should be a number of bytes/],
-    ['a broken size', { ...manifest, config: { ...config, size: 1.5 } }, /should be a number of bytes/],
-    [
-      'a size beyond integers',
-      `{"schemaVersion":2,"config":{"mediaType":"a","digest":"${digest('1')}","size":1e300},"layers":[]}`,
-      /number of bytes/,
-    ],
+    ['a digest that is a number', { ...manifest, config: { ...config, digest: 7 } }, /must be a string, not 7/],
+    ['a size that is a string', { ...manifest, config: { ...config, size: '10' } }, /must be a size in bytes/],
+    ['a negative size', { ...manifest, config: { ...config, size: -1 } }, /must be a size in bytes/],
+    ['a fractional size', { ...manifest, config: { ...config, size: 1.5 } }, /must be a size in bytes/],
+    ['a size beyond integers', `{"schemaVersion":2,"config":{"mediaType":"a","digest":"${digest('1')}","size":1e300},"layers":[]}`, /size in bytes/],
     [
       'a media type with control characters',
       { ...manifest, config: { ...config, mediaType: 'a\n\u001b[31m\u202e' } },
-      /no container image but "a\\n/,
+      /not a container image: config of type "a\\n/,
     ],
     ['a huge media type', { ...manifest, config: { ...config, mediaType: 'a'.repeat(256) } }, /longer than 255/],
-    ['a platform that is text', { schemaVersion: 2, manifests: [{ ...entry, platform: 'linux' }] }, /platform: should be an object/, ociIndex],
-    ['an index without manifests', { schemaVersion: 2 }, /index manifests: should be a list/, ociIndex],
+    ['a platform that is a string', { schemaVersion: 2, manifests: [{ ...entry, platform: 'linux' }] }, /platform: must be an object/, ociIndex],
+    ['an index without manifests', { schemaVersion: 2 }, /index manifests: must be a list/, ociIndex],
   ];
   for (const [name, value, pattern, mediaType] of refused) {
     test(`refuses ${name}`, () => refuses(() => parseManifest(Buffer.isBuffer(value) ? value : toBytes(value), mediaType ?? ociManifest), pattern));
   }
 
-  test('takes 500 layers and refuses 501', () => {
+  test('accepts 500 layers and refuses 501', () => {
     const layers = (count: number) => ({ ...manifest, layers: Array.from({ length: count }, () => layer) });
     const parsed = parse(layers(500));
     assert.ok(parsed.kind === 'manifest' && parsed.layers.length === 500);
-    refuses(() => parse(layers(501)), /501 entries, more than the 500/);
+    refuses(() => parse(layers(501)), /501 entries exceed the limit of 500/);
   });
 
-  test('takes 8 MiB and refuses a byte more', () => {
+  test('accepts 8 MiB and refuses one byte more', () => {
     const text = JSON.stringify(manifest);
     parse(text + ' '.repeat(manifestBytesMax - text.length));
-    refuses(() => parse(text + ' '.repeat(manifestBytesMax + 1 - text.length)), /more than the 8388608/);
+    refuses(() => parse(text + ' '.repeat(manifestBytesMax + 1 - text.length)), /exceeds the limit of 8388608/);
   });
 
-  test('gives for any bytes a checked result, or FAILED_PRECONDITION', () => {
+  test('returns a checked result for arbitrary input, or throws FAILED_PRECONDITION', () => {
     const random = createRandom(3);
     const texts = [JSON.stringify(manifest), JSON.stringify({ schemaVersion: 2, mediaType: ociIndex, manifests: [entry, entry] })];
     const fragments = ['null', '[]', '{}', '"', ',', ':', '-1', '1e999', '"__proto__":{}', '"size":0', '\\u0000', '"layers":[]', '"manifests":[]'];
@@ -145,7 +141,7 @@ describe('parseManifest()', () => {
   });
 });
 
-test('toMediaType() believes a known header, else the document', () => {
+test('toMediaType() prefers a known header to the document', () => {
   const bytes = toBytes({ ...manifest, mediaType: dockerManifest });
   assert.equal(toMediaType(`${ociIndex}; charset=utf-8`, bytes), ociIndex);
   assert.equal(toMediaType('Application/vnd.OCI.image.index.v1+json', bytes), ociIndex);
@@ -168,63 +164,67 @@ describe('selectPlatform()', () => {
   const arm64 = toPlatform('arm64');
   const armV7 = toPlatform('arm');
   const cases: readonly (readonly [string, Platform, (string | undefined)[], number])[] = [
-    ['the one', amd64, ['linux/arm64', 'linux/amd64'], 1],
-    ['the first of equals', amd64, ['linux/amd64', 'linux/amd64'], 0],
-    ['no attestation', amd64, ['unknown/unknown', 'linux/amd64'], 1],
-    ['not another system', amd64, ['windows/amd64', 'linux/amd64'], 1],
+    ['the only match', amd64, ['linux/arm64', 'linux/amd64'], 1],
+    ['the first of equal ones', amd64, ['linux/amd64', 'linux/amd64'], 0],
+    ['the image instead of an attestation', amd64, ['unknown/unknown', 'linux/amd64'], 1],
+    ['the image of the right system', amd64, ['windows/amd64', 'linux/amd64'], 1],
     ['the baseline of amd64', amd64, ['linux/amd64/v3', 'linux/amd64/v1'], 1],
-    ['the best that amd64/v3 runs', { ...amd64, variant: 'v3' }, ['linux/amd64', 'linux/amd64/v4', 'linux/amd64/v2', 'linux/amd64/v3'], 3],
+    ['the best that amd64/v3 can run', { ...amd64, variant: 'v3' }, ['linux/amd64', 'linux/amd64/v4', 'linux/amd64/v2', 'linux/amd64/v3'], 3],
     ['x86_64 for amd64', amd64, ['linux/x86_64'], 0],
     ['arm64 with variant v8', arm64, ['linux/arm/v7', 'linux/arm64/v8'], 1],
     ['arm64 without variant', arm64, ['linux/amd64', 'linux/arm64'], 1],
     ['aarch64 for arm64', arm64, ['linux/aarch64'], 0],
     ['arm v7 before v6', armV7, ['linux/arm/v5', 'linux/arm/v6', 'linux/arm/v7'], 2],
-    ['arm v6 where there is no v7', armV7, ['linux/arm/v8', 'linux/arm/v6', 'linux/arm/v5'], 1],
+    ['arm v6 if there is no v7', armV7, ['linux/arm/v8', 'linux/arm/v6', 'linux/arm/v5'], 1],
     ['arm with variant 7', armV7, ['linux/arm/v6', 'linux/arm/7'], 1],
     ['an entry without platform as the last resort', amd64, [undefined, 'linux/amd64'], 1],
-    ['an entry without platform where nothing is named', amd64, ['linux/arm64', undefined], 1],
-    ['a machine unknown here', { os: 'linux', architecture: 'riscv64' }, ['linux/amd64', 'linux/riscv64'], 1],
+    ['an entry without platform if no platform matches', amd64, ['linux/arm64', undefined], 1],
+    ['an unknown architecture', { os: 'linux', architecture: 'riscv64' }, ['linux/amd64', 'linux/riscv64'], 1],
   ];
   for (const [name, platform, offers, expected] of cases) {
-    test(`takes ${name}`, () => assert.equal(selectPlatform(offer(...offers), platform).digest, digest(String(expected))));
+    test(`selects ${name}`, () => assert.equal(selectPlatform(offer(...offers), platform).digest, digest(String(expected))));
   }
   const none: readonly (readonly [Platform, string[], RegExp])[] = [
-    [amd64, [], /has no platform/],
-    [amd64, ['unknown/unknown'], /nothing for linux\/amd64; it has no platform/],
-    [amd64, ['linux/amd64/v2'], /it has "linux\/amd64\/v2"/],
-    [{ os: 'linux', architecture: 'arm', variant: 'v6' }, ['linux/arm/v7'], /nothing for linux\/arm\/v6/],
-    [arm64, ['linux/arm/v7', 'linux/amd64'], /it has "linux\/arm\/v7, linux\/amd64"/],
+    [amd64, [], /available: none/],
+    [amd64, ['unknown/unknown'], /no image for platform linux\/amd64; available: none/],
+    [amd64, ['linux/amd64/v2'], /available: "linux\/amd64\/v2"/],
+    [{ os: 'linux', architecture: 'arm', variant: 'v6' }, ['linux/arm/v7'], /no image for platform linux\/arm\/v6/],
+    [arm64, ['linux/arm/v7', 'linux/amd64'], /available: "linux\/arm\/v7, linux\/amd64"/],
   ];
   for (const [platform, offers, pattern] of none) {
     test(`finds nothing in [${offers}] for ${platform.architecture}`, () =>
       refuses(() => selectPlatform(offer(...offers), platform), pattern, 'NOT_FOUND'));
   }
-  test('passes over what is neither manifest nor index', () => {
-    const strange = offer('linux/amd64').map((descriptor) => ({ ...descriptor, mediaType: 'application/wasm' }));
-    refuses(() => selectPlatform(strange, amd64), /nothing for/, 'NOT_FOUND');
+  test('ignores entries that are neither manifests nor indexes', () => {
+    const unknown = offer('linux/amd64').map((descriptor) => ({ ...descriptor, mediaType: 'application/wasm' }));
+    refuses(() => selectPlatform(unknown, amd64), /no image for platform/, 'NOT_FOUND');
   });
 });
 
-test('checkPlatform() accepts what says nothing else, and refuses another architecture', () => {
+test('checkPlatform() accepts an unset or equal platform, and refuses another one', () => {
   const node = toPlatform('x64');
   checkPlatform({ os: 'linux', architecture: 'amd64' }, node);
   checkPlatform({ os: '', architecture: '' }, node);
   checkPlatform({ os: 'linux', architecture: 'x86_64' }, node);
-  refuses(() => checkPlatform({ os: 'linux', architecture: 'arm64' }, node), /is for "linux\/arm64", this node is linux\/amd64/, 'NOT_FOUND');
+  refuses(
+    () => checkPlatform({ os: 'linux', architecture: 'arm64' }, node),
+    /platform of the image is "linux\/arm64", of this node linux\/amd64/,
+    'NOT_FOUND',
+  );
   refuses(() => checkPlatform({ os: 'windows', architecture: 'amd64' }, node), /windows/, 'NOT_FOUND');
 });
 
 describe('parseImageConfig()', () => {
   const rootfs = { type: 'layers', diff_ids: [digest('d')] };
 
-  test('reads everything that an image may ask for', () => {
+  test('reads all container defaults', () => {
     const blob = {
       os: 'linux',
       architecture: 'arm',
       variant: 'v7',
       created: '2026-01-01T00:00:00Z',
       rootfs,
-      history: 'not looked at',
+      history: 'ignored',
       config: {
         Entrypoint: ['/e'],
         Cmd: ['c'],
@@ -254,7 +254,7 @@ describe('parseImageConfig()', () => {
     });
   });
 
-  test('reads what is absent or null as nothing', () => {
+  test('reads absent and null values as empty', () => {
     const empty = parseImageConfig(
       toBytes({ rootfs: { type: 'layers', diff_ids: null }, config: { Cmd: null, Env: null, Labels: null, Volumes: null } }),
     );
@@ -263,24 +263,24 @@ describe('parseImageConfig()', () => {
   });
 
   const refused: readonly (readonly [string, unknown, RegExp])[] = [
-    ['no rootfs', {}, /rootfs: should be an object/],
-    ['another rootfs', { rootfs: { type: 'base' } }, /type should be "layers"/],
-    ['a diff id that is no digest', { rootfs: { type: 'layers', diff_ids: ['sha256:1'] } }, /diff_ids: "sha256:1"/],
+    ['a missing rootfs', {}, /rootfs: must be an object/],
+    ['another type of rootfs', { rootfs: { type: 'base' } }, /type must be "layers"/],
+    ['a diff id that is not a digest', { rootfs: { type: 'layers', diff_ids: ['sha256:1'] } }, /diff_ids: "sha256:1"/],
     ['more than 500 diff ids', { rootfs: { type: 'layers', diff_ids: Array(501).fill(digest('d')) } }, /501 entries/],
-    ['numbers in Cmd', { rootfs, config: { Cmd: [1] } }, /Cmd\[0\]: should be a text, is 1/],
+    ['numbers in Cmd', { rootfs, config: { Cmd: [1] } }, /Cmd\[0\]: must be a string, not 1/],
     ['a NUL in Env', { rootfs, config: { Env: ['A=\0'] } }, /contains a NUL/],
-    ['a list as config', { rootfs, config: [] }, /should be an object/],
-    ['Volumes as a list', { rootfs, config: { Volumes: ['/v'] } }, /Volumes: should be an object/],
-    ['User as a number', { rootfs, config: { User: 0 } }, /User: should be a text, is 0/],
-    ['a user as long as a book', { rootfs, config: { User: 'u'.repeat(1025) } }, /User: has 1025 characters/],
-    ['a directory that Linux cannot name', { rootfs, config: { WorkingDir: '/'.repeat(4097) } }, /WorkingDir: has 4097 characters/],
-    ['an absurd creation', { rootfs, created: 'x'.repeat(2000) }, /created: has 2000/],
+    ['a list as config', { rootfs, config: [] }, /must be an object/],
+    ['Volumes as a list', { rootfs, config: { Volumes: ['/v'] } }, /Volumes: must be an object/],
+    ['User as a number', { rootfs, config: { User: 0 } }, /User: must be a string, not 0/],
+    ['a user that is too long', { rootfs, config: { User: 'u'.repeat(1025) } }, /User: 1025 characters exceed/],
+    ['a directory longer than PATH_MAX', { rootfs, config: { WorkingDir: '/'.repeat(4097) } }, /WorkingDir: 4097 characters exceed/],
+    ['a creation time that is too long', { rootfs, created: 'x'.repeat(2000) }, /created: 2000 characters/],
     ['millions of values', `{"history":[${'{},'.repeat(300_000)}{}]}`, /more than 250000 values/],
     ['too many variables', { rootfs, config: { Env: Array(10_001).fill('A=1') } }, /10001 entries/],
   ];
   for (const [name, value, pattern] of refused) test(`refuses ${name}`, () => refuses(() => parseImageConfig(toBytes(value)), pattern));
 
-  test('gives for any bytes a config, or FAILED_PRECONDITION', () => {
+  test('returns a config for arbitrary input, or throws FAILED_PRECONDITION', () => {
     const random = createRandom(4);
     const text = JSON.stringify({ os: 'linux', rootfs, config: { Entrypoint: ['/e'], Env: ['A=1'], Volumes: { '/v': {} }, Labels: { a: 'b' } } });
     for (let round = 0; round < 4000; round += 1) {
@@ -294,9 +294,9 @@ describe('parseImageConfig()', () => {
   });
 });
 
-test('checkLayerCount() wants as many layers as diff ids', () => {
+test('checkLayerCount() requires as many layers as diff ids', () => {
   const configOf = (count: number) => parseImageConfig(toBytes({ rootfs: { type: 'layers', diff_ids: Array(count).fill(digest('d')) } }));
   const layers = [{ mediaType: layer.mediaType, digest: layer.digest, sizeBytes: 20 }];
   checkLayerCount(layers, configOf(1));
-  refuses(() => checkLayerCount(layers, configOf(2)), /names 2 layers, the manifest has 1/);
+  refuses(() => checkLayerCount(layers, configOf(2)), /lists 2 layers, the manifest 1/);
 });

@@ -1,7 +1,7 @@
 /**
- * Checks what a registry says an image is: indexes, manifests and image configs, OCI and Docker.
+ * Parses and validates indexes, manifests and image configs, OCI and Docker.
  *
- * Every byte here was chosen by a stranger. Pure: never fetches, and never returns a field that it has not checked.
+ * The input is untrusted. Pure: never fetches, and returns only fields that it has checked.
  */
 import { type BerthError, failedPrecondition, notFound } from '../../lib/errors.ts';
 import { acceptedVariants, normalized, type Platform, platformText } from './platform.ts';
@@ -22,7 +22,7 @@ import {
 
 export type Descriptor = {
   readonly mediaType: string;
-  /** `sha256:…` or `sha512:…`, checked in form. */
+  /** `sha256:…` or `sha512:…`, well-formed. */
   readonly digest: string;
   readonly sizeBytes: number;
   /** Only in an index. */
@@ -33,7 +33,7 @@ export type ParsedManifest =
   | { readonly kind: 'index'; readonly manifests: readonly Descriptor[] }
   | { readonly kind: 'manifest'; readonly config: Descriptor; readonly layers: readonly Descriptor[] };
 
-/** What an image asks of its containers. '' and empty lists mean that the image does not say. */
+/** The container defaults of an image. '' and empty lists mean that the image does not set a value. */
 export type ImageConfigBlob = {
   readonly entrypoint: readonly string[];
   readonly cmd: readonly string[];
@@ -49,20 +49,20 @@ export type ImageConfigBlob = {
   readonly os: string;
   readonly architecture: string;
   readonly variant: string;
-  /** RFC 3339, '' when the image does not say. */
+  /** RFC 3339; '' when the image does not set it. */
   readonly created: string;
 };
 
-/** No registry takes a manifest above 4 MiB; this is twice that. Source: OCI distribution spec, "Pushing manifests". */
+/** Registries need not accept manifests above 4 MiB; this is twice that. Source: OCI distribution spec, "Pushing manifests". */
 export const manifestBytesMax = 8 << 20;
-/** Layers that Linux stacks in one overlay. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
+/** The most layers that Linux stacks in one overlay. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
 const layersMax = 500;
 export const imageConfigBytesMax = 8 << 20;
-/** Elements of one list, far above what execve(2) would take. */
+/** The most elements in a list, far above what execve(2) accepts. */
 const listLengthMax = 10_000;
 const indexManifestsMax = 5000;
 const mediaTypeLengthMax = 255;
-/** Of a user, and what else is a word: every list of images has it, and one list must stay below what the kubelet takes (16 MiB). */
+/** Limit of the user and other short strings: they are part of every image list, which must stay below the kubelet's limit of 16 MiB. */
 const wordLengthMax = 1024;
 /** PATH_MAX. */
 const pathLengthMax = 4096;
@@ -73,42 +73,43 @@ const schema1Types: readonly string[] = [
   'application/vnd.docker.distribution.manifest.v1+json',
   'application/vnd.docker.distribution.manifest.v1+prettyjws',
 ];
-/** The last: registries before 2017 did not say what a config is. */
+/** The last one is for registries before 2017, which did not label configs. */
 const configTypes: readonly string[] = [
   'application/vnd.oci.image.config.v1+json',
   'application/vnd.docker.container.image.v1+json',
   'application/octet-stream',
 ];
-/** Foreign and non-distributable layers too: they are asked of the registry like all others, their URLs are never followed. */
+/** Includes foreign and non-distributable layers: they are fetched from the registry like all others; their URLs are never followed. */
 const layerTypePattern =
   /^application\/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+gzip|\+zstd)?|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:\.gzip|\.zstd)?)$/;
 
-/** What to ask a registry for. */
+/** The Accept header of manifest requests. */
 export const manifestAccept: string = [...indexTypes, ...manifestTypes, '*/*;q=0.1'].join(', ');
 
 /**
- * @param mediaType as the registry sent it; where the body says one too, it must mean the same.
+ * Parses a manifest or index.
+ *
+ * @param mediaType from the registry. If the body contains one too, both must be of the same kind.
  * @throws {BerthError} FAILED_PRECONDITION when the bytes are not a manifest or index of an image that berth can use.
  */
 export function parseManifest(bytes: Buffer, mediaType: string): ParsedManifest {
-  if (bytes.length > manifestBytesMax)
-    throw failedPrecondition(`manifest: ${bytes.length} bytes, more than the ${manifestBytesMax} that are allowed`);
+  if (bytes.length > manifestBytesMax) throw failedPrecondition(`manifest: size of ${bytes.length} bytes exceeds the limit of ${manifestBytesMax}`);
   const document = parseJsonObject(bytes, 'manifest');
   const kind = kindOf(document, mediaType);
-  // Read either way it would mean two images to two readers. Source: CVE-2021-41190.
+  // Different readers would see different images. Source: CVE-2021-41190.
   if (document.manifests !== undefined && (document.layers !== undefined || document.config !== undefined)) {
-    throw failedPrecondition('manifest: is an index and a manifest at once');
+    throw failedPrecondition('manifest: both an index and a manifest');
   }
   return kind === 'index' ? parseIndex(document) : parseImageManifest(document);
 }
 
 /**
- * The media type of a document whose sender named none, or one that says nothing (`text/plain`, `application/json`).
- * Falls back to the sender's when the document does not tell either.
+ * Returns the media type of a document: that of the header if it is known, else the one found in the document.
+ * Registries send none, or an unspecific one (`text/plain`, `application/json`). Falls back to the header's.
  */
 export function toMediaType(contentType: string | undefined, bytes: Buffer): string {
-  const named = (contentType ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
-  if (kindOfType(named) !== undefined) return named;
+  const sent = (contentType ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
+  if (kindOfType(sent) !== undefined) return sent;
   try {
     const document = parseJsonObject(bytes, 'manifest');
     if (typeof document.mediaType === 'string' && kindOfType(document.mediaType) !== undefined) return document.mediaType;
@@ -116,12 +117,12 @@ export function toMediaType(contentType: string | undefined, bytes: Buffer): str
     if (Array.isArray(document.manifests)) return 'application/vnd.oci.image.index.v1+json';
     if (Array.isArray(document.layers)) return 'application/vnd.oci.image.manifest.v1+json';
   } catch {
-    // parseManifest() says what is wrong with it.
+    // parseManifest() reports the reason.
   }
-  return named;
+  return sent;
 }
 
-/** Whether the media type is that of a manifest or index that parseManifest() reads. */
+/** Reports whether the media type is that of a manifest or index which parseManifest() reads. */
 export function isManifestType(mediaType: string): boolean {
   const kind = kindOfType(mediaType);
   return kind === 'index' || kind === 'manifest';
@@ -136,13 +137,13 @@ function kindOfType(mediaType: string): 'index' | 'manifest' | 'schema1' | undef
 function kindOf(document: JsonObject, mediaType: string): 'index' | 'manifest' {
   const kind = kindOfType(mediaType);
   if (kind === 'schema1' || document.schemaVersion === 1) {
-    throw failedPrecondition('manifest: is of Docker schema 1, which no runtime reads any more; push the image again with a current tool');
+    throw failedPrecondition('manifest: Docker schema 1 is not supported; push the image again with a current tool');
   }
   if (kind === undefined) throw failedPrecondition(`manifest: media type ${quoted(mediaType)} is not that of an image`);
-  if (document.schemaVersion !== 2) throw failedPrecondition('manifest: schemaVersion should be 2');
-  const inside = toOptionalText(document.mediaType, 'manifest mediaType');
-  if (inside !== '' && kindOfType(inside) !== kind) {
-    throw failedPrecondition(`manifest: sent as ${quoted(mediaType)}, but calls itself ${quoted(inside)}`);
+  if (document.schemaVersion !== 2) throw failedPrecondition('manifest: schemaVersion must be 2');
+  const inBody = toOptionalText(document.mediaType, 'manifest mediaType');
+  if (inBody !== '' && kindOfType(inBody) !== kind) {
+    throw failedPrecondition(`manifest: Content-Type ${quoted(mediaType)} contradicts mediaType ${quoted(inBody)}`);
   }
   return kind;
 }
@@ -155,7 +156,7 @@ function parseIndex(document: JsonObject): ParsedManifest {
 function parseImageManifest(document: JsonObject): ParsedManifest {
   const config = parseDescriptor(document.config, 'manifest config');
   if (!configTypes.includes(config.mediaType)) {
-    throw failedPrecondition(`manifest: holds no container image but ${quoted(config.mediaType)}`);
+    throw failedPrecondition(`manifest: not a container image: config of type ${quoted(config.mediaType)}`);
   }
   const layers = toArray(document.layers, 'manifest layers', layersMax).map((value, position) => {
     const layer = parseDescriptor(value, `manifest layers[${position}]`);
@@ -166,13 +167,11 @@ function parseImageManifest(document: JsonObject): ParsedManifest {
 }
 
 function unusableLayer(mediaType: string, position: number): BerthError {
-  const reason = mediaType.endsWith('+encrypted')
-    ? 'is encrypted, and berth has no keys'
-    : `of media type ${quoted(mediaType)} is not a layer of files`;
+  const reason = mediaType.endsWith('+encrypted') ? 'encrypted layers are not supported' : `unsupported media type ${quoted(mediaType)}`;
   return failedPrecondition(`manifest layers[${position}]: ${reason}`);
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION. */
+/** Parses a descriptor. @throws {BerthError} FAILED_PRECONDITION when it is malformed. */
 export function parseDescriptor(value: unknown, what: string): Descriptor {
   const document = toObject(value, what);
   const mediaType = toText(document.mediaType, `${what} mediaType`);
@@ -194,10 +193,10 @@ function parsePlatform(value: unknown, what: string): Platform {
 }
 
 /**
- * The entry to pull: of the node's architecture, the newest variant that the node still runs; the first of equals.
- * Attestations (`unknown/unknown`) never match. The result may be an index again.
+ * Selects the manifest to pull: of the node's architecture, the newest variant that the node can run; of equal ones the first.
+ * Attestations (`unknown/unknown`) never match. The result may be an index.
  *
- * @throws {BerthError} NOT_FOUND when nothing fits, naming what there is.
+ * @throws {BerthError} NOT_FOUND with the available platforms when none matches.
  */
 export function selectPlatform(manifests: readonly Descriptor[], platform: Platform): Descriptor {
   const accepted = acceptedVariants(platform);
@@ -207,7 +206,7 @@ export function selectPlatform(manifests: readonly Descriptor[], platform: Platf
     if (rank !== undefined && (best === undefined || rank < best.rank)) best = { descriptor, rank };
   }
   if (best !== undefined) return best.descriptor;
-  const offered = [
+  const available = [
     ...new Set(
       manifests
         .map((descriptor) => descriptor.platform)
@@ -215,13 +214,14 @@ export function selectPlatform(manifests: readonly Descriptor[], platform: Platf
         .map(platformText),
     ),
   ];
-  throw notFound(`image has nothing for ${platformText(platform)}; it has ${offered.length === 0 ? 'no platform' : quoted(offered.join(', '), 300)}`);
+  const list = available.length === 0 ? 'none' : quoted(available.join(', '), 300);
+  throw notFound(`no image for platform ${platformText(platform)}; available: ${list}`);
 }
 
-/** Lower is better; undefined: cannot run here. */
+/** Returns a rank, lower is better; undefined when it cannot run here. */
 function rankOf(descriptor: Descriptor, platform: Platform, accepted: readonly string[]): number | undefined {
   if (!isManifestType(descriptor.mediaType)) return undefined;
-  // Tools that pack a single image leave it out; whether it fits shows in its config.
+  // Tools that pack a single image omit it. The config is checked later.
   if (descriptor.platform === undefined) return accepted.length;
   const { os, architecture, variant } = normalized(descriptor.platform);
   if (os !== platform.os || architecture !== normalized(platform).architecture) return undefined;
@@ -233,10 +233,10 @@ function isNamed(platform: Platform | undefined): platform is Platform {
   return platform !== undefined && platform.os !== 'unknown';
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION when the bytes are not the config of an image. */
+/** Parses an image config. @throws {BerthError} FAILED_PRECONDITION when the bytes are not an image config. */
 export function parseImageConfig(bytes: Buffer): ImageConfigBlob {
   if (bytes.length > imageConfigBytesMax) {
-    throw failedPrecondition(`image config: ${bytes.length} bytes, more than the ${imageConfigBytesMax} that are allowed`);
+    throw failedPrecondition(`image config: size of ${bytes.length} bytes exceeds the limit of ${imageConfigBytesMax}`);
   }
   const document = parseJsonObject(bytes, 'image config');
   const config = document.config === undefined || document.config === null ? {} : toObject(document.config, 'image config');
@@ -259,32 +259,32 @@ export function parseImageConfig(bytes: Buffer): ImageConfigBlob {
 
 function toWord(value: unknown, what: string, lengthMax = wordLengthMax): string {
   const text = toOptionalText(value, what);
-  if (text.length > lengthMax) throw failedPrecondition(`${what}: has ${text.length} characters, more than the ${lengthMax} that are allowed`);
+  if (text.length > lengthMax) throw failedPrecondition(`${what}: ${text.length} characters exceed the limit of ${lengthMax}`);
   return text;
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION when manifest and config differ in the number of layers. */
+/** Checks that manifest and config have the same number of layers. @throws {BerthError} FAILED_PRECONDITION when they do not. */
 export function checkLayerCount(layers: readonly Descriptor[], config: ImageConfigBlob): void {
   if (layers.length !== config.diffIds.length) {
-    throw failedPrecondition(`image config: names ${config.diffIds.length} layers, the manifest has ${layers.length}`);
+    throw failedPrecondition(`image config: lists ${config.diffIds.length} layers, the manifest ${layers.length}`);
   }
 }
 
-/** Builders of long ago wrote a command without arguments as plain text. */
+/** Accepts a string: old builders wrote a command without arguments that way. */
 function commandOf(value: unknown, what: string): readonly string[] {
   return typeof value === 'string' ? [toText(value, what)] : toOptionalTexts(value, what, listLengthMax);
 }
 
-/** Entries without `=` set nothing and are left out, as other runtimes do. */
+/** Omits entries without `=`, as other runtimes do. */
 function environmentOf(config: JsonObject): readonly string[] {
   return toOptionalTexts(config.Env, 'image config Env', listLengthMax).filter((entry) => entry.indexOf('=') > 0);
 }
 
 function diffIdsOf(document: JsonObject): readonly string[] {
   const rootfs = toObject(document.rootfs, 'image config rootfs');
-  if (rootfs.type !== 'layers') throw failedPrecondition('image config rootfs: type should be "layers"');
+  if (rootfs.type !== 'layers') throw failedPrecondition('image config rootfs: type must be "layers"');
   const diffIds = toOptionalTexts(rootfs.diff_ids, 'image config diff_ids', layersMax);
-  const wrong = diffIds.find((diffId) => !isDigest(diffId));
-  if (wrong !== undefined) throw failedPrecondition(`image config diff_ids: ${quoted(wrong)} is neither a sha256 nor a sha512 digest`);
+  const malformed = diffIds.find((diffId) => !isDigest(diffId));
+  if (malformed !== undefined) throw failedPrecondition(`image config diff_ids: ${quoted(malformed)} is neither a sha256 nor a sha512 digest`);
   return diffIds;
 }

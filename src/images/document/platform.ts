@@ -1,14 +1,14 @@
 /**
- * Platforms: which of an image's variants a CPU runs, and the several names of one architecture.
+ * Platforms: which variants of an image a CPU can run, and the aliases of an architecture.
  *
- * Pure: the node's platform is passed in, never probed here.
+ * Pure: the node's platform is an argument, never probed here.
  */
 import { notFound } from '../../lib/errors.ts';
 import { quoted } from './untrusted-json.ts';
 
 export type Platform = { readonly os: string; readonly architecture: string; readonly variant?: string };
 
-/** The platform of images that run on a CPU, by the name that Node has for it. */
+/** Returns the platform of images for a CPU. @param nodeArch Node's name of the architecture. */
 export function toPlatform(nodeArch: string): Platform {
   if (nodeArch === 'x64') return { os: 'linux', architecture: 'amd64' };
   if (nodeArch === 'arm64') return { os: 'linux', architecture: 'arm64', variant: 'v8' };
@@ -16,18 +16,18 @@ export function toPlatform(nodeArch: string): Platform {
   return { os: 'linux', architecture: nodeArch };
 }
 
-/** Variants that a CPU runs, best first. An entry without one means the lowest that everybody has (arm: v7, as Docker). */
+/** Returns the variants that a CPU can run, best first. An image without a variant is for the baseline (arm: v7, as Docker). */
 export function acceptedVariants(platform: Platform): readonly string[] {
   const { architecture, variant } = normalized(platform);
   const levels: Readonly<Record<string, readonly string[]>> = { amd64: ['v4', 'v3', 'v2', ''], arm: ['v8', 'v7', 'v6', 'v5'], arm64: [''] };
   const known = levels[architecture];
   if (known === undefined) return variant === undefined ? [''] : [variant, ''];
   const own = known.indexOf(variant ?? '');
-  // An unknown variant is newer than this table: it runs all of it.
+  // An unknown variant is newer than this table: it can run all of them.
   return own < 0 ? [variant ?? '', ...known] : known.slice(own);
 }
 
-/** Names of one thing made one. Source: containerd platforms/database.go (facts). */
+/** Replaces aliases by the canonical names. Source: containerd platforms/database.go (facts). */
 export function normalized(platform: Platform): Platform {
   const aliases: Readonly<Record<string, string>> = { x86_64: 'amd64', 'x86-64': 'amd64', aarch64: 'arm64', armhf: 'arm', armel: 'arm' };
   const architecture = Object.hasOwn(aliases, platform.architecture) ? (aliases[platform.architecture] ?? '') : platform.architecture;
@@ -44,7 +44,7 @@ export function platformText(platform: Platform): string {
 }
 
 /**
- * Whether an image that was not chosen from an index can run here: its own words must not say otherwise.
+ * Checks the platform in the config of an image, which need not have been selected from an index. An absent value matches.
  *
  * @throws {BerthError} NOT_FOUND when the image is for another system or architecture.
  */
@@ -52,5 +52,5 @@ export function checkPlatform(config: { readonly os: string; readonly architectu
   const image = normalized(config);
   const node = normalized(platform);
   const fits = (image.os === '' || image.os === node.os) && (image.architecture === '' || image.architecture === node.architecture);
-  if (!fits) throw notFound(`image is for ${quoted(platformText(config))}, this node is ${platformText(platform)}`);
+  if (!fits) throw notFound(`platform of the image is ${quoted(platformText(config))}, of this node ${platformText(platform)}`);
 }

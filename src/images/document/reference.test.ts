@@ -104,7 +104,7 @@ for (const text of refused) {
   });
 }
 
-test('a reference by tag and digest is known by its digest alone', () => {
+test('formatTag() returns undefined for a reference with tag and digest', () => {
   const ref = parseReference(`busybox:1.36@${sha256}`);
   assert.equal(formatTag(ref), undefined);
   assert.equal(formatDigest(ref, sha256), `docker.io/library/busybox@${sha256}`);
@@ -112,30 +112,30 @@ test('a reference by tag and digest is known by its digest alone', () => {
   assert.equal(formatTag(parseReference('busybox')), 'docker.io/library/busybox:latest');
 });
 
-test('ids and digests are told from names', () => {
+test('isImageId(), isDigest() and toImageIdPrefix() distinguish ids and digests from names', () => {
   assert.deepEqual([isImageId(hex), isImageId(sha256), isImageId(hex.slice(1)), isImageId('busybox')], [true, true, false, false]);
   assert.deepEqual([isDigest(sha256), isDigest(sha512), isDigest(hex), isDigest(`sha256:${hex}${hex}`)], [true, true, false, false]);
   assert.equal(toImageIdPrefix('0123456'), 'sha256:0123456');
   assert.equal(toImageIdPrefix(`sha256:${hex}`), sha256);
-  assert.equal(toImageIdPrefix('012345'), undefined, 'too short to mean one image');
+  assert.equal(toImageIdPrefix('012345'), undefined, 'too short');
   assert.equal(toImageIdPrefix('0123456G'), undefined);
   assert.equal(toImageIdPrefix(`${hex}0`), undefined);
 });
 
-test('parseReference() gives for any text a name that reads back the same, or INVALID_ARGUMENT', () => {
+test('parseReference() returns for any text a full name that parses to itself, or throws INVALID_ARGUMENT', () => {
   const random = createRandom(1);
   const fragments = ['/', ':', '@', '.', '..', '-', '_', '[', ']', sha256, 'docker.io', 'localhost', ':5000', 'A', '\0', '%2f', '?', '#'];
-  let good = 0;
+  let parsed = 0;
   for (let round = 0; round < 5000; round += 1) {
     const text = mutated(random, pick(random, accepted)[0], fragments);
     try {
       const full = formatReference(parseReference(text));
       assert.equal(formatReference(parseReference(full)), full, text);
       assert.match(full, /^[a-zA-Z0-9.:[\]-]+(\/[a-z0-9._-]+)+([:@][\w.:-]+)$/, text);
-      good += 1;
+      parsed += 1;
     } catch (error) {
       assert.ok(error instanceof BerthError && error.code === 'INVALID_ARGUMENT', `${JSON.stringify(text)}: ${error}`);
     }
   }
-  assert.ok(good > 100, 'the mutations are not all nonsense');
+  assert.ok(parsed > 100, 'some mutations are valid');
 });

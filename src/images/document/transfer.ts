@@ -1,13 +1,13 @@
 /**
- * The account of one pull or import while it goes on: its layers, bytes, hosts and failed attempts. Pure; everything that shows progress reads it here.
+ * Records the progress of a pull or import: its layers, bytes, host and retries. Pure. Everything that shows progress reads it here.
  */
 
 export type LayerTransfer = {
   readonly digest: string;
   readonly doneBytes: number;
-  /** Compressed, as the manifest has it. */
+  /** The compressed size in the manifest. */
   readonly totalBytes: number;
-  /** `waiting`: for a worker, or for another pull that fetches it. */
+  /** `waiting`: for a worker, or for another pull that fetches the layer. */
   readonly state: 'waiting' | 'fetching' | 'done';
 };
 
@@ -16,13 +16,13 @@ export type Transfer = {
   /** Milliseconds since the epoch. */
   readonly startedAtMs: number;
   readonly state: 'resolving' | 'fetching' | 'publishing';
-  /** That are not here yet, in the image's order. */
+  /** The layers that were missing at the start, in the image's order. */
   readonly layers: readonly LayerTransfer[];
-  /** Of layers, as they came: more than the layers have when some came twice. */
+  /** Received bytes of layers; a layer that was downloaded again counts twice. */
   readonly receivedBytes: number;
-  /** That answered last; undefined before the first answer. */
+  /** The host that answered last; undefined before the first answer. */
   readonly host: string | undefined;
-  /** Requests that failed and were made again, or of another host, and connections that broke. */
+  /** Requests repeated at the same or at another host, and broken connections. */
   readonly retries: number;
 };
 
@@ -49,7 +49,7 @@ export function openTransfer(image: string, startedAtMs: number): TransferAccoun
     state,
     layers: [...layers].map(([digest, layer]) => ({
       digest,
-      // A layer that is fetched anew after a mirror's wrong bytes does not go over its end.
+      // A layer that is re-fetched because a mirror sent wrong bytes must not exceed 100 %.
       doneBytes: layer.isDone ? layer.totalBytes : Math.min(layer.doneBytes, layer.totalBytes),
       totalBytes: layer.totalBytes,
       state: layer.isDone ? 'done' : layer.doneBytes > 0 ? 'fetching' : 'waiting',

@@ -1,18 +1,18 @@
 /**
- * Reads JSON that strangers wrote, and shows their text in one-line messages.
+ * Parses and validates untrusted JSON, and quotes untrusted text in one-line messages.
  *
- * Pure: no document is trusted to have the shape that it should have, and none is printed as it came.
+ * Pure: assumes nothing about the structure of a document, and prints none of it unescaped.
  */
 import { type BerthError, failedPrecondition } from '../../lib/errors.ts';
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** Text for a message: quoted, on one line, without anything that moves a cursor or turns the direction of writing. */
+/** Returns a text for a message: quoted, on one line, with control characters and changes of the writing direction escaped. */
 export function quoted(text: string, charactersMax = 120): string {
   return JSON.stringify(shortened(text, charactersMax)).replace(unprintable, escaped);
 }
 
-/** As quoted(), without the quotes: for sentences that a server wrote. */
+/** As quoted(), but without the quotes: for messages of a server. */
 export function oneLine(text: string, charactersMax = 200): string {
   return shortened(text.replace(/\s+/g, ' ').trim(), charactersMax).replace(unprintable, escaped);
 }
@@ -28,19 +28,21 @@ function escaped(character: string): string {
 }
 
 /**
- * @param what begins the message of every error, e.g. `manifest`.
- * @throws {BerthError} FAILED_PRECONDITION unless the bytes are UTF-8 and one JSON object.
+ * Parses one JSON object.
+ *
+ * @param what the subject of all errors, such as `manifest`.
+ * @throws {BerthError} FAILED_PRECONDITION unless the bytes are one JSON object in UTF-8.
  */
 export function parseJsonObject(bytes: Buffer, what: string): JsonObject {
   return toObject(parseJson(bytes, what), what);
 }
 
-/** As parseJsonObject(), for a list. */
+/** As parseJsonObject(), for an array. */
 export function parseJsonArray(bytes: Buffer, what: string, lengthMax: number): readonly unknown[] {
   return toArray(parseJson(bytes, what), what, lengthMax);
 }
 
-/** Of a document's values and levels, above those of an index of thousands of images: 8 MiB of `[],` would be 250 MiB of objects, and seconds of work. */
+/** Limits above an index of thousands of images. Without them, 8 MiB of `[],` become 250 MiB of objects and take seconds. */
 const jsonValuesMax = 250_000;
 const jsonDepthMax = 100;
 
@@ -49,26 +51,26 @@ function parseJson(bytes: Buffer, what: string): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
   } catch (error) {
-    // The parser's own message quotes the document, so it is left out.
-    throw failedPrecondition(`${what}: is not JSON`, error);
+    // The parser's message quotes the document and is therefore omitted.
+    throw failedPrecondition(`${what}: invalid JSON`, error);
   }
 }
 
-/** Before it is parsed: counts what begins a value, outside of texts. */
+/** Checks the limits before parsing: counts the bytes outside of strings that start a value. */
 function checkExtent(bytes: Buffer, what: string): void {
   let [values, depth] = [0, 0];
-  let isInText = false;
+  let isInString = false;
   for (let at = 0; at < bytes.length; at += 1) {
     const byte = bytes[at];
-    if (byte === 0x22) isInText = !isInText;
-    else if (isInText) at += byte === 0x5c ? 1 : 0;
+    if (byte === 0x22) isInString = !isInString;
+    else if (isInString) at += byte === 0x5c ? 1 : 0;
     else if (byte === 0x2c) values += 1;
     else if (byte === 0x5b || byte === 0x7b) {
       values += 1;
       depth += 1;
-      if (depth > jsonDepthMax) throw failedPrecondition(`${what}: has more than ${jsonDepthMax} levels`);
+      if (depth > jsonDepthMax) throw failedPrecondition(`${what}: more than ${jsonDepthMax} levels of nesting`);
     } else if (byte === 0x5d || byte === 0x7d) depth -= 1;
-    if (values > jsonValuesMax) throw failedPrecondition(`${what}: has more than ${jsonValuesMax} values`);
+    if (values > jsonValuesMax) throw failedPrecondition(`${what}: more than ${jsonValuesMax} values`);
   }
 }
 
@@ -77,27 +79,27 @@ export function toObject(value: unknown, what: string): JsonObject {
   return value as JsonObject;
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION for more than `lengthMax` elements too. */
+/** @throws {BerthError} FAILED_PRECONDITION for another type, and for more than `lengthMax` elements. */
 export function toArray(value: unknown, what: string, lengthMax: number): readonly unknown[] {
   if (!Array.isArray(value)) throw wrongType(what, 'a list', value);
-  if (value.length > lengthMax) throw failedPrecondition(`${what}: has ${value.length} entries, more than the ${lengthMax} that are allowed`);
+  if (value.length > lengthMax) throw failedPrecondition(`${what}: ${value.length} entries exceed the limit of ${lengthMax}`);
   return value;
 }
 
 export function toText(value: unknown, what: string): string {
-  if (typeof value !== 'string') throw wrongType(what, 'a text', value);
-  // A NUL ends an argument, a variable or a path of the kernel's too early.
+  if (typeof value !== 'string') throw wrongType(what, 'a string', value);
+  // For the kernel, a NUL ends an argument, a variable or a path.
   if (value.includes('\0')) throw failedPrecondition(`${what}: contains a NUL`);
   return value;
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION naming a field that is not one of these. */
+/** Checks that an object has only the given fields. @throws {BerthError} FAILED_PRECONDITION with the first unknown field. */
 export function onlyFields(object: JsonObject, fields: readonly string[], what: string): void {
-  const other = Object.keys(object).find((field) => !fields.includes(field));
-  if (other !== undefined) throw failedPrecondition(`${what}: ${quoted(other)} is not known here`);
+  const unknown = Object.keys(object).find((field) => !fields.includes(field));
+  if (unknown !== undefined) throw failedPrecondition(`${what}: unknown field ${quoted(unknown)}`);
 }
 
-/** A key that one object of a JSON text has twice: JSON.parse() takes the later one and says nothing. */
+/** Returns the first duplicate key of an object in a JSON text: JSON.parse() silently uses the last value. */
 export function duplicateKey(text: string): string | undefined {
   const open: Set<string>[] = [];
   for (const [token, string, isKey] of text.matchAll(/("(?:[^"\\]|\\.)*")(\s*:)?|[{}[\]]/g)) {
@@ -111,12 +113,12 @@ export function duplicateKey(text: string): string | undefined {
   return undefined;
 }
 
-/** '' for what is absent or null. */
+/** Returns '' for an absent or null value. */
 export function toOptionalText(value: unknown, what: string): string {
   return value === undefined || value === null ? '' : toText(value, what);
 }
 
-/** Empty for what is absent or null. */
+/** Returns an empty list for an absent or null value. */
 export function toOptionalTexts(value: unknown, what: string, lengthMax: number): readonly string[] {
   return value === undefined || value === null ? [] : toTexts(value, what, lengthMax);
 }
@@ -125,7 +127,7 @@ export function toTexts(value: unknown, what: string, lengthMax: number): readon
   return toArray(value, what, lengthMax).map((element, index) => toText(element, `${what}[${index}]`));
 }
 
-/** Names and values of an object whose values are all text; empty for what is absent or null. */
+/** Returns an object whose values are all strings; an empty one for an absent or null value. */
 export function toOptionalTextMap(value: unknown, what: string, lengthMax: number): Readonly<Record<string, string>> {
   const entries = toOptionalEntries(value, what, lengthMax);
   return Object.fromEntries(entries.map(([key, text]) => [toText(key, what), toOptionalText(text, `${what}[${quoted(key)}]`)]));
@@ -134,16 +136,16 @@ export function toOptionalTextMap(value: unknown, what: string, lengthMax: numbe
 export function toOptionalEntries(value: unknown, what: string, lengthMax: number): readonly (readonly [string, unknown])[] {
   if (value === undefined || value === null) return [];
   const entries = Object.entries(toObject(value, what));
-  if (entries.length > lengthMax) throw failedPrecondition(`${what}: has ${entries.length} entries, more than the ${lengthMax} that are allowed`);
+  if (entries.length > lengthMax) throw failedPrecondition(`${what}: ${entries.length} entries exceed the limit of ${lengthMax}`);
   return entries;
 }
 
 export function toSizeBytes(value: unknown, what: string): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw wrongType(what, 'a number of bytes', value);
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw wrongType(what, 'a size in bytes', value);
   return value;
 }
 
 function wrongType(what: string, expected: string, value: unknown): BerthError {
   const found = value === null ? 'null' : Array.isArray(value) ? 'a list' : typeof value === 'number' ? String(value) : typeof value;
-  return failedPrecondition(`${what}: should be ${expected}, is ${found}`);
+  return failedPrecondition(`${what}: must be ${expected}, not ${found}`);
 }

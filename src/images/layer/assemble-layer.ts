@@ -1,7 +1,7 @@
 /**
- * Puts a layer's archive together again, to the bit, and proves it by the diff id. Runs in a worker.
+ * Reassembles the archive of a layer bit for bit, and checks the diff id. Runs in a worker.
  *
- * Changes nothing. What is damaged is named as soon as it is met: the reader of the archive learns of it before the end.
+ * Changes nothing. Reports a corrupt file as soon as it is read, before the end of the archive.
  */
 
 import { createHash } from 'node:crypto';
@@ -16,16 +16,16 @@ import type { FileContents } from './tar-split.ts';
 
 export type AssembleJob = LayerPlace & { readonly diffId: string };
 
-/** Where the archive goes. */
+/** The destination of the archive. */
 export type ChunkSender = {
-  /** As much as fits, as soon as there is room; never nothing. @throws when nobody wants any more. */
+  /** Waits for buffer space and returns it; never empty. @throws when the reader has canceled. */
   readonly space: () => Promise<Buffer>;
-  /** So many bytes of the space have been filled. */
+  /** Sends this many bytes from the start of the space. */
   readonly filled: (length: number) => void;
 };
 
-/** @throws {BerthError} FAILED_PRECONDITION for a layer that is not what it was; the outlet's failure. */
-export async function assembleLayer(job: AssembleJob, outlet: ChunkSender): Promise<void> {
+/** Sends the archive of a layer. @throws {BerthError} FAILED_PRECONDITION for a corrupt layer; errors of the sender. */
+export async function assembleLayer(job: AssembleJob, sender: ChunkSender): Promise<void> {
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
   const roots = new Map<string, number>();
   const rootOf = (directory: string): number => {
@@ -37,11 +37,11 @@ export async function assembleLayer(job: AssembleJob, outlet: ChunkSender): Prom
     for (const part of partsOfLayer(job)) {
       if (part.kind === 'bytes') {
         hash.update(part.bytes);
-        await copyOut(part.bytes, outlet);
+        await sendBytes(part.bytes, sender);
       } else if (part.kind === 'file' && !part.isSparse && part.sizeBytes > 0) {
         const fd = openFileBelow(rootOf(part.directory), part.path);
         try {
-          await readOut(fd, part, outlet, (bytes) => hash.update(bytes));
+          await sendFile(fd, part, sender, (bytes) => hash.update(bytes));
         } finally {
           close(fd);
         }
@@ -53,30 +53,30 @@ export async function assembleLayer(job: AssembleJob, outlet: ChunkSender): Prom
     for (const fd of roots.values()) closeSync(fd);
   }
   const found = hash.digest('hex');
-  if (!job.diffId.endsWith(`:${found}`)) throw failedPrecondition(`its files have the diff id ${found}`);
+  if (!job.diffId.endsWith(`:${found}`)) throw failedPrecondition(`diff id mismatch: found ${found}`);
 }
 
-async function copyOut(bytes: Buffer, outlet: ChunkSender): Promise<void> {
+async function sendBytes(bytes: Buffer, sender: ChunkSender): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
-    const copied = bytes.copy(await outlet.space(), 0, at);
-    outlet.filled(copied);
+    const copied = bytes.copy(await sender.space(), 0, at);
+    sender.filled(copied);
     at += copied;
   }
 }
 
-async function readOut(fd: number, file: FileContents, outlet: ChunkSender, onBytes: (bytes: Buffer) => void): Promise<void> {
+async function sendFile(fd: number, file: FileContents, sender: ChunkSender, onBytes: (bytes: Buffer) => void): Promise<void> {
   const what = `file ${shownPath(file.path)}`;
   const { size } = fstatSync(fd);
-  if (size !== file.sizeBytes) throw failedPrecondition(`${what} has ${size} bytes, not ${file.sizeBytes}`);
+  if (size !== file.sizeBytes) throw failedPrecondition(`${what}: ${size} bytes instead of ${file.sizeBytes}`);
   let crc = 0;
   for (let left = size; left > 0; ) {
-    const space = await outlet.space();
+    const space = await sender.space();
     const bytes = space.subarray(0, readSync(fd, space, 0, Math.min(left, space.length), size - left));
-    if (bytes.length === 0) throw failedPrecondition(`${what} became shorter`);
+    if (bytes.length === 0) throw failedPrecondition(`${what}: truncated while reading`);
     crc = crc32(bytes, crc);
     onBytes(bytes);
-    outlet.filled(bytes.length);
+    sender.filled(bytes.length);
     left -= bytes.length;
   }
-  if (crc !== file.crc) throw failedPrecondition(`${what} has other bytes`);
+  if (crc !== file.crc) throw failedPrecondition(`${what}: checksum mismatch`);
 }

@@ -1,21 +1,21 @@
 /**
- * A layer's archive from what lies in its directory: the record of its contents, the files, and what later entries replaced.
+ * Lists the parts of a layer's archive from its directory: the record of its contents, the files, and the files that later entries replaced.
  *
- * Synchronous, for a worker thread or a command. Finds where each part of the archive is; whether it is still what it was, is the reader's to see.
+ * Synchronous, for a worker thread or a command. Locates each part of the archive; the caller verifies the content.
  */
 import { existsSync } from 'node:fs';
 import { type Contents, readTarSplit, replacedDirOf } from './tar-split.ts';
 
 export type LayerPlace = { readonly filesDir: string; readonly tarSplitFile: string };
 
-/** `directory` and `path`: where the file or link lies. The path (one character a byte) leads through no symbolic link, unless somebody made one there. */
+/** `directory` and `path`: the location of the file or link. The path (one character per byte) was written without symbolic links in it. */
 export type ArchivePart = { readonly kind: 'bytes'; readonly bytes: Buffer } | (Contents & Found);
 type Found = { readonly directory: string; readonly path: string };
 
-/** For a path, when it lost what it had (the number of a part), and by which number that lies aside. In order. */
+/** By path, in order: the number of the part that replaced an earlier file, and the name under which that file was kept. */
 type Replacements = ReadonlyMap<string, readonly { readonly position: number; readonly number: number }[]>;
 
-/** @throws ENOENT for a layer of which nothing was recorded; {BerthError} FAILED_PRECONDITION when the record is damaged. */
+/** Yields the parts in their order. @throws ENOENT for a layer without a record; {BerthError} FAILED_PRECONDITION when the record is corrupt. */
 export function* partsOfLayer(layer: LayerPlace): Generator<ArchivePart, undefined> {
   const replacements = readReplacements(layer.tarSplitFile);
   let position = 0;
@@ -26,7 +26,7 @@ export function* partsOfLayer(layer: LayerPlace): Generator<ArchivePart, undefin
   }
 }
 
-/** Of the usual layer, where nothing was replaced, the record is read once. */
+/** Reads the record a second time only if something was replaced, which is rare. */
 function readReplacements(tarSplitFile: string): Replacements {
   const found = new Map<string, { position: number; number: number }[]>();
   if (!existsSync(replacedDirOf(tarSplitFile))) return found;
@@ -43,7 +43,7 @@ function readReplacements(tarSplitFile: string): Replacements {
   return found;
 }
 
-/** Where that is which was made at this position: in its place, or where it, or a directory above it, was moved first. */
+/** Returns the location of the file written at this position: its path, or where it was moved when it or a parent directory was first replaced. */
 function placeOf(layer: LayerPlace, replacements: Replacements, path: string, position: number): Found {
   let first: { readonly position: number; readonly path: string } | undefined;
   for (let end = path.length; replacements.size > 0 && end > 0; end = path.lastIndexOf('/', end - 1)) {
@@ -55,7 +55,7 @@ function placeOf(layer: LayerPlace, replacements: Replacements, path: string, po
   return first === undefined ? { directory: layer.filesDir, path } : { directory: replacedDirOf(layer.tarSplitFile), path: first.path };
 }
 
-/** By halves: a hostile archive has one name a million times. */
+/** Binary search: a hostile archive may contain the same name a million times. */
 function firstAfter<T extends { readonly position: number }>(sorted: readonly T[], position: number): T | undefined {
   let [low, high] = [0, sorted.length];
   while (low < high) {
@@ -66,7 +66,7 @@ function firstAfter<T extends { readonly position: number }>(sorted: readonly T[
   return sorted[low];
 }
 
-/** For node:fs. */
+/** Returns the path as bytes, for node:fs. */
 export function pathBytes({ directory, path }: Found): Buffer {
   return Buffer.concat([Buffer.from(`${directory}/`), Buffer.from(path, 'latin1')]);
 }

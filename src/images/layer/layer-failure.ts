@@ -1,13 +1,13 @@
 /**
- * What went wrong with a layer's entry, as the error that the pull ends with.
+ * Errors of a layer's entries.
  *
- * Pure but for knowing the names of errnos.
+ * Pure, except that it knows the names of errnos.
  */
 import { BerthError, reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { shownPath } from './layer-path.ts';
 
-/** Puts the entry's path before any failure. */
+/** Runs an action and prefixes its error with the entry's path. */
 export function named(path: string, action: () => void): void {
   try {
     action();
@@ -22,7 +22,7 @@ function codeOf(error: unknown): BerthError['code'] {
   return isErrno(error, 'ENAMETOOLONG', 'ENOENT', 'EINVAL', 'ERANGE', 'E2BIG', 'EFBIG') ? 'INVALID_ARGUMENT' : 'INTERNAL';
 }
 
-/** A layer that would take too much. @param reason goes on after `layer`. */
+/** Returns the error for a layer that exceeds a limit. @param reason continues the sentence after `layer`. */
 export function exhausted(reason: string): BerthError {
   return new BerthError('RESOURCE_EXHAUSTED', `layer ${reason}`);
 }

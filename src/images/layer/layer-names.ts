@@ -1,7 +1,7 @@
 /**
- * Names made in a directory of a layer, whatever had them before: of two entries the last one wins.
+ * Creates entries in a directory of a layer, and replaces existing ones of the same name: of two entries, the last one wins.
  *
- * Knows directories by their fds alone, and nothing of the archive.
+ * Uses directory fds only, and knows nothing about the archive.
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
@@ -9,18 +9,18 @@ import { close as closeFd } from '../../sys/call/syscalls.ts';
 import { makeDirectoryAt, makeLinkAt, openDirectoryAt } from '../../sys/filesystem/inodes.ts';
 import { shownPath } from './layer-path.ts';
 
-/** Makes what has this name. @param takeAway what had it before: of two entries the last one wins. */
-export function anew<T>(make: () => T, takeAway: () => void): T {
+/** Creates an entry. @param removeExisting removes an existing entry of the same name. */
+export function anew<T>(create: () => T, removeExisting: () => void): T {
   try {
-    return make();
+    return create();
   } catch (error) {
     if (!isErrno(error, 'EEXIST')) throw error;
-    takeAway();
-    return make();
+    removeExisting();
+    return create();
   }
 }
 
-/** Of a name linked to itself nothing is to be made, but there must be one. */
+/** Ignores EEXIST. A hard link of a name to itself creates nothing, but the name must exist. */
 export function unlessThere(link: () => void): void {
   try {
     link();
@@ -29,8 +29,8 @@ export function unlessThere(link: () => void): void {
   }
 }
 
-/** @returns false when it was there already. */
-export function makeUnlessDirectory(dir: number, name: string, takeAway: () => void): boolean {
+/** Creates a directory, replacing an entry of another type. @returns false when the directory existed. */
+export function makeUnlessDirectory(dir: number, name: string, removeExisting: () => void): boolean {
   try {
     makeDirectoryAt(dir, name);
     return true;
@@ -42,17 +42,18 @@ export function makeUnlessDirectory(dir: number, name: string, takeAway: () => v
     closeFd(fd);
     return false;
   }
-  takeAway();
+  removeExisting();
   makeDirectoryAt(dir, name);
   return true;
 }
 
+/** Creates a hard link. @param shown the target in the archive, for messages. */
 export function linkTo(targetDir: number, targetName: string, dir: number, name: string, shown: string): void {
   try {
     makeLinkAt(targetDir, targetName, dir, name);
   } catch (error) {
     if (isErrno(error, 'ENOENT')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is not in this layer`, error);
-    if (isErrno(error, 'EPERM')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is no file`, error);
+    if (isErrno(error, 'EPERM')) throw invalidArgument(`hard link to ${shownPath(shown)}, which is not a file`, error);
     throw error;
   }
 }

@@ -10,13 +10,13 @@ const refusesWith = (path: string, message: RegExp): void =>
       error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message) && !error.message.includes('\n'),
   );
 
-test('toLayerPath() takes names apart, with or without slashes and dots around them', () => {
+test('toLayerPath() splits paths and removes redundant slashes and dots', () => {
   for (const path of ['a/b', './a/b', '/a/b', 'a//b/', 'a/./b', '//a/b//.'])
     assert.deepEqual(toLayerPath(path), { kind: 'node', parent: 'a', name: 'b' });
   for (const path of ['', '.', './', '/', '//.']) assert.deepEqual(toLayerPath(path), { kind: 'root' });
 });
 
-test('toLayerPath() recognises whiteouts, opaque directories and the bookkeeping of aufs', () => {
+test('toLayerPath() recognizes whiteouts, opaque directories and metadata of aufs', () => {
   assert.deepEqual(toLayerPath('a/.wh.b'), { kind: 'whiteout', parent: 'a', name: 'b' });
   assert.deepEqual(toLayerPath('.wh..b'), { kind: 'whiteout', parent: '', name: '.b' });
   assert.deepEqual(toLayerPath('a/.wh..wh..opq'), { kind: 'opaque', parent: 'a' });
@@ -24,12 +24,12 @@ test('toLayerPath() recognises whiteouts, opaque directories and the bookkeeping
   for (const path of ['.wh..wh.plnk/12.34', '.wh..wh.aufs', 'a/.wh..wh.orph']) assert.deepEqual(toLayerPath(path), { kind: 'ignored' });
 });
 
-test('toLayerPath() refuses what could leave the layer', () => {
+test('toLayerPath() refuses paths that could leave the layer', () => {
   for (const path of ['..', '../a', 'a/../b', 'a/..', '/..']) refusesWith(path, /"\.\." component/);
   for (const path of ['.wh.', '.wh..', '.wh...', 'a/.wh...']) refusesWith(path, /names no file/);
 });
 
-test('toLayerPath() refuses what Linux could not name', () => {
+test('toLayerPath() refuses paths beyond the limits of Linux', () => {
   assert.equal(toCleanPath('n'.repeat(255)).length, 255);
   refusesWith('n'.repeat(256), /name of 256 bytes/);
   assert.equal(toCleanPath('d/'.repeat(512)).split('/').length, 512);

@@ -1,8 +1,7 @@
 /**
- * From where an image comes to an image in the store: its manifests resolved and checked, the layers that are missing fetched, all of it published.
+ * Brings an image from a source into the store: resolves and checks its manifests, fetches the missing layers, and publishes it.
  *
- * Does not know whether it comes from a registry or an archive. When it fails, layers that are whole stay for a while, for the next attempt; nothing
- * else does.
+ * The source is a registry or an archive. After a failure, complete layers are kept for a while for the next attempt; all else is removed.
  */
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
@@ -28,9 +27,9 @@ import type { LayerSource, SharedLayers } from './shared-layers.ts';
 /** Where manifests and configs come from. */
 export type DocumentSource = Pick<RegistrySession, 'fetchManifest' | 'fetchSmallBlob'>;
 
-/** What an image is said to be, all of it checked. */
+/** The checked documents of an image. */
 export type ResolvedImage = {
-  /** Of the manifest or index that the name stands for, and of what that led to. */
+  /** Of the manifest or index that the name refers to, and of the manifests reached through it. */
   readonly digests: readonly string[];
   readonly configBytes: Buffer;
   readonly config: ImageConfigBlob;
@@ -38,22 +37,24 @@ export type ResolvedImage = {
   readonly layers: readonly { readonly diffId: string; readonly descriptor: Descriptor }[];
 };
 
-/** Indexes within indexes that are followed. */
+/** The most nested indexes that are followed. */
 const indexDepthMax = 3;
 
 /**
- * @param subject of messages: `image …`.
- * @throws {BerthError} FAILED_PRECONDITION for documents that are not what they should be, NOT_FOUND when nothing fits the platform.
+ * Resolves a manifest or index to the config and layers of the image for a platform.
+ *
+ * @param subject of error messages: `image …`.
+ * @throws {BerthError} FAILED_PRECONDITION for invalid documents, NOT_FOUND when no image matches the platform.
  */
 export async function resolveImage(source: DocumentSource, top: FetchedManifest, platform: Platform, subject: string): Promise<ResolvedImage> {
   let manifest = parseManifest(top.bytes, top.mediaType);
   const digests = [top.digest];
   for (let depth = 0; manifest.kind === 'index'; depth += 1) {
-    if (depth === indexDepthMax) throw failedPrecondition(`${subject}: more than ${indexDepthMax} indexes within each other`);
+    if (depth === indexDepthMax) throw failedPrecondition(`${subject}: more than ${indexDepthMax} nested indexes`);
     const chosen = selectPlatform(manifest.manifests, platform);
     const next = await source.fetchManifest(chosen.digest);
     if (next.bytes.length !== chosen.sizeBytes) {
-      throw failedPrecondition(`${subject}: manifest ${chosen.digest} has ${next.bytes.length} bytes, not ${chosen.sizeBytes}`);
+      throw failedPrecondition(`${subject}: manifest ${chosen.digest}: ${next.bytes.length} bytes instead of ${chosen.sizeBytes}`);
     }
     manifest = parseManifest(next.bytes, next.mediaType);
     digests.push(next.digest);
@@ -62,11 +63,15 @@ export async function resolveImage(source: DocumentSource, top: FetchedManifest,
   return { digests, ...pairLayers(configBytes, manifest.layers, platform) };
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION when the layers are not as many as the config says, NOT_FOUND for an image of another platform. */
+/**
+ * Parses the config and pairs the layers with their diff ids.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION when the number of layers differs, NOT_FOUND for an image of another platform.
+ */
 export function pairLayers(configBytes: Buffer, descriptors: readonly Descriptor[], platform: Platform): Omit<ResolvedImage, 'digests'> {
   const config = parseImageConfig(configBytes);
   checkPlatform(config, platform);
-  // None is fine: an image may be a config alone, and get its files from volumes.
+  // An image without layers is valid: its files may come from volumes.
   checkLayerCount(descriptors, config);
   return { configBytes, config, layers: descriptors.map((descriptor, position) => ({ descriptor, diffId: config.diffIds[position] ?? '' })) };
 }
@@ -83,12 +88,12 @@ export type ObtainRequest = {
 
 export type ObtainedImage = { readonly image: ImageRecord; readonly layers: number; readonly times: readonly LayerTimes[] };
 
-/** @throws {BerthError} as the source and the layers' contents are; the signal's reason when that was aborted. */
+/** Fetches the missing layers and stores the image. @throws {BerthError} of the source or of a layer; the signal's reason when it is aborted. */
 export async function obtainImage(deps: ObtainDeps, request: ObtainRequest): Promise<ObtainedImage> {
   const { image, names, account, signal } = request;
   const { diffIds } = image.config;
   const ownerId = `pull ${randomUUID()}`;
-  // Before looking which layers are there: what is there must stay.
+  // Before checking which layers exist: existing ones must not be removed meanwhile.
   deps.store.lease(ownerId, diffIds);
   await deps.store.layers.forgetDeleted(diffIds);
   const missing = [...new Map(image.layers.map((layer) => [layer.diffId, layer])).values()].filter(
@@ -112,7 +117,7 @@ export async function obtainImage(deps: ObtainDeps, request: ObtainRequest): Pro
   }
 }
 
-/** Whether the next attempt may succeed. An image that is wrong stays wrong. */
+/** Reports whether the next attempt may succeed. An invalid image stays invalid. */
 function isWorthKeeping(error: unknown): boolean {
   return !(
     error instanceof BerthError &&
@@ -120,15 +125,15 @@ function isWorthKeeping(error: unknown): boolean {
   );
 }
 
-/** All missing layers at once; the first failure ends the rest, and is what is thrown once nothing is under way any more. */
+/** Fetches all missing layers concurrently. The first failure cancels the others and is thrown once all have ended. */
 async function fetchLayers(
   deps: ObtainDeps,
-  { source, account, signal: whole }: ObtainRequest,
+  { source, account, signal: callerSignal }: ObtainRequest,
   missing: ResolvedImage['layers'],
 ): Promise<readonly LayerTimes[]> {
   const others = new AbortController();
-  const signal = AbortSignal.any([whole, others.signal]);
-  // Every layer that waits listens.
+  const signal = AbortSignal.any([callerSignal, others.signal]);
+  // Every waiting layer adds a listener.
   setMaxListeners(0, signal);
   const times: LayerTimes[] = [];
   const obtain = ({ diffId, descriptor }: (typeof missing)[number]) =>
@@ -151,7 +156,7 @@ async function fetchLayers(
     }
   });
   await Promise.allSettled(fetches);
-  if (whole.aborted) throw whole.reason;
+  if (callerSignal.aborted) throw callerSignal.reason;
   if (others.signal.aborted) throw others.signal.reason;
   return times;
 }

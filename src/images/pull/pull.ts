@@ -1,7 +1,8 @@
 /**
- * One pull, from a name to an image in the store: resolve, check, fetch the layers that are missing, publish. Equal pulls are joined.
+ * Pulls images: resolves the name, checks the policy, fetches the missing layers, and publishes the image. Identical pulls are joined.
  *
- * When it fails, layers that are whole stay for a while, for the next attempt; nothing else does. Knows no protocol of registries, and unpacks nothing itself.
+ * After a failure, complete layers are kept for a while for the next attempt; all else is removed. Knows no registry protocol, and unpacks
+ * nothing itself.
  */
 import { createHash } from 'node:crypto';
 import { BerthError, codeOf, type ErrorCode, reasonOf } from '../../lib/errors.ts';
@@ -28,13 +29,13 @@ export type PullDeps = {
   /** Undefined: every image is accepted. */
   readonly policy?: SignaturePolicy;
   readonly log?: Log;
-  /** For metrics: told of each pull when it ends; of equal ones that were joined, once. */
+  /** Called at the end of each pull, once for joined pulls; for metrics. */
   readonly observe?: (pull: PullOutcome) => void;
-  /** Each step of a pull is a span, of the first caller where several joined. */
+  /** Creates a span for each step of a pull. Spans of joined pulls belong to the first caller. */
   readonly trace?: Trace;
 };
 
-/** `result`: `OK`, or the code of the failure. `bytes`: compressed ones of layers, as they came; `layers` of a pull that failed are 0. */
+/** `result`: `OK` or the error code. `bytes`: received compressed bytes of layers. `layers`: 0 for a failed pull. */
 export type PullOutcome = {
   readonly result: ErrorCode | 'OK';
   readonly seconds: number;
@@ -44,25 +45,25 @@ export type PullOutcome = {
 };
 
 export type PullRequest = {
-  /** As a user writes it. */
+  /** The image name as given by the user. */
   readonly reference: string;
   readonly auth?: RegistryAuth | undefined;
-  /** Ends the waiting of this caller; the pull goes on as long as anybody waits. Its reason tells late from cancelled. */
+  /** Ends the wait of this caller; the pull continues while other callers wait. Its reason distinguishes a timeout from cancellation. */
   readonly signal: AbortSignal;
-  /** Gets what tells how the pull stands, also one that others began. */
+  /** Receives a function that returns the progress, also when the request joins a running pull. */
   readonly onStart?: (progress: () => Transfer) => void;
 };
 
 export type ImagePuller = {
   /**
-   * Asks the registry what the name means now, also when the image is here, and makes it be in the store, whole, under that name.
+   * Pulls an image. Always resolves the name at the registry, even if the image is present. On return the complete image is stored under the name.
    *
-   * @throws {BerthError} INVALID_ARGUMENT for what is no name; DEADLINE_EXCEEDED or CANCELLED when the signal was aborted; NOT_FOUND,
-   *   UNAUTHENTICATED, UNAVAILABLE (`RegistryUnavailable: …`) as the registry answers; FAILED_PRECONDITION for an image that is not what
-   *   its digests say, or that the policy does not accept (`SignatureValidationFailed: …`); RESOURCE_EXHAUSTED when it does not fit.
+   * @throws {BerthError} INVALID_ARGUMENT for an invalid name; DEADLINE_EXCEEDED or CANCELLED when the signal is aborted; NOT_FOUND,
+   *   UNAUTHENTICATED, UNAVAILABLE (`RegistryUnavailable: …`) by the registry's response; FAILED_PRECONDITION for an invalid image or a
+   *   digest mismatch, or when the policy rejects the image (`SignatureValidationFailed: …`); RESOURCE_EXHAUSTED when the disk is full.
    */
   readonly pullImage: (request: PullRequest) => Promise<ImageRecord>;
-  /** That are under way now. */
+  /** Returns the running pulls. */
   readonly pulls: () => readonly Transfer[];
 };
 
@@ -82,7 +83,7 @@ export function createImagePuller(deps: PullDeps): ImagePuller {
     const result = runPull(deps, { ref, auth, signal: controller.signal, account }).finally(() => {
       if (running.get(key) === pull) running.delete(key);
     });
-    // Nobody may be left to hear of it.
+    // Prevents an unhandled rejection when no caller waits any more.
     result.catch(() => undefined);
     const pull: Running = { result, controller, progress: account.now, waiters: 0 };
     running.set(key, pull);
@@ -91,8 +92,8 @@ export function createImagePuller(deps: PullDeps): ImagePuller {
 
   const pullImage = async (request: PullRequest): Promise<ImageRecord> => {
     const ref = parseReference(request.reference);
-    if (request.signal.aborted) throw givenUp(request.signal, ref);
-    // Whoever may not see an image must not get it by joining one who may.
+    if (request.signal.aborted) throw abortError(request.signal, ref);
+    // Credentials are part of the key: a caller without access must not get the image by joining the pull of one with access.
     const key = createHash('sha256')
       .update(JSON.stringify([formatReference(ref), request.auth ?? null]))
       .digest('hex');
@@ -100,13 +101,13 @@ export function createImagePuller(deps: PullDeps): ImagePuller {
     pull.waiters += 1;
     request.onStart?.(pull.progress);
     try {
-      return await untilAborted(pull.result, request.signal, () => givenUp(request.signal, ref));
+      return await untilAborted(pull.result, request.signal, () => abortError(request.signal, ref));
     } finally {
       pull.waiters -= 1;
       if (pull.waiters === 0 && request.signal.aborted) {
-        // From here on a new request starts anew.
+        // A later request starts a new pull.
         if (running.get(key) === pull) running.delete(key);
-        pull.controller.abort(givenUp(request.signal, ref));
+        pull.controller.abort(abortError(request.signal, ref));
       }
     }
   };
@@ -114,11 +115,11 @@ export function createImagePuller(deps: PullDeps): ImagePuller {
   return { pullImage, pulls: () => [...running.values()].map(({ progress }) => progress()) };
 }
 
-function givenUp(signal: AbortSignal, ref: Reference): BerthError {
+function abortError(signal: AbortSignal, ref: Reference): BerthError {
   if (signal.reason instanceof BerthError) return signal.reason;
-  const isLate = signal.reason instanceof Error && signal.reason.name === 'TimeoutError';
-  const reason = isLate ? 'not done in time' : `given up: ${reasonOf(signal.reason)}`;
-  return new BerthError(isLate ? 'DEADLINE_EXCEEDED' : 'CANCELLED', `pulling image ${formatReference(ref)}: ${reason}`);
+  const isTimeout = signal.reason instanceof Error && signal.reason.name === 'TimeoutError';
+  const reason = isTimeout ? 'deadline exceeded' : `canceled: ${reasonOf(signal.reason)}`;
+  return new BerthError(isTimeout ? 'DEADLINE_EXCEEDED' : 'CANCELLED', `pull image ${formatReference(ref)}: ${reason}`);
 }
 
 async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, toError: () => Error): Promise<T> {
@@ -147,7 +148,7 @@ async function runPull(deps: PullDeps, run: Run): Promise<ImageRecord> {
     const durationMs = Math.round(performance.now() - startedMs);
     deps.observe?.({ result: 'OK', seconds: durationMs / 1000, bytes, layers, retries });
     const bytesPerSecond = Math.round((bytes * 1000) / Math.max(1, durationMs));
-    const told = {
+    const fields = {
       image: formatReference(run.ref),
       id: image.id,
       host,
@@ -158,40 +159,40 @@ async function runPull(deps: PullDeps, run: Run): Promise<ImageRecord> {
       bytesPerSecond,
       spentMs: sumTimes(times),
     };
-    deps.log?.info(told, 'image pulled');
+    deps.log?.info(fields, 'image pulled');
     return image;
   } catch (error) {
     const { receivedBytes: bytes, retries } = run.account.now();
     deps.observe?.({ result: codeOf(error), seconds: (performance.now() - startedMs) / 1000, bytes, layers: 0, retries });
-    throw run.signal.aborted ? givenUp(run.signal, run.ref) : error;
+    throw run.signal.aborted ? abortError(run.signal, run.ref) : error;
   }
 }
 
 async function runSession(deps: PullDeps, run: Run): Promise<ObtainedImage> {
   const session = await deps.registry.openSession(run.ref, run.auth, run.signal, run.account);
   try {
-    const known = await (deps.trace ?? untraced)('pull.look', async () => wholeImage(deps.store, await knownImage(deps.store, session, run.ref)));
-    // Its signatures may be newer than the image.
-    const isAccepted = known !== undefined && deps.policy?.refusal([formatReference(run.ref)], known.signatures) === undefined;
-    return isAccepted ? { image: known, layers: 0, times: [] } : await fetchImage(deps, session, run);
+    const present = await (deps.trace ?? untraced)('pull.look', async () => ifComplete(deps.store, await presentImage(deps.store, session, run.ref)));
+    // If the policy rejects it, continue: the registry may have newer signatures.
+    const isAccepted = present !== undefined && deps.policy?.refusal([formatReference(run.ref)], present.signatures) === undefined;
+    return isAccepted ? { image: present, layers: 0, times: [] } : await fetchImage(deps, session, run);
   } finally {
     session.close();
   }
 }
 
-/** The image, when it is here under this very name and the registry says that the name still means it. */
-async function knownImage(store: ImageStore, session: RegistrySession, ref: Reference): Promise<ImageRecord | undefined> {
+/** Returns the stored image of this name if the registry still resolves the name to it. */
+async function presentImage(store: ImageStore, session: RegistrySession, ref: Reference): Promise<ImageRecord | undefined> {
   if (store.find(formatReference(ref)) === undefined) return undefined;
   const found = await session.resolveTag(ref.digest ?? ref.tag ?? 'latest');
   if (found === undefined || (ref.digest !== undefined && found.digest !== ref.digest)) return undefined;
   const digestName = formatDigest(ref, found.digest);
-  // Looked up again: it may have been removed in the meantime.
+  // Looked up again: it may have been removed meanwhile.
   const image = store.find(formatReference(ref));
   return image?.repoDigests.includes(digestName) ? image : undefined;
 }
 
-/** The image, unless layers of it have been deleted. */
-async function wholeImage(store: ImageStore, image: ImageRecord | undefined): Promise<ImageRecord | undefined> {
+/** Returns the image unless layers of it have been deleted. */
+async function ifComplete(store: ImageStore, image: ImageRecord | undefined): Promise<ImageRecord | undefined> {
   if (image === undefined) return undefined;
   await store.layers.forgetDeleted(image.diffIds);
   return image.diffIds.every((diffId) => store.layers.facts(diffId) !== undefined) ? image : undefined;

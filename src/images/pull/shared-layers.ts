@@ -1,12 +1,12 @@
 /**
- * Layers on their way into the store, each fetched once however many pulls want it at the same time.
+ * Fetches layers into the store. Concurrent pulls share the fetch of a layer.
  *
- * A layer that is whole is published by itself, so that a pull that fails later need not fetch it again. Keeps nothing from removal: a pull has its
- * lease on all layers before it asks here.
+ * Each complete layer is published on its own, so that a pull that fails later need not fetch it again. Does not protect layers from removal: a
+ * pull leases all its layers first.
  *
- * A break within a pull costs the bytes that were lost (blob.ts asks for the rest by range). From one pull to the next, and over a daemon's death, what
- * is kept is whole layers: half of one is the state of a decompressor and two hashes in a worker's memory, which cannot be saved, and to keep its
- * compressed bytes instead every pull would write them all to the disk a second time, for the few that are cut off.
+ * After a broken connection a pull resumes (blob.ts requests the rest by range). Across pulls and restarts of the daemon, only complete layers are
+ * kept. A partial layer is the state of a decompressor and of two hashes in a worker's memory, which cannot be saved; keeping its compressed bytes
+ * would make every pull write them to the disk a second time, for the few pulls that are interrupted.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
@@ -25,36 +25,36 @@ export type LayerRequest = {
   readonly source: LayerSource;
   readonly signal: AbortSignal;
   readonly onBytes: (count: number) => void;
-  /** Told of a layer that this very pull had unpacked. */
+  /** Called if this request unpacked the layer, but not if it waited for another one. */
   readonly onTimes: (times: LayerTimes) => void;
 };
 
 export type SharedLayers = {
-  /** Resolves when the layer is in its place, unpacked and checked. Nothing is under way any more on its behalf alone when it rejects. */
+  /** Resolves when the layer is published, unpacked and checked. When it rejects, no work for this request alone continues. */
   readonly obtain: (request: LayerRequest) => Promise<void>;
 };
 
 export type SharedLayersDeps = { readonly store: ImageStore; readonly unpacker: Pick<Unpacker, 'unpack'>; readonly log?: Log };
 
 export function createSharedLayers(deps: SharedLayersDeps): SharedLayers {
-  const underWay = new Map<string, Promise<void>>();
+  const running = new Map<string, Promise<void>>();
 
   const start = async (request: LayerRequest): Promise<void> => {
     const result = fetchLayer(deps, request);
-    underWay.set(request.diffId, result);
+    running.set(request.diffId, result);
     try {
       await result;
     } finally {
-      underWay.delete(request.diffId);
+      running.delete(request.diffId);
     }
   };
 
   const obtain = async (request: LayerRequest): Promise<void> => {
     while (deps.store.layers.facts(request.diffId) === undefined) {
-      const other = underWay.get(request.diffId);
+      const other = running.get(request.diffId);
       if (other === undefined) return await start(request);
       await settled(other, request.signal);
-      // Whatever stopped the other pull need not stop this one: it has its own registry and credentials.
+      // A failure of the other pull need not affect this one, which has its own registry and credentials.
       request.signal.throwIfAborted();
     }
   };
@@ -62,7 +62,7 @@ export function createSharedLayers(deps: SharedLayersDeps): SharedLayers {
   return { obtain };
 }
 
-/** Resolves when the promise has ended, however it did, or the signal was aborted. */
+/** Resolves when the promise has settled or the signal is aborted. */
 async function settled(promise: Promise<unknown>, signal: AbortSignal): Promise<void> {
   const { promise: aborted, resolve } = Promise.withResolvers<void>();
   const abort = (): void => resolve();
@@ -79,10 +79,10 @@ async function fetchLayer(deps: SharedLayersDeps, request: LayerRequest): Promis
   try {
     return await unpackOnce(deps, request);
   } catch (error) {
-    // A mirror that gives wrong bytes is asked no more, and the registry itself has the last word.
-    const isWrong = error instanceof BerthError && (error.code === 'FAILED_PRECONDITION' || error.code === 'INVALID_ARGUMENT');
-    if (request.signal.aborted || !isWrong || !request.source.avoidMirrors()) throw error;
-    deps.log?.warn({ layer: request.descriptor.digest, reason: error.message }, "a mirror's layer is wrong, asking the registry itself");
+    // A mirror that sent a corrupt layer is not used again; the registry itself decides.
+    const isCorrupt = error instanceof BerthError && (error.code === 'FAILED_PRECONDITION' || error.code === 'INVALID_ARGUMENT');
+    if (request.signal.aborted || !isCorrupt || !request.source.avoidMirrors()) throw error;
+    deps.log?.warn({ layer: request.descriptor.digest, reason: error.message }, 'corrupt layer from mirror, retrying at the registry');
     return await unpackOnce(deps, request);
   }
 }
@@ -94,11 +94,12 @@ async function unpackOnce(deps: SharedLayersDeps, request: LayerRequest): Promis
     const job = { directory: filesDir, tarSplitFile, digest: descriptor.digest, diffId, sizeBytes: descriptor.sizeBytes };
     const open = async () => (await source.openBlob(descriptor)).stream;
     const { refusedXattrs, times, ...facts } = await deps.unpacker.unpack(job, open, request.signal, request.onBytes);
-    if (refusedXattrs.length > 0) deps.log?.warn({ layer: descriptor.digest, refusedXattrs }, 'the file system does not take these attributes');
+    if (refusedXattrs.length > 0)
+      deps.log?.warn({ layer: descriptor.digest, refusedXattrs }, 'extended attributes not supported by the file system, skipped');
     request.onTimes(times);
     await deps.store.layers.publish({ diffId, stagingDir, facts });
   } finally {
-    // What was published is not there any more.
+    // Does nothing after publish(), which has moved the directory.
     await deps.store.layers.discard(stagingDir);
   }
 }

@@ -12,24 +12,28 @@ describe('credentialsFrom()', () => {
   const cases: readonly (readonly [string, Partial<RegistryAuth>, unknown])[] = [
     ['nothing', {}, { kind: 'anonymous' }],
     ['user and password', { username: 'u', password: 'p' }, basic('u', 'p')],
-    ['user before all others', { username: 'u', password: 'p', identityToken: 'i', auth: base64('a:b'), registryToken: 'r' }, basic('u', 'p')],
+    [
+      'user and password before all others',
+      { username: 'u', password: 'p', identityToken: 'i', auth: base64('a:b'), registryToken: 'r' },
+      basic('u', 'p'),
+    ],
     ['user without password', { username: 'u' }, basic('u', '')],
     ['identity token beside a placeholder user', { username: '<token>', identityToken: 'i' }, { kind: 'identity-token', token: 'i' }],
     ['identity token before auth', { identityToken: 'i', auth: base64('a:b') }, { kind: 'identity-token', token: 'i' }],
     ['auth', { auth: base64('a:b:c') }, basic('a', 'b:c')],
-    ['auth with NULs at its end', { auth: base64('a:b\0\0') }, basic('a', 'b')],
+    ['auth with trailing NULs', { auth: base64('a:b\0\0') }, basic('a', 'b')],
     ['auth with line breaks', { auth: `${base64('abc:def').slice(0, 4)}\r\n${base64('abc:def').slice(4)}` }, basic('abc', 'def')],
     ['auth in UTF-8', { auth: base64('ü:ß') }, basic('ü', 'ß')],
     ['registry token', { registryToken: 'r' }, { kind: 'bearer', token: 'r' }],
-    ['for this server', { username: 'u', password: 'p', serverAddress: 'https://r.io:5000/v1/' }, basic('u', 'p')],
-    ['for another server', { username: 'u', password: 'p', serverAddress: 'https://other.io' }, { kind: 'anonymous' }],
-    ['malformed, but for another server', { auth: '!', serverAddress: 'other.io' }, { kind: 'anonymous' }],
+    ['credentials for this server', { username: 'u', password: 'p', serverAddress: 'https://r.io:5000/v1/' }, basic('u', 'p')],
+    ['credentials for another server', { username: 'u', password: 'p', serverAddress: 'https://other.io' }, { kind: 'anonymous' }],
+    ['malformed credentials for another server', { auth: '!', serverAddress: 'other.io' }, { kind: 'anonymous' }],
   ];
   for (const [name, auth, expected] of cases) {
     test(`reads ${name}`, () => assert.deepEqual(credentialsFrom({ ...none, ...auth }, 'r.io:5000'), expected));
   }
 
-  test('reads no credentials at all as anonymous', () => assert.deepEqual(credentialsFrom(undefined, 'r.io'), { kind: 'anonymous' }));
+  test('treats missing credentials as anonymous', () => assert.deepEqual(credentialsFrom(undefined, 'r.io'), { kind: 'anonymous' }));
 
   for (const auth of [
     { auth: 'YTpiY' },
@@ -39,7 +43,7 @@ describe('credentialsFrom()', () => {
     { registryToken: 'a\r\nb: c' },
     { registryToken: 'ü' },
   ]) {
-    test(`refuses ${JSON.stringify(auth)} without repeating it`, () => {
+    test(`refuses ${JSON.stringify(auth)} without quoting it`, () => {
       assert.throws(
         () => credentialsFrom({ ...none, ...auth }, 'r.io'),
         (error) =>
@@ -51,7 +55,7 @@ describe('credentialsFrom()', () => {
   }
 });
 
-test('isAddressOf() compares hosts, whatever is around them', () => {
+test('isAddressOf() compares only the host of an address', () => {
   const same: readonly (readonly [string, string])[] = [
     ['r.io', 'r.io'],
     ['HTTPS://R.io/v2/', 'r.io'],
@@ -73,7 +77,7 @@ test('isAddressOf() compares hosts, whatever is around them', () => {
   for (const [address, host] of different) assert.ok(!isAddressOf(address, host), `${address} ${host}`);
 });
 
-test('secretsOf() names what must not be shown', () => {
+test('secretsOf() returns the strings that must not be shown', () => {
   assert.deepEqual(secretsOf({ kind: 'basic', username: 'u', password: 'p' }), ['p', base64('u:p')]);
   assert.deepEqual(secretsOf({ kind: 'bearer', token: 't' }), ['t']);
   assert.deepEqual(secretsOf({ kind: 'anonymous' }), []);
@@ -116,7 +120,7 @@ describe('parseChallenges()', () => {
     });
   }
 
-  test('never throws and always ends', () => {
+  test('never throws and always terminates', () => {
     const random = createRandom(2);
     const fragments = ['"', '\\', '=', ',', ' ', 'Bearer ', 'Basic ', 'realm=', '"x', '\t', '\r\n', '=='];
     for (let round = 0; round < 5000; round += 1) {
@@ -133,18 +137,18 @@ describe('toTokenRequest()', () => {
     assert.ok(challenge);
     return toTokenRequest(challenge, scheme, 'repository:own:pull');
   };
-  test('takes realm, service and scope', () => {
+  test('reads realm, service and scope', () => {
     const { realm, service, scope } = request('Bearer realm="https://a/t?x=1",service="s",scope="c"') ?? {};
     assert.deepEqual([realm?.href, service, scope], ['https://a/t?x=1', 's', 'c']);
   });
-  test('uses its own scope where none is named', () => assert.equal(request('Bearer realm="https://a/t"')?.scope, 'repository:own:pull'));
+  test('uses the fallback scope if the challenge has none', () => assert.equal(request('Bearer realm="https://a/t"')?.scope, 'repository:own:pull'));
   for (const realm of ['', 'relative', 'file:///etc/passwd', 'http://a/t', 'https://user:pass@a/t', 'javascript:1']) {
     test(`refuses realm ${JSON.stringify(realm)} for a registry with TLS`, () => assert.equal(request(`Bearer realm="${realm}"`), undefined));
   }
-  test('takes a realm without TLS for a registry without', () => assert.ok(request('Bearer realm="http://a/t"', 'http')));
+  test('accepts a realm without TLS for a registry without TLS', () => assert.ok(request('Bearer realm="http://a/t"', 'http')));
 });
 
-test('parseTokenResponse() takes either name of the token, and a lifetime within a minute and a day', () => {
+test('parseTokenResponse() accepts either name of the token, and bounds its lifetime', () => {
   const parse = (value: unknown) => parseTokenResponse(Buffer.from(JSON.stringify(value)));
   assert.deepEqual(parse({ token: 't' }), { token: 't', lifetimeMs: 60_000 });
   assert.deepEqual(parse({ token: '', access_token: 'a', expires_in: 300 }), { token: 'a', lifetimeMs: 300_000 });

@@ -1,17 +1,17 @@
 /**
- * Who asks: the credentials of a pull request, and the challenges by which a registry says what it wants to see.
+ * Credentials of a pull request, and the authentication challenges of a registry.
  *
- * Pure: never sends anything. No message made here contains a credential.
+ * Pure: never sends anything. No error message contains a credential.
  */
 import { invalidArgument } from '../../lib/errors.ts';
 
-/** As the CRI request carries it; '' where unset. */
+/** The fields of the CRI request; '' when unset. */
 export type RegistryAuth = {
   readonly username: string;
   readonly password: string;
   /** Base64 of `username:password`. */
   readonly auth: string;
-  /** The registry that these are for, '' when the request does not say. */
+  /** The registry that the credentials are for; '' when not specified. */
   readonly serverAddress: string;
   readonly identityToken: string;
   readonly registryToken: string;
@@ -20,27 +20,27 @@ export type RegistryAuth = {
 export type Credentials =
   | { readonly kind: 'anonymous' }
   | { readonly kind: 'basic'; readonly username: string; readonly password: string }
-  /** A refresh token, to be exchanged at the token service. */
+  /** A refresh token, exchanged at the token service. */
   | { readonly kind: 'identity-token'; readonly token: string }
-  /** Ready to be sent to the registry. */
+  /** Sent to the registry as it is. */
   | { readonly kind: 'bearer'; readonly token: string };
 
-/** One challenge of a WWW-Authenticate header; the scheme and the names of parameters in lower case. */
+/** One challenge of a WWW-Authenticate header. The scheme and the parameter names are in lower case. */
 export type Challenge = { readonly scheme: string; readonly parameters: ReadonlyMap<string, string> };
 
-/** What may stand in a header after `Bearer `: visible ASCII. */
+/** The characters allowed in a header after `Bearer `: visible ASCII. */
 const bearerPattern = /^[\x21-\x7e]{1,65536}$/;
 const dockerHubNames: readonly string[] = ['docker.io', 'index.docker.io', 'registry-1.docker.io'];
 
 /**
- * The credentials that a request carries for a registry. Those for another `serverAddress` are none.
+ * Returns the credentials in a request for a registry. Credentials for another `serverAddress` are ignored.
  *
  * @param host with optional port, as in an image name.
  * @throws {BerthError} INVALID_ARGUMENT when `auth` is not base64 of `username:password`, or a token cannot be sent.
  */
 export function credentialsFrom(auth: RegistryAuth | undefined, host: string): Credentials {
   if (auth === undefined || (auth.serverAddress !== '' && !isAddressOf(auth.serverAddress, host))) return { kind: 'anonymous' };
-  // A user name beside an identity token is a placeholder of docker login.
+  // With an identity token, docker login writes a placeholder as user name.
   if (auth.username !== '' && (auth.password !== '' || auth.identityToken === '')) {
     return { kind: 'basic', username: auth.username, password: auth.password };
   }
@@ -51,7 +51,7 @@ export function credentialsFrom(auth: RegistryAuth | undefined, host: string): C
   return { kind: 'bearer', token: auth.registryToken };
 }
 
-/** Whether `https://registry.example/v1/`, or the host alone, means the host. */
+/** Reports whether an address, such as `https://registry.example/v1/` or `registry.example`, is that of the host. */
 export function isAddressOf(serverAddress: string, host: string): boolean {
   const address = serverAddress.replace(/^https?:\/\//i, '').replace(/[/?#].*$/s, '');
   return canonicalHost(address) === canonicalHost(host);
@@ -68,17 +68,17 @@ function decodeBasic(text: string): Credentials {
   if (base64.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(base64)) throw refuse('is not base64');
   const decoded = Buffer.from(base64, 'base64').toString('utf8');
   const colon = decoded.indexOf(':');
-  if (colon < 0) throw refuse('holds no colon between user name and password');
+  if (colon < 0) throw refuse('has no colon between user name and password');
   // Some tools pad the decoded text with NULs.
   return { kind: 'basic', username: decoded.slice(0, colon), password: decoded.slice(colon + 1).replace(/\0+$/, '') };
 }
 
-/** The header that goes with credentials that need no token service. */
+/** Returns the Authorization header for basic authentication. */
 export function basicAuthorization(username: string, password: string): string {
   return `Basic ${Buffer.from(`${username}:${password}`, 'utf8').toString('base64')}`;
 }
 
-/** What must not appear in a message about a request with these credentials. */
+/** Returns the strings that must not appear in any message. */
 export function secretsOf(credentials: Credentials): readonly string[] {
   if (credentials.kind === 'anonymous') return [];
   if (credentials.kind !== 'basic') return [credentials.token];
@@ -88,12 +88,12 @@ export function secretsOf(credentials: Credentials): readonly string[] {
 }
 
 /**
- * The challenges of one or several WWW-Authenticate headers joined by commas. What is malformed is left out; the rest stands.
+ * Parses one or several WWW-Authenticate headers joined by commas. Skips malformed elements.
  * Source: RFC 9110 section 11.6.1.
  */
 export function parseChallenges(header: string): readonly Challenge[] {
   const challenges: { scheme: string; parameters: Map<string, string> }[] = [];
-  // Either `name = value`, or a name that begins a challenge, with a token68 after it where there is one.
+  // Either `name = value`, or a name that starts a challenge, optionally followed by a token68.
   const element = /[\s,]*(?:([!#$%&'*+.^_`|~\w-]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",=]+)(?=\s*(?:,|$)))|(?=[\s,]|$))|[^\s,]+)/gsy;
   for (let match = element.exec(header); match !== null && match[0] !== ''; match = element.exec(header)) {
     const [, name, inQuotes, bare] = match;
@@ -104,12 +104,14 @@ export function parseChallenges(header: string): readonly Challenge[] {
   return challenges;
 }
 
-/** Where and for what a token is to be had. */
+/** A request to a token service. */
 export type TokenRequest = { readonly realm: URL; readonly service: string; readonly scope: string };
 
 /**
- * @param fallbackScope where the registry names none.
- * @returns undefined when the challenge names no usable token service. One without TLS is no place for the credentials of a registry with TLS.
+ * Returns the token request that a challenge demands.
+ *
+ * @param fallbackScope used when the challenge has no scope.
+ * @returns undefined when the challenge has no usable token service. A registry with TLS must not use a token service without it.
  */
 export function toTokenRequest(challenge: Challenge, registryScheme: 'http' | 'https', fallbackScope: string): TokenRequest | undefined {
   const realm = URL.parse(challenge.parameters.get('realm') ?? '');
@@ -120,10 +122,10 @@ export function toTokenRequest(challenge: Challenge, registryScheme: 'http' | 'h
 }
 
 /**
- * The token in a token service's answer, and for how long it may be used.
- * Source: distribution spec of tokens, "token" or "access_token", 60 s where nothing is said.
+ * Parses the response of a token service: the token and its lifetime.
+ * Source: distribution spec of tokens: "token" or "access_token", 60 s by default.
  *
- * @returns undefined when there is none that could be sent.
+ * @returns undefined when there is no valid token.
  */
 export function parseTokenResponse(bytes: Buffer): { token: string; lifetimeMs: number } | undefined {
   let answer: unknown;

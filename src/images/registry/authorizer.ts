@@ -1,7 +1,7 @@
 /**
- * Answers one registry host's challenges: basic credentials, or a token fetched from its token service and kept until it expires.
+ * Answers the authentication challenges of one registry host, with basic credentials or with a token from its token service.
  *
- * Tokens live as long as one pull: one pod's credentials never serve another's. Never logs, never shows a credential.
+ * Tokens are kept until they expire, and never longer than one pull: credentials of one pod never serve another. Never logs or shows a credential.
  */
 import {
   basicAuthorization,
@@ -25,20 +25,20 @@ export type AuthorizerDeps = {
 };
 
 export type Authorizer = {
-  /** The header for the next request; undefined before the first challenge. Renews an expired token. */
+  /** Returns the Authorization header for the next request; undefined before the first challenge. Renews an expired token. */
   authorization(): Promise<string | undefined>;
   /**
-   * Learns from a 401.
+   * Handles the challenge of a 401 response.
    *
-   * @param used the header of the request that was refused.
-   * @returns whether the request is worth repeating with the new header.
+   * @param used the header of the refused request.
+   * @returns true if the request should be repeated with the new header.
    */
   learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean>;
-  /** What no message may show. */
+  /** Returns the strings that must not appear in any message. */
   secrets(): readonly string[];
 };
 
-/** Renewed this long before its end, so that it does not expire on the way. */
+/** A token is renewed this long before it expires, so that it does not expire in transit. */
 const tokenMarginMs = 5000;
 const tokenResponseBytesMax = 256 << 10;
 const clientId = 'berth';
@@ -47,8 +47,8 @@ type Granted = { readonly header: string; readonly expiresAtMs: number; readonly
 
 export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, credentials: Credentials, scope: string): Authorizer {
   let granted: Granted | undefined;
-  /** Requests that are refused at once wait for one token. */
-  let underWay: Promise<void> | undefined;
+  /** Concurrent requests share one token request. */
+  let running: Promise<void> | undefined;
 
   async function authorization(): Promise<string | undefined> {
     if (granted?.request !== undefined && Date.now() > granted.expiresAtMs - tokenMarginMs) await obtain(granted.request);
@@ -56,7 +56,7 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
   }
 
   async function learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
-    if (underWay !== undefined) await underWay;
+    if (running !== undefined) await running;
     if (granted !== undefined && granted.header !== used) return true;
     const answer = answerTo(parseChallenges(wwwAuthenticate), host, credentials, scope);
     if (answer === undefined) return false;
@@ -66,14 +66,14 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
   }
 
   function obtain(request: TokenRequest): Promise<void> {
-    underWay ??= fetchToken(deps, host, credentials, request)
+    running ??= fetchToken(deps, host, credentials, request)
       .then((token) => {
         granted = token;
       })
       .finally(() => {
-        underWay = undefined;
+        running = undefined;
       });
-    return underWay;
+    return running;
   }
 
   return {
@@ -83,7 +83,7 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
   };
 }
 
-/** A header at once, or where to get a token; undefined when these credentials cannot answer. Tokens before passwords. */
+/** Returns a header, or a token request; undefined when the credentials cannot answer the challenges. Prefers tokens to passwords. */
 function answerTo(challenges: readonly Challenge[], host: RegistryHost, credentials: Credentials, scope: string): string | TokenRequest | undefined {
   const bearer = challenges.find((challenge) => challenge.scheme === 'bearer');
   if (bearer !== undefined && credentials.kind === 'bearer') return `Bearer ${credentials.token}`;
@@ -94,7 +94,7 @@ function answerTo(challenges: readonly Challenge[], host: RegistryHost, credenti
 }
 
 async function fetchToken(deps: AuthorizerDeps, host: RegistryHost, credentials: Credentials, request: TokenRequest): Promise<Granted> {
-  const askedAtMs = Date.now();
+  const requestedAtMs = Date.now();
   const { message } = await deps.transport.send(toHttpRequest(host, credentials, request)).catch((error: unknown) => {
     const { kind, message: reason, isLasting } = failureOfError(error);
     throw new HostFailure(kind, `token service ${request.realm.host}: ${reason}`, { isLasting, cause: error });
@@ -104,13 +104,13 @@ async function fetchToken(deps: AuthorizerDeps, host: RegistryHost, credentials:
     const explanation = explanationOf(await readExplanation(message, deps.stallTimeoutMs, deps.signal), secretsOf(credentials));
     discard(message);
     const failure = failureOfStatus(status, message.headers['retry-after'], explanation, Date.now());
-    // A token service answers 400 to a refresh token that it no longer knows, and 404 says nothing about the image.
+    // A token service answers 400 to an unknown refresh token; its 404 does not mean that the image is missing.
     const kind = status === 400 ? 'unauthorized' : failure.kind === 'missing' ? 'wrong' : failure.kind;
     throw new HostFailure(kind, `token service ${request.realm.host}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
   }
   const token = parseTokenResponse(await readBody(message, tokenResponseBytesMax, deps.stallTimeoutMs, deps.signal));
-  if (token === undefined) throw new HostFailure('wrong', `token service ${request.realm.host}: its answer holds no token`);
-  return { header: `Bearer ${token.token}`, expiresAtMs: askedAtMs + token.lifetimeMs, request };
+  if (token === undefined) throw new HostFailure('wrong', `token service ${request.realm.host}: no token in the response`);
+  return { header: `Bearer ${token.token}`, expiresAtMs: requestedAtMs + token.lifetimeMs, request };
 }
 
 function toHttpRequest(host: RegistryHost, credentials: Credentials, { realm, service, scope }: TokenRequest): HttpRequest {

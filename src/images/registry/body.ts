@@ -1,23 +1,23 @@
 /**
- * Reads bodies of responses: whole ones up to a limit, long ones as chunks, both with a deadline on silence.
+ * Reads response bodies: complete ones up to a limit, long ones as chunks, both with a timeout for each wait.
  *
- * Knows nothing of registries or digests.
+ * Knows nothing about registries or digests.
  */
 import type { IncomingMessage } from 'node:http';
 import { HostFailure } from './registry-error.ts';
 
 /**
- * The chunks of a body as they arrive. Only waiting for the sender counts as silence, not a reader that takes its time.
+ * Yields the chunks of a body as they arrive. The timeout applies only while waiting for the sender, not while the reader is busy.
  *
  * @throws {Error} of the connection; HostFailure `unreachable` after `stallTimeoutMs` without a byte.
  */
 export async function* chunksOf(message: IncomingMessage, stallTimeoutMs: number, signal: AbortSignal): AsyncGenerator<Buffer> {
   let isWaiting = false;
-  const silent = () => {
-    if (isWaiting) message.destroy(new HostFailure('unreachable', `sent no byte for ${stallTimeoutMs / 1000} s`));
+  const onStall = () => {
+    if (isWaiting) message.destroy(new HostFailure('unreachable', `no data received for ${stallTimeoutMs / 1000} s`));
   };
-  const timer = setTimeout(silent, stallTimeoutMs);
-  const abort = () => message.destroy(new HostFailure('wrong', 'the pull is over'));
+  const timer = setTimeout(onStall, stallTimeoutMs);
+  const abort = () => message.destroy(new HostFailure('wrong', 'the pull has ended'));
   signal.addEventListener('abort', abort);
   const iterator = message[Symbol.asyncIterator]();
   try {
@@ -34,13 +34,13 @@ export async function* chunksOf(message: IncomingMessage, stallTimeoutMs: number
     clearTimeout(timer);
     signal.removeEventListener('abort', abort);
     message.on('error', () => undefined);
-    // Read to its end it is already gone, and its connection kept.
+    // After the end of the body this does nothing, and the connection is kept.
     await iterator.return?.();
   }
 }
 
 /**
- * A whole body.
+ * Reads a complete body.
  *
  * @throws {Error} as chunksOf(); HostFailure `wrong` for more than `bytesMax`.
  */
@@ -49,13 +49,13 @@ export async function readBody(message: IncomingMessage, bytesMax: number, stall
   let lengthBytes = 0;
   for await (const chunk of chunksOf(message, stallTimeoutMs, signal)) {
     lengthBytes += chunk.length;
-    if (lengthBytes > bytesMax) throw new HostFailure('wrong', `sends more than ${bytesMax} bytes`);
+    if (lengthBytes > bytesMax) throw new HostFailure('wrong', `response exceeds ${bytesMax} bytes`);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks, lengthBytes);
 }
 
-/** As much of a body as may hold an explanation; empty when it breaks off. */
+/** Reads the body of an error response; returns an empty buffer when it is too long or incomplete. */
 export async function readExplanation(message: IncomingMessage, stallTimeoutMs: number, signal: AbortSignal): Promise<Buffer> {
   return await readBody(message, explanationBytesMax, Math.min(stallTimeoutMs, explanationWaitMs), signal).catch(() => Buffer.alloc(0));
 }

@@ -1,7 +1,7 @@
 /**
- * Asks one host for something of one repository: the request's path and headers, authorisation, and what a refusal means.
+ * Sends requests for one repository to one host: URL and headers, authorization, and the meaning of error responses.
  *
- * Tries once; registry.ts decides about other attempts and other hosts.
+ * Tries once, except after a challenge; registry.ts decides about retries and other hosts.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Reference } from '../document/reference.ts';
@@ -14,10 +14,10 @@ import type { Transport } from './transport.ts';
 
 export type HostRequest = {
   readonly method: 'GET' | 'HEAD';
-  /** Below the repository, e.g. `manifests/latest`. */
+  /** Path below the repository, such as `manifests/latest`. */
   readonly resource: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** Others are failures. */
+  /** The expected statuses; others are failures. */
   readonly statuses: readonly number[];
 };
 
@@ -25,7 +25,7 @@ export type HostClient = {
   readonly host: RegistryHost;
   /** `https://mirror.example:5000`, for messages. */
   readonly origin: string;
-  /** @throws {HostFailure} always of this type. */
+  /** @throws {HostFailure} and no other error. */
   request(request: HostRequest): Promise<IncomingMessage>;
 };
 
@@ -35,7 +35,7 @@ export type HostClientDeps = {
   readonly signal: AbortSignal;
 };
 
-/** Challenges answered for one request: the first, and the one when a token turns out to have expired. */
+/** Challenges answered for one request: the first one, and one for an expired token. */
 const challengesMax = 2;
 
 export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: Reference, credentials: Credentials): HostClient {
@@ -52,19 +52,19 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
         tls: host.tls,
       });
       if (request.statuses.includes(message.statusCode ?? 0)) return message;
-      // What storage elsewhere answers after a redirect is no challenge of the registry's.
+      // After a redirect to other storage, a 401 is not a challenge of the registry.
       const isChallenge = message.statusCode === 401 && challenges < challengesMax && url.host === host.host;
-      const failure = await refusal(message, url);
+      const failure = await failureOf(message, url);
       if (!isChallenge || !(await authorizer.learn(message.headers['www-authenticate'] ?? '', authorization))) throw failure;
     }
   }
 
-  async function refusal(message: IncomingMessage, url: URL): Promise<HostFailure> {
+  async function failureOf(message: IncomingMessage, url: URL): Promise<HostFailure> {
     const body = await readExplanation(message, deps.stallTimeoutMs, deps.signal);
     const secrets = [...authorizer.secrets(), ...Object.values(host.headers).flat()].filter((secret) => secret !== '');
     const failure = failureOfStatus(message.statusCode ?? 0, message.headers['retry-after'], explanationOf(body, secrets), Date.now());
     if (url.host === host.host) return failure;
-    // Storage's 403 is a signature that expired, not a verdict on credentials: a new redirect may bring a better one.
+    // A 403 of the storage means an expired URL signature, not wrong credentials: a new redirect has a new signature.
     const kind = failure.kind === 'unauthorized' ? 'busy' : failure.kind;
     return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
   }

@@ -1,7 +1,7 @@
 /**
- * Reads a registry's configuration: `<directory>/<registry>/hosts.toml`, or the certificate files of the older Docker style.
+ * Reads the configuration of a registry: `<directory>/<registry>/hosts.toml`, or certificate files in Docker's older layout.
  *
- * Read anew for every pull, so that a change needs no restart. Never writes, never contacts a host.
+ * Reads it for every pull, so that a change needs no restart. Never writes, never contacts a host.
  */
 import { open, readdir } from 'node:fs/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
@@ -10,9 +10,10 @@ import { defaultHost, hostDirectoryNames, parseHostsFile, type RegistryHost, typ
 const hostsFileBytesMax = 1 << 20;
 
 /**
- * @param registryDir may be absent; '' for none.
- * @returns hosts to ask in this order; the registry itself is the last.
- * @throws {BerthError} FAILED_PRECONDITION when a file there cannot be read or used.
+ * Returns the hosts of a registry in the order in which they are tried. The registry itself is the last one.
+ *
+ * @param registryDir need not exist; '' for none.
+ * @throws {BerthError} FAILED_PRECONDITION when a file cannot be read or is invalid.
  */
 export async function loadRegistryHosts(registryDir: string, domain: string): Promise<readonly RegistryHost[]> {
   if (registryDir === '') return [defaultHost(domain)];
@@ -31,7 +32,7 @@ async function listFiles(directory: string): Promise<readonly string[] | undefin
     return (await readdir(directory)).sort();
   } catch (error) {
     if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return undefined;
-    throw failedPrecondition(`reading registry configuration ${directory}: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`read registry configuration ${directory}: ${reasonOf(error)}`, error);
   }
 }
 
@@ -39,18 +40,18 @@ async function readText(path: string): Promise<string> {
   try {
     await using file = await open(path, 'r');
     const { size } = await file.stat();
-    if (size > hostsFileBytesMax) throw failedPrecondition(`${path}: ${size} bytes, more than the ${hostsFileBytesMax} that are allowed`);
+    if (size > hostsFileBytesMax) throw failedPrecondition(`${path}: size of ${size} bytes exceeds the limit of ${hostsFileBytesMax}`);
     return await file.readFile('utf8');
   } catch (error) {
-    throw error instanceof BerthError ? error : failedPrecondition(`reading registry configuration ${path}: ${reasonOf(error)}`, error);
+    throw error instanceof BerthError ? error : failedPrecondition(`read registry configuration ${path}: ${reasonOf(error)}`, error);
   }
 }
 
-/** `*.crt` are authorities, `x.cert` with `x.key` identify the client. */
+/** `*.crt` are certificate authorities; `x.cert` and `x.key` are a client certificate and its key. */
 function toTlsFiles(directory: string, files: readonly string[]): TlsFiles {
   const pairs = files.filter((name) => name.endsWith('.cert')).map((name) => ({ cert: name, key: name.replace(/\.cert$/, '.key') }));
   const incomplete = pairs.find((pair) => !files.includes(pair.key));
-  if (incomplete !== undefined) throw failedPrecondition(`${directory}: ${incomplete.cert} has no ${incomplete.key} beside it`);
+  if (incomplete !== undefined) throw failedPrecondition(`${directory}: missing ${incomplete.key} for ${incomplete.cert}`);
   return {
     caFiles: files.filter((name) => name.endsWith('.crt')).map((name) => `${directory}/${name}`),
     clientPairs: pairs.map((pair) => ({ certFile: `${directory}/${pair.cert}`, keyFile: `${directory}/${pair.key}` })),

@@ -30,7 +30,7 @@ ca = "up.pem"
 `;
 
 describe('parseHostsFile()', () => {
-  test('reads mirrors in their order, and the server last', () => {
+  test('returns the mirrors in their order, then the server', () => {
     assert.deepEqual(parse(example), [
       {
         scheme: 'https',
@@ -61,7 +61,7 @@ describe('parseHostsFile()', () => {
     ]);
   });
 
-  test('an empty file means the registry itself', () => {
+  test('returns the registry itself for an empty file', () => {
     assert.deepEqual(parse(''), [defaultHost('r.io')]);
     assert.deepEqual(parse('', 'docker.io'), [defaultHost('docker.io')]);
     assert.equal(parse('skip_verify = true')[0]?.tls.skipVerify, true);
@@ -75,34 +75,34 @@ describe('parseHostsFile()', () => {
     ['"https://m.io/v2/proxy"', 'https://m.io', '/v2/proxy/v2'],
   ];
   for (const [key, origin, basePath] of paths) {
-    test(`takes the host ${key}`, () => {
+    test(`accepts the host ${key}`, () => {
       const [host] = parse(`[host.${key}]`);
       assert.deepEqual([`${host?.scheme}://${host?.host}`, host?.basePath], [origin, basePath]);
     });
   }
 
-  test('override_path takes the path as it is', () => {
+  test('uses the path unchanged with override_path', () => {
     assert.equal(parse('[host."https://m.io/v2/proxy/"]\noverride_path = true')[0]?.basePath, '/v2/proxy');
   });
 
   const refused: readonly (readonly [string, string, RegExp])[] = [
-    ['what is not TOML', 'server =', /hosts\.toml: /],
-    ['a scheme that is not http', '[host."ftp://m.io"]', /not an http or https URL/],
-    ['an unusable URL', 'server = "https://"', /not an http or https URL/],
-    ['credentials in a URL', 'server = "https://u:p@m.io"', /must not hold credentials/],
+    ['invalid TOML', 'server =', /hosts\.toml: /],
+    ['a scheme other than http and https', '[host."ftp://m.io"]', /not an http or https URL/],
+    ['an invalid URL', 'server = "https://"', /not an http or https URL/],
+    ['credentials in a URL', 'server = "https://u:p@m.io"', /must not contain credentials/],
     ['a query', 'server = "https://m.io?x=1"', /query/],
-    ['an unknown capability', '[host."m.io"]\ncapabilities = ["pul"]', /"pul" is unknown/],
-    ['capabilities of a wrong type', '[host."m.io"]\ncapabilities = 1', /capabilities: should be/],
-    ['a flag that is text', 'skip_verify = "yes"', /skip_verify: should be true or false/],
-    ['a client of three', 'client = [["a", "b", "c"]]', /client: should be pairs/],
-    ['a ca that is empty', 'ca = ""', /ca: should be a path/],
-    ['a header with a line break', '[header]\nx = "a\\nb: c"', /header\.x: should be one line/],
-    ['a header of a strange name', '[header]\n"a b" = "c"', /not a name of a header/],
-    ['a host that is no table', 'host = 1', /host: should be an object/],
-    ['a server that is a number', 'server = 1', /server: should be a text/],
+    ['an unknown capability', '[host."m.io"]\ncapabilities = ["pul"]', /unknown capability "pul"/],
+    ['capabilities of a wrong type', '[host."m.io"]\ncapabilities = 1', /capabilities: must be/],
+    ['a flag that is a string', 'skip_verify = "yes"', /skip_verify: must be true or false/],
+    ['a client with three files', 'client = [["a", "b", "c"]]', /client: must be pairs/],
+    ['an empty ca', 'ca = ""', /ca: must be a path/],
+    ['a header with a line break', '[header]\nx = "a\\nb: c"', /header\.x: must be a line/],
+    ['an invalid header name', '[header]\n"a b" = "c"', /invalid header name/],
+    ['a host that is not a table', 'host = 1', /host: must be an object/],
+    ['a server that is a number', 'server = 1', /server: must be a string/],
   ];
   for (const [name, text, pattern] of refused) {
-    test(`refuses ${name}, naming the file`, () => {
+    test(`refuses ${name} and names the file`, () => {
       assert.throws(
         () => parse(text),
         (error) =>
@@ -115,7 +115,7 @@ describe('parseHostsFile()', () => {
     });
   }
 
-  test('gives for any text at least one host, or FAILED_PRECONDITION', () => {
+  test('returns at least one host for arbitrary text, or throws FAILED_PRECONDITION', () => {
     const random = createRandom(5);
     for (let round = 0; round < 3000; round += 1) {
       const text = mutated(random, example, ['"', '[', ']', '=', '\n', '1', 'true', '[host]', '__proto__', '://', '@', '\0', '[header]\n']);
@@ -128,7 +128,7 @@ describe('parseHostsFile()', () => {
   });
 });
 
-test('defaultHost() uses TLS everywhere but on the loopback, and knows where docker.io is', () => {
+test('defaultHost() uses TLS except on loopback addresses, and knows the host of docker.io', () => {
   const origin = (domain: string) => `${defaultHost(domain).scheme}://${defaultHost(domain).host}`;
   assert.deepEqual(
     ['docker.io', 'r.io:5000', 'localhost:5000', '127.0.0.1', '127.9.9.9:80', '[::1]:5000', 'localhost.evil.io', '127.0.0.1.nip.io'].map(origin),
@@ -147,20 +147,20 @@ test('defaultHost() uses TLS everywhere but on the loopback, and knows where doc
   assert.equal(defaultHost('127.0.0.1', { ...noTls, caFiles: ['/ca'] }).scheme, 'https');
 });
 
-test('needsNamespace() is for every host but the one that the name means', () => {
+test('needsNamespace() is true for every host except the registry in the name', () => {
   assert.equal(needsNamespace(defaultHost('docker.io'), 'docker.io'), false);
   assert.equal(needsNamespace(defaultHost('r.io'), 'r.io'), false);
   assert.equal(needsNamespace(defaultHost('m.io'), 'r.io'), true);
 });
 
-test('hostDirectoryNames() lists what users of other runtimes have', () => {
+test('hostDirectoryNames() lists the directory names of other runtimes', () => {
   assert.deepEqual(hostDirectoryNames('r.io'), ['r.io', '_default']);
   assert.deepEqual(hostDirectoryNames('r.io:5000'), ['r.io_5000_', 'r.io:5000', '_default']);
   assert.deepEqual(hostDirectoryNames('[::1]:5000'), ['[::1]_5000_', '[::1]:5000', '_default']);
   assert.deepEqual(hostDirectoryNames('[::1]'), ['[::1]', '_default']);
 });
 
-test('loadRegistryHosts() takes the first directory there is, and certificates where no hosts.toml is', async () => {
+test('loadRegistryHosts() reads the first existing directory, and its certificates if it has no hosts.toml', async () => {
   const root = mkdtempSync(`${tmpdir()}/berth-hosts-`);
   const write = (path: string, text = '') => {
     mkdirSync(`${root}/${path.slice(0, path.lastIndexOf('/'))}`, { recursive: true });
@@ -177,7 +177,7 @@ test('loadRegistryHosts() takes the first directory there is, and certificates w
     assert.equal(await firstHost('r.io:5000'), 'underscore.io');
     write('old.io/a.crt');
     write('old.io/b.cert');
-    await assert.rejects(loadRegistryHosts(root, 'old.io'), /b\.cert has no b\.key/);
+    await assert.rejects(loadRegistryHosts(root, 'old.io'), /missing b\.key for b\.cert/);
     write('old.io/b.key');
     const tls = {
       caFiles: [`${root}/old.io/a.crt`],
@@ -188,7 +188,7 @@ test('loadRegistryHosts() takes the first directory there is, and certificates w
     mkdirSync(`${root}/dir.io/hosts.toml`, { recursive: true });
     await assert.rejects(loadRegistryHosts(root, 'dir.io'), (error) => error instanceof BerthError && error.message.includes('EISDIR'));
     write('big.io/hosts.toml', `#${'x'.repeat(1 << 20)}`);
-    await assert.rejects(loadRegistryHosts(root, 'big.io'), /more than the 1048576/);
+    await assert.rejects(loadRegistryHosts(root, 'big.io'), /exceeds the limit of 1048576/);
   } finally {
     rmSync(root, { recursive: true });
   }

@@ -1,5 +1,5 @@
 /**
- * Where an image's registry is to be found: mirrors first, then the registry itself, as hosts.toml of the node says.
+ * Parses hosts.toml: the mirrors of a registry in their order, then the registry itself.
  *
  * Pure: hosts-directory.ts reads the files. Format: containerd docs/hosts.md (facts).
  */
@@ -8,36 +8,36 @@ import { type BerthError, failedPrecondition, reasonOf } from '../../lib/errors.
 import { oneLine, quoted, toObject, toOptionalText, toText } from '../document/untrusted-json.ts';
 
 export type TlsFiles = {
-  /** PEM files trusted besides the system's. Absolute paths. */
+  /** PEM files trusted in addition to the system's. Absolute paths. */
   readonly caFiles: readonly string[];
-  /** `keyFile` is the same as `certFile` where one file holds both. */
+  /** `keyFile` equals `certFile` if one file contains both. */
   readonly clientPairs: readonly { readonly certFile: string; readonly keyFile: string }[];
   readonly skipVerify: boolean;
 };
 
 export type RegistryHost = {
   readonly scheme: 'http' | 'https';
-  /** With port unless it is the scheme's own. */
+  /** With the port unless it is the default port of the scheme. */
   readonly host: string;
-  /** `/v2` or what stands for it; no slash at the end. */
+  /** `/v2` or its replacement, without a trailing slash. */
   readonly basePath: string;
-  /** `pull`: things named by digest. `resolve`: what a tag points at. */
+  /** `pull`: fetch by digest. `resolve`: look up a tag. */
   readonly capabilities: { readonly pull: boolean; readonly resolve: boolean };
   readonly tls: TlsFiles;
   readonly headers: Readonly<Record<string, readonly string[]>>;
-  /** Stands in for the registry, and gets no credentials that are not expressly its own. */
+  /** A mirror gets only credentials that are explicitly for it. */
   readonly isMirror: boolean;
 };
 
 const noTlsFiles: TlsFiles = { caFiles: [], clientPairs: [], skipVerify: false };
 
-/** Directories of a registry's configuration, the first that exists counts: `host_port_`, `host:port`, `_default`. */
+/** Returns the configuration directories of a registry, of which the first existing one is used: `host_port_`, `host:port`, `_default`. */
 export function hostDirectoryNames(domain: string): readonly string[] {
   const withPort = /^(.+):([0-9]+)$/.exec(domain);
   return [...(withPort === null ? [] : [`${withPort[1]}_${withPort[2]}_`]), domain, '_default'];
 }
 
-/** The registry itself, without any configuration. TLS everywhere but on the loopback. */
+/** Returns the registry itself, without any configuration. Uses TLS except on loopback addresses. */
 export function defaultHost(domain: string, tls: TlsFiles = noTlsFiles): RegistryHost {
   const hasCertificates = tls.caFiles.length > 0 || tls.clientPairs.length > 0;
   return {
@@ -57,15 +57,17 @@ function isLoopback(domain: string): boolean {
   return host === 'localhost' || host === '[::1]' || /^127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$/.test(host);
 }
 
-/** Whether requests must say which registry they are about (`?ns=`): this host is not the one that the name means. */
+/** Reports whether requests need `?ns=`, the registry in the image name: the host is not that registry. */
 export function needsNamespace(host: RegistryHost, domain: string): boolean {
   return host.host !== domain && host.host !== defaultHost(domain).host;
 }
 
 /**
- * @param file its path, for messages; relative certificate paths begin at its directory.
- * @returns mirrors in the order of the file, and last the registry itself.
- * @throws {BerthError} FAILED_PRECONDITION naming the file and the key that cannot be used.
+ * Parses a hosts.toml.
+ *
+ * @param file its path, for messages. Certificate paths are relative to its directory.
+ * @returns the mirrors in the order of the file, then the registry itself.
+ * @throws {BerthError} FAILED_PRECONDITION with the file and the invalid key.
  */
 export function parseHostsFile(text: string, domain: string, file: string): readonly RegistryHost[] {
   const document = toObject(parseToml(text, file), file);
@@ -110,8 +112,8 @@ function toHost({ url: text, settings, isMirror, directory, what }: HostEntry): 
   const url = URL.parse(text.includes('://') ? text : `https://${text}`);
   const isUsable = url !== null && (url.protocol === 'http:' || url.protocol === 'https:') && url.host !== '';
   if (!isUsable) throw failedPrecondition(`${what}: ${quoted(text)} is not an http or https URL`);
-  if (url.username !== '' || url.password !== '') throw failedPrecondition(`${what}: a URL must not hold credentials`);
-  if (url.search !== '' || url.hash !== '') throw failedPrecondition(`${what}: a URL must not have a query or fragment`);
+  if (url.username !== '' || url.password !== '') throw failedPrecondition(`${what}: the URL must not contain credentials`);
+  if (url.search !== '' || url.hash !== '') throw failedPrecondition(`${what}: the URL must not have a query or fragment`);
   const path = url.pathname.replace(/\/+$/, '');
   const overridesPath = toFlag(settings.override_path, `${what}: override_path`);
   return {
@@ -134,18 +136,18 @@ function toFlag(value: unknown, what: string): boolean {
   throw wrong(what, 'true or false');
 }
 
-/** Without the key a host can do everything. */
+/** Without the key, a host has all capabilities. */
 function toCapabilities(value: unknown, what: string): RegistryHost['capabilities'] {
   if (value === undefined) return { pull: true, resolve: true };
   const names = toTexts(value, what);
   const unknown = names.find((name) => !['pull', 'resolve', 'push', 'referrers', 'dial'].includes(name));
-  if (unknown !== undefined) throw failedPrecondition(`${what}: ${quoted(unknown)} is unknown; use "pull" and "resolve"`);
+  if (unknown !== undefined) throw failedPrecondition(`${what}: unknown capability ${quoted(unknown)}; use "pull" and "resolve"`);
   return { pull: names.includes('pull'), resolve: names.includes('resolve') };
 }
 
 function toTexts(value: unknown, what: string): readonly string[] {
   if (typeof value === 'string') return [toText(value, what)];
-  if (!Array.isArray(value)) throw wrong(what, 'a text or a list of texts');
+  if (!Array.isArray(value)) throw wrong(what, 'a string or a list of strings');
   return value.map((element) => toText(element, what));
 }
 
@@ -158,7 +160,7 @@ function absolute(path: string, directory: string, what: string): string {
   return path.startsWith('/') ? path : `${directory}/${path}`;
 }
 
-/** One file with certificate and key, a list of such, or a list of [certificate, key]. */
+/** Accepts a file with certificate and key, a list of such files, or a list of [certificate, key]. */
 function toClientPairs(value: unknown, directory: string, what: string): TlsFiles['clientPairs'] {
   if (value === undefined) return [];
   const entries: readonly unknown[] = Array.isArray(value) ? value : [value];
@@ -173,15 +175,15 @@ function toClientPairs(value: unknown, directory: string, what: string): TlsFile
 function toHeaders(value: unknown, what: string): RegistryHost['headers'] {
   if (value === undefined) return {};
   const entries = Object.entries(toObject(value, what)).map(([name, texts]): [string, readonly string[]] => {
-    if (!/^[!#$%&'*+.^_`|~\w-]+$/.test(name)) throw failedPrecondition(`${what}: ${quoted(name)} is not a name of a header`);
+    if (!/^[!#$%&'*+.^_`|~\w-]+$/.test(name)) throw failedPrecondition(`${what}: invalid header name ${quoted(name)}`);
     const values = toTexts(texts, `${what}.${name}`);
-    // The value may be a secret: it is not shown.
-    if (!values.every((text) => /^[\t\x20-\x7e\x80-\xff]*$/.test(text))) throw wrong(`${what}.${name}`, 'one line of Latin-1');
+    // The value is not quoted: it may be a secret.
+    if (!values.every((text) => /^[\t\x20-\x7e\x80-\xff]*$/.test(text))) throw wrong(`${what}.${name}`, 'a line of Latin-1 text');
     return [name.toLowerCase(), values];
   });
   return Object.fromEntries(entries);
 }
 
 function wrong(what: string, expected: string): BerthError {
-  return failedPrecondition(`${what}: should be ${expected}`);
+  return failedPrecondition(`${what}: must be ${expected}`);
 }

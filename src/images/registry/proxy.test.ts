@@ -5,18 +5,18 @@ import { proxyFor, proxyFromEnvironment } from './proxy.ts';
 const through = (url: string, noProxy = ''): boolean =>
   proxyFor(new URL(url), { httpProxy: 'http://p:1', httpsProxy: 'http://s:2', noProxy }) !== undefined;
 
-test('proxyFor() picks by scheme, and completes a proxy without one', () => {
+test('proxyFor() selects the proxy by scheme, and adds a missing scheme to it', () => {
   assert.equal(proxyFor(new URL('http://r.io'), { httpProxy: 'http://p:1', httpsProxy: 'http://s:2' }), 'http://p:1');
   assert.equal(proxyFor(new URL('https://r.io'), { httpProxy: 'http://p:1', httpsProxy: 's:2' }), 'http://s:2');
   assert.equal(proxyFor(new URL('https://r.io'), { httpProxy: 'http://p:1' }), undefined);
   assert.equal(proxyFor(new URL('https://r.io'), { httpsProxy: '' }), undefined);
 });
 
-test('proxyFor() leaves the loopback alone', () => {
+test('proxyFor() returns no proxy for loopback addresses', () => {
   for (const url of ['http://localhost:5000', 'http://127.0.0.1', 'https://127.5.5.5', 'http://[::1]:5000']) assert.equal(through(url), false, url);
 });
 
-test('proxyFromEnvironment() takes the variables in both cases, and the small ones first', () => {
+test('proxyFromEnvironment() reads both cases of the variables and prefers lower case', () => {
   const settings = proxyFromEnvironment({ HTTP_PROXY: 'http://a:1', http_proxy: 'http://b:2', HTTPS_PROXY: 'http://c:3', NO_PROXY: '10.0.0.0/8' });
   assert.deepEqual(settings, { httpProxy: 'http://b:2', httpsProxy: 'http://c:3', noProxy: '10.0.0.0/8' });
   assert.equal(proxyFor(new URL('https://10.1.1.1:5000'), settings), undefined);
@@ -61,5 +61,5 @@ const cases: readonly (readonly [string, string, boolean])[] = [
   [',, ,', 'https://r.io', true],
 ];
 for (const [noProxy, url, expected] of cases) {
-  test(`NO_PROXY=${noProxy} ${expected ? 'does not spare' : 'spares'} ${url}`, () => assert.equal(through(url, noProxy), expected));
+  test(`NO_PROXY=${noProxy} ${expected ? 'does not exclude' : 'excludes'} ${url}`, () => assert.equal(through(url, noProxy), expected));
 }

@@ -1,19 +1,19 @@
 /**
- * Decides whether a request goes through a proxy, by the conventions of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+ * Decides whether a request uses a proxy, by the conventions of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
  *
- * Pure: the values are passed in; never reads the environment, never resolves a name.
+ * Pure: the values are arguments; never reads the environment, never resolves a name.
  */
 
-/** As the environment variables of these names; '' or absent for none. */
+/** The values of the environment variables of these names; '' or absent for none. */
 export type ProxySettings = { readonly httpProxy?: string; readonly httpsProxy?: string; readonly noProxy?: string };
 
-/** The variables in small letters win, as with curl. */
+/** Reads the environment variables. Lower-case names have precedence, as in curl. */
 export function proxyFromEnvironment(env: Readonly<Record<string, string | undefined>>): ProxySettings {
   const value = (name: string): string => env[name.toLowerCase()] ?? env[name] ?? '';
   return { httpProxy: value('HTTP_PROXY'), httpsProxy: value('HTTPS_PROXY'), noProxy: value('NO_PROXY') };
 }
 
-/** @returns the proxy's URL for a request to `url`, or undefined: the loopback and what NO_PROXY names are asked directly. */
+/** Returns the URL of the proxy for a request, or undefined for a direct one: to a loopback address, or to a host that NO_PROXY lists. */
 export function proxyFor(url: URL, settings: ProxySettings): string | undefined {
   const proxy = url.protocol === 'https:' ? settings.httpsProxy : settings.httpProxy;
   if (proxy === undefined || proxy === '') return undefined;
@@ -25,7 +25,10 @@ export function proxyFor(url: URL, settings: ProxySettings): string | undefined 
   return proxy.includes('://') ? proxy : `http://${proxy}`;
 }
 
-/** `*`, `host`, `.domain`, `*.domain`, an address, or a range `10.0.0.0/8`, `fd00::/8`; each but the range with an optional port, after an IPv6 address in brackets. */
+/**
+ * A rule is `*`, `host`, `.domain`, `*.domain`, an address, or a range such as `10.0.0.0/8` or `fd00::/8`. All but ranges may have a port; an IPv6
+ * address with a port is in brackets.
+ */
 function matches(rule: string, host: string, port: string): boolean {
   if (rule === '*') return true;
   const range = /^([0-9a-f.:]+)\/([0-9]{1,3})$/.exec(rule);
@@ -52,7 +55,7 @@ function isInRange(host: string, network: string, prefixLength: number): boolean
 
 function toNumber(address: string): { readonly value: bigint; readonly bits: 32 | 128 } | undefined {
   const url = URL.parse(address.includes(':') ? `http://[${address}]` : `http://${address}`);
-  // In the one form that the URL standard gives an address; a name stays a name.
+  // The URL parser normalizes addresses and leaves names as they are.
   const text = withoutBrackets(url?.hostname ?? '');
   if (text.includes(':')) return { value: join(expand(text), 16), bits: 128 };
   const parts = text.split('.');
@@ -60,7 +63,7 @@ function toNumber(address: string): { readonly value: bigint; readonly bits: 32 
   return { value: join(parts.map(Number), 8), bits: 32 };
 }
 
-/** The eight groups of an IPv6 address. */
+/** Returns the eight groups of an IPv6 address. */
 function expand(text: string): number[] {
   const [before = [], after = []] = text.split('::').map((half) => half.split(':').filter((group) => group !== ''));
   const zeros = Array.from({ length: 8 - before.length - after.length }, () => '0');

@@ -5,13 +5,13 @@ import { errorOfAttempts, explanationOf, failureOfError, failureOfStatus, HostFa
 const timing = { backoffMs: 100, backoffMsMax: 1000 };
 const errorWith = (code: string, message = 'm') => Object.assign(new Error(message), { code });
 
-test('failureOfStatus() tells absent, refused, busy and unusable apart', () => {
+test('failureOfStatus() distinguishes missing, unauthorized, busy and wrong', () => {
   const kinds = [404, 401, 403, 429, 500, 503, 408, 400, 301, 418].map((status) => failureOfStatus(status, undefined, '', 0).kind);
   assert.deepEqual(kinds, ['missing', 'unauthorized', 'unauthorized', 'busy', 'busy', 'busy', 'busy', 'wrong', 'wrong', 'wrong']);
   assert.equal(failureOfStatus(429, '7', 'slow', 0).message, 'status 429 (slow)');
 });
 
-test('failureOfError() takes no name and no trust as lasting, a broken connection as passing', () => {
+test('failureOfError() treats an unknown host and an untrusted certificate as lasting, a broken connection as transient', () => {
   const facts = ['ECONNRESET', 'ENOTFOUND', 'DEPTH_ZERO_SELF_SIGNED_CERT', 'HPE_INVALID_CONSTANT'].map((code) => {
     const { kind, isLasting } = failureOfError(errorWith(code));
     return [kind, isLasting];
@@ -22,7 +22,11 @@ test('failureOfError() takes no name and no trust as lasting, a broken connectio
     ['unreachable', true],
     ['wrong', true],
   ]);
-  assert.equal(failureOfError(errorWith('ECONNREFUSED', '')).message, 'ECONNREFUSED', 'several addresses refused make an error without words');
+  assert.equal(
+    failureOfError(errorWith('ECONNREFUSED', '')).message,
+    'ECONNREFUSED',
+    'refusals of several addresses give an error without a message',
+  );
   assert.equal(failureOfError('text').message, 'text');
 });
 
@@ -36,19 +40,19 @@ test('failureOfStatus() reads Retry-After in seconds and dates', () => {
 });
 
 describe('retryDelayMs()', () => {
-  const passing = new HostFailure('unreachable', 'r');
-  test('doubles up to its limit, less up to half', () => {
+  const transient = new HostFailure('unreachable', 'r');
+  test('doubles up to its limit, minus up to half', () => {
     assert.deepEqual(
-      [0, 1, 2, 3, 4, 50].map((attempt) => retryDelayMs(passing, attempt, timing, 0)),
+      [0, 1, 2, 3, 4, 50].map((attempt) => retryDelayMs(transient, attempt, timing, 0)),
       [100, 200, 400, 800, 1000, 1000],
     );
-    assert.equal(retryDelayMs(passing, 1, timing, 1), 100);
+    assert.equal(retryDelayMs(transient, 1, timing, 1), 100);
   });
-  test('waits at least as long as asked, up to a minute, and not at all for longer', () => {
-    const asked = (retryAfterMs: number) => retryDelayMs(new HostFailure('busy', 'r', { retryAfterMs }), 0, timing, 0);
-    assert.deepEqual([asked(0), asked(5000), asked(60_000), asked(60_001)], [100, 5000, 60_000, undefined]);
+  test('respects Retry-After up to a minute, and does not retry if it is longer', () => {
+    const delayFor = (retryAfterMs: number) => retryDelayMs(new HostFailure('busy', 'r', { retryAfterMs }), 0, timing, 0);
+    assert.deepEqual([delayFor(0), delayFor(5000), delayFor(60_000), delayFor(60_001)], [100, 5000, 60_000, undefined]);
   });
-  test('gives up at once on what lasts', () => {
+  test('does not retry lasting failures', () => {
     for (const kind of ['missing', 'unauthorized', 'wrong'] as const) assert.equal(retryDelayMs(new HostFailure(kind, 'r'), 0, timing, 0), undefined);
   });
 });
@@ -61,23 +65,23 @@ describe('errorOfAttempts()', () => {
   });
   const cases: readonly (readonly [HostFailure['kind'], string, string])[] = [
     ['missing', 'NOT_FOUND', 'image i not found on r: reason of r'],
-    ['unauthorized', 'UNAUTHENTICATED', 'r does not give out image i with these credentials: reason of r'],
-    ['unreachable', 'UNAVAILABLE', 'RegistryUnavailable: pulling image i from r: reason of r'],
-    ['wrong', 'FAILED_PRECONDITION', 'pulling image i from r: reason of r'],
+    ['unauthorized', 'UNAUTHENTICATED', 'r denied access to image i with these credentials: reason of r'],
+    ['unreachable', 'UNAVAILABLE', 'RegistryUnavailable: pull image i from r: reason of r'],
+    ['wrong', 'FAILED_PRECONDITION', 'pull image i from r: reason of r'],
   ];
   for (const [kind, code, message] of cases) {
-    test(`${kind} of the registry is ${code}, whatever its mirrors said`, () => {
+    test(`returns ${code} if the registry is ${kind}, regardless of its mirrors`, () => {
       const error = errorOfAttempts('image i', [attempt('m', true, 'unreachable'), attempt('r', false, kind)]);
-      assert.deepEqual([error.code, error.message], [code, `${message}; also asked m: reason of m`]);
+      assert.deepEqual([error.code, error.message], [code, `${message}; also tried m: reason of m`]);
     });
   }
-  test('names the time that a busy host asks for', () => {
-    assert.match(errorOfAttempts('i', [attempt('r', false, 'busy', 90_500)]).message, /come back in 91 s/);
+  test('includes the Retry-After time of a busy host', () => {
+    assert.match(errorOfAttempts('i', [attempt('r', false, 'busy', 90_500)]).message, /\(retry after 91 s\)/);
   });
-  test('without a host that may be asked is FAILED_PRECONDITION', () => assert.equal(errorOfAttempts('i', []).code, 'FAILED_PRECONDITION'));
+  test('returns FAILED_PRECONDITION if no host was tried', () => assert.equal(errorOfAttempts('i', []).code, 'FAILED_PRECONDITION'));
 });
 
-test('explanationOf() shows what the registry says, on one line, unless it repeats a secret', () => {
+test('explanationOf() returns the message of the registry on one line, unless it contains a secret', () => {
   const explain = (body: unknown) => explanationOf(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), ['secret']);
   assert.equal(explain({ errors: [{ code: 'DENIED', message: 'not\nyours' }] }), 'DENIED: not yours');
   assert.equal(explain({ details: 'incorrect password' }), 'incorrect password');

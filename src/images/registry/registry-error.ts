@@ -1,22 +1,22 @@
 /**
- * What can go wrong with one registry host, whether to try again and when, and what the caller is told at the end.
+ * Classifies failures of a registry host, decides about retries, and builds the final error.
  *
- * Pure. A HostFailure stays inside the registry client: its callers see a BerthError that names every host that was asked.
+ * Pure. A HostFailure stays inside the registry client: its callers get a BerthError that names all hosts that were tried.
  */
 import { BerthError, reasonOf } from '../../lib/errors.ts';
 import { oneLine } from '../document/untrusted-json.ts';
 
 /**
- * `unreachable`: no connection, or it broke. `busy`: the host asks for time, or fails by itself. `unauthorized`: not with these
- * credentials. `missing`: it has no such thing. `wrong`: its answer cannot be used.
+ * `unreachable`: no connection, or a broken one. `busy`: the host asks to retry later, or has an internal error. `unauthorized`: access denied
+ * with these credentials. `missing`: not found. `wrong`: the response cannot be used.
  */
 export type FailureKind = 'unreachable' | 'busy' | 'unauthorized' | 'missing' | 'wrong';
 
 export class HostFailure extends Error {
   readonly kind: FailureKind;
-  /** As the host asked by Retry-After. */
+  /** From the host's Retry-After header. */
   readonly retryAfterMs: number | undefined;
-  /** The same a second later: a name that does not exist, a certificate that is not trusted. */
+  /** A retry would fail too: an unknown host name, an untrusted certificate. */
   readonly isLasting: boolean;
 
   constructor(kind: FailureKind, reason: string, details: { retryAfterMs?: number | undefined; isLasting?: boolean; cause?: unknown } = {}) {
@@ -28,18 +28,18 @@ export class HostFailure extends Error {
   }
 }
 
-/** One host's last word. */
+/** The final failure of one host. */
 export type Attempt = { readonly host: string; readonly isMirror: boolean; readonly failure: HostFailure };
 
-/** Longer waits are not sat out inside one pull: the kubelet comes back by itself. */
+/** For a longer Retry-After the pull fails at once: the kubelet retries it. */
 const retryAfterMsMax = 60_000;
 const transientStatuses: readonly number[] = [408, 425, 429, 500, 502, 503, 504];
-/** Names that do not exist, and every way in which TLS refuses. Source: Node's errors, "OpenSSL error codes" and tls. */
+/** Unknown host names and all TLS failures. Source: Node's errors, "OpenSSL error codes" and tls. */
 const lastingCodes = /^(?:ENOTFOUND|ERR_TLS|ERR_SSL|ERR_OSSL|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO|EPROTO|HOSTNAME_MISMATCH|INVALID_CA)/;
-/** What arrives is not HTTP. */
+/** The response is not HTTP. */
 const protocolCodes = /^(?:HPE_|ERR_INVALID|ERR_HTTP)/;
 
-/** The failure that a response stands for. `explanation` is what its body said, already fit to be shown. */
+/** Returns the failure for an error response. @param explanation the sanitized text of its body. */
 export function failureOfStatus(status: number, retryAfter: string | undefined, explanation: string, nowMs: number): HostFailure {
   const reason = `status ${status}${explanation === '' ? '' : ` (${explanation})`}`;
   if (status === 404) return new HostFailure('missing', reason);
@@ -48,12 +48,13 @@ export function failureOfStatus(status: number, retryAfter: string | undefined, 
   return new HostFailure('busy', reason, { retryAfterMs: parseRetryAfter(retryAfter, nowMs) });
 }
 
-/** The failure that an error of a connection stands for. */
+/** Returns the failure for a connection error. */
 export function failureOfError(error: unknown): HostFailure {
   if (error instanceof HostFailure) return error;
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  // Node's word for a body that breaks off.
-  const reason = reasonOf(error) === 'aborted' ? 'the connection broke' : oneLine(reasonOf(error)) || code || 'connection failed';
+  // Node's message for an incomplete body.
+  const reason =
+    reasonOf(error) === 'aborted' ? 'connection closed before the end of the response' : oneLine(reasonOf(error)) || code || 'connection failed';
   return new HostFailure(protocolCodes.test(code) ? 'wrong' : 'unreachable', reason, {
     isLasting: lastingCodes.test(code) || protocolCodes.test(code),
     cause: error,
@@ -61,8 +62,8 @@ export function failureOfError(error: unknown): HostFailure {
 }
 
 /**
- * How long to wait before asking the same host again; undefined: do not. Doubles with each attempt, up to half of it taken away at random,
- * so that many nodes do not come back at the same instant.
+ * Returns the wait before a retry at the same host; undefined for no retry. Doubles with each attempt. A random part of up to half is subtracted,
+ * so that many nodes do not retry at the same time.
  *
  * @param attempt 0 after the first failure.
  * @param random between 0 and 1.
@@ -74,45 +75,45 @@ export function retryDelayMs(
   random: number,
 ): number | undefined {
   if (failure.isLasting) return undefined;
-  const asked = failure.retryAfterMs ?? 0;
-  if (asked > retryAfterMsMax) return undefined;
-  const own = Math.min(timing.backoffMs * 2 ** attempt, timing.backoffMsMax) * (1 - random / 2);
-  return Math.max(asked, own);
+  const retryAfterMs = failure.retryAfterMs ?? 0;
+  if (retryAfterMs > retryAfterMsMax) return undefined;
+  const backoffMs = Math.min(timing.backoffMs * 2 ** attempt, timing.backoffMsMax) * (1 - random / 2);
+  return Math.max(retryAfterMs, backoffMs);
 }
 
-/** Seconds or a date. Source: RFC 9110 section 10.2.3. */
+/** Parses seconds or a date. Source: RFC 9110 section 10.2.3. */
 function parseRetryAfter(header: string | undefined, nowMs: number): number | undefined {
   if (header === undefined || header === '') return undefined;
   if (/^[0-9]+$/.test(header)) return Number(header) * 1000;
-  // Date.parse() makes a date of almost anything that has a number in it.
+  // Date.parse() accepts almost any text with a number in it.
   const date = /^[A-Z][a-z]+,? /.test(header) ? Date.parse(header) : Number.NaN;
   return Number.isNaN(date) ? undefined : Math.max(0, date - nowMs);
 }
 
 /**
- * The one error for all hosts that were asked. The registry's own answer decides over those of its mirrors.
+ * Returns one error for all hosts that were tried. The failure of the registry itself has precedence over those of its mirrors.
  *
- * @param subject e.g. `image docker.io/library/busybox:1.36`.
+ * @param subject such as `image docker.io/library/busybox:1.36`.
  */
 export function errorOfAttempts(subject: string, attempts: readonly Attempt[]): BerthError {
   const deciding = attempts.findLast((attempt) => !attempt.isMirror) ?? attempts.at(-1);
-  if (deciding === undefined) return new BerthError('FAILED_PRECONDITION', `${subject}: no configured host may be asked for it`);
+  if (deciding === undefined) return new BerthError('FAILED_PRECONDITION', `pull ${subject}: no configured host has the required capability`);
   const others = attempts.filter((attempt) => attempt !== deciding).map((attempt) => `${attempt.host}: ${attempt.failure.message}`);
-  const tail = others.length === 0 ? '' : `; also asked ${others.join('; ')}`;
+  const tail = others.length === 0 ? '' : `; also tried ${others.join('; ')}`;
   const { host, failure } = deciding;
   const cause = failure.cause ?? failure;
   if (failure.kind === 'missing') return new BerthError('NOT_FOUND', `${subject} not found on ${host}: ${failure.message}${tail}`, cause);
   if (failure.kind === 'unauthorized') {
-    return new BerthError('UNAUTHENTICATED', `${host} does not give out ${subject} with these credentials: ${failure.message}${tail}`, cause);
+    return new BerthError('UNAUTHENTICATED', `${host} denied access to ${subject} with these credentials: ${failure.message}${tail}`, cause);
   }
-  if (failure.kind === 'wrong') return new BerthError('FAILED_PRECONDITION', `pulling ${subject} from ${host}: ${failure.message}${tail}`, cause);
-  const wait = failure.retryAfterMs === undefined ? '' : `, which asks to come back in ${Math.ceil(failure.retryAfterMs / 1000)} s`;
-  return new BerthError('UNAVAILABLE', `RegistryUnavailable: pulling ${subject} from ${host}${wait}: ${failure.message}${tail}`, cause);
+  if (failure.kind === 'wrong') return new BerthError('FAILED_PRECONDITION', `pull ${subject} from ${host}: ${failure.message}${tail}`, cause);
+  const wait = failure.retryAfterMs === undefined ? '' : ` (retry after ${Math.ceil(failure.retryAfterMs / 1000)} s)`;
+  return new BerthError('UNAVAILABLE', `RegistryUnavailable: pull ${subject} from ${host}: ${failure.message}${wait}${tail}`, cause);
 }
 
 /**
- * What an error body says, as the distribution protocol has it (`errors[0].code` and `.message`); '' when it says nothing usable.
- * A text that repeats a secret of the request is not shown.
+ * Returns the message in an error body of the distribution protocol (`errors[0].code` and `.message`); '' when there is none, or when it contains
+ * a secret of the request.
  */
 export function explanationOf(body: Buffer, secrets: readonly string[]): string {
   const text = explanationText(body);

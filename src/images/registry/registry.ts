@@ -1,7 +1,7 @@
 /**
- * Talks to registries: manifests and blobs by the OCI distribution protocol, from mirrors first where the node has them.
+ * Registry client: fetches manifests and blobs by the OCI distribution protocol, from configured mirrors first.
  *
- * Never keeps anything on disk, and knows nothing of layers or stores. No token or password leaves in an error or a log line.
+ * Stores nothing on disk, and knows nothing about layers or stores. No error or log line contains a token or a password.
  */
 import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
 import { type Descriptor, isManifestType, manifestAccept, manifestBytesMax, toMediaType } from '../document/manifest.ts';
 import { formatReference, isDigest, type Reference } from '../document/reference.ts';
+import { oneLine } from '../document/untrusted-json.ts';
 import { credentialsFrom, isAddressOf, type RegistryAuth } from './auth.ts';
 import { type Break, streamBlob } from './blob.ts';
 import { readBody } from './body.ts';
@@ -20,26 +21,26 @@ import type { ProxySettings } from './proxy.ts';
 import { type Attempt, errorOfAttempts, failureOfError, HostFailure, retryDelayMs } from './registry-error.ts';
 import { createTransport, discard, type Transport } from './transport.ts';
 
-/** A log that takes fields and a message, as pino's. */
+/** The signature of pino's methods. */
 export type RegistryLog = { warn(fields: object, message: string): void; debug(fields: object, message: string): void };
 
 export type RegistryDeps = {
-  /** Holds a directory per registry, with hosts.toml; need not exist. */
+  /** Contains a directory with hosts.toml for each registry; need not exist. */
   readonly registryDir: string;
   readonly userAgent: string;
   readonly log?: RegistryLog;
-  /** URLs as in the environment variables of these names; '' or absent for none. */
+  /** The values of the proxy environment variables. */
   readonly proxy?: ProxySettings;
-  /** Changes the built-in times, for tests. */
+  /** Replaces the built-in times, for tests. */
   readonly timing?: Partial<RegistryTiming>;
 };
 
 export type RegistryTiming = {
-  /** From the request to the response's header, connection and TLS included. */
+  /** From the request to the header of the response, including connection and TLS handshake. */
   readonly responseTimeoutMs: number;
-  /** Without one byte of a body while one is awaited. */
+  /** Of each wait for the next bytes of a body. */
   readonly stallTimeoutMs: number;
-  /** Wait before the first retry; doubles with every further one. */
+  /** The wait before the first retry; doubles with each further one. */
   readonly backoffMs: number;
   readonly backoffMsMax: number;
 };
@@ -47,55 +48,53 @@ export type RegistryTiming = {
 export type FetchedManifest = {
   readonly bytes: Buffer;
   readonly mediaType: string;
-  /** Of `bytes`; equal to the digest asked for, if one was. */
+  /** Of `bytes`; equal to the requested digest, if any. */
   readonly digest: string;
 };
 
-/** One pull's conversation with the registries of one image; close it when the pull is over. */
+/** The requests of one pull to the registry of an image and its mirrors. Close it at the end of the pull. */
 export type RegistrySession = {
-  /**
-   * What a tag points at, by HEAD: free of the rate limit of pulls. Undefined when the registry does not tell; then fetch.
-   */
+  /** Resolves a tag with a HEAD request, which does not count against pull rate limits. Undefined when the registry does not answer it: then fetch. */
   resolveTag(tag: string): Promise<{ readonly digest: string; readonly mediaType: string } | undefined>;
-  /** @param tagOrDigest of this repository; up to 8 MiB, its digest computed and checked. */
+  /** Fetches a manifest of up to 8 MiB, and computes and checks its digest. @param tagOrDigest of this repository. */
   fetchManifest(tagOrDigest: string): Promise<FetchedManifest>;
   /**
-   * The bytes of a blob from `offset` (default 0) to its end. The stream goes on by itself after a broken connection, and
-   * fails unless exactly `descriptor.sizeBytes - offset` bytes arrived. The caller checks the digest.
+   * Streams a blob from `offset` (default 0) to its end. The stream resumes after a broken connection, and fails unless exactly
+   * `descriptor.sizeBytes - offset` bytes arrive. The caller checks the digest.
    */
   openBlob(descriptor: Descriptor, options?: { readonly offset?: number }): Promise<{ readonly stream: Readable; readonly offset: number }>;
-  /** A whole blob of at most `bytesMax`, size and digest checked. */
+  /** Fetches a complete blob of at most `bytesMax`, and checks size and digest. */
   fetchSmallBlob(descriptor: Descriptor, bytesMax: number): Promise<Buffer>;
   /**
-   * From now on only the registry itself is asked: for a caller that found a mirror's bytes to be wrong.
+   * Stops using mirrors, for a caller that received corrupt data from one.
    *
-   * @returns whether that changes anything, and another attempt makes sense.
+   * @returns true if mirrors were in use, so that a retry makes sense.
    */
   avoidMirrors(): boolean;
-  /** Ends its connections. Streams still open fail. Idempotent. */
+  /** Closes its connections. Open streams fail. Idempotent. */
   close(): void;
 };
 
 export type RegistryClient = {
   /**
-   * Reads the node's configuration for the image's registry; contacts nobody yet.
+   * Reads the node's configuration of the image's registry. Contacts no host.
    *
-   * @param signal ends everything of this session; its reason decides between CANCELLED and DEADLINE_EXCEEDED.
-   * @param watcher told of what becomes of its requests.
-   * @throws {BerthError} INVALID_ARGUMENT for malformed credentials, FAILED_PRECONDITION for a hosts.toml that cannot be used.
+   * @param signal cancels all requests of the session; its reason decides between CANCELLED and DEADLINE_EXCEEDED.
+   * @param watcher observes the requests.
+   * @throws {BerthError} INVALID_ARGUMENT for malformed credentials, FAILED_PRECONDITION for an invalid hosts.toml.
    */
   openSession(ref: Reference, auth: RegistryAuth | undefined, signal: AbortSignal, watcher?: SessionWatcher): Promise<RegistrySession>;
 };
 
 export type SessionWatcher = {
-  /** @param host that gave what it was asked for. */
+  /** Called after a successful request. @param host that answered. */
   readonly answered: (host: string) => void;
-  /** Something was asked for again: of the same host, of another, or the rest after a broken connection. */
+  /** Called when a request is repeated at the same or at another host, or resumed after a broken connection. */
   readonly retried: () => void;
 };
 
 const defaultTiming: RegistryTiming = { responseTimeoutMs: 30_000, stallTimeoutMs: 60_000, backoffMs: 500, backoffMsMax: 10_000 };
-/** Requests of one thing to the last host; those before it have successors, and get fewer. */
+/** Attempts at the last host. Hosts before it get fewer, because another host follows. */
 const attemptsMax = 5;
 const attemptsBeforeNextHostMax = 2;
 
@@ -113,7 +112,7 @@ export function createRegistryClient(deps: RegistryDeps): RegistryClient {
   return { openSession };
 }
 
-/** A mirror gets only credentials that name it; those that name nobody are for the registry itself. */
+/** A mirror gets only credentials with its server address; credentials without an address are for the registry itself. */
 function authFor(auth: RegistryAuth | undefined, host: RegistryHost, ref: Reference): RegistryAuth | undefined {
   if (auth === undefined || !host.isMirror) return auth;
   return auth.serverAddress !== '' && isAddressOf(auth.serverAddress, host.host) ? { ...auth, serverAddress: ref.domain } : undefined;
@@ -125,13 +124,13 @@ type SessionDeps = {
   readonly signal: AbortSignal;
   readonly transport: Transport;
   readonly clients: readonly HostClient[];
-  /** What the pull is about, for messages. */
+  /** For messages. */
   readonly subject: string;
   readonly watcher: SessionWatcher | undefined;
 };
 
 function createSession(deps: SessionDeps): RegistrySession {
-  const { ask, avoidMirrors } = createAsker(deps);
+  const { ask, avoidMirrors } = createRequester(deps);
   return {
     resolveTag: (tag) => ask(deps.subject, 'resolve', (client) => headManifest(client, tag)),
     fetchManifest: (tagOrDigest) => {
@@ -141,7 +140,7 @@ function createSession(deps: SessionDeps): RegistrySession {
     fetchSmallBlob: async (descriptor, bytesMax) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
       if (descriptor.sizeBytes > bytesMax)
-        throw failedPrecondition(`${subject}: ${descriptor.sizeBytes} bytes, more than the ${bytesMax} that are allowed`);
+        throw failedPrecondition(`${subject}: size of ${descriptor.sizeBytes} bytes exceeds the limit of ${bytesMax}`);
       return ask(subject, 'pull', (client) => getSmallBlob(deps, client, descriptor));
     },
     openBlob: (descriptor, options) => {
@@ -150,7 +149,7 @@ function createSession(deps: SessionDeps): RegistrySession {
         ask(subject, 'pull', async (client) => ({ message: await getBlob(client, descriptor, offset), host: client.origin }));
       const onBreak = ({ failure, delayMs, ...where }: Break) => {
         deps.watcher?.retried();
-        deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'a download broke, and goes on where it was');
+        deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'download interrupted, resuming');
       };
       return streamBlob(
         { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject), onBreak },
@@ -163,13 +162,13 @@ function createSession(deps: SessionDeps): RegistrySession {
   };
 }
 
-type Asker = {
+type Requester = {
   ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T>;
   avoidMirrors(): boolean;
 };
 
-/** Asks one host after the other until one has it. A host that could not be reached or was busy is asked last from then on. */
-function createAsker(deps: SessionDeps): Asker {
+/** Tries one host after the other until one succeeds. From then on, a host that was unreachable or busy is tried last. */
+function createRequester(deps: SessionDeps): Requester {
   const failing = new Set<HostClient>();
   let clients = deps.clients;
 
@@ -179,7 +178,7 @@ function createAsker(deps: SessionDeps): Asker {
     const attempts: Attempt[] = [];
     for (const [position, client] of ordered.entries()) {
       try {
-        const answer = await askPatiently(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
+        const answer = await tryHost(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
         deps.watcher?.answered(client.host.host);
         return answer;
       } catch (error) {
@@ -188,9 +187,9 @@ function createAsker(deps: SessionDeps): Asker {
         attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
         if (position < ordered.length - 1) deps.watcher?.retried();
         if (failure.kind === 'unreachable' || failure.kind === 'busy') failing.add(client);
-        // The last one's failure is the error's own; a mirror that lacks an image does what mirrors do.
+        // The failure of the last host is in the returned error; a mirror without the image is normal.
         const level = position === ordered.length - 1 || failure.kind === 'missing' ? 'debug' : 'warn';
-        deps.log?.[level]({ subject, host: client.origin, kind: failure.kind, reason: failure.message }, 'a registry host failed');
+        deps.log?.[level]({ subject, host: client.origin, kind: failure.kind, reason: failure.message }, 'registry host failed');
       }
     }
     throw errorOfAttempts(subject, attempts);
@@ -207,7 +206,8 @@ function createAsker(deps: SessionDeps): Asker {
 
 type Turn = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean };
 
-async function askPatiently<T>(deps: SessionDeps, { client, subject, isLast }: Turn, act: (client: HostClient) => Promise<T>): Promise<T> {
+/** Sends a request to one host, with retries. */
+async function tryHost<T>(deps: SessionDeps, { client, subject, isLast }: Turn, act: (client: HostClient) => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await act(client);
@@ -215,25 +215,25 @@ async function askPatiently<T>(deps: SessionDeps, { client, subject, isLast }: T
       const failure = failureOfError(error);
       const delayMs = retryDelayMs(failure, attempt, deps.timing, Math.random());
       if (delayMs === undefined || attempt + 1 >= (isLast ? attemptsMax : attemptsBeforeNextHostMax)) throw failure;
-      // Nothing listens there, or it asks for patience: with another host to ask, waiting would be lost time.
+      // Unreachable or asks to retry later: use the next host instead of waiting.
       if (!isLast && (failure.kind === 'unreachable' || failure.retryAfterMs !== undefined)) throw failure;
       const { kind, message: reason } = failure;
-      deps.log?.warn({ subject, host: client.origin, attempt, kind, reason, delayMs: Math.round(delayMs) }, 'a registry host is asked again');
+      deps.log?.warn({ subject, host: client.origin, attempt, kind, reason, delayMs: Math.round(delayMs) }, 'retrying registry host');
       await sleep(delayMs, undefined, { signal: deps.signal });
       deps.watcher?.retried();
     }
   }
 }
 
-/** @throws {BerthError} when the caller has given up: its own error if it gave one, else by the kind of signal. */
+/** @throws {BerthError} when the signal is aborted: its reason if that is a BerthError, else CANCELLED or DEADLINE_EXCEEDED. */
 function throwIfOver(signal: AbortSignal, subject: string): void {
   if (!signal.aborted) return;
   const reason: unknown = signal.reason;
   if (reason instanceof BerthError) throw reason;
-  const isLate = reason instanceof Error && reason.name === 'TimeoutError';
+  const isTimeout = reason instanceof Error && reason.name === 'TimeoutError';
   throw new BerthError(
-    isLate ? 'DEADLINE_EXCEEDED' : 'CANCELLED',
-    `pulling ${subject}: ${isLate ? 'not done in time' : `given up: ${reasonOf(reason)}`}`,
+    isTimeout ? 'DEADLINE_EXCEEDED' : 'CANCELLED',
+    `pull ${subject}: ${isTimeout ? 'deadline exceeded' : `canceled: ${reasonOf(reason)}`}`,
   );
 }
 
@@ -250,23 +250,23 @@ async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: s
   const message = await client.request({ method: 'GET', resource: `manifests/${tagOrDigest}`, headers: { accept: manifestAccept }, statuses: [200] });
   const bytes = await readBody(message, manifestBytesMax, deps.timing.stallTimeoutMs, deps.signal);
   const claimed = headerText(message.headers['docker-content-digest']);
-  // By tag the registry's word is all there is; it must at least agree with what it sent.
+  // By tag, the only check is that the registry's header matches the body.
   const expected = isDigest(tagOrDigest) ? tagOrDigest : isDigest(claimed) ? claimed : undefined;
   const digest = digestOf(bytes, expected?.split(':', 1)[0] ?? 'sha256');
-  if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `sends a manifest of digest ${digest} instead of ${expected}`);
+  if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `manifest with digest ${digest} instead of ${expected}`);
   return { bytes, mediaType: toMediaType(message.headers['content-type'], bytes), digest };
 }
 
 async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: Descriptor): Promise<Buffer> {
   const message = await getBlob(client, descriptor, 0);
   const bytes = await readBody(message, descriptor.sizeBytes, deps.timing.stallTimeoutMs, deps.signal);
-  if (bytes.length !== descriptor.sizeBytes) throw new HostFailure('wrong', `sends ${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
+  if (bytes.length !== descriptor.sizeBytes) throw new HostFailure('wrong', `${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
   const digest = digestOf(bytes, descriptor.digest.split(':', 1)[0] ?? '');
-  if (digest !== descriptor.digest) throw new HostFailure('wrong', `sends bytes of digest ${digest}`);
+  if (digest !== descriptor.digest) throw new HostFailure('wrong', `content with digest ${digest}`);
   return bytes;
 }
 
-/** The response for a blob from `offset` on, or from 0 (status 200) where the host knows no ranges. Its length is checked. */
+/** Returns the response for a blob from `offset` on, or from 0 (status 200) if the host does not support ranges. Checks its length. */
 async function getBlob(client: HostClient, descriptor: Descriptor, offset: number): Promise<IncomingMessage> {
   const range: Record<string, string> = offset === 0 ? {} : { range: `bytes=${offset}-` };
   const message = await client.request({
@@ -281,15 +281,16 @@ async function getBlob(client: HostClient, descriptor: Descriptor, offset: numbe
   throw new HostFailure('wrong', reason);
 }
 
+/** Returns why the response is invalid; undefined when it is valid. */
 function reasonAgainst(message: IncomingMessage, sizeBytes: number, offset: number): string | undefined {
   const encoding = message.headers['content-encoding'] ?? 'identity';
-  if (encoding !== 'identity') return 'sends the blob encoded again, though asked not to';
+  if (encoding !== 'identity') return `unexpected Content-Encoding ${oneLine(encoding, 40)}`;
   const isPart = message.statusCode === 206;
   const expectedBytes = isPart ? sizeBytes - offset : sizeBytes;
   const length = message.headers['content-length'];
-  if (length !== undefined && Number(length) !== expectedBytes) return `announces ${Number(length)} bytes instead of ${expectedBytes}`;
+  if (length !== undefined && Number(length) !== expectedBytes) return `Content-Length of ${Number(length)} bytes instead of ${expectedBytes}`;
   const range = /^bytes ([0-9]+)-[0-9]+\/([0-9]+|\*)$/.exec(message.headers['content-range'] ?? '');
-  return isPart && Number(range?.[1]) !== offset ? 'answers with another part of the blob than was asked for' : undefined;
+  return isPart && Number(range?.[1]) !== offset ? 'response has another range than requested' : undefined;
 }
 
 function digestOf(bytes: Buffer, algorithm: string): string {

@@ -1,7 +1,7 @@
 /**
- * Sends one HTTP request after another for one pull: kept connections, TLS by the node's files, proxies, redirects, deadlines.
+ * Sends the HTTP requests of one pull: keep-alive connections, TLS with the node's certificates, proxies, redirects and timeouts.
  *
- * Knows nothing of registries or tokens. Never sends a credential to another origin than the one it was given for.
+ * Knows nothing about registries or tokens. Never sends a credential to any origin but the one it is for.
  */
 import { readFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -17,9 +17,9 @@ import { HostFailure } from './registry-error.ts';
 export type HttpRequest = {
   readonly url: URL;
   readonly method: 'GET' | 'HEAD' | 'POST';
-  /** May go to any origin that a redirect names. */
+  /** Sent to redirect targets of any origin. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Credentials, and what an operator set: for the origin of `url` alone. */
+  /** Credentials and headers set by the operator: sent to the origin of `url` only. */
   readonly ownHeaders: Readonly<Record<string, string | readonly string[]>>;
   readonly body?: string;
   readonly tls: TlsFiles;
@@ -29,11 +29,13 @@ export type HttpResponse = { readonly message: http.IncomingMessage; readonly ur
 
 export type Transport = {
   /**
-   * @returns the response that is no redirect, its body unread: read it, or destroy it.
+   * Sends a request and follows redirects.
+   *
+   * @returns the final response. The caller must read or destroy its body.
    * @throws {Error} of the connection, or HostFailure for a redirect that is not followed.
    */
   send(request: HttpRequest): Promise<HttpResponse>;
-  /** Ends all connections. */
+  /** Closes all connections. */
   close(): void;
 };
 
@@ -45,12 +47,12 @@ export type TransportDeps = {
 };
 
 const redirectsMax = 10;
-/** One pull's connections to one host; callers open fewer at a time. */
+/** Limit of a pull's connections to one host; callers open fewer at a time. */
 const socketsPerHostMax = 16;
-/** Kept connections that nobody uses go after this, should a session not be closed. */
+/** Idle connections are closed after this time, in case a session is not closed. */
 const idleSocketMs = 15_000;
 const discardBytesMax = 64 << 10;
-/** What one read of a connection may bring. */
+/** The size of the read buffer of connections. */
 const readBytes = 256 << 10;
 const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308];
 
@@ -61,16 +63,16 @@ export function createTransport(deps: TransportDeps): Transport {
   function agentFor(url: URL, files: TlsFiles): Promise<http.Agent> {
     const proxy = proxyFor(url, deps.proxy);
     const key = JSON.stringify([url.protocol, proxy, url.protocol === 'https:' ? files : null]);
-    const known = agents.get(key) ?? makeAgent(url.protocol === 'https:', proxy, files);
-    agents.set(key, known);
-    return known;
+    const agent = agents.get(key) ?? createAgent(url.protocol === 'https:', proxy, files);
+    agents.set(key, agent);
+    return agent;
   }
 
   async function send(request: HttpRequest): Promise<HttpResponse> {
     let current = request;
     for (let hop = 0; hop <= redirectsMax; hop += 1) {
       const agent = await agentFor(current.url, current.tls);
-      if (isClosed) throw new HostFailure('wrong', 'the pull is over');
+      if (isClosed) throw new HostFailure('wrong', 'the pull has ended');
       const message = await exchange(deps, current, agent);
       const location = message.headers.location;
       if (location === undefined || !redirectStatuses.includes(message.statusCode ?? 0) || current.method === 'POST')
@@ -83,56 +85,55 @@ export function createTransport(deps: TransportDeps): Transport {
 
   function close(): void {
     isClosed = true;
-    for (const agent of agents.values()) agent.then((made) => made.destroy()).catch(() => undefined);
+    for (const agent of agents.values()) agent.then((created) => created.destroy()).catch(() => undefined);
     agents.clear();
   }
 
   return { send, close };
 }
 
-/** Lets go of a response whose body nobody wants; the connection is kept where reading on is cheap. */
+/** Discards a response. Reads a short body to its end, to keep the connection; otherwise closes the connection. */
 export function discard(message: http.IncomingMessage): void {
   const lengthBytes = Number(message.headers['content-length'] ?? Number.POSITIVE_INFINITY);
   message.on('error', () => undefined);
-  // The answer to a HEAD has a length and no body. What arrived whole is not waited for.
+  // A response to HEAD has a content-length but no body: it is already complete.
   const isShort = lengthBytes <= discardBytesMax || message.complete;
   if (isShort) message.resume();
   else message.destroy();
 }
 
-/** The same request to where a redirect points. */
+/** Returns the request for the target of a redirect. */
 function redirected(request: HttpRequest, location: string): HttpRequest {
   const url = URL.parse(location, request.url.href);
-  // The query of a signed URL is a credential: only the origin is shown.
-  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:'))
-    throw new HostFailure('wrong', 'redirect to something that is not an http URL');
+  // Messages show the origin only: the query of a signed URL is a credential.
+  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw new HostFailure('wrong', 'redirect target is not an http URL');
   if (url.protocol === 'http:' && request.url.protocol === 'https:') throw new HostFailure('wrong', `redirect from https to ${oneLine(url.origin)}`);
   if (url.origin === request.url.origin) return { ...request, url };
-  // The client's certificate, too, is for the registry. Its authorities stay: storage beside a private registry has the same.
+  // The client certificate is for the registry only. The authorities are kept: the storage of a private registry usually has the same ones.
   return { ...request, url, ownHeaders: {}, tls: { ...request.tls, clientPairs: [] } };
 }
 
-async function makeAgent(isTls: boolean, proxy: string | undefined, files: TlsFiles): Promise<http.Agent> {
+async function createAgent(isTls: boolean, proxy: string | undefined, files: TlsFiles): Promise<http.Agent> {
   const options = {
     keepAlive: true,
     maxSockets: socketsPerHostMax,
     maxFreeSockets: socketsPerHostMax,
     timeout: idleSocketMs,
-    // The default of 250 ms gives up on far registries.
+    // The default of 250 ms is too short for distant registries.
     autoSelectFamilyAttemptTimeout: 2000,
     ...(proxy === undefined ? {} : { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }),
   };
   const agent = isTls
     ? new https.Agent({ ...options, secureContext: await loadSecureContext(files), rejectUnauthorized: !files.skipVerify })
     : new http.Agent(options);
-  // The way through a proxy is made with the socket's own reads.
+  // Not with a proxy: its CONNECT handshake needs the socket's normal reads.
   if (proxy === undefined) readIntoOneBuffer(agent);
   return agent;
 }
 
 /**
- * Lets all connections of an agent read into the same memory: the parser takes from it what it needs before the next read. Else Node makes a buffer
- * for each, four times as small, and the collection of that garbage costs more than the reading. Source: Node's net.connect(), option `onread`.
+ * Makes all connections of an agent read into the same buffer: the parser consumes it before the next read. By default Node allocates a buffer for
+ * each read, a quarter of this size, and collecting that garbage costs more than reading. Source: Node's net.connect(), option `onread`.
  */
 function readIntoOneBuffer(agent: http.Agent): void {
   const buffer = Buffer.allocUnsafeSlow(readBytes);
@@ -142,18 +143,18 @@ function readIntoOneBuffer(agent: http.Agent): void {
       socket?.emit('data', buffer.subarray(0, lengthBytes));
       return true;
     };
-    // The types of what is handed on to net.connect() leave this one out.
-    const given: typeof options & Pick<NetConnectOpts, 'onread'> = { ...options, onread: { buffer, callback } };
-    const socket = connect(given, done);
+    // The option is passed to net.connect(), but the type lacks it.
+    const withBuffer: typeof options & Pick<NetConnectOpts, 'onread'> = { ...options, onread: { buffer, callback } };
+    const socket = connect(withBuffer, done);
     return socket;
   };
 }
 
-/** Made once per agent: the system's authorities are hundreds of certificates to parse. */
+/** Called once per agent: the system has hundreds of authorities to parse. */
 async function loadSecureContext(files: TlsFiles): Promise<tls.SecureContext> {
   const load = (path: string): Promise<string> =>
     readFile(path, 'utf8').catch((error: unknown) => {
-      throw new HostFailure('wrong', `reading certificate ${path}: ${reasonOf(error)}`, { cause: error });
+      throw new HostFailure('wrong', `read certificate ${path}: ${reasonOf(error)}`, { cause: error });
     });
   const own = await Promise.all(files.caFiles.map(load));
   const cert = await Promise.all(files.clientPairs.map((pair) => load(pair.certFile)));
@@ -163,16 +164,16 @@ async function loadSecureContext(files: TlsFiles): Promise<tls.SecureContext> {
   try {
     return tls.createSecureContext({ ca, minVersion: 'TLSv1.2', ...(cert.length === 0 ? {} : { cert, key }) });
   } catch (error) {
-    // OpenSSL's message never holds key material.
+    // OpenSSL's message never contains key material.
     throw new HostFailure(
       'wrong',
-      `certificates ${[...files.caFiles, ...files.clientPairs.map((pair) => pair.certFile)].join(', ')}: ${reasonOf(error)}`,
+      `load certificates ${[...files.caFiles, ...files.clientPairs.map((pair) => pair.certFile)].join(', ')}: ${reasonOf(error)}`,
       { cause: error },
     );
   }
 }
 
-/** One request, up to the header of its response. */
+/** Sends one request and resolves with the header of its response. */
 function exchange(deps: TransportDeps, request: HttpRequest, agent: http.Agent): Promise<http.IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<http.IncomingMessage>();
   const options: https.RequestOptions = {
@@ -182,24 +183,24 @@ function exchange(deps: TransportDeps, request: HttpRequest, agent: http.Agent):
     signal: deps.signal,
   };
   const sent = (request.url.protocol === 'https:' ? https : http).request(request.url, options);
-  const giveUp = (failure: HostFailure) => {
+  const fail = (failure: HostFailure) => {
     clearTimeout(timer);
     sent.destroy(failure);
-    // It may have ended without a word.
+    // It may have ended without emitting an error.
     reject(failure);
   };
-  const late = () => giveUp(new HostFailure('unreachable', `no answer within ${deps.responseTimeoutMs / 1000} s`));
-  const timer = setTimeout(late, deps.responseTimeoutMs);
-  // Without a listener the connection ends, and neither response nor error comes.
+  const onTimeout = () => fail(new HostFailure('unreachable', `no response within ${deps.responseTimeoutMs / 1000} s`));
+  const timer = setTimeout(onTimeout, deps.responseTimeoutMs);
+  // Without a listener the connection ends without a response or an error.
   sent.on('upgrade', (_message, socket) => {
     socket.destroy();
-    giveUp(new HostFailure('wrong', 'answers in another protocol'));
+    fail(new HostFailure('wrong', 'unexpected protocol upgrade'));
   });
   sent.on('response', (message) => {
     clearTimeout(timer);
     resolve(message);
   });
-  // Stays for the life of the request: a connection may break long after the header.
+  // Stays for the life of the request: a connection may break long after the header arrived.
   sent.on('error', (error) => {
     clearTimeout(timer);
     reject(error);

@@ -8,7 +8,7 @@ const reject = [{ type: 'reject' }];
 const parse = (document: unknown) => parsePolicy(Buffer.from(JSON.stringify(document)));
 const withRequirement = (requirement: object) => parse({ default: [requirement] }).default[0];
 
-test('ruleFor() takes the most specific scope, and it alone', () => {
+test('ruleFor() uses only the most specific scope', () => {
   const digest = `sha256:${'a'.repeat(64)}`;
   const lookUp = (scopes: readonly string[], name: string) =>
     ruleFor(parse({ default: reject, transports: { docker: Object.fromEntries(scopes.map((scope) => [scope, accept])) } }), parseReference(name))
@@ -23,7 +23,7 @@ test('ruleFor() takes the most specific scope, and it alone', () => {
   assert.equal(lookUp(['docker.io/lib', 'docker.io/library/busy'], 'busybox:1'), 'default');
 });
 
-test('ruleFor() takes a wildcard for every domain above the host, the nearest first, never for the host itself', () => {
+test('ruleFor() matches wildcards of all parent domains, the nearest first, but not of the host itself', () => {
   const policy = parse({ default: reject, transports: { docker: { '*.example.com': accept, '*.com': reject } } });
   const scopeOf = (name: string) => ruleFor(policy, parseReference(name)).scope;
   assert.equal(scopeOf('a.b.example.com/x'), '*.example.com');
@@ -33,7 +33,7 @@ test('ruleFor() takes a wildcard for every domain above the host, the nearest fi
   assert.equal(scopeOf('localhost/x'), 'default');
 });
 
-test('ruleFor() knows no name for an image without one', () => {
+test('ruleFor() uses the default for an image without a name', () => {
   const policy = parse({ default: reject, transports: { docker: { '': accept } } });
   assert.deepEqual(ruleFor(policy, undefined), { scope: 'default', requirements: [{ type: 'reject' }] });
 });
@@ -52,7 +52,7 @@ test('parsePolicy() reads keys and identities', () => {
   });
 });
 
-test('parsePolicy() keeps what berth cannot check as a requirement that nothing fulfils', () => {
+test('parsePolicy() turns unsupported requirements into one that no image meets', () => {
   for (const requirement of [
     { type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k' },
     { type: 'sigstoreSigned', keyPath: '/k', rekorPublicKeyPath: '/r' },
@@ -62,21 +62,21 @@ test('parsePolicy() keeps what berth cannot check as a requirement that nothing 
   }
 });
 
-test('parsePolicy() refuses what the format does not have', () => {
+test('parsePolicy() refuses invalid policies', () => {
   const signed = { type: 'sigstoreSigned', keyPath: '/k' };
   const cases: readonly (readonly [string, RegExp])[] = [
-    ['[]', /should be an object/],
-    ['{}', /default: should be a list/],
-    ['{"default":[]}', /default: is empty/],
-    ['{"default":[{"type":"accept"}]}', /"accept" is no type of requirement/],
-    ['{"default":[{"type":"reject","note":1}]}', /"note" is not known/],
-    ['{"default":[{"type":"reject"}],"Transports":{}}', /"Transports" is not known/],
-    ['{"default":[{"type":"reject"}],"transports":{"docker":{"a":[{"type":"reject"}],"\\u0061":[{"type":"reject"}]}}}', /"a" is there twice/],
-    [JSON.stringify({ default: [{ type: 'sigstoreSigned' }] }), /should have one of keyPath/],
-    [JSON.stringify({ default: [{ ...signed, keyData: 'eA==' }] }), /should have one of keyPath/],
-    [JSON.stringify({ default: [{ type: 'sigstoreSigned', keyPaths: [] }] }), /has no keys/],
-    [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'any' } }] }), /"any" is no type of identity/],
-    [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'exactReference', dockerReference: 'a' } }] }), /no name with tag or digest/],
+    ['[]', /must be an object/],
+    ['{}', /default: must be a list/],
+    ['{"default":[]}', /default: empty list/],
+    ['{"default":[{"type":"accept"}]}', /unknown requirement type "accept"/],
+    ['{"default":[{"type":"reject","note":1}]}', /unknown field "note"/],
+    ['{"default":[{"type":"reject"}],"Transports":{}}', /unknown field "Transports"/],
+    ['{"default":[{"type":"reject"}],"transports":{"docker":{"a":[{"type":"reject"}],"\\u0061":[{"type":"reject"}]}}}', /duplicate key "a"/],
+    [JSON.stringify({ default: [{ type: 'sigstoreSigned' }] }), /must have exactly one of keyPath/],
+    [JSON.stringify({ default: [{ ...signed, keyData: 'eA==' }] }), /must have exactly one of keyPath/],
+    [JSON.stringify({ default: [{ type: 'sigstoreSigned', keyPaths: [] }] }), /no keys/],
+    [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'any' } }] }), /unknown identity type "any"/],
+    [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'exactReference', dockerReference: 'a' } }] }), /name with a tag or digest/],
     [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'remapIdentity', prefix: 'a/b:1', signedPrefix: 'c' } }] }), /prefix "a\/b:1"/],
   ];
   for (const [text, message] of cases) assert.throws(() => parsePolicy(Buffer.from(text)), { code: 'FAILED_PRECONDITION', message }, text);

@@ -1,7 +1,7 @@
 /**
- * Reads a signature policy, containers-policy.json(5), and finds what it requires of an image.
+ * Parses a signature policy, containers-policy.json(5), and finds the requirements for an image.
  *
- * Pure: reads no keys and checks no signature. What it does not understand makes the whole policy invalid: a typo must not open a door.
+ * Pure: reads no keys and checks no signature. Unknown content makes the complete policy invalid: a typing error must not allow an image.
  */
 import { failedPrecondition } from '../../lib/errors.ts';
 import { formatReference, type Reference, repositoryName } from '../document/reference.ts';
@@ -18,34 +18,34 @@ import {
 } from '../document/untrusted-json.ts';
 import { parseSignedIdentity, type SignedIdentity } from './signed-identity.ts';
 
-/** Where a public key in PEM is. */
+/** A public key in PEM, in a file or in the policy itself. */
 export type KeySource = { readonly path: string } | { readonly pem: string };
 
 export type Requirement =
   | { readonly type: 'insecureAcceptAnything' }
   | { readonly type: 'reject' }
-  /** A signature by one of the keys is enough. */
+  /** Requires a signature by one of the keys. */
   | { readonly type: 'sigstoreSigned'; readonly keys: readonly KeySource[]; readonly identity: SignedIdentity }
-  /** Known to the format, but not to berth: no image fulfils it. */
+  /** Valid, but not supported by berth: no image meets it. */
   | { readonly type: 'unsupported'; readonly reason: string };
 
-/** Requirements are met only all together. */
+/** An image must meet all requirements of a list. */
 export type Policy = {
   readonly default: readonly Requirement[];
-  /** Of the transport `docker`, by scope. */
+  /** Scopes of the transport `docker`. */
   readonly scopes: ReadonlyMap<string, readonly Requirement[]>;
 };
 
-/** What applies to one image. `scope`: for messages. */
+/** The requirements for one image. `scope`: for messages. */
 export type Rule = { readonly scope: string; readonly requirements: readonly Requirement[] };
 
 const entriesMax = 10_000;
 
-/** @throws {BerthError} FAILED_PRECONDITION naming the place of what is not as the format says. */
+/** Parses a policy. @throws {BerthError} FAILED_PRECONDITION with the path of the invalid field. */
 export function parsePolicy(bytes: Buffer): Policy {
   const document = parseJsonObject(bytes, 'signature policy');
-  const twice = duplicateKey(bytes.toString('utf8'));
-  if (twice !== undefined) throw failedPrecondition(`signature policy: ${quoted(twice)} is there twice`);
+  const duplicate = duplicateKey(bytes.toString('utf8'));
+  if (duplicate !== undefined) throw failedPrecondition(`signature policy: duplicate key ${quoted(duplicate)}`);
   onlyFields(document, ['default', 'transports'], 'signature policy');
   const transports = Object.entries(document.transports === undefined ? {} : toObject(document.transports, 'signature policy transports'));
   const byTransport = new Map(transports.map(([name, scopes]) => [name, parseScopes(scopes, `signature policy transports.${name}`)]));
@@ -58,7 +58,7 @@ function parseScopes(value: unknown, what: string): Policy['scopes'] {
 
 function parseRequirements(value: unknown, what: string): readonly Requirement[] {
   const list = toArray(value, what, entriesMax);
-  if (list.length === 0) throw failedPrecondition(`${what}: is empty; to require nothing, say insecureAcceptAnything`);
+  if (list.length === 0) throw failedPrecondition(`${what}: empty list; use insecureAcceptAnything to require nothing`);
   return list.map((each, position) => parseRequirement(toObject(each, `${what}[${position}]`), `${what}[${position}]`));
 }
 
@@ -70,8 +70,8 @@ function parseRequirement(requirement: JsonObject, what: string): Requirement {
   }
   if (type === 'sigstoreSigned') return parseSigstoreSigned(requirement, what);
   if (type === 'signedBy')
-    return { type: 'unsupported', reason: 'the policy asks for a GPG signature (signedBy), and berth checks sigstore keys only' };
-  throw failedPrecondition(`${what}: ${quoted(type)} is no type of requirement`);
+    return { type: 'unsupported', reason: 'the policy requires a GPG signature (signedBy), which is not supported; use sigstoreSigned' };
+  throw failedPrecondition(`${what}: unknown requirement type ${quoted(type)}`);
 }
 
 const keyFields = ['keyPath', 'keyPaths', 'keyData', 'keyDatas'];
@@ -81,11 +81,11 @@ const logFields = ['rekorPublicKeyPath', 'rekorPublicKeyPaths', 'rekorPublicKeyD
 function parseSigstoreSigned(requirement: JsonObject, what: string): Requirement {
   onlyFields(requirement, ['type', 'signedIdentity', ...keyFields, ...certificateFields, ...logFields], what);
   const given = [...keyFields, ...certificateFields].filter((field) => requirement[field] !== undefined);
-  if (given.length !== 1) throw failedPrecondition(`${what}: should have one of ${[...keyFields, ...certificateFields].join(', ')}`);
+  if (given.length !== 1) throw failedPrecondition(`${what}: must have exactly one of ${[...keyFields, ...certificateFields].join(', ')}`);
   const identity = parseSignedIdentity(requirement.signedIdentity, `${what} signedIdentity`);
-  // To leave it out would accept what the policy does not.
-  const unknown = [...certificateFields, ...logFields].find((field) => requirement[field] !== undefined);
-  if (unknown !== undefined) return { type: 'unsupported', reason: `the policy uses ${unknown}, and berth checks signatures by public keys only` };
+  // Ignoring it would accept images that the policy rejects.
+  const unsupported = [...certificateFields, ...logFields].find((field) => requirement[field] !== undefined);
+  if (unsupported !== undefined) return { type: 'unsupported', reason: `the policy uses ${unsupported}; only public keys are supported` };
   return { type: 'sigstoreSigned', keys: parseKeys(requirement, what), identity };
 }
 
@@ -96,12 +96,13 @@ function parseKeys({ keyPath, keyPaths, keyData, keyDatas }: JsonObject, what: s
     paths === undefined
       ? toTexts(texts, `${what} keyData`, entriesMax).map((text) => ({ pem: Buffer.from(text, 'base64').toString('utf8') }))
       : toTexts(paths, `${what} keyPath`, entriesMax).map((path) => ({ path }));
-  if (keys.length === 0) throw failedPrecondition(`${what}: has no keys`);
+  if (keys.length === 0) throw failedPrecondition(`${what}: no keys`);
   return keys;
 }
 
 /**
- * The most specific scope decides alone: the image, its repository, the namespaces above it, the host, `*.` and the domains above that, '' for all, then the default.
+ * Returns the rule for an image. Only the most specific scope applies: the image, its repository, the namespaces above it, the host, `*.` with the
+ * parent domains, '' for all, then the default.
  *
  * @param ref undefined for an image without a name.
  */

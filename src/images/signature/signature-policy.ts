@@ -1,7 +1,7 @@
 /**
- * Holds images against the node's signature policy: when they are pulled, before anything is unpacked, and again when containers are made of them.
+ * Checks images against the node's signature policy: at a pull before anything is unpacked, and again when containers are created.
  *
- * Policy and keys are read anew each time, so a change holds at once. What cannot be read or checked is refused.
+ * Policy and keys are read for each check, so that a change takes effect immediately. Anything that cannot be read or checked is refused.
  */
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -15,38 +15,41 @@ import { isIdentityAccepted } from './signed-identity.ts';
 
 export type SignaturePolicy = {
   /**
-   * @param digests of the image's manifest and of the indexes that led to it. A signature of any will do, for each names the next by its digest.
-   * @returns the signatures that made the policy accept the image, to be kept with it; none where it asks for none.
-   * @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …`, a word that the kubelet looks for; else as the session.
+   * Fetches and checks the signatures of an image.
+   *
+   * @param digests of the image's manifest and of the indexes that led to it. A signature of any one suffices, because each contains the digest
+   *   of the next.
+   * @returns the signatures by which the policy accepted the image, to be stored with it; none if the policy requires none.
+   * @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …`, a prefix that the kubelet recognizes; else as the session.
    */
   readonly verify: (session: RegistrySession, ref: Reference, digests: readonly string[]) => Promise<readonly Signature[]>;
   /**
-   * Of an image on the node.
+   * Checks an image on the node.
    *
-   * @param names under which it may be accepted; by one is enough. None: only the policy's default counts.
-   * @param kept what verify() gave, by whichever names the image was pulled.
-   * @returns why it is not accepted, as verify() throws it.
+   * @param names of the image; it is accepted if the policy accepts one of them. Without a name, the default of the policy applies.
+   * @param kept the results of verify() for all names under which the image was pulled.
+   * @returns the error that verify() would throw; undefined when the image is accepted.
    */
   readonly refusal: (names: readonly string[], kept: readonly Signature[]) => BerthError | undefined;
 };
 
-/** @param file of a policy as containers-policy.json(5) has it; '' for none. @throws {BerthError} FAILED_PRECONDITION for one that cannot be used. */
+/** Opens a policy file in the format of containers-policy.json(5); '' for none. @throws {BerthError} FAILED_PRECONDITION when it is invalid. */
 export function openSignaturePolicy(file: string): SignaturePolicy | undefined {
   if (file === '') return undefined;
   readPolicy(file);
   return {
     verify: async (session, ref, digests) => {
       const rule = ruleFor(readPolicy(file), ref);
-      const judge = createJudge(rule, ref, (digest) => digests.includes(digest));
+      const evaluate = createEvaluation(rule, ref, (digest) => digests.includes(digest));
       const signatures: Signature[] = [];
-      let reason = judge(signatures);
-      for (const digest of rule.requirements.every(isFulfillable) ? digests : []) {
+      let reason = evaluate(signatures);
+      for (const digest of rule.requirements.every(canBeMet) ? digests : []) {
         if (reason === undefined) break;
-        signatures.push(...(await fetchSignatures(session, digest).catch((error: unknown) => unusable(error, ref, rule))));
-        reason = judge(signatures);
+        signatures.push(...(await fetchSignatures(session, digest).catch((error: unknown) => throwFetchError(error, ref, rule))));
+        reason = evaluate(signatures);
       }
       if (reason !== undefined) throw refused(formatReference(ref), rule, reason);
-      // They will be taken for the image's own.
+      // Only signatures of this image are stored with it: refusal() does not check the digests again.
       return signatures.filter((signature) => digests.includes(manifestOf(signature) ?? ''));
     },
     refusal: (names, kept) => {
@@ -54,7 +57,7 @@ export function openSignaturePolicy(file: string): SignaturePolicy | undefined {
       const refs = names.flatMap((name) => findReference(name) ?? []);
       const found = (refs.length === 0 ? [undefined] : refs).map((ref) => {
         const rule = ruleFor(policy, ref);
-        const reason = createJudge(rule, ref, () => true)(kept);
+        const reason = createEvaluation(rule, ref, () => true)(kept);
         return reason === undefined ? undefined : refused(ref === undefined ? 'without a name' : formatReference(ref), rule, reason);
       });
       return found.includes(undefined) ? undefined : found[0];
@@ -66,51 +69,51 @@ function readPolicy(file: string): Policy {
   try {
     return parsePolicy(readFileSync(file));
   } catch (error) {
-    throw failedPrecondition(`reading the signature policy ${file}: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`read signature policy ${file}: ${reasonOf(error)}`, error);
   }
 }
 
-const isFulfillable = ({ type }: Requirement): boolean => type !== 'reject' && type !== 'unsupported';
+const canBeMet = ({ type }: Requirement): boolean => type !== 'reject' && type !== 'unsupported';
 
 function refused(subject: string, { scope }: Rule, reason: string): BerthError {
   return failedPrecondition(`SignatureValidationFailed: image ${subject}: ${reason} (signature policy, scope ${quoted(scope)})`);
 }
 
-/** Signatures that are not what they should be are the image's fault; a registry that is away is not. */
-function unusable(error: unknown, ref: Reference, rule: Rule): never {
+/** Reports malformed signatures as a refusal of the image, but an unavailable registry as it is. */
+function throwFetchError(error: unknown, ref: Reference, rule: Rule): never {
   if (error instanceof BerthError && error.code === 'FAILED_PRECONDITION') throw refused(formatReference(ref), rule, reasonOf(error));
   throw error;
 }
 
-/** Says why signatures do not satisfy a rule; undefined when they do. */
-type Judge = (signatures: readonly Signature[]) => string | undefined;
+/** Returns why signatures do not meet a rule; undefined when they do. */
+type Evaluation = (signatures: readonly Signature[]) => string | undefined;
 
-/** @param isOurs whether a manifest is the image's. */
-function createJudge({ requirements }: Rule, asked: Reference | undefined, isOurs: (digest: string) => boolean): Judge {
-  const ref = asked && meaningOf(asked);
-  // What no signature can mend is said first.
-  const hopeless = requirements.filter((requirement) => !isFulfillable(requirement));
-  const tests = (hopeless.length > 0 ? hopeless : requirements).map((requirement): Judge => {
+/** @param isOfImage reports whether a manifest belongs to the image. */
+function createEvaluation({ requirements }: Rule, name: Reference | undefined, isOfImage: (digest: string) => boolean): Evaluation {
+  const ref = name && meaningOf(name);
+  // Requirements that no signature can meet are reported first.
+  const unmeetable = requirements.filter((requirement) => !canBeMet(requirement));
+  const checks = (unmeetable.length > 0 ? unmeetable : requirements).map((requirement): Evaluation => {
     if (requirement.type === 'insecureAcceptAnything') return () => undefined;
-    if (requirement.type === 'reject') return () => 'is rejected';
+    if (requirement.type === 'reject') return () => 'rejected';
     if (requirement.type === 'unsupported') return () => requirement.reason;
     const keys = requirement.keys.map(readKey);
-    const flaw = (signature: Signature): string | undefined => {
+    const rejectionOf = (signature: Signature): string | undefined => {
       const claim = claimOf(keys, signature);
       if (typeof claim === 'string') return claim;
-      if (!isOurs(claim.manifestDigest)) return `is signed for another manifest, ${quoted(claim.manifestDigest)}`;
+      if (!isOfImage(claim.manifestDigest)) return `signed for another manifest, ${quoted(claim.manifestDigest)}`;
       const isAccepted = ref !== undefined && isIdentityAccepted(requirement.identity, ref, claim.reference);
-      return isAccepted ? undefined : `is signed for another name, ${quoted(claim.reference)}`;
+      return isAccepted ? undefined : `signed for another name, ${quoted(claim.reference)}`;
     };
     return (signatures) => {
-      const flaws = signatures.map(flaw);
-      if (flaws.includes(undefined)) return undefined;
-      return flaws.length === 0 ? 'needs a signature and has none' : [...new Set(flaws)].join('; ');
+      const rejections = signatures.map(rejectionOf);
+      if (rejections.includes(undefined)) return undefined;
+      return rejections.length === 0 ? 'a signature is required, but there is none' : [...new Set(rejections)].join('; ');
     };
   });
   return (signatures) => {
-    for (const test of tests) {
-      const reason = test(signatures);
+    for (const check of checks) {
+      const reason = check(signatures);
       if (reason !== undefined) return reason;
     }
     return undefined;
@@ -119,24 +122,25 @@ function createJudge({ requirements }: Rule, asked: Reference | undefined, isOur
 
 function claimOf(keys: readonly KeyObject[], signature: Signature): SignedClaim | string {
   try {
-    return claimSignedBy(keys, signature) ?? 'is not signed by a key that the policy names';
+    return claimSignedBy(keys, signature) ?? 'not signed by a key of the policy';
   } catch (error) {
     return reasonOf(error);
   }
 }
 
 function readKey(source: KeySource): KeyObject {
-  const name = 'path' in source ? source.path : 'within the text';
+  const place = 'path' in source ? source.path : '(keyData)';
   try {
     const key = createPublicKey('path' in source ? readFileSync(source.path) : source.pem);
-    if (!['ec', 'rsa', 'ed25519'].includes(key.asymmetricKeyType ?? '')) throw new Error('is neither ECDSA, RSA nor Ed25519');
+    if (!['ec', 'rsa', 'ed25519'].includes(key.asymmetricKeyType ?? ''))
+      throw new Error('unsupported key type; supported are ECDSA, RSA and Ed25519');
     return key;
   } catch (error) {
-    throw failedPrecondition(`reading the public key ${name} of the signature policy: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`read public key ${place} of the signature policy: ${reasonOf(error)}`, error);
   }
 }
 
-/** None where the repository has no signatures of the manifest. */
+/** Returns no signatures when the repository has none of the manifest. */
 async function fetchSignatures(session: RegistrySession, manifestDigest: string): Promise<readonly Signature[]> {
   let bytes: Buffer;
   try {

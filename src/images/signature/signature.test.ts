@@ -28,11 +28,11 @@ const pairs = {
 };
 
 for (const [name, { privateKey, publicKey }] of Object.entries(pairs)) {
-  test(`claimSignedBy() believes what the key of a policy has signed with ${name}, to the last bit`, () => {
+  test(`claimSignedBy() accepts only an unmodified payload signed by a given ${name} key`, () => {
     const good = signed(claim(), privateKey);
-    const strangers = Object.values(pairs).flatMap((pair) => (pair.publicKey === publicKey ? [] : [pair.publicKey]));
-    assert.deepEqual(claimSignedBy([...strangers, publicKey], good), { manifestDigest: digest, reference: 'example.com/app' });
-    assert.equal(claimSignedBy(strangers, good), undefined);
+    const otherKeys = Object.values(pairs).flatMap((pair) => (pair.publicKey === publicKey ? [] : [pair.publicKey]));
+    assert.deepEqual(claimSignedBy([...otherKeys, publicKey], good), { manifestDigest: digest, reference: 'example.com/app' });
+    assert.equal(claimSignedBy(otherKeys, good), undefined);
     assert.equal(claimSignedBy([], good), undefined);
     const tampered = Buffer.from(good.payload, 'base64').toString().replace('/app', '/apq');
     assert.equal(claimSignedBy([publicKey], { ...good, payload: Buffer.from(tampered).toString('base64') }), undefined);
@@ -42,7 +42,7 @@ for (const [name, { privateKey, publicKey }] of Object.entries(pairs)) {
   });
 }
 
-test('claimSignedBy() refuses what the key has signed, but is no claim about an image', () => {
+test('claimSignedBy() refuses a signed payload that is not a claim about an image', () => {
   const { privateKey, publicKey } = pairs.ecdsa;
   for (const document of [
     [],
@@ -58,7 +58,7 @@ test('claimSignedBy() refuses what the key has signed, but is no claim about an 
   }
 });
 
-test('parseSignatureManifest() finds the signatures, and bounds what it takes', () => {
+test('parseSignatureManifest() finds the signatures, and limits their number', () => {
   const layer = {
     mediaType: 'application/vnd.dev.cosign.simplesigning.v1+json',
     digest,

@@ -1,7 +1,7 @@
 /**
- * Signatures of images as cosign and skopeo attach them: where they are, what they say, and whether a key made them.
+ * Image signatures in the format of cosign and skopeo: their location, their claim, and their verification.
  *
- * Computes only: fetches nothing. Nothing of a payload is believed before a key was found that signed its bytes.
+ * Computes only, fetches nothing. A payload is used only after a key has verified its bytes.
  * Source: cosign's SIGNATURE_SPEC.md; containers/image, docs/containers-signature.5.md for the fields.
  */
 import { type KeyObject, verify } from 'node:crypto';
@@ -9,29 +9,29 @@ import { failedPrecondition } from '../../lib/errors.ts';
 import { type Descriptor, parseDescriptor } from '../document/manifest.ts';
 import { onlyFields, parseJsonObject, toArray, toObject, toOptionalTextMap, toText } from '../document/untrusted-json.ts';
 
-/** Both as they came, payload and signature in base64: so they are kept, to be checked again under another policy. */
+/** Payload and signature in base64. They are stored unchanged, to be verified again after a change of the policy. */
 export type Signature = { readonly payload: string; readonly signature: string };
 
-/** What a signature claims. */
+/** The claim of a signature. */
 export type SignedClaim = { readonly manifestDigest: string; readonly reference: string };
 
-/** Some hundreds of bytes in practice. */
+/** Payloads have some hundred bytes in practice. */
 export const payloadBytesMax = 64 << 10;
-/** Of one image. */
+/** Limit for one image. */
 const signaturesMax = 100;
 const annotationsMax = 1000;
 const payloadType = 'application/vnd.dev.cosign.simplesigning.v1+json';
 const signatureAnnotation = 'dev.cosignproject.cosign/signature';
 
-/** The tag, in the image's own repository, of the manifest that holds the signatures of a manifest. */
+/** Returns the tag, in the repository of the image, of the manifest that contains the signatures of a manifest. */
 export function signatureTag(manifestDigest: string): string {
   return `${manifestDigest.replace(':', '-')}.sig`;
 }
 
 /**
- * The signatures that such a manifest holds; layers that are anything else are left out.
+ * Returns the signatures in a signature manifest. Ignores other layers.
  *
- * @throws {BerthError} FAILED_PRECONDITION when it is no manifest.
+ * @throws {BerthError} FAILED_PRECONDITION when it is not a manifest.
  */
 export function parseSignatureManifest(bytes: Buffer): readonly { readonly payload: Descriptor; readonly signature: string }[] {
   const document = parseJsonObject(bytes, 'signature manifest');
@@ -44,9 +44,9 @@ export function parseSignatureManifest(bytes: Buffer): readonly { readonly paylo
 }
 
 /**
- * The claim of a signature that one of the keys made; undefined when none did.
+ * Verifies a signature and returns its claim; undefined when none of the keys made it.
  *
- * @throws {BerthError} FAILED_PRECONDITION for a claim of another form: the key's owner signed something else than an image.
+ * @throws {BerthError} FAILED_PRECONDITION when the payload is not a claim about an image: the owner of the key signed something else.
  */
 export function claimSignedBy(keys: readonly KeyObject[], { payload, signature }: Signature): SignedClaim | undefined {
   const bytes = Buffer.from(payload, 'base64');
@@ -54,7 +54,7 @@ export function claimSignedBy(keys: readonly KeyObject[], { payload, signature }
   return isBase64 && keys.some((key) => hasSigned(key, bytes, Buffer.from(signature, 'base64'))) ? parseClaim(bytes) : undefined;
 }
 
-/** The manifest that a signature says it is of, whoever made it; undefined when it says none. */
+/** Returns the digest of the manifest in a claim, without verifying the signature; undefined when there is none. */
 export function manifestOf({ payload }: Signature): string | undefined {
   try {
     return parseClaim(Buffer.from(payload, 'base64')).manifestDigest;
@@ -63,18 +63,18 @@ export function manifestOf({ payload }: Signature): string | undefined {
   }
 }
 
-/** ECDSA and RSA (PKCS #1 v1.5) over SHA-256, and Ed25519. */
+/** Supports ECDSA and RSA (PKCS #1 v1.5) over SHA-256, and Ed25519. */
 function hasSigned(key: KeyObject, bytes: Buffer, signature: Buffer): boolean {
   return verify(key.asymmetricKeyType === 'ed25519' ? null : 'sha256', bytes, key, signature);
 }
 
-/** As strict as containers/image: a field more may mean a condition that is not checked here. */
+/** As strict as containers/image: an unknown field may be a condition that is not checked here. */
 function parseClaim(bytes: Buffer): SignedClaim {
   const document = parseJsonObject(bytes, 'signature');
   onlyFields(document, ['critical', 'optional'], 'signature');
   const critical = toObject(document.critical, 'signature critical');
   onlyFields(critical, ['type', 'image', 'identity'], 'signature critical');
-  if (critical.type !== 'cosign container image signature') throw failedPrecondition('signature: is not that of a container image');
+  if (critical.type !== 'cosign container image signature') throw failedPrecondition('signature: not of a container image');
   const image = toObject(critical.image, 'signature image');
   onlyFields(image, ['docker-manifest-digest'], 'signature image');
   const identity = toObject(critical.identity, 'signature identity');

@@ -6,7 +6,7 @@ import { isIdentityAccepted, type SignedIdentity } from './signed-identity.ts';
 const digest = `sha256:${'a'.repeat(64)}`;
 const other = `sha256:${'b'.repeat(64)}`;
 
-test('isIdentityAccepted() compares names as containers-policy.json(5) has it', () => {
+test('isIdentityAccepted() compares names as specified by containers-policy.json(5)', () => {
   const remap: SignedIdentity = { type: 'remapIdentity', prefix: 'mirror:5000/x', signedPrefix: 'example.com' };
   const exact: SignedIdentity = { type: 'exactReference', reference: 'example.com/app:1' };
   const repository: SignedIdentity = { type: 'exactRepository', repository: 'example.com/app' };

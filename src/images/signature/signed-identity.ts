@@ -1,5 +1,5 @@
 /**
- * Whether the name that a signature was made for is one that the policy takes for the image that was asked for.
+ * Decides whether the policy accepts the name in a signature for the requested image.
  *
  * Pure. Source: containers-policy.json(5), "signedBy", signedIdentity.
  */
@@ -13,7 +13,7 @@ export type SignedIdentity =
   | { readonly type: 'exactRepository'; readonly repository: string }
   | { readonly type: 'remapIdentity'; readonly prefix: string; readonly signedPrefix: string };
 
-/** @throws {BerthError} FAILED_PRECONDITION for what the format does not have. */
+/** Parses a `signedIdentity`. @throws {BerthError} FAILED_PRECONDITION when it is invalid. */
 export function parseSignedIdentity(value: unknown, what: string): SignedIdentity {
   if (value === undefined) return { type: 'matchRepoDigestOrExact' };
   const identity = toObject(value, what);
@@ -27,29 +27,32 @@ export function parseSignedIdentity(value: unknown, what: string): SignedIdentit
       return { type };
     case 'exactReference':
       onlyFields(identity, ['type', 'dockerReference'], what);
-      if (parsed(field('dockerReference'))?.hasPlace !== true) throw failedPrecondition(`${what} dockerReference: is no name with tag or digest`);
+      if (parsed(field('dockerReference'))?.hasPlace !== true)
+        throw failedPrecondition(`${what} dockerReference: must be a name with a tag or digest`);
       return { type, reference: field('dockerReference') };
     case 'exactRepository':
       onlyFields(identity, ['type', 'dockerRepository'], what);
-      if (parsed(field('dockerRepository')) === undefined) throw failedPrecondition(`${what} dockerRepository: is no name of a repository`);
+      if (parsed(field('dockerRepository')) === undefined) throw failedPrecondition(`${what} dockerRepository: invalid repository name`);
       return { type, repository: field('dockerRepository') };
     case 'remapIdentity':
       onlyFields(identity, ['type', 'prefix', 'signedPrefix'], what);
       return { type, prefix: prefixOf(field('prefix'), what), signedPrefix: prefixOf(field('signedPrefix'), what) };
     default:
-      throw failedPrecondition(`${what}: ${quoted(type)} is no type of identity`);
+      throw failedPrecondition(`${what}: unknown identity type ${quoted(type)}`);
   }
 }
 
-/** A host, a namespace or a repository: neither tag nor digest. */
+/** A prefix is a host, a namespace or a repository, without tag and digest. */
 function prefixOf(text: string, what: string): string {
   if (/^[^/@\s]+(?:\/[^/:@\s]+)*$/.test(text)) return text;
-  throw failedPrecondition(`${what}: prefix ${quoted(text)} should be a host, a namespace or a repository`);
+  throw failedPrecondition(`${what}: prefix ${quoted(text)} must be a host, a namespace or a repository`);
 }
 
 /**
- * @param wanted as meaningOf() gives it.
- * @param signed the name within the signature.
+ * Reports whether the signed name is accepted for the requested one.
+ *
+ * @param wanted a result of meaningOf().
+ * @param signed the name in the signature.
  */
 export function isIdentityAccepted(identity: SignedIdentity, wanted: Reference, signed: string): boolean {
   const theirs = parsed(signed);
@@ -72,7 +75,7 @@ export function isIdentityAccepted(identity: SignedIdentity, wanted: Reference, 
   }
 }
 
-/** `hasPlace`: whether it says a tag or a digest, which parseReference() else supplies. */
+/** `hasPlace`: the text has a tag or a digest. If not, parseReference() adds a tag. */
 type Parsed = { readonly ref: Reference; readonly hasPlace: boolean };
 
 function parsed(text: string): Parsed | undefined {
@@ -82,7 +85,7 @@ function parsed(text: string): Parsed | undefined {
 
 function matchesRepoDigestOrExact(wanted: Reference, { ref, hasPlace }: Parsed): boolean {
   if (!hasPlace) return false;
-  // The digest itself is compared with that of the manifest.
+  // The digest itself is compared with the manifest's by the caller.
   return wanted.digest === undefined ? fullText(ref) === fullText(wanted) : isSameRepository(ref, wanted);
 }
 
@@ -93,7 +96,7 @@ function fullText(ref: Reference): string {
   return `${repositoryName(ref)}${tag}${ref.digest === undefined ? '' : `@${ref.digest}`}`;
 }
 
-/** The name that a mirror's image has at its origin; undefined when that would be none. */
+/** Returns the name of a mirror's image at its origin; undefined when it would be invalid. */
 function remapped(wanted: Reference, { prefix, signedPrefix }: { readonly prefix: string; readonly signedPrefix: string }): Reference | undefined {
   const name = repositoryName(wanted);
   if (name !== prefix && !name.startsWith(`${prefix}/`)) return wanted;

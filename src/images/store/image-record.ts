@@ -1,7 +1,7 @@
 /**
- * What is kept of an image: its config word for word, its names and its layers; and what is shown of it.
+ * The stored record of an image: its config unchanged, its names and its layers; and the view of it for the rest of berth.
  *
- * Pure. The config's text is kept because the image's id is its digest: a record that was damaged on disk is found by that.
+ * Pure. The text of the config is stored because its digest is the id of the image: this detects a record that is corrupt on disk.
  */
 import { createHash } from 'node:crypto';
 import type { ImageConfig } from '../../engine/state/spec.ts';
@@ -13,13 +13,13 @@ import type { Signature } from '../signature/signature.ts';
 
 export const imageRecordVersion = 1;
 
-/** A layer as the manifest had it, and the digest of the tar within. */
+/** A layer as described by the manifest, with the digest of its uncompressed tar. */
 export type ImageLayer = { readonly diffId: string; readonly digest: string; readonly compressedBytes: number };
 
-/** As on disk, `<root>/images/<hex of the id>.json`. Lists are without duplicates. */
+/** The record on disk, `<root>/images/<hex of the id>.json`. Lists have no duplicates. */
 export type StoredImage = {
   readonly version: typeof imageRecordVersion;
-  /** `sha256:` and the digest of `configText`. */
+  /** The digest of `configText`: `sha256:<hex>`. */
   readonly id: string;
   readonly configText: string;
   /** Full names, `docker.io/library/busybox:1.36`. */
@@ -28,24 +28,24 @@ export type StoredImage = {
   readonly digests: readonly string[];
   /** Lowest first. */
   readonly layers: readonly ImageLayer[];
-  /** Of its manifests, by which a policy accepted it. */
+  /** Signatures of its manifests, by which the policy accepted it. */
   readonly signatures: readonly Signature[];
-  /** Milliseconds since the epoch of the last change of names: of two records with one tag the later one has it. */
+  /** Time of the last change of names, in milliseconds since the epoch: of two records with the same tag, the later one owns it. */
   readonly namedAtMs: number;
 };
 
 /** An image as the rest of berth sees it. */
 export type ImageRecord = {
-  /** `sha256:<64 hex>`, the one id in every answer. */
+  /** `sha256:<64 hex>`, the id in all responses. */
   readonly id: string;
   readonly repoTags: readonly string[];
   readonly repoDigests: readonly string[];
-  /** On disk, unpacked, config included; layers that other images share are counted in each. Never 0. */
+  /** Size of the unpacked layers on disk and of the config. Shared layers count in each image. Never 0. */
   readonly sizeBytes: number;
-  /** From the first part of the config's User, when that is a number; then `username` is absent. */
+  /** The first part of the config's User if it is a number; then `username` is absent. */
   readonly uid?: number;
   readonly username?: string;
-  /** Not to be removed by garbage collection. */
+  /** Excluded from garbage collection. */
   readonly isPinned: boolean;
   readonly config: ImageConfigBlob;
   /** The config as the registry sent it. */
@@ -59,14 +59,14 @@ export type ImageRecord = {
   readonly signatures: readonly Signature[];
 };
 
-/** @throws {BerthError} FAILED_PRECONDITION when the bytes are not a whole record of this version. */
+/** Parses a record. @throws {BerthError} FAILED_PRECONDITION when it is not a complete record of this version. */
 export function parseStoredImage(bytes: Buffer): StoredImage {
   const document = parseJsonObject(bytes, 'image record');
   if (document.version !== imageRecordVersion)
-    throw failedPrecondition(`image record: has version ${String(document.version)}; this berth reads ${imageRecordVersion}`);
+    throw failedPrecondition(`image record: unsupported version ${String(document.version)}; supported is ${imageRecordVersion}`);
   const configText = toText(document.configText, 'image record configText');
   const id = toText(document.id, 'image record id');
-  if (id !== idOfConfig(Buffer.from(configText))) throw failedPrecondition('image record: its config does not have the digest that is its id');
+  if (id !== idOfConfig(Buffer.from(configText))) throw failedPrecondition('image record: digest of the config does not match the id');
   return {
     version: imageRecordVersion,
     id,
@@ -74,7 +74,7 @@ export function parseStoredImage(bytes: Buffer): StoredImage {
     tags: toOptionalTexts(document.tags, 'image record tags', namesMax),
     digests: toOptionalTexts(document.digests, 'image record digests', namesMax),
     layers: toArray(document.layers, 'image record layers', 500).map(parseLayer),
-    // Records of before there was a policy have none.
+    // Records written before signature policies were supported have none.
     signatures: toArray(document.signatures ?? [], 'image record signatures', namesMax).map(parseSignature),
     namedAtMs: toSizeBytes(document.namedAtMs, 'image record namedAtMs'),
   };
@@ -85,7 +85,7 @@ const namesMax = 100_000;
 function parseLayer(value: unknown): ImageLayer {
   const layer = toObject(value, 'image record layer');
   const diffId = toText(layer.diffId, 'image record layer diffId');
-  if (!isDigest(diffId)) throw failedPrecondition('image record: a diff id is no digest');
+  if (!isDigest(diffId)) throw failedPrecondition('image record: invalid diff id');
   return {
     diffId,
     digest: toText(layer.digest, 'image record layer digest'),
@@ -99,8 +99,8 @@ function parseSignature(value: unknown): Signature {
 }
 
 /**
- * The diff ids that a record names, as far as they can be read at all: of a record that this berth cannot read (a newer one's,
- * or a damaged one) the layers must not be lost.
+ * Returns the diff ids that can be found in a record which this version cannot read (a newer or a corrupt one), so that its layers are not
+ * removed.
  */
 export function salvageDiffIds(bytes: Buffer): readonly string[] {
   const found = bytes.toString('latin1').matchAll(/"diffId":\s*"(sha(?:256|512):[0-9a-f]+)"/g);
@@ -111,13 +111,13 @@ export function idOfConfig(config: Buffer): string {
   return `sha256:${createHash('sha256').update(config).digest('hex')}`;
 }
 
-/** @param id of an image. @returns the name of its record's file. */
+/** Returns the file name of an image's record. @throws {BerthError} FAILED_PRECONDITION for an invalid id. */
 export function recordFileName(id: string): string {
-  if (!isImageId(id)) throw failedPrecondition(`image id ${JSON.stringify(id)} is no digest`);
+  if (!isImageId(id)) throw failedPrecondition(`invalid image id ${JSON.stringify(id)}`);
   return `${id.replace('sha256:', '')}.json`;
 }
 
-/** @param layersBytes what its layers take on disk. */
+/** Returns the view of a stored image. @param layersBytes size of its layers on disk. */
 export function toImageRecord(stored: StoredImage, layersBytes: number, isPinned: boolean): ImageRecord {
   const config = parseImageConfig(Buffer.from(stored.configText));
   return {
@@ -136,7 +136,7 @@ export function toImageRecord(stored: StoredImage, layersBytes: number, isPinned
   };
 }
 
-/** What the kubelet checks runAsNonRoot against: a number, or else a name, or nothing. */
+/** The kubelet checks runAsNonRoot against these: a number, a name, or nothing. */
 function userOf(user: string): { uid?: number; username?: string } {
   const name = user.split(':', 1)[0] ?? '';
   if (name === '') return {};
@@ -149,7 +149,7 @@ function chainIdOf(diffIds: readonly string[]): string {
   return rest.reduce((chain, diffId) => `sha256:${createHash('sha256').update(`${chain} ${diffId}`).digest('hex')}`, lowest);
 }
 
-/** What the engine needs of the config. */
+/** Returns the parts of the config that the engine uses. */
 export function toEngineConfig(image: ImageRecord): ImageConfig {
   const { entrypoint, cmd, env, workingDir, user, stopSignal, volumes } = image.config;
   return { id: image.id, entrypoint, cmd, env, workingDir, user, stopSignal, volumes };

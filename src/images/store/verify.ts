@@ -1,8 +1,8 @@
 /**
- * Reads every file of the store again, holds it against what was recorded when it was unpacked, and computes the diff ids anew. Needs no daemon, and
+ * Verifies the image store: compares every file with the record made when it was unpacked, and recomputes the diff ids. Needs no daemon, and
  * changes nothing.
  *
- * What vanishes in the meantime was removed by a daemon, and is no damage.
+ * Files that disappear meanwhile were removed by a daemon and do not count as damage.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { constants, lstatSync, type Stats } from 'node:fs';
@@ -18,9 +18,9 @@ import { parseStoredImage } from './image-record.ts';
 export type Damage = {
   /** Hex of its diff id. */
   readonly layer: string;
-  /** `etc/os: has other bytes`, the first few. */
+  /** The first few reasons, such as `etc/os: checksum mismatch`. */
   readonly reasons: readonly string[];
-  /** Ids of the images that have the layer. */
+  /** Ids of the images that use the layer. */
   readonly images: readonly string[];
 };
 
@@ -30,11 +30,11 @@ export type Verification = {
   readonly files: number;
   readonly bytes: number;
   readonly damages: readonly Damage[];
-  /** Records of images that cannot be read, or whose layers are not all there: what is wrong with each. */
+  /** Image records that cannot be read, or whose layers are missing, each with the reason. */
   readonly badImages: readonly string[];
-  /** Directories of layers of which nothing was recorded. */
+  /** Directories of layers without a record of their files. */
   readonly unrecorded: readonly string[];
-  /** Names that neither a layer nor an image has: of a pull under way, or left by a daemon that was killed. */
+  /** Entries that are neither layers nor images: of a running pull, or left by a daemon that was killed. */
   readonly temporary: readonly string[];
 };
 
@@ -42,7 +42,7 @@ const reasonsMax = 5;
 const chunkBytes = 1 << 20;
 const layerName = /^(?:[0-9a-f]{64}|[0-9a-f]{128})$/;
 
-/** @param root the daemon's. */
+/** Verifies the store below the daemon's root directory. */
 export async function verifyStore(root: string): Promise<Verification> {
   const layersDir = join(root, 'layers');
   const names = await readdir(layersDir);
@@ -55,9 +55,9 @@ export async function verifyStore(root: string): Promise<Verification> {
   for (const layer of layers) {
     const directory = join(layersDir, layer);
     const found = await verifyLayer(directory, buffer, totals);
-    if (!isThere(directory)) continue;
+    if (!exists(directory)) continue;
     if (found === undefined) unrecorded.push(layer);
-    else if (found.length > 0) damages.push({ layer, reasons: found, images: [...layersOf].filter(([, its]) => its.has(layer)).map(([id]) => id) });
+    else if (found.length > 0) damages.push({ layer, reasons: found, images: [...layersOf].filter(([, used]) => used.has(layer)).map(([id]) => id) });
   }
   const others = [...names.filter((name) => !layerName.test(name)).map((name) => `layers/${name}`), ...temporary];
   return { images: layersOf.size, layers: layers.length, ...totals, damages, badImages, unrecorded, temporary: others };
@@ -74,18 +74,18 @@ async function readImages(directory: string, layers: ReadonlySet<string>) {
     }
     try {
       const image = parseStoredImage(await readFile(join(directory, name)));
-      const its = image.layers.map(({ diffId }) => diffId.slice(diffId.indexOf(':') + 1));
-      layersOf.set(image.id, new Set(its));
-      const missing = its.filter((layer) => !layers.has(layer) && !isThere(join(directory, '../layers', layer)));
-      if (missing.length > 0 && isThere(join(directory, name))) badImages.push(`${image.id}: ${missing.length} of its layers are not there`);
+      const used = image.layers.map(({ diffId }) => diffId.slice(diffId.indexOf(':') + 1));
+      layersOf.set(image.id, new Set(used));
+      const missing = used.filter((layer) => !layers.has(layer) && !exists(join(directory, '../layers', layer)));
+      if (missing.length > 0 && exists(join(directory, name))) badImages.push(`${image.id}: ${missing.length} layers are missing`);
     } catch (error) {
-      if (isThere(join(directory, name))) badImages.push(`${name}: ${reasonOf(error)}`);
+      if (exists(join(directory, name))) badImages.push(`${name}: ${reasonOf(error)}`);
     }
   }
   return { layersOf, badImages, temporary };
 }
 
-/** @returns what is wrong; undefined when nothing was recorded. */
+/** @returns the reasons why the layer is corrupt; undefined when it has no record. */
 async function verifyLayer(directory: string, buffer: Buffer, totals: { files: number; bytes: number }): Promise<string[] | undefined> {
   const reasons: string[] = [];
   const hex = basename(directory);
@@ -106,15 +106,15 @@ async function verifyLayer(directory: string, buffer: Buffer, totals: { files: n
   } catch (error) {
     return isErrno(error, 'ENOENT') ? undefined : [reasonOf(error)];
   }
-  // When each file is what it was, it is what stands between them.
-  return reasons.length === 0 && hash.digest('hex') !== hex ? ['the record of the files is damaged: with it the layer has another diff id'] : reasons;
+  // All files are intact, so the bytes between them, which come from the record, are wrong.
+  return reasons.length === 0 && hash.digest('hex') !== hex ? ['the record of the files is corrupt: diff id mismatch'] : reasons;
 }
 
 async function reasonAgainst(part: Exclude<ArchivePart, { kind: 'bytes' }>, buffer: Buffer, hash: Hash): Promise<string | undefined> {
   const path = pathBytes(part);
   if (part.kind === 'link') {
     const target = await readlink(path, { encoding: 'buffer' });
-    return crc32(target) === part.crc ? undefined : 'points elsewhere';
+    return crc32(target) === part.crc ? undefined : 'link target changed';
   }
   const reason = reasonOfStatus(await lstat(path), part);
   if (reason !== undefined) return reason;
@@ -126,19 +126,20 @@ async function reasonAgainst(part: Exclude<ArchivePart, { kind: 'bytes' }>, buff
       crc = crc32(bytes, crc);
       if (!part.isSparse) hash.update(bytes);
     }
-    return crc === part.crc ? undefined : 'has other bytes';
+    return crc === part.crc ? undefined : 'checksum mismatch';
   } finally {
     await file.close();
   }
 }
 
 function reasonOfStatus(status: Stats, expected: FileContents): string | undefined {
-  if (!status.isFile()) return 'is no file';
-  if (status.size !== expected.sizeBytes) return `has ${status.size} bytes, not ${expected.sizeBytes}`;
-  if ((status.mode & 0o7777) !== expected.mode) return `has the mode ${(status.mode & 0o7777).toString(8)}, not ${expected.mode.toString(8)}`;
-  return status.uid === expected.uid && status.gid === expected.gid ? undefined : `belongs to ${status.uid}:${status.gid}`;
+  if (!status.isFile()) return 'not a regular file';
+  if (status.size !== expected.sizeBytes) return `${status.size} bytes instead of ${expected.sizeBytes}`;
+  if ((status.mode & 0o7777) !== expected.mode) return `mode ${(status.mode & 0o7777).toString(8)} instead of ${expected.mode.toString(8)}`;
+  const isOwned = status.uid === expected.uid && status.gid === expected.gid;
+  return isOwned ? undefined : `owner ${status.uid}:${status.gid} instead of ${expected.uid}:${expected.gid}`;
 }
 
-function isThere(path: string): boolean {
+function exists(path: string): boolean {
   return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
 }

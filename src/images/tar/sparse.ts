@@ -1,25 +1,25 @@
 /**
- * Sparse files in tar archives: where their pieces of content lie, in GNU's old form and in the three of PAX (0.0, 0.1, 1.0).
+ * Reads sparse files in tar archives: the old GNU format and the three PAX formats (0.0, 0.1, 1.0).
  *
  * Pure. Source: GNU tar manual, "Storing Sparse Files" (facts).
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import type { PaxValues } from './pax.ts';
 
-/** A piece of a file that has content; between pieces, and after the last, are holes. */
+/** A part of a file with content. Between extents, and after the last one, are holes. */
 export type Extent = { readonly offset: number; readonly sizeBytes: number };
 
 export type SparseLayout = {
-  /** Of the file, holes included. */
+  /** Of the file, including holes. */
   readonly sizeBytes: number;
-  /** Undefined: stands before the content. */
+  /** Undefined if the map precedes the content. */
   readonly extents: readonly Extent[] | undefined;
 };
 
 export type SparseReader = {
-  /** Takes the stored bytes, in pieces of any size. */
+  /** Processes stored bytes, in pieces of any size. */
   readonly content: (bytes: Buffer) => void;
-  /** To be called after the last of them: gives the hole at the end. */
+  /** Must be called at the end: emits the last hole. */
   readonly end: () => void;
 };
 
@@ -30,13 +30,13 @@ const blockBytes = 512;
 const noBytes = Buffer.alloc(0);
 const prefix = 'GNU.sparse.';
 
-/** The layout that a PAX header gives; undefined for a file that is not sparse. @throws {BerthError} INVALID_ARGUMENT for one that cannot be. */
+/** Returns the layout in a PAX header; undefined for a file that is not sparse. @throws {BerthError} INVALID_ARGUMENT when it is invalid. */
 export function paxLayout(pax: PaxValues): SparseLayout | undefined {
   if (pax.size === 0) return undefined;
   const text = (key: string): string | undefined => pax.get(prefix + key)?.toString('latin1');
   const major = text('major');
   if (major !== undefined && `${major}.${text('minor') ?? ''}` !== '1.0')
-    throw invalidArgument(`tar: sparse files of version ${JSON.stringify(major.slice(0, 20))}`);
+    throw invalidArgument(`tar: unsupported sparse format version ${JSON.stringify(major.slice(0, 20))}`);
   if (major !== undefined) return { sizeBytes: toCount(text('realsize')), extents: undefined };
   const size = text('size');
   if (size === undefined) return undefined;
@@ -51,16 +51,17 @@ export function paxLayout(pax: PaxValues): SparseLayout | undefined {
   };
 }
 
-/** The name of a sparse file where its header has a made-up one. */
+/** Returns the real name of a sparse file; undefined if the header contains it. */
 export function sparseName(pax: PaxValues): string | undefined {
   return pax.get(`${prefix}name`)?.toString('latin1');
 }
 
 /**
- * Hands on the content of a sparse file piece by piece, and its holes.
+ * Passes the content and the holes of a sparse file to the sink.
  *
- * @param storedBytes of content in the archive, with the map before it where the layout has none.
- * @throws {BerthError} INVALID_ARGUMENT for extents that overlap, go back, reach over the end, or are not what is stored; so do its functions.
+ * @param storedBytes size in the archive, including the map if it precedes the content.
+ * @throws {BerthError} INVALID_ARGUMENT for extents that overlap, are out of order, exceed the file or do not match the stored size; so do the
+ *   functions of the reader.
  */
 export function createSparseReader(layout: SparseLayout, storedBytes: number, sink: SparseSink): SparseReader {
   const map = createMapReader();
@@ -70,11 +71,11 @@ export function createSparseReader(layout: SparseLayout, storedBytes: number, si
   if (extents !== undefined) checkExtents(extents, layout.sizeBytes, storedBytes);
 
   /** @returns the bytes after the map. */
-  const takeMap = (bytes: Buffer): Buffer => {
+  const readMap = (bytes: Buffer): Buffer => {
     const rest = map.push(bytes);
     if (rest === undefined) return bytes.subarray(bytes.length);
     extents = toExtents(map.numbers.slice(1));
-    checkExtents(extents, layout.sizeBytes, storedBytes - map.takenBytes());
+    checkExtents(extents, layout.sizeBytes, storedBytes - map.consumedBytes());
     return rest;
   };
 
@@ -84,10 +85,10 @@ export function createSparseReader(layout: SparseLayout, storedBytes: number, si
   };
 
   const content = (bytes: Buffer): void => {
-    let rest = extents === undefined ? takeMap(bytes) : bytes;
+    let rest = extents === undefined ? readMap(bytes) : bytes;
     while (rest.length > 0) {
       const extent = extents?.[next];
-      if (extent === undefined) throw invalidArgument('tar: a sparse file has more content than its map says');
+      if (extent === undefined) throw invalidArgument('tar: sparse file with more content than in its map');
       if (position < extent.offset) holeTo(extent.offset);
       const length = Math.min(rest.length, extent.offset + extent.sizeBytes - position);
       if (length > 0) sink.content(rest.subarray(0, length));
@@ -98,18 +99,18 @@ export function createSparseReader(layout: SparseLayout, storedBytes: number, si
   };
 
   const end = (): void => {
-    if (extents === undefined) throw invalidArgument('tar: a sparse file has no map');
+    if (extents === undefined) throw invalidArgument('tar: sparse file without a map');
     holeTo(layout.sizeBytes);
   };
   return { content, end };
 }
 
-/** The map of version 1.0: numbers of one line each, first how many extents there are; filled up to a whole block. */
+/** Reads the map of format 1.0: the number of extents, then their numbers, one per line; padded to a multiple of the block size. */
 function createMapReader() {
   const numbers: number[] = [];
   let line = '';
-  let taken = 0;
-  const isWhole = (): boolean => numbers.length === 1 + 2 * (numbers[0] ?? 0);
+  let consumed = 0;
+  const isComplete = (): boolean => numbers.length === 1 + 2 * (numbers[0] ?? 0);
 
   const endLine = (): void => {
     numbers.push(toCount(line));
@@ -117,22 +118,22 @@ function createMapReader() {
     if ((numbers[0] ?? 0) > extentsMax) throw tooMany();
   };
 
-  /** @returns what follows the map; undefined while it goes on. */
+  /** @returns the bytes after the map; undefined while it is incomplete. */
   const push = (bytes: Buffer): Buffer | undefined => {
     for (let at = 0; at < bytes.length; at += 1) {
-      if (isWhole() && taken % blockBytes === 0) return bytes.subarray(at);
-      taken += 1;
-      if (isWhole()) continue;
+      if (isComplete() && consumed % blockBytes === 0) return bytes.subarray(at);
+      consumed += 1;
+      if (isComplete()) continue;
       if (bytes[at] === 0x0a) endLine();
       else line += String.fromCharCode(bytes[at] ?? 0);
-      if (line.length > 16) throw invalidArgument('tar: the map of a sparse file is damaged');
+      if (line.length > 16) throw invalidMap();
     }
-    return isWhole() && taken % blockBytes === 0 ? noBytes : undefined;
+    return isComplete() && consumed % blockBytes === 0 ? noBytes : undefined;
   };
-  return { numbers, push, takenBytes: () => taken };
+  return { numbers, push, consumedBytes: () => consumed };
 }
 
-/** Reads old GNU's extents from a header, or from a block that continues it; those of no size say nothing. */
+/** Reads the extents of the old GNU format from a header or an extension block. Skips empty slots. */
 export function oldExtents(block: Buffer, where: 'header' | 'block', parse: (at: number) => number): Extent[] {
   const [start, count] = where === 'header' ? [386, 4] : [0, 21];
   const extents = Array.from({ length: count }, (_, index) => start + 24 * index)
@@ -141,7 +142,7 @@ export function oldExtents(block: Buffer, where: 'header' | 'block', parse: (at:
   return extents;
 }
 
-/** Whether another block of extents follows the header or block. */
+/** Reports whether an extension block with more extents follows. */
 export function goesOn(block: Buffer, where: 'header' | 'block'): boolean {
   return block[where === 'header' ? 482 : 504] !== 0;
 }
@@ -151,7 +152,7 @@ export function checkCount(extents: readonly Extent[]): void {
 }
 
 function toExtents(numbers: readonly number[]): Extent[] {
-  if (numbers.length % 2 !== 0) throw invalidArgument('tar: the map of a sparse file is damaged');
+  if (numbers.length % 2 !== 0) throw invalidMap();
   const extents: Extent[] = [];
   for (let at = 0; at < numbers.length; at += 2) extents.push({ offset: numbers[at] ?? 0, sizeBytes: numbers[at + 1] ?? 0 });
   checkCount(extents);
@@ -162,20 +163,24 @@ function checkExtents(extents: readonly Extent[], sizeBytes: number, storedBytes
   let end = 0;
   let stored = 0;
   for (const extent of extents) {
-    if (extent.offset < end) throw invalidArgument('tar: pieces of a sparse file overlap');
+    if (extent.offset < end) throw invalidArgument('tar: overlapping extents in a sparse file');
     end = extent.offset + extent.sizeBytes;
     stored += extent.sizeBytes;
   }
-  if (end > sizeBytes) throw invalidArgument('tar: a sparse file has pieces behind its end');
-  if (stored !== storedBytes) throw invalidArgument(`tar: a sparse file has ${storedBytes} bytes of content, and ${stored} in its map`);
+  if (end > sizeBytes) throw invalidArgument('tar: extents beyond the end of a sparse file');
+  if (stored !== storedBytes) throw invalidArgument(`tar: sparse file with ${storedBytes} bytes of content, but ${stored} in its map`);
 }
 
 function toCount(text: string | undefined): number {
   const count = text !== undefined && /^[0-9]{1,16}$/.test(text) ? Number(text) : Number.NaN;
-  if (!Number.isSafeInteger(count)) throw invalidArgument('tar: the map of a sparse file is damaged');
+  if (!Number.isSafeInteger(count)) throw invalidMap();
   return count;
 }
 
+function invalidMap(): Error {
+  return invalidArgument('tar: invalid map of a sparse file');
+}
+
 function tooMany(): Error {
-  return invalidArgument(`tar: a sparse file in more than ${extentsMax} pieces`);
+  return invalidArgument(`tar: sparse file with more than ${extentsMax} extents`);
 }

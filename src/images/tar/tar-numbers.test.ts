@@ -9,12 +9,12 @@ function header(byte: number, count: number, sum: number): Buffer {
   return block;
 }
 
-test('createSumCheck() takes sums of bytes without and with a sign, and no other', () => {
+test('createSumCheck() accepts only the sums of unsigned and of signed bytes', () => {
   const check = createSumCheck();
   check(header(0xff, 504, 504 * 0xff + 256));
   check(header(0xff, 100, 100 * 0xff + 256));
   check(header(0xff, 100, 256 - 100));
   check(header(0x61, 77, 77 * 0x61 + 256));
-  assert.throws(() => check(header(0xff, 100, 100 * 0xff + 255)), { code: 'INVALID_ARGUMENT', message: /checksum of a header/ });
+  assert.throws(() => check(header(0xff, 100, 100 * 0xff + 255)), { code: 'INVALID_ARGUMENT', message: /header checksum mismatch/ });
   assert.throws(() => check(header(0x61, 77, 256 - 77)), { code: 'INVALID_ARGUMENT' });
 });

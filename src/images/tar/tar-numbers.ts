@@ -1,26 +1,26 @@
 /**
- * Numbers as tar headers hold them: octal digits, or GNU's base 256; and the sum that says whether a block is a header.
+ * Parses the numbers in tar headers, octal digits or GNU's base 256, and checks header checksums.
  *
- * Pure, and makes no garbage: a layer has a dozen of them an entry. Source: GNU tar manual, "Basic Tar Format" (facts).
+ * Pure, without allocations: each entry of a layer has a dozen numbers. Source: GNU tar manual, "Basic Tar Format" (facts).
  */
 import { invalidArgument } from '../../lib/errors.ts';
 
-/** A number that is not negative. */
+/** Parses a number of at least 0. */
 export function parseNumber(block: Buffer, at: number, length: number, what: string): number {
   const value = parseSigned(block, at, length, what);
   if (value < 0) throw invalidArgument(`tar: ${what} is negative`);
   return value;
 }
 
-/** mknod(2) takes 12 and 20 bits: of more it would make another device. Source: include/linux/kdev_t.h. */
+/** Checks the range: mknod(2) uses 12 and 20 bits, so that a larger number would create another device. Source: include/linux/kdev_t.h. */
 export function parseDeviceNumber(block: Buffer, at: number, what: 'major' | 'minor'): number {
   const value = parseNumber(block, at, 8, `${what} number`);
   const max = what === 'major' ? 0xfff : 0xfffff;
-  if (value > max) throw invalidArgument(`tar: ${what} number ${value} is more than the ${max} that Linux has`);
+  if (value > max) throw invalidArgument(`tar: ${what} number ${value} exceeds the limit of ${max}`);
   return value;
 }
 
-/** Octal digits, or GNU's base 256: the first bit set, then a big-endian number in two's complement. */
+/** Parses octal digits, or GNU's base 256: the first bit is set, followed by a big-endian number in two's complement. */
 export function parseSigned(block: Buffer, at: number, length: number, what: string): number {
   const lead = block[at] ?? 0;
   if ((lead & 0x80) !== 0) return parseBase256(block.subarray(at, at + length), what);
@@ -29,7 +29,10 @@ export function parseSigned(block: Buffer, at: number, length: number, what: str
   return value;
 }
 
-/** Digits after any spaces and NULs, up to the next of these; 0 without digits, undefined for anything else. Byte by byte: no garbage. */
+/**
+ * Parses digits after leading spaces and NULs, up to the next of these. Returns 0 without digits, undefined for other characters. Works byte by
+ * byte, without allocations.
+ */
 function parseOctal(block: Buffer, start: number, length: number): number | undefined {
   const end = start + length;
   const isBlank = (at: number): boolean => block[at] === 32 || block[at] === 0;
@@ -49,7 +52,7 @@ function parseBase256(field: Buffer, what: string): number {
   let value = BigInt.asIntN(7, BigInt((field[0] ?? 0) & 0x7f));
   for (const byte of field.subarray(1)) value = (value << 8n) | BigInt(byte);
   if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER)) {
-    throw invalidArgument(`tar: ${what} is a number of more than 53 bits${isNegative ? ' below zero' : ''}`);
+    throw invalidArgument(`tar: ${what} is a ${isNegative ? 'negative ' : ''}number of more than 53 bits`);
   }
   return Number(value);
 }
@@ -59,8 +62,8 @@ const sumAt = 148;
 const sumBytes = 8;
 
 /**
- * @returns what looks at a header's sum, and throws INVALID_ARGUMENT when it is another: that of all bytes, its own eight taken as spaces. Old tars
- * summed the bytes as signed. Holds a copy of the block, aligned, so that bytes are summed four at once.
+ * Returns a function that checks the checksum of a header and throws INVALID_ARGUMENT on a mismatch. The checksum is the sum of all bytes, with its
+ * own eight bytes as spaces. Old versions of tar summed signed bytes. Keeps an aligned copy of the block, to add four bytes at a time.
  */
 export function createSumCheck(): (block: Buffer) => void {
   const words = new Uint32Array(blockBytes / 4);
@@ -68,7 +71,7 @@ export function createSumCheck(): (block: Buffer) => void {
   return (block) => {
     bytes.set(block);
     bytes.fill(32, sumAt, sumAt + sumBytes);
-    // Two sums in one number: each of 256 bytes, which fit into 16 bits.
+    // Two sums of 256 bytes each in one number: each fits into 16 bits.
     let sums = 0;
     for (let at = 0; at < words.length; at += 1) {
       const word = words[at] ?? 0;
@@ -78,6 +81,6 @@ export function createSumCheck(): (block: Buffer) => void {
     const sum = parseOctal(block, sumAt, sumBytes);
     if (sum === unsigned) return;
     const negative = 256 * bytes.reduce((count, byte) => count + (byte >>> 7), 0);
-    if (sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or damaged (checksum of a header)');
+    if (sum !== unsigned - negative) throw invalidArgument('tar: not a tar archive, or corrupt: header checksum mismatch');
   };
 }

@@ -10,7 +10,7 @@ const skippable = (length: number): Buffer => {
   header.writeUInt32LE(length, 4);
   return Buffer.concat([header, Buffer.alloc(length, 7)]);
 };
-/** Large enough for several blocks; incompressible, compressible, empty, one repeated byte. */
+/** Some are large enough for several blocks: incompressible, compressible, empty, one repeated byte. */
 const contents = [
   Buffer.from('hello'),
   Buffer.alloc(0),
@@ -19,19 +19,19 @@ const contents = [
 ];
 const frames = [skippable(5), ...contents.map((content) => zstdCompressSync(content)), skippable(0), zstdCompressSync(Buffer.from('end'))];
 
-test('createFrameSplitter() cuts at the end of every frame, in pieces of any size', () => {
+test('createFrameSplitter() splits after every frame, for input in pieces of any size', () => {
   const stream = Buffer.concat(frames);
   for (const pieceBytes of [1, 3, 1000, stream.length]) {
     const splitter = createFrameSplitter();
     const found: Buffer[] = [];
-    let present: Buffer[] = [];
+    let current: Buffer[] = [];
     for (let at = 0; at < stream.length; at += pieceBytes) {
       for (const piece of splitter.split(stream.subarray(at, at + pieceBytes))) {
-        present.push(piece);
-        const whole = Buffer.concat(present);
-        if (whole.length !== frames[found.length]?.length) continue;
-        found.push(whole);
-        present = [];
+        current.push(piece);
+        const frame = Buffer.concat(current);
+        if (frame.length !== frames[found.length]?.length) continue;
+        found.push(frame);
+        current = [];
       }
     }
     assert.deepEqual(found, frames);
@@ -39,7 +39,7 @@ test('createFrameSplitter() cuts at the end of every frame, in pieces of any siz
   }
 });
 
-test('createFrameSplitter() knows checksums and unknown sizes', () => {
+test('createFrameSplitter() handles checksums and unknown sizes', () => {
   // Magic, no size and a window, one raw last block of 3 bytes, then with the checksum flag.
   const plain = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x00, 0x19, 0, 0, 1, 2, 3]);
   assert.deepEqual(zstdDecompressSync(plain), Buffer.from([1, 2, 3]));
@@ -48,7 +48,7 @@ test('createFrameSplitter() knows checksums and unknown sizes', () => {
   assert.deepEqual(splitter.split(Buffer.concat([plain, summed, plain])), [plain, summed, plain]);
 });
 
-test('createFrameSplitter() is not at the end in the middle of a frame, and refuses what is no frame', () => {
+test('isAtEnd() is false within a frame, and split() refuses data that is not a frame', () => {
   const [frame = Buffer.alloc(0)] = [zstdCompressSync(Buffer.from('hello'))];
   for (let length = 1; length < frame.length; length += 1) {
     const splitter = createFrameSplitter();

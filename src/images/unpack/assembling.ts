@@ -1,5 +1,5 @@
 /**
- * A layer's archive as it is put together by a worker, at the pace of whoever reads it. The daemon's side.
+ * Streams a layer's archive from the worker that reassembles it, at the pace of the reader. The daemon's side.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';
@@ -10,25 +10,25 @@ const pieceBytes = 256 << 10;
 const piecesMax = 4;
 
 /**
- * Nothing is under way any more when it has ended, also when its reader leaves early.
+ * Yields the archive of a layer. When the generator ends, also early, the worker has stopped.
  *
- * @throws {BerthError} as assembleLayer(), the layer's diff id in front; the signal's reason when that was aborted.
+ * @throws {BerthError} as assembleLayer(), prefixed with the diff id of the layer; the signal's reason when it is aborted.
  */
 export async function* assemble(pool: Pick<WorkerPool, 'runArchive'>, layer: AssembleJob, signal: AbortSignal): AsyncGenerator<Buffer, undefined> {
   const pieces = Array.from({ length: piecesMax }, () => new SharedArrayBuffer(pieceBytes));
-  const arrived: Extract<FromWorker, { kind: 'bytes' }>[] = [];
+  const received: Extract<FromWorker, { kind: 'bytes' }>[] = [];
   let job: Job | undefined;
   let end: { readonly failure?: unknown } | undefined;
-  let hasLeft = false;
+  let isClosed = false;
   let wake: () => void = () => undefined;
   const wakeUp = (): void => wake();
 
   const run = (given: Job): Promise<void> =>
     new Promise((resolve, reject) => {
-      if (hasLeft) return resolve();
+      if (isClosed) return resolve();
       job = given;
       given.listen((message) => {
-        if (message.kind === 'bytes') arrived.push(message);
+        if (message.kind === 'bytes') received.push(message);
         if (message.kind === 'done') resolve();
         if (message.kind === 'failed') reject(new BerthError(message.code, `layer ${layer.diffId}: ${message.message}`));
         wakeUp();
@@ -41,8 +41,8 @@ export async function* assemble(pool: Pick<WorkerPool, 'runArchive'>, layer: Ass
       () => ({}),
       (failure: unknown) => ({ failure }),
     )
-    .then((how) => {
-      end = how;
+    .then((outcome) => {
+      end = outcome;
       wakeUp();
     });
 
@@ -50,9 +50,9 @@ export async function* assemble(pool: Pick<WorkerPool, 'runArchive'>, layer: Ass
   try {
     for (;;) {
       signal.throwIfAborted();
-      const next = arrived.shift();
+      const next = received.shift();
       if (next !== undefined) {
-        // A copy: the piece is filled again while this is still on its way.
+        // A copy: the worker may overwrite the piece before the reader has used it.
         yield Buffer.from(Buffer.from(pieces[next.piece] ?? new ArrayBuffer(0), 0, next.length));
         job?.post({ kind: 'returned', piece: next.piece });
       } else if (end !== undefined) {
@@ -66,7 +66,7 @@ export async function* assemble(pool: Pick<WorkerPool, 'runArchive'>, layer: Ass
     }
   } finally {
     signal.removeEventListener('abort', wakeUp);
-    hasLeft = true;
+    isClosed = true;
     if (end === undefined) job?.post({ kind: 'cancel' });
     await running;
   }

@@ -1,27 +1,27 @@
 /**
- * Bytes from a worker to the daemon's thread, in shared memory that goes back and forth: as much is under way as there are pieces. The worker's side.
+ * Sends bytes from a worker to the daemon's thread in a fixed number of shared memory pieces, which the daemon returns. The worker's side.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { ChunkSender } from '../layer/assemble-layer.ts';
 
 export type WorkerChunkSender = ChunkSender & {
-  /** The daemon has read it. */
+  /** The daemon has read the piece. */
   readonly returned: (piece: number) => void;
-  /** From now on nobody wants any more. */
+  /** The reader has stopped: space() rejects from now on. */
   readonly cancel: () => void;
-  /** Sends what has been filled of the last piece. */
+  /** Sends the last, partly filled piece. */
   readonly flush: () => void;
 };
 
 export function openChunkSender(pieces: readonly Buffer[], send: (piece: number, length: number) => void): WorkerChunkSender {
   const free = [...pieces.keys()];
-  let present: { readonly index: number; readonly bytes: Buffer; fill: number } | undefined;
+  let current: { readonly index: number; readonly bytes: Buffer; fill: number } | undefined;
   let isCancelled = false;
   let wake: (() => void) | undefined;
 
-  const next = async (): Promise<NonNullable<typeof present>> => {
+  const next = async (): Promise<NonNullable<typeof current>> => {
     for (;;) {
-      if (isCancelled) throw new BerthError('CANCELLED', 'nobody wants the archive any more');
+      if (isCancelled) throw new BerthError('CANCELLED', 'canceled by the reader of the archive');
       const index = free.pop();
       const bytes = index === undefined ? undefined : pieces[index];
       if (index !== undefined && bytes !== undefined) return { index, bytes, fill: 0 };
@@ -32,19 +32,19 @@ export function openChunkSender(pieces: readonly Buffer[], send: (piece: number,
   };
 
   const flush = (): void => {
-    if (present !== undefined && present.fill > 0) send(present.index, present.fill);
-    present = undefined;
+    if (current !== undefined && current.fill > 0) send(current.index, current.fill);
+    current = undefined;
   };
 
   return {
     space: async () => {
-      present ??= await next();
-      return present.bytes.subarray(present.fill);
+      current ??= await next();
+      return current.bytes.subarray(current.fill);
     },
     filled: (length) => {
-      if (present === undefined) return;
-      present.fill += length;
-      if (present.fill === present.bytes.length) flush();
+      if (current === undefined) return;
+      current.fill += length;
+      if (current.fill === current.bytes.length) flush();
     },
     returned: (piece) => {
       free.push(piece);

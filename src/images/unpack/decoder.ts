@@ -1,7 +1,8 @@
 /**
- * Decompresses gzip (any number of members), zstd (any number of frames) and what is neither, told apart by the first bytes.
+ * Decompresses gzip (any number of members) and zstd (any number of frames), and passes through everything else. Detects the format by the first
+ * bytes.
  *
- * Bounded: output goes to the sink piece by piece, and nothing is kept but the window of the format.
+ * Memory is bounded: output goes to the sink in pieces, and only the window of the format is kept.
  */
 import type { Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
@@ -12,22 +13,22 @@ import { createBufferSweeper } from '../../sys/process/heap.ts';
 import { createFrameSplitter } from '../tar/zstd-frames.ts';
 
 export type Decoder = {
-  /** Resolves when the bytes may be changed again. @throws {BerthError} for damaged bytes, and for formats that are not read; whatever the sink throws. */
+  /** Resolves when the buffer may be reused. @throws {BerthError} for corrupt data and unsupported formats; errors of the sink. */
   readonly write: (bytes: Buffer) => Promise<void>;
-  /** @throws {BerthError} INVALID_ARGUMENT when the bytes stop in the middle. */
+  /** @throws {BerthError} INVALID_ARGUMENT when the data is truncated. */
   readonly end: () => Promise<void>;
   readonly destroy: () => void;
 };
 
-/** Bytes that the decompressor gives at once: below 256 KiB each call costs more than the work it does. */
+/** Output size of Node's decompressors: below 256 KiB, a call costs more than its work. */
 const outputChunkBytes = 256 << 10;
-/** Each piece that Node's decompressors give is a new buffer; this much of them may be garbage. */
+/** Node's decompressors allocate a buffer for each output; they are freed after this many bytes. */
 const sweepEveryBytes = 8 << 20;
-/** The largest window a decompressor has to allow, 128 MiB. Source: RFC 8878 section 3.1.1.1.2; zstd's own default. */
+/** The largest window, 128 MiB: zstd's default limit. Source: RFC 8878 section 3.1.1.1.2. */
 const zstdWindowLogMax = 27;
 const magicBytes = 6;
 
-/** @param isal the faster library for gzip, where there is one. @param sink gets views that are good during the call only. */
+/** @param isal the faster library for gzip, if available. @param sink receives views that are valid only during the call. */
 export function openDecoder(isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
   let decoder: Decoder | undefined;
   let held: Buffer = Buffer.alloc(0);
@@ -51,17 +52,17 @@ export function openDecoder(isal: Isal | undefined, sink: (bytes: Buffer) => voi
   return { write, end, destroy: () => decoder?.destroy() };
 }
 
-/** By the first bytes, as the peers do: media types are often wrong, digests are not. */
+/** Selects by the first bytes, as other runtimes do: media types are often wrong. */
 function decoderFor(start: Buffer, isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
   const begins = (...magic: number[]): boolean => magic.every((byte, at) => start[at] === byte);
   if (begins(0x1f, 0x8b)) return gzipDecoder(hasHeaderSum(start) ? undefined : isal, sink);
   if (begins(0x28, 0xb5, 0x2f, 0xfd) || isSkippableFrame(start)) return zstdDecoder(sink);
-  if (begins(0x42, 0x5a, 0x68)) throw unimplemented('is compressed with bzip2; berth reads gzip, zstd and plain tar');
-  if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) throw unimplemented('is compressed with xz; berth reads gzip, zstd and plain tar');
+  if (begins(0x42, 0x5a, 0x68)) throw unimplemented('unsupported compression bzip2; supported are gzip, zstd and uncompressed tar');
+  if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) throw unimplemented('unsupported compression xz; supported are gzip, zstd and uncompressed tar');
   return { write: async (bytes) => sink(bytes), end: async () => undefined, destroy: () => undefined };
 }
 
-/** ISA-L 2.30 computes it wrongly. Source: RFC 1952, FHCRC. */
+/** Reports whether the header has a CRC, which ISA-L 2.30 computes incorrectly. Source: RFC 1952, FHCRC. */
 function hasHeaderSum(start: Buffer): boolean {
   return ((start[3] ?? 0) & 2) !== 0;
 }
@@ -71,14 +72,14 @@ function isSkippableFrame(start: Buffer): boolean {
 }
 
 function gzipDecoder(isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
-  if (isal !== undefined) return libraryDecoder(isal.openGzipDecoder(), 'gzip: stops in the middle of a member', sink);
+  if (isal !== undefined) return libraryDecoder(isal.openGzipDecoder(), 'gzip: unexpected end of data in a member', sink);
   return transformDecoder(createGunzip({ chunkSize: outputChunkBytes }), sink);
 }
 
 function zstdDecoder(sink: (bytes: Buffer) => void): Decoder {
   const library = openZstd();
   if (library === undefined) return nodeZstdDecoder(sink);
-  return libraryDecoder(library.openDecoder(zstdWindowLogMax), 'zstd: stops in the middle of a frame', sink);
+  return libraryDecoder(library.openDecoder(zstdWindowLogMax), 'zstd: unexpected end of data in a frame', sink);
 }
 
 function libraryDecoder(decoder: LibraryDecoder, truncated: string, sink: (bytes: Buffer) => void): Decoder {
@@ -86,7 +87,7 @@ function libraryDecoder(decoder: LibraryDecoder, truncated: string, sink: (bytes
     try {
       decoder.write(bytes, sink);
     } catch (error) {
-      throw error instanceof BerthError ? error : invalidArgument(`decompressing: ${reasonOf(error)}`, error);
+      throw error instanceof BerthError ? error : invalidArgument(`decompress: ${reasonOf(error)}`, error);
     }
   };
   const end = async (): Promise<void> => {
@@ -95,7 +96,7 @@ function libraryDecoder(decoder: LibraryDecoder, truncated: string, sink: (bytes
   return { write, end, destroy: decoder.close };
 }
 
-/** For nodes without the library. */
+/** For nodes without libzstd. */
 function nodeZstdDecoder(sink: (bytes: Buffer) => void): Decoder {
   const params = { [constants.ZSTD_d_windowLogMax]: zstdWindowLogMax };
   const decoder = transformDecoder(createZstdDecompress({ chunkSize: outputChunkBytes, params }), sink);
@@ -104,24 +105,24 @@ function nodeZstdDecoder(sink: (bytes: Buffer) => void): Decoder {
     for (const piece of frames.split(bytes)) await decoder.write(piece);
   };
   const end = async (): Promise<void> => {
-    if (!frames.isAtEnd()) throw invalidArgument('zstd: stops in the middle of a frame');
+    if (!frames.isAtEnd()) throw invalidArgument('zstd: unexpected end of data in a frame');
     await decoder.end();
   };
   return { write, end, destroy: decoder.destroy };
 }
 
-/** Each write waits until its output has gone to the sink, so that no queue grows. */
+/** Each write waits until the sink has received its output, so that no queue grows. */
 function transformDecoder(transform: Transform, sink: (bytes: Buffer) => void): Decoder {
   const sweep = createBufferSweeper(sweepEveryBytes);
   let failure: unknown;
   let rejectPending: ((error: unknown) => void) | undefined;
   const fail = (error: unknown): void => {
-    failure ??= error instanceof BerthError ? error : invalidArgument(`decompressing: ${reasonOf(error)}`, error);
+    failure ??= error instanceof BerthError ? error : invalidArgument(`decompress: ${reasonOf(error)}`, error);
     rejectPending?.(failure);
     transform.destroy();
   };
   transform.on('error', fail);
-  // Zeros after the last member end it before its time, and it says so once; what follows them is nothing, as to the library.
+  // Zeros after the last member end the stream early, and 'end' is emitted once. Everything after them is ignored, as the library does.
   let hasEnded = false;
   transform.once('end', () => {
     hasEnded = true;

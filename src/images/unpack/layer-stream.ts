@@ -1,7 +1,7 @@
 /**
- * One layer from compressed bytes to files: digest, decompression, digest of the tar, entries. Runs in a worker.
+ * Unpacks one layer from compressed bytes to files: digest, decompression, diff id, entries. Runs in a worker.
  *
- * Checks every digest and size, and keeps nothing but what the writer wrote: removing that after a failure is the caller's.
+ * Checks all digests and sizes. After a failure the caller must remove the files that were written.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { statfsSync } from 'node:fs';
@@ -15,9 +15,9 @@ import { startStopwatch } from './stopwatch.ts';
 import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 
 export type LayerStream = {
-  /** Resolves when the bytes may be changed again. Rejects with what is wrong with the layer. */
+  /** Resolves when the buffer may be reused. Rejects when the layer is invalid. */
   readonly write: (bytes: Buffer) => Promise<void>;
-  /** @throws {BerthError} for digests and sizes that are not those of the job, and for an archive that ends too early. */
+  /** @throws {BerthError} for a digest or size that differs from the job's, and for a truncated archive. */
   readonly end: () => Promise<UnpackedLayer>;
   /** Closes all files. Idempotent. */
   readonly close: () => void;
@@ -32,13 +32,13 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
   const tarHash = createHash(algorithmOf(job.diffId));
   const watch = startStopwatch();
   let receivedBytes = 0;
-  /** Whatever is in it: what the disk could not hold as files is a bomb, also when no file would come of it. */
+  /** An archive larger than the free space is a decompression bomb, even if it contains no files. */
   let tarBytesLeft = freeBytes(job.directory);
   let tarBytes = 0;
   let isClosed = false;
 
   const takeTar = (bytes: Buffer): void => {
-    // The files are closed, and their fds may be others' now.
+    // The files are closed, and their fds may have been reused.
     if (isClosed) return;
     tarBytesLeft -= bytes.length;
     tarBytes += bytes.length;
@@ -55,7 +55,7 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
   const write = async (bytes: Buffer): Promise<void> => {
     watch.enter('digest');
     receivedBytes += bytes.length;
-    if (receivedBytes > job.sizeBytes) throw failedPrecondition(`is longer than the ${job.sizeBytes} bytes that the manifest says`);
+    if (receivedBytes > job.sizeBytes) throw failedPrecondition(`larger than the ${job.sizeBytes} bytes in the manifest`);
     compressedHash.update(bytes);
     watch.enter('decompress');
     await decoder.write(bytes);
@@ -64,8 +64,8 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
 
   const end = async (): Promise<UnpackedLayer> => {
     watch.enter('decompress');
-    if (receivedBytes !== job.sizeBytes) throw failedPrecondition(`has ${receivedBytes} bytes, and not the ${job.sizeBytes} that the manifest says`);
-    // First: bytes that are not what was asked for need no other explanation.
+    if (receivedBytes !== job.sizeBytes) throw failedPrecondition(`${receivedBytes} bytes instead of the ${job.sizeBytes} in the manifest`);
+    // First: wrong bytes explain all other errors.
     checkDigest(compressedHash, job.digest, 'digest');
     await decoder.end();
     parser.end();
@@ -96,5 +96,5 @@ function algorithmOf(digest: string): string {
 
 function checkDigest(hash: Hash, expected: string, what: string): void {
   const found = `${algorithmOf(expected)}:${hash.digest('hex')}`;
-  if (found !== expected) throw failedPrecondition(`${what} should be ${expected}, is ${found}`);
+  if (found !== expected) throw failedPrecondition(`${what} mismatch: expected ${expected}, found ${found}`);
 }

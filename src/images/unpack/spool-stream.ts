@@ -1,7 +1,7 @@
 /**
- * An image's archive as it comes, compressed or not, into one file that holds its members' content, and a list of where each is. Runs in a worker.
+ * Spools an image archive, compressed or not: writes the content of all members to one file, and lists where each is. Runs in a worker.
  *
- * Its members may come in any order, so nothing is read of them before the last. Checks no digest: that is done when what is here is used.
+ * The members may come in any order, so none is used before the last one has arrived. Checks no digest: users of the content do.
  */
 import { closeSync, openSync, statfsSync, writeSync } from 'node:fs';
 import { BerthError, invalidArgument, unimplemented } from '../../lib/errors.ts';
@@ -11,32 +11,33 @@ import { shownPath, toCleanPath } from '../layer/layer-path.ts';
 import { createTarParser, type TarEntry } from '../tar/tar.ts';
 import { openDecoder } from './decoder.ts';
 
-/** By clean paths. Of two members of one name the later one counts. */
+/** `path` is a clean path. Of two members with the same path, the later one is used. */
 export type SpooledMember =
   | { readonly kind: 'file'; readonly path: string; readonly offset: number; readonly sizeBytes: number }
-  /** `target` of a symbolic link as it stands there, of a hard link from the archive's root. */
+  /** `target`: of a symbolic link unchanged, of a hard link relative to the archive's root. */
   | { readonly kind: 'symlink' | 'link'; readonly path: string; readonly target: string };
 
 export type SpoolJob = {
-  /** Must not be there yet. */
+  /** Must not exist. */
   readonly file: string;
 };
 
-/** An image has some hundred members. */
+/** An image archive has some hundred members. */
 const membersMax = 100_000;
 const pathBytesMax = 16 << 20;
-/** How much may be written between two looks at what space is left; and what is left free for the node. */
+/** The free space is checked each time so much has been written. */
 const spaceCheckBytes = 32 << 20;
+/** Space that stays free for the node. */
 const spaceReserveBytes = 64 << 20;
 
 export type SpoolStream = {
   readonly write: (bytes: Buffer) => Promise<void>;
-  /** @throws {BerthError} INVALID_ARGUMENT for what is no tar archive, or half of one. */
+  /** @throws {BerthError} INVALID_ARGUMENT when it is not a tar archive, or a truncated one. */
   readonly end: () => Promise<readonly SpooledMember[]>;
   readonly close: () => void;
 };
 
-/** What goes wrong is a BerthError: RESOURCE_EXHAUSTED when it does not fit, else as the decompressor and the parser of tar say. */
+/** All errors are BerthErrors: RESOURCE_EXHAUSTED when the disk is full, else those of the decoder and the tar parser. */
 export function openSpoolStream(job: SpoolJob): SpoolStream {
   const fd = openSync(job.file, 'wx', 0o600);
   const members = new Map<string, SpooledMember>();
@@ -44,22 +45,22 @@ export function openSpoolStream(job: SpoolJob): SpoolStream {
   let entries = 0;
   let pathBytes = 0;
   let uncheckedBytes = spaceCheckBytes;
-  let present = '';
+  let currentPath = '';
 
   const entry = (found: TarEntry): void => {
-    present = found.path;
+    currentPath = found.path;
     const path = toCleanPath(found.path);
     entries += 1;
     pathBytes += path.length + found.linkPath.length;
-    if (entries > membersMax || pathBytes > pathBytesMax) throw new BerthError('RESOURCE_EXHAUSTED', `has more than ${membersMax} members`);
-    if (found.isSparse) throw unimplemented(`member ${shownPath(path)} is stored as a sparse file`);
+    if (entries > membersMax || pathBytes > pathBytesMax) throw new BerthError('RESOURCE_EXHAUSTED', `more than ${membersMax} members`);
+    if (found.isSparse) throw unimplemented(`member ${shownPath(path)}: sparse files are not supported`);
     if (found.kind === 'file') members.set(path, { kind: 'file', path, offset: position, sizeBytes: found.sizeBytes });
     else if (found.kind === 'symlink' || found.kind === 'link') members.set(path, { kind: found.kind, path, target: found.linkPath });
   };
 
   const content = (bytes: Buffer): void => {
     checkSpace(bytes.length);
-    named(present, () => {
+    named(currentPath, () => {
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
     });
     position += bytes.length;
@@ -79,7 +80,7 @@ export function openSpoolStream(job: SpoolJob): SpoolStream {
   const end = async (): Promise<readonly SpooledMember[]> => {
     await decoder.end();
     parser.end();
-    if (members.size === 0) throw invalidArgument('is empty');
+    if (members.size === 0) throw invalidArgument('empty archive');
     return [...members.values()];
   };
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { startStopwatch, sumTimes } from './stopwatch.ts';
 
-test('startStopwatch() gives every moment to one stage', () => {
+test('startStopwatch() assigns all time to exactly one stage', () => {
   let nowMs = 100;
   const watch = startStopwatch(() => nowMs);
   const spend = (ms: number): void => {
@@ -20,7 +20,7 @@ test('startStopwatch() gives every moment to one stage', () => {
   assert.deepEqual(watch.times(), { wait: 1, digest: 2, decompress: 20, diffId: 0, files: 8 });
 });
 
-test('sumTimes() adds layers, in whole milliseconds', () => {
+test('sumTimes() adds the times of layers in milliseconds', () => {
   const times = { wait: 0.4, digest: 1.4, decompress: 2, diffId: 3, files: 4 };
   assert.deepEqual(sumTimes([times, times]), { wait: 1, digest: 3, decompress: 4, diffId: 6, files: 8 });
 });

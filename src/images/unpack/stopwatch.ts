@@ -1,19 +1,19 @@
 /**
- * Where the time of a layer goes: one stage at a time, each with its milliseconds. Pure but for the clock.
+ * Measures how long each stage of unpacking a layer takes. Pure, except for the clock.
  */
 
 export type LayerStage = 'wait' | 'digest' | 'decompress' | 'diffId' | 'files';
 
-/** Milliseconds by stage: waiting for bytes, hashing them, decompressing, hashing the tar, making files of it. */
+/** Milliseconds by stage: waiting for bytes, hashing them, decompressing, hashing the tar, writing files. */
 export type LayerTimes = Readonly<Record<LayerStage, number>>;
 
 export type Stopwatch = {
-  /** From now on time goes to this stage. */
+  /** Ends the current stage and starts this one. */
   readonly enter: (stage: LayerStage) => void;
   readonly times: () => LayerTimes;
 };
 
-/** Begins with waiting. */
+/** Starts in the stage `wait`. */
 export function startStopwatch(nowMs: () => number = () => performance.now()): Stopwatch {
   const times: Record<LayerStage, number> = { wait: 0, digest: 0, decompress: 0, diffId: 0, files: 0 };
   let stage: LayerStage = 'wait';
@@ -33,13 +33,13 @@ export function startStopwatch(nowMs: () => number = () => performance.now()): S
   };
 }
 
-/** Of several layers; whole milliseconds. */
+/** Adds the times of several layers, rounded to milliseconds. */
 export function sumTimes(all: readonly LayerTimes[]): LayerTimes {
   const sum = (stage: LayerStage): number => Math.round(all.reduce((total, times) => total + times[stage], 0));
   return { wait: sum('wait'), digest: sum('digest'), decompress: sum('decompress'), diffId: sum('diffId'), files: sum('files') };
 }
 
-/** For a span: downloading and unpacking go on at the same time, so that their parts are sums and not spans. */
+/** Returns the attributes of a span. The stages are sums, not spans, because they alternate for each chunk. */
 export function timesToAttributes(times: LayerTimes): Readonly<Record<string, number>> {
   return Object.fromEntries(Object.entries(times).map(([stage, ms]) => [`layer.${stage}_ms`, Math.round(ms * 1000) / 1000]));
 }

@@ -1,23 +1,23 @@
 /**
- * What the daemon's thread and an unpacking worker say to each other.
+ * The messages between the daemon's thread and an unpack worker.
  *
- * One layer at a time per worker:
+ * A worker unpacks one layer at a time:
  *
  *     daemon                                worker
  *       unpack  ───────────────────────────▶
  *       bytes (in shared memory) ──────────▶  hash, decompress, hash, parse, write
- *             ◀─────────────────── returned   (the piece, to be filled again)
+ *             ◀─────────────────── returned   (the piece, for reuse)
  *       end / cancel ──────────────────────▶
  *             ◀──────────── unpacked / failed
  *
- * An image's archive that is spooled goes the same way. One that is put together comes the other way:
+ * Spooling an image archive works the same way (`spool`, `spooled`). Assembling a layer's archive sends bytes in the other direction:
  *
  *       assemble / returned ───────────────▶
  *             ◀───────────────────── bytes
  *       cancel ────────────────────────────▶
  *             ◀───────────── done / failed
  *
- * The other jobs are one message each way. Pure types.
+ * All other jobs are one message in each direction. Pure: types only.
  */
 import type { ErrorCode } from '../../lib/errors.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';
@@ -25,25 +25,28 @@ import type { DevicePolicy, WrittenLayer } from '../layer/layer-writer.ts';
 import type { SpooledMember, SpoolJob } from './spool-stream.ts';
 import type { LayerTimes } from './stopwatch.ts';
 
-/** `tarBytes`: of the archive. */
+/** `tarBytes`: size of the uncompressed archive. */
 export type UnpackedLayer = WrittenLayer & { readonly tarBytes: number; readonly times: LayerTimes };
 
 export type LayerJob = {
-  /** Empty directory, made for this layer. */
+  /** An empty directory, created for this layer. */
   readonly directory: string;
-  /** Where records of the files go, to check them by later; absent: nowhere. */
+  /** File for the record of the files, by which they are verified later; absent: no record. */
   readonly tarSplitFile?: string;
-  /** Of the bytes as they come. */
+  /** Of the compressed bytes. */
   readonly digest: string;
-  /** Of the tar within. */
+  /** Digest of the uncompressed tar. */
   readonly diffId: string;
   readonly sizeBytes: number;
 };
 
-/** Every message carries the number of its job: of a layer that failed, pieces still come back while the worker does something else. */
-export type ToWorker = {
-  readonly id: number;
-} /** Moved memory would be counted anew each time, and make V8 collect all garbage every few megabytes; shared memory is sent once. */ & (
+/**
+ * Every message contains the number of its job: pieces of a failed layer still return while the worker runs another job.
+ *
+ * Pieces are shared memory, which is sent once. V8 would count transferred buffers as new memory each time, and collect all garbage every few
+ * megabytes.
+ */
+export type ToWorker = { readonly id: number } & (
   | { readonly kind: 'unpack'; readonly job: LayerJob; readonly devices: DevicePolicy; readonly pieces: readonly SharedArrayBuffer[] }
   | { readonly kind: 'spool'; readonly job: SpoolJob; readonly pieces: readonly SharedArrayBuffer[] }
   | { readonly kind: 'bytes'; readonly piece: number; readonly length: number }

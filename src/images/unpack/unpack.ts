@@ -1,7 +1,7 @@
 /**
- * Unpacking as the daemon's thread sees it: layers, archives and trees go to workers, results come out, memory stays bounded.
+ * Runs unpacking jobs in workers: layers, archives, removal of trees. The daemon's side; memory is bounded.
  *
- * Nothing here touches a layer's bytes but to copy them.
+ * The daemon's thread only copies the bytes of a layer.
  */
 import { availableParallelism } from 'node:os';
 import type { Readable } from 'node:stream';
@@ -15,58 +15,58 @@ import type { FromWorker, LayerJob, UnpackedLayer } from './unpack-protocol.ts';
 import { createLimit, createWorkerPool, type Job, type JobMessage, type Limit } from './worker-pool.ts';
 
 export type UnpackerDeps = {
-  /** The worker's program: src/images/unpack/unpack-worker.ts, or what it was bundled to. */
+  /** The worker's program: src/images/unpack/unpack-worker.ts or its bundle. */
   readonly workerFile: URL;
   readonly workersMax: number;
-  /** By default kept, as other runtimes do: a container may open only what its devices cgroup has. */
+  /** Device nodes in layers. By default kept, as by other runtimes: a container can open only the devices that its cgroup allows. */
   readonly devices?: DevicePolicy;
-  /** Changes the built-in times, for tests. */
+  /** Replace the built-in times, for tests. */
   readonly idleMs?: number;
   readonly slowMs?: number;
 };
 
 export type Unpacker = {
   /**
-   * Writes one layer into the job's directory, and checks its digests. On failure the directory is left as it is then.
+   * Unpacks one layer into the job's directory and checks its digests. A failure leaves the directory as it is.
    *
-   * @param open called when a worker is free: nothing is buffered while a layer waits. Buffers that it gives are used up: see freeBuffer().
-   * @param signal the same for all layers of one image: they take turns, so that one image cannot hold up all others.
-   * @param onBytes told how many bytes have come, each time that some have.
-   * @throws {BerthError} the reason names the layer; the signal's reason when that was aborted.
+   * @param open called when a worker is free: nothing is buffered while a layer waits. Its buffers are freed after use: see freeBuffer().
+   * @param signal one signal for all layers of an image: they share the image's part of the workers, so that one image cannot block all others.
+   * @param onBytes called with the number of bytes of each received chunk.
+   * @throws {BerthError} that names the layer; the signal's reason when it is aborted.
    */
   readonly unpack: (job: LayerJob, open: () => Promise<Readable>, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<UnpackedLayer>;
   /**
-   * Takes an image's archive apart into one file and a list of where each member's content is. Buffers are used up, as with layers.
+   * Spools an image archive: writes the content of all members to one file and returns their positions. Buffers are freed, as with layers.
    *
-   * @throws {BerthError} the reason begins with `archive`; the signal's reason when that was aborted.
+   * @throws {BerthError} that starts with `archive`; the signal's reason when it is aborted.
    */
   readonly spool: (job: SpoolJob, bytes: Readable, signal: AbortSignal, onBytes?: (count: number) => void) => Promise<readonly SpooledMember[]>;
-  /** A layer's archive, put together again. As assemble(). */
+  /** Reassembles the archive of a layer. See assemble(). */
   readonly assemble: (layer: AssembleJob, signal: AbortSignal) => AsyncGenerator<Buffer, undefined>;
-  /** Removes a tree. Succeeds when it is not there. */
+  /** Removes a tree. Succeeds when it does not exist. */
   readonly remove: (path: string) => Promise<void>;
-  /** All that was written to the file system of `path` is on disk afterwards. */
+  /** Syncs the file system of `path` to disk. */
   readonly sync: (path: string) => Promise<void>;
-  /** Ends all workers. What is under way fails. */
+  /** Ends all workers. Running jobs fail. */
   readonly close: () => Promise<void>;
 };
 
-/** A pod's images come one after the other, and a worker costs some 40 ms of CPU. */
+/** Idle workers are kept for the next image of a pod: starting one costs some 40 ms of CPU. */
 const idleMsDefault = 10_000;
-/** A sender of less than this in so long, while the worker has nothing to do, is slow. */
+/** A sender is slow if less than `slowBytes` arrive in this time while the worker is idle. */
 const slowMsDefault = 1000;
 const slowBytes = 64 << 10;
 
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
-  // More workers than CPUs only take each other's time.
+  // More workers than CPUs do not help.
   const layersMax = Math.min(deps.workersMax, Math.max(2, availableParallelism()));
   const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax, idleMs: deps.idleMs ?? idleMsDefault });
 
   const slowMs = deps.slowMs ?? slowMsDefault;
-  const turns = new WeakMap<AbortSignal, Limit>();
-  const turnsOf = (signal: AbortSignal): Limit => {
-    const limit = turns.get(signal) ?? createLimit(layersMax);
-    turns.set(signal, limit);
+  const limits = new WeakMap<AbortSignal, Limit>();
+  const limitOf = (signal: AbortSignal): Limit => {
+    const limit = limits.get(signal) ?? createLimit(layersMax);
+    limits.set(signal, limit);
     return limit;
   };
 
@@ -81,10 +81,10 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
 
   return {
     unpack: (layer, open, signal, onBytes) =>
-      turnsOf(signal)(() =>
+      limitOf(signal)(() =>
         pool.runLayer(async (job) => {
           const result = await feedJob(job, { kind: 'unpack', job: layer, devices: deps.devices ?? 'keep' }, { open, signal, onBytes, slowMs });
-          if (result.kind !== 'unpacked') throw internal('the worker did something else');
+          if (result.kind !== 'unpacked') throw internal('unexpected reply from the unpack worker');
           return result.layer;
         }),
       ).catch((error: unknown) => {
@@ -94,7 +94,7 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
       pool
         .runArchive(async (job) => {
           const result = await feedJob(job, { kind: 'spool', job: spool }, { open: async () => bytes, signal, onBytes, slowMs });
-          if (result.kind !== 'spooled') throw internal('the worker did something else');
+          if (result.kind !== 'spooled') throw internal('unexpected reply from the unpack worker');
           return result.members;
         })
         .catch((error: unknown) => {
@@ -111,7 +111,7 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
 function layerError(layer: LayerJob, error: unknown, signal: AbortSignal): unknown {
   if (signal.aborted && signal.reason instanceof BerthError) return signal.reason;
   if (!(error instanceof BerthError)) return internal(`layer ${layer.digest}: ${reasonOf(error)}`, error);
-  // A registry's errors have a fixed beginning that callers look for, and name the blob themselves.
+  // Errors of a registry name the blob themselves, and some have a prefix that callers look for.
   return error.message.includes(`blob ${layer.digest}`) || error.code === 'UNAVAILABLE'
     ? error
     : new BerthError(error.code, `layer ${layer.digest}: ${error.message}`, error);
@@ -127,12 +127,12 @@ type Feed = {
   readonly slowMs: number;
 };
 
-/** Feeds one layer or archive to a worker, and waits until the worker has nothing of it any more. */
+/** Sends one layer or archive to a worker, and waits until the worker has finished with it. */
 async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs }: Feed): Promise<Result> {
   signal.throwIfAborted();
   const lane = openLane(job);
   let newBytes = 0;
-  const look = setInterval(() => {
+  const speedCheck = setInterval(() => {
     job.lend(newBytes < slowBytes && lane.isIdle());
     newBytes = 0;
   }, slowMs);
@@ -147,35 +147,35 @@ async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs 
   try {
     source = await open();
     if (signal.aborted) abort();
-    // A worker that fails early ends the download too.
-    const broken = source;
-    lane.result.catch(() => broken.destroy());
+    // If the worker fails early, stop the download.
+    const opened = source;
+    lane.result.catch(() => opened.destroy());
     await feed(lane, source, count);
-    clearInterval(look);
+    clearInterval(speedCheck);
     job.lend(false);
     job.post({ kind: 'end' });
     return await lane.result;
   } catch (error) {
     source?.destroy();
     job.post({ kind: 'cancel' });
-    // The worker's reason comes first: it is why the source was destroyed. A cancelled job has none of its own.
+    // Prefer the worker's error: the source was destroyed because of it. A canceled job has no error of its own.
     const reason = await lane.result.then(
       () => error,
       (failure: unknown) => (failure instanceof BerthError && failure.code === 'CANCELLED' ? error : failure),
     );
     throw reason;
   } finally {
-    clearInterval(look);
+    clearInterval(speedCheck);
     signal.removeEventListener('abort', abort);
   }
 }
 
 type Lane = {
   readonly pieces: readonly SharedArrayBuffer[];
-  /** An empty piece, as soon as there is one. Rejects when the worker has failed. */
+  /** Waits for an empty piece. Rejects when the worker has failed. */
   readonly piece: () => Promise<Piece>;
   readonly send: (piece: Piece, length: number) => void;
-  /** True when the worker has nothing to do. */
+  /** Reports whether the worker has processed all pieces. */
   readonly isIdle: () => boolean;
   readonly result: Promise<Result>;
 };
@@ -214,7 +214,7 @@ function openLane(job: Job): Lane {
   return { pieces, piece, send, isIdle: () => free.length >= pieces.length - 1, result };
 }
 
-/** Copies the source into pieces; a worker that waits gets what there is. */
+/** Copies the source into pieces. Sends a partly filled piece if the worker is idle. */
 async function feed(lane: Lane, source: Readable, onBytes: (count: number) => void): Promise<void> {
   let piece = await lane.piece();
   let fill = 0;
