@@ -1,5 +1,5 @@
 /**
- * The node's images as the CRI asks for them: store, puller, import and export behind one interface.
+ * Implements the CRI layer's `Images` with the image store, the puller, import and export.
  */
 import type { Images, ImageView } from './cri/deps.ts';
 import { type ExportDeps, exportImages } from './images/archive/export-images.ts';
@@ -13,11 +13,11 @@ export type NodeImagesDeps = ImportDeps & ExportDeps & { readonly puller: ImageP
 
 export function createNodeImages(deps: NodeImagesDeps): Images {
   const { store, puller, policy } = deps;
-  // The same view for the same record: lists keep bytes by it.
+  // One view object per record: lists cache encoded bytes by it.
   const views = new WeakMap<ImageRecord, ImageView>();
   const viewOf = (record: ImageRecord): ImageView => {
-    const known = views.get(record);
-    if (known !== undefined) return known;
+    const cached = views.get(record);
+    if (cached !== undefined) return cached;
     const { id, repoTags, repoDigests, sizeBytes, isPinned, config } = record;
     const view = { id, repoTags, repoDigests, sizeBytes, isPinned, user: config.user };
     views.set(record, view);
@@ -40,10 +40,10 @@ export function createNodeImages(deps: NodeImagesDeps): Images {
     list: () => store.list().map(viewOf),
     remove: (reference) => store.remove(reference),
     fsInfo: () => store.fsInfo(),
-    requireAllowed: (image, asked) => {
+    requireAllowed: (image, requested) => {
       const { repoTags, repoDigests, signatures } = recordOf(image.id);
-      // Asked for by its id it may have any of its names.
-      const refusal = policy?.refusal(findReference(asked) === undefined ? [...repoTags, ...repoDigests] : [asked], signatures);
+      // Requested by id: one accepted name suffices.
+      const refusal = policy?.refusal(findReference(requested) === undefined ? [...repoTags, ...repoDigests] : [requested], signatures);
       if (refusal !== undefined) throw refusal;
     },
     rootOf: async (image) => {
