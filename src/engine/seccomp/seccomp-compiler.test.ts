@@ -10,7 +10,7 @@ function resolved(name: string, more: object = {}) {
   return resolveProfile(parseSeccompProfile(JSON.stringify(document), 'p'), { capabilities: 0n, arch: 'x64', kernel: '6.18' });
 }
 
-/** A library whose programs have so many instructions, and the names it was asked for. */
+/** A fake library whose programs have a number of instructions, and the system calls for which it was called. */
 function createFake(instructions = 1) {
   const built: string[] = [];
   const buildFilter = (source: FilterSource): Buffer => {
@@ -20,7 +20,7 @@ function createFake(instructions = 1) {
   return { built, libseccomp: { buildFilter, syscallNumber: () => 0 } };
 }
 
-test('compile() makes a program once for equal content and passes the flags on', () => {
+test('compile() builds one program for equal content and returns the flags', () => {
   const { built, libseccomp } = createFake();
   const { compile } = createSeccompCompiler({ libseccomp, programsMax: 2 });
   const flags = { flags: ['SECCOMP_FILTER_FLAG_LOG'] };
@@ -29,17 +29,17 @@ test('compile() makes a program once for equal content and passes the flags on',
   assert.deepEqual(built, ['read']);
 });
 
-test('compile() forgets the program that was not used for the longest time', () => {
+test('compile() evicts the least recently used program', () => {
   const { built, libseccomp } = createFake();
   const { compile } = createSeccompCompiler({ libseccomp, programsMax: 2 });
   for (const name of ['a', 'b', 'a', 'c', 'a', 'b']) compile(resolved(name));
   assert.deepEqual(built, ['a', 'b', 'c', 'b']);
 });
 
-test('compile() refuses a program larger than the kernel takes, and keeps nothing of it', () => {
+test('compile() rejects a program larger than the kernel allows, and does not cache it', () => {
   const [largest, tooLarge] = [createFake(4096), createFake(4097)];
   assert.equal(createSeccompCompiler({ libseccomp: largest.libseccomp, programsMax: 2 }).compile(resolved('a')).program.length, 32768);
   const { compile } = createSeccompCompiler({ libseccomp: tooLarge.libseccomp, programsMax: 2 });
-  for (let i = 0; i < 2; i++) assert.throws(() => compile(resolved('a')), /4097 instructions are more than the kernel's 4096/);
+  for (let i = 0; i < 2; i++) assert.throws(() => compile(resolved('a')), /4097 instructions exceed the kernel's limit of 4096/);
   assert.deepEqual(tooLarge.built, ['a', 'a']);
 });

@@ -1,21 +1,22 @@
 /**
- * Compiles resolved seccomp profiles to BPF programs and remembers them: thousands of containers share a handful.
+ * Compiles resolved seccomp profiles to BPF programs and caches them: thousands of containers share a few programs.
  *
- * Never installs a program, and has no effects but through the library it is given.
+ * Never installs a program. Its only side effects are calls of the library that is passed to it.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { Libseccomp } from '../../sys/library/libseccomp.ts';
 import { describeProfile, type ResolvedProfile } from './seccomp.ts';
 import { planNewSyscalls } from './seccomp-extension.ts';
 
-/** For the plan's `seccomp` operation: `program` is struct sock_filter after struct sock_filter, `flags` are SECCOMP_FILTER_FLAG bits. */
+/** For the `seccomp` operation of a plan: `program` is an array of struct sock_filter, `flags` are SECCOMP_FILTER_FLAG bits. */
 export type SeccompProgram = { readonly program: Buffer; readonly flags: number };
 
 export type SeccompCompiler = {
   /**
-   * Some milliseconds for a profile not seen before, else microseconds. The program is shared: never write to it.
+   * Returns the program of a profile. Takes some milliseconds for a new profile, microseconds for a cached one. The program is shared: never write
+   * to it.
    *
-   * @throws {BerthError} INVALID_ARGUMENT when the rules contradict each other or need more than the kernel's 4096 instructions.
+   * @throws {BerthError} INVALID_ARGUMENT if the rules contradict each other or need more than the kernel's limit of 4096 instructions.
    */
   readonly compile: (profile: ResolvedProfile) => SeccompProgram;
 };
@@ -24,7 +25,7 @@ export type SeccompCompiler = {
 const instructionsMax = 4096;
 const instructionBytes = 8;
 
-/** @param programsMax programs kept; the one not used for the longest time goes first. At most 32 KiB each. */
+/** Creates a compiler with a cache. @param programsMax size of the cache, in programs of at most 32 KiB. The least recently used is evicted. */
 export function createSeccompCompiler(deps: { readonly libseccomp: Libseccomp; readonly programsMax: number }): SeccompCompiler {
   // Insertion order is order of use.
   const programs = new Map<string, SeccompProgram>();
@@ -44,10 +45,7 @@ function compileProfile(libseccomp: Libseccomp, profile: ResolvedProfile): Secco
   const program = Buffer.concat([planNewSyscalls(profile, libseccomp.syscallNumber), libseccomp.buildFilter(profile)]);
   const instructions = program.length / instructionBytes;
   if (instructions > instructionsMax) {
-    throw new BerthError(
-      'INVALID_ARGUMENT',
-      `compiling a seccomp profile: ${instructions} instructions are more than the kernel's ${instructionsMax}`,
-    );
+    throw new BerthError('INVALID_ARGUMENT', `compile seccomp profile: ${instructions} instructions exceed the kernel's limit of ${instructionsMax}`);
   }
   return { program, flags: profile.flags };
 }

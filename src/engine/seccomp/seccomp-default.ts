@@ -1,9 +1,9 @@
 /**
- * The profile behind `RuntimeDefault`: what an ordinary program calls is allowed, everything else is EPERM. Data only.
+ * The profile `RuntimeDefault`: allows the system calls of ordinary programs and fails all others with EPERM. Data only.
  *
- * The set is what images are built for: that of Docker's and containerd's default profiles of 2026, grouped here by purpose.
- * Left out on purpose: io_uring (its operations pass by every filter), keyrings, userfaultfd, NUMA without SYS_NICE, namespaces and mounts
- * without SYS_ADMIN, the sockets AF_ALG and AF_VSOCK (kernel crypto; the hypervisor's host).
+ * The allowed calls are those of the default profiles of Docker and containerd in 2026, which images are built for, grouped by purpose.
+ * Not allowed on purpose: io_uring (its operations bypass every filter), keyrings, userfaultfd, NUMA without SYS_NICE, namespaces and mounts
+ * without SYS_ADMIN, sockets of AF_ALG (kernel crypto) and AF_VSOCK (the hypervisor's host).
  */
 import { noCondition, type SeccompArg, type SeccompRule, type SeccompRules } from './seccomp-profile.ts';
 
@@ -34,7 +34,7 @@ const files = [
   ...['fanotify_mark', 'inotify_add_watch', 'inotify_init', 'inotify_init1', 'inotify_rm_watch'],
 ];
 
-const bytesInAndOut = [
+const io = [
   ...[
     'read',
     'readv',
@@ -92,7 +92,7 @@ const identities = [
   ...['setfsuid', 'setfsuid32', 'setfsgid', 'setfsgid32', 'capget', 'capset'],
 ];
 
-/** A process may narrow itself further. */
+/** A process may restrict itself further. */
 const sandboxing = ['landlock_add_rule', 'landlock_create_ruleset', 'landlock_restrict_self', 'seccomp'];
 
 const signals = [
@@ -100,7 +100,7 @@ const signals = [
   ...['rt_sigqueueinfo', 'rt_sigreturn', 'rt_sigsuspend', 'rt_sigtimedwait', 'rt_sigtimedwait_time64', 'rt_tgsigqueueinfo'],
 ];
 
-/** adjtimex and clock_adjtime read; setting needs CAP_SYS_TIME in the kernel. */
+/** adjtimex and clock_adjtime can read the clock; for setting it the kernel requires CAP_SYS_TIME. */
 const times = [
   ...['adjtimex', 'clock_adjtime', 'clock_adjtime64', 'clock_getres', 'clock_getres_time64', 'clock_gettime', 'clock_gettime64'],
   ...['clock_nanosleep', 'clock_nanosleep_time64', 'nanosleep', 'gettimeofday', 'time', 'alarm', 'getitimer', 'setitimer'],
@@ -108,7 +108,7 @@ const times = [
   ...['timerfd_create', 'timerfd_gettime', 'timerfd_gettime64', 'timerfd_settime', 'timerfd_settime64'],
 ];
 
-/** socketcall is i386's way to all of these, and a filter cannot see what it asks for: without it 32-bit programs have no network. */
+/** socketcall multiplexes all of these on i386. A filter cannot see its arguments, but without it 32-bit programs have no network. */
 const network = [
   ...['accept', 'accept4', 'bind', 'connect', 'getpeername', 'getsockname', 'getsockopt', 'listen', 'recv', 'recvfrom', 'recvmmsg'],
   ...['recvmmsg_time64', 'recvmsg', 'send', 'sendmmsg', 'sendmsg', 'sendto', 'setsockopt', 'shutdown', 'socketcall', 'socketpair'],
@@ -134,7 +134,7 @@ const systemV = [
   ...['mq_getsetattr', 'mq_notify', 'mq_open', 'mq_timedreceive', 'mq_timedreceive_time64', 'mq_timedsend', 'mq_timedsend_time64', 'mq_unlink'],
 ];
 
-/** A capability's name -> what it opens; the kernel still checks it call by call. */
+/** Capability to the system calls that it allows. The kernel still checks the capability in each call. */
 const byCapability: Readonly<Record<string, readonly string[]>> = {
   CAP_BPF: ['bpf'],
   CAP_DAC_READ_SEARCH: ['open_by_handle_at'],
@@ -164,8 +164,8 @@ const byArch: readonly (readonly [readonly string[], readonly string[]])[] = [
 const wholeWord = 0xffffffffn;
 
 /**
- * Socket families 0 to 63 without 38 (AF_ALG) and 40 (AF_VSOCK), as (mask, value) pairs. The kernel takes a family from the low 32 bits
- * of its argument: a comparison of all 64, such as "greater than 40", could be passed with a bit above them.
+ * Socket families 0 to 63 without 38 (AF_ALG) and 40 (AF_VSOCK), as (mask, value) pairs. The kernel takes the family from the low 32 bits of
+ * the argument, so a comparison of all 64 bits, such as "greater than 40", could be bypassed by setting a higher bit.
  */
 const socketFamilies: readonly (readonly [bigint, bigint])[] = [
   [wholeWord - 31n, 0n],
@@ -178,10 +178,10 @@ const socketFamilies: readonly (readonly [bigint, bigint])[] = [
   [wholeWord - 15n, 48n],
 ];
 
-/** PER_LINUX, PER_LINUX32, each with UNAME26 too, and the value that only asks: personality(2). */
+/** PER_LINUX and PER_LINUX32, each also with UNAME26, and the value that only queries: personality(2). */
 const personalities = [0x0n, 0x8n, 0x20000n, 0x20008n, 0xffffffffn];
 
-/** CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. (CLONE_NEWTIME is no flag of clone(2).) */
+/** CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. (CLONE_NEWTIME is not a flag of clone(2).) */
 const namespaceFlags = 0x20000n | 0x2000000n | 0x4000000n | 0x8000000n | 0x10000000n | 0x20000000n | 0x40000000n;
 
 const withoutAdmin = { excludes: { ...noCondition, capabilities: ['CAP_SYS_ADMIN'] } };
@@ -197,8 +197,8 @@ export const defaultProfile: SeccompRules = {
   ],
   flags: 0,
   rules: [
-    allow([...files, ...bytesInAndOut, ...memory, ...processes, ...identities, ...sandboxing, ...signals, ...times, ...network, ...systemV]),
-    // Before Linux 4.8 a tracer could change a call after the filter had seen it.
+    allow([...files, ...io, ...memory, ...processes, ...identities, ...sandboxing, ...signals, ...times, ...network, ...systemV]),
+    // Before Linux 4.8, a tracer could change a system call after the filter had checked it.
     { ...allow(['process_vm_readv', 'process_vm_writev', 'ptrace']), includes: { ...noCondition, minKernel: [4, 8] } },
     {
       ...allow(['process_vm_readv', 'process_vm_writev', 'ptrace']),
@@ -209,9 +209,9 @@ export const defaultProfile: SeccompRules = {
     ...personalities.map((value) => allow(['personality'], { index: 0, op: 'SCMP_CMP_EQ', value, valueTwo: 0n })),
     ...byArch.map(([arches, names]) => ({ ...allow(names), includes: { ...noCondition, arches } })),
     ...Object.entries(byCapability).map(([name, names]) => ({ ...allow(names), includes: { ...noCondition, capabilities: [name] } })),
-    // Threads and plain children, no namespaces.
+    // Threads and child processes, but no new namespaces.
     { ...allow(['clone'], { index: 0, op: 'SCMP_CMP_MASKED_EQ', value: namespaceFlags, valueTwo: 0n }), ...withoutAdmin },
-    // Its flags are in memory, where a filter cannot look. C libraries take clone(2) when they are told that there is no clone3.
+    // A filter cannot see its flags, which are in memory. With ENOSYS, C libraries fall back to clone(2).
     { ...allow(['clone3']), action: 'SCMP_ACT_ERRNO', errno: ENOSYS, ...withoutAdmin },
   ],
 };

@@ -1,7 +1,7 @@
 /**
- * What a seccomp profile means for one process: the rules that count for its capabilities, machine and kernel, as numbers.
+ * Resolves a seccomp profile for one process: the rules that apply to its capabilities, machine and kernel, as numbers.
  *
- * Pure. Makes no program: seccomp-compiler.ts does.
+ * Pure. seccomp-compiler.ts builds the program.
  */
 import { unimplemented } from '../../lib/errors.ts';
 import { capabilityNumber } from '../plan/capabilities.ts';
@@ -10,44 +10,44 @@ import { type ActionName, actions, type Condition, compares, type SeccompArg, ty
 export type SeccompContext = {
   /** The container's bounding set; bit n = capability number n. */
   readonly capabilities: bigint;
-  /** As Node has it: `x64`, `arm64`. */
+  /** As in process.arch: `x64`, `arm64`. */
   readonly arch: string;
-  /** Release as uname(2) has it: `6.18.44-cloud`. */
+  /** The release of uname(2): `6.18.44-cloud`. */
   readonly kernel: string;
 };
 
 export type ResolvedArg = { readonly index: number; readonly op: number; readonly value: bigint; readonly valueTwo: bigint };
 export type ResolvedRule = { readonly syscalls: readonly string[]; readonly action: number; readonly args: readonly ResolvedArg[] };
 
-/** Rules without conditions on the machine; actions and comparisons are the kernel's and libseccomp's numbers. */
+/** A profile without conditions. Actions are the kernel's numbers, comparisons are libseccomp's. */
 export type ResolvedProfile = {
   readonly defaultAction: number;
-  /** Names as libseccomp has them, the machine's own first. */
+  /** libseccomp's names, the machine's own first. */
   readonly architectures: readonly string[];
   /** SECCOMP_FILTER_FLAG bits. */
   readonly flags: number;
   readonly rules: readonly ResolvedRule[];
-  /** Every call that the profile speaks of, also where a rule does not count here: what its author knew. */
+  /** Every system call that the profile mentions, even in a rule that does not apply: the calls that its author knew. */
   readonly mentioned: ReadonlySet<string>;
 };
 
 type Machine = { readonly go: string; readonly native: string; readonly architectures: Readonly<Record<string, string>> };
 
-/** Per architecture of Node: its name in Go, and the ones whose programs the machine runs: OCI name -> libseccomp's name. */
+/** By process.arch: Go's name, and the architectures that the machine can execute, from OCI name to libseccomp's name. */
 const machines: Readonly<Record<string, Machine>> = {
   x64: { go: 'amd64', native: 'SCMP_ARCH_X86_64', architectures: { SCMP_ARCH_X86_64: 'x86_64', SCMP_ARCH_X86: 'x86', SCMP_ARCH_X32: 'x32' } },
   arm64: { go: 'arm64', native: 'SCMP_ARCH_AARCH64', architectures: { SCMP_ARCH_AARCH64: 'aarch64', SCMP_ARCH_ARM: 'arm' } },
 };
 
 /**
- * Leaves out what does not count here: rules whose conditions fail, rules that do what happens anyway, architectures of other machines.
- * A rule with two conditions on one argument becomes a rule for each condition, as runc has it: libseccomp takes one an argument.
+ * Resolves a profile. Omits rules whose conditions fail, rules whose action is the default action, and architectures of other machines.
+ * A rule with two comparisons of one argument becomes one rule for each comparison, as in runc: libseccomp accepts one comparison for each argument.
  *
  * @throws {BerthError} UNIMPLEMENTED on a machine that is neither x64 nor arm64.
  */
 export function resolveProfile(profile: SeccompRules, context: SeccompContext): ResolvedProfile {
   const machine = machines[context.arch];
-  if (machine === undefined) throw unimplemented(`seccomp profile: filters for ${context.arch} are not supported`);
+  if (machine === undefined) throw unimplemented(`seccomp profile: unsupported architecture ${context.arch}`);
   const defaultAction = actionValue(profile.defaultAction, profile.defaultErrno);
   const rules = profile.rules.filter((rule) => isIncluded(rule.includes, machine, context) && !isExcluded(rule.excludes, machine, context));
   return {
@@ -59,7 +59,7 @@ export function resolveProfile(profile: SeccompRules, context: SeccompContext): 
   };
 }
 
-/** A resolved profile as text: equal for equal content. */
+/** Returns a resolved profile as text, which is equal for equal content. */
 export function describeProfile(profile: ResolvedProfile): string {
   const arg = ({ index, op, value, valueTwo }: ResolvedArg): string => ` a${index} op${op} ${value} ${valueTwo}`;
   const rules = profile.rules.map(({ syscalls, action, args }) => `0x${action.toString(16)}${args.map(arg).join('')}: ${syscalls.join(' ')}`);
@@ -89,7 +89,7 @@ function holds(capabilities: bigint, name: string): boolean {
   return number !== undefined && ((capabilities >> BigInt(number)) & 1n) === 1n;
 }
 
-/** Docker's map gives what goes with this machine; the OCI's list is for all, and the machine's own is always in. */
+/** Docker's map lists the architectures for this machine, the OCI list those for all machines. The machine's own is always included. */
 function architecturesOf(profile: SeccompRules, machine: Machine): string[] {
   const mapped = profile.archMap.filter(({ architecture }) => architecture === machine.native).flatMap(({ subArchitectures }) => subArchitectures);
   const names = new Set([machine.native, ...profile.architectures, ...mapped]);
@@ -108,6 +108,6 @@ function resolveArg({ index, op, value, valueTwo }: SeccompArg): ResolvedArg {
 }
 
 function actionValue(action: ActionName, errno: number): number {
-  const carriesNumber = action === 'SCMP_ACT_ERRNO' || action === 'SCMP_ACT_TRACE';
-  return carriesNumber ? actions[action] + errno : actions[action];
+  const hasNumber = action === 'SCMP_ACT_ERRNO' || action === 'SCMP_ACT_TRACE';
+  return hasNumber ? actions[action] + errno : actions[action];
 }
