@@ -1,5 +1,5 @@
 /**
- * What the engine works with, built once in main.ts. Types only.
+ * The engine's dependencies, built once in src/serve.ts. Types only.
  */
 import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
@@ -25,32 +25,32 @@ import type { Watches } from './watches.ts';
 export type EngineSettings = {
   readonly rootDir: string;
   readonly stateDir: string;
-  /** Where net namespaces are pinned: on a shared mount, so that network agents in pods see them. */
+  /** Where network namespaces are pinned: a shared mount, so that network agents in pods see them. */
   readonly netnsDir: string;
   readonly defaultCgroupParent: string;
-  /** `daemon`, `pod`, or the parent of their cgroup as a kubelet would name it. */
+  /** `daemon`, `pod`, or a parent cgroup in the kubelet's notation. */
   readonly monitorCgroup: string;
   readonly maxContainerLogLineSize: number;
   readonly rlimits: readonly Rlimit[];
-  /** Of sandboxes with a network of their own. */
+  /** For sandboxes with their own network namespace. */
   readonly defaultSysctls: Readonly<Record<string, string>>;
   readonly networkTimeoutMs: number;
-  /** Whether every sandbox with a network has a cgroup of its own, in which nothing runs: cAdvisor tells a pod's network by it. */
+  /** Whether every sandbox with a network gets an empty cgroup, by which cAdvisor finds the pod's network. */
   readonly marksNetworks: boolean;
   readonly criu: CriuSettings;
 };
 
-/** Keeps layers from being collected while a container stands on them. */
+/** Keeps layers from being garbage-collected while a container uses them. */
 export type LayerLeases = { readonly lease: (ownerId: string, diffIds: readonly string[]) => void; readonly release: (ownerId: string) => void };
 
 export type EngineDeps = StepWatchers & {
   readonly settings: EngineSettings;
   readonly facts: HostFacts;
-  /** Null when pods can have user namespaces, else what this node lacks. */
+  /** Null if pods can have user namespaces, else what is missing on this node. */
   readonly userNamespaceFailure: string | null;
   readonly cgroups: CgroupFacts;
   readonly cgroupDriver: CgroupDriver;
-  /** Tells `events` of what it shows. */
+  /** Publishes every visible change to `events`. */
   readonly store: Store;
   readonly events: Events;
   readonly rootfs: RootfsDriver;
@@ -58,10 +58,10 @@ export type EngineDeps = StepWatchers & {
   readonly seccomp: SeccompFilters;
   readonly network: Network;
   readonly layers: LayerLeases;
-  /** Null: annotations that ask for a class count for nothing. */
+  /** Null: annotations that select a class are ignored. */
   readonly blockio: BlockioClasses | null;
   readonly oomKills: OomKills;
-  /** For metrics: called at the end of each container that had started. */
+  /** For metrics: called when a started container exits. */
   readonly observeEnd?: (reason: EndReason) => void;
   readonly watches: Watches;
   readonly singleflight: Singleflight;

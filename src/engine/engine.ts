@@ -1,5 +1,5 @@
 /**
- * The engine as its callers see it: sandboxes and containers by id or unambiguous prefix, and what can be done with them.
+ * The engine's interface: operations on sandboxes and containers, which are named by id or by an unambiguous prefix of it.
  */
 import type { Duplex } from 'node:stream';
 import { BerthError, invalidArgument, notFound } from '../lib/errors.ts';
@@ -30,26 +30,26 @@ import type { ContainerSpec, Resources, SandboxSpec } from './state/spec.ts';
 import { createPodMetrics, type PodMetrics } from './usage/pod-metrics.ts';
 import { createStats, type Stats } from './usage/stats.ts';
 
-/** What of the node its callers ask for. */
+/** Facts about the node that callers need. */
 export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAppArmor' | 'hasSelinux'> & {
-  /** Null when sandboxes can run, else what is missing. */
+  /** Null if sandboxes can run, else what is missing. */
   readonly notReadyReason: string | null;
   /** Whether pods can have user namespaces. */
   readonly hasUserNamespaces: boolean;
   readonly cgroupDriver: CgroupDriver['name'];
 };
 
-/** An id may be given as a prefix that only one object has; what is being created is not shown. */
+/** An id may be a prefix that matches one object only. Objects that are still being created are not visible. */
 export type Engine = {
   readonly facts: () => EngineFacts;
   readonly runSandbox: (spec: SandboxSpec) => Promise<string>;
-  /** Succeeds for one that is not there, like the next two. */
+  /** Succeeds if the sandbox does not exist, as do removeSandbox, stopContainer and removeContainer. */
   readonly stopSandbox: (id: string) => Promise<void>;
   readonly removeSandbox: (id: string) => Promise<void>;
-  /** Keeps what a pod may take in all. What is not in `change` stays. */
+  /** Records the resource limits of the whole pod. Fields that `change` does not have are kept. */
   readonly updateSandboxResources: (id: string, change: PodResources) => Promise<void>;
   readonly sandboxes: () => readonly SandboxView[];
-  /** @throws {BerthError} NOT_FOUND; INVALID_ARGUMENT for a prefix of several. */
+  /** @throws {BerthError} NOT_FOUND; INVALID_ARGUMENT for an ambiguous prefix. */
   readonly sandbox: (id: string) => SandboxView;
   readonly createContainer: (sandboxId: string, spec: ContainerSpec, image: ContainerImage) => Promise<string>;
   readonly startContainer: (id: string) => Promise<void>;
@@ -58,25 +58,25 @@ export type Engine = {
   readonly containers: () => readonly ContainerView[];
   /** @throws {BerthError} as sandbox(). */
   readonly container: (id: string) => ContainerView;
-  /** @param timeoutMs 0: none. */
+  /** @param timeoutMs 0: no timeout. */
   readonly execSync: (id: string, argv: readonly string[], timeoutMs: number, signal: AbortSignal) => Promise<ExecResult>;
-  /** Runs a program for somebody who talks to it. */
+  /** Runs a program with its streams connected to a client. */
   readonly exec: (id: string, request: SessionRequest) => Promise<ProcessStreams>;
-  /** The streams of the container's own process, from now on. */
+  /** Returns the streams of the container's first process, from now on. */
   readonly attach: (id: string, wanted: WantedStreams) => Promise<ProcessStreams>;
-  /** Connects to a port of a sandbox's loopback. */
+  /** Connects to a port on a sandbox's loopback interface. */
   readonly connectPort: (sandboxId: string, port: number) => Promise<Duplex>;
   readonly reopenLog: (id: string) => Promise<void>;
   readonly updateResources: (id: string, resources: Resources) => Promise<void>;
-  /** Writes a running container into an archive. */
+  /** Writes a checkpoint of a running container to an archive. */
   readonly checkpoint: (id: string, request: CheckpointRequest) => Promise<void>;
-  /** What running containers and ready sandboxes use. */
+  /** Resource usage of running containers and ready sandboxes. */
   readonly stats: Stats;
-  /** The same with all that metrics tell besides. */
+  /** The same, with everything else that the metrics contain. */
   readonly podMetrics: PodMetrics;
-  /** What becomes of sandboxes and containers from now on, until the signal. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
+  /** Lifecycle events from now on, until the signal is aborted. @throws {BerthError} RESOURCE_EXHAUSTED, as Events.listen(). */
   readonly events: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
-  /** What people may want to know of a sandbox or a container, by topic, for JSON. No environment values. */
+  /** Verbose information about a sandbox or a container, by topic, for JSON. Contains no values of environment variables. */
   readonly explain: (id: string) => Readonly<Record<string, unknown>>;
 };
 
@@ -101,13 +101,13 @@ export function createEngine(deps: EngineDeps): Engine {
     containers: listedContainers,
     container,
     runSandbox: (spec) => runSandbox(deps, spec),
-    stopSandbox: async (id) => ifThere(sandboxId, id, (whole) => stopSandbox(deps, whole)),
-    removeSandbox: async (id) => ifThere(sandboxId, id, (whole) => removeSandbox(deps, whole)),
+    stopSandbox: async (id) => ifPresent(sandboxId, id, (fullId) => stopSandbox(deps, fullId)),
+    removeSandbox: async (id) => ifPresent(sandboxId, id, (fullId) => removeSandbox(deps, fullId)),
     updateSandboxResources: async (id, change) => updateSandboxResources(deps, sandboxId(id), change),
     createContainer: async (id, spec, image) => createContainer(deps, sandboxId(id), spec, image),
     startContainer: async (id) => startContainer(deps, containerId(id)),
-    stopContainer: async (id, timeoutMs) => ifThere(containerId, id, (whole) => stopContainer(deps, whole, timeoutMs)),
-    removeContainer: async (id) => ifThere(containerId, id, (whole) => removeContainer(deps, whole)),
+    stopContainer: async (id, timeoutMs) => ifPresent(containerId, id, (fullId) => stopContainer(deps, fullId, timeoutMs)),
+    removeContainer: async (id) => ifPresent(containerId, id, (fullId) => removeContainer(deps, fullId)),
     execSync: async (id, argv, timeoutMs, signal) => execSync(deps, containerId(id), { argv, timeoutMs, signal }),
     exec: async (id, request) => startExecSession(deps, containerId(id), request),
     attach: async (id, wanted) => attachContainer(deps, containerId(id), wanted),
@@ -122,7 +122,7 @@ export function createEngine(deps: EngineDeps): Engine {
   };
 }
 
-/** The object of this id, or the only one whose id begins so. */
+/** Returns the object with this id, or the only one whose id starts with it. */
 function pick<View extends { readonly record: { readonly id: string } }>(
   what: string,
   id: string,
@@ -132,28 +132,28 @@ function pick<View extends { readonly record: { readonly id: string } }>(
   const views = listed();
   if (exact !== undefined && views.includes(exact)) return exact;
   const matches = id === '' ? [] : views.filter(({ record }) => record.id.startsWith(id));
-  if (matches.length > 1) throw invalidArgument(`${what} id ${id} is ambiguous: it begins ${matches.length} ids`);
+  if (matches.length > 1) throw invalidArgument(`${what} id ${id} is ambiguous: ${matches.length} ids start with it`);
   const [only] = matches;
   if (only === undefined) throw notFound(`${what} ${id} not found`);
   return only;
 }
 
-/** Stopping and removing what is not there has been done already. */
-async function ifThere(resolve: (id: string) => string, id: string, action: (id: string) => Promise<void>): Promise<void> {
-  let whole: string;
+/** Does nothing if the object does not exist: stop and remove are idempotent. */
+async function ifPresent(resolve: (id: string) => string, id: string, action: (id: string) => Promise<void>): Promise<void> {
+  let fullId: string;
   try {
-    whole = resolve(id);
+    fullId = resolve(id);
   } catch (error) {
     if (error instanceof BerthError && error.code === 'NOT_FOUND') return;
     throw error;
   }
-  await action(whole);
+  await action(fullId);
 }
 
 function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): Readonly<Record<string, unknown>> {
   const { pins, directory } = sandboxPaths(deps, record);
   const info = {
-    // Those who look for a pause process find the reaper, or none.
+    // Tools that look for a pause process get the reaper, or 0.
     pid: status.reaper?.pid ?? 0,
     netnsPath: record.netnsPath ?? '',
     directory,
@@ -165,7 +165,7 @@ function explainSandbox(deps: EngineDeps, { record, status }: SandboxView): Read
   return { info, timeline: status.timeline ?? {} };
 }
 
-/** Where the file system counts it. */
+/** Disk usage, where a project quota counts it. */
 function diskUse(
   { rootfs }: EngineDeps,
   id: string,
@@ -174,7 +174,7 @@ function diskUse(
   return use === null ? {} : { disk: { usedBytes: use.bytes, inodes: use.inodes, limitBytes: use.limitBytes || null } };
 }
 
-/** What the status does not show: it has what was requested by path. */
+/** CDI devices and their hooks. The status only shows devices requested by path. */
 function devicesOf({ edits }: ContainerSpec): { readonly devices?: { readonly names: readonly string[]; readonly hooks: readonly string[] } } {
   return edits === undefined ? {} : { devices: { names: edits.names, hooks: edits.hooks.map(({ point, path }) => `${point} ${path}`) } };
 }
@@ -192,7 +192,7 @@ function explainContainer(deps: EngineDeps, { record, status }: ContainerView): 
     ...diskUse(deps, record.id),
     resources: status.resources,
   };
-  const kept = readSavedPlan(deps, record.id);
+  const saved = readSavedPlan(deps, record.id);
   const { oom } = status;
-  return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...kept };
+  return { info, timeline: status.timeline ?? {}, ...(oom ? { oom } : {}), ...saved };
 }

@@ -1,7 +1,7 @@
 /**
- * Takes up where an earlier daemon ended: what is on disk is compared with what the kernel has, finished or undone.
+ * Recovers after a restart of the daemon: compares the records on disk with the state of the kernel, and completes or undoes what is unfinished.
  *
- * Runs before the socket answers. Each object is bounded and on its own: a bad one is logged and does not stop the node.
+ * Runs before the socket is served. Each object is recovered independently: a failure is logged and does not stop the daemon.
  */
 import { reasonOf } from '../lib/errors.ts';
 import { isAlive } from '../sys/process/processes.ts';
@@ -13,7 +13,7 @@ import { recordExit, watchExit } from './lifecycle/exits.ts';
 import { discardSandbox, hasNamespaces } from './lifecycle/sandbox.ts';
 import { type ContainerView, containerState, sandboxState } from './state/records.ts';
 
-/** The newest time in any record, so that the clock does not go back behind it. 0 when there is none. */
+/** Returns the latest time in any record, so that the clock never goes back before it. 0 if there are no records. */
 export function latestTimeNs(deps: Pick<EngineDeps, 'store'>): bigint {
   const times = [
     ...deps.store.sandboxes.all().flatMap(({ record, status }) => [record.createdAtNs, status.readyAtNs, status.stoppedAtNs]),
@@ -26,7 +26,7 @@ export async function recover(deps: EngineDeps): Promise<void> {
   const { sandboxes, containers } = deps.store;
   for (const { record, status } of [...sandboxes.all(), ...containers.all()]) {
     if (status.unreadableReason !== undefined)
-      deps.log.error({ id: record.id, reason: status.unreadableReason }, 'cannot be read; it can be removed');
+      deps.log.error({ id: record.id, reason: status.unreadableReason }, 'record is unreadable; it can be removed');
   }
   await Promise.all(containers.all().map((view) => guarded(deps, view.record.id, () => recoverContainer(deps, view))));
   await Promise.all(
@@ -48,7 +48,7 @@ async function guarded(deps: EngineDeps, id: string, task: () => Promise<void>):
   try {
     await task();
   } catch (error) {
-    deps.log.error({ id, reason: reasonOf(error) }, 'recovering failed');
+    deps.log.error({ id, reason: reasonOf(error) }, 'recovery failed');
   }
 }
 
@@ -59,7 +59,7 @@ async function recoverContainer(deps: EngineDeps, view: ContainerView): Promise<
   const state = containerState(status);
   if (state === 'creating') return discard(deps, id);
   if (state === 'created' && status.startingAtNs !== undefined) {
-    return recordStartFailure(deps, id, 'the daemon was interrupted while it started the container');
+    return recordStartFailure(deps, id, 'the daemon was interrupted while it was starting the container');
   }
   if (state !== 'running') return;
   await abandonCheckpoint(deps, view);
@@ -67,7 +67,7 @@ async function recoverContainer(deps: EngineDeps, view: ContainerView): Promise<
   else await recordExit(deps, id);
 }
 
-/** What survives a restart of the node, or a crash between two steps, without a record that it belongs to. */
+/** Removes root file systems and network attachments without a record: leftovers of a reboot, or of a crash between two steps. */
 async function removeOrphans(deps: EngineDeps): Promise<void> {
   for (const id of deps.rootfs.ids()) {
     if (deps.store.containers.get(id) === undefined) await guarded(deps, id, () => deps.rootfs.remove(id));

@@ -1,27 +1,27 @@
 /**
- * Who waits for the end of which container. One watch per running container; it is over when the exit is in the container's status.
+ * Watches of running containers, one for each. A watch ends when the exit is recorded in the container's status.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 
 export type Watch = {
   readonly exited: Promise<void>;
-  /** Aborted with the stop signal, which is sent once however many stops are asked for. */
+  /** Aborted when the stop signal is sent, which happens once for any number of stop requests. */
   readonly stopping: AbortController;
 };
 
 export type Watches = {
-  /** Begins to watch, apart from the call that does so: it will be over, and its trace, when the container ends. */
+  /** Starts a watch outside the context of the current call, whose trace ends before the container does. */
   readonly add: (id: string, watch: () => Promise<void>) => void;
-  /** Undefined when the container does not run. */
+  /** Undefined if the container is not running. */
   readonly of: (id: string) => Watch | undefined;
 };
 
 export function createWatches(): Watches {
   const watches = new Map<string, Watch>();
-  const apart = AsyncLocalStorage.snapshot();
+  const outsideCall = AsyncLocalStorage.snapshot();
   return {
     add: (id, watch) => {
-      watches.set(id, { exited: apart(watch).finally(() => watches.delete(id)), stopping: new AbortController() });
+      watches.set(id, { exited: outsideCall(watch).finally(() => watches.delete(id)), stopping: new AbortController() });
     },
     of: (id) => watches.get(id),
   };
