@@ -1,8 +1,8 @@
 /**
- * Finds directories of a layer that is being written, by fds of its own: no path leads out of the layer's directory, whatever links it holds.
+ * Opens directories of a layer while the layer is being written. No path and no symbolic link of the layer leads out of the layer's directory.
  *
- * Links are followed as a program in the container would see them, with the layer's directory as the root; missing directories are made.
- * Keeps the fds of the present directory's components open, so that a file beside the one before costs no lookup.
+ * Symbolic links are resolved as in a container, with the layer's directory as the root. Missing directories are created. The fds of all components
+ * of the current directory stay open, so that the next file in the same directory needs no lookup.
  */
 import assert from 'node:assert/strict';
 import { invalidArgument } from '../../lib/errors.ts';
@@ -11,124 +11,147 @@ import { close } from '../../sys/call/syscalls.ts';
 import { makeDirectoryAt, openDirectoryAt, readLinkAt, setOwnerAndMode } from '../../sys/filesystem/inodes.ts';
 import { shownPath } from './layer-path.ts';
 
-/** Links followed in one path: as many as the kernel does. Source: path_resolution(7). */
+/** Symbolic links followed in one path. The kernel's limit. Source: path_resolution(7). */
 const linksMax = 40;
 const depthMax = 1024;
-/** Of a directory's path, links followed: a name more, and the node's own path to its layers, and it is as long as any that Linux takes (PATH_MAX). */
+/** Length of a directory's path after links are resolved. Below PATH_MAX (4096), so that a name and the node's own path to its layers fit as well. */
 const pathBytesMax = 3328;
 
-export type LayerTree = {
-  /** The directory of a clean path, made with its parents where missing. The fd belongs to the tree, and is good until the next call. */
-  readonly enter: (path: string) => number;
-  /** As enter(), but undefined where there is none: makes nothing, and follows no link. */
-  readonly find: (path: string) => number | undefined;
-  /** Where enter() led last: a clean path without links. */
-  readonly where: () => string;
-  /** Closes all fds of its own. It can be entered again. */
-  readonly leave: () => void;
-};
+/** Called with each directory that enter() created because an entry below it needs it. The owner is root, the mode 0755. */
+export type DirectoryCreated = (path: string, fd: number) => void;
 
-/**
- * @param rootFd of the layer's directory; stays the caller's.
- * @param onMade told of each directory that was made because something beneath it was asked for; it is owned by root, mode 0755.
- * @param takeAway what was in its place and no directory: of two entries the last one wins.
- */
-export function openLayerTree(
-  rootFd: number,
-  onMade: (path: string, fd: number) => void,
-  takeAway: (dir: number, name: string, path: string) => void,
-): LayerTree {
-  const names: string[] = [];
-  const fds: number[] = [];
-  /** Of names, each with its slash. */
-  let pathBytes = 0;
-  let entered: string | undefined;
-  /** names, joined; undefined since they changed. */
-  let joined: string | undefined;
+/** Makes a name free for a later entry of the archive: removes what has the name, or moves it away. Succeeds if nothing has the name. */
+export type RemoveExisting = (dir: number, name: string, path: string) => void;
 
-  const top = (): number => fds.at(-1) ?? rootFd;
-  const where = (): string => {
-    joined ??= names.join('/');
-    return joined;
-  };
+export class LayerTree {
+  readonly #rootFd: number;
+  readonly #onCreated: DirectoryCreated;
+  readonly #removeExisting: RemoveExisting;
+  /** The components of the current directory, and an open fd for each. */
+  readonly #names: string[] = [];
+  readonly #fds: number[] = [];
+  /** The sum of the lengths of `#names`, each with a slash. */
+  #pathBytes = 0;
+  /** The path of the last enter(), while its directory is still the current one. */
+  #entered: string | undefined;
+  /** `#names`, joined. Undefined after a change. */
+  #path: string | undefined;
 
-  const truncate = (length: number): void => {
-    joined = undefined;
-    while (fds.length > length) {
-      close(fds.pop() ?? -1);
-      pathBytes -= (names.pop() ?? '').length + 1;
-    }
-  };
+  /** @param rootFd the layer's directory. The caller closes it. */
+  constructor(rootFd: number, onCreated: DirectoryCreated, removeExisting: RemoveExisting) {
+    this.#rootFd = rootFd;
+    this.#onCreated = onCreated;
+    this.#removeExisting = removeExisting;
+  }
 
-  const descend = (name: string, fd: number): void => {
-    joined = undefined;
-    names.push(name);
-    fds.push(fd);
-    pathBytes += name.length + 1;
-    if (names.length > depthMax) throw invalidArgument(`path ${shownPath(where())} is more than ${depthMax} directories deep`);
-    if (pathBytes > pathBytesMax) throw invalidArgument(`directory ${shownPath(where())} has a path of more than ${pathBytesMax} bytes`);
-  };
+  /** The path of the current directory: clean, with all links resolved. */
+  get path(): string {
+    this.#path ??= this.#names.join('/');
+    return this.#path;
+  }
 
-  /** Leaves what the present directory shares with the path on the stack. @returns the components still to be entered. */
-  const startTowards = (path: string): string[] => {
-    const components = path === '' ? [] : path.split('/');
-    let shared = 0;
-    while (shared < components.length && components[shared] === names[shared]) shared += 1;
-    truncate(shared);
-    return components.slice(shared);
-  };
-
-  const enter = (path: string): number => {
-    if (entered === path) return top();
-    entered = undefined;
-    const rest = startTowards(path);
+  /**
+   * Opens the directory at a clean path. Creates it and its parents if they are missing. Existing nodes in the way that are not directories are removed.
+   *
+   * @returns the fd. It belongs to the tree, and is valid until the next call.
+   * @throws {BerthError} INVALID_ARGUMENT if the path is too long or too deep, or has too many symbolic links.
+   */
+  enter(path: string): number {
+    if (this.#entered === path) return this.#top();
+    this.#entered = undefined;
+    const rest = this.#startTowards(path);
     let links = 0;
     for (let name = rest.shift(); name !== undefined; name = rest.shift()) {
       if (name === '' || name === '.') continue;
       if (name === '..') {
-        // At the root it leads to the root, as in a container.
-        truncate(Math.max(0, names.length - 1));
+        // At the root, `..` is the root, as in a container.
+        this.#truncate(Math.max(0, this.#names.length - 1));
         continue;
       }
-      const fd = openDirectoryAt(top(), name);
-      const target = fd === undefined ? readLinkAt(top(), name) : undefined;
-      if (fd !== undefined) descend(name, fd);
-      else if (target === undefined) enterMade(name);
-      else {
-        links += 1;
-        if (links > linksMax) throw invalidArgument(`path ${shownPath(path)} leads through more than ${linksMax} symbolic links`);
-        if (target.startsWith('/')) truncate(0);
-        rest.unshift(...target.split('/'));
-      }
+      const target = this.#step(name);
+      if (target === undefined) continue;
+      links += 1;
+      if (links > linksMax) throw invalidArgument(`path ${shownPath(path)} has more than ${linksMax} symbolic links`);
+      if (target.startsWith('/')) this.#truncate(0);
+      rest.unshift(...target.split('/'));
     }
-    entered = path;
-    return top();
-  };
+    this.#entered = path;
+    return this.#top();
+  }
 
-  const enterMade = (name: string): void => {
+  /** Opens the directory at a clean path without following links. Creates nothing. @returns undefined if there is no such directory. */
+  find(path: string): number | undefined {
+    this.#entered = undefined;
+    for (const name of this.#startTowards(path)) {
+      const fd = openDirectoryAt(this.#top(), name);
+      if (fd === undefined) return undefined;
+      this.#descend(name, fd);
+    }
+    return this.#top();
+  }
+
+  /** Closes all fds except the root's. The tree can be used again. */
+  leave(): void {
+    this.#entered = undefined;
+    this.#truncate(0);
+  }
+
+  #top(): number {
+    return this.#fds.at(-1) ?? this.#rootFd;
+  }
+
+  /** Returns to the last directory that the current path and the given path have in common. @returns the components that remain. */
+  #startTowards(path: string): string[] {
+    const components = path === '' ? [] : path.split('/');
+    let shared = 0;
+    while (shared < components.length && components[shared] === this.#names[shared]) shared += 1;
+    this.#truncate(shared);
+    return components.slice(shared);
+  }
+
+  /** Enters one directory below the current one, or creates it. @returns the target if the name is a symbolic link. */
+  #step(name: string): string | undefined {
+    const fd = openDirectoryAt(this.#top(), name);
+    if (fd !== undefined) {
+      this.#descend(name, fd);
+      return undefined;
+    }
+    const target = readLinkAt(this.#top(), name);
+    if (target === undefined) this.#create(name);
+    return target;
+  }
+
+  #create(name: string): void {
+    const dir = this.#top();
     try {
-      makeDirectoryAt(top(), name);
+      makeDirectoryAt(dir, name);
     } catch (error) {
       if (!isErrno(error, 'EEXIST')) throw error;
-      takeAway(top(), name, [...names, name].join('/'));
-      makeDirectoryAt(top(), name);
+      this.#removeExisting(dir, name, [...this.#names, name].join('/'));
+      makeDirectoryAt(dir, name);
     }
-    const fd = openDirectoryAt(top(), name);
-    assert(fd !== undefined, 'nobody else writes here');
-    descend(name, fd);
+    const fd = openDirectoryAt(dir, name);
+    assert(fd !== undefined, 'no other process writes here');
+    this.#descend(name, fd);
     setOwnerAndMode(fd, 0, 0, 0o755);
-    onMade(where(), fd);
-  };
+    this.#onCreated(this.path, fd);
+  }
 
-  const find = (path: string): number | undefined => {
-    entered = undefined;
-    for (const name of startTowards(path)) {
-      const fd = openDirectoryAt(top(), name);
-      if (fd === undefined) return undefined;
-      descend(name, fd);
+  #descend(name: string, fd: number): void {
+    this.#path = undefined;
+    this.#names.push(name);
+    this.#fds.push(fd);
+    this.#pathBytes += name.length + 1;
+    if (this.#names.length > depthMax) throw invalidArgument(`path ${shownPath(this.path)} is more than ${depthMax} directories deep`);
+    if (this.#pathBytes > pathBytesMax) throw invalidArgument(`directory ${shownPath(this.path)} has a path of more than ${pathBytesMax} bytes`);
+  }
+
+  /** Closes the directories below the first `length` components. */
+  #truncate(length: number): void {
+    this.#path = undefined;
+    while (this.#fds.length > length) {
+      close(this.#fds.pop() ?? -1);
+      this.#pathBytes -= (this.#names.pop() ?? '').length + 1;
     }
-    return top();
-  };
-
-  return { enter, find, where, leave: () => truncate(0) };
+  }
 }

@@ -26,7 +26,7 @@ import type { TarEntry, TarEntryKind, TarSink } from '../tar/tar.ts';
 import { exhausted, named } from './layer-failure.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
-import { openLayerTree } from './layer-tree.ts';
+import { LayerTree } from './layer-tree.ts';
 import { noTarSplit, type TarSplitRecorder } from './tar-split.ts';
 
 export type LayerLimits = {
@@ -101,7 +101,7 @@ export function createLayerWriter(
     count(blockBytes);
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
   };
-  const tree = openLayerTree(rootFd, onMade, contents.takeAway);
+  const tree = new LayerTree(rootFd, onMade, contents.takeAway);
 
   const count = (sizeBytes: number): void => {
     totals.inodes += 1;
@@ -155,7 +155,7 @@ export function createLayerWriter(
   const makeOpaque = (parent: string): void => {
     const fd = tree.enter(parent);
     // overlayfs does not look at this mark on a layer's own root.
-    if (tree.where() === '') isRootOpaque = true;
+    if (tree.path === '') isRootOpaque = true;
     setXattr(fd, opaqueXattr, opaqueValue);
   };
 
@@ -169,7 +169,7 @@ export function createLayerWriter(
       return;
     }
     count(0);
-    const path = under(tree.where(), name);
+    const path = under(tree.path, name);
     remember(path);
     whiteouts.add(path);
   };
@@ -188,7 +188,7 @@ export function createLayerWriter(
   const placeDirectory = (parent: string, name: string, found: TarEntry): void => {
     checkSpace(blockBytes);
     const dir = tree.enter(parent);
-    const path = under(tree.where(), name);
+    const path = under(tree.path, name);
     // A link of this name is replaced, not followed: the entry says that a directory is here.
     if (makeUnlessDirectory(dir, name, () => contents.takeAway(dir, name, path))) count(blockBytes);
     const fd = tree.find(path);
@@ -199,12 +199,12 @@ export function createLayerWriter(
     mtimes.set(path, found.mtime);
   };
 
-  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.takeAway(dir, name, under(tree.where(), name)));
+  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.takeAway(dir, name, under(tree.path, name)));
 
   const placeFile = (parent: string, name: string, found: TarEntry): void => {
     checkSpace(found.sizeBytes + blockBytes);
     const dir = tree.enter(parent);
-    const path = under(tree.where(), name);
+    const path = under(tree.path, name);
     const mode = isOrdinary(found) ? found.mode : 0o600;
     file = { fd: anewHere(dir, name, () => createFileAt(dir, name, mode)), entry: found, path, crc: 0 };
     count(found.sizeBytes);
@@ -219,7 +219,7 @@ export function createLayerWriter(
     count(0);
     if (found.kind === 'symlink') {
       anewHere(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
-      contents.add({ kind: 'link', path: under(tree.where(), name), crc: contents.checksum(Buffer.from(found.linkPath, 'latin1'), 0) });
+      contents.add({ kind: 'link', path: under(tree.path, name), crc: contents.checksum(Buffer.from(found.linkPath, 'latin1'), 0) });
       setLinkOwner(dir, name, found.uid, found.gid);
     } else {
       const { major, minor } = found;
@@ -232,19 +232,19 @@ export function createLayerWriter(
   };
 
   const placeLink = (dir: number, name: string, found: TarEntry): void => {
-    const here = under(tree.where(), name);
+    const here = under(tree.path, name);
     const clean = toCleanPath(found.linkPath);
     if (clean === '') throw invalidArgument("a hard link to the layer's root");
     // Its own tree, so that the place of the new name stays open.
     const isMissing = (): never => {
       throw invalidArgument(`hard link to ${shownPath(found.linkPath)}, which is not in this layer`);
     };
-    const targets = openLayerTree(rootFd, isMissing, isMissing);
+    const targets = new LayerTree(rootFd, isMissing, isMissing);
     try {
       const target = splitPath(clean);
       const targetDir = targets.enter(target.parent);
       const link = (): void => linkTo(targetDir, target.name, dir, name, found.linkPath);
-      if (under(targets.where(), target.name) === here) unlessThere(link);
+      if (under(targets.path, target.name) === here) unlessThere(link);
       else anewHere(dir, name, link);
     } finally {
       targets.leave();
