@@ -1,5 +1,5 @@
 /**
- * What this kernel and node can do, probed once at start.
+ * Probes the features of the kernel and node, once at start.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { hostname, release } from 'node:os';
@@ -12,19 +12,19 @@ export type HostFacts = {
   readonly kernel: string;
   readonly arch: string;
   readonly hostname: string;
-  /** Null when overlay mounts work, else what the kernel said. */
+  /** Null if overlay mounts work, otherwise the kernel's error. */
   readonly overlayFailure: string | null;
   readonly canMountRecursivelyReadonly: boolean;
   readonly hasAppArmor: boolean;
   readonly hasSelinux: boolean;
-  /** Capabilities that the daemon itself holds: it can give no others. */
+  /** The daemon's own capabilities: containers cannot get others. */
   readonly capabilities: bigint;
-  /** The daemon's own, below which it may only go with CAP_SYS_RESOURCE. */
+  /** The daemon's own value. Setting a lower one requires CAP_SYS_RESOURCE. */
   readonly oomScoreAdj: number;
   readonly bootId: string;
 };
 
-/** @param rootDir where containers' writable layers will be: overlay depends on the file system. */
+/** @param rootDir directory of the containers' writable layers: overlayfs depends on its file system. */
 export function probeHost(rootDir: string): HostFacts {
   return {
     kernel: release(),
@@ -40,11 +40,11 @@ export function probeHost(rootDir: string): HostFacts {
   };
 }
 
-function readOr(path: string, otherwise: string): string {
+function readOr(path: string, fallback: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch {
-    return otherwise;
+    return fallback;
   }
 }
 

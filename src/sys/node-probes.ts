@@ -1,11 +1,11 @@
 /**
- * Single questions about this node, for `berth doctor` and the metrics: each is asked without changing anything, and none throws.
+ * Probes of single properties of the node, for `berth doctor` and the metrics. They change nothing and never throw.
  */
 import { existsSync, readFileSync, statfsSync } from 'node:fs';
 import { checked, isErrno, libc, SyscallError } from './call/ffi.ts';
 
-/** Calls that a container's start is made of, by number: the same on every architecture. */
-const neededCalls = {
+/** System calls that berth needs, with their numbers, which are the same on all architectures. */
+const requiredCalls = {
   open_tree: 428,
   move_mount: 429,
   fsopen: 430,
@@ -19,28 +19,28 @@ const neededCalls = {
 const c_syscall = libc.func('long syscall(long nr, long a, long b, long c, long d, long e)');
 const c_adjtimex = libc.func('int adjtimex(void *buf)');
 
-/** Names of the calls that this kernel does not have, or a filter refuses. */
+/** Returns the names of required calls that the kernel lacks or a seccomp filter blocks with ENOSYS. */
 export function missingSystemCalls(): string[] {
-  // Arguments that every one of them refuses; for close_range(2), a first fd above the last.
+  // All of them reject these arguments. For close_range(2), the first fd is above the last.
   const isMissing = (number: number) => errnoOf(() => c_syscall(number, -1, 0, 0, 0, 0)) === 'ENOSYS';
-  return Object.entries(neededCalls).flatMap(([name, number]) => (isMissing(number) ? [name] : []));
+  return Object.entries(requiredCalls).flatMap(([name, number]) => (isMissing(number) ? [name] : []));
 }
 
 function errnoOf(call: () => number | bigint): string | null {
   try {
-    checked(call(), () => 'asking');
+    checked(call(), () => 'probe');
     return null;
   } catch (error) {
     return error instanceof SyscallError ? error.code : null;
   }
 }
 
-/** Whether a kernel module is loaded, or built in with parameters. */
+/** Returns whether a kernel module is loaded, or built in with parameters. */
 export function hasModule(name: string): boolean {
   return existsSync(`/sys/module/${name}`);
 }
 
-/** @param name with dots. @returns null where the kernel has no such parameter. */
+/** @param name with dots. @returns null if the kernel does not have the sysctl. */
 export function readSysctl(name: string): string | null {
   try {
     return readFileSync(`/proc/sys/${name.replaceAll('.', '/')}`, 'utf8').trim();
@@ -51,7 +51,10 @@ export function readSysctl(name: string): string | null {
 
 export type Space = { readonly freeBytes: number; readonly totalBytes: number; readonly freeInodes: number; readonly totalInodes: number };
 
-/** Of the file system that holds the path, as an unprivileged user has it; null when it cannot be told. Some file systems count no inodes: 0 of 0. */
+/**
+ * Returns the space of the file system that contains the path, or its nearest existing parent; free space is that of an unprivileged user. Null if it
+ * cannot be read. Some file systems do not count inodes and report 0 of 0.
+ */
 export function diskSpace(path: string): Space | null {
   try {
     const { bsize, bavail, blocks, ffree, files } = statfsSync(path);
@@ -65,7 +68,7 @@ export function diskSpace(path: string): Space | null {
 const timexBytes = 208;
 const TIME_ERROR = 5;
 
-/** Whether somebody keeps the clock right, adjtimex(2); null when the kernel does not say. */
+/** Returns whether the clock is synchronized (adjtimex(2)); null if it cannot be read. */
 export function isClockSynchronized(): boolean | null {
   const state = c_adjtimex(Buffer.alloc(timexBytes));
   return state < 0 ? null : state !== TIME_ERROR;

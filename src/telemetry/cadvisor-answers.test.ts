@@ -24,18 +24,18 @@ const member = (containerId: string, status: object): ContainerView =>
 const running = { startedAtNs: '2', process: { pid: 42, startTime: '1' } };
 const ended = { startedAtNs: '2', finishedAtNs: '3', process: { pid: 41, startTime: '1' } };
 
-function ask(path: string, sandbox: SandboxView, containers: readonly ContainerView[]): Record<string, unknown> | null {
+function answer(path: string, sandbox: SandboxView, containers: readonly ContainerView[]): Record<string, unknown> | null {
   const sources = {
-    sandbox: (asked: string) => (asked === podId ? sandbox : undefined),
-    container: (asked: string) => containers.find(({ record }) => record.id === asked),
+    sandbox: (wanted: string) => (wanted === podId ? sandbox : undefined),
+    container: (wanted: string) => containers.find(({ record }) => record.id === wanted),
     containers: () => containers,
     rootDir: '/var/lib/berth',
   };
   return answerCadvisor(sources, path) as Record<string, unknown> | null;
 }
 
-test('cAdvisor gets name, image, labels and pid of a container, and is told of nothing to measure', () => {
-  assert.deepEqual(ask(`/containers/${id}`, pod('pod'), [member(id, running)]), {
+test('a container is answered with name, image, labels and pid, and without paths to measure', () => {
+  assert.deepEqual(answer(`/containers/${id}`, pod('pod'), [member(id, running)]), {
     name: id,
     pid: 42,
     image: 'nginx:1',
@@ -46,25 +46,25 @@ test('cAdvisor gets name, image, labels and pid of a container, and is told of n
     root: '',
     log_path: '',
   });
-  assert.equal(ask(`/containers/${id}`, pod('pod'), [member(id, ended)])?.['pid'], 0);
-  assert.equal(ask(`/containers/${id}`, pod('pod'), [member(id, {})])?.['pid'], 0, 'created only');
-  assert.deepEqual(ask('/info', pod('pod'), []), { storage_driver: 'berth', storage_root: '/var/lib/berth' });
+  assert.equal(answer(`/containers/${id}`, pod('pod'), [member(id, ended)])?.['pid'], 0);
+  assert.equal(answer(`/containers/${id}`, pod('pod'), [member(id, {})])?.['pid'], 0, 'created only');
+  assert.deepEqual(answer('/info', pod('pod'), []), { storage_driver: 'berth', storage_root: '/var/lib/berth' });
 });
 
-test('a sandbox is the container POD, with a process that runs in its network', () => {
-  const answer = ask(`/containers/${podId}`, pod('pod'), [member(id, ended), member(otherId, running)]);
+test('a sandbox is answered as the container POD, with the pid of a process in its network namespace', () => {
+  const found = answer(`/containers/${podId}`, pod('pod'), [member(id, ended), member(otherId, running)]);
   assert.deepEqual(
-    [answer?.['pid'], answer?.['labels'], answer?.['ip_addresses']],
+    [found?.['pid'], found?.['labels'], found?.['ip_addresses']],
     [42, { ...labels, 'io.kubernetes.container.name': 'POD' }, ['10.0.0.2']],
   );
-  const pidOf = (sandbox: SandboxView, ...containers: ContainerView[]) => ask(`/containers/${podId}`, sandbox, containers)?.['pid'];
+  const pidOf = (sandbox: SandboxView, ...containers: ContainerView[]) => answer(`/containers/${podId}`, sandbox, containers)?.['pid'];
   assert.equal(pidOf(pod('pod', { reaper: { pid: 9, startTime: '1' } })), 9);
   assert.equal(pidOf(pod('pod')), 0);
-  assert.equal(pidOf(pod('node'), member(id, running)), 0, "the node's network is not the pod's");
+  assert.equal(pidOf(pod('node'), member(id, running)), 0, 'host network');
   assert.equal(pidOf(pod('pod', { stoppedAtNs: '9' }), member(id, running)), 0);
 });
 
-test('nothing else is answered', () => {
+test('all other paths are answered with null', () => {
   for (const path of [
     '/',
     '/info/',
@@ -74,5 +74,5 @@ test('nothing else is answered', () => {
     `/containers/${id}/../x`,
     `/containers/${id.toUpperCase()}`,
   ])
-    assert.equal(ask(path, pod('pod'), [member(id, running)]), null, path);
+    assert.equal(answer(path, pod('pod'), [member(id, running)]), null, path);
 });

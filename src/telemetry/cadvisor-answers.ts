@@ -1,8 +1,8 @@
 /**
- * What the kubelet's cAdvisor asks CRI-O over HTTP, answered from berth's records, so that its figures get the labels of pods. Pure.
+ * Answers the requests that the kubelet's cAdvisor sends to CRI-O over HTTP, from berth's records, so that its metrics get pod labels. Pure.
  *
- * The calls and the members: container/crio/client.go and handler.go of cAdvisor. It looks at cgroups itself and asks about those called
- * `crio-ID`. Only what it has the label `io.kubernetes.container.name=POD` of does it show a network for: of the process that is named there.
+ * Source of requests and fields: container/crio/client.go and handler.go of cAdvisor. It finds cgroups itself, and asks about those named `crio-ID`. It
+ * reports network metrics only for containers with the label `io.kubernetes.container.name=POD`, from the network namespace of their pid.
  */
 import { type ContainerView, containerState, type SandboxView, sandboxState } from '../engine/state/records.ts';
 
@@ -13,9 +13,9 @@ export type CadvisorSources = {
   readonly rootDir: string;
 };
 
-/** The answer to a GET; null: there is none. */
+/** Returns the response to a GET request, or null if the path is unknown. */
 export function answerCadvisor(sources: CadvisorSources, path: string): object | null {
-  // With a driver that it does not know it does not walk the writable layers, which ListContainerStats has measured.
+  // With an unknown storage driver, cAdvisor does not walk the writable layers. ListContainerStats already measures them.
   if (path === '/info') return { storage_driver: 'berth', storage_root: sources.rootDir };
   const id = /^\/containers\/([0-9a-f]{64})$/.exec(path)?.[1];
   if (id === undefined) return null;
@@ -29,7 +29,7 @@ function describeContainer({ record, status }: ContainerView): object {
   const { id, sandboxId, spec, image, createdAtNs } = record;
   return {
     name: id,
-    // 0: not yet, ask again.
+    // With 0, cAdvisor asks again.
     pid: containerState(status) === 'running' ? (status.process?.pid ?? 0) : 0,
     image: image.name,
     created_time: Number(createdAtNs),
@@ -46,7 +46,7 @@ function describeSandbox({ record, status }: SandboxView, containers: readonly C
   const pid = status.reaper?.pid ?? member?.status.process?.pid ?? 0;
   return {
     name: id,
-    // There is no pause process: any of the pod's has its network. With the node's network there is none to show.
+    // There is no pause process: any process of the pod has its network namespace. With host network there are no network metrics.
     pid: spec.namespaces.network === 'pod' && sandboxState(status) === 'ready' ? pid : 0,
     image: '',
     created_time: Number(createdAtNs),
@@ -58,5 +58,5 @@ function describeSandbox({ record, status }: SandboxView, containers: readonly C
   };
 }
 
-/** Paths whose size it would add up every minute. */
+/** Paths whose size cAdvisor would compute every minute. */
 const unmeasured = { root: '', log_path: '' } as const;

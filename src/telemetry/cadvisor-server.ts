@@ -1,5 +1,5 @@
 /**
- * Serves what cAdvisor asks over HTTP on a Unix socket. Answers GET, and takes nothing from a request but its path.
+ * Serves cAdvisor's requests over HTTP on a Unix socket. Answers GET, and uses only the path of a request.
  */
 import { chmodSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -10,8 +10,8 @@ const connectionsMax = 16;
 const requestTimeoutMs = 10_000;
 
 /**
- * @returns what ends it.
- * @throws {BerthError} FAILED_PRECONDITION when another daemon, a CRI-O above all, answers there.
+ * @returns a function that stops the server.
+ * @throws {BerthError} FAILED_PRECONDITION if another daemon, most likely CRI-O, listens on the socket.
  */
 export async function serveCadvisor(socketPath: string, sources: CadvisorSources): Promise<() => void> {
   await clearSocketPath(socketPath);
@@ -25,7 +25,7 @@ export async function serveCadvisor(socketPath: string, sources: CadvisorSources
     server.once('error', reject);
     server.listen(socketPath, resolve);
   });
-  // Labels and annotations are for root alone, as on the CRI socket.
+  // Only root may read labels and annotations, as on the CRI socket.
   chmodSync(socketPath, 0o600);
   return () => {
     server.close();

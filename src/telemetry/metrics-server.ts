@@ -1,14 +1,14 @@
 /**
- * Serves /metrics over HTTP. A program file of its own: a daemon without metrics does not even load it.
+ * Serves /metrics over HTTP. A separate bundle, which is loaded only if metrics are enabled.
  *
- * Answers GET /metrics and nothing else, and takes nothing from a request but its path.
+ * Answers only GET and HEAD of /metrics, and uses only the path and method of a request.
  */
 import { createServer, type Server } from 'node:http';
 import { createMetrics, type Metrics, type Sources } from '../lib/metrics.ts';
 
 export type MetricsServer = {
   readonly observers: Metrics['observers'];
-  /** Starts to answer. @param address `ADDRESS:PORT`, an IPv6 address in brackets. @throws when it cannot listen there. */
+  /** Starts to listen. @param address `ADDRESS:PORT`, an IPv6 address in brackets. @throws if it cannot listen on the address. */
   readonly serve: (address: string, sources: Sources) => Promise<void>;
   readonly close: () => void;
 };
@@ -37,7 +37,7 @@ export function createMetricsServer(version: string): MetricsServer {
   };
 }
 
-/** Those who ask while an answer is being made get the same: many scrapers cost no more than one. */
+/** Shares one scrape among concurrent requests: many scrapers cost no more than one. */
 function joined(work: () => Promise<string>): () => Promise<string> {
   let inFlight: Promise<string> | null = null;
   return () => {
@@ -50,14 +50,14 @@ function joined(work: () => Promise<string>): () => Promise<string> {
 
 function createScrapeServer(scrape: () => Promise<string>, contentType: string): Server {
   const server = createServer({ requestTimeout: requestTimeoutMs, headersTimeout: requestTimeoutMs }, (request, response) => {
-    const answer = (status: number, text: string, type = 'text/plain; charset=utf-8') =>
+    const respond = (status: number, text: string, type = 'text/plain; charset=utf-8') =>
       response.writeHead(status, { 'content-type': type }).end(text);
-    // What was asked for beside the path is nobody's business here.
-    if (request.url?.split('?')[0] !== '/metrics') return void answer(404, 'berth serves /metrics\n');
-    if (request.method !== 'GET' && request.method !== 'HEAD') return void answer(405, 'GET only\n');
+    // The query string is ignored.
+    if (request.url?.split('?')[0] !== '/metrics') return void respond(404, 'not found; metrics are at /metrics\n');
+    if (request.method !== 'GET' && request.method !== 'HEAD') return void respond(405, 'method not allowed; use GET\n');
     scrape().then(
-      (text) => answer(200, text, contentType),
-      () => answer(500, 'collecting the metrics failed\n'),
+      (text) => respond(200, text, contentType),
+      () => respond(500, 'failed to collect metrics\n'),
     );
   });
   server.maxConnections = connectionsMax;

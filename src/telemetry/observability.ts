@@ -1,7 +1,7 @@
 /**
- * Wires what shows the daemon at work: /metrics, traces, and a log whose level can change while it runs.
+ * Wires metrics, traces, and the reload of the log level.
  *
- * Without metrics nothing is loaded, counted or kept for them; the same for traces.
+ * If metrics are disabled, their code is not loaded and nothing is counted. The same applies to traces.
  */
 import type { Config, TracingSettings } from '../config.ts';
 import { type Series, sandboxSeries } from '../cri/to-response/metric-families.ts';
@@ -21,19 +21,19 @@ import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
 import type { createTracing, Tracing } from './tracing.ts';
 
 export type Observability = {
-  /** For the parts of the daemon; undefined when nobody asks for metrics. */
+  /** Callbacks for the daemon's modules; undefined if metrics are disabled. */
   readonly observers: MetricsServer['observers'] | undefined;
-  /** Starts to answer. @throws {BerthError} FAILED_PRECONDITION when it cannot listen at the address. */
+  /** Starts to serve /metrics. @throws {BerthError} FAILED_PRECONDITION if it cannot listen on the address. */
   readonly serve: (deps: Pick<EngineDeps, 'store' | 'queue' | 'settings'>, images: ImageCounts, engine: UsageSource) => Promise<void>;
   readonly close: () => void;
 };
 
 type ImageCounts = Pick<ImageStore, 'list' | 'fsInfo'> & Pick<ImagePuller, 'pulls'>;
 
-/** Whose pods' and containers' use is told. */
+/** Source of the resource usage of pods and containers. */
 type UsageSource = Pick<Engine, 'sandboxes' | 'podMetrics'>;
 
-/** @param config.metrics `ADDRESS:PORT`; null: no metrics. @param config.metricsContainers whether those of pods and containers are among them. */
+/** @param config.metrics `ADDRESS:PORT`; null disables metrics. @param config.metricsContainers includes the usage of pods and containers. */
 export async function openObservability(config: Pick<Config, 'metrics' | 'metricsContainers'>, version: string): Promise<Observability> {
   const { metrics: address } = config;
   if (address === null) return { observers: undefined, serve: async () => {}, close: () => {} };
@@ -56,14 +56,14 @@ export async function openObservability(config: Pick<Config, 'metrics' | 'metric
         ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
       };
       await server.serve(address, sources).catch((error: unknown) => {
-        throw failedPrecondition(`serving metrics on ${address}: ${reasonOf(error)}`, error);
+        throw failedPrecondition(`serve metrics on ${address}: ${reasonOf(error)}`, error);
       });
     },
     close: server.close,
   };
 }
 
-/** Those that run. */
+/** Returns the running monitors. */
 function monitorsOf(containers: readonly ContainerView[]): readonly ProcessIdentity[] {
   const monitors = containers.flatMap(({ status }) => (containerState(status) === 'running' && status.monitor ? [status.monitor] : []));
   return monitors.filter(({ pid, startTime }) => isAlive(pid, startTime));
@@ -87,7 +87,7 @@ async function usageText({ sandboxes, podMetrics }: UsageSource): Promise<string
   return metricsText(series);
 }
 
-/** @returns undefined when nothing is to be traced. */
+/** @returns undefined if tracing is disabled. */
 export async function openTracing(
   settings: TracingSettings | null,
   { log, observers, version }: { readonly log: Log; readonly observers: Observability['observers']; readonly version: string },
@@ -99,17 +99,17 @@ export async function openTracing(
 }
 
 /**
- * From now on SIGHUP sets the log's level to what the configuration says by then; all other settings hold until a restart.
+ * Installs a SIGHUP handler that sets the log level from the configuration. All other settings need a restart.
  *
- * @param readLevel throws when the configuration cannot be read: then the level stays.
+ * @param readLevel throws if the configuration cannot be read: then the level is unchanged.
  */
 export function adjustOnHangup(log: AdjustableLog, readLevel: () => string): void {
   process.on('SIGHUP', () => {
     try {
       log.level = readLevel();
-      log.info({ level: log.level }, 'the log level was read again');
+      log.info({ level: log.level }, 'log level reloaded');
     } catch (error) {
-      log.warn({ reason: reasonOf(error), level: log.level }, 'the log level stays: the configuration cannot be read');
+      log.warn({ reason: reasonOf(error), level: log.level }, 'failed to reload the log level: the configuration cannot be read');
     }
   });
 }

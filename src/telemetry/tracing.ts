@@ -1,7 +1,7 @@
 /**
- * Sends the daemon's spans by OTLP over HTTP. A program file of its own: a daemon without tracing does not even load it.
+ * Exports the daemon's spans with OTLP over HTTP. A separate bundle, which is loaded only if tracing is enabled.
  *
- * Whether a call is traced is its caller's decision, where it has made one. A receiver that is slow or away costs spans and nothing else.
+ * The caller's sampling decision is used if there is one. A slow or unreachable receiver loses spans, and has no other effect.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
@@ -26,33 +26,33 @@ import { type Span, type Trace, type TraceCall, type TraceHeaders, untraced, whe
 export type Tracing = {
   readonly trace: Trace;
   readonly traceCall: TraceCall;
-  /** Sends what there is, for a moment. */
+  /** Exports the remaining spans, with a timeout. */
   readonly close: () => Promise<void>;
 };
 
 export type TracingOptions = {
-  /** The URL that spans are posted to. */
+  /** The URL to which spans are posted. */
   readonly endpoint: string;
   readonly samplingRatePerMillion: number;
   readonly version: string;
   readonly log: Log;
-  /** The code of an error. Given, for a bundle of this file has another class of errors than the daemon's. */
+  /** Returns the code of an error. A parameter, because the bundle of this file has its own copy of the error class. */
   readonly codeOf: (error: unknown) => string;
-  /** For metrics: told what became of spans. */
+  /** Counts spans by result, for metrics. */
   readonly observe?: (result: SpanResult, spans: number) => void;
 };
 
 type SpanResult = 'exported' | 'failed' | 'dropped';
 
-/** Some 700 B each; a pod's start is about thirty. */
+/** About 700 bytes each. The start of a pod has about thirty. */
 const queuedSpansMax = 4096;
 const batchSpansMax = 512;
-/** Of all that was sent later than this, a daemon that ends leaves the rest. */
+/** Timeout for exporting the remaining spans at shutdown. */
 const closeTimeoutMs = 3_000;
-/** An error's message is a line, but it may name long paths. */
+/** Error messages are one line, but may contain long paths. */
 const textLengthMax = 1024;
 
-/** What is under way in a call that is traced, and what turns performance.now() into milliseconds since the epoch in it. */
+/** The current span of a traced call. `epochMs` added to performance.now() gives milliseconds since the epoch. */
 type Active = { readonly context: Context; readonly epochMs: number };
 
 export function createTracing(options: TracingOptions): Tracing {
@@ -65,7 +65,7 @@ export function createTracing(options: TracingOptions): Tracing {
     return parent === undefined ? untraced(name, work) : within(tools, { name, kind: SpanKind.INTERNAL, parent }, work);
   };
   const traceCall: TraceCall = (name, headers, work) => {
-    // Of a clock that may be set, once a call: within it times must fit each other.
+    // Read once per call: the clock may be set, and times within a call must be consistent.
     const epochMs = Date.now() - performance.now();
     const context = propagator.extract(ROOT_CONTEXT, headers, {
       keys: Object.keys,
@@ -109,7 +109,7 @@ function createProvider(options: TracingOptions): TracerProvider {
     'service.version': options.version,
     'service.instance.id': randomUUID(),
     'host.name': hostname(),
-    // What a kubelet calls its node unless told otherwise; OTEL_RESOURCE_ATTRIBUTES can.
+    // The kubelet's default node name. OTEL_RESOURCE_ATTRIBUTES overrides it.
     'k8s.node.name': hostname(),
   });
   return new TracerProvider({
@@ -120,17 +120,17 @@ function createProvider(options: TracingOptions): TracerProvider {
   });
 }
 
-/** Batches, at most so many spans at a time in memory. What comes above that is dropped and counted, as is what the receiver does not take. */
+/** Exports spans in batches. At most queuedSpansMax are in memory; further spans are dropped and counted, as are those that the receiver rejects. */
 function createProcessor({ endpoint, log, observe }: TracingOptions): SpanProcessor {
   const exporter = new OTLPTraceExporter({ url: endpoint });
   let queued = 0;
   let isFailing = false;
-  const tell = (error: unknown) => {
+  const logChange = (error: unknown) => {
     const wasFailing = isFailing;
     isFailing = error !== undefined;
-    // At the first of many, and at the end of them.
-    if (isFailing && !wasFailing) log.warn({ reason: reasonOf(error) }, 'spans cannot be sent');
-    if (!isFailing && wasFailing) log.info({}, 'spans can be sent again');
+    // Logs only the first failure, and the recovery.
+    if (isFailing && !wasFailing) log.warn({ reason: reasonOf(error) }, 'failed to export spans');
+    if (!isFailing && wasFailing) log.info({}, 'exporting spans works again');
   };
   const counting: SpanExporter = {
     export: (spans, done) => {
@@ -138,7 +138,7 @@ function createProcessor({ endpoint, log, observe }: TracingOptions): SpanProces
         queued -= spans.length;
         const isSent = result.code === ExportResultCode.SUCCESS;
         observe?.(isSent ? 'exported' : 'failed', spans.length);
-        tell(isSent ? undefined : (result.error ?? 'the receiver does not take them'));
+        logChange(isSent ? undefined : (result.error ?? 'the receiver rejected them'));
         done(result);
       });
     },

@@ -296,9 +296,9 @@ test('SIGHUP makes the log follow the configuration; a broken one changes nothin
     assert.ok(readFileSync(runtime.logFile, 'utf8').includes(sign), sign);
   };
   assert.match(await linesOf('ListContainers'), /ListContainers/);
-  await hangUp(settings.replace('"trace"', '"info"'), 'the log level was read again');
+  await hangUp(settings.replace('"trace"', '"info"'), 'log level reloaded');
   assert.equal(await linesOf('ListContainers'), '');
-  await hangUp('log_level = "loud"', 'the log level stays');
+  await hangUp('log_level = "loud"', 'failed to reload the log level');
   assert.equal(await linesOf('ListContainers'), '');
   assert.match(await linesOf('UpdateRuntimeConfig'), /UpdateRuntimeConfig/);
 });

@@ -1,7 +1,7 @@
 /**
- * Pipes and terminals as streams: bytes move only as fast as both sides take them, without a thread.
+ * Pipes and terminals as streams, with backpressure and without threads.
  *
- * Each fd given to a function here is its own to close, and must be one that nobody else polls.
+ * The functions take ownership of the fds that they get: they close them, and no other code may poll them.
  */
 import { readSync, writeSync } from 'node:fs';
 import { Readable, Writable } from 'node:stream';
@@ -15,42 +15,42 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const O_NONBLOCK = 0o4000;
 
-/** Small, for each piece is garbage afterwards, and the collector counts pieces rather than bytes. */
+/** Small, because each chunk becomes garbage, and the garbage collector counts buffers rather than bytes. */
 const chunkBytes = 16384;
-/** Reads at one wake-up, so that one busy stream leaves others their turn. */
+/** Reads per wake-up, so that a busy stream does not starve others. */
 const readsMax = 32;
-/** What can be in a pipe or a terminal when its writer has ended; what comes beyond it is from somebody nobody waits for. */
+/** The most that a pipe or terminal can hold when its writer has ended. Anything beyond is from another process, and is not waited for. */
 const leftBytesMax = 1024 * 1024;
 
 export type FdReader = {
   readonly stream: Readable;
   /**
-   * The one whose output matters has ended: what is there is still read, then the stream ends, even if others hold the writing end.
-   * @param graceMs how long to wait for more when there is nothing: 0 for a pipe, which has at once what was written to it.
+   * Call it when the process whose output matters has ended: the remaining data is read, then the stream ends, even if other processes hold the write end.
+   * @param graceMs how long to wait for more data: 0 for a pipe, where written data is readable at once.
    */
   readonly finish: (graceMs: number) => void;
-  /** Nobody reads the stream any more: what comes is thrown away until finish(), so that its writer is not killed for it. */
+  /** Call it when the stream is no longer read: data is discarded until finish(), so that the writer does not get SIGPIPE. */
   readonly discard: () => void;
 };
 
-/** dup(2), close-on-exec: for a second stream on the same pipe or terminal. */
+/** Duplicates an fd with close-on-exec (F_DUPFD_CLOEXEC), for a second stream on the same pipe or terminal. */
 export function duplicate(fd: number): number {
-  return checked(c_fcntl(fd, F_DUPFD_CLOEXEC, 0), () => `duplicating fd ${fd}`);
+  return checked(c_fcntl(fd, F_DUPFD_CLOEXEC, 0), () => `duplicate fd ${fd}`);
 }
 
 function makeNonBlocking(fd: number): void {
-  const flags = checked(c_fcntl(fd, F_GETFL, 0), () => `reading the flags of fd ${fd}`);
-  checked(c_fcntl(fd, F_SETFL, flags | O_NONBLOCK), () => `making fd ${fd} non-blocking`);
+  const flags = checked(c_fcntl(fd, F_GETFL, 0), () => `read the flags of fd ${fd}`);
+  checked(c_fcntl(fd, F_SETFL, flags | O_NONBLOCK), () => `make fd ${fd} non-blocking`);
 }
 
 export type Watch = {
-  /** Waits for one more time. */
+  /** Waits for the next event. */
   readonly start: () => void;
-  /** Before the fd is closed. */
+  /** Stops watching. Call it before closing the fd. */
   readonly end: () => void;
 };
 
-/** Calls back once after each start when `fd` is ready or broken. */
+/** Calls back once after each start() when `fd` is ready or disconnected. */
 export function watchFd(fd: number, events: { readable?: boolean; writable?: boolean; disconnect?: boolean }, callback: () => void): Watch {
   let handle: ReturnType<typeof koffi.node.poll> | undefined;
   let isWaiting = false;
@@ -58,7 +58,7 @@ export function watchFd(fd: number, events: { readable?: boolean; writable?: boo
     if (!isWaiting) return;
     isWaiting = false;
     handle?.stop();
-    // Its callback does not drain microtasks on every Node.
+    // The poll callback does not drain microtasks in every Node version.
     setImmediate(callback);
   };
   return {
@@ -75,7 +75,7 @@ export function watchFd(fd: number, events: { readable?: boolean; writable?: boo
   };
 }
 
-/** Takes over the reading end of a pipe, or a terminal. A hung-up terminal is at its end. */
+/** Reads from the read end of a pipe, or from a terminal, and takes ownership of the fd. The stream of a hung-up terminal ends. */
 export function readFd(fd: number): FdReader {
   makeNonBlocking(fd);
   let isClosed = false;
@@ -107,7 +107,7 @@ export function readFd(fd: number): FdReader {
     for (let reads = 0; !isClosed && isWanted; reads++) {
       if (reads === readsMax) return void setImmediate(pump);
       const bytes = readSome(fd);
-      if (bytes === 'none yet') return grace?.ms === 0 ? complete() : wait();
+      if (bytes === 'would block') return grace?.ms === 0 ? complete() : wait();
       if (bytes === 'end' || (grace !== null && grace.leftBytes <= 0)) return complete();
       if (grace !== null) grace.leftBytes -= bytes.length;
       isWanted = isDiscarding || stream.push(bytes);
@@ -136,7 +136,7 @@ export function readFd(fd: number): FdReader {
   const finish = (ms: number) => {
     if (isClosed || grace !== null) return;
     grace = { ms, leftBytes: leftBytesMax };
-    // Who waits for more now looks again; who is full goes on when there is room.
+    // Stops waiting for the fd, and reads again. If the stream's buffer is full, reading continues when there is room.
     watch.end();
     if (isWanted) setImmediate(pump);
   };
@@ -145,18 +145,18 @@ export function readFd(fd: number): FdReader {
 
 const chunk = Buffer.allocUnsafe(chunkBytes);
 
-function readSome(fd: number): Buffer | 'none yet' | 'end' {
+function readSome(fd: number): Buffer | 'would block' | 'end' {
   try {
     const count = readSync(fd, chunk);
     return count === 0 ? 'end' : Buffer.from(chunk.subarray(0, count));
   } catch (error) {
-    if (isErrno(error, 'EAGAIN')) return 'none yet';
+    if (isErrno(error, 'EAGAIN')) return 'would block';
     if (isErrno(error, 'EIO')) return 'end';
     throw error;
   }
 }
 
-/** Takes over the writing end of a pipe, or a terminal. When nobody reads it any more, what is written is thrown away. */
+/** Writes to the write end of a pipe, or to a terminal, and takes ownership of the fd. Without a reader, written data is discarded. */
 export function writeFd(fd: number): Writable {
   makeNonBlocking(fd);
   let isClosed = false;
@@ -169,9 +169,9 @@ export function writeFd(fd: number): Writable {
     close(fd);
   };
   const write = (bytes: Buffer, done: () => void): void => {
-    const count = isClosed ? 'gone' : writeSome(fd, bytes);
-    if (count === 'gone') end();
-    if (count === 'gone' || count === bytes.length) {
+    const count = isClosed ? 'no reader' : writeSome(fd, bytes);
+    if (count === 'no reader') end();
+    if (count === 'no reader' || count === bytes.length) {
       done();
       return;
     }
@@ -192,13 +192,13 @@ export function writeFd(fd: number): Writable {
   });
 }
 
-/** How many bytes were taken; `gone` when nobody will take any. */
-function writeSome(fd: number, bytes: Buffer): number | 'gone' {
+/** Returns the number of bytes written, or `no reader`. */
+function writeSome(fd: number, bytes: Buffer): number | 'no reader' {
   try {
     return writeSync(fd, bytes);
   } catch (error) {
     if (isErrno(error, 'EAGAIN')) return 0;
-    if (isErrno(error, 'EPIPE', 'EIO')) return 'gone';
+    if (isErrno(error, 'EPIPE', 'EIO')) return 'no reader';
     throw error;
   }
 }

@@ -1,47 +1,47 @@
 /**
- * The C library through koffi: opening it, and turning -1 with an errno into an error that names the call.
+ * Access to C libraries through koffi. Converts a result of -1 with an errno to an error that names the call.
  *
- * Only files of src/sys import this. Nothing here blocks or decides.
+ * Only files of src/sys import this. Nothing here blocks or makes decisions.
  */
 import { constants } from 'node:os';
 import koffi from 'koffi';
 
-/** Errno numbers by name, from the C library's headers as Node knows them. */
+/** Errno numbers by name, as Node knows them from the C library's headers. */
 export const errnoByName: Readonly<Record<string, number>> = constants.errno;
 
 const nameByErrno = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
 
-/** `ENOENT` for 2. Unknown numbers give `errno 999`. */
+/** Returns `ENOENT` for 2, and `errno 999` for an unknown number. */
 function errnoName(errno: number): string {
   return nameByErrno.get(errno) ?? `errno ${errno}`;
 }
 
 /**
- * A shared library, loaded by its soname, whose own symbols come first (RTLD_DEEPBIND, dlopen(3)): Node exports a zstd and an OpenSSL of its own
- * versions, and libzstd would call those functions with structures of another layout.
+ * Loads a shared library by its soname. The library's own symbols take precedence (RTLD_DEEPBIND, dlopen(3)): Node exports its own versions of zstd and
+ * OpenSSL, and libzstd would otherwise call those functions with structs of another layout.
  *
- * @throws {Error} when it is not on the node.
+ * @throws {Error} if the library is not installed.
  */
 export function library(soname: string): ReturnType<typeof koffi.load> {
   return koffi.load(soname, { deep: true });
 }
 
-/** glibc's; berth's daemon needs it anyway, for Node is linked against it. */
+/** glibc. Always present, because Node is linked against it. */
 export const libc = library('libc.so.6');
 
 const strerror = libc.func('const char *strerror(int errnum)');
 
-/** `no such file or directory (ENOENT)`, as strerror(3) has it. */
+/** Returns, for example, `no such file or directory (ENOENT)`: strerror(3) in lower case, and the name. */
 export function errnoText(errno: number): string {
   const text = String(strerror(errno));
   return `${text.charAt(0).toLowerCase()}${text.slice(1)} (${errnoName(errno)})`;
 }
 
-/** A system call that failed. `attempt` is the call with its arguments, in words a person can use. */
+/** A failed system call. `attempt` describes the call and its arguments: `open /etc/passwd`. */
 export class SyscallError extends Error {
   readonly attempt: string;
   readonly errno: number;
-  /** `ENOENT` and the like. */
+  /** The name of the errno: `ENOENT`. */
   readonly code: string;
 
   constructor(attempt: string, errno: number) {
@@ -54,19 +54,19 @@ export class SyscallError extends Error {
 }
 
 /**
- * Gives back a call's result, or throws what errno says when it is negative.
- * To be called right after the koffi call, on the same thread.
+ * Returns the result of a call, or throws the errno if it is negative.
+ * Must be called right after the koffi call, on the same thread.
  *
- * @param attempt made into text only on failure.
+ * @param attempt describes the call; only called on failure.
  */
 export function checked(result: number | bigint, attempt: () => string): number {
   if (result >= 0) return Number(result);
-  // First of all: making the text may collect garbage, and that makes system calls of its own.
+  // Read errno first: building the text may start garbage collection, which makes system calls.
   const errno = koffi.errno();
   throw new SyscallError(attempt(), errno);
 }
 
-/** True when an error is a system call's (ours or Node's) with one of these errno names. */
+/** Returns true if a system call (ours or Node's) failed with one of these errno names. */
 export function isErrno(error: unknown, ...codes: string[]): boolean {
   return error instanceof Error && 'code' in error && codes.includes(String(error.code));
 }

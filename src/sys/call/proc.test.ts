@@ -12,13 +12,13 @@ const table = parseMountInfo(
   ].join('\n'),
 );
 
-test('parseMountInfo() reads fields around the separator and undoes escapes', () => {
+test('parseMountInfo() reads the fields on both sides of the separator, and decodes escapes', () => {
   assert.equal(table.length, 3);
   assert.deepEqual(table[1]?.propagation, ['shared:5', 'master:2']);
   assert.deepEqual([table[2]?.mountPoint, table[2]?.root, table[2]?.options], ['/run/with space', '/sub', ['ro']]);
 });
 
-test('mountOf() takes the longest mount point that holds the path, at a component border', () => {
+test('mountOf() returns the mount with the longest mount point that contains the path, by whole components', () => {
   assert.equal(mountOf(table, '/run/with space/file')?.id, 31);
   assert.equal(mountOf(table, '/run/with spaces')?.id, 30);
   assert.equal(mountOf(table, '/runner')?.id, 22);

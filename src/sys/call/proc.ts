@@ -1,5 +1,5 @@
 /**
- * Parses what /proc tells of mounts. Pure.
+ * Parses /proc/PID/mountinfo. Pure.
  */
 
 /** A line of /proc/PID/mountinfo, proc_pid_mountinfo(5). */
@@ -18,7 +18,7 @@ export type MountInfo = {
   readonly superOptions: readonly string[];
 };
 
-/** All mounts, in the kernel's order: a later one on the same point lies over an earlier one. Lines that do not parse are left out. */
+/** Returns all mounts in the kernel's order: a later mount on the same mount point covers an earlier one. Invalid lines are skipped. */
 export function parseMountInfo(text: string): MountInfo[] {
   return text.split('\n').flatMap((line) => {
     const separator = line.indexOf(' - ');
@@ -43,12 +43,12 @@ export function parseMountInfo(text: string): MountInfo[] {
   });
 }
 
-/** Space, tab, newline and backslash stand as octal escapes. */
+/** Space, tab, newline and backslash are octal escapes. */
 function unescapeOctal(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
-/** The mount that a path lies on: the last of those whose point is the longest prefix. Undefined only for an empty list. */
+/** Returns the mount that contains a path: the last one with the longest mount point that is a prefix. Undefined only for an empty list. */
 export function mountOf(mounts: readonly MountInfo[], path: string): MountInfo | undefined {
   let best: MountInfo | undefined;
   for (const mount of mounts) {

@@ -1,7 +1,7 @@
 /**
- * The system calls that berth's daemon makes itself, one typed function each; a failure throws SyscallError.
+ * System calls of the daemon, one typed function each. A failure throws SyscallError.
  *
- * All are synchronous and short. Mount calls are in mounts.ts, namespaces in namespaces.ts.
+ * All are synchronous and short, except syncfs(). Mount calls are in mounts.ts, namespaces in namespaces.ts.
  */
 import { checked, libc } from './ffi.ts';
 
@@ -22,7 +22,7 @@ export const RESOLVE_NO_MAGICLINKS = 0x02;
 export const RESOLVE_NO_SYMLINKS = 0x04;
 export const RESOLVE_IN_ROOT = 0x10;
 
-/** Numbers added since the tables of architectures were unified (kernel 5.x): the same on every one. */
+/** Numbers of system calls since Linux 5.x are the same on all architectures. */
 export const SYS_openat2 = 437;
 const SYS_pidfd_open = 434;
 const SYS_pidfd_send_signal = 424;
@@ -40,7 +40,7 @@ const c_syncfs = libc.func('int syncfs(int fd)');
 
 /** openat(2). @returns an fd, always close-on-exec. */
 export function openat(dir: number, path: string, flags: number, mode = 0): number {
-  return checked(c_open(dir, path, flags | O_CLOEXEC, mode), () => `opening ${path}`);
+  return checked(c_open(dir, path, flags | O_CLOEXEC, mode), () => `open ${path}`);
 }
 
 const how = Buffer.alloc(24);
@@ -50,37 +50,37 @@ export function openat2(dir: number, path: string, options: { flags: number; mod
   how.writeBigUInt64LE(BigInt(options.flags | O_CLOEXEC), 0);
   how.writeBigUInt64LE(BigInt(options.mode ?? 0), 8);
   how.writeBigUInt64LE(BigInt(options.resolve), 16);
-  return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `opening ${path}`);
+  return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `open ${path}`);
 }
 
-/** close(2). EINTR leaves the fd closed on Linux, so no failure is of use to a caller. */
+/** close(2). Errors are ignored: on Linux the fd is closed even after EINTR. */
 export function close(fd: number): void {
   c_close(fd);
 }
 
-/** pipe2(2) with O_CLOEXEC, both ends for programs. @returns [read end, write end]. */
+/** pipe2(2) with O_CLOEXEC and two blocking ends, for programs. @returns [read end, write end]. */
 export function programPipe(): [number, number] {
   const fds = Buffer.alloc(8);
-  checked(c_pipe2(fds, O_CLOEXEC), () => 'making a pipe');
+  checked(c_pipe2(fds, O_CLOEXEC), () => 'create a pipe');
   return [fds.readInt32LE(0), fds.readInt32LE(4)];
 }
 
-/** A pipe whose read end is for the daemon, and does not block. @returns [read end, write end]. */
+/** Creates a pipe with a non-blocking read end, for the daemon. @returns [read end, write end]. */
 export function pipe(): [number, number] {
   const [reader, writer] = programPipe();
-  checked(c_fcntl(reader, F_SETFL, O_NONBLOCK), () => 'making a pipe non-blocking');
+  checked(c_fcntl(reader, F_SETFL, O_NONBLOCK), () => 'make a pipe non-blocking');
   return [reader, writer];
 }
 
 const AF_UNIX = 1;
 const SOCK_SEQPACKET = 5;
 
-/** socketpair(2): keeps messages apart, each read whole. The first end is for the daemon, and does not block. */
+/** socketpair(2) with message boundaries (SOCK_SEQPACKET). The first end is non-blocking, for the daemon. */
 export function packetSockets(): [number, number] {
   const fds = Buffer.alloc(8);
-  checked(c_socketpair(AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, fds), () => 'making a pair of sockets');
+  checked(c_socketpair(AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, fds), () => 'create a socket pair');
   const [ours, theirs] = [fds.readInt32LE(0), fds.readInt32LE(4)];
-  checked(c_fcntl(ours, F_SETFL, O_NONBLOCK), () => 'making a socket non-blocking');
+  checked(c_fcntl(ours, F_SETFL, O_NONBLOCK), () => 'make a socket non-blocking');
   return [ours, theirs];
 }
 
@@ -89,27 +89,27 @@ const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
 const allSeals = 0x1 | 0x2 | 0x4 | 0x8;
 
-/** memfd_create(2): an anonymous file, close-on-exec, that can be sealed. */
+/** memfd_create(2): creates an anonymous file that can be sealed, with close-on-exec. */
 export function memfd(name: string): number {
-  return checked(c_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), () => `making memory file ${name}`);
+  return checked(c_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), () => `create memfd ${name}`);
 }
 
 /** Seals a memfd against writing, growing, shrinking and further seals (fcntl(2) F_ADD_SEALS). */
 export function sealMemfd(fd: number): void {
-  checked(c_fcntl(fd, F_ADD_SEALS, allSeals), () => `sealing memory file ${fd}`);
+  checked(c_fcntl(fd, F_ADD_SEALS, allSeals), () => `seal memfd ${fd}`);
 }
 
-/** pidfd_open(2). @throws ESRCH when no such process. */
+/** pidfd_open(2). @throws ESRCH if the process does not exist. */
 export function pidfdOpen(pid: number): number {
-  return checked(c_pidfd(SYS_pidfd_open, pid, 0, 0, 0), () => `opening process ${pid}`);
+  return checked(c_pidfd(SYS_pidfd_open, pid, 0, 0, 0), () => `open process ${pid}`);
 }
 
-/** pidfd_send_signal(2). @throws ESRCH when the process has ended. */
+/** pidfd_send_signal(2). @throws ESRCH if the process has ended. */
 export function pidfdSendSignal(pidfd: number, signal: number): void {
-  checked(c_pidfd(SYS_pidfd_send_signal, pidfd, signal, 0, 0), () => `sending signal ${signal}`);
+  checked(c_pidfd(SYS_pidfd_send_signal, pidfd, signal, 0, 0), () => `send signal ${signal}`);
 }
 
-/** syncfs(2): everything written to the file system that holds `fd` is on disk afterwards. Blocks. */
+/** syncfs(2): writes the file system of `fd` to disk. Blocks. */
 export function syncfs(fd: number): void {
-  checked(c_syncfs(fd), () => `syncing the file system of fd ${fd}`);
+  checked(c_syncfs(fd), () => `sync the file system of fd ${fd}`);
 }

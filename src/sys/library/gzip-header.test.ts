@@ -6,7 +6,7 @@ import { gzipHeaderLength } from './gzip-header.ts';
 const body = gzipSync('content').subarray(10);
 const optional = { extra: Buffer.from([3, 0, 1, 2, 3]), name: Buffer.from('name\0'), comment: Buffer.from('a comment\0') };
 
-/** A header with these fields; the checksum comes last. */
+/** Builds a header with the fields of `flag`; the checksum is last. */
 function header(flag: number): Buffer {
   const fixed = Buffer.from([0x1f, 0x8b, 8, flag, 0, 0, 0, 0, 0, 3]);
   const parts = [fixed, ...(flag & 4 ? [optional.extra] : []), ...(flag & 8 ? [optional.name] : []), ...(flag & 16 ? [optional.comment] : [])];
@@ -18,7 +18,7 @@ function header(flag: number): Buffer {
 
 const combinations = Array.from({ length: 16 }, (_, index) => index << 1);
 
-test('gzipHeaderLength() finds the end of every combination of fields, and asks for more before it', () => {
+test('gzipHeaderLength() returns the length for every combination of fields, and undefined for an incomplete header', () => {
   for (const flag of combinations) {
     const bytes = header(flag);
     assert.equal(gunzipSync(Buffer.concat([bytes, body])).toString(), 'content');
@@ -27,7 +27,7 @@ test('gzipHeaderLength() finds the end of every combination of fields, and asks 
   }
 });
 
-test('gzipHeaderLength() refuses another method, reserved flags and a wrong checksum of the header', () => {
+test('gzipHeaderLength() rejects other methods, reserved flags and wrong header checksums', () => {
   const changed = (flag: number, at: number, value: number) => {
     const bytes = header(flag);
     bytes[at] = value;

@@ -1,18 +1,18 @@
 /**
- * The header of a gzip member, RFC 1952. Pure.
+ * Parses the header of a gzip member (RFC 1952). Pure.
  */
 import { crc32 } from 'node:zlib';
 
 const fixedBytes = 10;
 const flags = { headerCrc: 2, extra: 4, name: 8, comment: 16, reserved: 0xe0 } as const;
 const deflate = 8;
-/** The largest extra field, and names that no tool writes. */
+/** Fits the largest extra field, and longer names than any tool writes. */
 export const gzipHeaderBytesMax = 256 << 10;
 
 /**
- * @param bytes the member from its magic on, as far as it has been received.
- * @returns the length of the header; undefined: more bytes are needed.
- * @throws Error for another compression method, reserved flags, or a wrong checksum of the header (FHCRC).
+ * @param bytes the received part of the member, starting with its magic bytes.
+ * @returns the length of the header; undefined if more bytes are needed.
+ * @throws Error for another compression method, reserved flags, or a wrong header checksum (FHCRC).
  */
 export function gzipHeaderLength(bytes: Buffer): number | undefined {
   if (bytes.length < fixedBytes) return undefined;
@@ -31,14 +31,14 @@ function afterExtra(bytes: Buffer, start: number): number | undefined {
   return start + 2 <= bytes.length ? start + 2 + bytes.readUInt16LE(start) : undefined;
 }
 
-/** Text ends with a zero byte. */
+/** The text ends with a zero byte. */
 function afterText(bytes: Buffer, start: number | undefined): number | undefined {
   if (start === undefined || start > bytes.length) return undefined;
   const zero = bytes.indexOf(0, start);
   return zero === -1 ? undefined : zero + 1;
 }
 
-/** The low half of the CRC-32 of all that is before it. */
+/** The low 16 bits of the CRC-32 of all bytes before it. */
 function afterChecksum(bytes: Buffer, start: number | undefined): number | undefined {
   if (start === undefined || start + 2 > bytes.length) return undefined;
   if (bytes.readUInt16LE(start) !== (crc32(bytes.subarray(0, start)) & 0xffff)) throw new Error('gzip: incorrect checksum of the header');

@@ -1,41 +1,41 @@
 /**
- * libseccomp through koffi: turns a flat list of rules into a BPF program. Loads the library on first use.
+ * Compiles a flat list of rules to a BPF program with libseccomp. Loads the library on first use.
  *
- * Never installs a filter (the monitor does), and knows nothing of profiles.
+ * Never installs a filter (the monitor does that), and knows nothing of profiles.
  */
 import { fstatSync, readSync } from 'node:fs';
 import { failedPrecondition, internal, invalidArgument, reasonOf } from '../../lib/errors.ts';
 import { errnoText, library } from '../call/ffi.ts';
 import { close, memfd } from '../call/syscalls.ts';
 
-/** A condition on one argument; the numbers of seccomp.h. */
+/** A condition on one argument, with the numbers of seccomp.h. */
 export type FilterArg = {
   readonly index: number;
-  /** enum scmp_compare: 1 NE, 2 LT, 3 LE, 4 EQ, 5 GE, 6 GT, 7 MASKED_EQ (`value` is the mask, `valueTwo` what must be left). */
+  /** enum scmp_compare: 1 NE, 2 LT, 3 LE, 4 EQ, 5 GE, 6 GT, 7 MASKED_EQ (`value` is the mask, `valueTwo` the expected result). */
   readonly op: number;
   readonly value: bigint;
   readonly valueTwo: bigint;
 };
 
-/** All conditions must hold. Actions are what a filter returns to the kernel (seccomp(2)), with the errno in the low half. */
+/** All conditions must hold. The action is the filter's return value (seccomp(2)), with the errno in the low half. */
 export type FilterRule = { readonly syscalls: readonly string[]; readonly action: number; readonly args: readonly FilterArg[] };
 
 export type FilterSource = {
   readonly defaultAction: number;
-  /** Names as libseccomp has them: `x86_64`, `x86`, `x32`, `aarch64`, `arm`. */
+  /** libseccomp's names: `x86_64`, `x86`, `x32`, `aarch64`, `arm`. */
   readonly architectures: readonly string[];
   readonly rules: readonly FilterRule[];
 };
 
 export type Libseccomp = {
   /**
-   * The program of struct sock_filter (8 bytes each). Calls of other architectures end the thread. Names that the library does not know are skipped.
-   * Of several rules for a call, one without conditions counts before those with, and the first of its kind before the others.
+   * Returns the program, an array of struct sock_filter (8 bytes each). Calls of other architectures kill the thread. Unknown names are skipped.
+   * If a call has several rules, a rule without conditions takes precedence over those with conditions, and earlier rules over later ones.
    *
-   * @throws {BerthError} INVALID_ARGUMENT for rules that contradict each other, FAILED_PRECONDITION when the library is not on the node.
+   * @throws {BerthError} INVALID_ARGUMENT for rules that contradict each other, FAILED_PRECONDITION if the library is not installed.
    */
   readonly buildFilter: (source: FilterSource) => Buffer;
-  /** The number of a system call on this machine; undefined when the library does not know one here. */
+  /** Returns the number of a system call on this architecture; undefined if it is unknown. */
   readonly syscallNumber: (name: string) => number | undefined;
 };
 
@@ -74,23 +74,23 @@ function openLibrary(): ReturnType<typeof library> {
   try {
     return library('libseccomp.so.2');
   } catch (error) {
-    throw failedPrecondition(`loading libseccomp.so.2: ${reasonOf(error)} (on Debian: apt install libseccomp2)`, error);
+    throw failedPrecondition(`load libseccomp.so.2: ${reasonOf(error)} (Debian: apt-get install libseccomp2)`, error);
   }
 }
 
-/** __NR_SCMP_ERROR: no architecture of the library has a call of this name. */
+/** __NR_SCMP_ERROR: the name is unknown on all architectures. */
 const unknownName = -1;
 const EEXIST = 17;
-/** SCMP_FLTATR_CTL_OPTIMIZE; 2 is a binary tree by number. */
+/** SCMP_FLTATR_CTL_OPTIMIZE; 2 is a binary tree sorted by system call number. */
 const attributeOptimize = 8;
 const optimizeAsTree = 2;
 
 function buildFilter(bindings: Bindings, source: FilterSource): Buffer {
   const context: unknown = bindings.init(source.defaultAction);
-  if (context === null) throw internal(`making a seccomp filter: libseccomp refuses the default action 0x${source.defaultAction.toString(16)}`);
+  if (context === null) throw internal(`compile seccomp filter: libseccomp rejects the default action 0x${source.defaultAction.toString(16)}`);
   try {
-    // Fails on a library before 2.5, whose programs then are in a line. A tree of 360 calls for three architectures takes 5 ms more to make,
-    // but each process start then loads it in 0.3 ms instead of 0.75: the kernel walks the program for every call number.
+    // Fails before libseccomp 2.5, which then generates a linear program. Compiling a tree of 360 calls for three architectures takes 5 ms longer, but
+    // each process start then loads it in 0.3 ms instead of 0.75 ms: the kernel walks the program for every call number.
     bindings.setAttribute(context, attributeOptimize, optimizeAsTree);
     for (const name of source.architectures) addArchitecture(bindings, context, name);
     for (const rule of source.rules) addRule(bindings, context, rule);
@@ -102,8 +102,8 @@ function buildFilter(bindings: Bindings, source: FilterSource): Buffer {
 
 function addArchitecture(bindings: Bindings, context: unknown, name: string): void {
   const result = bindings.addArch(context, bindings.resolveArch(name));
-  // The machine's own is there from the beginning.
-  if (result < 0 && result !== -EEXIST) throw internal(`making a seccomp filter: adding architecture ${name}: ${errnoText(-result)}`);
+  // The native architecture is always present.
+  if (result < 0 && result !== -EEXIST) throw internal(`compile seccomp filter: add architecture ${name}: ${errnoText(-result)}`);
 }
 
 function addRule(bindings: Bindings, context: unknown, rule: FilterRule): void {
@@ -112,8 +112,8 @@ function addRule(bindings: Bindings, context: unknown, rule: FilterRule): void {
     const number = bindings.resolveName(name);
     if (number === unknownName) continue;
     const result = bindings.addRule(context, rule.action, number, rule.args.length, args);
-    if (result === -EEXIST) throw invalidArgument(`making a seccomp filter: rules for ${name} give the same arguments different actions`);
-    if (result < 0) throw internal(`making a seccomp filter: adding a rule for ${name}: ${errnoText(-result)}`);
+    if (result === -EEXIST) throw invalidArgument(`compile seccomp filter: rules for ${name} have different actions for the same arguments`);
+    if (result < 0) throw internal(`compile seccomp filter: add a rule for ${name}: ${errnoText(-result)}`);
   }
 }
 
@@ -129,12 +129,12 @@ function encodeArgs(args: readonly FilterArg[]): Buffer {
   return bytes;
 }
 
-/** Through a file, for libseccomp before 2.6 exports to nothing else. */
+/** Exports to a file: libseccomp before 2.6 cannot export to memory. */
 function exported(bindings: Bindings, context: unknown): Buffer {
   const file = memfd('seccomp');
   try {
     const result = bindings.exportBpf(context, file);
-    if (result < 0) throw internal(`making a seccomp filter: exporting it: ${errnoText(-result)}`);
+    if (result < 0) throw internal(`compile seccomp filter: export: ${errnoText(-result)}`);
     const program = Buffer.alloc(fstatSync(file).size);
     readSync(file, program, 0, program.length, 0);
     return program;

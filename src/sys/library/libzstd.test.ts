@@ -22,7 +22,7 @@ function decompress(bytes: Buffer, pieceBytes: number): { readonly content: Buff
   }
 }
 
-test('openZstd() decompresses frames one after the other, in pieces of any size', options, () => {
+test('openZstd() decompresses several frames, in pieces of any size', options, () => {
   const archive = Buffer.concat(contents.flatMap((content) => [zstdCompressSync(content), skippable]));
   for (const pieceBytes of [1, 7, 4096, archive.length]) {
     const { content, isAtEnd } = decompress(archive, pieceBytes);
@@ -31,25 +31,25 @@ test('openZstd() decompresses frames one after the other, in pieces of any size'
   }
 });
 
-test('openZstd() is not at the end in the middle of a frame', options, () => {
+test('isAtEnd() is false within a frame', options, () => {
   const archive = zstdCompressSync(contents[0] ?? '');
   for (const length of [3, 9, archive.length - 1]) assert.equal(decompress(archive.subarray(0, length), 4096).isAtEnd, false);
 });
 
-test('openZstd() refuses damaged frames, other formats and windows above the limit', options, () => {
+test('openZstd() rejects corrupt frames, other formats and windows above the limit', options, () => {
   const archive = zstdCompressSync(contents[0] ?? '');
-  const damaged = Buffer.from(archive);
-  damaged[8] = 255 - (damaged[8] ?? 0);
-  assert.throws(() => decompress(damaged, 4096), /^Error: zstd: /);
+  const corrupt = Buffer.from(archive);
+  corrupt[8] = 255 - (corrupt[8] ?? 0);
+  assert.throws(() => decompress(corrupt, 4096), /^Error: zstd: /);
   assert.throws(() => decompress(Buffer.from('not zstd at all'), 4096), /Unknown frame descriptor/);
   const wide = zstdCompressSync(Buffer.alloc(1 << 20), { params: { [constants.ZSTD_c_windowLog]: 20, [constants.ZSTD_c_contentSizeFlag]: 0 } });
-  // The window's exponent lies in the upper five bits of the byte after the descriptor: 2^(10 + 31).
+  // The window's exponent is in the upper five bits of the byte after the descriptor: 2^(10 + 31).
   wide[5] = 31 << 3;
   wide[4] = (wide[4] ?? 0) & ~0x20;
   assert.throws(() => decompress(wide, 4096), /too much memory|corrupt/i);
 });
 
-test('what the sink throws ends the decompression as it is', options, () => {
+test('write() rethrows errors of the sink unchanged', options, () => {
   const decoder = zstd?.openDecoder(windowLogMax);
   const stop = new Error('enough');
   const sink = (): void => {

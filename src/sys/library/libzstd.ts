@@ -1,36 +1,36 @@
 /**
- * Decompression by the system's libzstd: half the work of Node's own, for it needs no new buffer and no other thread for a chunk.
+ * Decompression with the system's libzstd: half the work of Node's zstd, because it needs no new buffer and no other thread for each chunk.
  *
- * Optional: where the library is missing, openZstd() says so. Usable in a worker: each thread has its own copy of this module.
+ * Optional: openZstd() returns undefined if the library is missing. Can be used in workers: each thread has its own copy of this module.
  */
 import koffi from 'koffi';
 import { library } from '../call/ffi.ts';
 
-/** A decoder of a C library: synchronous, with one buffer of its own. */
+/** A decoder of a C library: synchronous, with its own output buffer. */
 export type LibraryDecoder = {
   /**
-   * Decompresses all of `input`: any number of frames, of which skippable ones give nothing, or of members.
+   * Decompresses all of `input`: any number of frames or members. Skippable frames have no output.
    *
-   * @param sink gets views that are good during the call only; may throw, and the decoder is of no use then.
-   * @throws {Error} in the library's words for what is of another format, damaged, or wants a larger window.
+   * @param sink gets views that are valid only during the call. If it throws, the decoder must not be used again.
+   * @throws {Error} with the library's message if the input has another format, is corrupt, or needs a larger window.
    */
   readonly write: (input: Buffer, sink: (output: Buffer) => void) => void;
-  /** False in the middle of a frame or member. */
+  /** False within a frame or member. */
   readonly isAtEnd: () => boolean;
-  /** Frees it. Idempotent. */
+  /** Frees the decoder. Idempotent. */
   readonly close: () => void;
 };
 
 export type Zstd = {
-  /** @param windowLogMax largest window, as a power of two, that frames may ask for. */
+  /** @param windowLogMax largest window that frames may require, as a power of two. */
   readonly openDecoder: (windowLogMax: number) => LibraryDecoder;
 };
 
-/** As ZSTD_d_windowLogMax of zstd.h has it. */
+/** ZSTD_d_windowLogMax of zstd.h. */
 const parameterWindowLogMax = 100;
 const outputBytes = 256 << 10;
 
-/** @returns undefined when the node has no libzstd. */
+/** @returns undefined if the node has no libzstd. */
 export function openZstd(): Zstd | undefined {
   let zstd: ReturnType<typeof library>;
   try {
@@ -51,7 +51,7 @@ export function openZstd(): Zstd | undefined {
 
   const openDecoder = (windowLogMax: number): LibraryDecoder => {
     const context: unknown = c_create();
-    if (context === null) throw new Error('zstd: no memory');
+    if (context === null) throw new Error('zstd: out of memory');
     checked(c_setParameter(context, parameterWindowLogMax, windowLogMax));
     const output = Buffer.allocUnsafeSlow(outputBytes);
     // ZSTD_outBuffer and ZSTD_inBuffer: address, size, position.
@@ -69,9 +69,9 @@ export function openZstd(): Zstd | undefined {
         isAtEnd = checked(c_decompress(context, out, source)) === 0;
         const produced = Number(out[2]);
         if (produced > 0) sink(output.subarray(0, produced));
-        // The sink's work may end in close().
+        // The sink may call close().
         if (isClosed) return;
-        // With a full output there may be more inside; but not after the end of a frame, where another call would begin the next.
+        // If the output is full, the library may hold more. Not at the end of a frame: another call would start the next frame.
         if (source[2] === length && (isAtEnd || produced < outputBytes)) return;
       }
     };
