@@ -1,19 +1,19 @@
 /**
- * Tells whoever listens what became of sandboxes and containers. A listener that does not keep up is ended; nobody waits for it.
+ * Publishes lifecycle events of sandboxes and containers. A listener that does not keep up is disconnected; nothing waits for it. Does no I/O of its own.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { ContainerView, SandboxView } from './records.ts';
 
 export type EventKind = 'created' | 'started' | 'stopped' | 'deleted';
 
-/** What happened, and the pod as it was right after. */
+/** An event, and the pod right after it. */
 export type LifeEvent = {
   readonly kind: EventKind;
-  /** Of the sandbox or the container. */
+  /** Id of the sandbox or container. */
   readonly id: string;
-  /** No two events have the same. */
+  /** Unique: no two events have the same time. */
   readonly atNs: string;
-  /** For the deletion of the sandbox itself: as it was last. Undefined when a container outlived it. */
+  /** For the deletion of the sandbox itself: its last state. Undefined if a container outlived its sandbox. */
   readonly sandbox: SandboxView | undefined;
   readonly containers: readonly ContainerView[];
 };
@@ -22,16 +22,16 @@ export type Events = {
   readonly hasListeners: () => boolean;
   readonly emit: (event: LifeEvent) => void;
   /**
-   * The events from now on, until the signal, or close().
+   * Returns the events from now on, until the signal is aborted or close() is called.
    *
-   * @throws {BerthError} RESOURCE_EXHAUSTED for one listener too many; from the iteration, for one that fell behind.
+   * @throws {BerthError} RESOURCE_EXHAUSTED for too many listeners; during iteration, if the listener has fallen behind.
    */
   readonly listen: (signal: AbortSignal) => AsyncIterable<LifeEvent>;
-  /** Ends all listeners, and those to come: the daemon ends. */
+  /** Ends all current and future listeners, when the daemon shuts down. */
   readonly close: () => void;
 };
 
-/** A node's pods all ending at once make about a thousand; an event holds references, so this is some 100 KiB. */
+/** If all pods of a node end at once, there are about a thousand events. An event holds references, so this is about 100 KiB. */
 const pendingMax = 4096;
 const listenersMax = 64;
 
@@ -56,9 +56,10 @@ export function createEvents(): Events {
     }
   };
   const listen = (signal: AbortSignal) => {
-    if (listeners.size >= listenersMax) throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: ${listenersMax} others listen already`);
+    if (listeners.size >= listenersMax)
+      throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: there are already ${listenersMax} listeners`);
     const listener: Listener = { pending: [], end: isClosed ? 'closed' : null, wake: () => {} };
-    // From this moment on, not from the first step of the iteration.
+    // Registered now, not at the first step of the iteration.
     if (!isClosed && !signal.aborted) listeners.add(listener);
     signal.addEventListener('abort', () => end(listener, 'closed'), { once: true });
     return follow(listener, signal, () => listeners.delete(listener));
@@ -73,14 +74,15 @@ export function createEvents(): Events {
 async function* follow(listener: Listener, signal: AbortSignal, leave: () => void): AsyncGenerator<LifeEvent> {
   try {
     while (!signal.aborted) {
-      const portion = listener.pending;
+      const batch = listener.pending;
       listener.pending = [];
-      // One that falls behind while this portion is handed out gets no more of it.
-      for (const event of portion) {
+      // A listener that falls behind during this batch gets no more of it.
+      for (const event of batch) {
         if (listener.end === 'behind') break;
         yield event;
       }
-      if (listener.end === 'behind') throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: more than ${pendingMax} wait to be taken`);
+      if (listener.end === 'behind')
+        throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: the listener is more than ${pendingMax} events behind`);
       if (listener.pending.length > 0) continue;
       if (listener.end === 'closed') return;
       await new Promise<void>((resolve) => {

@@ -1,5 +1,6 @@
 /**
- * A store that tells of every change of state that it shows: so an event is never ahead of the status, and no change can be forgotten.
+ * A store that publishes an event for every visible change of state. An event never precedes the status it reports, and no change is missed.
+ * Does no I/O of its own.
  */
 import type { Clock } from '../../lib/clock.ts';
 import type { EventKind, Events } from './events.ts';
@@ -17,7 +18,7 @@ import type { ObjectStore, Store } from './store.ts';
 export function notifyingStore(store: Store, events: Events, clock: Clock): Store {
   const containersOf = (sandboxId: string) =>
     store.containers.all().filter(({ record, status }) => record.sandboxId === sandboxId && containerState(status) !== 'creating');
-  const tell = (id: string, sandboxId: string, sandbox: SandboxView | undefined, kinds: readonly EventKind[]) => {
+  const publish = (id: string, sandboxId: string, sandbox: SandboxView | undefined, kinds: readonly EventKind[]) => {
     if (kinds.length === 0 || !events.hasListeners()) return;
     const containers = containersOf(sandboxId);
     for (const kind of kinds) events.emit({ kind, id, atNs: clock.nowNs(), sandbox, containers });
@@ -25,19 +26,19 @@ export function notifyingStore(store: Store, events: Events, clock: Clock): Stor
   return {
     sandboxes: notifying(store.sandboxes, sandboxSteps, (view, kinds) => {
       const { id } = view.record;
-      tell(id, id, store.sandboxes.get(id) ?? view, kinds);
+      publish(id, id, store.sandboxes.get(id) ?? view, kinds);
     }),
     containers: notifying(store.containers, containerSteps, ({ record }: ContainerView, kinds) => {
-      tell(record.id, record.sandboxId, store.sandboxes.get(record.sandboxId), kinds);
+      publish(record.id, record.sandboxId, store.sandboxes.get(record.sandboxId), kinds);
     }),
   };
 }
 
-/** Which events lie between two statuses; null: it is gone. */
+/** Returns the events between two statuses. `after` is null if the object was removed. */
 type Steps<Status> = (before: Status, after: Status | null) => readonly EventKind[];
 
 const sandboxSteps: Steps<SandboxStatus> = (before, after) => {
-  // What was never ready was never there.
+  // An object that never became ready was never visible.
   if ((after ?? before).readyAtNs === undefined) return [];
   if (after === null) return ['deleted'];
   const [was, is] = [sandboxState(before), sandboxState(after)];
@@ -51,10 +52,10 @@ const containerSteps: Steps<ContainerStatus> = (before, after) => {
   if (after === null) return ['deleted'];
   const [was, is] = [containerState(before), containerState(after)];
   if (was === is) return [];
-  return reached[is];
+  return eventsOnReaching[is];
 };
 
-const reached: Readonly<Record<ContainerState, readonly EventKind[]>> = {
+const eventsOnReaching: Readonly<Record<ContainerState, readonly EventKind[]>> = {
   creating: [],
   created: ['created'],
   running: ['started'],
@@ -62,28 +63,28 @@ const reached: Readonly<Record<ContainerState, readonly EventKind[]>> = {
   unknown: [],
 };
 
-type View<Fixed, Status> = { readonly record: Fixed; readonly status: Status };
+type View<StoredRecord, Status> = { readonly record: StoredRecord; readonly status: Status };
 
-function notifying<Fixed extends { readonly id: string }, Status>(
-  objects: ObjectStore<Fixed, Status>,
+function notifying<StoredRecord extends { readonly id: string }, Status>(
+  objects: ObjectStore<StoredRecord, Status>,
   steps: Steps<Status>,
-  tell: (view: View<Fixed, Status>, kinds: readonly EventKind[]) => void,
-): ObjectStore<Fixed, Status> {
-  const tellOf = <Result>(id: string, write: () => Result): Result => {
+  publish: (view: View<StoredRecord, Status>, kinds: readonly EventKind[]) => void,
+): ObjectStore<StoredRecord, Status> {
+  const publishing = <Result>(id: string, write: () => Result): Result => {
     const before = objects.get(id);
     const result = write();
     const after = objects.get(id);
-    if (before !== undefined && after !== undefined) tell(after, steps(before.status, after.status));
+    if (before !== undefined && after !== undefined) publish(after, steps(before.status, after.status));
     return result;
   };
   return {
     ...objects,
-    update: (id, change) => tellOf(id, () => objects.update(id, change)),
-    updateBestEffort: (id, change) => tellOf(id, () => objects.updateBestEffort(id, change)),
+    update: (id, change) => publishing(id, () => objects.update(id, change)),
+    updateBestEffort: (id, change) => publishing(id, () => objects.updateBestEffort(id, change)),
     remove: async (id) => {
       const before = objects.get(id);
       await objects.remove(id);
-      if (before !== undefined) tell(before, steps(before.status, null));
+      if (before !== undefined) publish(before, steps(before.status, null));
     },
   };
 }

@@ -2,7 +2,7 @@
  * An OOM kill as the kernel reports it, and as a container's status keeps it. Types only.
  */
 
-/** Bytes by kind, as far as they are told. `fileBytes` is without what has no file on a disk behind it: tmpfs and shared memory. */
+/** Bytes by kind, as far as the kernel reports them. `fileBytes` excludes tmpfs and shared memory, which have no file on disk. */
 export type MemoryUse = {
   readonly anonBytes: number;
   readonly fileBytes: number;
@@ -11,38 +11,38 @@ export type MemoryUse = {
 };
 
 export type OomKill = {
-  /** Of the log's record, for knowing it again. */
+  /** Sequence number of the log record, which identifies it. */
   readonly sequence: number;
   /** Microseconds since boot. */
   readonly atUs: number;
-  /** As the host sees it. */
+  /** In the host's pid namespace. */
   readonly pid: number;
-  /** At most 15 characters of the program's name, odd ones escaped. */
+  /** At most 15 characters of the program's name, special characters escaped. */
   readonly command: string;
-  /** The cgroup of the victim; null when the kernel was sparing with words. */
+  /** The cgroup of the victim; null if the kernel did not report it. */
   readonly cgroup: string | null;
-  /** The cgroup that was at its limit; null: the node itself had no memory left. */
+  /** The cgroup that was at its limit; null: the node was out of memory. */
   readonly limitedCgroup: string | null;
   readonly limitBytes: number | null;
-  /** Of all that is in the cgroup at its limit; else of the victim alone. */
+  /** Of the whole cgroup that was at its limit, or else of the victim alone. */
   readonly memory: MemoryUse | null;
-  /** Killed only because its cgroup goes down as one (memory.oom.group). */
+  /** Killed only because its whole cgroup was (memory.oom.group). */
   readonly isOfGroup: boolean;
 };
 
-/** `inner`: of a cgroup that the container has made; `outer`: of one above the pod's; `unknown`: the kernel has not said. Label of a metric. */
+/** `inner`: a cgroup created by the container; `outer`: a cgroup above the pod's; `unknown`: not reported by the kernel. Label of a metric. */
 export type LimitHolder = 'container' | 'inner' | 'pod' | 'outer' | 'node' | 'unknown';
 
-/** A kill as a container's status keeps it. */
+/** A kill, as stored in a container's status. */
 export type OomVictim = OomKill & {
   readonly limit: LimitHolder;
   /** Whether it was the container's first process. */
   readonly isFirst: boolean;
-  /** The container's own limit is the same as the pod's, at which it was. */
+  /** The container's own limit equals the pod's limit, which was reached. */
   readonly isOwnLimitToo?: boolean;
-  /** As the container sees it; absent where nobody can know any more. */
+  /** In the container's pid namespace; absent if it can no longer be determined. */
   readonly pidInside?: number;
 };
 
-/** What the kernel's log told of kills in a container. */
+/** The kills in a container, according to the kernel log. */
 export type OomSummary = { readonly kills: number; readonly last: OomVictim };

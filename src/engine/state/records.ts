@@ -1,7 +1,7 @@
 /**
- * What is kept of a sandbox and a container: a record that never changes, a status that does, and the state derived from both. Pure.
+ * What is stored of a sandbox and a container: a record that never changes, a status that does, and the state derived from the status. Pure.
  *
- * Both are on disk as JSON with a version; times are nanoseconds since the epoch as decimal text, for JSON has no integer wide enough.
+ * Both are stored as JSON with a version. Times are nanoseconds since the epoch as decimal strings, because JSON numbers are not precise enough.
  */
 import type { OomSummary } from './oom-kill.ts';
 import type { ContainerSpec, ImageConfig, NetworkResult, Resources, SandboxSpec } from './spec.ts';
@@ -14,30 +14,30 @@ export type SandboxRecord = {
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly createdAtNs: string;
-  /** Where its net namespace is pinned; undefined with the host's network. */
+  /** Where its network namespace is pinned; undefined with host network. */
   readonly netnsPath?: string;
-  /** Of its own cgroup, for its own processes or for what looks for a pod's network; undefined when it has none. */
+  /** The sandbox's own cgroup, for its own processes or so that cAdvisor finds the pod's network; undefined if it has none. */
   readonly cgroupPath?: string;
 };
 
 export type SandboxStatus = {
-  /** Set once all of it is there. Before that it is not shown to anybody. */
+  /** Set when the sandbox is complete. Before that it is not visible. */
   readonly readyAtNs?: string;
-  /** Set by StopPodSandbox, or when it was found without its namespaces. */
+  /** Set by StopPodSandbox, or when recovery finds that its namespaces are gone. */
   readonly stoppedAtNs?: string;
-  /** Absent with the host's network, and after the sandbox was stopped. */
+  /** Absent with host network, and after the sandbox was stopped. */
   readonly network?: NetworkResult;
-  /** Pid and start time of the process that reaps, when the pod shares its pid namespace. */
+  /** Pid and start time of the reaper (pid 1), if the pod shares its pid namespace. */
   readonly reaper?: ProcessIdentity;
-  /** What making it took. */
+  /** How long each step of its creation took. */
   readonly timeline?: Timeline;
-  /** What the kubelet has told since. */
+  /** Limits of the pod, from UpdatePodSandboxResources. */
   readonly resources?: PodResources;
-  /** Why its record or its status could not be read: then the rest of both is made up. */
+  /** Why its record or status could not be read. Then the other fields are placeholders. */
   readonly unreadableReason?: string;
 };
 
-/** Of a whole pod: for its runtime, and for its containers. Its cgroup is the kubelet's. */
+/** Resources of a whole pod: overhead, and all containers together. The kubelet writes the pod's cgroup. */
 export type PodResources = { readonly overhead?: Resources; readonly resources?: Resources };
 
 export type SandboxState = 'creating' | 'ready' | 'not-ready';
@@ -49,10 +49,10 @@ export function sandboxState(status: SandboxStatus): SandboxState {
   return status.readyAtNs === undefined ? 'creating' : 'ready';
 }
 
-/** A process, for as long as this kernel runs: pids come again, start times with them do not. */
+/** Identifies a process while this kernel runs: pids are reused, pairs of pid and start time are not. */
 export type ProcessIdentity = { readonly pid: number; readonly startTime: string };
 
-/** Who the process of a container is: resolved once, when the container is created. */
+/** The identity of a container's process, resolved once, when the container is created. */
 export type Identity = { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[]; readonly home: string };
 
 export type ContainerRecord = {
@@ -61,29 +61,29 @@ export type ContainerRecord = {
   readonly sandboxId: string;
   readonly spec: ContainerSpec;
   readonly image: {
-    /** Id of the image (`sha256:…`), as PullImage gave it. */
+    /** Id of the image (`sha256:…`), as returned by PullImage. */
     readonly id: string;
-    /** A repository digest when there is one, else the id. */
+    /** A repository digest if there is one, else the id. */
     readonly ref: string;
-    /** The first tag when there is one, else what was requested. */
+    /** The first tag if there is one, else the requested name. */
     readonly name: string;
     readonly config: ImageConfig;
     readonly layerDirs: readonly string[];
-    /** Diff ids, topmost first: what a restarted daemon leases again. */
+    /** Diff ids, topmost first. A restarted daemon leases them again. */
     readonly diffIds: readonly string[];
   };
   readonly identity: Identity;
-  /** Number of the signal that stops it. */
+  /** Number of the stop signal. */
   readonly stopSignal: number;
-  /** Of its own cgroup, relative to the root of each hierarchy. */
+  /** The container's cgroup, relative to the root of each hierarchy. */
   readonly cgroupPath: string;
   readonly createdAtNs: string;
 };
 
 export type ContainerStatus = {
-  /** Set once its root and its plan are good. Before that it is not shown to anybody. */
+  /** Set when its rootfs and its plan are ready. Before that it is not visible. */
   readonly readyAtNs?: string;
-  /** Set before its monitor is started: whoever finds it without startedAtNs after a crash ends what may have begun. */
+  /** Set before its monitor is started. Recovery that finds it without startedAtNs ends what may have been started. */
   readonly startingAtNs?: string;
   readonly startedAtNs?: string;
   readonly finishedAtNs?: string;
@@ -91,20 +91,20 @@ export type ContainerStatus = {
   /** `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`. */
   readonly reason?: string;
   readonly message?: string;
-  /** The container's process and the monitor that is its parent, as pids of the daemon's namespace. */
+  /** The container's process and its parent, the monitor. Pids in the daemon's pid namespace. */
   readonly process?: ProcessIdentity;
   readonly monitor?: ProcessIdentity;
-  /** What creating and starting it took. */
+  /** How long each step of its creation and start took. */
   readonly timeline?: Timeline;
-  /** Of its processes that were killed for want of memory; absent when there are none, or the kernel's log cannot be read. */
+  /** OOM kills of its processes; absent if there were none, or the kernel log cannot be read. */
   readonly oom?: OomSummary;
-  /** In force now: those of the request, with what updates changed. */
+  /** Current limits: those of the request, with later updates applied. */
   readonly resources: Resources;
-  /** Why its record or its status could not be read: then the rest of both is made up. */
+  /** Why its record or status could not be read. Then the other fields are placeholders. */
   readonly unreadableReason?: string;
 };
 
-/** Why a container that had started ended. `Unknown`: its monitor was lost, and its exit code with it. */
+/** Why a started container ended. `Unknown`: its monitor was lost, and with it the exit code. */
 export type EndReason = 'Completed' | 'Error' | 'OOMKilled' | 'Unknown';
 
 export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'unknown';

@@ -1,11 +1,11 @@
 /**
- * Singleflight under way, by the name that must be unique: a retried call joins the one in flight and gets its result.
+ * Deduplicates concurrent creations by a key that must be unique: a retried call joins the one in progress and gets its result. Does no I/O of its own.
  *
- * The work does not end with its caller's deadline: the retry finds it done, never a reserved name.
+ * The work continues after its caller's deadline, so a retry finds the object instead of a reserved name.
  */
 
 export type Singleflight = {
-  /** The id that `create` gives; a call with the same key meanwhile gets the same. */
+  /** Returns the id from `create`; concurrent calls with the same key get the same id. */
   readonly join: (key: string, create: () => Promise<string>) => Promise<string>;
 };
 

@@ -1,23 +1,23 @@
 /**
- * What a sandbox and a container are asked to be, free of the protocol's shapes. Pure types, plus the merge with the image's config.
+ * The requested configuration of a sandbox and a container, independent of the CRI messages. Pure: types, and two small functions on them.
  *
- * 0, '' and [] never mean "unset" here: what may be absent is `undefined` or a union says so.
+ * 0, '' and [] never mean "unset" here: optional values are `undefined`, or a union type.
  */
 
 /** `pod`: shared within the sandbox; `container`: its own; `node`: the host's; `target`: that of another container. */
 export type PidMode = 'pod' | 'container' | 'node' | 'target';
 
-/** Ids from 0 up to `length` - 1 inside are those from `hostId` on outside. */
+/** Ids 0 to `length` - 1 inside map to ids from `hostId` on outside. */
 export type IdRange = { readonly hostId: number; readonly length: number };
 
-/** The ids of a user namespace: user_namespaces(7). */
+/** The id mappings of a user namespace: user_namespaces(7). */
 export type IdMap = { readonly uids: IdRange; readonly gids: IdRange };
 
 export type NamespaceModes = {
   readonly network: 'pod' | 'node';
   readonly ipc: 'pod' | 'node';
   readonly pid: PidMode;
-  /** Id of the container whose pid namespace is joined; only with pid `target`. */
+  /** Id of the container whose pid namespace is joined. Only with pid `target`. */
   readonly targetId?: string;
   /** The pod's own user namespace; undefined: the host's. */
   readonly user?: IdMap;
@@ -39,14 +39,14 @@ export type PortMapping = {
 export type SandboxSpec = {
   readonly metadata: SandboxMetadata;
   readonly hostname: string;
-  /** Absolute path, or '' when the sandbox's containers keep no logs. */
+  /** Absolute path, or '' if the sandbox's containers have no logs. */
   readonly logDirectory: string;
   /** `undefined`: copy the host's resolv.conf. */
   readonly dns?: DnsConfig;
   readonly portMappings: readonly PortMapping[];
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
-  /** As the kubelet sends it; '' puts the sandbox's containers under the configured default parent. */
+  /** As the kubelet sends it; '' selects the configured default parent. */
   readonly cgroupParent: string;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly namespaces: NamespaceModes;
@@ -60,31 +60,31 @@ export type Propagation = 'private' | 'host-to-container' | 'bidirectional';
 
 /** An image mounted as a volume. */
 export type ImageVolume = {
-  /** As the request named it. */
+  /** The name in the request. */
   readonly requested: string;
-  /** Of a directory in it; '': all of it. */
+  /** A directory of the image; '': the whole image. */
   readonly subPath: string;
-  /** The image as it was found on the node; layers topmost first. */
+  /** The image that was found on the node; layers topmost first. */
   readonly found?: { readonly id: string; readonly ref: string; readonly layerDirs: readonly string[]; readonly diffIds: readonly string[] };
 };
 
 export type Mount = {
   readonly containerPath: string;
-  /** Instead of a path on the host, which is '' then. Always read-only. */
+  /** In place of `hostPath`, which is then ''. Always read-only. */
   readonly image?: ImageVolume;
-  /** Ids that the volume is shown with: the pod's own. undefined: those that the files have. */
+  /** ID mapping of the mount, for pods with a user namespace. undefined: none. */
   readonly ids?: IdMap;
-  /** Absolute path on the host; created as a directory when it does not exist. */
+  /** Absolute path on the host; created as a directory if it does not exist. */
   readonly hostPath: string;
   readonly isReadonly: boolean;
   readonly isRecursiveReadonly: boolean;
   readonly propagation: Propagation;
   readonly wantsSelinuxRelabel: boolean;
-  /** Extra attributes of the bind. */
+  /** Additional attributes of the bind mount. */
   readonly options: readonly ('noexec' | 'nodev' | 'nosuid')[];
-  /** Without what is mounted below the source. */
+  /** Not recursive: excludes mounts below the source. */
   readonly isShallow?: boolean;
-  /** A missing source is an error, and not made. */
+  /** A missing source is an error; it is not created. */
   readonly mustExist?: boolean;
 };
 
@@ -95,7 +95,7 @@ export type Device = {
   readonly permissions: string;
 };
 
-/** A device node that a vendor's file describes. What is undefined is that of the node at `hostPath`. */
+/** A device node from a CDI file. Undefined fields are taken from the node at `hostPath`. */
 export type EditedNode = {
   readonly path: string;
   readonly hostPath: string;
@@ -104,41 +104,41 @@ export type EditedNode = {
   readonly minor?: number;
   /** Permission bits. */
   readonly mode?: number;
-  /** undefined: those of the container's user. */
+  /** undefined: the ids of the container's user. */
   readonly uid?: number;
   readonly gid?: number;
-  /** A subset of `rwm`; '': the container's cgroup is told nothing of it. */
+  /** A subset of `rwm`; '': no rule is added to the container's device cgroup. */
   readonly permissions: string;
 };
 
-/** When a vendor's program runs, in the words of the OCI runtime specification. `startContainer` is none: it would be a program of the image. */
+/** When a hook runs, as named by the OCI runtime specification. `startContainer` is not supported: it would run a program of the image. */
 export type HookPoint = 'prestart' | 'createRuntime' | 'createContainer' | 'poststart' | 'poststop';
 
-/** A program of the host's that a vendor's file names. */
+/** A program on the host that a CDI file names. */
 export type Hook = {
   readonly point: HookPoint;
   /** Absolute, on the host. */
   readonly path: string;
-  /** With the name it is called by first. Never empty. */
+  /** Includes argv[0]. Never empty. */
   readonly argv: readonly string[];
-  /** `NAME=value`; nothing else is in its environment. */
+  /** The whole environment, `NAME=value`. */
   readonly env: readonly string[];
   readonly timeoutMs: number;
 };
 
-/** What the devices that a container asked for by name change about it, in the order in which it is to be done. */
+/** The edits that a container's CDI devices make to it, in the order in which they are applied. */
 export type DeviceEdits = {
-  /** Of the devices, qualified. */
+  /** Qualified names of the devices. */
   readonly names: readonly string[];
   readonly env: readonly EnvVar[];
   readonly nodes: readonly EditedNode[];
-  /** Later ones win over others in the same place, those of the request among them. */
+  /** Override earlier mounts on the same path, including those of the request. */
   readonly mounts: readonly Mount[];
   readonly gids: readonly number[];
   readonly hooks: readonly Hook[];
 };
 
-/** Each field `undefined`: leave the kernel's or the present value as it is. Names follow the CRI's LinuxContainerResources. */
+/** `undefined` fields leave the current value unchanged. Names follow LinuxContainerResources of the CRI. */
 export type Resources = {
   readonly cpuPeriodUs?: number;
   /** -1: unlimited. */
@@ -146,12 +146,12 @@ export type Resources = {
   readonly cpuShares?: number;
   /** -1: unlimited. */
   readonly memoryLimitBytes?: number;
-  /** Memory plus swap, as the OCI has it. -1: unlimited. */
+  /** Memory plus swap, as in the OCI runtime specification. -1: unlimited. */
   readonly memorySwapLimitBytes?: number;
   readonly oomScoreAdj?: number;
   readonly cpusetCpus?: string;
   readonly cpusetMems?: string;
-  /** Page size as the kernel names it in files (`2MB`, `1GB`). */
+  /** Page size as in the kernel's file names (`2MB`, `1GB`). */
   readonly hugepageLimits?: readonly { readonly pageSize: string; readonly limitBytes: number }[];
   /** cgroup v2: file name -> value. */
   readonly unified?: Readonly<Record<string, string>>;
@@ -162,7 +162,7 @@ export type SeccompProfile =
   | { readonly kind: 'runtime-default' }
   | { readonly kind: 'localhost'; readonly path: string };
 
-/** Who the process is. A name and a number are never both given. */
+/** The requested user. A name and a number are never both set. */
 export type UserSpec = {
   readonly uid?: number;
   readonly gid?: number;
@@ -173,7 +173,7 @@ export type UserSpec = {
 
 export type SecuritySpec = {
   readonly isPrivileged: boolean;
-  /** Capability names without `CAP_`, upper case; `ALL` possible. */
+  /** Capability names without `CAP_`, upper case, or `ALL`. */
   readonly addCapabilities: readonly string[];
   readonly dropCapabilities: readonly string[];
   readonly addAmbientCapabilities: readonly string[];
@@ -182,63 +182,63 @@ export type SecuritySpec = {
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly seccomp: SeccompProfile;
-  /** Name of a profile; undefined: none, as on every node without AppArmor. */
+  /** Name of a profile; undefined: none, as on nodes without AppArmor. */
   readonly appArmorProfile?: string;
   readonly user: UserSpec;
   readonly namespaces: NamespaceModes;
 };
 
-/** A string of bytes that need not be UTF-8 (CRI env values are bytes). */
+/** The value is a byte string, not necessarily UTF-8 (CRI env values are bytes). */
 export type EnvVar = { readonly name: string; readonly value: Buffer };
 
 export type ContainerSpec = {
   readonly metadata: ContainerMetadata;
-  /** As the request named it; shown back in the status. */
+  /** As in the request; returned in the status. */
   readonly image: {
     readonly requested: string;
     readonly userSpecified: string;
     readonly annotations: Readonly<Record<string, string>>;
     readonly runtimeHandler: string;
   };
-  /** Replaces the image's ENTRYPOINT when not empty. */
+  /** Replaces the image's ENTRYPOINT if not empty. */
   readonly command: readonly string[];
-  /** Replaces the image's CMD when not empty. */
+  /** Replaces the image's CMD if not empty. */
   readonly args: readonly string[];
-  /** '' : the image's, else `/`. */
+  /** '': the image's, else `/`. */
   readonly workingDir: string;
   readonly env: readonly EnvVar[];
   readonly mounts: readonly Mount[];
   readonly devices: readonly Device[];
-  /** Of devices asked for by name; beside the rest, for the status shows what was requested. */
+  /** Edits by CDI devices; separate, because the status shows only what was requested. */
   readonly edits?: DeviceEdits;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
-  /** Absolute path, or undefined when output is discarded. */
+  /** Absolute path; undefined: output is discarded. */
   readonly logPath?: string;
   readonly hasStdin: boolean;
   readonly closesStdinAfterFirstAttach: boolean;
   readonly hasTerminal: boolean;
   readonly resources: Resources;
   readonly security: SecuritySpec;
-  /** Name as in signal(7), e.g. `SIGTERM`, `SIGRTMIN+3`; undefined: the image's, else SIGTERM. */
+  /** Name as in signal(7), such as `SIGTERM` or `SIGRTMIN+3`; undefined: the image's, else SIGTERM. */
   readonly stopSignal?: string;
 };
 
 /**
- * A container's mounts with those of its devices, which win over others in the same place.
+ * Returns a container's mounts and then those of its CDI devices, which override others on the same path.
  *
- * @param ids of the pod's user namespace: the kubelet gives them to its own mounts only.
+ * @param ids of the pod's user namespace, applied to the devices' mounts: the kubelet only sets them on its own.
  */
 export function allMounts({ mounts, edits }: ContainerSpec, ids?: IdMap): readonly Mount[] {
   return [...mounts, ...(edits?.mounts ?? []).map((mount) => (ids === undefined ? mount : { ...mount, ids }))];
 }
 
-/** Whether hooks run before the container's program does. */
+/** Returns whether any hook runs before the container's program. */
 export function hasStartHooks({ edits }: ContainerSpec): boolean {
   return edits?.hooks.some(({ point }) => point !== 'poststart' && point !== 'poststop') ?? false;
 }
 
-/** What the engine needs to know of an image; made by src/images, passed by src/cri. */
+/** What the engine needs from an image; created by src/images, passed by src/cri. */
 export type ImageConfig = {
   readonly id: string;
   readonly entrypoint: readonly string[];
@@ -253,21 +253,21 @@ export type ImageConfig = {
   readonly volumes: readonly string[];
 };
 
-/** A container's root: unpacked layer directories, topmost first, absolute host paths. */
+/** A container's rootfs: unpacked layer directories, topmost first, as absolute host paths. */
 export type ImageRoot = { readonly config: ImageConfig; readonly layerDirs: readonly string[] };
 
-/** How the engine asks for a sandbox's network; src/cni makes one, src/main.ts passes it in. */
+/** The network as the engine uses it. Implemented by src/cni, passed in by src/serve.ts. */
 export type Network = {
-  /** Null when ready; else why not, for the NetworkReady condition. */
+  /** Null if ready, else the reason, for the NetworkReady condition. */
   readonly notReadyReason: () => string | null;
   /**
-   * Attaches the namespace to the networks (CNI ADD); a failed ADD has been undone with DEL when this rejects.
-   * The attachment is on disk before the first plugin runs, so that remove() works after a crash at any point.
+   * Attaches the namespace to the networks (CNI ADD). A failed ADD is undone with DEL before this rejects.
+   * The attachment is stored before the first plugin runs, so that remove() works after a crash at any point.
    */
   readonly add: (attachment: NetworkAttachment, signal: AbortSignal) => Promise<NetworkResult>;
-  /** Detaches (CNI DEL), also when the namespace is gone; succeeds when there is nothing to detach. */
+  /** Detaches (CNI DEL), even if the namespace no longer exists. Succeeds if there is nothing to detach. */
   readonly remove: (sandboxId: string, signal: AbortSignal) => Promise<void>;
-  /** Ids of sandboxes that still have an attachment on disk. */
+  /** Ids of sandboxes with a stored attachment. */
   readonly attachedSandboxIds: () => Promise<readonly string[]>;
 };
 
@@ -284,6 +284,6 @@ export type NetworkAttachment = {
 export type NetworkResult = {
   /** Primary address first. Never empty. */
   readonly ips: readonly string[];
-  /** The CNI result as JSON, for people. */
+  /** The CNI result as JSON, for verbose status. */
   readonly cniResult: unknown;
 };

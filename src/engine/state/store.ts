@@ -1,7 +1,7 @@
 /**
- * Records and statuses of sandboxes and containers: the truth is on disk, one directory per object, and memory is its view.
+ * Stores records and statuses of sandboxes and containers: on disk, one directory for each object, with a copy in memory.
  *
- * The directories lie on /run, which dies with the kernel they describe; so nothing waits for a disk. Decides nothing.
+ * The directories are on /run, a tmpfs that does not survive a reboot, as the objects do not. So nothing waits for a disk.
  */
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,19 +12,19 @@ import type { ContainerRecord, ContainerStatus, SandboxRecord, SandboxStatus } f
 import { recordVersion } from './records.ts';
 import { unreadableContainer, unreadableSandbox } from './unreadable-record.ts';
 
-/** One kind of object. A view is a new object at each change, so that it can be a key of caches. */
-export type ObjectStore<Kept extends { readonly id: string }, Status> = {
+/** Objects of one kind. Each change creates a new view, so that a view can be a cache key. */
+export type ObjectStore<StoredRecord extends { readonly id: string }, Status> = {
   /** The object's own directory. */
   readonly directory: (id: string) => string;
-  /** Makes the directory and writes both files; after a crash the object is found through them. */
-  readonly create: (record: Kept, status: Status) => void;
-  readonly get: (id: string) => { readonly record: Kept; readonly status: Status } | undefined;
-  readonly all: () => readonly { readonly record: Kept; readonly status: Status }[];
-  /** Writes what `change` makes of the status, then shows it. An object that is gone stays gone. */
+  /** Creates the directory and writes both files, by which recovery finds the object after a crash. */
+  readonly create: (record: StoredRecord, status: Status) => void;
+  readonly get: (id: string) => { readonly record: StoredRecord; readonly status: Status } | undefined;
+  readonly all: () => readonly { readonly record: StoredRecord; readonly status: Status }[];
+  /** Writes the changed status, then makes it visible. Does nothing if the object does not exist. */
   readonly update: (id: string, change: (status: Status) => Status) => void;
   /**
-   * As update(), for what has happened already, or must go on: it is shown even when it cannot be written, for one, to a full disk.
-   * The next start finds it out again. @returns why it is not written, or null.
+   * As update(), for changes that have already happened: the status becomes visible even if it cannot be written, for example to a full disk.
+   * Recovery determines it again. @returns why it was not written, or null.
    */
   readonly updateBestEffort: (id: string, change: (status: Status) => Status) => string | null;
   /** Removes the object and its directory. Idempotent. */
@@ -36,7 +36,7 @@ export type Store = {
   readonly containers: ObjectStore<ContainerRecord, ContainerStatus>;
 };
 
-/** Reads everything below the state directory; what cannot be read has a placeholder. @throws when the directory cannot be made or read. */
+/** Reads all objects below the state directory; an unreadable one gets a placeholder. @throws if the directory cannot be created or read. */
 export function openStore(stateDir: string): Store {
   return {
     sandboxes: openObjects<SandboxRecord, SandboxStatus>(join(stateDir, 'sandboxes'), unreadableSandbox),
@@ -45,11 +45,18 @@ export function openStore(stateDir: string): Store {
 }
 
 type Versioned = { readonly id: string; readonly version: number };
-type Placeholder<Kept, Status> = (id: string, reason: string, createdAtNs: string) => { readonly record: Kept; readonly status: Status };
+type Placeholder<StoredRecord, Status> = (
+  id: string,
+  reason: string,
+  createdAtNs: string,
+) => { readonly record: StoredRecord; readonly status: Status };
 
-function openObjects<Kept extends Versioned, Status>(root: string, placeholder: Placeholder<Kept, Status>): ObjectStore<Kept, Status> {
+function openObjects<StoredRecord extends Versioned, Status>(
+  root: string,
+  placeholder: Placeholder<StoredRecord, Status>,
+): ObjectStore<StoredRecord, Status> {
   mkdirSync(root, { recursive: true, mode: 0o711 });
-  const views = new Map<string, { readonly record: Kept; readonly status: Status }>();
+  const views = new Map<string, { readonly record: StoredRecord; readonly status: Status }>();
   const directory = (id: string) => join(root, id);
   const writeStatus = (id: string, status: Status) => replaceFile(join(directory(id), 'status.json'), toJson(status), { survivesPowerLoss: false });
 
@@ -88,7 +95,7 @@ function openObjects<Kept extends Versioned, Status>(root: string, placeholder: 
       }
     },
     remove: async (id) => {
-      // First: what is left after a crash in the middle is then known for what it is.
+      // First: a directory without a record is known to be a leftover.
       rmSync(join(directory(id), 'record.json'), { force: true });
       await removeTree(directory(id));
       views.delete(id);
@@ -96,19 +103,19 @@ function openObjects<Kept extends Versioned, Status>(root: string, placeholder: 
   };
 }
 
-/** @returns null for what is left of an object that was not quite made, or not quite removed. */
-function readOrRemove<Kept extends Versioned, Status>(
+/** @returns null for the leftovers of an object whose creation or removal was interrupted. */
+function readOrRemove<StoredRecord extends Versioned, Status>(
   directory: string,
   id: string,
-  placeholder: Placeholder<Kept, Status>,
-): { record: Kept; status: Status } | null {
+  placeholder: Placeholder<StoredRecord, Status>,
+): { record: StoredRecord; status: Status } | null {
   const unreadable = (error: unknown) => placeholder(id, reasonOf(error), String(statSync(directory, { bigint: true }).mtimeNs));
-  let record: Kept;
+  let record: StoredRecord;
   try {
-    record = readRecord<Kept>(directory, id);
+    record = readRecord<StoredRecord>(directory, id);
   } catch (error) {
     if (!isErrno(error, 'ENOENT')) return unreadable(error);
-    // The record is written before the first effect, and removed after the last undo: without one there is nothing but the directory.
+    // The record is written before the first effect and removed after the last undo: without one only the directory is left.
     rmSync(directory, { recursive: true, force: true });
     return null;
   }
@@ -119,14 +126,15 @@ function readOrRemove<Kept extends Versioned, Status>(
   }
 }
 
-function readRecord<Kept extends Versioned>(directory: string, id: string): Kept {
-  const record = fromJson<Kept>(readFileSync(join(directory, 'record.json'), 'utf8'));
-  if (record.version !== recordVersion) throw new Error(`record of ${id} has version ${record.version}; this berth reads ${recordVersion}`);
-  if (record.id !== id) throw new Error(`record of ${id} names itself ${record.id}`);
+function readRecord<StoredRecord extends Versioned>(directory: string, id: string): StoredRecord {
+  const record = fromJson<StoredRecord>(readFileSync(join(directory, 'record.json'), 'utf8'));
+  if (record.version !== recordVersion)
+    throw new Error(`record of ${id} has version ${record.version}: this version of berth reads version ${recordVersion}`);
+  if (record.id !== id) throw new Error(`record of ${id} contains the id ${record.id}`);
   return record;
 }
 
-/** JSON in which bytes stand as `{"base64": …}`. */
+/** JSON in which byte strings are encoded as `{"base64": …}`. */
 function toJson(value: unknown): string {
   return JSON.stringify(value, function (this: { [key: string]: unknown }, key, plain: unknown) {
     const original = this[key];

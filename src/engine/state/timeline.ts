@@ -1,11 +1,11 @@
 /**
- * How long each step of a pod's start took: a stopwatch around the steps, and what it leaves in a status. Pure.
+ * Measures how long each step of a pod's start takes. Pure.
  *
- * The one source of steps: the status, the metrics and the traces have them from here.
+ * The only source of steps: the status, the metrics and the traces all use it.
  */
 import { type Span, type Trace, untraced, whenOver } from '../../lib/spans.ts';
 
-/** In the order in which a pod takes them. Each is a label of a metric, too: few, and never from outside. */
+/** In the order in which they run. Each is also a metric label: there are few, and none comes from outside. */
 export type Step =
   | 'sandbox.files'
   | 'sandbox.namespaces'
@@ -23,21 +23,21 @@ export type Step =
 export type Timeline = Readonly<Partial<Record<Step, number>>>;
 
 export type Stopwatch = {
-  /** Does one step of the work, whose end is a promise's if it gives one. A step that fails counts as well. */
+  /** Runs one step and measures it; if `work` returns a promise, until that settles. Failed steps count too. */
   readonly step: <T>(name: Step, work: (span: Span) => T) => T;
-  /** What has been done so far. */
+  /** The steps so far. */
   readonly timeline: () => Timeline;
 };
 
-/** Who wants to know of steps. */
+/** Observers of steps. */
 export type StepWatchers = {
-  /** Told of each step when it ends. */
+  /** Called when a step ends. */
   readonly observeStep?: (step: Step, seconds: number) => void;
-  /** Each step is a span. */
+  /** Records each step as a span. */
   readonly trace?: Trace;
 };
 
-/** @param nowMs a clock that never goes back. */
+/** @param nowMs a monotonic clock. */
 export function createStopwatch({ observeStep, trace = untraced }: StepWatchers, nowMs: () => number = () => performance.now()): Stopwatch {
   const timeline: Partial<Record<Step, number>> = {};
   const step = <T>(name: Step, work: (span: Span) => T): T => {

@@ -1,19 +1,19 @@
 /**
- * What stands in for an object whose files cannot be read: it is shown, in a state that promises nothing, and can be removed. Pure.
+ * Placeholders for objects whose files cannot be read: they are visible as UNKNOWN or not ready, and can be removed. Pure.
  *
- * Where its parts are is known from its id alone.
+ * The locations of an object's parts follow from its id.
  */
 import { type ContainerRecord, type ContainerStatus, recordVersion, type SandboxRecord, type SandboxStatus } from './records.ts';
 import type { NamespaceModes } from './spec.ts';
 
-type Placeholder<Kept, Status> = { readonly record: Kept; readonly status: Status };
+type Placeholder<StoredRecord, Status> = { readonly record: StoredRecord; readonly status: Status };
 
-/** In place of names that nobody can read any more. */
+/** In place of unreadable names. */
 const unreadable = 'unreadable';
-/** All that a sandbox can have of its own, so that all of it is looked for. */
+/** Everything that a sandbox can own, so that all of it is cleaned up. */
 const namespaces: NamespaceModes = { network: 'pod', ipc: 'pod', pid: 'pod' };
 
-/** @param reason why its files cannot be read. */
+/** @param reason why the files cannot be read. */
 export function unreadableSandbox(id: string, reason: string, createdAtNs: string): Placeholder<SandboxRecord, SandboxStatus> {
   const spec = {
     metadata: { name: unreadable, namespace: unreadable, uid: id, attempt: 0 },
@@ -31,7 +31,7 @@ export function unreadableSandbox(id: string, reason: string, createdAtNs: strin
   return { record: { version: recordVersion, id, spec, createdAtNs }, status: { stoppedAtNs: createdAtNs, unreadableReason: reason } };
 }
 
-/** @param reason why its files cannot be read. */
+/** @param reason why the files cannot be read. */
 export function unreadableContainer(id: string, reason: string, createdAtNs: string): Placeholder<ContainerRecord, ContainerStatus> {
   const security = {
     isPrivileged: false,
