@@ -153,8 +153,8 @@ test('what is damaged is not handed out as whole, and is named', async () => {
       },
       /opening "etc\/os"/,
     ],
-    [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /record of the files is damaged/],
-    [({ tarSplitFile }) => writeFileSync(tarSplitFile, flipped(readFileSync(tarSplitFile))), /record of the files is damaged|diff id/],
+    [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /record of the files is corrupt/],
+    [({ tarSplitFile }) => writeFileSync(tarSplitFile, flipped(readFileSync(tarSplitFile))), /record of the files is corrupt|diff id/],
     [({ tarSplitFile }) => rmSync(tarSplitFile), /ENOENT/],
   ];
   for (const [damage, message] of kinds) {

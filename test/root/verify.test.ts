@@ -60,7 +60,7 @@ test('damage of every kind is found, and mended by removing the image and pullin
     ['a missing file', () => rmSync(at('etc/os')), /^etc\/os: .*ENOENT/],
     ['the owner', () => chownSync(at('bin/suid'), 0, 0), /^bin\/suid: mode 755 instead of 4755$/],
     ['a link', () => relink(at('bin/link')), /^bin\/link: link target changed$/],
-    ['the record', () => writeFileSync(join(root, 'layers', hex, 'archive'), 'f 1 2'), /record of the files is damaged/],
+    ['the record', () => writeFileSync(join(root, 'layers', hex, 'archive'), 'f 1 2'), /record of the files is corrupt/],
   ];
   for (const [name, damage, message] of kinds) {
     await pull(reference);

@@ -101,7 +101,7 @@ export function createLayerWriter(
     count(blockBytes);
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
   };
-  const tree = new LayerTree(rootFd, onMade, contents.takeAway);
+  const tree = new LayerTree(rootFd, onMade, (dir, name, path) => contents.removeExisting(dir, name, path));
 
   const count = (sizeBytes: number): void => {
     totals.inodes += 1;
@@ -190,7 +190,7 @@ export function createLayerWriter(
     const dir = tree.enter(parent);
     const path = under(tree.path, name);
     // A link of this name is replaced, not followed: the entry says that a directory is here.
-    if (makeUnlessDirectory(dir, name, () => contents.takeAway(dir, name, path))) count(blockBytes);
+    if (makeUnlessDirectory(dir, name, () => contents.removeExisting(dir, name, path))) count(blockBytes);
     const fd = tree.find(path);
     assert(fd !== undefined, 'it was just made');
     if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
@@ -199,7 +199,7 @@ export function createLayerWriter(
     mtimes.set(path, found.mtime);
   };
 
-  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.takeAway(dir, name, under(tree.path, name)));
+  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.removeExisting(dir, name, under(tree.path, name)));
 
   const placeFile = (parent: string, name: string, found: TarEntry): void => {
     checkSpace(found.sizeBytes + blockBytes);
@@ -338,7 +338,7 @@ export function createLayerWriter(
     closeSync(rootFd);
   };
 
-  return { framing: contents.addBytes, entry, content, hole, entryEnd, finish, close };
+  return { framing: (bytes) => contents.addBytes(bytes), entry, content, hole, entryEnd, finish, close };
 }
 
 function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {

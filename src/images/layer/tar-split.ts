@@ -1,9 +1,9 @@
 /**
- * What a layer's archive was: its bytes that are in no file, and of each file where it is and what was in it; written beside the files while they are
- * unpacked. By it the archive can be put together again, to the bit, and damage on the disk is found and named.
+ * The record of a layer's archive (tar-split): the bytes that are in no file, and the path and checksum of each file. It is written beside the files
+ * while they are unpacked. With it the archive can be reassembled bit for bit, and damage on disk is found and located.
  *
- * Frames of zstd, each with its length before it; a frame holds whole parts. Names are byte strings (one character a byte). A CRC finds what broke, not
- * what somebody changed on purpose: that is the diff id's business.
+ * Format: zstd frames, each preceded by its length (4 bytes, little endian). A part never continues in the next frame. Names are byte strings (one
+ * character per byte). The CRC detects corruption, not intentional changes: the diff id detects those.
  */
 import { closeSync, fstatSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -11,6 +11,7 @@ import { constants, crc32, zstdCompressSync, zstdDecompressSync } from 'node:zli
 import { failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { moveAt, removeAt } from '../../sys/filesystem/inodes.ts';
+import type { RemoveExisting } from './layer-tree.ts';
 
 export type FileContents = {
   readonly kind: 'file';
@@ -20,184 +21,200 @@ export type FileContents = {
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
-  /** Its content in the archive, a map and pieces, is among the bytes before it. */
+  /** In the archive the file is stored as a map and pieces. They are part of the preceding bytes. */
   readonly isSparse: boolean;
 };
-/** `crc` of the target. */
+/** `crc` is the checksum of the target. */
 export type LinkContents = { readonly kind: 'link'; readonly path: string; readonly crc: number };
 export type Contents = FileContents | LinkContents;
 
-/** In the archive's order; a file stands where its content does. */
+/** In the order of the archive. A file's part is at the position of its content. */
 export type Part =
   | Contents
-  /** A view that is good until the next part. */
+  /** A view, valid until the next part. */
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
-  /** What had this path until here lies in `replacedDir` by the number of this part among its like. */
+  /** What had this path until here was moved to the directory of replacedDirOf(). Its name there is the index of this part among the `replaced` parts. */
   | { readonly kind: 'replaced'; readonly path: string };
 
 export type TarSplitRecorder = {
-  /** Of a file's next bytes, going on from that of those before; at first 0. */
+  /** Returns the checksum of a file after its next bytes. Initially 0. */
   readonly checksum: Checksum;
   readonly add: (contents: Contents) => void;
-  /** The archive's next bytes that are in no file. */
+  /** Records the archive's next bytes that are in no file. */
   readonly addBytes: (bytes: Buffer) => void;
-  /** Makes room for another of the same name: what has it is moved aside, with all beneath it, for it is of the archive too. Succeeds when nothing has it. */
-  readonly takeAway: (dir: number, name: string, path: string) => void;
-  /** Writes what is left to write. @returns the record's length. */
+  /** Moves the node and everything below it away, because reassembling the archive needs it. */
+  readonly removeExisting: RemoveExisting;
+  /** Writes what is still in memory. @returns the length of the record. */
   readonly finish: () => number;
   /** Idempotent. */
   readonly close: () => void;
 };
 
-/** CRC-32, as gzip has it. */
+/** CRC-32 as in gzip. */
 export type Checksum = (bytes: Uint8Array, crc: number) => number;
 
-/** For layers that nobody will check or put together again. */
+/** Records nothing, for layers that are never verified or reassembled. */
 export const noTarSplit: TarSplitRecorder = {
   checksum: () => 0,
   add: () => undefined,
   addBytes: () => undefined,
-  takeAway: removeAt,
+  removeExisting: removeAt,
   finish: () => 0,
   close: () => undefined,
 };
 
-/** Beside the record: what later entries of the same archive replaced. */
+/** The directory beside the record with what later entries of the same archive replaced. */
 const replacedName = 'replaced';
-/** Smaller frames cost more CPU: each is a compressor of its own. */
+/** Smaller frames cost more CPU, because each has its own compressor. */
 const frameBytesMax = 256 << 10;
-/** A part without its bytes: letter, numbers, and a path as long as any may be. */
+/** The largest part without its bytes: letter, numbers, and the longest path. */
 const partBytesMax = 32 + 4096;
 const lengthBytes = 4;
-/** The fastest of the usual ones; headers of a tar shrink to a twentieth all the same. */
+/** The fastest regular level. It still compresses the headers of a tar to a twentieth. */
 const compression = { chunkSize: 64 << 10, params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 
 const letters = { bytes: 0x74, file: 0x66, sparse: 0x73, link: 0x6c, replaced: 0x64 } as const;
 
-/** @returns where what was replaced lies, for the record of a layer. */
+/** Returns the directory with the replaced nodes of a layer. */
 export function replacedDirOf(tarSplitFile: string): string {
   return join(dirname(tarSplitFile), replacedName);
 }
 
-/**
- * @param file must not be there yet.
- * @param checksum a faster one than zlib's, where there is one.
- */
-export function createTarSplit(file: string, checksum: Checksum = crc32): TarSplitRecorder {
-  const fd = openSync(file, 'wx', 0o600);
-  const frame = Buffer.allocUnsafeSlow(frameBytesMax);
-  let fill = 0;
-  /** Where the length of the bytes is to stand that more may be added to; -1 when the last part is another. */
-  let openAt = -1;
-  let writtenBytes = 0;
-  let replaced = 0;
-  let replacedFd = -1;
-  let isClosed = false;
+/** Writes the record. */
+export class TarSplitWriter implements TarSplitRecorder {
+  readonly checksum: Checksum;
+  readonly #file: string;
+  readonly #fd: number;
+  readonly #frame = Buffer.allocUnsafeSlow(frameBytesMax);
+  #fill = 0;
+  /** Offset of the length field of the bytes part at the end of the frame. -1 if the last part is of another kind. */
+  #openAt = -1;
+  #writtenBytes = 0;
+  #replacedCount = 0;
+  #replacedFd = -1;
+  #isClosed = false;
 
-  const endBytes = (): void => {
-    if (openAt >= 0) frame.writeUInt32LE(fill - openAt - 4, openAt);
-    openAt = -1;
-  };
+  /**
+   * Creates the file.
+   *
+   * @param file must not exist.
+   * @param checksum a faster implementation than zlib's, if there is one.
+   */
+  constructor(file: string, checksum: Checksum = crc32) {
+    this.#file = file;
+    this.checksum = checksum;
+    this.#fd = openSync(file, 'wx', 0o600);
+  }
 
-  const flush = (): void => {
-    if (fill === 0) return;
-    endBytes();
-    const bytes = zstdCompressSync(frame.subarray(0, fill), compression);
-    const length = Buffer.alloc(lengthBytes);
-    length.writeUInt32LE(bytes.length);
-    writeAll(fd, Buffer.concat([length, bytes]));
-    writtenBytes += lengthBytes + bytes.length;
-    fill = 0;
-  };
+  add(contents: Contents): void {
+    this.#beginPart(letters[contents.kind === 'file' && contents.isSparse ? 'sparse' : contents.kind]);
+    this.#frame.writeUInt32LE(contents.crc, this.#fill);
+    this.#fill += 4;
+    if (contents.kind === 'file') this.#putStatus(contents);
+    this.#putPath(contents.path);
+  }
 
-  const begin = (letter: number): void => {
-    endBytes();
-    if (fill + partBytesMax > frameBytesMax) flush();
-    frame[fill] = letter;
-    fill += 1;
-  };
-
-  const putPath = (path: string): void => {
-    frame.writeUInt16LE(path.length, fill);
-    fill += 2 + frame.write(path, fill + 2, 'latin1');
-  };
-
-  const addBytes = (bytes: Buffer): void => {
+  addBytes(bytes: Buffer): void {
     for (let at = 0; at < bytes.length; ) {
-      if (openAt < 0 || fill === frameBytesMax) beginBytes();
-      const copied = bytes.copy(frame, fill, at);
+      if (this.#openAt < 0 || this.#fill === frameBytesMax) this.#beginBytes();
+      const copied = bytes.copy(this.#frame, this.#fill, at);
       at += copied;
-      fill += copied;
+      this.#fill += copied;
     }
-  };
+  }
 
-  const beginBytes = (): void => {
-    begin(letters.bytes);
-    openAt = fill;
-    fill += 4;
-  };
-
-  const add = (contents: Contents): void => {
-    begin(letters[contents.kind === 'file' && contents.isSparse ? 'sparse' : contents.kind]);
-    frame.writeUInt32LE(contents.crc, fill);
-    fill += 4;
-    if (contents.kind === 'file') {
-      frame.writeDoubleLE(contents.sizeBytes, fill);
-      frame.writeUInt16LE(contents.mode, fill + 8);
-      frame.writeUInt32LE(contents.uid, fill + 10);
-      frame.writeUInt32LE(contents.gid, fill + 14);
-      fill += 18;
-    }
-    putPath(contents.path);
-  };
-
-  const takeAway = (dir: number, name: string, path: string): void => {
-    if (replacedFd < 0) {
-      const directory = replacedDirOf(file);
-      mkdirSync(directory, { mode: 0o700 });
-      replacedFd = openSync(directory, 'r');
-    }
+  removeExisting(dir: number, name: string, path: string): void {
+    if (this.#replacedFd < 0) this.#replacedFd = createReplacedDir(this.#file);
     try {
-      moveAt(dir, name, replacedFd, String(replaced));
+      moveAt(dir, name, this.#replacedFd, String(this.#replacedCount));
     } catch (error) {
       if (isErrno(error, 'ENOENT')) return;
       throw error;
     }
-    replaced += 1;
-    begin(letters.replaced);
-    putPath(path);
-  };
+    this.#replacedCount += 1;
+    this.#beginPart(letters.replaced);
+    this.#putPath(path);
+  }
 
-  const finish = (): number => {
-    flush();
-    return writtenBytes;
-  };
+  finish(): number {
+    this.#flush();
+    return this.#writtenBytes;
+  }
 
-  const close = (): void => {
-    if (isClosed) return;
-    isClosed = true;
-    if (replacedFd >= 0) closeSync(replacedFd);
-    closeSync(fd);
-  };
-  return { checksum, add, addBytes, takeAway, finish, close };
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    if (this.#replacedFd >= 0) closeSync(this.#replacedFd);
+    closeSync(this.#fd);
+  }
+
+  #beginPart(letter: number): void {
+    this.#endBytes();
+    if (this.#fill + partBytesMax > frameBytesMax) this.#flush();
+    this.#frame[this.#fill] = letter;
+    this.#fill += 1;
+  }
+
+  #beginBytes(): void {
+    this.#beginPart(letters.bytes);
+    this.#openAt = this.#fill;
+    this.#fill += 4;
+  }
+
+  /** Completes the bytes part at the end of the frame, if there is one. */
+  #endBytes(): void {
+    if (this.#openAt >= 0) this.#frame.writeUInt32LE(this.#fill - this.#openAt - 4, this.#openAt);
+    this.#openAt = -1;
+  }
+
+  #putStatus(file: FileContents): void {
+    this.#frame.writeDoubleLE(file.sizeBytes, this.#fill);
+    this.#frame.writeUInt16LE(file.mode, this.#fill + 8);
+    this.#frame.writeUInt32LE(file.uid, this.#fill + 10);
+    this.#frame.writeUInt32LE(file.gid, this.#fill + 14);
+    this.#fill += 18;
+  }
+
+  #putPath(path: string): void {
+    this.#frame.writeUInt16LE(path.length, this.#fill);
+    this.#fill += 2 + this.#frame.write(path, this.#fill + 2, 'latin1');
+  }
+
+  #flush(): void {
+    if (this.#fill === 0) return;
+    this.#endBytes();
+    const bytes = zstdCompressSync(this.#frame.subarray(0, this.#fill), compression);
+    const length = Buffer.alloc(lengthBytes);
+    length.writeUInt32LE(bytes.length);
+    writeAll(this.#fd, Buffer.concat([length, bytes]));
+    this.#writtenBytes += lengthBytes + bytes.length;
+    this.#fill = 0;
+  }
+}
+
+/** @returns an fd of the new directory. */
+function createReplacedDir(tarSplitFile: string): number {
+  const directory = replacedDirOf(tarSplitFile);
+  mkdirSync(directory, { mode: 0o700 });
+  return openSync(directory, 'r');
 }
 
 function writeAll(fd: number, bytes: Buffer): void {
   try {
     for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
   } catch (error) {
-    throw failedTo('writing the record of the files', error);
+    throw failedTo('write the record of the files', error);
   }
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION for a file that is no such record, or damaged; ENOENT for none. */
+/** Reads a record. @throws {BerthError} FAILED_PRECONDITION if it is corrupt. @throws ENOENT if the file is missing. */
 export function* readTarSplit(file: string): Generator<Part, undefined> {
   const fd = openSync(file, 'r');
   try {
     const { size } = fstatSync(fd);
     for (let at = 0; at < size; ) {
       const length = readAt(fd, lengthBytes, at).readUInt32LE(0);
-      if (length > 2 * frameBytesMax) throw damaged();
+      if (length > 2 * frameBytesMax) throw corrupt();
       yield* partsOf(decompressed(readAt(fd, length, at + lengthBytes)));
       at += lengthBytes + length;
     }
@@ -208,7 +225,7 @@ export function* readTarSplit(file: string): Generator<Part, undefined> {
 
 function readAt(fd: number, length: number, at: number): Buffer {
   const bytes = Buffer.allocUnsafe(length);
-  if (readSync(fd, bytes, 0, length, at) !== length) throw damaged();
+  if (readSync(fd, bytes, 0, length, at) !== length) throw corrupt();
   return bytes;
 }
 
@@ -216,7 +233,7 @@ function decompressed(bytes: Buffer): Buffer {
   try {
     return zstdDecompressSync(bytes, { maxOutputLength: frameBytesMax });
   } catch (error) {
-    throw failedPrecondition(`the record of the files is damaged: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`the record of the files is corrupt: ${reasonOf(error)}`, error);
   }
 }
 
@@ -234,7 +251,7 @@ function partAt(frame: Buffer, start: number): { readonly part: Part; readonly n
     const at = start + 1;
     if (letter === letters.bytes) {
       const next = at + 4 + frame.readUInt32LE(at);
-      if (next > frame.length) throw damaged();
+      if (next > frame.length) throw corrupt();
       return { part: { kind: 'bytes', bytes: frame.subarray(at + 4, next) }, next };
     }
     if (letter === letters.replaced) {
@@ -246,23 +263,23 @@ function partAt(frame: Buffer, start: number): { readonly part: Part; readonly n
       const { path, next } = pathAt(frame, at + 4);
       return { part: { kind: 'link', crc, path }, next };
     }
-    if (letter !== letters.file && letter !== letters.sparse) throw damaged();
+    if (letter !== letters.file && letter !== letters.sparse) throw corrupt();
     const sizeBytes = frame.readDoubleLE(at + 4);
     const { path, next } = pathAt(frame, at + 22);
     const [mode, uid, gid] = [frame.readUInt16LE(at + 12), frame.readUInt32LE(at + 14), frame.readUInt32LE(at + 18)];
     return { part: { kind: 'file', crc, sizeBytes, mode, uid, gid, path, isSparse: letter === letters.sparse }, next };
   } catch (error) {
-    // Also numbers that would lie beyond the frame.
-    throw damaged(error);
+    // Includes RangeError for numbers beyond the end of the frame.
+    throw corrupt(error);
   }
 }
 
 function pathAt(frame: Buffer, at: number): { readonly path: string; readonly next: number } {
   const next = at + 2 + frame.readUInt16LE(at);
-  if (next > frame.length) throw damaged();
+  if (next > frame.length) throw corrupt();
   return { path: frame.toString('latin1', at + 2, next), next };
 }
 
-function damaged(cause?: unknown): Error {
-  return failedPrecondition('the record of the files is damaged', cause);
+function corrupt(cause?: unknown): Error {
+  return failedPrecondition('the record of the files is corrupt', cause);
 }
