@@ -75,7 +75,7 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('createCgroup() leaves nothing of a cgroup that it cannot make', () => {
     const path = `${parent}/two\nlines`;
-    assert.throws(() => createCgroup(facts, path), /creating cgroup .*: invalid argument \(EINVAL\)$/s);
+    assert.throws(() => createCgroup(facts, path), /create cgroup .*: invalid argument \(EINVAL\)$/s);
     assert.deepEqual(directoriesThere(path), []);
   });
 
@@ -89,7 +89,7 @@ describe(`cgroup v${facts.version}`, () => {
       const reason = 'no such file or directory (ENOENT); controller pids is not enabled for this cgroup';
       assert.throws(
         () => apply(`${path}/below`, { unified: { 'pids.max': '5' } }),
-        isFailure('FAILED_PRECONDITION', `writing 5 to pids.max of ${path}/below: ${reason}`),
+        isFailure('FAILED_PRECONDITION', `write 5 to pids.max of ${path}/below: ${reason}`),
       );
     });
   });
@@ -127,7 +127,7 @@ describe(`cgroup v${facts.version}`, () => {
   });
 
   test('openCgroup() of an absent cgroup names it', () => {
-    assert.throws(() => openCgroup(facts, `${parent}/none`), /opening cgroup \/berth-test-\d+\/none: no such file or directory \(ENOENT\)$/);
+    assert.throws(() => openCgroup(facts, `${parent}/none`), /open cgroup \/berth-test-\d+\/none: no such file or directory \(ENOENT\)$/);
   });
 
   test('a container above its memory limit is killed, and the kill is counted', async () => {
@@ -202,7 +202,7 @@ describe(`cgroup v${facts.version}`, () => {
       assert.deepEqual([readValue(path, 'memory', 'memory.high'), readValue(path, 'memory', 'memory.oom.group')], [String(32 * MiB), '1']);
       assert.throws(
         () => apply(path, { unified: { 'memory.nonsense': '1' } }),
-        isFailure('FAILED_PRECONDITION', `writing 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
+        isFailure('FAILED_PRECONDITION', `write 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
       );
     });
   });
@@ -243,7 +243,7 @@ describe(`cgroup v${facts.version}`, () => {
     test('a program that the kernel refuses is an error that says why', { skip: !isV2 && 'cgroup v2 only' }, async () => {
       await withCgroup(async (path) => {
         const policy = { kind: 'listed', v1Allows: [], v2Program: Buffer.alloc(16) } as const;
-        assert.throws(() => setDevices(facts, path, policy), /setting the devices of cgroup .*: loading a device program of 2 instructions.*EINVAL/);
+        assert.throws(() => setDevices(facts, path, policy), /set the devices of cgroup .*: load a device program of 2 instructions.*EINVAL/);
       });
     });
   });
@@ -278,7 +278,7 @@ describe(`cgroup v${facts.version}`, () => {
         const bad: CgroupWrite = { controller: 'memory', file: limitFile, value: 'nonsense', note: '' };
         for (const memoryLimitBytes of [16 * MiB, 64 * MiB]) {
           const { writes } = planCgroupUpdate(resources, { memoryLimitBytes, cpuQuotaUs: 60_000 }, facts, null);
-          const expected = isFailure('INVALID_ARGUMENT', `writing nonsense to ${limitFile} of ${path}: invalid argument (EINVAL)`);
+          const expected = isFailure('INVALID_ARGUMENT', `write nonsense to ${limitFile} of ${path}: invalid argument (EINVAL)`);
           await assert.rejects(updateCgroup(facts, path, [...writes, bad]), expected);
           assert.equal(readValue(path, 'memory', limitFile), String(32 * MiB));
           assert.equal(quota(path), '50000');
@@ -292,7 +292,7 @@ describe(`cgroup v${facts.version}`, () => {
         const bad: CgroupWrite = { controller: 'memory', file: 'memory.nonsense', value: '1', note: '' };
         await assert.rejects(
           updateCgroup(facts, path, [...writes, bad]),
-          isFailure('FAILED_PRECONDITION', `writing 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
+          isFailure('FAILED_PRECONDITION', `write 1 to memory.nonsense of ${path}: no such file or directory (ENOENT)`),
         );
         assert.equal(readValue(path, 'cpuset', 'cpuset.cpus'), '');
       });
@@ -373,7 +373,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('freeze() of an absent cgroup is refused, thaw() succeeds', async () => {
     await assert.rejects(
       freeze(facts, `${parent}/none`, 1000),
-      isFailure('FAILED_PRECONDITION', `freezing cgroup ${parent}/none: it does not exist, or the node has no freezer`),
+      isFailure('FAILED_PRECONDITION', `freeze cgroup ${parent}/none: it does not exist, or the node has no freezer`),
     );
     thaw(facts, `${parent}/none`);
   });
@@ -390,7 +390,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('removeCgroup() of a cgroup in use fails within its time and names the process', async () => {
     await withCgroup(async (path) => {
       const pid = await startSleeper(path);
-      await assert.rejects(removeCgroup(facts, path, 50), new RegExp(`removing cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${pid}$`));
+      await assert.rejects(removeCgroup(facts, path, 50), new RegExp(`remove cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${pid}$`));
     });
   });
 
@@ -407,9 +407,9 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('the root and paths that climb are never touched', async () => {
     for (const path of ['/', '', '/a/..', '/a//b', 'a']) {
-      assert.throws(() => createCgroup(facts, path), /no cgroup path/);
-      await assert.rejects(removeCgroup(facts, path), /no cgroup path/);
-      await assert.rejects(killCgroup(facts, path, 1), /no cgroup path/);
+      assert.throws(() => createCgroup(facts, path), /invalid cgroup path/);
+      await assert.rejects(removeCgroup(facts, path), /invalid cgroup path/);
+      await assert.rejects(killCgroup(facts, path, 1), /invalid cgroup path/);
     }
   });
 });

@@ -418,7 +418,7 @@ function generalTests(canReloadSystemd: boolean): void {
           memory_limit_in_bytes: String(96 * MiB),
           unified: { 'io.max': `${disk.number} rbps=${2 * MiB}`, 'pids.max': 'many' },
         };
-        const message = new RegExp(`^writing many to pids.max of ${cgroup.path}: invalid argument \\(EINVAL\\)$`);
+        const message = new RegExp(`^write many to pids.max of ${cgroup.path}: invalid argument \\(EINVAL\\)$`);
         await assert.rejects(cgroup.update(change), isFailure('INVALID_ARGUMENT', message));
         assert.deepEqual(valuesOf(cgroup, [...files, 'pids.max']), values);
       });
@@ -428,15 +428,15 @@ function generalTests(canReloadSystemd: boolean): void {
   test('a limit on a missing device or resource is rejected by name', async () => {
     await withCgroup({}, async (cgroup) => {
       const update = cgroup.update({ unified: { 'io.max': '250:250 rbps=1000' } });
-      await assert.rejects(update, isFailure('FAILED_PRECONDITION', /^writing 250:250 .*: no such device \(ENODEV\)$/));
+      await assert.rejects(update, isFailure('FAILED_PRECONDITION', /^write 250:250 .*: no such device \(ENODEV\)$/));
       for (const [file, value] of [
         ['rdma.max', 'none hca_handle=1'],
         ['misc.max', 'none 1'],
       ] as const) {
         const controller = file.slice(0, 4);
         const message = facts.controllers.has(controller)
-          ? `writing ${value} to ${file} of ${cgroup.path}: `
-          : `setting ${file}: the node has no cgroup controller`;
+          ? `write ${value} to ${file} of ${cgroup.path}: `
+          : `set ${file}: the node has no cgroup controller`;
         await assert.rejects(cgroup.update({ unified: { [file]: value } }), new RegExp(message));
       }
     });

@@ -1,7 +1,7 @@
 /**
- * bpf(2), as far as it guards the devices of a cgroup v2: load a program, attach it, take the ones before it off. Decides no rule.
+ * Device programs of cgroup v2 with bpf(2): loads a program, attaches it, and detaches earlier ones. Makes no decisions.
  *
- * An attached program lives as long as its cgroup; no fd is kept.
+ * An attached program exists as long as its cgroup; no fd is kept.
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import koffi from 'koffi';
@@ -18,13 +18,13 @@ const BPF_PROG_GET_FD_BY_ID = 13;
 const BPF_PROG_QUERY = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE = 15;
 const BPF_CGROUP_DEVICE = 6;
-/** Programs of the cgroup and of those above it all have to allow; the kind that systemd and other runtimes attach, which do not mix with others. */
+/** The programs of the cgroup and of all its ancestors must allow an access. systemd and other runtimes use this flag; it cannot be mixed with others. */
 const BPF_F_ALLOW_MULTI = 2;
 
 const instructionBytes = 8;
-/** More than any cgroup may have: kernel/bpf/cgroup.c, BPF_CGROUP_MAX_PROGS. */
+/** The most that a cgroup can have: kernel/bpf/cgroup.c, BPF_CGROUP_MAX_PROGS. */
 const programsMax = 64;
-/** The verifier's reasons, for the error. */
+/** Size of the verifier's log, for the error. */
 const logBytesMax = 4096;
 
 koffi.struct('bpf_load_attr', {
@@ -55,19 +55,19 @@ const c_getFd = libc.func('long syscall(long nr, long command, _In_ bpf_id_attr 
 const c_query = libc.func('long syscall(long nr, long command, _Inout_ bpf_query_attr *attr, long size)');
 
 /**
- * Puts a device program in charge of a cgroup, in place of those attached to it before.
+ * Replaces the device programs of a cgroup.
  *
- * @param directory of the cgroup.
- * @param program null: no program, so that the cgroups above decide alone.
- * @throws {SyscallError} with the last line of the verifier's log when the kernel does not take the program.
+ * @param directory directory of the cgroup.
+ * @param program null removes all programs, so that only the programs of the ancestors apply.
+ * @throws {SyscallError} with the last line of the verifier's log if the kernel rejects the program.
  */
 export function setDeviceProgram(directory: string, program: Buffer | null): void {
   const cgroup = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
-    const earlier = attachedPrograms(cgroup);
-    // The new one first: at no moment is the cgroup without.
+    const oldPrograms = attachedPrograms(cgroup);
+    // Attach first, so that the cgroup is never without a program.
     if (program !== null) attach(cgroup, program, directory);
-    for (const id of earlier) detach(cgroup, id, directory);
+    for (const id of oldPrograms) detach(cgroup, id, directory);
   } finally {
     closeSync(cgroup);
   }
@@ -77,7 +77,7 @@ function attach(cgroup: number, program: Buffer, directory: string): void {
   const fd = load(program);
   try {
     const attr = { target_fd: cgroup, attach_bpf_fd: fd, attach_type: BPF_CGROUP_DEVICE, attach_flags: BPF_F_ALLOW_MULTI };
-    checked(c_attach(SYS_bpf, BPF_PROG_ATTACH, attr, koffi.sizeof('bpf_attach_attr')), () => `attaching the device program to ${directory}`);
+    checked(c_attach(SYS_bpf, BPF_PROG_ATTACH, attr, koffi.sizeof('bpf_attach_attr')), () => `attach the device program to ${directory}`);
   } finally {
     close(fd);
   }
@@ -101,9 +101,9 @@ function load(program: Buffer): number {
   const size = koffi.sizeof('bpf_load_attr');
   const fd = c_load(SYS_bpf, BPF_PROG_LOAD, attr, size);
   if (fd >= 0) return Number(fd);
-  // Again, with the log: asking for it at once would make a long program fail on a log that is too short.
-  const again = c_load(SYS_bpf, BPF_PROG_LOAD, { ...attr, log_level: 1, log_size: log.length, log_buf: log }, size);
-  return checked(again, () => `loading a device program of ${attr.insn_cnt} instructions${lastLine(log)}`);
+  // Retry with a log. If the first attempt had a log, a long program would fail because the log is too short.
+  const retried = c_load(SYS_bpf, BPF_PROG_LOAD, { ...attr, log_level: 1, log_size: log.length, log_buf: log }, size);
+  return checked(retried, () => `load a device program of ${attr.insn_cnt} instructions${lastLine(log)}`);
 }
 
 function lastLine(log: Buffer): string {
@@ -111,16 +111,16 @@ function lastLine(log: Buffer): string {
   return lines.at(-1) ? ` (${lines.at(-1)})` : '';
 }
 
-/** Ids of the programs attached to this very cgroup. */
+/** Returns the ids of the programs attached to this cgroup, without those of its ancestors. */
 function attachedPrograms(cgroup: number): number[] {
   const ids = Buffer.alloc(4 * programsMax);
   const attr = { target_fd: cgroup, attach_type: BPF_CGROUP_DEVICE, query_flags: 0, attach_flags: 0, prog_ids: ids, prog_cnt: programsMax };
-  checked(c_query(SYS_bpf, BPF_PROG_QUERY, attr, koffi.sizeof('bpf_query_attr')), () => 'asking for the device programs of a cgroup');
+  checked(c_query(SYS_bpf, BPF_PROG_QUERY, attr, koffi.sizeof('bpf_query_attr')), () => 'query the device programs of a cgroup');
   return Array.from({ length: attr.prog_cnt }, (_, index) => ids.readUInt32LE(4 * index));
 }
 
 function detach(cgroup: number, id: number, directory: string): void {
-  const attempt = (): string => `detaching device program ${id} from ${directory}`;
+  const attempt = (): string => `detach device program ${id} from ${directory}`;
   try {
     const fd = checked(c_getFd(SYS_bpf, BPF_PROG_GET_FD_BY_ID, { id, next_id: 0, open_flags: 0 }, koffi.sizeof('bpf_id_attr')), attempt);
     try {
@@ -130,7 +130,7 @@ function detach(cgroup: number, id: number, directory: string): void {
       close(fd);
     }
   } catch (error) {
-    // Gone between the query and now.
+    // Removed since the query.
     if (!isErrno(error, 'ENOENT')) throw error;
   }
 }

@@ -17,7 +17,7 @@ const v1 = cgroupFiles(1);
 const v2 = cgroupFiles(2);
 const memoryV1 = parseMemoryV1(v1('memory.usage_in_bytes'), v1('memory.stat'), v1('memory.limit_in_bytes'));
 
-test('parseMemoryV1() counts all below too, and the working set without inactive files', () => {
+test('parseMemoryV1() includes descendants, and excludes inactive files from the working set', () => {
   assert.deepEqual(memoryV1, {
     usageBytes: 10248192,
     workingSetBytes: 10248192 - 8409088,
@@ -28,7 +28,7 @@ test('parseMemoryV1() counts all below too, and the working set without inactive
   });
 });
 
-test('parseMemoryV2() gives the same figures from the files of v2', () => {
+test('parseMemoryV2() reads the same values from the files of v2', () => {
   assert.deepEqual(parseMemoryV2(v2('memory.current'), v2('memory.stat'), v2('memory.max')), {
     usageBytes: 8978432,
     workingSetBytes: 8978432 - 8409088,
@@ -39,21 +39,21 @@ test('parseMemoryV2() gives the same figures from the files of v2', () => {
   });
 });
 
-test('a working set is never below 0: usage and statistics are read one after the other', () => {
+test('the working set is never below 0, although usage and statistics are read at different times', () => {
   assert.equal(parseMemoryV1('4096', 'total_inactive_file 8192', null)?.workingSetBytes, 0);
   assert.equal(parseMemoryV2('4096', 'inactive_file 8192', 'max')?.workingSetBytes, 0);
 });
 
-test('a figure is found by its whole name, first or last in the file', () => {
+test('a value is found by its whole name, at the beginning or end of the file', () => {
   const at = (stat: string) => parseMemoryV2('10', stat, null)?.rssBytes;
   assert.deepEqual(['anon 1', 'file 2\nanon 3', 'anon 4\nfile 5', 'anon_thp 6\nxanon 7\nanon 8\n', 'anon_thp 9', ''].map(at), [1, 3, 4, 8, 0, 0]);
 });
 
-test('memory of a cgroup without these files is null', () => {
+test('memory counters are null if the files are missing', () => {
   assert.deepEqual([parseMemoryV1(null, 'a 1', '1'), parseMemoryV1('1', null, '1'), parseMemoryV2(null, null, null)], [null, null, null]);
 });
 
-test('parseSwapV1() takes memory off the sum of both', () => {
+test('parseSwapV1() subtracts memory from the sum of memory and swap', () => {
   assert.deepEqual(parseSwapV1(v1('memory.memsw.usage_in_bytes'), v1('memory.memsw.limit_in_bytes'), memoryV1), {
     usageBytes: 11296768 - 10248192,
     limitBytes: 67108864,
@@ -62,36 +62,36 @@ test('parseSwapV1() takes memory off the sum of both', () => {
   assert.equal(parseSwapV1(null, null, memoryV1), null);
 });
 
-test('parseSwapV2() has swap alone', () => {
+test('parseSwapV2() reads swap without memory', () => {
   assert.deepEqual(parseSwapV2(v2('memory.swap.current'), v2('memory.swap.max')), { usageBytes: 0, limitBytes: null });
   assert.deepEqual(parseSwapV2('4096', '8192'), { usageBytes: 4096, limitBytes: 8192 });
   assert.equal(parseSwapV2(null, null), null);
 });
 
-test('limitOf() knows the ways of saying none', () => {
+test('limitOf() returns null for every form of no limit', () => {
   assert.deepEqual(['max', 'max\n', '9223372036854771712', null].map(limitOf), [null, null, null, null]);
   assert.deepEqual(['0', '67108864', String(2 ** 62 - 2 ** 10)].map(limitOf), [0, 67108864, 2 ** 62 - 2 ** 10]);
 });
 
-test('cpuUsageV2() makes nanoseconds of microseconds, and loses none in large numbers', () => {
+test('cpuUsageV2() converts microseconds to nanoseconds, exactly for large numbers', () => {
   assert.equal(cpuUsageV2(v2('cpu.stat')), 656252000n);
   assert.equal(cpuUsageV2('usage_usec 9007199254740993\nuser_usec 1'), 9007199254740993000n);
   assert.deepEqual([cpuUsageV2(null), cpuUsageV2('user_usec 1')], [null, null]);
 });
 
-test('parsePressure() makes nanoseconds of microseconds and keeps the averages', () => {
+test('parsePressure() converts microseconds to nanoseconds, and keeps the averages', () => {
   assert.deepEqual(parsePressure(v1('cpu.pressure')), {
     some: { totalNs: 534455796000n, avg10: 12.04, avg60: 21.41, avg300: 19.01 },
     full: { totalNs: 3286000n, avg10: 1.5, avg60: 0, avg300: 0 },
   });
 });
 
-test('parsePressure() takes a missing full line for never, and an empty text for nothing', () => {
+test('parsePressure() returns zeros for a missing full line, and null for an empty text', () => {
   assert.equal(parsePressure('some avg10=0.00 avg60=0.00 avg300=0.00 total=7')?.full.totalNs, 0n);
   assert.deepEqual([parsePressure(null), parsePressure('')], [null, null]);
 });
 
-test('addUp() sums usage, and claims no limit and no pressure', () => {
+test('addUp() sums usage, and returns no limit and no pressure', () => {
   const part = (usageBytes: number): CgroupCounters => ({
     cpuUsageNs: 5n,
     memory: { usageBytes, workingSetBytes: 1, rssBytes: 2, pageFaults: 3, majorPageFaults: 4, limitBytes: 100 },

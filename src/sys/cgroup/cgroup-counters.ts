@@ -1,28 +1,28 @@
 /**
- * What the counter files of cgroups say, v1 and v2, in one form. Pure: cgroup-stats.ts reads the files.
+ * Parses the counter files of cgroup v1 and v2 to one form. Pure: cgroup-stats.ts reads the files.
  *
- * Every text may be null: the file is not there. Times are nanoseconds, as bigint where a busy node would leave the safe integers within months.
+ * A text is null if the file does not exist. Times are nanoseconds, as bigint where a busy node would exceed safe integers within months.
  */
 
 export type MemoryCounters = {
   readonly usageBytes: number;
-  /** Use without the file pages that were not used lately: what the kubelet calls the working set, and evicts by. */
+  /** Usage without inactive file pages: the working set, which the kubelet uses for eviction. */
   readonly workingSetBytes: number;
   /** Anonymous memory. */
   readonly rssBytes: number;
   readonly pageFaults: number;
   readonly majorPageFaults: number;
-  /** Of this very cgroup; null: none. */
+  /** Limit of this cgroup, without its ancestors; null if there is none. */
   readonly limitBytes: number | null;
 };
 
 export type SwapCounters = {
   readonly usageBytes: number;
-  /** Swap alone; null: no limit. */
+  /** Limit of swap without memory; null if there is none. */
   readonly limitBytes: number | null;
 };
 
-/** A line of a pressure file (Documentation/accounting/psi.rst). Averages in per cent. */
+/** A line of a pressure file (Documentation/accounting/psi.rst). Averages are percentages. */
 export type PressureLine = { readonly totalNs: bigint; readonly avg10: number; readonly avg60: number; readonly avg300: number };
 export type Pressure = { readonly some: PressureLine; readonly full: PressureLine };
 export type Pressures = { readonly cpu: Pressure | null; readonly memory: Pressure | null; readonly io: Pressure | null };
@@ -31,14 +31,14 @@ export type CgroupCounters = {
   readonly cpuUsageNs: bigint | null;
   readonly memory: MemoryCounters | null;
   readonly swap: SwapCounters | null;
-  /** Processes and threads, those of cgroups below included. */
+  /** Processes and threads, including those of descendants. */
   readonly tasks: number | null;
   readonly pressure: Pressures;
 };
 
 type Text = string | null;
 
-/** memory.usage_in_bytes, memory.stat, memory.limit_in_bytes. */
+/** Parses memory.usage_in_bytes, memory.stat and memory.limit_in_bytes. */
 export function parseMemoryV1(usage: Text, stat: Text, limit: Text): MemoryCounters | null {
   if (usage === null || stat === null) return null;
   return {
@@ -50,7 +50,7 @@ export function parseMemoryV1(usage: Text, stat: Text, limit: Text): MemoryCount
   };
 }
 
-/** memory.current, memory.stat, memory.max. */
+/** Parses memory.current, memory.stat and memory.max. */
 export function parseMemoryV2(current: Text, stat: Text, max: Text): MemoryCounters | null {
   if (current === null || stat === null) return null;
   return {
@@ -66,7 +66,9 @@ function used(usageBytes: number, inactiveBytes: number) {
   return { usageBytes, workingSetBytes: Math.max(0, usageBytes - inactiveBytes) };
 }
 
-/** v1 counts memory and swap together: memory.memsw.usage_in_bytes and its limit, less those of memory. The two are not read at one moment. */
+/**
+ * Parses memory.memsw.usage_in_bytes and its limit. v1 counts memory and swap together, so memory is subtracted; the two are not read at the same time.
+ */
 export function parseSwapV1(usage: Text, limit: Text, memory: MemoryCounters | null): SwapCounters | null {
   if (usage === null || memory === null) return null;
   const both = limitOf(limit);
@@ -76,30 +78,30 @@ export function parseSwapV1(usage: Text, limit: Text, memory: MemoryCounters | n
   };
 }
 
-/** memory.swap.current, memory.swap.max. */
+/** Parses memory.swap.current and memory.swap.max. */
 export function parseSwapV2(current: Text, max: Text): SwapCounters | null {
   return current === null ? null : { usageBytes: Number(current), limitBytes: limitOf(max) };
 }
 
-/** The kernel's "no limit" on v1 is the greatest number of whole pages. */
+/** On v1, the kernel's value for no limit is the largest number of whole pages. */
 const unlimitedBytes = 2 ** 62;
 
-/** A limit in bytes, null for none: `max`, a number beyond all memory, or no such file. */
+/** Returns a limit in bytes; null for no limit: `max`, a number larger than any memory, or a missing file. */
 export function limitOf(text: Text): number | null {
   if (text === null || text.trim() === 'max') return null;
   const bytes = Number(text);
   return bytes >= unlimitedBytes ? null : bytes;
 }
 
-/** cpu.stat of v2 counts microseconds. */
+/** Parses cpu.stat of v2, which counts microseconds, to nanoseconds. */
 export function cpuUsageV2(cpuStat: Text): bigint | null {
   const usec = cpuStat === null ? undefined : /^usage_usec (\d+)$/m.exec(cpuStat)?.[1];
   return usec === undefined ? null : BigInt(usec) * 1000n;
 }
 
 /**
- * A pressure file; its totals are microseconds. null for one that is not there, or that says nothing (accounting can be switched off per cgroup).
- * Kernels before 5.13 have no `full` line for cpu: nothing was ever fully stalled then.
+ * Parses a pressure file, whose totals are microseconds. Null if it is missing or empty: accounting can be disabled per cgroup.
+ * Kernels before 5.13 have no `full` line for cpu: its values are 0.
  */
 export function parsePressure(text: Text): Pressure | null {
   const some = text === null ? null : pressureLine(text, 'some');
@@ -114,7 +116,7 @@ function pressureLine(text: string, kind: 'some' | 'full'): PressureLine | null 
   return { totalNs: BigInt(total) * 1000n, avg10: Number(avg10), avg60: Number(avg60), avg300: Number(avg300) };
 }
 
-/** One value of a flat keyed file, 0 when it is not there: a few of many lines, looked for without taking the text apart. */
+/** Returns one value of a flat keyed file, or 0. Searches the text without splitting it, because only a few of many lines are used. */
 function keyedValue(text: string, key: string): number {
   const inner = text.indexOf(`\n${key} `);
   if (inner < 0 && !text.startsWith(`${key} `)) return 0;
@@ -123,7 +125,7 @@ function keyedValue(text: string, key: string): number {
   return Number(text.slice(start, end < 0 ? undefined : end));
 }
 
-/** All pairs of a flat keyed file: `key value` lines. */
+/** Parses a flat keyed file: `key value` lines. */
 export function keyedTable(text: string): Map<string, number> {
   const table = new Map<string, number>();
   for (const line of text.split('\n')) {
@@ -133,21 +135,21 @@ export function keyedTable(text: string): Map<string, number> {
   return table;
 }
 
-/** Several cgroups taken as one, for a pod that has none of its own. Limits and pressure of several say nothing together. */
+/** Adds up several cgroups, for a pod without its own cgroup. Limits and pressure cannot be added. */
 export function addUp(parts: readonly CgroupCounters[]): CgroupCounters {
   const all = <Value>(pick: (part: CgroupCounters) => Value | null): Value[] => parts.map(pick).filter((value) => value !== null);
   const total = (numbers: readonly number[]) => numbers.reduce((sum, number) => sum + number, 0);
   const memory = all((part) => part.memory);
   const swap = all((part) => part.swap);
-  const over = (pick: (each: MemoryCounters) => number) => total(memory.map(pick));
+  const sumOf = (pick: (each: MemoryCounters) => number) => total(memory.map(pick));
   return {
     cpuUsageNs: all((part) => part.cpuUsageNs).reduce((sum, usage) => sum + usage, 0n),
     memory: {
-      usageBytes: over((each) => each.usageBytes),
-      workingSetBytes: over((each) => each.workingSetBytes),
-      rssBytes: over((each) => each.rssBytes),
-      pageFaults: over((each) => each.pageFaults),
-      majorPageFaults: over((each) => each.majorPageFaults),
+      usageBytes: sumOf((each) => each.usageBytes),
+      workingSetBytes: sumOf((each) => each.workingSetBytes),
+      rssBytes: sumOf((each) => each.rssBytes),
+      pageFaults: sumOf((each) => each.pageFaults),
+      majorPageFaults: sumOf((each) => each.majorPageFaults),
       limitBytes: null,
     },
     swap: swap.length === 0 ? null : { usageBytes: total(swap.map((each) => each.usageBytes)), limitBytes: null },

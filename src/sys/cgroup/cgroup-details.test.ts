@@ -8,7 +8,7 @@ const [v1, v2] = ([1, 2] as const).map((version) => {
   return (_: string, file: string) => text(file);
 }) as [(controller: string, file: string) => string | null, (controller: string, file: string) => string | null];
 
-test('detailsV1() reads every figure from its file', () => {
+test('detailsV1() reads every value from its file', () => {
   assert.deepEqual(detailsV1(v1, []), {
     userNs: 663960301n,
     systemNs: 159954261n,
@@ -34,7 +34,7 @@ test('detailsV1() reads every figure from its file', () => {
   });
 });
 
-test('detailsV2() gives the same from the files of v2, times in nanoseconds', () => {
+test('detailsV2() reads the same values from the files of v2, with times in nanoseconds', () => {
   const faults = { minorOrMajor: 347, major: 1 };
   assert.deepEqual(detailsV2(v2, []), {
     userNs: 490112000n,
@@ -58,7 +58,7 @@ test('detailsV2() gives the same from the files of v2, times in nanoseconds', ()
   });
 });
 
-test('details of a cgroup without any file are null and empty, on both versions', () => {
+test('details of a cgroup without files are null or empty, on both versions', () => {
   const nothing = { userNs: null, systemNs: null, throttling: null, memory: null, oomKills: null, tasksMax: null, hugepages: [], devices: [] };
   assert.deepEqual(
     detailsV1(() => null, ['2MB']),
@@ -70,7 +70,7 @@ test('details of a cgroup without any file are null and empty, on both versions'
   );
 });
 
-test('details name huge pages by size, with the most ever used where the kernel keeps it', () => {
+test('details list huge pages by size, with the maximum usage if the kernel records it', () => {
   const of = (files: Record<string, string>) => (_: string, file: string) => files[file] ?? null;
   const old = of({ 'hugetlb.2MB.usage_in_bytes': '2097152', 'hugetlb.2MB.max_usage_in_bytes': '4194304' });
   assert.deepEqual(detailsV1(old, ['2MB', '1GB']).hugepages, [{ pageSize: '2MB', usageBytes: 2097152, maxUsageBytes: 4194304 }]);
@@ -79,7 +79,7 @@ test('details name huge pages by size, with the most ever used where the kernel 
   ]);
 });
 
-test('detailsV2() passes over a device that stands without figures', () => {
+test('detailsV2() skips a device without values', () => {
   const read = (_: string, file: string) => (file === 'io.stat' ? '7:0 \n8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6' : null);
   assert.deepEqual(detailsV2(read, []).devices.slice(-1), [{ major: 8, minor: 0, readBytes: 1, writeBytes: 2, reads: 3, writes: 4 }]);
 });

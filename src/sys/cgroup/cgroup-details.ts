@@ -1,7 +1,7 @@
 /**
- * The rarer figures of cgroups, for metrics: from their files, v1 and v2, to one form. Pure: the files' texts come from a function.
+ * Parses further cgroup files, for metrics, from v1 and v2 to one form. Pure: a function passed in returns the texts of the files.
  *
- * null: this kernel does not say. Times are nanoseconds.
+ * A value is null if the kernel does not report it. Times are nanoseconds.
  */
 import { keyedTable, limitOf } from './cgroup-counters.ts';
 
@@ -25,7 +25,7 @@ export type MemoryDetails = {
   readonly maxUsageBytes: number | null;
   /** How often the limit was reached. */
   readonly limitHits: number | null;
-  /** Faults of the very cgroup, and with all below it; v2 knows only the latter. */
+  /** Page faults of the cgroup alone, and including descendants. v2 has only the latter. */
   readonly ownFaults: PageFaults;
   readonly allFaults: PageFaults;
 };
@@ -34,7 +34,7 @@ export type Throttling = {
   readonly periods: number;
   readonly throttledPeriods: number;
   readonly throttledNs: bigint;
-  /** Periods with more than the quota, and how much more; 0 before Linux 5.15. */
+  /** Periods in which the quota was exceeded, and the time beyond it; 0 before Linux 5.15. */
   readonly burstPeriods: number;
   readonly burstNs: bigint;
 };
@@ -46,15 +46,15 @@ export type CgroupDetails = {
   readonly systemNs: bigint | null;
   readonly throttling: Throttling | null;
   readonly memory: MemoryDetails | null;
-  /** Processes killed for want of memory. */
+  /** Processes killed by the OOM killer. */
   readonly oomKills: number | null;
-  /** null: no limit. */
+  /** Null if there is no limit. */
   readonly tasksMax: number | null;
   readonly hugepages: readonly Hugepages[];
   readonly devices: readonly DeviceIo[];
 };
 
-/** The text of a controller's file; null where there is none. */
+/** Returns the text of a controller's file; null if it does not exist. */
 export type ReadFile = (controller: string, file: string) => string | null;
 
 export function detailsV1(read: ReadFile, hugepageSizes: readonly string[]): CgroupDetails {
@@ -70,8 +70,8 @@ export function detailsV1(read: ReadFile, hugepageSizes: readonly string[]): Cgr
     tasksMax: limitOf(read('pids', 'pids.max')),
     hugepages: hugepageSizes.flatMap((pageSize) => {
       const usage = read('hugetlb', `hugetlb.${pageSize}.usage_in_bytes`);
-      const most = read('hugetlb', `hugetlb.${pageSize}.max_usage_in_bytes`);
-      return usage === null ? [] : [{ pageSize, usageBytes: Number(usage), maxUsageBytes: numberOf(most) }];
+      const maxUsage = read('hugetlb', `hugetlb.${pageSize}.max_usage_in_bytes`);
+      return usage === null ? [] : [{ pageSize, usageBytes: Number(usage), maxUsageBytes: numberOf(maxUsage) }];
     }),
     devices: devicesV1(read('blkio', 'blkio.throttle.io_service_bytes_recursive'), read('blkio', 'blkio.throttle.io_serviced_recursive')),
   };
@@ -124,7 +124,7 @@ function memoryV1(stat: Map<string, number>, read: (file: string) => string | nu
   };
 }
 
-/** `kernel` of memory.stat came with Linux 5.18, memory.peak with 5.19. */
+/** `kernel` in memory.stat exists since Linux 5.18, memory.peak since 5.19. */
 function memoryV2(stat: Map<string, number>, read: (file: string) => string | null): MemoryDetails {
   const faults = { minorOrMajor: stat.get('pgfault') ?? 0, major: stat.get('pgmajfault') ?? 0 };
   return {
@@ -140,16 +140,18 @@ function memoryV2(stat: Map<string, number>, read: (file: string) => string | nu
   };
 }
 
-/** Lines `8:0 Read 4096`, and a last one without a device. */
+/** Parses lines `8:0 Read 4096`; the last line has no device. */
 function devicesV1(bytes: string | null, operations: string | null): DeviceIo[] {
-  const [moved, served] = [bytes, operations].map((text) => new Map(deviceLines(text).map(([device, what, value]) => [`${device} ${what}`, value])));
+  const [bytesOf, operationsOf] = [bytes, operations].map(
+    (text) => new Map(deviceLines(text).map(([device, what, value]) => [`${device} ${what}`, value])),
+  );
   const devices = new Set(deviceLines(bytes).map(([device]) => device));
   return [...devices].map((device) => ({
     ...numbersOf(device),
-    readBytes: moved?.get(`${device} Read`) ?? 0,
-    writeBytes: moved?.get(`${device} Write`) ?? 0,
-    reads: served?.get(`${device} Read`) ?? 0,
-    writes: served?.get(`${device} Write`) ?? 0,
+    readBytes: bytesOf?.get(`${device} Read`) ?? 0,
+    writeBytes: bytesOf?.get(`${device} Write`) ?? 0,
+    reads: operationsOf?.get(`${device} Read`) ?? 0,
+    writes: operationsOf?.get(`${device} Write`) ?? 0,
   }));
 }
 
@@ -160,7 +162,7 @@ function deviceLines(text: string | null): [string, string, number][] {
   });
 }
 
-/** Lines `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`; a device may stand alone. */
+/** Parses lines `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`; a device may have no values. */
 function devicesV2(text: string | null): DeviceIo[] {
   return (text ?? '').split('\n').flatMap((line) => {
     const [device = '', ...pairs] = line.split(' ');

@@ -1,5 +1,5 @@
 /**
- * Small steps on the files of cgroups, shared by cgroups.ts, cgroup-values.ts and cgroup-processes.ts. They never wait: the files are in the kernel's memory.
+ * Helpers for the files of cgroups, shared by cgroups.ts, cgroup-values.ts and cgroup-processes.ts. They never wait: the files are in memory.
  */
 import assert from 'node:assert/strict';
 import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
@@ -7,12 +7,12 @@ import { setImmediate } from 'node:timers/promises';
 import { reasonOf } from '../../lib/errors.ts';
 import { errnoText, isErrno } from '../call/ffi.ts';
 
-/** The root is everyone's; a path that climbs would be. */
+/** Asserts that a path is below the root of the hierarchy: the root itself and `..` are not allowed. */
 export function checkPath(path: string): void {
-  assert(/^(\/[^/]+)+$/.test(path) && !path.split('/').some((component) => component === '..' || component === '.'), `no cgroup path: ${path}`);
+  assert(/^(\/[^/]+)+$/.test(path) && !path.split('/').some((component) => component === '..' || component === '.'), `invalid cgroup path: ${path}`);
 }
 
-/** Names of the cgroups directly below; none when it is gone. */
+/** Returns the names of the child cgroups; none if the cgroup is gone. */
 export function childrenOf(directory: string): string[] {
   try {
     return readdirSync(directory, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
@@ -22,10 +22,10 @@ export function childrenOf(directory: string): string[] {
   }
 }
 
-/** After so many directories others get their turn: a container can make thousands. */
+/** Yields to the event loop after this number of directories: a container can create thousands. */
 const directoriesPerTurn = 32;
 
-/** The directory of a cgroup and those of all below it, parents first. */
+/** Yields the directories of a cgroup and all its descendants, parents first. */
 export async function* directoriesFrom(top: string): AsyncGenerator<string> {
   const pending = [top];
   for (let count = 1; pending.length > 0; count++) {
@@ -36,7 +36,7 @@ export async function* directoriesFrom(top: string): AsyncGenerator<string> {
   }
 }
 
-/** @returns whether it was made now. */
+/** @returns true if the directory was created, false if it existed. */
 export function makeDirectory(directory: string): boolean {
   try {
     mkdirSync(directory, { mode: 0o755 });
@@ -47,7 +47,7 @@ export function makeDirectory(directory: string): boolean {
   }
 }
 
-/** One write(2), as the kernel parses it; never creates a file. */
+/** Writes a value with one write(2), because the kernel parses each write. Never creates a file. */
 export function writeFile(file: string, value: string): void {
   const fd = openSync(file, constants.O_WRONLY);
   try {
@@ -57,11 +57,11 @@ export function writeFile(file: string, value: string): void {
   }
 }
 
-/** `no such file or directory (ENOENT)`: Node's own text repeats the path. */
+/** Returns, for example, `no such file or directory (ENOENT)`. Node's own message would repeat the path. */
 export function kernelReason(error: unknown): string {
   const errno = (error as NodeJS.ErrnoException).errno;
-  const isNodes = error instanceof Error && 'syscall' in error && typeof errno === 'number';
-  return isNodes ? errnoText(Math.abs(errno)) : reasonOf(error);
+  const isFromNode = error instanceof Error && 'syscall' in error && typeof errno === 'number';
+  return isFromNode ? errnoText(Math.abs(errno)) : reasonOf(error);
 }
 
 export function isWritable(path: string): boolean {

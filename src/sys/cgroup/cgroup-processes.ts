@@ -1,5 +1,5 @@
 /**
- * The processes of a cgroup and of all cgroups below it: listed, frozen, killed. Every wait has an end.
+ * Lists, freezes and kills the processes of a cgroup and its descendants. Every wait has a timeout.
  */
 import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -11,15 +11,15 @@ import { type CgroupFacts, cgroupDirectories, controllerDirectory } from './cgro
 import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } from './cgroup-files.ts';
 import { createCgroup } from './cgroups.ts';
 
-/** Longest pause between two looks at what is left. */
+/** Longest pause between two checks. */
 const pauseMsMax = 50;
 const enterAttemptsMax = 3;
-/** Open at a time: well below the limit of open files, however many processes a container has. */
+/** Open at the same time: well below the limit of open files, independent of the number of processes. */
 const pidfdsMax = 256;
 
 /**
- * Pids of the processes in the cgroup and below it, in any hierarchy; none when there is no such cgroup.
- * A process that this pid namespace cannot see counts as 0.
+ * Returns the pids in the cgroup and its descendants, in all hierarchies; none if the cgroup does not exist.
+ * A process outside this pid namespace has pid 0.
  */
 export async function processes(facts: CgroupFacts, path: string): Promise<number[]> {
   checkPath(path);
@@ -34,16 +34,16 @@ function pidsOf(directory: string): number[] {
   try {
     return words(readText(`${directory}/cgroup.procs`)).map(Number);
   } catch (error) {
-    // Removed meanwhile; EOPNOTSUPP: a threaded cgroup, whose processes its parent lists.
+    // ENOENT and ENODEV: removed in the meantime. EOPNOTSUPP: a threaded cgroup, whose processes are listed by its parent.
     if (isErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP')) return [];
-    throw internal(`listing the processes of cgroup ${directory}: ${kernelReason(error)}`, error);
+    throw internal(`list processes of cgroup ${directory}: ${kernelReason(error)}`, error);
   }
 }
 
 /**
- * Moves a process into a cgroup, which is made when it is not there: with its last process a service manager may have removed it at any moment.
+ * Moves a process into a cgroup. Creates the cgroup if it does not exist: a service manager may remove it at any time after its last process has ended.
  *
- * @returns whether it was made now.
+ * @returns true if the cgroup was created.
  * @throws {BerthError} INTERNAL.
  */
 export function enterCgroup(facts: CgroupFacts, path: string, pid: number): boolean {
@@ -55,60 +55,60 @@ export function enterCgroup(facts: CgroupFacts, path: string, pid: number): bool
       for (const directory of directories) writeFile(`${directory}/cgroup.procs`, String(pid));
       return isNew;
     } catch (error) {
-      // It has ended: there is nothing to move.
+      // The process has ended.
       if (isErrno(error, 'ESRCH')) return isNew;
       if (attempt === enterAttemptsMax || !isErrno(error, 'ENOENT', 'ENODEV'))
-        throw internal(`moving process ${pid} into cgroup ${path}: ${kernelReason(error)}`, error);
+        throw internal(`move process ${pid} into cgroup ${path}: ${kernelReason(error)}`, error);
     }
   }
 }
 
 /**
- * Kills all processes of the cgroup and of those below it, forking ones included, and waits until they are gone. A frozen cgroup is thawed.
+ * Kills all processes of the cgroup and its descendants, including forking ones, and waits until they have ended. A frozen cgroup is thawed.
  *
- * @returns the pids that remain after `timeoutMs`: in the kernel, uninterruptible. Empty: nothing lives in it.
+ * @returns the pids that remain after `timeoutMs`, in uninterruptible sleep. Empty if all have ended.
  */
 export async function killCgroup(facts: CgroupFacts, path: string, timeoutMs: number): Promise<readonly number[]> {
   checkPath(path);
   const deadline = performance.now() + timeoutMs;
-  let isKernelAble = killByKernel(facts, path);
+  let isKilledByKernel = killByKernel(facts, path);
   for (let pauseMs = 1; ; pauseMs = Math.min(2 * pauseMs, pauseMsMax)) {
-    // After the kernel's kill the first look may see processes that are just ending.
-    if (!isKernelAble) await killFrozen(facts, path);
-    const left = await processes(facts, path);
-    if (left.length === 0 || performance.now() >= deadline) return left;
+    // After cgroup.kill, the first check may still list processes that are ending.
+    if (!isKilledByKernel) await killFrozen(facts, path);
+    const remaining = await processes(facts, path);
+    if (remaining.length === 0 || performance.now() >= deadline) return remaining;
     await sleep(pauseMs);
-    isKernelAble = pauseMs === 1 && isKernelAble;
+    isKilledByKernel = pauseMs === 1 && isKilledByKernel;
   }
 }
 
-/** cgroup.kill (Linux 5.14) reaches all below at once, also what forks meanwhile. @returns false where there is none. */
+/** Writes cgroup.kill (Linux 5.14), which kills all descendants at once, including processes that are forking. @returns false if the file does not exist. */
 function killByKernel(facts: CgroupFacts, path: string): boolean {
   const root = facts.version === 2 ? facts.root : facts.unifiedRoot;
   if (root === null || !existsSync(`${root}${path}/cgroup.kill`)) return false;
   try {
     writeFile(`${root}${path}/cgroup.kill`, '1');
   } catch (error) {
-    if (!isErrno(error, 'ENOENT', 'ENODEV')) throw internal(`killing cgroup ${path}: ${kernelReason(error)}`, error);
+    if (!isErrno(error, 'ENOENT', 'ENODEV')) throw internal(`kill cgroup ${path}: ${kernelReason(error)}`, error);
   }
-  // A signal reaches a process in the v1 freezer only when that lets go.
+  // A process in the v1 freezer gets signals only after it is thawed.
   if (facts.version === 1) setFrozen(facts, path, false);
   return true;
 }
 
-/** Frozen processes fork no others, so one pass gets them all. */
+/** Frozen processes cannot fork, so one pass kills all of them. */
 async function killFrozen(facts: CgroupFacts, path: string): Promise<void> {
   setFrozen(facts, path, true);
   try {
     const pids = (await processes(facts, path)).filter((pid) => pid !== 0);
-    for (let start = 0; start < pids.length; start += pidfdsMax) await killThose(facts, path, pids.slice(start, start + pidfdsMax));
+    for (let start = 0; start < pids.length; start += pidfdsMax) await killPids(facts, path, pids.slice(start, start + pidfdsMax));
   } finally {
     setFrozen(facts, path, false);
   }
 }
 
-/** By pidfd, and only what is still listed after it is open: the number may by then have been another process's. */
-async function killThose(facts: CgroupFacts, path: string, pids: readonly number[]): Promise<void> {
+/** Kills by pidfd, and only processes that are still listed after the pidfd was opened: the pid may have been reused before. */
+async function killPids(facts: CgroupFacts, path: string, pids: readonly number[]): Promise<void> {
   const pidfds = new Map<number, number>();
   try {
     for (const pid of pids) {
@@ -141,54 +141,54 @@ function signalIfAlive(pidfd: number): void {
   }
 }
 
-/** @returns false when there is no freezer, or no such cgroup. */
+/** @returns false if there is no freezer, or the cgroup does not exist. */
 function setFrozen(facts: CgroupFacts, path: string, isFrozen: boolean): boolean {
   const file = facts.version === 2 ? `${facts.root}${path}/cgroup.freeze` : `${controllerDirectory(facts, path, 'freezer')}/freezer.state`;
-  const [stop, go] = facts.version === 2 ? ['1', '0'] : ['FROZEN', 'THAWED'];
+  const [frozen, thawed] = facts.version === 2 ? ['1', '0'] : ['FROZEN', 'THAWED'];
   try {
-    writeFile(file, isFrozen ? stop : go);
+    writeFile(file, isFrozen ? frozen : thawed);
     return true;
   } catch (error) {
     if (isErrno(error, 'ENOENT', 'ENODEV')) return false;
-    throw internal(`writing to ${file}: ${kernelReason(error)}`, error);
+    throw internal(`write to ${file}: ${kernelReason(error)}`, error);
   }
 }
 
 /**
- * Stops all processes of the cgroup and of those below it where they are.
+ * Freezes all processes of the cgroup and its descendants.
  *
- * @throws {BerthError} INTERNAL when some do not stop within `timeoutMs`; all run on then. FAILED_PRECONDITION without a freezer.
+ * @throws {BerthError} INTERNAL if some do not stop within `timeoutMs`; the cgroup is then thawed. FAILED_PRECONDITION without a freezer.
  */
 export async function freeze(facts: CgroupFacts, path: string, timeoutMs: number): Promise<void> {
   checkPath(path);
   const deadline = performance.now() + timeoutMs;
-  if (!setFrozen(facts, path, true)) throw failedPrecondition(`freezing cgroup ${path}: it does not exist, or the node has no freezer`);
+  if (!setFrozen(facts, path, true)) throw failedPrecondition(`freeze cgroup ${path}: it does not exist, or the node has no freezer`);
   for (let pauseMs = 1; !isFrozen(facts, path); pauseMs = Math.min(2 * pauseMs, pauseMsMax)) {
     if (performance.now() >= deadline) {
       setFrozen(facts, path, false);
-      throw internal(`freezing cgroup ${path}: not all of its processes stopped within ${timeoutMs} ms`);
+      throw internal(`freeze cgroup ${path}: some processes did not stop within ${timeoutMs} ms`);
     }
     await sleep(pauseMs);
-    // v1 tells each process once, and one may miss it: kernel/cgroup/legacy_freezer.c, freeze_cgroup().
+    // v1 signals each process once, and a process may miss it: kernel/cgroup/legacy_freezer.c, freeze_cgroup().
     if (facts.version === 1) setFrozen(facts, path, true);
   }
 }
 
-/** Where the freezer of the cgroup is. @throws {BerthError} FAILED_PRECONDITION without one. */
+/** Returns the directory of the cgroup's freezer. @throws {BerthError} FAILED_PRECONDITION without a freezer. */
 export function freezerDirectory(facts: CgroupFacts, path: string): string {
   checkPath(path);
   const directory = facts.version === 2 ? `${facts.root}${path}` : controllerDirectory(facts, path, 'freezer');
-  if (directory === null) throw failedPrecondition(`freezing cgroup ${path}: the node has no freezer`);
+  if (directory === null) throw failedPrecondition(`freeze cgroup ${path}: the node has no freezer`);
   return directory;
 }
 
 function isFrozen(facts: CgroupFacts, path: string): boolean {
   if (facts.version === 2) return /^frozen 1$/m.test(readText(`${facts.root}${path}/cgroup.events`));
-  // v1: reading also makes the kernel look whether the last process has stopped.
+  // v1: reading also makes the kernel check whether the last process has stopped.
   return readText(`${controllerDirectory(facts, path, 'freezer')}/freezer.state`) === 'FROZEN';
 }
 
-/** Lets the processes of a frozen cgroup run on; succeeds when it is not frozen, or gone. */
+/** Thaws a cgroup. Succeeds if it is not frozen, or gone. */
 export function thaw(facts: CgroupFacts, path: string): void {
   checkPath(path);
   setFrozen(facts, path, false);

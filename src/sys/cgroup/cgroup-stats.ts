@@ -1,5 +1,5 @@
 /**
- * Reads the counters of cgroups: few files each, three system calls a file. They never wait: the files are in the kernel's memory.
+ * Reads the counters of cgroups: a few files each, with three system calls per file. Reads never wait: the files are in memory.
  */
 import { closeSync, existsSync, openSync, readSync } from 'node:fs';
 import { isErrno } from '../call/ffi.ts';
@@ -19,13 +19,13 @@ import { type CgroupFacts, controllerDirectory } from './cgroup-facts.ts';
 import { checkPath } from './cgroup-files.ts';
 
 export type CgroupReader = {
-  /** The counters of a cgroup and all below it; null when it is gone. */
+  /** Returns the counters of a cgroup, including descendants; null if it is gone. */
   readonly counters: (path: string) => CgroupCounters | null;
-  /** One file of a controller's, without the last line feed; null where there is none. @param controller `unified`: files that belong to no controller. */
+  /** Returns a file of a controller without the trailing newline; null if it does not exist. @param controller `unified` for files that belong to no controller. */
   readonly text: (path: string, controller: string, file: string) => string | null;
 };
 
-/** Counter files are lines of numbers; the longest, io.stat with many devices, stays below. What is beyond is not read. */
+/** The longest counter file, io.stat with many devices, is shorter. The rest of a longer file is not read. */
 const fileBytesMax = 64 * 1024;
 
 export function createCgroupReader(facts: CgroupFacts): CgroupReader {
@@ -71,7 +71,7 @@ function readMemory({ version, hasSwapAccounting }: CgroupFacts, read: Read): { 
 
 const noPressures: Pressures = { cpu: null, memory: null, io: null };
 
-/** The kernel counts pressure by the cgroup2 hierarchy, also where that has no controllers. */
+/** The kernel accounts pressure in the cgroup2 hierarchy, even if that has no controllers. */
 function readPressures(read: Read): Pressures {
   const of = (what: string) => parsePressure(read('unified', `${what}.pressure`));
   return { cpu: of('cpu'), memory: of('memory'), io: of('io') };
@@ -82,12 +82,12 @@ function directoryOf(facts: CgroupFacts, path: string, controller: string): stri
   return facts.unifiedRoot === null ? null : facts.unifiedRoot + path;
 }
 
-/** ENODEV: the cgroup went between open and read; EOPNOTSUPP: its pressure accounting is switched off. */
+/** Returns null for ENODEV (the cgroup was removed between open and read) and EOPNOTSUPP (pressure accounting is disabled). */
 function readText(file: string, buffer: Buffer): string | null {
   let fd: number | undefined;
   try {
     fd = openSync(file, 'r');
-    // The kernel makes the text of such a file at once: one read(2) gives all of it.
+    // The kernel generates the whole text at once, so one read(2) returns all of it.
     const length = readSync(fd, buffer, 0, buffer.length, 0);
     return buffer.toString('latin1', 0, length).trimEnd();
   } catch (error) {

@@ -1,11 +1,11 @@
 /**
- * What to write to a cgroup's file so that it says again what it said before. Pure.
+ * Computes what to write to a cgroup's file to restore its earlier content. Pure.
  *
- * Most files hold one value, and are written as they were read. Some hold a line a device: a write changes one, and none of them is
- * emptied by writing nothing. Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/blkio-controller.rst and cgroup-v1/rdma.rst of the kernel.
+ * Most files have one value, which is written as it was read. Some have a line per device: a write changes one line, and writing nothing does not
+ * reset it. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/blkio-controller.rst and cgroup-v1/rdma.rst.
  */
 
-/** Files with a line a device or resource, and what such a line says when nothing is set. */
+/** Files with a line per device or resource, and the value of a line without a limit. */
 const keyedFiles: Readonly<Record<string, string>> = {
   'io.max': 'rbps=max wbps=max riops=max wiops=max',
   'io.latency': 'target=0',
@@ -20,15 +20,15 @@ const keyedFiles: Readonly<Record<string, string>> = {
   'blkio.throttle.write_iops_device': '0',
 };
 
-/** Whether the file takes several lines, one a write. */
+/** Returns true if the file has several lines, each written separately. */
 export const isKeyedFile = (file: string): boolean => file in keyedFiles;
 
-/** @param before the file's text before `written` was written to it. */
+/** @param before text of the file before `written` was written. */
 export function valueBefore(file: string, written: string, before: string): string {
   const unset = keyedFiles[file];
   // An empty list (cpuset) is written as an empty line.
   if (unset === undefined) return `${before.trimEnd()}\n`;
-  // A weight alone is that of all devices.
+  // A weight without a device applies to all devices.
   const key = /^\d+$/.test(written.trim()) ? 'default' : written.split(' ')[0];
   return before.split('\n').find((line) => line.split(' ')[0] === key) ?? `${key} ${unset}`;
 }

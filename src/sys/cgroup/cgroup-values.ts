@@ -1,5 +1,5 @@
 /**
- * Writes values to a cgroup's files and reads counters from them. Executes a list of writes and decides no value.
+ * Writes values to a cgroup's files, and reads counters from them. Executes a list of writes; decides no value.
  */
 import { constants } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
@@ -10,10 +10,10 @@ import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } 
 import { valueBefore } from './cgroup-undo.ts';
 
 /**
- * Gives a fresh cgroup its values, in order. On failure the cgroup is left for removeCgroup().
+ * Writes the values of a new cgroup, in order. On failure the cgroup remains; the caller removes it with removeCgroup().
  *
- * @throws {BerthError} `writing 5000 to cpu.max of /x: invalid argument (EINVAL)`; INVALID_ARGUMENT for a value that the kernel refuses,
- *   FAILED_PRECONDITION for a file that it has not.
+ * @throws {BerthError} `write 5000 to cpu.max of /x: invalid argument (EINVAL)`; INVALID_ARGUMENT for a value that the kernel rejects,
+ *   FAILED_PRECONDITION for a missing file.
  */
 export function writeCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): void {
   for (const write of writes) {
@@ -26,10 +26,11 @@ export function writeCgroup(facts: CgroupFacts, path: string, writes: readonly C
 }
 
 /**
- * Changes the values of a cgroup in use: all of them, or, after a failure, none. Asynchronous, for a lower memory limit makes the kernel reclaim.
+ * Changes the values of a cgroup in use. After a failure, restores the earlier values. Asynchronous, because lowering a memory limit makes the kernel
+ * reclaim memory.
  *
- * @returns what puts the values back.
- * @throws {BerthError} as writeCgroup(); a value that could not be put back is named too.
+ * @returns a function that restores the earlier values.
+ * @throws {BerthError} like writeCgroup(); the message names files that could not be restored.
  */
 export async function updateCgroup(facts: CgroupFacts, path: string, writes: readonly CgroupWrite[]): Promise<() => Promise<void>> {
   const done: Done[] = [];
@@ -44,24 +45,24 @@ export async function updateCgroup(facts: CgroupFacts, path: string, writes: rea
       if (isTolerated(write, error)) continue;
       const failure = writeError(facts, path, write, error);
       const leftovers: string[] = [];
-      for (const each of done.reverse()) await putBack(each).catch(() => leftovers.push(each.write.file));
+      for (const each of done.reverse()) await restore(each).catch(() => leftovers.push(each.write.file));
       if (leftovers.length === 0) throw failure;
-      throw new BerthError(failure.code, `${failure.message}; not put back: ${leftovers.join(', ')}`, error);
+      throw new BerthError(failure.code, `${failure.message}; not restored: ${leftovers.join(', ')}`, error);
     }
   }
   return async () => {
-    for (const each of done.reverse()) await putBack(each);
+    for (const each of done.reverse()) await restore(each);
   };
 }
 
-/** `effective`: what an empty list (v2: cpuset) amounted to. */
+/** `effective`: the effective value of an empty list (cpuset of v2). */
 type Done = { readonly write: CgroupWrite; readonly file: string; readonly before: string; readonly effective: string | null };
 
-async function putBack({ write, file, before, effective }: Done): Promise<void> {
+async function restore({ write, file, before, effective }: Done): Promise<void> {
   try {
     await writeFileAsync(file, valueBefore(write.file, write.value, before));
   } catch (error) {
-    // A cpuset with processes is not emptied again.
+    // The kernel does not allow emptying a cpuset that has processes.
     if (effective === null || !isErrno(error, 'ENOSPC')) throw error;
     await writeFileAsync(file, effective);
   }
@@ -75,7 +76,7 @@ function fileOf(facts: CgroupFacts, path: string, write: CgroupWrite): string {
   checkPath(path);
   const directory = controllerDirectory(facts, path, write.controller);
   if (directory === null)
-    throw failedPrecondition(`writing ${shown(write.value)} to ${write.file} of ${path}: cgroup controller ${write.controller} is not mounted`);
+    throw failedPrecondition(`write ${valueText(write.value)} to ${write.file} of ${path}: cgroup controller ${write.controller} is not mounted`);
   return `${directory}/${write.file}`;
 }
 
@@ -83,7 +84,7 @@ function writeError(facts: CgroupFacts, path: string, write: CgroupWrite, error:
   const codes: Readonly<Record<string, ErrorCode>> = {
     EINVAL: 'INVALID_ARGUMENT',
     ERANGE: 'INVALID_ARGUMENT',
-    // v1: beyond the cpus of the pod.
+    // v1: cpus that the pod does not have.
     EACCES: 'INVALID_ARGUMENT',
     ENOENT: 'FAILED_PRECONDITION',
     // No such device.
@@ -96,15 +97,15 @@ function writeError(facts: CgroupFacts, path: string, write: CgroupWrite, error:
   const code = codes[String((error as NodeJS.ErrnoException).code)] ?? 'INTERNAL';
   return new BerthError(
     code,
-    `writing ${shown(write.value)} to ${write.file} of ${path}: ${kernelReason(error)}${whyMissing(facts, path, write)}`,
+    `write ${valueText(write.value)} to ${write.file} of ${path}: ${kernelReason(error)}${whyMissing(facts, path, write)}`,
     error,
   );
 }
 
-/** A message is one line. */
-const shown = (value: string): string => value.trim() || 'an empty line';
+/** Messages are one line. */
+const valueText = (value: string): string => value.trim() || 'an empty line';
 
-/** v2: a file is also missing when its controller could not be enabled. */
+/** v2: a file is also missing if its controller could not be enabled. */
 function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): string {
   if (facts.version === 1 || write.controller === 'cgroup') return '';
   try {
@@ -116,8 +117,7 @@ function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): strin
 }
 
 /**
- * Memory in bytes that the container holds and cannot give back at once: its use without the file pages that were not used lately,
- * which is what the kubelet calls the working set. @returns null when it cannot be read.
+ * Returns the working set in bytes: memory usage without inactive file pages, which the kernel can reclaim at once. Null if it cannot be read.
  */
 export function readMemoryUsage(facts: CgroupFacts, path: string): number | null {
   const directory = controllerDirectory(facts, path, 'memory');
@@ -130,15 +130,15 @@ export function readMemoryUsage(facts: CgroupFacts, path: string): number | null
 }
 
 /**
- * How many processes of the cgroup, and of those below it, the kernel has killed for want of memory, whoever's limit it was.
- * To be read before the cgroup is removed. @returns null when there is no such cgroup, or no memory controller.
+ * Returns how many processes of the cgroup and its descendants the OOM killer has killed, because of any limit.
+ * Must be read before the cgroup is removed. Null if the cgroup does not exist, or there is no memory controller.
  */
 export async function oomKills(facts: CgroupFacts, path: string): Promise<number | null> {
   checkPath(path);
   const directory = controllerDirectory(facts, path, 'memory');
   if (directory === null) return null;
   try {
-    // v2 counts for those above too; v1 only for the very cgroup of the victim.
+    // v2 counts a kill in all ancestors too; v1 only in the cgroup of the killed process.
     if (facts.version === 2) return flatKeyed(readText(`${directory}/memory.events`), 'oom_kill');
     let kills = 0;
     for await (const each of directoriesFrom(directory)) kills += flatKeyed(readText(`${each}/memory.oom_control`), 'oom_kill') ?? 0;

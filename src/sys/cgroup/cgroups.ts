@@ -1,8 +1,7 @@
 /**
- * A container's cgroup in the kernel: found, made, guarded, opened, removed; cgroup v1 and v2.
+ * Finds, creates, opens and removes cgroups, and restricts their devices; cgroup v1 and v2.
  *
- * Paths are relative to the root of the hierarchies, as the kubelet sends them. Values are the business of cgroup-values.ts,
- * the processes in a cgroup that of cgroup-processes.ts.
+ * Paths are relative to the root of the hierarchies, as the kubelet sends them. Values are in cgroup-values.ts, processes in cgroup-processes.ts.
  */
 import { closeSync, constants, existsSync, openSync, readFileSync, rmdirSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -33,23 +32,23 @@ import {
   writeFile,
 } from './cgroup-files.ts';
 
-/** How long a cgroup may stay busy after its last process has ended: the kernel drops references a little later. */
+/** How long a cgroup may stay busy after its last process has ended: the kernel drops references asynchronously. */
 const removeTimeoutMs = 2_000;
 
 const createAttemptsMax = 3;
 
-/** @throws {BerthError} FAILED_PRECONDITION when no cgroup file system is mounted, with what to do. */
+/** @throws {BerthError} FAILED_PRECONDITION if no cgroup file system is mounted, with the fix. */
 export function probeCgroups(): CgroupFacts {
   const found = findCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
   if (found === null) {
-    throw failedPrecondition('looking for cgroups: no cgroup file system is mounted; mount -t cgroup2 cgroup2 /sys/fs/cgroup');
+    throw failedPrecondition('no cgroup file system is mounted; run mount -t cgroup2 cgroup2 /sys/fs/cgroup');
   }
   const hugepageSizes = namesIn('/sys/kernel/mm/hugepages').flatMap((name) => hugepageSizeOf(name) ?? []);
   return found.version === 1 ? probeV1(found, hugepageSizes) : probeV2(found.root, hugepageSizes);
 }
 
 function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: string[]): CgroupFacts {
-  // A hierarchy that cannot be written is another's: its processes stay where they are.
+  // A read-only hierarchy belongs to another program and is not used.
   const mounts = new Map([...found.mounts].filter(([, mount]) => isWritable(mount)));
   const memory = mounts.get('memory');
   return {
@@ -63,7 +62,7 @@ function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: st
 }
 
 function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
-  // The root has no limits, so the kernel's files are looked for in any cgroup with a memory controller.
+  // The root has no limit files, so look in any cgroup with a memory controller.
   const limited = [join(root, v2PathOf('self') ?? '/'), ...namesIn(root).map((name) => join(root, name))].find((directory) =>
     existsSync(join(directory, 'memory.max')),
   );
@@ -76,16 +75,16 @@ function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
   };
 }
 
-/** Path of a process in the unified hierarchy, proc_pid_cgroup(5); null when there is no such process. */
+/** Returns the path of a process in the unified hierarchy, proc_pid_cgroup(5); null if the process does not exist. */
 const v2PathOf = (pid: number | 'self'): string | null => /^0::(.*)$/m.exec(readOrEmpty(`/proc/${pid}/cgroup`))?.[1] ?? null;
 
 /**
- * Makes a cgroup and those above it that are missing, in every hierarchy. One that is there already is taken as it is.
+ * Creates a cgroup and its missing ancestors, in every hierarchy. An existing cgroup is left unchanged.
  *
- * v1: cpuset's cpus and memory nodes are filled along the path, for no process can enter before.
- * v2: all controllers are enabled for the children of each cgroup above, not of the cgroup itself: it will hold processes.
+ * v1: cpuset.cpus and cpuset.mems are copied along the path, because no process can enter before they are set.
+ * v2: all controllers are enabled for the children of each ancestor, but not of the cgroup itself, which will contain processes.
  *
- * @throws {BerthError} INTERNAL; what was made of the cgroup itself is gone then.
+ * @throws {BerthError} INTERNAL; the cgroup itself is then removed.
  */
 export function createCgroup(facts: CgroupFacts, path: string): void {
   checkPath(path);
@@ -97,9 +96,9 @@ export function createCgroup(facts: CgroupFacts, path: string): void {
       return;
     } catch (error) {
       removeIfEmpty(facts, path);
-      // Another daemon with the same parent may have removed that, empty as it still was, between two of our steps.
+      // Another daemon may have removed the still empty parent between two steps.
       if (attempt === createAttemptsMax || !isErrno(error, 'ENOENT', 'ENODEV'))
-        throw internal(`creating cgroup ${path}: ${kernelReason(error)}`, error);
+        throw internal(`create cgroup ${path}: ${kernelReason(error)}`, error);
     }
   }
 }
@@ -123,7 +122,7 @@ function inheritCpuset(parent: string, directory: string, file: string): void {
   if (readText(`${directory}/${file}`) === '') writeFile(`${directory}/${file}`, readText(`${parent}/${file}`));
 }
 
-/** Before Linux 5.11 a child's memory counts for its parent only on request; since then always. */
+/** Before Linux 5.11, a child's memory counts for its parent only if this is set; since then always. */
 function useMemoryHierarchy(directory: string): void {
   const file = `${directory}/memory.use_hierarchy`;
   if (existsSync(file) && readText(file) === '0') writeFile(file, '1');
@@ -139,10 +138,10 @@ function createV2(root: string, components: readonly string[]): void {
 }
 
 /**
- * What cannot be enabled is left out, and a limit that needs it then fails with its own name.
+ * Enables all available controllers for the children. Controllers that cannot be enabled are skipped; writing a limit that needs one fails later.
  *
- * One by one only when the kernel dislikes one of them (`cpu` where real-time tasks run). In a cgroup with processes (EBUSY) none: of the
- * controllers that can divide threads it would take some, and with that make cgroups below unfit for processes (`domain invalid`).
+ * Enables one by one only if the kernel rejects one of them with EINVAL (`cpu` with real-time tasks). In a cgroup with processes (EBUSY) none is
+ * enabled: the kernel would accept the threaded controllers, and descendants could then not contain processes (`domain invalid`).
  */
 function enableControllers(directory: string): void {
   const file = `${directory}/cgroup.subtree_control`;
@@ -163,28 +162,28 @@ function enableInOneWrite(file: string, controllers: readonly string[]): string 
   }
 }
 
-/** By which name weights of block I/O are given: bfq's where that is loaded. The root has neither file, so any other cgroup is asked; v1 has bfq's only. */
+/** Returns the file for block I/O weights: that of bfq if it is loaded. The root has neither file, so its children are checked. v1 has only that of bfq. */
 export function ioWeightFile(facts: CgroupFacts): 'io.bfq.weight' | 'io.weight' {
   if (facts.version === 1) return 'io.bfq.weight';
   const anyHas = childrenOf(facts.root).some((name) => existsSync(`${facts.root}/${name}/io.bfq.weight`));
   return anyHas ? 'io.bfq.weight' : 'io.weight';
 }
 
-/** Restricts the devices of a cgroup that has no child yet. @throws {BerthError} INTERNAL. */
+/** Restricts the devices of a cgroup that has no children yet. @throws {BerthError} INTERNAL. */
 export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolicy): void {
   checkPath(path);
   try {
     if (facts.version === 2) setDeviceProgram(facts.root + path, policy.kind === 'all' ? null : policy.v2Program);
     else if (policy.kind === 'listed') setDevicesV1(facts, path, policy.v1Allows);
-    // v1, all: a new cgroup has its parent's devices.
+    // v1, all: a new cgroup inherits its parent's devices.
   } catch (error) {
-    throw internal(`setting the devices of cgroup ${path}: ${kernelReason(error)}`, error);
+    throw internal(`set the devices of cgroup ${path}: ${kernelReason(error)}`, error);
   }
 }
 
 function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly string[]): void {
   const mount = facts.mounts.get('devices');
-  if (mount === undefined) throw failedPrecondition('the node has no cgroup controller devices');
+  if (mount === undefined) throw failedPrecondition('the cgroup controller devices is not available');
   writeFile(`${mount}${path}/devices.deny`, 'a');
   const fd = openSync(`${mount}${path}/devices.allow`, constants.O_WRONLY);
   try {
@@ -194,7 +193,7 @@ function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly strin
   }
 }
 
-/** Paths of the cgroups of this name, wherever they are: for whoever has lost the path. Walks all of them. */
+/** Returns the paths of all cgroups with this name. Walks the whole hierarchy; for callers that have lost the path. */
 export async function findCgroups(facts: CgroupFacts, name: string): Promise<readonly string[]> {
   const paths = new Set<string>();
   for (const root of cgroupDirectories(facts, '')) {
@@ -203,14 +202,14 @@ export async function findCgroups(facts: CgroupFacts, name: string): Promise<rea
   return [...paths];
 }
 
-/** What a new process needs to be born in the cgroup, or to enter it. The fds are close-on-exec and the caller's to close. */
+/** The fds with which a new process is started in a cgroup. They are close-on-exec; the caller closes them. */
 export type CgroupFds =
   /** cgroup.procs of every hierarchy: the process writes `0` to each. */
   | { readonly version: 1; readonly procsFds: readonly number[] }
   /** The directory, for clone3(2) with CLONE_INTO_CGROUP. */
   | { readonly version: 2; readonly directoryFd: number };
 
-/** @throws {BerthError} INTERNAL, also when there is no such cgroup. */
+/** @throws {BerthError} INTERNAL, also if the cgroup does not exist. */
 export function openCgroup(facts: CgroupFacts, path: string): CgroupFds {
   checkPath(path);
   const procsFds: number[] = [];
@@ -220,47 +219,46 @@ export function openCgroup(facts: CgroupFacts, path: string): CgroupFds {
     return { version: 1, procsFds };
   } catch (error) {
     for (const fd of procsFds) closeSync(fd);
-    throw internal(`opening cgroup ${path}: ${kernelReason(error)}`, error);
+    throw internal(`open cgroup ${path}: ${kernelReason(error)}`, error);
   }
 }
 
 /**
- * openCgroup() for a process that joins a running one, such as an exec. A container that manages cgroups itself (systemd in it) may have
- * moved on: on v2 its own cgroup then takes no process any more, so the new one is born where `pid` is, if that is below `path`.
+ * Like openCgroup(), for a process that joins a running container, such as an exec. A container that manages cgroups itself (with systemd) may have moved
+ * its processes to child cgroups. On v2 its own cgroup then accepts no processes, so the new process starts in the cgroup of `pid`, if that is below `path`.
  *
- * @throws {BerthError} as openCgroup().
+ * @throws {BerthError} like openCgroup().
  */
 export function openProcessCgroup(facts: CgroupFacts, path: string, pid: number): CgroupFds {
   checkPath(path);
   const current = facts.version === 2 ? (v2PathOf(pid) ?? path) : path;
-  // What ends in ` (deleted)` or leads out of our root is not below.
+  // A path that ends in ` (deleted)` or leads out of the root is not below `path`.
   return openCgroup(facts, current.startsWith(`${path}/`) && existsSync(`${cgroupDirectories(facts, current)[0]}/cgroup.procs`) ? current : path);
 }
 
 /**
- * Removes a cgroup in every hierarchy, with those that the container made below it. Its processes have ended (killCgroup()).
- * Succeeds when there is none.
+ * Removes a cgroup and its descendants in every hierarchy. Its processes must have ended (killCgroup()). Succeeds if it does not exist.
  *
- * @throws {BerthError} INTERNAL when it stays busy.
+ * @throws {BerthError} INTERNAL if it stays busy.
  */
 export async function removeCgroup(facts: CgroupFacts, path: string, timeoutMs = removeTimeoutMs): Promise<void> {
   checkPath(path);
   const deadline = performance.now() + timeoutMs;
-  let left = cgroupDirectories(facts, path);
+  let remaining = cgroupDirectories(facts, path);
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
     const busy: string[] = [];
-    for (const directory of left) if (!(await removeTree(directory))) busy.push(directory);
+    for (const directory of remaining) if (!(await removeTree(directory))) busy.push(directory);
     if (busy.length === 0) return;
-    if (performance.now() >= deadline) throw internal(`removing cgroup ${path}: ${busy[0]} is still busy (EBUSY)${pidsIn(busy)}`);
-    left = busy;
+    if (performance.now() >= deadline) throw internal(`remove cgroup ${path}: ${busy[0]} is still busy (EBUSY)${pidsIn(busy)}`);
+    remaining = busy;
     await sleep(waitMs);
   }
 }
 
-/** @returns false when something in it is busy. */
+/** @returns false if a cgroup in the tree is busy. */
 async function removeTree(directory: string): Promise<boolean> {
   if (removeDirectory(directory)) return true;
-  // A container can have made many; others get their turn between two.
+  // A container can create many cgroups: yield to the event loop between two.
   await sleep(0);
   for (const name of childrenOf(directory)) await removeTree(`${directory}/${name}`);
   return removeDirectory(directory);
@@ -273,7 +271,7 @@ function removeDirectory(directory: string): boolean {
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return true;
     if (isErrno(error, 'EBUSY', 'ENOTEMPTY')) return false;
-    throw internal(`removing cgroup ${directory}: ${kernelReason(error)}`, error);
+    throw internal(`remove cgroup ${directory}: ${kernelReason(error)}`, error);
   }
 }
 
@@ -282,14 +280,14 @@ function pidsIn(directories: readonly string[]): string {
   return pids.length === 0 ? '' : `, processes ${[...new Set(pids)].join(' ')}`;
 }
 
-/** Removes a cgroup that holds neither processes nor other cgroups, such as a parent that berth made; else leaves it. */
+/** Removes a cgroup that has neither processes nor children, such as a parent that berth created. Otherwise leaves it. */
 export function removeIfEmpty(facts: CgroupFacts, path: string): void {
   checkPath(path);
   for (const directory of cgroupDirectories(facts, path)) {
     try {
       rmdirSync(directory);
     } catch {
-      // In use, or not there: both are fine.
+      // In use, or does not exist.
     }
   }
 }

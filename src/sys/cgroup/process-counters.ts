@@ -1,5 +1,5 @@
 /**
- * What the processes of a cgroup hold open. Reads /proc, some hundred entries a turn.
+ * Counts the open files of a cgroup's processes. Reads /proc, and yields to the event loop regularly.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -10,7 +10,7 @@ export type ProcessCounters = { readonly processes: number; readonly fds: number
 
 const fdsPerTurn = 256;
 
-/** All processes in the cgroup and below it. One that ends meanwhile counts for what was seen of it. */
+/** Counts all processes of the cgroup and its descendants. For a process that ends in the meantime, only part of its files may count. */
 export async function countOpenFiles(facts: CgroupFacts, path: string): Promise<ProcessCounters> {
   checkPath(path);
   const top = controllerDirectory(facts, path, 'pids') ?? controllerDirectory(facts, path, 'memory');
@@ -33,7 +33,7 @@ function fdsOf(pid: string): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`);
   } catch {
-    // It has ended.
+    // The process has ended.
     return [];
   }
 }
@@ -46,7 +46,7 @@ function isSocket(pid: string, fd: string): boolean {
   }
 }
 
-/** Soft limit of open files of a process; null when it has none, or has ended. */
+/** Returns the soft limit of open files of a process; null if it is unlimited, or the process has ended. */
 export function openFilesLimit(pid: number): number | null {
   try {
     const soft = /^Max open files\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'latin1'))?.[1];

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { treeOf } from './process-tree.ts';
 
-test('treeOf() finds descendants in any order and the session of the root, and nobody else', () => {
+test('treeOf() finds descendants in any order and the session of the root, and no other processes', () => {
   const members = [
     { pid: 30, parent: 20, session: 10 },
     { pid: 10, parent: 1, session: 10 },

@@ -1,5 +1,5 @@
 /**
- * Ends a process with all it has started, among the others of its cgroup.
+ * Kills a process and its descendants, but not the other processes of its cgroup.
  */
 import { readFileSync } from 'node:fs';
 import { isErrno } from '../call/ffi.ts';
@@ -8,27 +8,27 @@ import type { CgroupFacts } from './cgroup-facts.ts';
 import { processes } from './cgroup-processes.ts';
 
 const SIGKILL = 9;
-/** A tree that grows while it is cut: each round finds what the last one missed. */
+/** The tree may grow while it is being killed: each round finds processes that the last one missed. */
 const roundsMax = 20;
 
 type Member = { readonly pid: number; readonly parent: number; readonly session: number };
 
 /**
- * Kills a process, its descendants, and all of the session it leads, with SIGKILL.
+ * Kills a process, its descendants, and the session it leads, with SIGKILL.
  *
- * Whose parent has died already, and who has left the session, belongs to nobody any more and is not found.
+ * Processes that have left the session and whose parent has died are not found.
  */
 export async function killTree(facts: CgroupFacts, cgroupPath: string, root: number): Promise<void> {
   for (let round = 0; round < roundsMax; round++) {
     const members = (await processes(facts, cgroupPath)).flatMap(readMember);
-    const doomed = treeOf(members, root);
-    if (doomed.length === 0) return;
-    for (const pid of doomed) killProcess(pid);
+    const tree = treeOf(members, root);
+    if (tree.length === 0) return;
+    for (const pid of tree) killProcess(pid);
     await new Promise((resolve) => setTimeout(resolve, round));
   }
 }
 
-/** Members of the tree below `root`, itself included. Pure. */
+/** Returns the pids of the tree, including `root`. Pure. */
 export function treeOf(members: readonly Member[], root: number): number[] {
   const found = new Set([root]);
   for (let size = 0; size !== found.size; ) {
@@ -38,7 +38,7 @@ export function treeOf(members: readonly Member[], root: number): number[] {
   return members.filter(({ pid }) => found.has(pid)).map(({ pid }) => pid);
 }
 
-/** Zombies are left out: they are dead, and gone when their parent looks. */
+/** Zombies are skipped: they have ended, and disappear when their parent reaps them. */
 function readMember(pid: number): Member[] {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -49,7 +49,7 @@ function readMember(pid: number): Member[] {
   }
 }
 
-/** Kills one process with SIGKILL; one that has ended is fine. */
+/** Kills one process with SIGKILL. Succeeds if it has ended. */
 export function killProcess(pid: number): void {
   try {
     const pidfd = pidfdOpen(pid);
