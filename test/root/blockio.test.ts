@@ -54,7 +54,7 @@ test("a pod's class limits its containers on the disks that are there, and stays
 });
 
 test('a class that the node has not is refused by its name', async () => {
-  await assert.rejects(create(engine, 'fast'), /class of block I\/O "fast" is not on this node; there are slow/);
+  await assert.rejects(create(engine, 'fast'), /unknown block I\/O class "fast"; the classes of this node are slow/);
 });
 
 test('without classes on the node the annotation counts for nothing', async () => {

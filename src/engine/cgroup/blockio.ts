@@ -1,18 +1,19 @@
 /**
- * Classes of block I/O: which weights and rates of disks the annotations of a pod give its containers. Pure.
+ * Parses block I/O classes, which annotations of a pod select, and converts a class to cgroup values: weights and rate limits of disks. Pure.
  *
- * The file and the annotations are those of containerd and CRI-O (goresctrl's), the file as JSON, which they read as well:
+ * The file and the annotations are those of containerd and CRI-O (goresctrl). The file must be JSON, which they accept as well:
  * `{"Classes": {"slow": [{"Weight": 50}, {"Devices": ["/dev/sd[a-z]"], "ThrottleReadBps": "10M"}]}}`.
  */
 import { invalidArgument, reasonOf } from '../../lib/errors.ts';
 import { parseQuantity } from '../../lib/quantity.ts';
 
-/** For all devices, or for those that `devices` match; in the order of the file, later ones win. */
+/** An entry of a class. Later entries of the file win. */
 type BlockioRule = {
+  /** Patterns of devices; null: all devices. */
   readonly devices: readonly string[] | null;
   /** 10 to 1000. */
   readonly weight?: number;
-  /** A second, by their names in io.max. */
+  /** Bytes or operations per second, by their names in io.max. */
   readonly rates: Readonly<Record<string, number>>;
 };
 
@@ -27,62 +28,62 @@ const rateFields: Readonly<Record<string, string>> = {
 const fields = new Set(['Devices', 'Weight', ...Object.keys(rateFields)]);
 const [weightMin, weightMax] = [10, 1000];
 
-/** @throws {BerthError} INVALID_ARGUMENT that says what in the text is wrong. */
+/** Parses the file. @throws {BerthError} INVALID_ARGUMENT for invalid text. */
 export function parseBlockioClasses(text: string): BlockioClasses {
   let document: unknown;
   try {
     document = JSON.parse(text);
   } catch (error) {
-    throw invalidArgument(`classes of block I/O: no JSON: ${reasonOf(error)}`, error);
+    throw invalidArgument(`block I/O classes: invalid JSON: ${reasonOf(error)}`, error);
   }
   const classes = isRecord(document) ? document['Classes'] : undefined;
-  if (!isRecord(classes)) throw invalidArgument('classes of block I/O: there is no object Classes');
+  if (!isRecord(classes)) throw invalidArgument('block I/O classes: missing object Classes');
   return new Map(Object.entries(classes).map(([name, rules]) => [name, listOf(name, rules).map((rule) => toRule(name, rule))]));
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function listOf(name: string, value: unknown): readonly unknown[] {
-  if (!Array.isArray(value)) throw invalidArgument(`class of block I/O ${name}: it is no list`);
+  if (!Array.isArray(value)) throw invalidArgument(`block I/O class ${name}: must be a list`);
   return value;
 }
 
 function toRule(name: string, value: unknown): BlockioRule {
-  const refuse = (what: string, cause?: unknown) => invalidArgument(`class of block I/O ${name}: ${what}`, cause);
-  if (!isRecord(value)) throw refuse('an entry is no object');
-  for (const key of Object.keys(value)) if (!fields.has(key)) throw refuse(`there is no field ${key}; there are ${[...fields].join(', ')}`);
+  const invalid = (reason: string, cause?: unknown) => invalidArgument(`block I/O class ${name}: ${reason}`, cause);
+  if (!isRecord(value)) throw invalid('entries must be objects');
+  for (const key of Object.keys(value)) if (!fields.has(key)) throw invalid(`unknown field ${key}; want one of ${[...fields].join(', ')}`);
   const amountOf = (field: string): number => {
     try {
       return Number(parseQuantity(String(value[field])));
     } catch (error) {
-      throw refuse(`${field}: ${reasonOf(error)}`, error);
+      throw invalid(`${field}: ${reasonOf(error)}`, error);
     }
   };
   const rates = Object.entries(rateFields).flatMap(([field, rate]) => (value[field] === undefined ? [] : [[rate, amountOf(field)] as const]));
   const zero = rates.find(([, amount]) => amount <= 0);
-  if (zero !== undefined) throw refuse(`a rate of ${zero[1]} would let nothing through`);
+  if (zero !== undefined) throw invalid(`rate ${zero[1]} must be greater than 0`);
   const devices = value['Devices'] === undefined ? null : listOf(name, value['Devices']).map(String);
-  if (devices === null && rates.length > 0) throw refuse('rates are given without Devices');
+  if (devices === null && rates.length > 0) throw invalid('rates require Devices');
   if (value['Weight'] === undefined) return { devices, rates: Object.fromEntries(rates) };
   const weight = amountOf('Weight');
-  if (weight < weightMin || weight > weightMax) throw refuse(`Weight ${weight} is not between ${weightMin} and ${weightMax}`);
+  if (weight < weightMin || weight > weightMax) throw invalid(`invalid Weight ${weight}: must be from ${weightMin} to ${weightMax}`);
   return { devices, weight, rates: Object.fromEntries(rates) };
 }
 
 type Annotations = Readonly<Record<string, string>>;
 
-/** The class that a container shall have: its own annotation, the pod's for it, the pod's for all. */
+/** Returns the class of a container: its own annotation, else the pod's for this container, else the pod's for all containers. */
 export function blockioClassOf(containerName: string, container: Annotations, pod: Annotations): string | undefined {
   const prefix = 'blockio.resources.beta.kubernetes.io';
   return container['io.kubernetes.cri.blockio-class'] ?? pod[`${prefix}/container.${containerName}`] ?? pod[`${prefix}/pod`];
 }
 
 /**
- * What a class comes to, as values of cgroup v2 files by name.
+ * Returns the values of a class by cgroup v2 file.
  *
- * @param devicesLike numbers (`8:0`) of the disks that a pattern matches.
- * @param weightFile the kernel's: bfq's where that is loaded.
- * @throws {BerthError} INVALID_ARGUMENT for a class that is not there.
+ * @param devicesLike returns the numbers (`8:0`) of the disks that match a pattern.
+ * @param weightFile `io.bfq.weight` if the BFQ scheduler is loaded.
+ * @throws {BerthError} INVALID_ARGUMENT for an unknown class.
  */
 export function blockioValues(
   classes: BlockioClasses,
@@ -92,7 +93,7 @@ export function blockioValues(
 ): Record<string, string> {
   const rules = classes.get(name);
   if (rules === undefined)
-    throw invalidArgument(`class of block I/O ${JSON.stringify(name)} is not on this node; there are ${[...classes.keys()].join(', ')}`);
+    throw invalidArgument(`unknown block I/O class ${JSON.stringify(name)}; the classes of this node are ${[...classes.keys()].join(', ')}`);
   const weights = new Map<string, number>();
   const rates = new Map<string, BlockioRule['rates']>();
   for (const rule of rules) {
@@ -113,5 +114,5 @@ export function blockioValues(
   return Object.fromEntries(Object.entries(lines).flatMap(([file, each]) => (each.length === 0 ? [] : [[file, each.join('\n')]])));
 }
 
-/** io.weight goes from 1 to 10000: a line through both ends, as runc has it. */
+/** Maps the weight linearly to the range of io.weight, 1 to 10000, as in runc. */
 const ioWeight = (weight: number): number => 1 + Math.floor(((weight - weightMin) * 9999) / (weightMax - weightMin));

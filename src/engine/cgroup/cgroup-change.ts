@@ -1,41 +1,42 @@
 /**
- * What both versions of cgroups need to plan a change of resources: its shape, its checks, and the meaning of the memory limits. Pure.
+ * Checks changes of resources and resolves memory limits, for both versions of cgroups. Pure.
  */
 import { type BerthError, failedPrecondition, invalidArgument } from '../../lib/errors.ts';
 import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import type { Resources } from '../state/spec.ts';
 
-/** `change` is what was asked for; `before` and `after` are the whole, for writes whose order or value depends on the rest. */
+/** `change` is the request. `before` and `after` are all resources, for writes whose order or value depends on other fields. */
 export type ResourceChange = { readonly before: Resources; readonly change: Resources; readonly after: Resources };
 
-/** The kernel's default, and ours for a quota without a period. Documentation/scheduler/sched-bwc.rst. */
+/** The kernel's default period, used for a quota without a period: Documentation/scheduler/sched-bwc.rst. */
 export const cpuPeriodDefaultUs = 100_000;
-/** Bounds of a period and the least quota: kernel/sched/core.c, tg_set_cfs_bandwidth(). */
+/** Bounds of the period, and the minimum quota: tg_set_cfs_bandwidth() of kernel/sched/core.c. */
 const cpuPeriodMinUs = 1_000;
 const cpuPeriodMaxUs = 1_000_000;
 const cpuQuotaMinUs = 1_000;
 
-/** @throws {BerthError} INVALID_ARGUMENT for what the kernel would call an invalid argument without saying why. */
+/** Checks values that the kernel would reject with EINVAL and without a reason. @throws {BerthError} INVALID_ARGUMENT. */
 export function checkResources(resources: Resources): void {
   const { cpuPeriodUs, cpuQuotaUs, cpusetCpus, cpusetMems } = resources;
   if (cpuPeriodUs !== undefined && !(cpuPeriodUs >= cpuPeriodMinUs && cpuPeriodUs <= cpuPeriodMaxUs)) {
-    throw invalidArgument(`cpu period ${cpuPeriodUs} us is not between ${cpuPeriodMinUs} and ${cpuPeriodMaxUs} us`);
+    throw invalidArgument(`invalid cpu period ${cpuPeriodUs} us: must be from ${cpuPeriodMinUs} to ${cpuPeriodMaxUs} us`);
   }
   if (cpuQuotaUs !== undefined && cpuQuotaUs >= 0 && cpuQuotaUs < cpuQuotaMinUs) {
-    throw invalidArgument(`cpu quota ${cpuQuotaUs} us is below the least one, ${cpuQuotaMinUs} us`);
+    throw invalidArgument(`invalid cpu quota ${cpuQuotaUs} us: must be at least ${cpuQuotaMinUs} us`);
   }
   for (const list of [cpusetCpus, cpusetMems]) {
-    if (list !== undefined && !/^[\d,:/-]*$/.test(list)) throw invalidArgument(`cpuset ${JSON.stringify(list)} is no list of numbers and ranges`);
+    if (list !== undefined && !/^[\d,:/-]*$/.test(list))
+      throw invalidArgument(`invalid cpuset ${JSON.stringify(list)}: want a list of numbers and ranges`);
   }
   for (const { pageSize } of resources.hugepageLimits ?? []) {
-    if (!/^\d+[KMG]B$/.test(pageSize)) throw invalidArgument(`huge page size ${JSON.stringify(pageSize)} is not written as in 2MB`);
+    if (!/^\d+[KMG]B$/.test(pageSize)) throw invalidArgument(`invalid huge page size ${JSON.stringify(pageSize)}: want a size such as 2MB`);
   }
   memoryLimits(resources);
   const [burst, quota] = [cpuBurstUs(resources), effectiveQuotaUs(resources)];
-  if (quota >= 0 && burst > quota) throw invalidArgument(`cpu burst ${burst} us is above the quota, ${quota} us`);
+  if (quota >= 0 && burst > quota) throw invalidArgument(`invalid cpu burst ${burst} us: exceeds the quota of ${quota} us`);
 }
 
-/** Microseconds of saved cpu time that may be used beyond the quota: only by name. Documentation/scheduler/sched-bwc.rst. */
+/** Returns the microseconds of unused cpu time that may exceed the quota, which only `unified` can set: Documentation/scheduler/sched-bwc.rst. */
 export const cpuBurstUs = ({ unified }: Resources): number => Number(unified?.['cpu.max.burst'] ?? 0);
 
 /** -1: unlimited. */
@@ -46,13 +47,16 @@ function effectiveQuotaUs({ unified, cpuQuotaUs = -1 }: Resources): number {
 
 const isIdle = ({ unified }: Resources): boolean => unified?.['cpu.idle']?.trim() === '1';
 
-/** The kernel refuses any while cpu.idle is set, and has forgotten them when it is cleared. kernel/sched/fair.c, sched_group_set_shares(). */
+/**
+ * Returns the cpu shares to write. While cpu.idle is set, the kernel rejects them; when it is cleared, they have been reset: sched_group_set_shares()
+ * of kernel/sched/fair.c.
+ */
 export function sharesToWrite({ before, change, after }: ResourceChange): number | undefined {
   if (isIdle(after)) return undefined;
   return isIdle(before) ? after.cpuShares : change.cpuShares;
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION when a limit is asked for that this node cannot keep. */
+/** @throws {BerthError} FAILED_PRECONDITION for a limit whose controller the node does not have. */
 export function checkControllers(change: Resources, facts: CgroupFacts): void {
   const isCpu = change.cpuShares !== undefined || change.cpuQuotaUs !== undefined || change.cpuPeriodUs !== undefined;
   const needs: readonly (readonly [boolean, string, string])[] = [
@@ -66,53 +70,57 @@ export function checkControllers(change: Resources, facts: CgroupFacts): void {
 }
 
 function missingController(controller: string, what: string): BerthError {
-  return failedPrecondition(`limiting ${what}: the node has no cgroup controller ${controller}`);
+  return failedPrecondition(`limit ${what}: the node has no cgroup controller ${controller}`);
 }
 
-/** Bytes of memory, and of memory plus swap; -1: unlimited; undefined: none of our business. */
+/** Bytes of memory, and of memory plus swap; -1: unlimited; undefined: not set by berth. */
 export type MemoryLimits = { readonly memory: number | undefined; readonly total: number | undefined };
 
 /**
- * The limits in force. Without a limit of memory plus swap it equals that of memory: a container that was promised memory gets no swap.
+ * Returns the effective limits. If memory plus swap is not limited, its limit is that of memory: a container with a memory limit gets no swap.
  *
- * @throws {BerthError} INVALID_ARGUMENT when memory plus swap is less than memory.
+ * @throws {BerthError} INVALID_ARGUMENT if memory plus swap is less than memory, or limited without memory.
  */
 export function memoryLimits(resources: Resources): MemoryLimits {
   const { memoryLimitBytes: memory, memorySwapLimitBytes: total } = resources;
   if (memory === undefined) {
-    if (total !== undefined && total >= 0) throw invalidArgument(`limit of memory plus swap ${total} bytes is given without a memory limit`);
+    if (total !== undefined && total >= 0) throw invalidArgument(`invalid limit of memory plus swap ${total} bytes: requires a memory limit`);
     return { memory: undefined, total: undefined };
   }
   if (total === undefined) return { memory, total: memory };
   if (total >= 0 && (memory < 0 || total < memory)) {
-    throw invalidArgument(`limit of memory plus swap ${total} bytes is below the memory limit ${memory < 0 ? 'unlimited' : `${memory} bytes`}`);
+    throw invalidArgument(
+      `invalid limit of memory plus swap ${total} bytes: below the memory limit (${memory < 0 ? 'unlimited' : `${memory} bytes`})`,
+    );
   }
   return { memory, total };
 }
 
-/** @throws {BerthError} FAILED_PRECONDITION: swap shall be limited, and the kernel does not count it. */
+/** @throws {BerthError} FAILED_PRECONDITION for a swap limit if the kernel has no swap accounting. */
 export function checkSwap(limits: MemoryLimits, facts: CgroupFacts): void {
   const { memory, total } = limits;
   if (!facts.hasSwapAccounting && total !== undefined && total >= 0 && total !== memory) {
-    throw failedPrecondition(`limiting memory plus swap to ${total} bytes: the kernel counts no swap (swapaccount=1)`);
+    throw failedPrecondition(`limit memory plus swap to ${total} bytes: the kernel has no swap accounting (swapaccount=1)`);
   }
 }
 
 /**
- * Limits of huge pages, usage and reservation. The kubelet sends every size of the node with 0, so 0 asks nothing of a node without the controller.
+ * Returns the writes that limit usage and reservation of huge pages. The kubelet sends 0 for every page size of the node, so 0 is ignored if the node
+ * does not have the controller or the page size.
  *
- * @param file name of the limit's file for a page size and part ('' or 'rsvd.').
+ * @param file returns the name of the limit's file for a page size and a part ('' or 'rsvd.').
+ * @throws {BerthError} FAILED_PRECONDITION for another limit that the node does not support.
  */
 export function planHugepages(change: Resources, facts: CgroupFacts, file: (pageSize: string, part: '' | 'rsvd.') => string): CgroupWrite[] {
   return (change.hugepageLimits ?? []).flatMap(({ pageSize, limitBytes }) => {
     const isKnown = facts.controllers.has('hugetlb') && facts.hugepageSizes.includes(pageSize);
     if (!isKnown && limitBytes === 0) return [];
     if (!facts.controllers.has('hugetlb')) throw missingController('hugetlb', `huge pages of ${pageSize}`);
-    if (!isKnown) throw failedPrecondition(`limiting huge pages of ${pageSize}: the node has no such page size`);
+    if (!isKnown) throw failedPrecondition(`limit huge pages of ${pageSize}: the node does not support this page size`);
     const value = String(limitBytes);
     return [
-      { controller: 'hugetlb', file: file(pageSize, ''), value, note: 'huge pages in use' },
-      // Since Linux 5.7; before, only use was limited.
+      { controller: 'hugetlb', file: file(pageSize, ''), value, note: 'huge pages used' },
+      // Since Linux 5.7. Older kernels limit only the usage.
       { controller: 'hugetlb', file: file(pageSize, 'rsvd.'), value, tolerate: 'missing' as const, note: 'huge pages reserved' },
     ];
   });

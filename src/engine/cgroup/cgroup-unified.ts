@@ -1,5 +1,5 @@
 /**
- * Values that are asked for by the name of a cgroup v2 file: checked, as writes, and as what cgroup v1 has instead. Pure.
+ * Checks `unified` values, which are requested by the name of a cgroup v2 file, and converts them to writes, also for cgroup v1. Pure.
  *
  * Files: Documentation/admin-guide/cgroup-v2.rst and Documentation/admin-guide/cgroup-v1/ of the kernel.
  */
@@ -10,10 +10,10 @@ import { isKeyedFile } from '../../sys/cgroup/cgroup-undo.ts';
 export type Unified = Readonly<Record<string, string>>;
 
 /**
- * The writes for values by name, in the order of the names given.
+ * Returns the writes for `unified` values, in their order.
  *
- * @throws {BerthError} INVALID_ARGUMENT for a name that is no file with a setting, or a value of several lines where a file has one;
- *   FAILED_PRECONDITION without the file's controller, and for what v1 has not.
+ * @throws {BerthError} INVALID_ARGUMENT for a file that has no setting, or for several lines if the file takes one;
+ *   FAILED_PRECONDITION if the node does not have the file's controller, or v1 has no such setting.
  */
 export function planUnified(unified: Unified, facts: CgroupFacts): CgroupWrite[] {
   return Object.entries(unified).flatMap(([file, value]) => {
@@ -23,42 +23,43 @@ export function planUnified(unified: Unified, facts: CgroupFacts): CgroupWrite[]
     );
     return writes.map((write) => {
       if (write.controller !== 'cgroup' && !facts.controllers.has(write.controller))
-        throw failedPrecondition(`setting ${file}: the node has no cgroup controller ${write.controller}`);
-      return { ...write, note: 'as requested by name' };
+        throw failedPrecondition(`set ${file}: the node has no cgroup controller ${write.controller}`);
+      return { ...write, note: 'unified value' };
     });
   });
 }
 
-/** Values by name are the last word: they take the places of writes to the same files, and the others follow. */
-export function withUnified(writes: readonly CgroupWrite[], standing: readonly CgroupWrite[], changed: readonly CgroupWrite[]): CgroupWrite[] {
-  const named = Map.groupBy(standing, ({ file }) => file);
+/** Merges writes. `unified` values override other writes: they replace writes to the same files, and the rest is appended. */
+export function withUnified(writes: readonly CgroupWrite[], all: readonly CgroupWrite[], changed: readonly CgroupWrite[]): CgroupWrite[] {
+  const named = Map.groupBy(all, ({ file }) => file);
   const written = new Set(writes.map(({ file }) => file));
   return [...writes.flatMap((write) => named.get(write.file) ?? [write]), ...changed.filter(({ file }) => !written.has(file))];
 }
 
-/** Files that act on processes or memory, or on the tree, instead of holding a value. */
-const actingFiles = new Set(['procs', 'threads', 'kill', 'type', 'subtree_control', 'freeze'].map((name) => `cgroup.${name}`)).add('memory.reclaim');
+/** Files that trigger an action on processes, memory or the hierarchy instead of storing a value. */
+const actionFiles = new Set(['procs', 'threads', 'kill', 'type', 'subtree_control', 'freeze'].map((name) => `cgroup.${name}`)).add('memory.reclaim');
 
 function checkName(file: string): void {
-  // A write to a pressure file arms a trigger that lives as long as the writer.
-  const isActing = actingFiles.has(file) || (file.endsWith('.pressure') && file !== 'cgroup.pressure');
-  if (!/^[a-z]\w*(\.[\w-]+)+$/.test(file) || isActing)
-    throw invalidArgument(`unified cgroup value ${JSON.stringify(file)} is no file that holds a setting`);
+  // A write to a pressure file creates a trigger that exists only as long as the file is open.
+  const isAction = actionFiles.has(file) || (file.endsWith('.pressure') && file !== 'cgroup.pressure');
+  if (!/^[a-z]\w*(\.[\w-]+)+$/.test(file) || isAction)
+    throw invalidArgument(`invalid unified cgroup value ${JSON.stringify(file)}: not a file with a setting`);
 }
 
 const controllerOf = (file: string): string => file.slice(0, file.indexOf('.'));
 
-/** The kernel takes one line a write. An empty value is an empty line: it empties a list. */
+/** Splits a value into lines, because the kernel takes one line for each write. An empty value is an empty line, which clears a list. */
 function linesOf(file: string, value: string): readonly string[] {
   const lines = value.replace(/\n$/, '').split('\n');
-  if (lines.length > 1 && !isKeyedFile(file)) throw invalidArgument(`unified cgroup value ${file}: ${JSON.stringify(value)} is more than one line`);
+  if (lines.length > 1 && !isKeyedFile(file))
+    throw invalidArgument(`invalid unified cgroup value ${file}: ${JSON.stringify(value)} has more than one line`);
   return lines.map((line) => (line === '' ? '\n' : line));
 }
 
-type Place = Pick<CgroupWrite, 'controller' | 'file' | 'value'>;
+type FileValue = Pick<CgroupWrite, 'controller' | 'file' | 'value'>;
 
-/** Where v1 keeps the same, for what it has. */
-const v1Files: Readonly<Record<string, (value: string) => readonly Place[]>> = {
+/** The equivalent files of v1. */
+const v1Files: Readonly<Record<string, (value: string) => readonly FileValue[]>> = {
   'pids.max': (value) => [{ controller: 'pids', file: 'pids.max', value }],
   'cpu.idle': (value) => [{ controller: 'cpu', file: 'cpu.idle', value }],
   'cpu.max.burst': (value) => [{ controller: 'cpu', file: 'cpu.cfs_burst_us', value }],
@@ -69,14 +70,14 @@ const v1Files: Readonly<Record<string, (value: string) => readonly Place[]>> = {
   'io.bfq.weight': bfqWeight,
 };
 
-function onV1(file: string, value: string): readonly Place[] {
-  const places = v1Files[file];
-  if (places === undefined) throw failedPrecondition(`setting ${file}: it needs cgroup v2, this node has v1`);
-  return places(value);
+function onV1(file: string, value: string): readonly FileValue[] {
+  const convert = v1Files[file];
+  if (convert === undefined) throw failedPrecondition(`set ${file}: requires cgroup v2, this node has v1`);
+  return convert(value);
 }
 
-/** `default 100` or `8:0 100`. */
-function bfqWeight(line: string): readonly Place[] {
+/** Converts `default 100` or `8:0 100`. */
+function bfqWeight(line: string): readonly FileValue[] {
   const weight = /^(?:default )?(\d+)$/.exec(line)?.[1];
   return [
     weight === undefined
@@ -92,14 +93,14 @@ const throttleFiles: Readonly<Record<string, string>> = {
   wiops: 'blkio.throttle.write_iops_device',
 };
 
-/** `8:0 rbps=1000 wiops=max`, in v1 a file each. */
-function throttles(line: string): readonly Place[] {
+/** Converts `8:0 rbps=1000 wiops=max`. v1 has one file for each limit. */
+function throttles(line: string): readonly FileValue[] {
   const [device = '', ...limits] = line.split(' ');
   return limits.map((limit) => {
     const [, name = '', amount = ''] = /^(\w+)=(\d+|max)$/.exec(limit) ?? [];
     const file = throttleFiles[name];
     if (!/^\d+:\d+$/.test(device) || file === undefined)
-      throw invalidArgument(`unified cgroup value io.max: ${JSON.stringify(line)} is not like 8:0 rbps=1000`);
+      throw invalidArgument(`invalid unified cgroup value io.max: ${JSON.stringify(line)}; want a value such as 8:0 rbps=1000`);
     return { controller: 'blkio', file, value: `${device} ${amount === 'max' ? 0 : amount}` };
   });
 }

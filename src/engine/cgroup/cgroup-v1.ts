@@ -1,12 +1,12 @@
 /**
- * Resources as writes to the files of cgroup v1 controllers. Pure.
+ * Converts resources to writes to the files of cgroup v1 controllers. Pure.
  *
  * Files: Documentation/admin-guide/cgroup-v1/ and Documentation/scheduler/sched-bwc.rst of the kernel.
  */
 import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 
-/** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */
+/** Returns the writes for all fields except `unified` (cgroup-unified.ts). @throws {BerthError} FAILED_PRECONDITION for unsupported limits. */
 export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
   return [
     ...planCpu(change),
@@ -24,9 +24,9 @@ function planCpu(given: ResourceChange): CgroupWrite[] {
   if (change.cpuQuotaUs === undefined && change.cpuPeriodUs === undefined) return writes;
   const quotaUs = Math.max(-1, after.cpuQuotaUs ?? -1);
   const periodUs = after.cpuPeriodUs ?? cpuPeriodDefaultUs;
-  const quota: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_quota_us', value: String(quotaUs), note: 'cpu time in a period' };
-  const period: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_period_us', value: String(periodUs), note: 'length of a period' };
-  // The kernel refuses a ratio above the parent's, so the one in between must be no higher than the old and the new one.
+  const quota: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_quota_us', value: String(quotaUs), note: 'cpu time per period' };
+  const period: CgroupWrite = { controller: 'cpu', file: 'cpu.cfs_period_us', value: String(periodUs), note: 'length of the period' };
+  // The kernel rejects a ratio above the parent's. So the intermediate ratio must not exceed both the old and the new one.
   const isQuotaFirst = quotaUs < 0 || ((before.cpuQuotaUs ?? -1) >= 0 && periodUs < (before.cpuPeriodUs ?? cpuPeriodDefaultUs));
   return [...writes, ...(isQuotaFirst ? [quota, period] : [period, quota])];
 }
@@ -46,7 +46,7 @@ function planMemory({ before, change, after }: ResourceChange, facts: CgroupFact
   const memory: CgroupWrite = { controller: 'memory', file: 'memory.limit_in_bytes', value: limitValue(limits.memory), note: 'memory' };
   if (!facts.hasSwapAccounting) return [memory];
   const total: CgroupWrite = { controller: 'memory', file: 'memory.memsw.limit_in_bytes', value: limitValue(limits.total), note: 'memory plus swap' };
-  // Memory plus swap may at no time be less than memory.
+  // Memory plus swap must never be less than memory, not even between the two writes.
   const isGrowing = asBound(limits.total) > asBound(memoryLimits(before).total ?? -1);
   return isGrowing ? [total, memory] : [memory, total];
 }

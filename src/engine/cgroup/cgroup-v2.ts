@@ -1,5 +1,5 @@
 /**
- * Resources as writes to the files of a cgroup v2. Pure.
+ * Converts resources to writes to the files of cgroup v2. Pure.
  *
  * Files: Documentation/admin-guide/cgroup-v2.rst of the kernel.
  */
@@ -7,7 +7,7 @@ import type { CgroupFacts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts'
 import { checkSwap, cpuPeriodDefaultUs, memoryLimits, planHugepages, type ResourceChange, sharesToWrite } from './cgroup-change.ts';
 import { weightOfShares } from './cpu-weight.ts';
 
-/** The writes for all fields; values by name are cgroup-unified.ts. @throws {BerthError} FAILED_PRECONDITION for what the node cannot keep. */
+/** Returns the writes for all fields except `unified` (cgroup-unified.ts). @throws {BerthError} FAILED_PRECONDITION for unsupported limits. */
 export function planV2(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
   return [
     ...planCpu(change),
@@ -33,7 +33,7 @@ function planCpu(given: ResourceChange): CgroupWrite[] {
   const quota = after.cpuQuotaUs === undefined || after.cpuQuotaUs < 0 ? 'max' : String(after.cpuQuotaUs);
   return [
     ...writes,
-    { controller: 'cpu', file: 'cpu.max', value: `${quota} ${after.cpuPeriodUs ?? cpuPeriodDefaultUs}`, note: 'cpu time in a period' },
+    { controller: 'cpu', file: 'cpu.max', value: `${quota} ${after.cpuPeriodUs ?? cpuPeriodDefaultUs}`, note: 'cpu time per period' },
   ];
 }
 
@@ -51,9 +51,9 @@ function planMemory({ change, after }: ResourceChange, facts: CgroupFacts): Cgro
   if (limits.memory === undefined || limits.total === undefined) return [];
   const memory: CgroupWrite = { controller: 'memory', file: 'memory.max', value: limitValue(limits.memory), note: 'memory' };
   if (!facts.hasSwapAccounting) return [memory];
-  // v2 limits swap by itself, the request memory and swap together.
+  // v2 limits swap alone; the request limits memory plus swap.
   const swapBytes = limits.total < 0 ? -1 : limits.total - limits.memory;
-  // Before memory: what a lower memory limit pushes out needs the room that it was given.
+  // Swap first: a lower memory limit may need the new swap space.
   return [{ controller: 'memory', file: 'memory.swap.max', value: limitValue(swapBytes), note: 'swap' }, memory];
 }
 

@@ -23,7 +23,7 @@ const refusal = (code: string, message: RegExp) => (error: unknown) =>
 
 const MiB = 1024 * 1024;
 
-test('containerCgroupPath() joins parent and id and tidies slashes', () => {
+test('containerCgroupPath() joins parent and id and normalizes slashes', () => {
   assert.equal(containerCgroupPath('/kubepods/burstable/pod1', 'c1', '/berth'), '/kubepods/burstable/pod1/c1');
   assert.equal(containerCgroupPath('kubepods//pod1/', 'c1', '/berth'), '/kubepods/pod1/c1');
   assert.equal(containerCgroupPath('', 'c1', '/berth'), '/berth/c1');
@@ -31,13 +31,13 @@ test('containerCgroupPath() joins parent and id and tidies slashes', () => {
   assert.equal(containerCgroupPath(`/${'x'.repeat(255)}`, 'c1', '/berth'), `/${'x'.repeat(255)}/c1`);
 });
 
-test('containerCgroupPath() refuses parents that leave the hierarchy', () => {
+test('containerCgroupPath() rejects parents that leave the hierarchy', () => {
   for (const parent of ['/a/../b', '..', '/./a', '/a\0b', '/a\nb', `/${'x'.repeat(256)}`]) {
-    assert.throws(() => containerCgroupPath(parent, 'c1', '/berth'), refusal('INVALID_ARGUMENT', /is no name of a cgroup/), parent);
+    assert.throws(() => containerCgroupPath(parent, 'c1', '/berth'), refusal('INVALID_ARGUMENT', /invalid cgroup parent .*: invalid name/), parent);
   }
 });
 
-test('containerCgroupPath() refuses a systemd slice and names the setting', () => {
+test('containerCgroupPath() rejects a systemd slice and names the setting', () => {
   const parent = '/kubepods.slice/kubepods-pod1.slice';
   assert.throws(() => containerCgroupPath(parent, 'c1', '/berth'), refusal('INVALID_ARGUMENT', /systemd slice.*cgroupDriver/));
   assert.equal(containerCgroupPath('/system.slice/berth', 'c1', '/berth'), '/system.slice/berth/c1');
@@ -91,11 +91,11 @@ test('planCgroup() writes every value on v2, unified ones last', () => {
   ]);
 });
 
-test('planCgroup() writes nothing for resources that ask nothing', () => {
+test('planCgroup() writes nothing for empty resources', () => {
   for (const facts of [v1, v2]) assert.deepEqual(planCgroup({ cpuShares: 0, cpusetCpus: '', cpusetMems: '' }, facts), []);
 });
 
-test('planCgroup() turns -1 into unlimited', () => {
+test('planCgroup() converts -1 to unlimited', () => {
   const unlimited = { memoryLimitBytes: -1, cpuQuotaUs: -1 };
   assert.deepEqual(text(planCgroup(unlimited, v2)), ['cpu.max=max 100000', 'memory.swap.max=max', 'memory.max=max']);
   const onV1 = ['cpu.cfs_quota_us=-1', 'cpu.cfs_period_us=100000', 'memory.limit_in_bytes=-1', 'memory.memsw.limit_in_bytes=-1'];
@@ -103,28 +103,28 @@ test('planCgroup() turns -1 into unlimited', () => {
   assert.deepEqual(text(planCgroup({ memoryLimitBytes: MiB, memorySwapLimitBytes: -1 }, v2)), ['memory.swap.max=max', 'memory.max=1048576']);
 });
 
-test('planCgroup() gives no swap unless asked, and limits none where the kernel counts none', () => {
+test('planCgroup() allows no swap by default, and limits none if the kernel has no swap accounting', () => {
   assert.deepEqual(text(planCgroup({ memoryLimitBytes: MiB }, v2)), ['memory.swap.max=0', 'memory.max=1048576']);
-  const uncounted = { ...v2, hasSwapAccounting: false };
-  assert.deepEqual(text(planCgroup({ memoryLimitBytes: MiB, memorySwapLimitBytes: MiB }, uncounted)), ['memory.max=1048576']);
+  const withoutAccounting = { ...v2, hasSwapAccounting: false };
+  assert.deepEqual(text(planCgroup({ memoryLimitBytes: MiB, memorySwapLimitBytes: MiB }, withoutAccounting)), ['memory.max=1048576']);
   assert.deepEqual(text(planCgroup({ memoryLimitBytes: MiB, memorySwapLimitBytes: -1 }, { ...v1, hasSwapAccounting: false })), [
     'memory.limit_in_bytes=1048576',
   ]);
-  const asked = { memoryLimitBytes: MiB, memorySwapLimitBytes: MiB + 1 };
-  assert.throws(() => planCgroup(asked, uncounted), refusal('FAILED_PRECONDITION', /counts no swap/));
+  const requested = { memoryLimitBytes: MiB, memorySwapLimitBytes: MiB + 1 };
+  assert.throws(() => planCgroup(requested, withoutAccounting), refusal('FAILED_PRECONDITION', /no swap accounting/));
 });
 
-test('planCgroup() refuses memory plus swap below memory, and without memory', () => {
+test('planCgroup() rejects memory plus swap below memory, and without memory', () => {
   for (const facts of [v1, v2]) {
     const below = { memoryLimitBytes: MiB, memorySwapLimitBytes: MiB - 1 };
-    assert.throws(() => planCgroup(below, facts), refusal('INVALID_ARGUMENT', /1048575 bytes is below the memory limit 1048576 bytes/));
-    assert.throws(() => planCgroup({ memorySwapLimitBytes: MiB }, facts), refusal('INVALID_ARGUMENT', /without a memory limit/));
+    assert.throws(() => planCgroup(below, facts), refusal('INVALID_ARGUMENT', /1048575 bytes: below the memory limit \(1048576 bytes\)/));
+    assert.throws(() => planCgroup({ memorySwapLimitBytes: MiB }, facts), refusal('INVALID_ARGUMENT', /requires a memory limit/));
     assert.throws(() => planCgroup({ memoryLimitBytes: -1, memorySwapLimitBytes: MiB }, facts), refusal('INVALID_ARGUMENT', /unlimited/));
     assert.equal(planCgroup({ memoryLimitBytes: MiB, memorySwapLimitBytes: MiB }, facts).length, 2);
   }
 });
 
-test('planCgroup() keeps to the kernel bounds of quota and period', () => {
+test('planCgroup() checks the bounds of quota and period', () => {
   for (const facts of [v1, v2]) {
     assert.throws(() => planCgroup({ cpuQuotaUs: 999 }, facts), refusal('INVALID_ARGUMENT', /cpu quota 999 us/));
     assert.throws(() => planCgroup({ cpuPeriodUs: 999 }, facts), refusal('INVALID_ARGUMENT', /cpu period 999 us/));
@@ -134,7 +134,7 @@ test('planCgroup() keeps to the kernel bounds of quota and period', () => {
   }
 });
 
-test('planCgroup() refuses a limit without its controller', () => {
+test('planCgroup() rejects a limit without its controller', () => {
   const cases = [
     [{ memoryLimitBytes: MiB }, 'memory'],
     [{ cpuShares: 10 }, 'cpu'],
@@ -150,11 +150,14 @@ test('planCgroup() refuses a limit without its controller', () => {
   }
 });
 
-test('planCgroup() takes a huge page limit of 0 for a size or controller that the node has not', () => {
+test('planCgroup() accepts a huge page limit of 0 for a missing page size or controller', () => {
   const limits = [{ pageSize: '1GB', limitBytes: 0 }];
   assert.deepEqual(planCgroup({ hugepageLimits: limits }, v1), []);
   assert.deepEqual(planCgroup({ hugepageLimits: limits }, without(v2, 'hugetlb')), []);
-  assert.throws(() => planCgroup({ hugepageLimits: [{ pageSize: '1GB', limitBytes: 1 }] }, v2), refusal('FAILED_PRECONDITION', /no such page size/));
+  assert.throws(
+    () => planCgroup({ hugepageLimits: [{ pageSize: '1GB', limitBytes: 1 }] }, v2),
+    refusal('FAILED_PRECONDITION', /does not support this page size/),
+  );
   assert.throws(() => planCgroup({ hugepageLimits: [{ pageSize: '../x', limitBytes: 1 }] }, v2), refusal('INVALID_ARGUMENT', /2MB/));
   const [inUse, reserved] = planCgroup({ hugepageLimits: [{ pageSize: '2MB', limitBytes: 0 }] }, v1);
   assert.deepEqual([inUse?.tolerate, reserved?.tolerate], [undefined, 'missing']);
@@ -175,15 +178,15 @@ test('planCgroup() checks the names of unified values', () => {
     'memory.reclaim',
     'cpu.pressure',
   ]) {
-    assert.throws(() => planCgroup({ unified: { [name]: '1' } }, v2), refusal('INVALID_ARGUMENT', /no file that holds a setting/), name);
+    assert.throws(() => planCgroup({ unified: { [name]: '1' } }, v2), refusal('INVALID_ARGUMENT', /not a file with a setting/), name);
   }
-  assert.throws(() => planCgroup({ unified: { 'rdma.max': '1' } }, v2), refusal('FAILED_PRECONDITION', /setting rdma.max.*controller rdma/));
-  assert.throws(() => planCgroup({ unified: { 'memory.high': '1' } }, v1), refusal('FAILED_PRECONDITION', /memory.high.*needs cgroup v2/));
+  assert.throws(() => planCgroup({ unified: { 'rdma.max': '1' } }, v2), refusal('FAILED_PRECONDITION', /set rdma.max.*controller rdma/));
+  assert.throws(() => planCgroup({ unified: { 'memory.high': '1' } }, v1), refusal('FAILED_PRECONDITION', /memory.high.*requires cgroup v2/));
   assert.deepEqual(text(planCgroup({ unified: { 'hugetlb.2MB.max': '0' } }, v2)), ['hugetlb.2MB.max=0']);
 });
 
-test('planCgroup() refuses a cpuset that is no list', () => {
-  for (const list of ['0\n1', 'all', '0;1']) assert.throws(() => planCgroup({ cpusetCpus: list }, v1), refusal('INVALID_ARGUMENT', /no list/));
+test('planCgroup() rejects an invalid cpuset', () => {
+  for (const list of ['0\n1', 'all', '0;1']) assert.throws(() => planCgroup({ cpusetCpus: list }, v1), refusal('INVALID_ARGUMENT', /invalid cpuset/));
 });
 
 test('planCgroupUpdate() on v1 keeps memory at or below memory plus swap after every write', () => {
@@ -214,7 +217,7 @@ test('planCgroupUpdate() on v1 keeps memory at or below memory plus swap after e
   assert.deepEqual(kernel, { 'memory.limit_in_bytes': 8, 'memory.memsw.limit_in_bytes': 8 });
 });
 
-test('planCgroupUpdate() on v1 never passes the higher of the old and the new cpu ratio', () => {
+test('planCgroupUpdate() on v1 never exceeds the higher of the old and the new cpu ratio', () => {
   const steps: readonly (readonly [number, number])[] = [
     [50_000, 100_000],
     [5_000, 10_000],
@@ -227,18 +230,18 @@ test('planCgroupUpdate() on v1 never passes the higher of the old and the new cp
   const kernel = { quota: -1, period: 100_000 };
   const ratio = (quota: number, period: number): number => (quota < 0 ? Number.POSITIVE_INFINITY : quota / period);
   for (const [cpuQuotaUs, cpuPeriodUs] of steps) {
-    const most = Math.max(ratio(kernel.quota, kernel.period), ratio(cpuQuotaUs, cpuPeriodUs));
+    const ratioMax = Math.max(ratio(kernel.quota, kernel.period), ratio(cpuQuotaUs, cpuPeriodUs));
     const update = planCgroupUpdate(current, { cpuQuotaUs, cpuPeriodUs }, v1, null);
     for (const write of update.writes) {
       kernel[write.file === 'cpu.cfs_quota_us' ? 'quota' : 'period'] = Number(write.value);
-      assert.ok(ratio(kernel.quota, kernel.period) <= most, `${write.file}=${write.value}`);
+      assert.ok(ratio(kernel.quota, kernel.period) <= ratioMax, `${write.file}=${write.value}`);
     }
     current = update.resources;
   }
   assert.deepEqual(kernel, { quota: 10_000, period: 20_000 });
 });
 
-test('planCgroupUpdate() combines a part with what is in force', () => {
+test('planCgroupUpdate() merges a partial change with the current resources', () => {
   const current = { cpuQuotaUs: 50_000, cpuPeriodUs: 20_000, memoryLimitBytes: 64 * MiB, memorySwapLimitBytes: 96 * MiB };
   assert.deepEqual(text(planCgroupUpdate(current, { cpuQuotaUs: 30_000 }, v2, null).writes), ['cpu.max=30000 20000']);
   assert.deepEqual(text(planCgroupUpdate(current, { memoryLimitBytes: 80 * MiB }, v2, null).writes), [
@@ -249,7 +252,7 @@ test('planCgroupUpdate() combines a part with what is in force', () => {
   assert.deepEqual(planCgroupUpdate(current, { oomScoreAdj: 5 }, v2, null), { resources: { ...current, oomScoreAdj: 5 }, writes: [] });
 });
 
-test('planCgroupUpdate() refuses a memory limit below the use and gives both numbers', () => {
+test('planCgroupUpdate() rejects a memory limit below the usage and reports both numbers', () => {
   const current = { memoryLimitBytes: 64 * MiB };
   const usage = { memoryBytes: 32 * MiB };
   for (const facts of [v1, v2]) {
@@ -258,12 +261,12 @@ test('planCgroupUpdate() refuses a memory limit below the use and gives both num
     assert.equal(planCgroupUpdate(current, { memoryLimitBytes: 32 * MiB }, facts, usage).writes.length, 2);
     assert.equal(planCgroupUpdate(current, below, facts, null).writes.length, 2);
     assert.equal(planCgroupUpdate(current, { memoryLimitBytes: -1 }, facts, usage).writes.length, 2);
-    // Over its limit already, and asked for the same again with something else.
+    // The usage exceeds the limit already, and the request repeats the same limit.
     assert.equal(planCgroupUpdate(current, { memoryLimitBytes: 64 * MiB }, facts, { memoryBytes: 65 * MiB }).writes.length, 2);
   }
 });
 
-test('mergeResources() keeps what is not given and merges by name', () => {
+test('mergeResources() keeps absent fields and merges by name', () => {
   const current = { cpuShares: 5, unified: { 'memory.high': '1', 'memory.low': '2' }, hugepageLimits: [{ pageSize: '2MB', limitBytes: 1 }] };
   const wanted = { cpuQuotaUs: -1, unified: { 'memory.high': '3' }, hugepageLimits: [{ pageSize: '1GB', limitBytes: 0 }] };
   assert.deepEqual(mergeResources(current, wanted), {
@@ -278,13 +281,13 @@ test('mergeResources() keeps what is not given and merges by name', () => {
   assert.deepEqual(mergeResources({}, {}), {});
 });
 
-test('planCgroupUpdate() leaves what was named its last word when a field of the same file changes', () => {
+test('planCgroupUpdate() keeps a unified value if a field of the same file changes', () => {
   const current = { memoryLimitBytes: 32 * MiB, unified: { 'memory.swap.max': '1000' } };
   const { writes } = planCgroupUpdate(current, { memoryLimitBytes: 64 * MiB }, v2, null);
   assert.deepEqual(text(writes), ['memory.swap.max=1000', `memory.max=${64 * MiB}`]);
 });
 
-test('planCgroupUpdate() moves burst and quota in an order that keeps the burst within the quota', () => {
+test('planCgroupUpdate() writes burst and quota in an order that keeps the burst within the quota', () => {
   for (const [facts, burst] of [
     [v1, 'cpu.cfs_burst_us'],
     [v2, 'cpu.max.burst'],
@@ -294,11 +297,11 @@ test('planCgroupUpdate() moves burst and quota in an order that keeps the burst 
     assert.equal(order(20_000, 10_000)[0], `${burst}=10000`);
     assert.equal(order(10_000, 20_000).at(-1), `${burst}=20000`);
     const above = () => planCgroupUpdate(set(20_000), { cpuQuotaUs: 10_000 }, facts, null);
-    assert.throws(above, refusal('INVALID_ARGUMENT', /burst 20000 us is above the quota, 10000 us/));
+    assert.throws(above, refusal('INVALID_ARGUMENT', /burst 20000 us: exceeds the quota of 10000 us/));
   }
 });
 
-test('planCgroupUpdate() writes no shares while a container is idle, and those it has when it no longer is', () => {
+test('planCgroupUpdate() writes no shares while a container is idle, and restores them afterwards', () => {
   const idle = { cpuShares: 512, unified: { 'cpu.idle': '1' } };
   assert.deepEqual(text(planCgroup(idle, v2)), ['cpu.idle=1']);
   assert.deepEqual(planCgroupUpdate(idle, { cpuShares: 1024 }, v1, null).writes, []);
@@ -307,7 +310,7 @@ test('planCgroupUpdate() writes no shares while a container is idle, and those i
   assert.deepEqual(busy(v1), ['cpu.idle=0', 'cpu.shares=512']);
 });
 
-test('planCgroup() finds values by name on v1 where it has the same', () => {
+test('planCgroup() converts unified values to v1 if it has an equivalent', () => {
   const facts = { ...v1, controllers: new Set([...v1.controllers, 'blkio']) };
   const unified = { 'pids.max': '9', 'memory.low': 'max', 'io.max': '8:0 rbps=1000 wiops=max\n8:16 wbps=5' };
   assert.deepEqual(text(planCgroup({ unified }, facts)), [
@@ -321,15 +324,15 @@ test('planCgroup() finds values by name on v1 where it has the same', () => {
     assert.throws(() => planCgroup({ unified: { 'io.max': line } }, facts), refusal('INVALID_ARGUMENT', /io\.max/), line);
 });
 
-test('planCgroup() takes several lines only for files that have a line a device', () => {
+test('planCgroup() accepts several lines only for files with one line for each device', () => {
   assert.throws(
     () => planCgroup({ unified: { 'memory.max': '1\n2' } }, v2),
-    refusal('INVALID_ARGUMENT', /memory\.max: "1\\n2" is more than one line/),
+    refusal('INVALID_ARGUMENT', /memory\.max: "1\\n2" has more than one line/),
   );
   assert.deepEqual(text(planCgroup({ unified: { 'cpuset.cpus': '', 'memory.high': '5\n' } }, v2)), ['cpuset.cpus=\n', 'memory.high=5']);
 });
 
-test('planCgroupUpdate() refuses a named memory limit below use, as one by field', () => {
+test('planCgroupUpdate() rejects a unified memory limit below the usage', () => {
   const update = () => planCgroupUpdate({}, { unified: { 'memory.max': '1000' } }, v2, { memoryBytes: 2000 });
   assert.throws(update, refusal('FAILED_PRECONDITION', /1000 bytes is below the 2000 bytes/));
 });

@@ -1,7 +1,7 @@
 /**
- * Plans a container's cgroup: where it is, and which values are written to which file in which order.
+ * Plans a container's cgroup: its path, and the values to write to its files, in order.
  *
- * Pure: src/sys/cgroup/cgroups.ts makes the directories and does the writes. Device access is in device-rules.ts,
+ * Pure: src/sys/cgroup/cgroups.ts creates the directories and writes the values. Device access is in device-rules.ts,
  * oom_score_adj in the plan of the process.
  */
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
@@ -12,13 +12,13 @@ import { planUnified, withUnified } from './cgroup-unified.ts';
 import { planV1 } from './cgroup-v1.ts';
 import { planV2 } from './cgroup-v2.ts';
 
-/** Bytes of one path component: NAME_MAX. A line feed would break /proc/PID/cgroup, so the kernel refuses it. */
+/** NAME_MAX, in bytes. */
 const componentBytesMax = 255;
 
 /**
- * The cgroup of a container below its pod's, from the root of the hierarchies.
+ * Returns the path of a container's cgroup below its pod's, from the root of the hierarchies.
  *
- * @param parent as the kubelet sends it; '' stands for `defaultParent`.
+ * @param parent as the kubelet sends it; '' means `defaultParent`.
  * @returns `/kubepods/burstable/pod1/<name>`: absolute, no double slash, no `.` or `..`.
  * @throws {BerthError} INVALID_ARGUMENT for a path that leaves the hierarchy, and for a systemd slice.
  */
@@ -26,12 +26,13 @@ export function containerCgroupPath(parent: string, name: string, defaultParent:
   return `${parentCgroupPath(parent, defaultParent)}/${name}`;
 }
 
-/** The checked and tidied parent alone; '' for the root. @throws {BerthError} as containerCgroupPath(). */
+/** Returns the checked and normalized path of the parent; '' for the root. @throws {BerthError} as containerCgroupPath(). */
 export function parentCgroupPath(parent: string, defaultParent: string): string {
   const components = (parent === '' ? defaultParent : parent).split('/').filter((component) => component !== '');
   for (const component of components) {
+    // The kernel rejects a line feed, which would break /proc/PID/cgroup.
     if (component === '.' || component === '..' || /[\0\n]/.test(component) || Buffer.byteLength(component) > componentBytesMax) {
-      throw invalidArgument(`cgroup parent ${JSON.stringify(parent)}: ${JSON.stringify(component)} is no name of a cgroup`);
+      throw invalidArgument(`invalid cgroup parent ${JSON.stringify(parent)}: invalid name ${JSON.stringify(component)}`);
     }
   }
   if (components.at(-1)?.endsWith('.slice')) {
@@ -43,20 +44,20 @@ export function parentCgroupPath(parent: string, defaultParent: string): string 
 }
 
 /**
- * The writes for a cgroup that was just made, in order.
+ * Returns the writes for a new cgroup, in order.
  *
- * @throws {BerthError} INVALID_ARGUMENT for values that contradict each other or that no kernel takes,
- *   FAILED_PRECONDITION for a limit that this node has no controller for.
+ * @throws {BerthError} INVALID_ARGUMENT for values that are invalid or contradict each other,
+ *   FAILED_PRECONDITION for a limit whose controller the node does not have.
  */
 export function planCgroup(resources: Resources, facts: CgroupFacts): CgroupWrite[] {
   return planChange({ before: {}, change: resources, after: resources }, facts);
 }
 
 /**
- * The writes that lead from one set of resources to another while the container runs, and the resources afterwards.
- * To be applied all or none (updateCgroup() of src/sys/cgroup/cgroup-values.ts).
+ * Returns the writes that change the resources of a container, which may be running, and the resulting resources.
+ * Either all writes or none must be applied (updateCgroup() of src/sys/cgroup/cgroup-values.ts).
  *
- * @param usage what the container holds now and cannot give back (readMemoryUsage()); null when it is not running.
+ * @param usage the memory of the container that cannot be reclaimed (readMemoryUsage()); null if it is not running.
  * @throws {BerthError} as planCgroup(), and FAILED_PRECONDITION for a memory limit below `usage`.
  */
 export function planCgroupUpdate(
@@ -68,14 +69,14 @@ export function planCgroupUpdate(
   const after = mergeResources(current, wanted);
   const named = Number(wanted.unified?.['memory.max'] ?? Number.NaN);
   const limit = Number.isNaN(named) ? wanted.memoryLimitBytes : named;
-  // v1 would refuse after a long reclaim, v2 would kill.
+  // Otherwise v1 would fail after a long reclaim, and v2 would kill processes.
   if (usage !== null && limit !== undefined && limit >= 0 && limit !== current.memoryLimitBytes && limit < usage.memoryBytes) {
     throw failedPrecondition(`memory limit ${limit} bytes is below the ${usage.memoryBytes} bytes that the container uses`);
   }
   return { resources: after, writes: planChange({ before: current, change: wanted, after }, facts) };
 }
 
-/** `wanted` laid over `current`: a field that is undefined stays, `unified` and huge page limits merge by name. */
+/** Merges `wanted` into `current`: undefined fields are unchanged, `unified` and huge page limits are merged by name. */
 export function mergeResources(current: Resources, wanted: Resources): Resources {
   const given = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as Resources;
   const merged: Resources = { ...current, ...given };
@@ -92,10 +93,10 @@ function planChange(change: ResourceChange, facts: CgroupFacts): CgroupWrite[] {
   checkResources(change.after);
   checkControllers(change.change, facts);
   const writes = facts.version === 1 ? planV1(change, facts) : planV2(change, facts);
-  const [standing, changed] = [change.after, change.change].map(({ unified = {} }) => planUnified(unified, facts)) as [CgroupWrite[], CgroupWrite[]];
-  // A burst is never above the quota. While idle there are no shares.
+  const [all, changed] = [change.after, change.change].map(({ unified = {} }) => planUnified(unified, facts)) as [CgroupWrite[], CgroupWrite[]];
+  // The burst must never exceed the quota, and shares cannot be written while idle.
   const isFirst = ({ file }: CgroupWrite) => file === 'cpu.idle' || (burstFiles.has(file) && cpuBurstUs(change.after) < cpuBurstUs(change.before));
-  const { first = [], then = [] } = Object.groupBy(withUnified(writes, standing, changed), (write) => (isFirst(write) ? 'first' : 'then'));
+  const { first = [], then = [] } = Object.groupBy(withUnified(writes, all, changed), (write) => (isFirst(write) ? 'first' : 'then'));
   return [...first, ...then];
 }
 

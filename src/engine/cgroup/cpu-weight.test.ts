@@ -20,7 +20,7 @@ test('weightOfShares() follows the published table', () => {
   for (const [shares, weight] of table) assert.equal(weightOfShares(shares), weight, `${shares} shares`);
 });
 
-test('weightOfShares() never falls and stays within the bounds of cpu.weight', () => {
+test('weightOfShares() never decreases and stays within the bounds of cpu.weight', () => {
   let before = 0;
   for (let shares = 0; shares <= 262_144; shares += 61) {
     const weight = weightOfShares(shares);

@@ -1,5 +1,5 @@
 /**
- * CPU shares of cgroup v1 as a weight of cgroup v2. Pure.
+ * Converts CPU shares of cgroup v1 to a weight of cgroup v2. Pure.
  */
 
 const sharesMin = 2;
@@ -7,9 +7,9 @@ const sharesMax = 262_144;
 const weightMax = 10_000;
 
 /**
- * The weight for a number of shares: a curve through (2, 1), (1024, 100) and (262144, 10000), so that the default of one is the default
- * of the other. The curve is quadratic in the logarithms; a straight line would give a container with one CPU asked for a weight of 39.
- * Source of the curve: opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value, since runc 1.3.3.
+ * Returns the weight for a number of shares. The curve goes through (2, 1), (1024, 100) and (262144, 10000): it maps the default of v1 to that of v2.
+ * It is quadratic in the logarithms. A linear conversion would give a container with a request of one CPU a weight of only 39.
+ * Source: ConvertCPUSharesToCgroupV2Value of opencontainers/cgroups, since runc 1.3.3.
  */
 export function weightOfShares(shares: number): number {
   if (shares <= sharesMin) return 1;

@@ -23,15 +23,15 @@ const standardLines = [
   'c 10:200 rwm',
 ];
 
-test('deviceRules() gives a container the standard devices and lets it make any node', () => {
+test('deviceRules() allows the standard devices, and the creation of any node', () => {
   assert.deepEqual(listed([]).lines, standardLines);
 });
 
-test('deviceRules() gives a privileged container all devices', () => {
+test('deviceRules() allows all devices for a privileged container', () => {
   assert.deepEqual(deviceRules({ isPrivileged: true, requested: [{ type: 'block', major: 8, minor: 0, access: 'r' }] }), { kind: 'all' });
 });
 
-test('deviceRules() joins rules of one device, for an open needs its rights from one rule', () => {
+test('deviceRules() merges the rules of one device, because one rule must grant all access of an open', () => {
   const { lines } = listed([
     { type: 'block', major: 8, minor: 0, access: 'r' },
     { type: 'block', major: 8, minor: 0, access: 'w' },
@@ -40,14 +40,14 @@ test('deviceRules() joins rules of one device, for an open needs its rights from
   assert.deepEqual(lines, [...standardLines, 'b 8:0 rw']);
 });
 
-/** As bpftool(8) writes them, so that a change of the bytes can be read. */
-test('deviceRules() assembles the program byte for byte', () => {
+/** In the format of bpftool(8), so that changes are readable. */
+test('deviceRules() generates the expected program', () => {
   const { program } = listed([{ type: 'block', major: 259, minor: 7, access: 'r' }]);
   const words = Array.from({ length: program.length / 8 }, (_, index) => program.toString('hex', 8 * index, 8 * index + 8));
   const prologue = ['6112000000000000', '54020000ffff0000', '6113000000000000', '7403000010000000', '6114040000000000', '6115080000000000'];
   const allow = ['b700000001000000', '9500000000000000'];
-  const makeAnyChar = ['5502050002000000', 'bc31000000000000', '5401000001000000', '5d31020000000000', ...allow];
-  const makeAnyBlock = ['5502050001000000', 'bc31000000000000', '5401000001000000', '5d31020000000000', ...allow];
+  const mknodAnyChar = ['5502050002000000', 'bc31000000000000', '5401000001000000', '5d31020000000000', ...allow];
+  const mknodAnyBlock = ['5502050001000000', 'bc31000000000000', '5401000001000000', '5d31020000000000', ...allow];
   const device = (type: string, major: string, minor: string): string[] => [
     `55020400${type}000000`,
     `55040300${major}0000`,
@@ -56,19 +56,19 @@ test('deviceRules() assembles the program byte for byte', () => {
   ];
   assert.deepEqual(words, [
     ...prologue,
-    ...makeAnyChar,
-    ...makeAnyBlock,
+    ...mknodAnyChar,
+    ...mknodAnyBlock,
     ...['03', '05', '07', '08', '09'].flatMap((minor) => device('02', '0100', minor)),
     ...['00', '01', '02'].flatMap((minor) => device('02', '0500', minor)),
     ...['5502030002000000', '5504020088000000', ...allow],
     ...device('02', '0a00', 'c8'),
-    // The requested one: read only, so the access is tested too.
+    // The requested device is read-only, so the access is checked too.
     ...['5502070001000000', 'bc31000000000000', '5401000002000000', '5d31040000000000', '5504030003010000', '5505020007000000', ...allow],
     ...['b700000000000000', '9500000000000000'],
   ]);
 });
 
-test('deviceRules() programs decide as the lines of v1 do', () => {
+test('deviceRules() returns a program with the same decisions as the lines of v1', () => {
   const { program } = listed([
     { type: 'block', major: 259, minor: 7, access: 'r' },
     { type: 'char', major: 240, minor: 'any', access: 'rw' },
@@ -95,7 +95,7 @@ test('deviceRules() programs decide as the lines of v1 do', () => {
   }
 });
 
-/** An interpreter of the few instructions used, written from RFC 9669 and not from the assembler. */
+/** An interpreter for the instructions in use, written from RFC 9669 and independent of the generator. */
 function run(program: Buffer, request: { type: number; access: string; major: number; minor: number }): number {
   const bits = (request.access.includes('m') ? 1 : 0) | (request.access.includes('r') ? 2 : 0) | (request.access.includes('w') ? 4 : 0);
   const context = [(bits << 16) | request.type, request.major, request.minor];

@@ -1,24 +1,24 @@
 /**
- * Plans which devices a container may use: as lines for the devices controller of cgroup v1, and as a BPF program for v2.
+ * Plans which devices a container may use: lines for the devices controller of cgroup v1, and a BPF program for v2.
  *
- * Pure: src/sys/cgroup/cgroups.ts writes the lines or loads and attaches the program. The program is BPF_PROG_TYPE_CGROUP_DEVICE:
- * instructions of 8 bytes as in RFC 9669, context struct bpf_cgroup_dev_ctx of include/uapi/linux/bpf.h, little-endian machines only.
+ * Pure: src/sys/cgroup/cgroups.ts writes the lines, or loads and attaches the program. The program type is BPF_PROG_TYPE_CGROUP_DEVICE. Instructions
+ * have 8 bytes (RFC 9669); the context is struct bpf_cgroup_dev_ctx of include/uapi/linux/bpf.h. Little-endian machines only.
  */
 import assert from 'node:assert/strict';
 import type { DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
 
-/** May be opened or made. `any`: every number. */
+/** A device that may be opened or created. `any`: every number. */
 export type DeviceRule = {
   readonly type: 'char' | 'block';
   readonly major: number | 'any';
   readonly minor: number | 'any';
-  /** Any of `r` (open for reading), `w` (for writing), `m` (make the node). */
+  /** Any of `r` (open for reading), `w` (open for writing), `m` (mknod). */
   readonly access: string;
 };
 
 /** Numbers: Documentation/admin-guide/devices.txt. */
 const defaultRules: readonly DeviceRule[] = [
-  // A node can be made of any device, as tar does; it cannot be opened.
+  // Any node can be created, as tar does, but not opened.
   { type: 'char', major: 'any', minor: 'any', access: 'm' },
   { type: 'block', major: 'any', minor: 'any', access: 'm' },
   ...[3, 5, 7, 8, 9].map((minor): DeviceRule => ({ type: 'char', major: 1, minor, access: 'rwm' })), // null zero full random urandom
@@ -27,14 +27,14 @@ const defaultRules: readonly DeviceRule[] = [
   { type: 'char', major: 10, minor: 200, access: 'rwm' }, // /dev/net/tun
 ];
 
-/** @param requested devices beyond the standard ones; of no effect for a privileged container, which has all. */
+/** Returns the device policy of a container. `requested` are devices in addition to the standard ones; a privileged container may use all devices. */
 export function deviceRules(spec: { readonly isPrivileged: boolean; readonly requested: readonly DeviceRule[] }): DevicePolicy {
   if (spec.isPrivileged) return { kind: 'all' };
   const rules = mergeRules([...defaultRules, ...spec.requested]);
   return { kind: 'listed', v1Allows: rules.map(v1Line), v2Program: deviceProgram(rules) };
 }
 
-/** One rule a device: neither version allows one open for reading and writing by two rules. */
+/** Merges the rules of each device: in both versions, a single rule must allow an open for reading and writing. */
 function mergeRules(rules: readonly DeviceRule[]): DeviceRule[] {
   const merged = new Map<string, DeviceRule>();
   for (const rule of rules) {
@@ -46,16 +46,16 @@ function mergeRules(rules: readonly DeviceRule[]): DeviceRule[] {
   return [...merged.values()];
 }
 
-/** `c 1:3 rwm`: Documentation/admin-guide/cgroup-v1/devices.rst. */
+/** Returns `c 1:3 rwm`: Documentation/admin-guide/cgroup-v1/devices.rst. */
 function v1Line(rule: DeviceRule): string {
   const number = (value: number | 'any'): string => (value === 'any' ? '*' : String(value));
   return `${rule.type === 'char' ? 'c' : 'b'} ${number(rule.major)}:${number(rule.minor)} ${rule.access}`;
 }
 
 const r0 = 0; // result
-const r1 = 1; // context, later scratch
+const r1 = 1; // context, then scratch
 const r2 = 2; // device type
-const r3 = 3; // access asked for
+const r3 = 3; // requested access
 const r4 = 4; // major
 const r5 = 5; // minor
 
@@ -72,7 +72,7 @@ const typeNumber = { block: 1, char: 2 } as const;
 const accessBit: Readonly<Record<string, number>> = { m: 1, r: 2, w: 4 };
 const allAccess = 7;
 
-/** @param rules checked in order; the first that covers device and access allows it. None: refused. */
+/** Returns the BPF program. The rules are checked in order. The first that matches device and access allows it; without a match it is denied. */
 function deviceProgram(rules: readonly DeviceRule[]): Buffer {
   const load = [
     instruction(LDX_MEM_W, r2, r1, 0, 0),
@@ -82,17 +82,17 @@ function deviceProgram(rules: readonly DeviceRule[]): Buffer {
     instruction(LDX_MEM_W, r4, r1, 4, 0),
     instruction(LDX_MEM_W, r5, r1, 8, 0),
   ];
-  const refuse = [instruction(MOV64_K, r0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)];
-  return Buffer.concat([...load, ...rules.flatMap(ruleBlock), ...refuse]);
+  const deny = [instruction(MOV64_K, r0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)];
+  return Buffer.concat([...load, ...rules.flatMap(ruleBlock), ...deny]);
 }
 
-/** Tests that jump behind the block when they do not hold, then `return 1`. */
+/** Returns checks that jump past the block if they fail, followed by `return 1`. */
 function ruleBlock(rule: DeviceRule): Buffer[] {
   const access = [...rule.access].reduce((bits, letter) => bits | (accessBit[letter] ?? 0), 0);
   type Step = (toEnd: number) => Buffer;
   const steps: Step[] = [(toEnd) => instruction(JNE_K, r2, 0, toEnd, typeNumber[rule.type])];
   if (access !== allAccess) {
-    // All that is asked for must be in the rule: (asked & allowed) == asked.
+    // The rule must allow all of the requested access: (requested & allowed) == requested.
     steps.push(
       () => instruction(MOV32_X, r1, r3, 0, 0),
       () => instruction(AND32_K, r1, 0, 0, access),

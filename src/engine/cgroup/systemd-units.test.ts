@@ -7,7 +7,7 @@ import { parentSlice, scopeName, scopeProperties, slicePath, unitOf, unitPropert
 const refusal = (message: RegExp) => (error: unknown) =>
   error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && message.test(error.message);
 
-test('parentSlice() takes the last component, and the default for an empty parent', () => {
+test('parentSlice() returns the last component, and the default for an empty parent', () => {
   const pod = 'kubepods-burstable-pod0a1b_2c.slice';
   assert.equal(parentSlice(`/kubepods.slice/kubepods-burstable.slice/${pod}`, 'system.slice'), pod);
   assert.equal(parentSlice(pod, 'system.slice'), pod);
@@ -17,24 +17,24 @@ test('parentSlice() takes the last component, and the default for an empty paren
   assert.equal(parentSlice('-.slice', 'system.slice'), '-.slice');
 });
 
-test('parentSlice() refuses what is no slice, and names the setting', () => {
+test('parentSlice() rejects a path that is not a slice, and names the setting', () => {
   for (const parent of ['/kubepods/burstable/pod1', '/', '/a.slice/b', '/a.scope'])
-    assert.throws(() => parentSlice(parent, 'system.slice'), refusal(/is no systemd slice.*cgroupDriver/), parent);
+    assert.throws(() => parentSlice(parent, 'system.slice'), refusal(/is not a systemd slice.*cgroupDriver/), parent);
 });
 
-test('parentSlice() refuses names that systemd does not take', () => {
+test('parentSlice() rejects names that systemd does not accept', () => {
   for (const slice of ['.slice', '-a.slice', 'a-.slice', 'a--b.slice', '--.slice', 'a b.slice', 'a\n.slice', `${'x'.repeat(250)}.slice`])
-    assert.throws(() => parentSlice(slice, 'system.slice'), refusal(/is no name of a systemd slice/), slice);
+    assert.throws(() => parentSlice(slice, 'system.slice'), refusal(/invalid slice name/), slice);
   assert.equal(parentSlice(`${'x'.repeat(249)}.slice`, 'system.slice').length, 255);
 });
 
-test('slicePath() makes a directory of each dash', () => {
+test('slicePath() adds a directory for each dash', () => {
   assert.equal(slicePath('system.slice'), '/system.slice');
   assert.equal(slicePath('kubepods-burstable-podab_c.slice'), '/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_c.slice');
   assert.equal(slicePath('-.slice'), '');
 });
 
-test('unitOf() finds scope and slice of a path again, and leaves cgroups of another driver alone', () => {
+test('unitOf() returns scope and slice of a path, and null for cgroups of another driver', () => {
   const scope = scopeName('ab'.repeat(32), 'cri-berth');
   assert.equal(scope, `cri-berth-${'ab'.repeat(32)}.scope`);
   assert.deepEqual(unitOf(`/a.slice/a-b.slice/${scope}`), { scope, slice: 'a-b.slice' });
@@ -63,7 +63,7 @@ const unlimited = {
   CPUQuotaPerSecUSec: infinity,
 };
 
-test('scopeProperties() delegates, leaves shutdown to the kubelet, and keeps no failed unit', () => {
+test('scopeProperties() delegates the cgroup, leaves shutdown to the kubelet, and collects failed units', () => {
   assert.deepEqual(shown(scopeProperties('a-b.slice', 'a container')), {
     Description: 'a container',
     Slice: 'a-b.slice',
@@ -77,7 +77,7 @@ test('scopeProperties() delegates, leaves shutdown to the kubelet, and keeps no 
   });
 });
 
-test('unitProperties() says unlimited where nothing is written, so that no default of the node counts', () => {
+test('unitProperties() sets unlimited without a write, so that no default of the node applies', () => {
   assert.deepEqual(shown(unitProperties([], 252)), unlimited);
 });
 
@@ -111,7 +111,7 @@ test('unitProperties() has a property for each limit of cgroup v2', () => {
   });
 });
 
-test('unitProperties() rounds a quota up to whole per cent, as systemd keeps it', () => {
+test('unitProperties() rounds a quota up to whole percent, as systemd does', () => {
   const quota = (value: string) => shown(unitProperties(writes({ 'cpu.max': value }), 252))['CPUQuotaPerSecUSec'];
   assert.equal(quota('2500 100000'), 30_000n);
   assert.equal(quota('1000 1000000'), 10_000n);
@@ -120,17 +120,17 @@ test('unitProperties() rounds a quota up to whole per cent, as systemd keeps it'
   assert.equal(quota('max 100000'), infinity);
 });
 
-test('unitProperties() takes the last of several values, and leaves out what no property says', () => {
+test('unitProperties() uses the last of several values, and omits values without a property', () => {
   const twice = [...writes({ 'memory.max': '1' }), ...writes({ 'memory.max': 'max', 'memory.oom.group': '1', 'io.max': '8:0 rbps=1' })];
   assert.deepEqual(shown(unitProperties(twice, 252)), unlimited);
 });
 
-test('unitProperties() reads values as the kernel does: sizes with a unit, cpus by steps', () => {
+test('unitProperties() parses values like the kernel: sizes with a unit, cpu ranges with a stride', () => {
   const found = shown(unitProperties(writes({ 'memory.max': '64M', 'memory.low': '1g', 'cpuset.cpus': '0-7:1/4,9' }), 252));
   assert.deepEqual([found['MemoryMax'], found['MemoryLow'], found['AllowedCPUs']], [64n << 20n, 1n << 30n, [0b1_0001, 0b10]]);
 });
 
-test('unitProperties() says idle to a systemd that knows it', () => {
+test('unitProperties() sets idle if systemd supports it', () => {
   const weight = (version: number) => shown(unitProperties(writes({ 'cpu.idle': '1' }), version))['CPUWeight'];
   assert.deepEqual([weight(249), weight(252)], [infinity, 0n]);
 });

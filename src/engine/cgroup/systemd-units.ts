@@ -1,84 +1,86 @@
 /**
- * What systemd calls a container's cgroup: slices to paths, names of scopes, and cgroup values as properties of a unit. Pure.
+ * Maps cgroups to systemd units: paths of slices, names of scopes, and cgroup values as unit properties. Pure.
  *
- * Rules: systemd.slice(5), systemd.unit(5), systemd.resource-control(5); names of properties: org.freedesktop.systemd1(5).
+ * Rules: systemd.slice(5), systemd.unit(5), systemd.resource-control(5). Names of properties: org.freedesktop.systemd1(5).
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import type { CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
 import type { BusProperty } from '../../sys/systemd/sd-bus.ts';
 import { cpuPeriodDefaultUs } from './cgroup-change.ts';
 
-/** Of scopes: what reads cgroup paths finds the id behind it, as behind `cri-containerd`. `crio` is for cAdvisor, which takes no other. */
+/** Prefixes of scopes. Tools that parse cgroup paths expect the id after it, as with `cri-containerd`. `crio` is for cAdvisor, which needs it. */
 const scopePrefixes = ['cri-berth', 'crio'] as const;
 export type ScopePrefix = (typeof scopePrefixes)[number];
-/** Bytes of a unit's name: UNIT_NAME_MAX, with its final NUL 256. */
+/** UNIT_NAME_MAX (256, including the final NUL) without the NUL, in bytes. */
 const unitNameBytesMax = 255;
 
 /**
- * The slice that a pod's cgroup parent names: only its last component counts, for the name of a slice says where it is.
+ * Returns the slice of a pod's cgroup parent. Only the last component counts, because the name of a slice contains its path.
  *
- * @param parent as the kubelet sends it; '' stands for `defaultSlice`.
- * @throws {BerthError} INVALID_ARGUMENT for what is no slice.
+ * @param parent as the kubelet sends it; '' means `defaultSlice`.
+ * @throws {BerthError} INVALID_ARGUMENT if it is not a slice.
  */
 export function parentSlice(parent: string, defaultSlice: string): string {
   const slice = (parent === '' ? defaultSlice : parent).split('/').findLast((component) => component !== '') ?? '';
   if (!slice.endsWith('.slice')) {
-    throw invalidArgument(`cgroup parent ${parent} is no systemd slice, but the cgroup driver is systemd: set the kubelet's cgroupDriver to systemd`);
+    throw invalidArgument(
+      `cgroup parent ${parent} is not a systemd slice, but the cgroup driver is systemd: set the kubelet's cgroupDriver to systemd`,
+    );
   }
   const isName = slice === '-.slice' || /^[\w:.\\]+(-[\w:.\\]+)*\.slice$/.test(slice);
-  if (!isName || Buffer.byteLength(slice) > unitNameBytesMax)
-    throw invalidArgument(`cgroup parent ${parent}: ${slice} is no name of a systemd slice`);
+  if (!isName || Buffer.byteLength(slice) > unitNameBytesMax) throw invalidArgument(`invalid cgroup parent ${parent}: invalid slice name ${slice}`);
   return slice;
 }
 
-/** `/a.slice/a-b.slice` for `a-b.slice`: each dash is a level. '' for the root, `-.slice`. */
+/** Returns the path of a slice: `/a.slice/a-b.slice` for `a-b.slice`, because each dash is a level; '' for the root `-.slice`. */
 export function slicePath(slice: string): string {
   if (slice === '-.slice') return '';
   const parts = slice.slice(0, -'.slice'.length).split('-');
   return parts.map((_, i) => `/${parts.slice(0, i + 1).join('-')}.slice`).join('');
 }
 
+/** Returns the name of a container's scope. */
 export const scopeName = (id: string, prefix: ScopePrefix): string => `${prefix}-${id}.scope`;
 
-/** All names that the scope of this id may have. */
+/** Returns all possible names of a container's scope. */
 export const scopeNames = (id: string): string[] => scopePrefixes.map((prefix) => scopeName(id, prefix));
 
-/** The unit and the slice of a cgroup path that parentSlice() and scopeName() made; null for a cgroup of another driver. */
+/** Returns scope and slice of a cgroup path that was created with parentSlice() and scopeName(); null for a cgroup of another driver. */
 export function unitOf(path: string): { readonly scope: string; readonly slice: string } | null {
   const [scope = '', slice] = path.split('/').reverse();
   const hasPrefix = scopePrefixes.some((prefix) => scope.startsWith(`${prefix}-`));
-  // Without systemd, too, a cgroup may be called so, but in no slice.
+  // The cgroupfs driver may use the same name, but not in a slice.
   const isInSlice = slice === undefined || slice === '' || slice.endsWith('.slice');
   if (!hasPrefix || !scope.endsWith('.scope') || !isInSlice) return null;
   return { scope, slice: slice || '-.slice' };
 }
 
-/** What a container's scope is made with, beside its limits and the processes that begin it. */
+/** Returns the properties of a container's scope other than its limits and initial processes. */
 export function scopeProperties(slice: string, description: string): BusProperty[] {
   const text = (name: string, value: string): BusProperty => ({ name, value: { type: 's', value } });
   const flag = (name: string, value: boolean): BusProperty => ({ name, value: { type: 'b', value } });
   return [
     text('Description', description),
     text('Slice', slice),
-    // The cgroups below are the container's, and all controllers are enabled for the scope.
+    // systemd must not touch the cgroups inside the container, and enables all controllers for the scope.
     flag('Delegate', true),
-    // Containers end with the kubelet's graceful shutdown, not in the order of units.
+    // The kubelet's graceful shutdown ends containers, not systemd's shutdown order.
     flag('DefaultDependencies', false),
-    // A scope that failed does not stay as a name that is taken.
+    // Removes a failed scope, so that its name can be reused.
     text('CollectMode', 'inactive-or-failed'),
     ...['CPUAccounting', 'MemoryAccounting', 'IOAccounting', 'TasksAccounting'].map((name) => flag(name, true)),
   ];
 }
 
-/** Since systemd 252 a CPUWeight of 0 sets cpu.idle; those before refuse it. */
+/** A CPUWeight of 0 sets cpu.idle since systemd 252. Older versions reject it. */
 const idleSinceVersion = 252;
 
-/** 2^64 - 1: no limit, and for CPUWeight not set. */
+/** 2^64 - 1: unlimited; for CPUWeight: not set. */
 const infinity = 0xffff_ffff_ffff_ffffn;
-/** systemd keeps a quota as whole per cent of a cpu. */
+/** systemd stores a quota in whole percent of a cpu. */
 const percentUs = 10_000n;
 
-/** Files of values that are one number of a unit, `max` for none. Without a write all of them are unlimited, not what the node's defaults say. */
+/** Files whose value is one number or `max`, and their unit properties. Without a write the property is set to unlimited, not to the node's default. */
 const numbers: Readonly<Record<string, { readonly property: string; readonly unset: bigint }>> = {
   'cpu.weight': { property: 'CPUWeight', unset: infinity },
   'memory.min': { property: 'MemoryMin', unset: 0n },
@@ -90,11 +92,11 @@ const numbers: Readonly<Record<string, { readonly property: string; readonly uns
 };
 
 /**
- * Limits of a cgroup v2 as properties of its unit, so that systemd, whenever it applies all units anew, writes these and not its defaults.
- * What no property can say (memory.oom.group, huge pages, io.max) is left out: the caller writes all values to the files themselves as well.
+ * Returns the limits of a cgroup v2 as properties of its unit, so that systemd writes these instead of its defaults when it reapplies all units.
+ * Values without a property (memory.oom.group, huge pages, io.max) are omitted: the caller also writes all values to the files.
  *
- * @param writes all values of the cgroup; of several for a file the last one counts.
- * @param version of systemd.
+ * @param writes all values of the cgroup. The last one for each file counts.
+ * @param version the version of systemd.
  */
 export function unitProperties(writes: readonly CgroupWrite[], version: number): BusProperty[] {
   const values = new Map(writes.map(({ file, value }) => [file, value]));
@@ -111,7 +113,7 @@ function limitOf(value: string | undefined, unset: bigint): bigint {
   return digits === undefined ? infinity : BigInt(digits) << (10n * BigInt(1 + 'KMGT'.indexOf(unit.toUpperCase() || ' ')));
 }
 
-/** Rounded up: until the exact value is written again, the container gets rather more than less. */
+/** Rounds the quota up: until the exact value is written again, the container gets more, not less. */
 function cpuQuota(value: string | undefined): BusProperty[] {
   const [quota = 'max', period = cpuPeriodDefaultUs] = value?.trim().split(' ') ?? [];
   if (quota === 'max') return [number('CPUQuotaPerSecUSec', infinity)];
@@ -131,7 +133,7 @@ function cpusets(values: ReadonlyMap<string, string>): BusProperty[] {
   });
 }
 
-/** `0-2,9` as bytes, the lowest numbers in the first. `0-7:1/4`: one of each four. cpuset(7). */
+/** Converts `0-2,9` to bytes, lowest numbers first. `0-7:1/4` is one of every four: cpuset(7). */
 function bitmask(list: string): Uint8Array {
   const members = list.split(',').flatMap((range) => {
     const [, first, last = first, used = 1, group = 1] = /^(\d+)(?:-(\d+)(?::(\d+)\/(\d+))?)?$/.exec(range.trim()) ?? [];
