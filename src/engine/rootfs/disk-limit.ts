@@ -1,5 +1,5 @@
 /**
- * How much of the disk a container may take: annotations of its pod, for the CRI has no field for it.
+ * The disk limit of a container, from annotations, because the CRI has no field for it.
  *
  * Pure.
  */
@@ -7,12 +7,12 @@ import { invalidArgument } from '../../lib/errors.ts';
 import { parseQuantity } from '../../lib/quantity.ts';
 import type { ContainerSpec, SandboxSpec } from '../state/spec.ts';
 
-/** Of all containers of the pod, each for itself; on a container it counts before those of the pod. */
+/** On a pod: for each of its containers. On a container it overrides the pod's annotations. */
 const annotation = 'io.berth.disk-limit';
-/** With the name of a container behind it: of that one. */
+/** On a pod, followed by a container's name: for that container. */
 const namedPrefix = 'disk-limit.io.berth/';
 
-/** @throws {BerthError} INVALID_ARGUMENT for what is no quantity of Kubernetes, or none above 0. */
+/** @throws {BerthError} INVALID_ARGUMENT for an invalid Kubernetes quantity, or one that is not above 0. */
 export function diskLimit(
   pod: Pick<SandboxSpec, 'annotations'>,
   container: Pick<ContainerSpec, 'annotations' | 'metadata'>,
@@ -21,6 +21,7 @@ export function diskLimit(
   const text = container.annotations[annotation] ?? pod.annotations[named] ?? pod.annotations[annotation];
   if (text === undefined) return {};
   const bytes = parseQuantity(text);
-  if (bytes <= 0n || bytes > BigInt(Number.MAX_SAFE_INTEGER)) throw invalidArgument(`annotation for a disk limit: ${text} is no size in bytes`);
+  if (bytes <= 0n || bytes > BigInt(Number.MAX_SAFE_INTEGER))
+    throw invalidArgument(`disk limit annotation: ${text} is not a positive number of bytes`);
   return { diskLimitBytes: Number(bytes) };
 }

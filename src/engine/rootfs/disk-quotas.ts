@@ -1,7 +1,7 @@
 /**
- * A project quota for each container's directory, where the file system has them: what it takes is known at any time, and can be limited.
+ * Project quotas for containers' directories, where the file system supports them: disk usage is known at any time and can be limited.
  *
- * The number of a project is kept by the directory itself, so it outlives the daemon and goes with the directory.
+ * The project id is an attribute of the directory, so it survives the daemon and disappears with the directory.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, readdirSync, realpathSync } from 'node:fs';
@@ -12,26 +12,26 @@ import { limitProject, type ProjectUse, projectOf, readProject, readQuotaState, 
 
 export type DiskQuotas = {
   /**
-   * Puts the new, empty directory of a container into a project of its own.
+   * Assigns a new project to the new, empty directory of a container.
    *
-   * @param limitBytes undefined: none.
-   * @throws {BerthError} FAILED_PRECONDITION where there is to be a limit and none would hold.
+   * @param limitBytes undefined: no limit.
+   * @throws {BerthError} FAILED_PRECONDITION if a limit is requested and cannot be enforced.
    */
   readonly assign: (id: string, limitBytes?: number) => void;
-  /** Of the whole directory; null for one without a project. */
+  /** Usage of the whole directory; null if it has no project. */
   readonly usage: (id: string) => ProjectUse | null;
-  /** To be called when its directory is gone. Idempotent. */
+  /** Called after the directory was removed. Idempotent. */
   readonly forget: (id: string) => void;
 };
 
-/** A stretch of numbers that others leave alone, and in it one for each root directory. */
+/** A range of project ids that other programs do not use; each root directory uses a part of it. */
 const firstProject = 0x40000000;
-const stretches = 1 << 14;
-const stretchLength = 1 << 16;
+const ranges = 1 << 14;
+const rangeLength = 1 << 16;
 
-/** @param directory of the containers' directories. */
+/** @param directory that contains the containers' directories. */
 export function openDiskQuotas(directory: string): DiskQuotas {
-  // Kept for as long as the daemon lives, where there are quotas.
+  // Kept open while the daemon runs, if there are quotas.
   const fd = openSync(directory, 'r');
   const { isCounted, isEnforced } = readQuotaState(fd);
   if (!isCounted) closeSync(fd);
@@ -40,12 +40,12 @@ export function openDiskQuotas(directory: string): DiskQuotas {
     const project = projectOf(join(directory, id));
     if (project !== 0) projects.set(id, project);
   }
-  const first = firstProject + stretchOf(realpathSync(directory)) * stretchLength;
+  const first = firstProject + rangeOf(realpathSync(directory)) * rangeLength;
   return {
     assign: (id, limitBytes) => {
       if (limitBytes !== undefined && !isEnforced) {
         throw failedPrecondition(
-          `limiting what a container may write to ${limitBytes} bytes: the file system of ${directory} has no project quotas (ext4: -O project,quota and the mount option prjquota; xfs: the mount option prjquota)`,
+          `disk limit of ${limitBytes} bytes: the file system of ${directory} has no project quotas (ext4: -O project,quota and the mount option prjquota; xfs: the mount option prjquota)`,
         );
       }
       if (!isCounted) return;
@@ -67,7 +67,7 @@ export function openDiskQuotas(directory: string): DiskQuotas {
   };
 }
 
-/** Quotas can be switched off while the file system is in use. */
+/** Quotas can be disabled while the file system is mounted. */
 function unlessSwitchedOff(read: () => ProjectUse): ProjectUse | null {
   try {
     return read();
@@ -77,14 +77,14 @@ function unlessSwitchedOff(read: () => ProjectUse): ProjectUse | null {
   }
 }
 
-function stretchOf(path: string): number {
-  return createHash('sha256').update(path).digest().readUInt32LE(0) % stretches;
+function rangeOf(path: string): number {
+  return createHash('sha256').update(path).digest().readUInt32LE(0) % ranges;
 }
 
-/** One that has no files: those of another daemon on the same file system may have the same stretch. */
+/** Returns an id without files: another daemon on the same file system may use the same range. */
 function freeProject(fd: number, first: number, taken: ReadonlySet<number>): number {
-  for (let project = first; project < first + stretchLength; project += 1) {
+  for (let project = first; project < first + rangeLength; project += 1) {
     if (!taken.has(project) && readProject(fd, project).inodes === 0) return project;
   }
-  throw new BerthError('RESOURCE_EXHAUSTED', `no project of the ${stretchLength} from ${first} on is free for a disk quota`);
+  throw new BerthError('RESOURCE_EXHAUSTED', `no free project id for a disk quota among the ${rangeLength} from ${first}`);
 }

@@ -1,8 +1,8 @@
 /**
- * Containers' root file systems by fuse-overlayfs, where an operator wants that: a process for each root, which serves its files.
+ * Root file systems by fuse-overlayfs, if configured: one process for each rootfs, which serves its files.
  *
- * As with the kernel's overlays the root is held as the fd of a detached mount until the container starts. The process is nobody's child, so
- * it outlives the daemon; it ends when the container's mount namespace does, or when the fd of a root that never started is closed.
+ * As with overlayfs, a rootfs is held as the fd of a detached mount until the container starts. The process is not a child of the daemon and
+ * survives it. It ends with the container's mount namespace, or when the fd of a rootfs that was never started is closed.
  */
 import { mkdirSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
@@ -13,8 +13,8 @@ import { makeShelf, openShelf, type RootfsDriver } from './overlay-rootfs.ts';
 import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /**
- * @param hasOverlay whether the kernel's overlay works here, which image volumes need.
- * @throws {BerthError} FAILED_PRECONDITION when fuse-overlayfs is not to be had on this node.
+ * @param hasOverlay whether overlayfs works here, which image volumes need.
+ * @throws {BerthError} FAILED_PRECONDITION if fuse-overlayfs does not work on this node.
  */
 export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Promise<RootfsDriver> {
   await requireFuseOverlay();
@@ -22,7 +22,7 @@ export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Pr
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
   const shelf = hasOverlay ? openShelf(rootDir) : makeShelf(rootDir);
   const mount = async (id: string, layerDirs: readonly string[]): Promise<number> => {
-    // A crash may have come in between.
+    // A crash may have interrupted an earlier attempt.
     while (unmount(path(id, 'place')));
     await removeTree(path(id, 'work'));
     mkdirSync(path(id, 'work'));
@@ -38,8 +38,8 @@ export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Pr
   return {
     ...prepared,
     create: (id, _layerDirs, { ids, diskLimitBytes } = {}) => {
-      // Its process may write beyond any quota of ext4.
-      if (diskLimitBytes !== undefined) throw failedPrecondition('limiting what a container may write: not with the snapshotter fuse-overlayfs');
+      // Its process runs as root, which ext4 does not hold to quotas.
+      if (diskLimitBytes !== undefined) throw failedPrecondition('disk limit: not supported by the snapshotter fuse-overlayfs');
       makeDirectory(id, diskLimitBytes);
       for (const name of ['upper', 'place']) mkdirSync(path(id, name), { mode: 0o755 });
       if (ids !== undefined) keepIds(id, ids);

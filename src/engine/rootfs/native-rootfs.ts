@@ -1,7 +1,7 @@
 /**
- * Containers' root file systems as copies of the image's layers, for nodes where overlay does not work. Slow and large, but everywhere.
+ * Root file systems as copies of the image's layers, for nodes where overlayfs does not work. Slow and large, but they work on every file system.
  *
- * As with overlays the root is held as the fd of a detached mount until the container starts, and nothing is mounted in the host's tree.
+ * As with overlayfs, a rootfs is held as the fd of a detached mount until the container starts. Nothing is mounted in the host's mount tree.
  */
 import { chownSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { type IdShift, layOver } from '../../sys/filesystem/copy-tree.ts';
@@ -11,12 +11,12 @@ import type { IdMap } from '../state/spec.ts';
 import { makeShelf, type RootfsDriver } from './overlay-rootfs.ts';
 import { openPreparedRootfs } from './prepared-rootfs.ts';
 
-/** Owner of what has an id that the pod's user namespace does not have, as the kernel shows it. */
+/** The overflow id, which the kernel shows for owners that are not mapped in the pod's user namespace. */
 const overflowId = 65_534;
-/** Beside the copy, when that is whole. */
+/** Marks a complete copy. */
 const wholeFile = 'whole';
 
-/** Image volumes are not had this way: they are stacked by overlay alone. */
+/** Does not support image volumes, which need overlayfs. */
 export function createNativeRootfs(rootDir: string): RootfsDriver {
   const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
@@ -34,7 +34,7 @@ export function createNativeRootfs(rootDir: string): RootfsDriver {
   const mount = async (id: string, layerDirs: readonly string[]): Promise<number> => {
     if (!existsSync(path(id, wholeFile))) await copy(id, layerDirs);
     const fd = cloneTree(path(id, 'upper'), { isRecursive: false });
-    // pivot_root(2) refuses a root whose mount is shared.
+    // pivot_root(2) refuses a shared mount.
     setMountAttributes(fd, { propagation: MS_PRIVATE, isRecursive: false });
     return fd;
   };

@@ -1,7 +1,7 @@
 /**
- * Containers' root file systems: a writable directory above the image's layers, as a detached overlay.
+ * Root file systems by overlayfs: a writable directory above the image's layers, as a detached mount.
  *
- * A root that is prepared is held as an fd until the container starts. Nothing is mounted in the host's tree, so nothing stays behind a crash.
+ * A prepared rootfs is held as an fd until the container starts. Nothing is mounted in the host's mount tree, so a crash leaves no mounts behind.
  */
 import { chownSync, existsSync, mkdirSync, openSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
@@ -21,28 +21,28 @@ const layersMax = 500;
 
 export type RootfsDriver = {
   /**
-   * Makes the directories of a new container.
+   * Creates the directories of a new container.
    *
-   * @param options ids of a user namespace, whose root gets them; bytes that the container may take on disk.
-   * @throws {BerthError} FAILED_PRECONDITION for too many layers, and for a limit that would not hold.
+   * @param options ids of a user namespace, whose root becomes the owner; the container's disk limit in bytes.
+   * @throws {BerthError} FAILED_PRECONDITION for too many layers, or a limit that cannot be enforced.
    */
   readonly create: (id: string, layerDirs: readonly string[], options?: { readonly ids?: IdMap; readonly diskLimitBytes?: number }) => void;
   /**
-   * The overlay of a container that has not started; the same fd until release(), and the caller does not close it.
+   * Returns the mount of a container that has not started. The same fd until release(); the caller does not close it.
    *
-   * @param userNamespace where the one is pinned that the layers' ids are shown in.
+   * @param userNamespace path of the pinned user namespace to which the layers' ids are mapped.
    */
   readonly open: (id: string, layerDirs: readonly string[], userNamespace?: string) => Promise<number>;
-  /** Lets the overlay's fd go: the container's own mount namespace holds it, or nobody needs it. */
+  /** Closes the fd: the container's mount namespace holds the mount now, or it is not needed. */
   readonly release: (id: string) => void;
-  /** Removes what the container wrote. Idempotent. */
+  /** Removes the container's files. Idempotent. */
   readonly remove: (id: string) => Promise<void>;
-  /** Ids that have directories. */
+  /** Ids of containers that have directories. */
   readonly ids: () => string[];
   readonly shelf: Shelf;
-  /** Where a container's writes go, for the accounting of disk use. */
+  /** The container's writable directory, for disk usage. */
   readonly upperDir: (id: string) => string;
-  /** What its directory takes, as a project quota counts it; null where there is none. */
+  /** Disk usage according to the project quota; null without one. */
   readonly usage: (id: string) => ProjectUse | null;
 };
 
@@ -53,7 +53,7 @@ export function createOverlayRootfs(rootDir: string): RootfsDriver {
   const shelf = openShelf(rootDir);
 
   const mount = async (id: string, layerDirs: readonly string[], userNamespace?: string): Promise<number> => {
-    // A volatile overlay that was mounted once leaves a mark in its work directory, and is refused a second time.
+    // A volatile mount leaves a marker in its work directory, with which a second mount is refused.
     await rm(path(id, 'work'), { recursive: true, force: true });
     mkdirSync(path(id, 'work'));
     const layers = layerDirs.length > 0 ? layerDirs : [shelf.emptyLayer];
@@ -84,23 +84,23 @@ export function createOverlayRootfs(rootDir: string): RootfsDriver {
   };
 }
 
-/** What all containers share of a root directory. */
+/** What all containers of a root directory share. */
 export type Shelf = {
-  /** Nothing is in it: for layers that are missing. */
+  /** An empty directory, in place of missing layers. */
   readonly emptyLayer: string;
-  /** Where mounts lie for a moment: whileAttached(). */
+  /** Mount point for temporary mounts: whileAttached(). */
   readonly staging: string;
-  /** Whether this kernel stacks, and takes parts of, mounts that are attached nowhere: Linux 6.15. */
+  /** Whether overlayfs accepts detached mounts as layers: Linux 6.15. */
   readonly takesDetached: boolean;
 };
 
-/** Makes the directories, and lets go of what a crash has left in them. */
+/** Creates the directories, and unmounts leftovers of a crash. */
 export function openShelf(directory: string): Shelf {
   const shelf = makeShelf(directory);
   return { ...shelf, takesDetached: probeDetached(shelf.emptyLayer, shelf.staging) };
 }
 
-/** As openShelf(), for nodes without overlay. */
+/** As openShelf(), for nodes without overlayfs. */
 export function makeShelf(directory: string): Shelf {
   const [emptyLayer, staging] = [join(directory, 'empty-layer'), join(directory, 'staging')];
   mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
@@ -109,7 +109,7 @@ export function makeShelf(directory: string): Shelf {
   return { emptyLayer, staging, takesDetached: false };
 }
 
-/** Tried without a writable directory, for a failure leaves a mark in that. */
+/** Probed without a writable directory, in which a failure would leave a marker. */
 function probeDetached(emptyLayer: string, staging: string): boolean {
   const mounts = [emptyLayer, staging].map((directory) => cloneTree(directory, { isRecursive: false }));
   try {
@@ -124,8 +124,8 @@ function probeDetached(emptyLayer: string, staging: string): boolean {
 }
 
 /**
- * Gives layers as paths, or, for a user namespace, as mounts of their own that show the ids it maps: each pod has its own, all have the same files.
- * Where the kernel lets them, they are in nobody's table of mounts.
+ * Returns layers as paths, or, for a user namespace, as ID-mapped mounts: each pod has its own mounts of the same files.
+ * Where the kernel supports it, they are detached and in no mount table.
  */
 export function withShownLayers<T>(
   shelf: Shelf,
@@ -148,14 +148,14 @@ export function withShownLayers<T>(
   }
 }
 
-/** Calls `use`, with the mounts attached meanwhile if the kernel wants that. */
+/** Calls `use`; attaches the mounts meanwhile if the kernel requires it. */
 export function attachedWhereNeeded<T>({ takesDetached, staging }: Shelf, mounts: readonly number[], use: () => T): T {
   return takesDetached ? use() : whileAttached(mounts, staging, use);
 }
 
-/** Where overlayfs cannot make its directory in `work` (a full disk), it mounts read-only and tells nobody. @throws why it could not. */
+/** If overlayfs cannot create its directory in `work` (a full disk), it mounts read-only without an error. @throws the cause. */
 function assertWritable(work: string): void {
   if (existsSync(join(work, 'work'))) return;
   mkdirSync(join(work, 'probe'));
-  throw failedPrecondition(`mounting an overlay on ${work}: it is read-only`);
+  throw failedPrecondition(`mount overlay with work directory ${work}: it is read-only`);
 }

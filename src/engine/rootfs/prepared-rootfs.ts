@@ -1,5 +1,5 @@
 /**
- * What every way to make containers' roots has in common: a directory for each container, and the fds of roots that wait for their start.
+ * Shared by all rootfs drivers: a directory for each container, and the fds of root file systems that are prepared and not started.
  *
  * Never mounts anything itself.
  */
@@ -12,14 +12,14 @@ import type { IdMap } from '../state/spec.ts';
 import { openDiskQuotas } from './disk-quotas.ts';
 
 export type PreparedRootfs = {
-  /** A place in a container's directory. */
+  /** Returns a path in a container's directory. */
   readonly path: (id: string, name: string) => string;
-  /** @throws {BerthError} FAILED_PRECONDITION when the limit, in bytes, would not hold. */
+  /** @throws {BerthError} FAILED_PRECONDITION if the limit, in bytes, cannot be enforced. */
   readonly makeDirectory: (id: string, diskLimitBytes: number | undefined) => void;
-  /** Of the container's user namespace, for whoever makes its root, also after a restart; undefined when none were kept. */
+  /** Returns the id mappings of the container's user namespace, also after a restart; undefined if it has none. */
   readonly keepIds: (id: string, ids: IdMap) => void;
   readonly idsOf: (id: string) => IdMap | undefined;
-  /** The fd of a root that is prepared; made when there is none. */
+  /** Returns the fd of a prepared rootfs; prepares it if necessary. */
   readonly hold: (id: string, make: () => Promise<number>) => Promise<number>;
   readonly release: (id: string) => void;
   readonly remove: (id: string) => Promise<void>;
@@ -33,7 +33,7 @@ const idsFile = 'ids.json';
 export function openPreparedRootfs(rootDir: string): PreparedRootfs {
   const containers = join(rootDir, 'containers');
   mkdirSync(containers, { recursive: true });
-  // A program that a container has made setuid must not be run by the host's users.
+  // Users of the host must not run setuid programs that a container created.
   chmodSync(containers, 0o700);
   const quotas = openDiskQuotas(containers);
   const held = new Map<string, number>();

@@ -1,5 +1,5 @@
 /**
- * How many sandboxes and containers are in each state. Pure.
+ * Counts sandboxes and containers by state. Pure.
  */
 import { type ContainerState, type ContainerView, containerState, type SandboxState, type SandboxView, sandboxState } from '../state/records.ts';
 

@@ -5,26 +5,26 @@ import { type CpuSample, nextSample } from './cpu-rate.ts';
 const second = 1_000_000_000n;
 const at = (usageNs: bigint, atMs: number, nanoCores: number | null = null): CpuSample => ({ usageNs, atMs, nanoCores });
 
-test('nextSample() says nothing at the first reading', () => {
+test('nextSample() has no rate at the first reading', () => {
   assert.deepEqual(nextSample(undefined, second, 5), at(second, 5));
 });
 
-test('nextSample() gives thousand-millionths of a core: half a second of CPU in ten seconds is 50 million', () => {
+test('nextSample() returns nanocores: half a second of CPU in ten seconds is 50 million', () => {
   assert.deepEqual(nextSample(at(second, 0), second + second / 2n, 10_000), at(second + second / 2n, 10_000, 50_000_000));
 });
 
-test('nextSample() says 0 for what is idle, and more than one core where more are in use', () => {
+test('nextSample() returns 0 when idle, and more than one core when several are used', () => {
   assert.equal(nextSample(at(second, 0), second, 2_000).nanoCores, 0);
   assert.equal(nextSample(at(0n, 0), 8n * second, 2_000).nanoCores, 4_000_000_000);
 });
 
-test('nextSample() keeps sample and rate when asked again within a second', () => {
+test('nextSample() keeps sample and rate within a second', () => {
   const before = at(second, 1_000, 7);
   assert.equal(nextSample(before, 2n * second, 1_999), before);
   assert.notEqual(nextSample(before, 2n * second, 2_000), before);
 });
 
-test('nextSample() starts anew after two minutes, and when the counter went back', () => {
+test('nextSample() starts over after two minutes, and when the counter went back', () => {
   assert.equal(nextSample(at(second, 0), 2n * second, 120_001).nanoCores, null);
   assert.equal(nextSample(at(second, 0), second - 1n, 10_000).nanoCores, null);
 });

@@ -1,6 +1,6 @@
 /**
- * What containers have written to their roots: where there is a project quota as it stands, elsewhere measured in the background and
- * remembered, one tree at a time, the costlier the rarer.
+ * Disk usage of containers' writable layers: from the project quota where there is one, else measured in the background and cached, one tree at a
+ * time; expensive trees are measured less often.
  */
 import { endsWithin } from '../../lib/deadline.ts';
 import { type DiskUsage, measureTree } from '../../sys/filesystem/disk-usage.ts';
@@ -9,17 +9,17 @@ import type { ContainerRecord } from '../state/records.ts';
 export type LayerUsage = DiskUsage & { readonly atNs: string };
 
 export type LayerUsages = {
-  /** Sees to it that the containers are measured when they are due; waits a moment for those that never were. */
+  /** Starts measurements that are due, and waits briefly for containers that have never been measured. */
   readonly refresh: (records: readonly ContainerRecord[]) => Promise<void>;
-  /** The last measurement; null before the first one is done. */
+  /** The last measurement; null before the first. */
   readonly of: (record: ContainerRecord) => LayerUsage | null;
 };
 
-/** As often as the kubelet looks at local storage, some ten seconds, would be a scan for each look. */
+/** The kubelet asks about every ten seconds: without a minimum age each request would cause a scan. */
 const restMsMin = 30_000;
-/** Of the time, a tree is being measured for one part and left alone for so many. */
+/** The pause after a measurement, as a multiple of its duration. */
 const restPerWork = 50;
-/** How long a first measurement may keep a call waiting. */
+/** How long a call waits for a first measurement. */
 const patienceMs = 250;
 
 type Entry = { readonly usage: LayerUsage | null; readonly dueAtMs: number };
@@ -30,7 +30,7 @@ export type LayerUsageDeps = {
 };
 
 export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
-  // Gone with the containers, without anybody's telling.
+  // Entries disappear with their records.
   const entries = new WeakMap<ContainerRecord, Entry>();
   const due = new Set<ContainerRecord>();
   let work: Promise<void> | null = null;
@@ -38,7 +38,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
   const measureDue = async () => {
     for (const record of due) {
       const startedAtMs = performance.now();
-      // A container that is being removed has no tree, and its measurement no reader.
+      // A container that is being removed has no tree, and nobody reads its measurement.
       const usage = await measureTree(deps.rootfs.upperDir(record.id)).catch(() => null);
       const endedAtMs = performance.now();
       const dueAtMs = endedAtMs + Math.max(restMsMin, restPerWork * (endedAtMs - startedAtMs));
@@ -57,7 +57,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
       due.add(record);
       if (entry !== undefined) continue;
       hasNew = true;
-      // Nobody waits for it a second time.
+      // Later calls do not wait for it.
       entries.set(record, { usage: null, dueAtMs: 0 });
     }
     if (due.size > 0) work ??= measureDue();

@@ -1,7 +1,6 @@
 /**
- * All that can be said of what ready sandboxes and their containers use, for metrics. Costs several times what statistics do.
+ * Resource usage of ready sandboxes and their containers in full detail, for metrics. Costs several times as much as stats.ts.
  */
-
 import { readFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { mountOf, parseMountInfo } from '../../sys/call/proc.ts';
@@ -20,7 +19,7 @@ export type LayerFilesystem = {
   readonly freeInodes: number;
 };
 
-/** With names for block devices. */
+/** With the names of block devices. */
 export type NamedDetails = Omit<CgroupDetails, 'devices'> & { readonly devices: readonly (DeviceIo & { readonly name: string })[] };
 
 export type ContainerMetrics = {
@@ -28,13 +27,13 @@ export type ContainerMetrics = {
   readonly status: ContainerStatus;
   readonly cgroup: NamedDetails;
   readonly processes: ProcessCounters;
-  /** Soft limit of its first process; null: none. */
+  /** Soft limit of the first process; null: unlimited. */
   readonly openFilesMax: number | null;
 };
 
 export type SandboxMetrics = {
   readonly stats: SandboxStats;
-  /** Of the pod's own cgroup; null when it has none. */
+  /** The pod's own cgroup; null if it has none. */
   readonly pod: { readonly cgroupPath: string; readonly cgroup: NamedDetails } | null;
   readonly containers: readonly ContainerMetrics[];
   readonly filesystem: LayerFilesystem;

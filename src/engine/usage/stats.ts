@@ -1,5 +1,5 @@
 /**
- * What running containers and sandboxes use: read from the kernel when asked, a portion at a time. Nothing runs between two questions.
+ * Resource usage of running containers and sandboxes: read from the kernel on request, in batches. Nothing runs between requests.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { addUp, type CgroupCounters } from '../../sys/cgroup/cgroup-counters.ts';
@@ -15,31 +15,31 @@ export type ContainerStats = {
   readonly record: ContainerRecord;
   readonly atNs: string;
   readonly counters: CgroupCounters;
-  /** Since the question before; null for the first. */
+  /** Since the previous request; null for the first. */
   readonly nanoCores: number | null;
-  /** Null until it was measured. */
+  /** Null until it has been measured. */
   readonly writableLayer: LayerUsage | null;
 };
 
 export type SandboxStats = {
   readonly record: SandboxRecord;
   readonly atNs: string;
-  /** Of the pod's cgroup, which holds more than its containers; null when there is nothing to read. */
+  /** Of the pod's cgroup, which contains more than its containers; null if it cannot be read. */
   readonly counters: CgroupCounters | null;
   readonly nanoCores: number | null;
-  /** Null with the host's network. */
+  /** Null with host network. */
   readonly interfaces: readonly InterfaceCounters[] | null;
   readonly containers: readonly ContainerStats[];
 };
 
 export type Stats = {
-  /** Of those that run; the others, and those that end meanwhile, are left out. In portions, with a turn for others in between. */
+  /** Of running containers; others, and those that end meanwhile, are left out. In batches: the event loop runs between two of them. */
   readonly containers: (views: readonly ContainerView[]) => AsyncGenerator<readonly ContainerStats[]>;
-  /** Of those that are ready, with their running containers. As above. */
+  /** Of ready sandboxes, with their running containers. In batches, as above. */
   readonly sandboxes: (views: readonly SandboxView[]) => AsyncGenerator<readonly SandboxStats[]>;
 };
 
-/** About 100 us each: a portion keeps others waiting for two or three milliseconds. */
+/** About 100 us each: a batch blocks the event loop for two or three milliseconds. */
 const containersPerTurn = 24;
 const sandboxesPerTurn = 12;
 
@@ -49,7 +49,7 @@ type Reading = {
   readonly deps: StatsDeps;
   readonly cgroups: CgroupReader;
   readonly layers: LayerUsages;
-  /** The sample before, by record: it goes with the object. */
+  /** The previous sample, by record: it disappears with the object. */
   readonly samples: WeakMap<ContainerRecord | SandboxRecord, CpuSample>;
 };
 
@@ -92,7 +92,7 @@ async function* inTurns<Item>(items: readonly Item[], size: number): AsyncGenera
 function readContainers(reading: Reading, records: readonly ContainerRecord[]): ContainerStats[] {
   return records.flatMap((record) => {
     const counters = reading.cgroups.counters(record.cgroupPath);
-    // Between the end of its last process and the status that says so, or just removed.
+    // The container has just ended or been removed, and the status does not say so yet.
     if (counters === null) return [];
     const nanoCores = rate(reading, record, counters);
     return [{ record, atNs: reading.deps.clock.nowNs(), counters, nanoCores, writableLayer: reading.layers.of(record) }];
@@ -127,7 +127,7 @@ function podCounters({ deps, cgroups }: Reading, record: SandboxRecord, containe
   return path === null ? addUp(containers.map(({ counters }) => counters)) : cgroups.counters(path);
 }
 
-/** The kubelet gives each pod a cgroup. Without one (null), containers lie beside those of other pods, and only their sum is the pod's. */
+/** Returns the pod's cgroup, which the kubelet creates; null without one: then the pod's usage is the sum of its containers. */
 export function podCgroupPath({ cgroupDriver }: Pick<StatsDeps, 'cgroupDriver'>, { spec }: SandboxRecord): string | null {
   if (spec.cgroupParent === '') return null;
   return cgroupDriver.parentPathOf(spec.cgroupParent) || null;
