@@ -1,5 +1,5 @@
 /**
- * The archive of a checkpoint while it is written: a tar of files and of parts whose size is not known before. It has no name until it is whole.
+ * Writes the archive of a checkpoint: a tar of files, and of streams of unknown size. The archive has no name until it is complete.
  */
 import { stat } from 'node:fs/promises';
 import { BerthError, failedPrecondition, failedTo, reasonOf } from '../../lib/errors.ts';
@@ -10,25 +10,25 @@ import { nameFile, openUnnamed } from '../../sys/filesystem/unnamed-file.ts';
 
 export type Archive = {
   readonly addText: (name: string, text: string) => Promise<void>;
-  /** @throws the signal's reason, and what the file system says. */
+  /** @throws the signal's reason, or the error of the file system. */
   readonly addFile: (name: string, path: string, signal: AbortSignal) => Promise<void>;
   readonly addParts: (name: string, parts: AsyncIterable<Buffer>, signal: AbortSignal) => Promise<void>;
   readonly addDirectory: (name: string) => Promise<void>;
-  /** Ends it and gives it its name. @throws {BerthError} ALREADY_EXISTS when somebody has taken that meanwhile. */
+  /** Completes the archive and gives it its name. @throws {BerthError} ALREADY_EXISTS if a file of this name was created in the meantime. */
   readonly publish: (location: string) => Promise<void>;
-  /** Without publish() before, nothing is left. */
+  /** Discards the archive unless publish() has succeeded. */
   readonly close: () => Promise<void>;
 };
 
-/** It has every page of memory of what was saved: for nobody but root. */
+/** For root only: the archive contains all memory of the processes. */
 const fileMode = 0o600;
 const directoryMode = 0o700;
 
-/** @throws {BerthError} FAILED_PRECONDITION when no file can be made there. */
+/** @throws {BerthError} FAILED_PRECONDITION if no file can be created in the directory. */
 export async function openArchive(directory: string): Promise<Archive> {
   const file = await openUnnamed(directory, fileMode).catch((error: unknown) => {
-    const attempt = `making a file in ${directory}`;
-    if (isErrno(error, 'EOPNOTSUPP', 'EISDIR')) throw failedPrecondition(`${attempt}: its file system has no unnamed files (O_TMPFILE)`, error);
+    const attempt = `create a file in ${directory}`;
+    if (isErrno(error, 'EOPNOTSUPP', 'EISDIR')) throw failedPrecondition(`${attempt}: the file system does not support O_TMPFILE`, error);
     throw isErrno(error, 'ENOENT', 'ENOTDIR', 'EROFS') ? failedPrecondition(`${attempt}: ${reasonOf(error)}`, error) : failedTo(attempt, error);
   });
   let end = 0;
@@ -69,7 +69,7 @@ export async function openArchive(directory: string): Promise<Archive> {
       try {
         nameFile(file.fd, location);
       } catch (error) {
-        throw isErrno(error, 'EEXIST') ? new BerthError('ALREADY_EXISTS', `${location} is there already`, error) : error;
+        throw isErrno(error, 'EEXIST') ? new BerthError('ALREADY_EXISTS', `${location} already exists`, error) : error;
       }
     },
     close: () => file.close(),

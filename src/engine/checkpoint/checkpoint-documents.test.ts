@@ -41,7 +41,7 @@ const checkpointed: Checkpointed = {
 const documents = checkpointDocuments(checkpointed);
 const read = (name: string, from = documents) => JSON.parse(from[name] ?? 'null');
 
-test('config.dump says whose checkpoint it is, and of which image', () => {
+test('config.dump identifies the container and its image', () => {
   assert.deepEqual(read('config.dump'), {
     id: 'c1',
     name: 'k8s_main_web_default_u1_0',
@@ -56,7 +56,7 @@ test('config.dump says whose checkpoint it is, and of which image', () => {
   });
 });
 
-test('spec.dump is the container as the runtime specification has it', () => {
+test('spec.dump is the configuration of the OCI runtime specification', () => {
   const { process, mounts, linux, hostname } = read('spec.dump');
   assert.deepEqual(process, {
     terminal: false,
@@ -78,7 +78,7 @@ test('spec.dump is the container as the runtime specification has it', () => {
   );
 });
 
-test("spec.dump's annotations are those that CRI-O and containerd look for", () => {
+test('spec.dump has the annotations that CRI-O and containerd read', () => {
   const { annotations } = read('spec.dump');
   assert.equal(annotations['io.container.manager'], 'cri-o');
   assert.equal(annotations['io.kubernetes.cri-o.Metadata'], '{"name":"main","attempt":0}');
@@ -88,7 +88,7 @@ test("spec.dump's annotations are those that CRI-O and containerd look for", () 
   assert.equal(annotations['io.kubernetes.pod.uid'], 'u1');
 });
 
-test('bind.mounts says what each volume was, network.status what the pod had', () => {
+test('bind.mounts describes the source of each volume, network.status the interfaces of the pod', () => {
   assert.deepEqual(read('bind.mounts'), [{ source: '/var/data', destination: '/data/', file_type: 'directory', permissions: 0o755 }]);
   const eth0 = { subnets: [{ ipnet: '10.1.0.2/24', gateway: '10.1.0.1' }], mac_address: '0a:58' };
   assert.deepEqual(read('network.status'), { pod: { interfaces: { eth0 } } });

@@ -1,8 +1,8 @@
 /**
- * The documents of a container's checkpoint, as those who read such archives want them: CRI-O, containerd, checkpointctl. Pure.
+ * Creates the JSON documents of a checkpoint archive, in the format that CRI-O, containerd and checkpointctl read. Pure.
  *
- * `config.dump` says whose checkpoint it is, `spec.dump` is the container as the OCI runtime specification has it, `bind.mounts` says what kind of thing
- * each volume was. Names: checkpointctl's lib/metadata.go, CRI-O's internal/lib/checkpoint.go.
+ * `config.dump` identifies the container, `spec.dump` is its configuration in the format of the OCI runtime specification, `bind.mounts` contains the
+ * file type of each volume's source. Sources: checkpointctl's lib/metadata.go, CRI-O's internal/lib/checkpoint.go.
  */
 import { posix } from 'node:path';
 import { capabilityNames } from '../plan/capabilities.ts';
@@ -14,12 +14,12 @@ export type Checkpointed = {
   readonly container: ContainerView;
   readonly sandbox: SandboxView;
   readonly process: Pick<ProcessPlan, 'argv' | 'env' | 'workingDir' | 'credentials' | 'oomScoreAdj' | 'appArmorProfile'>;
-  /** By `hostPath`: what the sources of volumes are. One that is gone is missing. */
+  /** The sources of volumes, by `hostPath`. A source that no longer exists is absent. */
   readonly sources: ReadonlyMap<string, { readonly isDirectory: boolean; readonly permissions: number }>;
   readonly atNs: string;
 };
 
-/** @returns JSON texts by file name. */
+/** Returns the documents as JSON, by file name. */
 export function checkpointDocuments(checkpointed: Checkpointed): Readonly<Record<string, string>> {
   const network = networkStatus(checkpointed.sandbox.status.network?.cniResult);
   const documents = {
@@ -31,8 +31,8 @@ export function checkpointDocuments(checkpointed: Checkpointed): Readonly<Record
   return Object.fromEntries(Object.entries(documents).map(([name, value]) => [name, `${JSON.stringify(value, null, 2)}\n`]));
 }
 
-/** What Go writes for a time that never was. */
-const never = '0001-01-01T00:00:00Z';
+/** The zero value of Go's time.Time. */
+const zeroTime = '0001-01-01T00:00:00Z';
 
 function configDump({ container: { record }, sandbox, atNs }: Checkpointed): unknown {
   const { image, spec } = record;
@@ -40,13 +40,13 @@ function configDump({ container: { record }, sandbox, atNs }: Checkpointed): unk
     id: record.id,
     name: kubernetesName(record.spec.metadata, sandbox.record.spec.metadata),
     rootfsImage: spec.image.userSpecified || image.name,
-    // Without its algorithm: the readers look for an image of this id.
+    // Without the algorithm: readers look up an image by this id.
     rootfsImageRef: image.id.replace(/^sha256:/, ''),
     rootfsImageName: image.name,
     runtime: sandbox.record.spec.runtimeHandler || 'berth',
     createdTime: timeOf(record.createdAtNs),
     checkpointedTime: timeOf(atNs),
-    restoredTime: never,
+    restoredTime: zeroTime,
     restored: false,
   };
 }
@@ -63,7 +63,7 @@ function timeOf(ns: string): string {
   return `${seconds}.${String(nanoseconds % 1_000_000_000n).padStart(9, '0')}Z`;
 }
 
-/** Without the seccomp profile: the images have its compiled filter, and whoever restores brings a profile of its own. */
+/** Without the seccomp profile: the criu images contain the compiled filter, and the runtime that restores applies its own profile. */
 function specDump(checkpointed: Checkpointed): unknown {
   const { container, sandbox, process } = checkpointed;
   const { record, status } = container;
@@ -155,7 +155,10 @@ function resourcesOf(resources: Resources): unknown {
   };
 }
 
-/** Both vocabularies. The manager names the one that has more: a pod's address, and what CRI-O asks for before it restores. */
+/**
+ * Returns the annotations of both CRI-O and containerd. `io.container.manager` is `cri-o`, whose set is larger: it has the pod's addresses, and what CRI-O
+ * requires for a restore.
+ */
 function annotationsOf({ container: { record }, sandbox }: Checkpointed): Readonly<Record<string, string>> {
   const { spec, image } = record;
   const pod = sandbox.record.spec.metadata;
@@ -203,7 +206,7 @@ function annotationsOf({ container: { record }, sandbox }: Checkpointed): Readon
 const prefixed = (prefix: string, values: Readonly<Record<string, string>>) =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [`${prefix}.${name}`, value]));
 
-/** A restore makes missing sources anew, and must know as what. */
+/** A restore recreates missing sources, so it needs their types. */
 function bindMounts({ container: { record }, sources }: Checkpointed): unknown {
   return record.spec.mounts.flatMap(({ hostPath, containerPath }) => {
     const source = sources.get(hostPath);
@@ -213,7 +216,7 @@ function bindMounts({ container: { record }, sources }: Checkpointed): unknown {
   });
 }
 
-/** The pod's own interfaces of a CNI result, in Podman's shape. @returns undefined where there is none. */
+/** Returns the pod's interfaces in a CNI result, in Podman's format; undefined if there are none. */
 function networkStatus(cniResult: unknown): unknown {
   const { interfaces = [], ips = [] } = (cniResult ?? {}) as {
     readonly interfaces?: readonly { readonly name?: string; readonly mac?: string; readonly sandbox?: string }[];

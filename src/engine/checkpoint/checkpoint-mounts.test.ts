@@ -5,7 +5,7 @@ import { externalMounts } from './checkpoint-mounts.ts';
 
 const line = (device: string, root: string, point: string, type: string) => `70 85 ${device} ${root} ${point} rw - ${type} x rw`;
 
-test('externalMounts() names what comes from the host, by its file system', () => {
+test('externalMounts() returns mounts of file systems that the host has', () => {
   const outside = parseMountInfo(
     [line('254:0', '/', '/', 'ext4'), line('0:39', '/', '/run/berth/shm', 'tmpfs'), line('0:31', '/', '/cg', 'cgroup')].join('\n'),
   );
@@ -22,7 +22,7 @@ test('externalMounts() names what comes from the host, by its file system', () =
   assert.deepEqual(externalMounts(inside, outside), ['/data dir', '/dev/shm', '/sys/fs/cgroup/cpu', '/model']);
 });
 
-test("externalMounts() leaves out the container's own and the kernel's", () => {
+test("externalMounts() excludes the container's own mounts and the kernel's file systems", () => {
   const outside = parseMountInfo(
     [line('0:5', '/', '/proc', 'proc'), line('0:6', '/', '/sys', 'sysfs'), line('0:7', '/', '/sys/fs/cgroup', 'cgroup2')].join('\n'),
   );

@@ -1,8 +1,10 @@
 /**
- * Writes a running container into an archive: its processes as criu saves them, what it changed in its root, and what it is. It runs on.
+ * Writes a checkpoint of a running container to an archive: its processes as saved by criu, the changes in its rootfs, and its configuration. The
+ * container keeps running.
  *
- * The layout is that of the forensic container checkpoint (KEP-2008), which CRI-O, containerd and checkpointctl read. Nothing is seen at the place of the
- * archive before it is whole. While the processes are frozen there is a directory beside the container's root: whoever finds it after a crash thaws them.
+ * The layout is that of the forensic container checkpoint (KEP-2008), which CRI-O, containerd and checkpointctl read. The archive appears at its
+ * location only when it is complete. While the processes are frozen, a work directory exists beside the rootfs: recovery finds it after a crash, and
+ * thaws the processes.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -26,29 +28,31 @@ import { dumpProcesses, type FoundCriu, findCriu } from './criu.ts';
 import { dumpLogFile } from './criu-request.ts';
 
 export type CheckpointRequest = {
-  /** Of the archive: an absolute path that is not there yet, in a directory that is. */
+  /** Absolute path of the archive. It must not exist; its directory must. */
   readonly location: string;
-  /** 0: two minutes, as long as the kubelet waits by itself. */
+  /** 0: two minutes, the kubelet's default timeout. */
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
 };
 
 const defaultTimeoutMs = 120_000;
 const freezeTimeoutMs = 10_000;
-/** Owner of what has no id in the pod's user namespace, as the kernel shows it. */
+/** The id that the kernel shows for ids without a mapping in the pod's user namespace. */
 const overflowId = 65_534;
-/** In the directory of a checkpoint under way: which process is criu's. */
+/** File in the work directory: pid and start time of criu. */
 const criuFile = 'criu.json';
 
 /**
- * @returns when the archive is at its place, 0600.
- * @throws {BerthError} FAILED_PRECONDITION when the container does not run or is stopped meanwhile, and without a criu that works here, with what to do;
- *   ALREADY_EXISTS for a location that is taken; DEADLINE_EXCEEDED, CANCELLED, RESOURCE_EXHAUSTED. The container runs on then, and nothing is left.
+ * Writes a checkpoint of a container to `request.location`, with mode 0600.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not running or is stopped in the meantime, or if no usable criu is installed, with
+ *   instructions; ALREADY_EXISTS if the location exists; DEADLINE_EXCEEDED, CANCELLED, RESOURCE_EXHAUSTED. After an error the container keeps
+ *   running, and nothing is left behind.
  */
 export function checkpointContainer(deps: EngineDeps, id: string, request: CheckpointRequest): Promise<void> {
   return deps.queue.run(checkpointKey(id), async () => {
     const view = containerOf(deps, id);
-    const attempt = `checkpointing container ${view.record.spec.metadata.name}`;
+    const attempt = `checkpoint container ${view.record.spec.metadata.name}`;
     const limit = timeLimit(request.timeoutMs || defaultTimeoutMs);
     const { signal } = limit;
     const stopping = deps.watches.of(id)?.stopping;
@@ -64,11 +68,11 @@ export function checkpointContainer(deps: EngineDeps, id: string, request: Check
   });
 }
 
-/** The signal's reason is a BerthError, unlike that of AbortSignal.timeout(). */
+/** Like AbortSignal.timeout(), but the signal's reason is a BerthError. */
 function timeLimit(timeoutMs: number): { readonly signal: AbortSignal; readonly clear: () => void } {
   const controller = new AbortController();
-  const late = () => controller.abort(new BerthError('DEADLINE_EXCEEDED', `not done within ${timeoutMs / 1000} s; it runs on`));
-  const timer = setTimeout(late, timeoutMs);
+  const expire = () => controller.abort(new BerthError('DEADLINE_EXCEEDED', `timeout after ${timeoutMs / 1000} s; the container keeps running`));
+  const timer = setTimeout(expire, timeoutMs);
   return { signal: controller.signal, clear: () => clearTimeout(timer) };
 }
 
@@ -77,8 +81,8 @@ type Requirements = { readonly criu: FoundCriu; readonly sandbox: SandboxView };
 async function requirements(deps: EngineDeps, { record, status }: ContainerView, location: string): Promise<Requirements> {
   const state = containerState(status);
   const sandbox = deps.store.sandboxes.get(record.sandboxId);
-  if (state !== 'running' || sandbox === undefined) throw failedPrecondition(`it is ${state}`);
-  if (existsSync(location)) throw new BerthError('ALREADY_EXISTS', `${location} is there already`);
+  if (state !== 'running' || sandbox === undefined) throw failedPrecondition(`the container is ${state}`);
+  if (existsSync(location)) throw new BerthError('ALREADY_EXISTS', `${location} already exists`);
   const criu = await findCriu(deps.settings.criu);
   if ('lack' in criu) throw failedPrecondition(criu.lack);
   return { criu, sandbox };
@@ -111,7 +115,7 @@ async function checkpoint(work: Work): Promise<void> {
   }
 }
 
-/** On a disk, for memory can be large; goes with the container in any case. */
+/** On disk, because the saved memory can be large. Removed with the container at the latest. */
 function workDirOf(deps: EngineDeps, { record }: ContainerView): string {
   return join(dirname(deps.rootfs.upperDir(record.id)), 'checkpoint');
 }
@@ -128,12 +132,12 @@ async function whileFrozen({ deps, view, signal }: Work, action: () => Promise<v
 }
 
 async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string): Promise<void> {
-  const { pid } = livingProcess(view);
+  const { pid } = aliveProcess(view);
   const imagesDir = join(workDir, 'checkpoint');
   const mounts = mountsOf(pid);
   if (mounts.find(({ mountPoint }) => mountPoint === '/')?.type !== 'overlay')
-    throw failedPrecondition("its root is none of the kernel's overlays, and what was changed in it cannot be told; set snapshotter to overlay");
-  // For whoever restores: what was connected to the process.
+    throw failedPrecondition('its rootfs is not on overlayfs, so its changes cannot be determined; set snapshotter to overlay');
+  // A restore needs to know what the process's standard streams were connected to.
   writeFileSync(join(imagesDir, 'descriptors.json'), JSON.stringify([0, 1, 2].map((fd) => connectionOf(pid, fd))), { mode: 0o600 });
   await dumpProcesses(criu, {
     pid,
@@ -141,9 +145,9 @@ async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string
     workDir,
     freezerDirectory: freezerDirectory(deps.cgroups, view.record.cgroupPath),
     externalMounts: externalMounts(mounts, mountsOf('self')),
-    externalNamespaces: heldNamespaces(view, sandbox, pid),
+    externalNamespaces: externalNamespaces(view, sandbox, pid),
     onStart: (criuPid) => writeFileSync(join(workDir, criuFile), JSON.stringify({ pid: criuPid, startTime: processStartTime(criuPid) ?? '' })),
-    // The signal ends it in time.
+    // The signal enforces the timeout.
     timeoutMs: 2 ** 31 - 1,
     signal,
   });
@@ -151,8 +155,8 @@ async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string
 
 const mountsOf = (process: number | 'self') => parseMountInfo(readFileSync(`/proc/${process}/mountinfo`, 'utf8'));
 
-function livingProcess({ status: { process } }: ContainerView): ProcessIdentity {
-  if (process === undefined || !isAlive(process.pid, process.startTime)) throw failedPrecondition('its process has ended');
+function aliveProcess({ status: { process } }: ContainerView): ProcessIdentity {
+  if (process === undefined || !isAlive(process.pid, process.startTime)) throw failedPrecondition('the process of the container has exited');
   return process;
 }
 
@@ -164,8 +168,8 @@ function connectionOf(pid: number, fd: number): string {
   }
 }
 
-/** The pod's: criu leaves them out, and a restore joins those of its own pod. The names are runc's. */
-function heldNamespaces({ record }: ContainerView, sandbox: SandboxView, pid: number): string[] {
+/** The namespaces that belong to the pod: criu does not save them, and a restore joins those of its own pod. The keys are runc's. */
+function externalNamespaces({ record }: ContainerView, sandbox: SandboxView, pid: number): string[] {
   const key = (kind: string, name: string) => `${kind}[${statSync(`/proc/${pid}/ns/${kind}`).ino}]:${name}`;
   const sharesPids = ['pod', 'target'].includes(record.spec.security.namespaces.pid);
   return [
@@ -187,7 +191,7 @@ async function addChanges({ deps, view: { record }, sandbox, signal }: Work, arc
   if (deleted.length > 0) await archive.addText('deleted.files', JSON.stringify(deleted));
 }
 
-/** On disk are the host's ids. */
+/** Converts owners on disk, which are ids of the host, to ids in the user namespace. */
 function shiftOf(range: IdRange | undefined): (id: number) => number {
   if (range === undefined) return (id) => id;
   return (id) => (id >= range.hostId && id < range.hostId + range.length ? id - range.hostId : overflowId);
@@ -210,7 +214,7 @@ function sourceOf(path: string): [string, { readonly isDirectory: boolean; reado
   }
 }
 
-/** Ends what a daemon that died has left of a checkpoint: first criu, which would freeze the processes again, then their frost. */
+/** Cleans up a checkpoint that a crashed daemon left behind. Kills criu before it thaws the processes, because criu would freeze them again. */
 export async function abandonCheckpoint(deps: EngineDeps, view: ContainerView): Promise<void> {
   const workDir = workDirOf(deps, view);
   if (!existsSync(workDir)) return;
@@ -220,7 +224,7 @@ export async function abandonCheckpoint(deps: EngineDeps, view: ContainerView): 
   await removeTree(workDir);
 }
 
-/** @returns null when it is not there, or was cut off. */
+/** @returns null if the file does not exist or is truncated. */
 function readIdentity(path: string): ProcessIdentity | null {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as ProcessIdentity;

@@ -1,31 +1,34 @@
 /**
- * What is asked of criu and what it answers, as bytes: protocol buffers, `images/rpc.proto` of criu, whose names stand here. Pure.
+ * Encodes requests to criu and decodes its responses: protocol buffers, `images/rpc.proto` of criu. Field names are in the comments. Pure.
  */
 
 export type DumpRequest = {
-  /** fd of the daemon: a directory for the images. */
+  /** fd in the daemon: the directory for the images. */
   readonly imagesDirFd: number;
-  /** fd of the daemon: a directory for the log and the counts. */
+  /** fd in the daemon: the directory for the log and the statistics. */
   readonly workDirFd: number;
-  /** First process of the tree. */
+  /** Root of the process tree. */
   readonly pid: number;
-  /** Directory of the cgroup whose freezer holds the processes. */
+  /** Directory of the cgroup whose freezer freezes the processes. */
   readonly freezerDirectory: string;
-  /** Mount points in the container whose mounts come from outside. */
+  /** Mount points of external mounts, as paths in the container. */
   readonly externalMounts: readonly string[];
-  /** Namespaces that others hold: `net[INODE]:KEY`. */
+  /** External namespaces: `net[INODE]:KEY`. */
   readonly externalNamespaces: readonly string[];
 };
 
 /** `criu_req_type` */
 const dump = 1;
-/** `criu_cg_mode`: what a restore does of cgroups is left to it. */
+/** `criu_cg_mode`: a restore decides what it does with cgroups. */
 const softCgroups = 3;
 const informativeLogLevel = 4;
 
 export const dumpLogFile = 'dump.log';
 
-/** The first processes run on afterwards. Open connections, locks and sockets to the outside are saved as they are: none of them ends a look at a container. */
+/**
+ * Encodes a dump request. The processes keep running afterwards. Open connections, file locks and external sockets are saved, so that none of them
+ * fails the dump.
+ */
 export function encodeDumpRequest(request: DumpRequest): Buffer {
   const options = Buffer.concat([
     number(1, request.imagesDirFd),
@@ -38,21 +41,21 @@ export function encodeDumpRequest(request: DumpRequest): Buffer {
     text(10, dumpLogFile),
     number(17, request.workDirFd),
     ...request.externalMounts.map((point) => bytes(23, Buffer.concat([text(1, point), text(2, point)]))),
-    flag(24), // manage_cgroups, of old
+    flag(24), // manage_cgroups (deprecated)
     flag(29), // ext_sharing
     flag(30), // ext_masters
     number(34, softCgroups),
     ...request.externalNamespaces.map((external) => text(37, external)),
     text(44, request.freezerDirectory),
-    flag(50), // orphan_pts_master: the other side of the terminal is the monitor's
+    flag(50), // orphan_pts_master: the monitor holds the terminal's master
   ]);
   return Buffer.concat([number(1, dump), bytes(2, options)]);
 }
 
-/** An answer; `message` is '' where criu does not say. */
+/** The response of criu. `message` is '' if it contains none. */
 export type DumpAnswer = { readonly isDone: boolean; readonly message: string };
 
-/** @returns null for what is no answer. */
+/** @returns null for an invalid response. */
 export function decodeDumpAnswer(answer: Uint8Array): DumpAnswer | null {
   const fields = new Map<number, number | Buffer>();
   const at = { offset: 0 };
@@ -73,11 +76,14 @@ export function decodeDumpAnswer(answer: Uint8Array): DumpAnswer | null {
   return { isDone: isDone === 1, message: Buffer.isBuffer(message) ? message.toString() : '' };
 }
 
-/** The last errors of a dump's log, shortest form: `Error (criu/tty.c:2399): tty: …` is `tty: …`. At most three, each at most a line of a terminal. */
+/**
+ * Returns the last errors in the log of a dump: at most three, each at most 200 characters, without the prefix (`Error (criu/tty.c:2399): tty: …`
+ * becomes `tty: …`).
+ */
 export function errorsOfLog(log: string): string {
   const errors = log.split('\n').flatMap((line) => /Error \([^)]*\): (.*)$/.exec(line)?.[1] ?? []);
-  const telling = errors.filter((error) => !/^(rlimit: |Dumping FAILED)/.test(error));
-  return telling
+  const informative = errors.filter((error) => !/^(rlimit: |Dumping FAILED)/.test(error));
+  return informative
     .slice(-3)
     .map((error) => error.slice(0, 200).replace(/\.$/, ''))
     .join('; ');
@@ -91,7 +97,7 @@ const flag = (field: number): Buffer => number(field, 1);
 const bytes = (field: number, value: Buffer): Buffer => Buffer.concat([varint((field << 3) | bytesType), varint(value.length), value]);
 const text = (field: number, value: string): Buffer => bytes(field, Buffer.from(value));
 
-/** Seven bits a byte, the lowest first; the eighth says that more follow. @param value below 2^31. */
+/** Seven bits per byte, least significant first; the eighth bit is set if more bytes follow. @param value below 2^31. */
 function varint(value: number): Buffer {
   const out: number[] = [];
   let rest = value;
@@ -99,7 +105,7 @@ function varint(value: number): Buffer {
   return Buffer.from([...out, rest]);
 }
 
-/** @returns null at the end, and for more than fits into 64 bits. A negative number comes out as some other: nobody here asks for one. */
+/** @returns null at the end of the data, and for more than 64 bits. Negative numbers are not decoded correctly; no field that is used has one. */
 function readVarint(view: Buffer, at: { offset: number }): number | null {
   let value = 0;
   for (let i = 0; i < 10; i++) {

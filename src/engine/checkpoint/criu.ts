@@ -1,5 +1,5 @@
 /**
- * criu, the program that saves processes: found on the node, tried on its kernel, and asked for a dump. Without it there are no checkpoints.
+ * Finds criu, the program that saves processes, checks that it supports the kernel, and runs dumps. Checkpoints require it.
  */
 import { accessSync, closeSync, constants, openSync, readFileSync, writeSync } from 'node:fs';
 import { release } from 'node:os';
@@ -9,30 +9,30 @@ import { packetSockets } from '../../sys/call/syscalls.ts';
 import { collect, type ProgramResult, runProgram } from '../../sys/process/spawn.ts';
 import { type DumpRequest, decodeDumpAnswer, dumpLogFile, encodeDumpRequest, errorsOfLog } from './criu-request.ts';
 
-/** The program's path or name, and where a name is looked for, as in PATH. */
+/** Path or name of the program, and the directories to search for a name, as in PATH. */
 export type CriuSettings = { readonly program: string; readonly searchPath: string };
 
 export type FoundCriu = { readonly path: string; readonly environment: readonly string[] };
 
 const checkTimeoutMs = 30_000;
 const outputBytesMax = 256 * 1024;
-/** Of a log that can be long only the end says why. */
+/** Only the end of a long log is read: it contains the cause. */
 const logBytesMax = 1024 * 1024;
 
-/** @returns criu, or why there are no checkpoints on this node and what to do. It is asked anew each time: it may be installed or upgraded any day. */
+/** @returns criu, or why checkpoints do not work on this node and how to fix it. Checked at each call: criu can be installed or upgraded at any time. */
 export async function findCriu({ program, searchPath }: CriuSettings): Promise<FoundCriu | { readonly lack: string }> {
   const path = candidates(program, searchPath).find(isExecutable);
   if (path === undefined) {
-    return { lack: `the program ${program} is not on this node; install criu (Debian, Ubuntu, Fedora: package criu), or set criu to where it is` };
+    return { lack: `${program} not found; install criu (Debian, Ubuntu, Fedora: package criu), or set criu to its path` };
   }
   const found = { path, environment: [`PATH=${searchPath}`] };
   const { exitCode, stdout, stderr, timedOut } = await run(found, ['check'], {}).catch(failedRun);
   if (exitCode === 0) return found;
   const reason = timedOut
-    ? `no answer within ${checkTimeoutMs / 1000} s`
+    ? `timeout after ${checkTimeoutMs / 1000} s`
     : errorsOfLog(`${stdout}\n${stderr}`) || stderr.toString().trim().split('\n').pop();
   return {
-    lack: `${path} cannot save processes on kernel ${release()}: ${reason || `exit code ${exitCode}`}; install a newer criu, and see criu check`,
+    lack: `${path} does not support kernel ${release()}: ${reason || `exit code ${exitCode}`}; install a newer criu, and run criu check`,
   };
 }
 
@@ -78,19 +78,21 @@ function run({ path, environment }: FoundCriu, args: readonly string[], options:
 }
 
 export type Dump = Omit<DumpRequest, 'imagesDirFd' | 'workDirFd'> & {
-  /** Get the images; the log and the counts. */
+  /** Directory for the images. */
   readonly imagesDir: string;
+  /** Directory for the log and the statistics. */
   readonly workDir: string;
-  /** Told of criu's pid before anything is asked of it. */
+  /** Called with criu's pid before the request is sent. */
   readonly onStart: (pid: number) => void;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
 };
 
 /**
- * Saves a tree of processes, which runs on. When criu is killed in the middle, it does too: what criu put into the processes ends with their connection to it.
+ * Saves a process tree. The processes keep running, even if criu is killed during the dump: the code that criu injects into them removes itself when
+ * its connection to criu closes.
  *
- * @throws {BerthError} INTERNAL with criu's own words, RESOURCE_EXHAUSTED when the disk is full. An abort has its reason in the signal.
+ * @throws {BerthError} INTERNAL with criu's error message, RESOURCE_EXHAUSTED if the disk is full. After an abort, the signal has the reason.
  */
 export async function dumpProcesses(criu: FoundCriu, dump: Dump): Promise<void> {
   const directories = [openSync(dump.imagesDir, 'r'), openSync(dump.workDir, 'r')] as const;
@@ -103,10 +105,10 @@ export async function dumpProcesses(criu: FoundCriu, dump: Dump): Promise<void> 
       writeSync(ours, request);
     };
     const { exitCode, stderr } = await run(criu, ['swrk', '3'], { moreFds: [theirs], onStart, timeoutMs: dump.timeoutMs, signal: dump.signal });
-    const answered = decodeDumpAnswer(answer.finish());
-    if (answered?.isDone === true && exitCode === 0) return;
+    const response = decodeDumpAnswer(answer.finish());
+    if (response?.isDone === true && exitCode === 0) return;
     const log = readEnd(join(dump.workDir, dumpLogFile));
-    const reason = errorsOfLog(log) || answered?.message || errorsOfLog(stderr.toString()) || `criu ended with ${exitCode}`;
+    const reason = errorsOfLog(log) || response?.message || errorsOfLog(stderr.toString()) || `exit code ${exitCode}`;
     throw /No space left on device/.test(log) ? new BerthError('RESOURCE_EXHAUSTED', `criu: ${reason}`) : internal(`criu: ${reason}`);
   } finally {
     answer.finish();
