@@ -20,7 +20,8 @@ import {
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
-import { createLayerWriter, type LayerLimits, layerLimits } from '../../src/images/layer/layer-writer.ts';
+import { type LayerLimits, layerLimits } from '../../src/images/layer/layer-usage.ts';
+import { LayerWriter } from '../../src/images/layer/layer-writer.ts';
 import { noTarSplit } from '../../src/images/layer/tar-split.ts';
 import { createTarParser } from '../../src/images/tar/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
@@ -420,7 +421,7 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
 test('device nodes are made, left out or refused, as the node has it', () => {
   const write = (devices: 'keep' | 'skip' | 'refuse'): string[] => {
     const root = bed.newDir();
-    const writer = createLayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
+    const writer = new LayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
     try {
       const parser = createTarParser(writer);
       const members: Member[] = [
@@ -445,7 +446,7 @@ test('device nodes are made, left out or refused, as the node has it', () => {
 
 test('limits on entries, memory and disk end a bomb', () => {
   const write = (members: readonly Member[], limits: LayerLimits, freeBytes: number): void => {
-    const writer = createLayerWriter(bed.newDir(), limits, () => freeBytes);
+    const writer = new LayerWriter(bed.newDir(), limits, () => freeBytes);
     try {
       const parser = createTarParser(writer);
       parser.push(makeTar(members));

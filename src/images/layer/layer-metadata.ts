@@ -3,15 +3,7 @@
  */
 import { fstatSync } from 'node:fs';
 import { isErrno } from '../../sys/call/ffi.ts';
-import {
-  setLinkOwner,
-  setLinkTimes,
-  setNodeOwnerAndMode,
-  setOwnerAndMode,
-  setTimes,
-  setXattr,
-  setXattrAt,
-} from '../../sys/filesystem/inodes.ts';
+import { setLinkOwner, setLinkTimes, setNodeOwnerAndMode, setOwnerAndMode, setTimes, setXattr, setXattrAt } from '../../sys/filesystem/inodes.ts';
 import type { TarEntry } from '../tar/tar.ts';
 
 const defaultAclXattr = 'system.posix_acl_default';

@@ -13,8 +13,8 @@ export type LayerLimits = {
 
 export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20, holeBytesMax: 8 * 2 ** 30 };
 
-/** The block size of the usual file systems. */
-const blockBytes = 4096;
+/** The block size of the usual file systems: the space that a directory takes, and the unit of the space of a file. */
+export const blockBytes = 4096;
 /** Bytes written between two checks of the free space. */
 const spaceCheckBytes = 32 << 20;
 /** Space left free for other services of the node on the same disk. */

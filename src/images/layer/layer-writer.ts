@@ -1,351 +1,288 @@
 /**
- * Writes a layer's entries as a directory that overlayfs can stack: the sink of a tar parser.
+ * Writes the entries of a layer's archive as a directory that overlayfs can mount as a layer: the sink of a tar parser.
  *
- * Synchronous, for a worker thread. Writes nothing outside the directory that it was given, and knows neither digests nor compression.
+ * Synchronous, for a worker thread. Writes only below the given directory. Independent of digests and compression.
  */
 import assert from 'node:assert/strict';
 import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close as closeFd } from '../../sys/call/syscalls.ts';
-import {
-  createFileAt,
-  makeNodeAt,
-  makeSymlinkAt,
-  openDirectoryAt,
-  setLinkOwner,
-  setLinkTimes,
-  setNodeOwnerAndMode,
-  setOwnerAndMode,
-  setTimes,
-  setXattr,
-  setXattrAt,
-  type Timestamp,
-} from '../../sys/filesystem/inodes.ts';
+import { createFileAt, makeNodeAt, makeSymlinkAt, openDirectoryAt, setTimes, setXattr, type Timestamp } from '../../sys/filesystem/inodes.ts';
 import type { TarEntry, TarEntryKind, TarSink } from '../tar/tar.ts';
-import { exhausted, named } from './layer-failure.ts';
+import { named } from './layer-failure.ts';
+import { LayerMetadata } from './layer-metadata.ts';
 import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
 import { LayerTree } from './layer-tree.ts';
+import { blockBytes, type LayerLimits, LayerUsage } from './layer-usage.ts';
 import { noTarSplit, type TarSplitRecorder } from './tar-split.ts';
 
-export type LayerLimits = {
-  readonly entriesMax: number;
-  /** Paths of directories and whiteouts, which are kept in memory until the end. */
-  readonly pathBytesMax: number;
-  /** Of all sparse files. */
-  readonly holeBytesMax: number;
-};
-
-/** What becomes of device nodes: made, left out, or their layer refused. */
+/** What to do with device nodes: create them, skip them, or refuse the layer. */
 export type DevicePolicy = 'keep' | 'skip' | 'refuse';
 
 export type WrittenLayer = {
-  /** Space that files and directories take, in blocks of the usual size. */
+  /** Space of files and directories, in whole blocks. */
   readonly sizeBytes: number;
   readonly inodes: number;
-  /** Nothing of the layers below is to be seen. */
+  /** The layer hides everything of the layers below. */
   readonly isRootOpaque: boolean;
-  /** Extended attributes that the file system does not take, by name. */
+  /** Names of extended attributes that the file system did not accept. */
   readonly refusedXattrs: readonly string[];
 };
 
-export type LayerWriter = TarSink & {
-  /** To be called after the last entry: sets the times of directories. */
-  readonly finish: () => WrittenLayer;
-  /** Closes all files. Removes nothing. Idempotent. */
-  readonly close: () => void;
-};
+type OpenFile = { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number };
 
-export const layerLimits: LayerLimits = { entriesMax: 4_000_000, pathBytesMax: 64 << 20, holeBytesMax: 8 * 2 ** 30 };
-
-const blockBytes = 4096;
-/** How much may be written between two looks at what space is left. */
-const spaceCheckBytes = 32 << 20;
-/** Left free for the node, whose other services are on the same disk. */
-const spaceReserveBytes = 64 << 20;
 const zeros = Buffer.alloc(64 << 10);
-const defaultAclXattr = 'system.posix_acl_default';
 const opaqueXattr = 'trusted.overlay.opaque';
 const opaqueValue = Buffer.from('y');
-/** Attributes of the machine that made the image: another overlay's bookkeeping, another policy's labels and signatures. */
-const foreignXattr = /^(?:(?:trusted|user)\.overlay\.|security\.(?:selinux|ima|evm|SMACK64))/;
 
-/**
- * @param directory empty, made for this layer.
- * @param freeBytes what the file system still has; asked every 32 MiB.
- * @param contents told of every file and symbolic link, and of all bytes that are in none. Stays the caller's.
- * Sink calls throw BerthError: INVALID_ARGUMENT for an entry that no layer may have, RESOURCE_EXHAUSTED for limits and a full disk.
- */
-export function createLayerWriter(
-  directory: string,
-  limits: LayerLimits,
-  freeBytes: () => number,
-  contents: TarSplitRecorder = noTarSplit,
-  devices: DevicePolicy = 'keep',
-): LayerWriter {
-  const rootFd = openSync(directory, 'r');
-  const mtimes = new Map<string, Timestamp>();
-  const whiteouts = new Set<string>();
-  const refusedXattrs = new Set<string>();
-  const totals = { entries: 0, pathBytes: 0, sizeBytes: blockBytes, inodes: 1, uncheckedBytes: 0, holeBytes: 0 };
-  let isRootOpaque = false;
-  const umask = process.umask();
-  /** Whether a file is made with owner and mode as asked for, so that they need not be set; asked of the first one. */
-  let makesAsAsked: boolean | undefined;
-  /** The present entry's stored bytes come as framing too. */
-  let isSparse = false;
-  let file: { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number } | undefined;
+/** The methods of the sink throw BerthError: INVALID_ARGUMENT for an entry that is not allowed in a layer, RESOURCE_EXHAUSTED for limits and a full disk. */
+export class LayerWriter implements TarSink {
+  readonly #rootFd: number;
+  readonly #usage: LayerUsage;
+  readonly #metadata = new LayerMetadata();
+  readonly #contents: TarSplitRecorder;
+  readonly #devices: DevicePolicy;
+  readonly #tree: LayerTree;
+  /** Times of directories by path. They are set at the end. */
+  readonly #mtimes = new Map<string, Timestamp>();
+  readonly #whiteouts = new Set<string>();
+  #isRootOpaque = false;
+  /** Stored bytes of the current entry arrive as framing, too. */
+  #isSparse = false;
+  /** The file that the content belongs to. Undefined for entries without one. */
+  #file: OpenFile | undefined;
+  #isClosed = false;
 
-  const onMade = (path: string, fd: number): void => {
-    count(blockBytes);
-    if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
-  };
-  const tree = new LayerTree(rootFd, onMade, (dir, name, path) => contents.removeExisting(dir, name, path));
+  /**
+   * @param directory empty, created for this layer.
+   * @param freeBytes returns the free space of the file system. Called every 32 MiB.
+   * @param contents records all files, symbolic links, and bytes that are in neither. The caller closes it.
+   */
+  constructor(
+    directory: string,
+    limits: LayerLimits,
+    freeBytes: () => number,
+    contents: TarSplitRecorder = noTarSplit,
+    devices: DevicePolicy = 'keep',
+  ) {
+    this.#rootFd = openSync(directory, 'r');
+    this.#usage = new LayerUsage(limits, freeBytes);
+    this.#contents = contents;
+    this.#devices = devices;
+    const onCreated = (path: string, fd: number): void => this.#countDirectory(path, fd);
+    this.#tree = new LayerTree(this.#rootFd, onCreated, (dir, name, path) => contents.removeExisting(dir, name, path));
+  }
 
-  const count = (sizeBytes: number): void => {
-    totals.inodes += 1;
-    totals.sizeBytes += Math.ceil(sizeBytes / blockBytes) * blockBytes;
-  };
+  framing(bytes: Buffer): void {
+    this.#contents.addBytes(bytes);
+  }
 
-  const remember = (path: string): void => {
-    totals.pathBytes += path.length + 64;
-    if (totals.pathBytes > limits.pathBytesMax) throw exhausted('has too many directories and whiteouts');
-  };
+  entry(entry: TarEntry): void {
+    this.#usage.addEntry();
+    this.#isSparse = entry.isSparse;
+    named(entry.path, () => this.#place(entry));
+  }
 
-  const checkSpace = (sizeBytes: number): void => {
-    totals.uncheckedBytes += sizeBytes;
-    if (totals.uncheckedBytes < spaceCheckBytes) return;
-    const isTooMuch = freeBytes() - spaceReserveBytes < sizeBytes;
-    totals.uncheckedBytes = 0;
-    if (isTooMuch) throw exhausted('does not fit on the disk');
-  };
-
-  const entry = (found: TarEntry): void => {
-    totals.entries += 1;
-    if (totals.entries > limits.entriesMax) throw exhausted(`has more than ${limits.entriesMax} entries`);
-    isSparse = found.isSparse;
-    named(found.path, () => place(found));
-  };
-
-  const place = (found: TarEntry): void => {
-    const path = toLayerPath(found.path);
-    if (path.kind === 'ignored') return;
-    if (path.kind === 'root') placeRoot(found);
-    else if (path.kind === 'opaque') makeOpaque(path.parent);
-    else if (path.kind === 'whiteout') placeWhiteout(path.parent, path.name);
-    else if (found.kind === 'directory') placeDirectory(path.parent, path.name, found);
-    else if (found.kind === 'file') placeFile(path.parent, path.name, found);
-    else if (isLeftOut(found.kind)) return;
-    else placeNode(path.parent, path.name, found);
-  };
-
-  const isLeftOut = (kind: TarEntryKind): boolean => {
-    const isDevice = kind === 'char' || kind === 'block';
-    if (isDevice && devices === 'refuse') throw failedPrecondition('is a device node, which this node refuses (image_devices)');
-    return isDevice && devices === 'skip';
-  };
-
-  const placeRoot = (found: TarEntry): void => {
-    if (found.kind !== 'directory') throw invalidArgument("the layer's root is not a directory");
-    describeDirectory(rootFd, found);
-    mtimes.set('', found.mtime);
-  };
-
-  const makeOpaque = (parent: string): void => {
-    const fd = tree.enter(parent);
-    // overlayfs does not look at this mark on a layer's own root.
-    if (tree.path === '') isRootOpaque = true;
-    setXattr(fd, opaqueXattr, opaqueValue);
-  };
-
-  const placeWhiteout = (parent: string, name: string): void => {
-    const dir = tree.enter(parent);
-    try {
-      makeNodeAt(dir, name, { kind: 'char', major: 0, minor: 0 });
-    } catch (error) {
-      if (!isErrno(error, 'EEXIST')) throw error;
-      hideBelow(dir, name);
+  content(bytes: Buffer): void {
+    // Content of whiteouts and of other entries that create no file.
+    if (this.#file === undefined) {
+      if (!this.#isSparse) this.#contents.addBytes(bytes);
       return;
     }
-    count(0);
-    const path = under(tree.path, name);
-    remember(path);
-    whiteouts.add(path);
-  };
-
-  /** The layer has the name too: what it has stays, and of the layers below nothing shows through. */
-  const hideBelow = (dir: number, name: string): void => {
-    const fd = openDirectoryAt(dir, name);
-    if (fd === undefined) return;
-    try {
-      setXattr(fd, opaqueXattr, opaqueValue);
-    } finally {
-      closeFd(fd);
-    }
-  };
-
-  const placeDirectory = (parent: string, name: string, found: TarEntry): void => {
-    checkSpace(blockBytes);
-    const dir = tree.enter(parent);
-    const path = under(tree.path, name);
-    // A link of this name is replaced, not followed: the entry says that a directory is here.
-    if (makeUnlessDirectory(dir, name, () => contents.removeExisting(dir, name, path))) count(blockBytes);
-    const fd = tree.find(path);
-    assert(fd !== undefined, 'it was just made');
-    if (whiteouts.delete(path)) setXattr(fd, opaqueXattr, opaqueValue);
-    describeDirectory(fd, found);
-    if (!mtimes.has(path)) remember(path);
-    mtimes.set(path, found.mtime);
-  };
-
-  const anewHere = <T>(dir: number, name: string, make: () => T): T => anew(make, () => contents.removeExisting(dir, name, under(tree.path, name)));
-
-  const placeFile = (parent: string, name: string, found: TarEntry): void => {
-    checkSpace(found.sizeBytes + blockBytes);
-    const dir = tree.enter(parent);
-    const path = under(tree.path, name);
-    const mode = isOrdinary(found) ? found.mode : 0o600;
-    file = { fd: anewHere(dir, name, () => createFileAt(dir, name, mode)), entry: found, path, crc: 0 };
-    count(found.sizeBytes);
-  };
-
-  const placeNode = (parent: string, name: string, found: TarEntry): void => {
-    const dir = tree.enter(parent);
-    if (found.kind === 'link') {
-      placeLink(dir, name, found);
-      return;
-    }
-    count(0);
-    if (found.kind === 'symlink') {
-      anewHere(dir, name, () => makeSymlinkAt(dir, name, found.linkPath));
-      contents.add({ kind: 'link', path: under(tree.path, name), crc: contents.checksum(Buffer.from(found.linkPath, 'latin1'), 0) });
-      setLinkOwner(dir, name, found.uid, found.gid);
-    } else {
-      const { major, minor } = found;
-      const kind = found.kind === 'fifo' ? 'fifo' : found.kind === 'char' ? 'char' : 'block';
-      anewHere(dir, name, () => makeNodeAt(dir, name, { kind, major, minor }));
-      setNodeOwnerAndMode(dir, name, found.uid, found.gid, found.mode);
-    }
-    writeXattrs(found, (attribute, value) => setXattrAt(dir, name, attribute, value));
-    setLinkTimes(dir, name, found.mtime);
-  };
-
-  const placeLink = (dir: number, name: string, found: TarEntry): void => {
-    const here = under(tree.path, name);
-    const clean = toCleanPath(found.linkPath);
-    if (clean === '') throw invalidArgument("a hard link to the layer's root");
-    // Its own tree, so that the place of the new name stays open.
-    const isMissing = (): never => {
-      throw invalidArgument(`hard link to ${shownPath(found.linkPath)}, which is not in this layer`);
-    };
-    const targets = new LayerTree(rootFd, isMissing, isMissing);
-    try {
-      const target = splitPath(clean);
-      const targetDir = targets.enter(target.parent);
-      const link = (): void => linkTo(targetDir, target.name, dir, name, found.linkPath);
-      if (under(targets.path, target.name) === here) unlessThere(link);
-      else anewHere(dir, name, link);
-    } finally {
-      targets.leave();
-    }
-  };
-
-  /** Of root, and of a mode that is made at once. */
-  const isOrdinary = ({ uid, gid, mode }: TarEntry): boolean => uid === 0 && gid === 0 && (mode & (0o7000 | umask)) === 0;
-
-  const describeFile = (fd: number, found: TarEntry): void => {
-    if (isOrdinary(found)) makesAsAsked ??= isAsAsked(fd, found);
-    if (makesAsAsked !== true || !isOrdinary(found)) setOwnerAndMode(fd, found.uid, found.gid, found.mode);
-    writeXattrs(found, (attribute, value) => setXattr(fd, attribute, value));
-  };
-
-  const describeDirectory = (fd: number, found: TarEntry): void => {
-    // It may pass on its group (set-group-id, or the mount option grpid), and its default ACL.
-    if (found.gid !== 0 || found.xattrs.has(defaultAclXattr)) makesAsAsked = false;
-    setOwnerAndMode(fd, found.uid, found.gid, found.mode);
-    writeXattrs(found, (attribute, value) => setXattr(fd, attribute, value));
-  };
-
-  const writeXattrs = (found: TarEntry, set: (attribute: string, value: Uint8Array) => void): void => {
-    for (const [attribute, value] of found.xattrs) {
-      if (foreignXattr.test(attribute)) continue;
-      try {
-        set(attribute, value);
-      } catch (error) {
-        if (!isErrno(error, 'EOPNOTSUPP', 'ENOTSUP', 'EPERM')) throw error;
-        if (refusedXattrs.size < 8) refusedXattrs.add(attribute);
-      }
-    }
-  };
-
-  const content = (bytes: Buffer): void => {
-    // Of whiteouts and other entries that make no file.
-    if (file === undefined) {
-      if (!isSparse) contents.addBytes(bytes);
-      return;
-    }
-    const { fd, entry: found } = file;
-    file.crc = contents.checksum(bytes, file.crc);
-    named(found.path, () => {
+    const { fd, entry } = this.#file;
+    this.#file.crc = this.#contents.checksum(bytes, this.#file.crc);
+    named(entry.path, () => {
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
     });
-  };
+  }
 
-  /** Stays one on the disk, where it takes nothing; but who copies or checks the file reads all of it. */
-  const hole = (sizeBytes: number): void => {
-    if (file === undefined) return;
-    const { fd, entry: found } = file;
-    totals.holeBytes += sizeBytes;
-    if (totals.holeBytes > limits.holeBytesMax) throw exhausted(`has sparse files with more than ${limits.holeBytesMax} bytes of holes`);
-    totals.sizeBytes -= Math.floor(sizeBytes / blockBytes) * blockBytes;
-    named(found.path, () => ftruncateSync(fd, fstatSync(fd).size + sizeBytes));
-    for (let left = sizeBytes; left > 0; left -= zeros.length) file.crc = contents.checksum(zeros.subarray(0, left), file.crc);
-  };
+  /** Keeps the hole as a hole on disk. */
+  hole(sizeBytes: number): void {
+    if (this.#file === undefined) return;
+    const { fd, entry } = this.#file;
+    this.#usage.addHole(sizeBytes);
+    named(entry.path, () => ftruncateSync(fd, fstatSync(fd).size + sizeBytes));
+    for (let left = sizeBytes; left > 0; left -= zeros.length) {
+      this.#file.crc = this.#contents.checksum(zeros.subarray(0, left), this.#file.crc);
+    }
+  }
 
-  const entryEnd = (): void => {
-    if (file === undefined) return;
-    const { fd, entry: found, path, crc } = file;
-    const { sizeBytes, mode, uid, gid } = found;
-    file = undefined;
+  entryEnd(): void {
+    if (this.#file === undefined) return;
+    const { fd, entry, path, crc } = this.#file;
+    const { sizeBytes, mode, uid, gid, isSparse } = entry;
+    this.#file = undefined;
     try {
-      named(found.path, () => {
-        describeFile(fd, found);
-        setTimes(fd, found.mtime);
-        contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid, isSparse: found.isSparse });
+      named(entry.path, () => {
+        this.#metadata.setFile(fd, entry);
+        this.#contents.add({ kind: 'file', path, crc, sizeBytes, mode, uid, gid, isSparse });
       });
     } finally {
       closeFd(fd);
     }
-  };
+  }
 
-  const finish = (): WrittenLayer => {
-    // Last of all: every name made in a directory changed its time.
-    for (const [path, mtime] of mtimes) {
-      const fd = tree.find(path);
+  /** Sets the times of directories. To be called after the last entry. */
+  finish(): WrittenLayer {
+    // At the end, because each new name in a directory changes its time.
+    for (const [path, mtime] of this.#mtimes) {
+      const fd = this.#tree.find(path);
       if (fd !== undefined) setTimes(fd, mtime);
     }
-    return { sizeBytes: totals.sizeBytes, inodes: totals.inodes, isRootOpaque, refusedXattrs: [...refusedXattrs] };
-  };
+    const { sizeBytes, inodes } = this.#usage;
+    return { sizeBytes, inodes, isRootOpaque: this.#isRootOpaque, refusedXattrs: this.#metadata.refusedXattrs };
+  }
 
-  let isClosed = false;
-  const close = (): void => {
-    if (isClosed) return;
-    isClosed = true;
-    if (file !== undefined) closeFd(file.fd);
-    file = undefined;
-    tree.leave();
-    closeSync(rootFd);
-  };
+  /** Closes all files. Removes nothing. Idempotent. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    if (this.#file !== undefined) closeFd(this.#file.fd);
+    this.#file = undefined;
+    this.#tree.leave();
+    closeSync(this.#rootFd);
+  }
 
-  return { framing: (bytes) => contents.addBytes(bytes), entry, content, hole, entryEnd, finish, close };
+  #place(entry: TarEntry): void {
+    const path = toLayerPath(entry.path);
+    if (path.kind === 'ignored') return;
+    if (path.kind === 'root') this.#placeRoot(entry);
+    else if (path.kind === 'opaque') this.#placeOpaque(path.parent);
+    else if (path.kind === 'whiteout') this.#placeWhiteout(path.parent, path.name);
+    else if (entry.kind === 'directory') this.#placeDirectory(path.parent, path.name, entry);
+    else if (entry.kind === 'file') this.#placeFile(path.parent, path.name, entry);
+    else if (this.#isSkipped(entry.kind)) return;
+    else if (entry.kind === 'link') this.#placeLink(path.parent, path.name, entry);
+    else this.#placeNode(path.parent, path.name, entry);
+  }
+
+  #isSkipped(kind: TarEntryKind): boolean {
+    const isDevice = kind === 'char' || kind === 'block';
+    if (isDevice && this.#devices === 'refuse') throw failedPrecondition('is a device node, which this node refuses (image_devices)');
+    return isDevice && this.#devices === 'skip';
+  }
+
+  #placeRoot(entry: TarEntry): void {
+    if (entry.kind !== 'directory') throw invalidArgument("the layer's root is not a directory");
+    this.#metadata.setDirectory(this.#rootFd, entry);
+    this.#mtimes.set('', entry.mtime);
+  }
+
+  #placeOpaque(parent: string): void {
+    const fd = this.#tree.enter(parent);
+    // overlayfs ignores the attribute on a layer's root.
+    if (this.#tree.path === '') this.#isRootOpaque = true;
+    markOpaque(fd);
+  }
+
+  #placeWhiteout(parent: string, name: string): void {
+    const dir = this.#tree.enter(parent);
+    try {
+      makeNodeAt(dir, name, { kind: 'char', major: 0, minor: 0 });
+    } catch (error) {
+      if (!isErrno(error, 'EEXIST')) throw error;
+      // The layer itself has the name: its own node stays, and a directory hides that of the layers below.
+      markOpaqueAt(dir, name);
+      return;
+    }
+    this.#usage.addInode(0);
+    const path = this.#pathOf(name);
+    this.#usage.addPath(path);
+    this.#whiteouts.add(path);
+  }
+
+  #placeDirectory(parent: string, name: string, entry: TarEntry): void {
+    this.#usage.checkSpace(blockBytes);
+    const dir = this.#tree.enter(parent);
+    const path = this.#pathOf(name);
+    // A symbolic link of this name is replaced, not followed: the entry is a directory.
+    if (makeUnlessDirectory(dir, name, () => this.#contents.removeExisting(dir, name, path))) this.#usage.addInode(blockBytes);
+    const fd = this.#tree.find(path);
+    assert(fd !== undefined, 'the directory was just created');
+    if (this.#whiteouts.delete(path)) markOpaque(fd);
+    this.#metadata.setDirectory(fd, entry);
+    if (!this.#mtimes.has(path)) this.#usage.addPath(path);
+    this.#mtimes.set(path, entry.mtime);
+  }
+
+  #placeFile(parent: string, name: string, entry: TarEntry): void {
+    this.#usage.checkSpace(entry.sizeBytes + blockBytes);
+    const dir = this.#tree.enter(parent);
+    const path = this.#pathOf(name);
+    const mode = this.#metadata.initialMode(entry);
+    this.#file = { fd: this.#create(dir, name, () => createFileAt(dir, name, mode)), entry, path, crc: 0 };
+    this.#usage.addInode(entry.sizeBytes);
+  }
+
+  #placeNode(parent: string, name: string, entry: TarEntry): void {
+    const dir = this.#tree.enter(parent);
+    this.#usage.addInode(0);
+    if (entry.kind === 'symlink') {
+      this.#create(dir, name, () => makeSymlinkAt(dir, name, entry.linkPath));
+      const crc = this.#contents.checksum(Buffer.from(entry.linkPath, 'latin1'), 0);
+      this.#contents.add({ kind: 'link', path: this.#pathOf(name), crc });
+    } else {
+      const { major, minor } = entry;
+      const kind = entry.kind === 'fifo' ? 'fifo' : entry.kind === 'char' ? 'char' : 'block';
+      this.#create(dir, name, () => makeNodeAt(dir, name, { kind, major, minor }));
+    }
+    this.#metadata.setNode(dir, name, entry);
+  }
+
+  #placeLink(parent: string, name: string, entry: TarEntry): void {
+    const dir = this.#tree.enter(parent);
+    const path = this.#pathOf(name);
+    const clean = toCleanPath(entry.linkPath);
+    if (clean === '') throw invalidArgument("hard link to the layer's root");
+    const isMissing = (): never => {
+      throw invalidArgument(`hard link to ${shownPath(entry.linkPath)}, which is not in this layer`);
+    };
+    // A second tree, so that `dir` stays open.
+    const targets = new LayerTree(this.#rootFd, isMissing, isMissing);
+    try {
+      const target = splitPath(clean);
+      const targetDir = targets.enter(target.parent);
+      const link = (): void => linkTo(targetDir, target.name, dir, name, entry.linkPath);
+      if (joinPath(targets.path, target.name) === path) unlessThere(link);
+      else this.#create(dir, name, link);
+    } finally {
+      targets.leave();
+    }
+  }
+
+  /** Creates a node in the current directory in place of an existing one: of two entries with the same path, the last one wins. */
+  #create<T>(dir: number, name: string, create: () => T): T {
+    return anew(create, () => this.#contents.removeExisting(dir, name, this.#pathOf(name)));
+  }
+
+  #countDirectory(path: string, fd: number): void {
+    this.#usage.addInode(blockBytes);
+    if (this.#whiteouts.delete(path)) markOpaque(fd);
+  }
+
+  #pathOf(name: string): string {
+    return joinPath(this.#tree.path, name);
+  }
 }
 
-function isAsAsked(fd: number, { uid, gid, mode }: TarEntry): boolean {
-  const made = fstatSync(fd);
-  return made.uid === uid && made.gid === gid && (made.mode & 0o7777) === mode;
+/** Makes a directory hide everything that the layers below have in it. */
+function markOpaque(fd: number): void {
+  setXattr(fd, opaqueXattr, opaqueValue);
 }
 
-function under(parent: string, name: string): string {
+/** Like markOpaque(), for a name that may be something else than a directory. */
+function markOpaqueAt(dir: number, name: string): void {
+  const fd = openDirectoryAt(dir, name);
+  if (fd === undefined) return;
+  try {
+    markOpaque(fd);
+  } finally {
+    closeFd(fd);
+  }
+}
+
+function joinPath(parent: string, name: string): string {
   return parent === '' ? name : `${parent}/${name}`;
 }

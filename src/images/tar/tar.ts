@@ -78,7 +78,7 @@ type State = 'header' | 'content' | 'metadata' | 'padding' | 'after-end';
 export function createTarParser(sink: TarSink): TarParser {
   const header = Buffer.alloc(blockBytes);
   const checkSum = createSumCheck();
-  const framing = sink.framing ?? (() => undefined);
+  const framing = (bytes: Buffer): void => sink.framing?.(bytes);
   let headerFill = 0;
   let state: State = 'header';
   /** Bytes left of the present content, metadata or padding. */

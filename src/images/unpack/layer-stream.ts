@@ -7,7 +7,8 @@ import { createHash, type Hash } from 'node:crypto';
 import { statfsSync } from 'node:fs';
 import { BerthError, failedPrecondition } from '../../lib/errors.ts';
 import { openIsal } from '../../sys/library/libisal.ts';
-import { createLayerWriter, type DevicePolicy, layerLimits } from '../layer/layer-writer.ts';
+import { layerLimits } from '../layer/layer-usage.ts';
+import { type DevicePolicy, LayerWriter } from '../layer/layer-writer.ts';
 import { TarSplitWriter } from '../layer/tar-split.ts';
 import { createTarParser } from '../tar/tar.ts';
 import { openDecoder } from './decoder.ts';
@@ -26,7 +27,7 @@ export type LayerStream = {
 export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): LayerStream {
   const isal = openIsal();
   const contents = job.tarSplitFile === undefined ? undefined : new TarSplitWriter(job.tarSplitFile, isal?.crc32);
-  const writer = createLayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents, devices);
+  const writer = new LayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents, devices);
   const parser = createTarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
