@@ -241,9 +241,9 @@ test('where an image has a link to what is not there, it is made there: files of
 
 test('an image whose /proc or /sys is no directory is refused', async () => {
   const linked = imageWith((layer) => symlinkSync('/tmp', join(layer, 'proc')));
-  await assert.rejects(startFrom(linked, {}), /mounting \/proc: it is a symbolic link/);
+  await assert.rejects(startFrom(linked, {}), /mount on \/proc: it is a symbolic link/);
   const file = imageWith((layer) => writeFileSync(join(layer, 'sys'), ''));
-  await assert.rejects(startFrom(file, {}), /mounting \/sys: it is a file/);
+  await assert.rejects(startFrom(file, {}), /mount on \/sys: it is a file/);
 });
 
 test('a device that is a volume, or lies in one, is the volume’s, and nothing is made or removed in it', async () => {
@@ -282,7 +282,7 @@ test('a file and a directory are not mounted on each other, and the error says s
   writeFileSync(file, '');
   await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), {
     code: 'FAILED_PRECONDITION',
-    message: /mounting on \/tmp: it is a directory in the image, and must be a file/,
+    message: /mount on \/tmp: it is a directory in the image, must be a file/,
   });
 });
 
@@ -427,11 +427,11 @@ test('an image that cannot have a volume at its place is refused when the contai
   const create = (spec: Partial<ContainerSpec>, volumes: readonly string[] = []) =>
     host.engine.createContainer(sandboxId, idle(spec), image(volumes));
   const refused = (message: RegExp) => ({ code: 'FAILED_PRECONDITION', message });
-  await assert.rejects(create(readonly, ['/file']), refused(/mounting on \/file: it is a file in the image/));
-  await assert.rejects(create(readonly, ['/file/below']), refused(/mounting on \/file\/below: what it lies in is a file/));
-  await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mounting on \/file: it is a file/));
-  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mounting on \/etc: it is a directory/));
-  await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mounting on \/circle\/x: its links in the image lead in a circle/));
+  await assert.rejects(create(readonly, ['/file']), refused(/mount on \/file: it is a file in the image/));
+  await assert.rejects(create(readonly, ['/file/below']), refused(/mount on \/file\/below: its parent is a file/));
+  await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mount on \/file: it is a file/));
+  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mount on \/etc: it is a directory/));
+  await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mount on \/circle\/x: too many levels of symbolic links/));
   // Below another mount, also by a link, it is not the image's.
   const empty = join(host.directory, 'empty-volume');
   mkdirSync(empty);

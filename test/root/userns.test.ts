@@ -228,7 +228,7 @@ test('a tmpfs, and what is mounted in a volume, are shown with the pod’s ids t
   }
 });
 
-test('a volume of a file system that cannot map ids is refused, by its name', async () => {
+test('a volume on a file system without ID-mapped mounts is refused, by its name', async () => {
   const mount = {
     containerPath: '/v',
     hostPath: '/proc/fs',
@@ -239,7 +239,10 @@ test('a volume of a file system that cannot map ids is refused, by its name', as
     options: [],
     ids: first,
   } as const;
-  await assert.rejects(start(await runPod(modes(first)), { mounts: [mount] }), /mounting \/proc\/fs on \/v: its file system.*cannot map ids/);
+  await assert.rejects(
+    start(await runPod(modes(first)), { mounts: [mount] }),
+    /mount \/proc\/fs on \/v: its file system.*does not support ID-mapped mounts/,
+  );
 });
 
 test('a terminal is the container’s console, and belongs to its user', async () => {

@@ -1,15 +1,15 @@
 /**
- * Makes sure that the AppArmor profile of a container is there before it is needed.
+ * Ensures that a container's AppArmor profile is loaded.
  */
 import { failedPrecondition } from '../../lib/errors.ts';
 import { isProfileLoaded, loadProfile, ownProfile } from '../../sys/process/apparmor.ts';
 import { defaultProfileName, defaultProfileText } from '../plan/apparmor.ts';
 
 /**
- * Loads berth's own profile when it is not loaded; all others are the administrator's.
+ * Loads berth's default profile if it is not loaded. Other profiles are loaded by the administrator.
  *
  * @param name undefined: no profile.
- * @throws {BerthError} FAILED_PRECONDITION for one that is not loaded.
+ * @throws {BerthError} FAILED_PRECONDITION for another profile that is not loaded.
  */
 export async function ensureAppArmorProfile(name: string | undefined): Promise<void> {
   if (name === undefined || isProfileLoaded(name)) return;

@@ -1,7 +1,7 @@
 /**
- * Opens everything that a container's plan takes from the host, and composes the plan.
+ * Opens everything that a container's plan uses from the host, and composes the plan.
  *
- * Done twice: when the container is created, to refuse what can be refused, and when it starts.
+ * Runs twice: in CreateContainer, to refuse what can be refused, and in StartContainer.
  */
 import { constants, existsSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -33,9 +33,9 @@ import { openVolumes } from './volumes.ts';
 export type ContainerSources = { readonly plan: Plan; readonly registers: Registers };
 
 /**
- * @param root fd of the container's overlay.
+ * @param root fd of the container's rootfs.
  * @returns the plan, and the open fds it names; the caller closes them.
- * @throws {BerthError} with what cannot be had, nothing left open.
+ * @throws {BerthError} that names what cannot be opened; no fd is left open.
  */
 export function openContainer(deps: EngineDeps, container: ContainerView, sandbox: SandboxView, root: number): ContainerSources {
   const registers = createRegisters();
@@ -100,7 +100,7 @@ function composeContainer(
   return {
     ...openPins(pins, registers),
     pid,
-    // The host's is not for one in a user namespace to mount.
+    // A user namespace must not mount the host's cgroup namespace.
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
     mounts: places.mounts,
     hasStandardDev: has('/dev'),
@@ -117,28 +117,28 @@ function composeContainer(
   };
 }
 
-/** Where links of the image lead. @param isNew refuses now what the image has as something else. */
-function findPlaces(root: number, asked: readonly RootMount[], { spec, image }: ContainerRecord, isNew: boolean) {
-  const mountPoints = new Set(asked.map((mount) => normalPath(mount.target)));
+/** Resolves mount targets through links of the image. @param isNew also refuses targets of the wrong kind (file or directory). */
+function findPlaces(root: number, requested: readonly RootMount[], { spec, image }: ContainerRecord, isNew: boolean) {
+  const mountPoints = new Set(requested.map((mount) => normalPath(mount.target)));
   const of = (path: string) => placeInRoot(root, path, mountPoints);
-  const mounts = asked.map((mount) => ({ ...mount, target: of(mount.target) }));
+  const mounts = requested.map((mount) => ({ ...mount, target: of(mount.target) }));
   const targets = spec.mounts.map((mount) => mount.containerPath);
   const volumes = image.config.volumes.filter((path) => !targets.includes(path)).map(of);
-  // Without a read-only root nothing is done for what the image declares.
+  // With a writable rootfs, volumes declared by the image need nothing.
   const declared = spec.security.hasReadonlyRootfs ? volumes.map((target) => ({ target, isDirectory: true })) : [];
   if (isNew) requireKinds(root, [...mounts, ...declared], mountPoints);
   return { of, mounts, volumes };
 }
 
-/** Whether a path is a volume's place or lies in one: what is made there would be made on the host. */
+/** Returns whether a path is the target of a volume or below one: a file created there would be created on the host. */
 function isCovered(path: string, targets: readonly string[]): boolean {
   return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
 }
 
-/** In a user namespace: a pipe can be made there, a device cannot. */
+/** In a user namespace a FIFO can be created, a device node must be a bind mount. */
 const isMounted = (node: DeviceNode): boolean => node.type !== 'fifo';
 
-/** The end of the pipe that lets a held plan go on. */
+/** Write end of the pipe that resumes a held plan. */
 export const goReg: Reg = 'go.write';
 
 function openHold({ spec }: ContainerRecord, registers: Registers): Pick<ContainerPlan, 'hold'> {
@@ -172,7 +172,7 @@ function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registe
   pipeOf('stdout.read', 'stdout');
   pipeOf('stderr.read', 'stderr');
   if (spec.hasStdin) pipeOf('stdin', 'stdin.write');
-  // In a /dev of its own the container opens it itself; what a volume has there is not to be trusted.
+  // Without a volume on /dev the container opens /dev/null itself; a volume's /dev/null cannot be trusted.
   else if (
     isCovered(
       '/dev/null',
@@ -193,23 +193,23 @@ function openLog(deps: EngineDeps, path: string | undefined, registers: Register
     const dir = registers.add('logs', openDirectory(dirname(path)));
     return { dir, name: basename(path), lineBytesMax: deps.settings.maxContainerLogLineSize };
   } catch (error) {
-    throw unusable(`opening the log directory ${dirname(path)}`, error);
+    throw unusable(`open the log directory ${dirname(path)}`, error);
   }
 }
 
-/** The fds through which a process gets into a cgroup (openCgroup(), openProcessCgroup()), as registers. */
+/** Adds the fds by which a process enters a cgroup (from openCgroup() or openProcessCgroup()) as registers. */
 export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntry {
   if (fds.version === 2) return { version: 2, directory: registers.add('cgroup', fds.directoryFd) };
   return { version: 1, procs: fds.procsFds.map((fd, i) => registers.add(`cgroup${i}`, fd)) };
 }
 
-/** On v1 nothing removes a cgroup behind our back. */
+/** Opens memory.events on v2, where systemd may remove the cgroup first. On v1 nothing else removes it. */
 function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers): Reg | undefined {
   const file = facts.version === 2 ? `${facts.root}${path}/memory.events` : undefined;
   return file !== undefined && existsSync(file) ? registers.add('memory.events', openSync(file, constants.O_RDONLY)) : undefined;
 }
 
-/** On v1 there is no cgroup namespace that would do: the container's own part of each hierarchy is bound. */
+/** Opens what the container sees below /sys/fs/cgroup. On v1 a cgroup namespace is not enough: its part of each hierarchy is bind-mounted. */
 function openCgroupView(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupView {
   if (facts.version === 2)
     return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
@@ -233,7 +233,7 @@ function openSandboxFiles(deps: EngineDeps, sandbox: SandboxView, registers: Reg
   }));
 }
 
-/** What a user namespace may not make of namespaces that are the host's: mounts of them, taken from the host. */
+/** Clones mounts that a user namespace must not create for namespaces of the host. */
 function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Registers): NonNullable<StandardMounts['fromHost']> {
   const take = (path: string) => registers.add(`host${path}`, cloneTree(path, { isRecursive: true }));
   return {
@@ -243,11 +243,11 @@ function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Regist
   };
 }
 
-/** Devices as mounts of the host's nodes. @param hasStandard whether those of a default /dev are among them. */
+/** Opens devices as bind mounts of the host's nodes. @param hasStandard whether the devices of a default /dev are included. */
 function openDevices(nodes: readonly DeviceNode[], hasStandard: boolean, registers: Registers): RootMount[] {
   const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path })) : [];
   return [...standard, ...nodes].map(({ path, hostPath }, i) => {
-    if (!existsSync(hostPath)) throw failedPrecondition(`device ${hostPath} is not on the host, and in a user namespace none can be made`);
+    if (!existsSync(hostPath)) throw failedPrecondition(`device ${hostPath} does not exist on the host, and cannot be created in a user namespace`);
     return deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false })));
   });
 }
@@ -257,22 +257,22 @@ function openPidNamespace(deps: EngineDeps, record: ContainerRecord, sandbox: Sa
   if (pid === 'container') return 'new';
   if (pid === 'node') return 'host';
   const owner = pid === 'pod' ? sandbox.status.reaper?.pid : targetPid(deps, record, targetId);
-  if (owner === undefined) throw failedPrecondition(`joining the pod's pid namespace: sandbox ${sandbox.record.id} has none`);
+  if (owner === undefined) throw failedPrecondition(`join the pod's pid namespace: sandbox ${sandbox.record.id} has none`);
   return { join: registers.add('pid', openSync(`/proc/${owner}/ns/pid`, constants.O_RDONLY)) };
 }
 
 function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string | undefined): number {
   const target = targetId === undefined ? undefined : deps.store.containers.get(targetId);
   if (target === undefined || target.record.sandboxId !== record.sandboxId) {
-    throw failedPrecondition(`joining the pid namespace of container ${targetId}: no such container in this sandbox`);
+    throw failedPrecondition(`join the pid namespace of container ${targetId}: no such container in this sandbox`);
   }
   if (containerState(target.status) !== 'running' || target.status.process === undefined) {
-    throw failedPrecondition(`joining the pid namespace of container ${targetId}: it is not running`);
+    throw failedPrecondition(`join the pid namespace of container ${targetId}: it is not running`);
   }
   return target.status.process.pid;
 }
 
-/** The nodes a container gets, and what its cgroup allows. @throws {BerthError} for a device that is not there. */
+/** Returns a container's device nodes and its device cgroup policy. @throws {BerthError} for a missing device. */
 export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
   const { spec, identity } = record;
   const { isPrivileged } = spec.security;
@@ -280,7 +280,7 @@ export function containerDevices(record: ContainerRecord): { nodes: ContainerPla
   const edited = findEditedNodes(spec.edits?.nodes ?? [], { uid: identity.uid, gid: identity.gid });
   const targets = allMounts(spec).map((mount) => mount.containerPath);
   const all = isPrivileged ? hostDevices().filter((node) => !isCovered(node.path, targets)) : [];
-  // Of several at one path the last is made.
+  // The last of several nodes on one path wins.
   const nodes = new Map([...all, ...found.nodes, ...edited.nodes].map((node) => [normalPath(node.path), node]));
   return { nodes: [...nodes.values()], policy: deviceRules({ isPrivileged, requested: [...found.rules, ...edited.rules] }) };
 }

@@ -1,5 +1,5 @@
 /**
- * Looks up devices on the host: those a container asks for, by path or through a vendor's file, and for a privileged one all of them.
+ * Looks up devices on the host: devices requested by path or by a CDI file, and all devices for privileged containers.
  */
 
 import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
@@ -13,9 +13,9 @@ import type { Device, EditedNode } from '../state/spec.ts';
 export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: DeviceRule[] };
 
 /**
- * A host path may be a link, or a directory: then all devices below it are meant.
+ * A host path may be a link, or a directory, which stands for all devices below it.
  *
- * @throws {BerthError} FAILED_PRECONDITION for a path that is not there, INVALID_ARGUMENT for one that is no device.
+ * @throws {BerthError} FAILED_PRECONDITION for a missing path, INVALID_ARGUMENT for a path that is not a device.
  */
 export function findDevices(devices: readonly Device[]): FoundDevices {
   const nodes = devices.flatMap((device) => findDevice(device).map((node) => ({ node, access: device.permissions || 'rwm' })));
@@ -27,10 +27,10 @@ function ruleOf({ type, major, minor }: DeviceNode, access: string): DeviceRule[
 }
 
 /**
- * What a vendor's file leaves open is that of the host's node. A file that says type and numbers needs none.
+ * Completes nodes of a CDI file from the host's node. A node with type and device numbers needs no node on the host.
  *
- * @param owner gets the nodes that the file names no owner for.
- * @throws {BerthError} FAILED_PRECONDITION for a node that is not there, or is another than the file says.
+ * @param owner of nodes for which the file names no owner.
+ * @throws {BerthError} FAILED_PRECONDITION for a missing node, or one of another type than in the file.
  */
 export function findEditedNodes(nodes: readonly EditedNode[], owner: { readonly uid: number; readonly gid: number }): FoundDevices {
   const found = nodes.map((node) => ({ node: { ...owner, ...completeNode(node) }, access: node.permissions }));
@@ -41,9 +41,9 @@ function completeNode({ permissions, ...node }: EditedNode): Omit<DeviceNode, 'u
   const { type, major, minor = 0, hostPath } = node;
   const host = hostNode(hostPath);
   if (type !== undefined && major !== undefined) return { mode: host?.mode ?? 0o666, ...node, type, major, minor };
-  if (host === undefined) throw failedPrecondition(`CDI device node ${hostPath}: there is no such device on the host`);
+  if (host === undefined) throw failedPrecondition(`CDI device node ${hostPath}: no such device on the host`);
   if (type !== undefined && type !== host.type)
-    throw failedPrecondition(`CDI device node ${hostPath}: it is a ${host.type}, and its vendor's file says ${type}`);
+    throw failedPrecondition(`CDI device node ${hostPath}: it is a ${host.type} device, but the CDI file says ${type}`);
   return { ...host, ...node };
 }
 
@@ -64,11 +64,11 @@ function findDevice(device: Device): DeviceNode[] {
   return [node];
 }
 
-/** Parts of /dev that a container has of its own. */
+/** Parts of /dev that each container has for itself. */
 const ownPaths = new Set(['/dev/pts', '/dev/shm', '/dev/mqueue', '/dev/console', '/dev/ptmx']);
 const standardPaths = new Set(standardDevicePaths);
 
-/** All device nodes of the host's /dev, for a privileged container, but those that it has anyway. */
+/** Returns all device nodes of the host's /dev, for privileged containers, except the standard ones. */
 export function hostDevices(): DeviceNode[] {
   return devicesBelow('/dev', '/dev').filter((node) => !standardPaths.has(node.path));
 }
@@ -78,7 +78,7 @@ function devicesBelow(hostPath: string, containerPath: string): DeviceNode[] {
   for (const name of readdirSync(hostPath)) {
     const [from, to] = [join(hostPath, name), join(containerPath, name)];
     if (ownPaths.has(from)) continue;
-    // A device may go at any moment; links in a directory are not followed.
+    // A device may disappear at any time. Links in a directory are not followed.
     const stat = lstatSync(from, { throwIfNoEntry: false });
     if (stat?.isDirectory()) nodes.push(...devicesBelow(from, to));
     const node = stat && nodeOf(stat, to, from);

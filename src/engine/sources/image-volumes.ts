@@ -1,7 +1,7 @@
 /**
- * Images as volumes: the layers of one as a detached read-only mount, or a directory in it.
+ * Opens an image volume: a detached read-only mount of an image's layers, or of a directory in it.
  *
- * The image is hostile: a directory is looked for by the kernel inside the image, so that no link in it leads out.
+ * The image is untrusted: the kernel resolves the directory inside the image, so no link in it leads out.
  */
 import { posix } from 'node:path';
 import { BerthError, reasonOf } from '../../lib/errors.ts';
@@ -13,13 +13,13 @@ import type { ImageVolume } from '../state/spec.ts';
 
 export type ImageVolumeFacts = {
   readonly shelf: Shelf;
-  /** Where the user namespace is pinned that the files' ids are shown in. */
+  /** Path of the pinned user namespace to which the files' ids are mapped. */
   readonly userNamespace?: string;
 };
 
 /**
  * @returns the fd of the mount.
- * @throws {BerthError} FAILED_PRECONDITION `ImageVolumeMountFailed: …`, a word that the kubelet looks for.
+ * @throws {BerthError} FAILED_PRECONDITION `ImageVolumeMountFailed: …`, a reason that the kubelet parses.
  */
 export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): number {
   try {
@@ -35,7 +35,7 @@ export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): nu
   }
 }
 
-/** An overlay that is not written to has two layers at least. */
+/** A read-only overlay needs at least two layers. */
 function stack({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
   if (layerDirs.length === 0) return cloneTree(shelf.emptyLayer, { isRecursive: false });
   const layers = layerDirs.length === 1 ? [...layerDirs, shelf.emptyLayer] : layerDirs;

@@ -1,23 +1,23 @@
 /**
- * Looks into a container's root before it runs: user and group files, and what the paths to be masked are.
+ * Inspects a container's rootfs before it runs: user and group files, and the kinds of masked paths.
  *
- * The image is hostile: paths are resolved by the kernel inside the root, special files are not read, and sizes are bounded.
+ * The image is untrusted: the kernel resolves paths inside the rootfs, special files are not read, and sizes are bounded.
  */
 import { fstatSync, readSync, statSync } from 'node:fs';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close, O_NONBLOCK, O_PATH, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
 import type { MaskedPath } from '../plan/mounts.ts';
 
-/** What an /etc/passwd or /etc/group may measure; the largest of real images have some tens of KiB. */
+/** Maximum size of /etc/passwd and /etc/group. The largest in real images have tens of KiB. */
 const fileBytesMax = 4 * 1024 * 1024;
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 const absences = ['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO', 'EACCES'];
 
-/** The bytes of a regular file inside the root; null when there is none, or it is larger than 4 MiB. */
+/** Returns the content of a regular file inside the rootfs; null if there is none, or it is larger than 4 MiB. */
 export function readInRoot(root: number, path: string): Buffer | null {
   let fd: number;
   try {
-    // Non-blocking: a pipe in the place of the file must not hold the daemon.
+    // Non-blocking: a FIFO in place of the file must not block the daemon.
     fd = openat2(root, path, { flags: O_RDONLY | O_NONBLOCK, resolve });
   } catch (error) {
     if (isErrno(error, ...absences)) return null;
@@ -34,8 +34,8 @@ export function readInRoot(root: number, path: string): Buffer | null {
 }
 
 /**
- * The paths that are there, and whether each is a directory. What is below /proc and /sys is the kernel's and looked up on the host;
- * a path that only a volume will have is not seen.
+ * Returns the paths that exist, and whether each is a directory. Paths below /proc and /sys belong to the kernel and are looked up on the host.
+ * Paths that exist only in a volume are not found.
  */
 export function inspectMaskedPaths(root: number, paths: readonly string[]): MaskedPath[] {
   return paths.flatMap((path) => {

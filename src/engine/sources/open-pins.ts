@@ -1,5 +1,5 @@
 /**
- * Opens the namespaces that a sandbox has pinned, as registers of a plan.
+ * Opens a sandbox's pinned namespaces as registers of a plan.
  */
 import { constants, openSync } from 'node:fs';
 import { CLONE } from '../plan/abi.ts';
@@ -12,7 +12,7 @@ const flags = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS } as con
 
 export type OpenPins = { readonly namespaces: readonly JoinedNamespace[]; readonly user?: Reg };
 
-/** The pinned namespaces of a sandbox; the user namespace is no register of `namespaces`, for it is joined in another way. */
+/** Opens the pinned namespaces. The user namespace is separate, because it is joined in another way. */
 export function openPins(pins: SandboxPaths['pins'], registers: Registers): OpenPins {
   const { user, ...others } = pins;
   const open = (what: string, path: string): Reg => registers.add(what, openSync(path, constants.O_RDONLY));

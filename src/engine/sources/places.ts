@@ -1,8 +1,8 @@
 /**
- * Finds where in a container's root a path leads when links on its way point at what is not there: images have such ones,
- * `/etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf` above all, and what is mounted there is to be made where they point.
+ * Resolves a path in a container's rootfs through dangling links, which real images have, such as
+ * `/etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf`: the mount point is created where the link points to.
  *
- * Decides nothing about safety: whatever it gives is resolved inside the root again by the kernel.
+ * Not a security boundary: the kernel resolves the result inside the rootfs again.
  */
 import { fstatSync, readlinkSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
@@ -11,14 +11,14 @@ import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLI
 import { normalPath } from '../plan/mounts.ts';
 
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-/** As the kernel: path_resolution(7). */
+/** The kernel's limit: path_resolution(7). */
 const linksMax = 40;
 
 /**
- * The path itself, unless a link on its way leads to nothing: then the path that the link stands for.
+ * Returns the path itself, or, if it contains a dangling link, the path to which the link points.
  *
  * @param path absolute.
- * @param mountPoints where something else will be by then: what the image has below is not looked at.
+ * @param mountPoints other mount points. The image's files below them are hidden, and ignored.
  */
 export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet<string>): string {
   const rest = partsOf(path);
@@ -30,7 +30,7 @@ export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet
     const here = `${place}/${part}`;
     const kind = rest.length > 0 && mountPoints.has(here) ? 'mount point' : kindOf(root, here);
     if (kind === 'nothing') return links === 0 ? path : normalPath([here, ...rest].join('/'));
-    // What is below a mount point is not to be seen yet, and of loops the kernel tells.
+    // Below a mount point nothing is visible yet. Loops are reported by the kernel.
     if ((kind === 'mount point' && links === 0) || links >= linksMax) return path;
     if (kind === 'mount point') return normalPath([here, ...rest].join('/'));
     if (kind !== 'link') {
@@ -46,25 +46,25 @@ export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet
 }
 
 /**
- * Refuses an image in which these are anything but directories. A link that leads into a volume could be turned elsewhere by another container
- * while this one starts, and what is hidden in /proc would be hidden in a place that nobody looks at.
+ * Refuses an image in which these paths are not directories. Another container could redirect a link into a volume while this one starts, and
+ * masked paths of /proc would be masked in the wrong place.
  *
  * @throws {BerthError} FAILED_PRECONDITION.
  */
 export function requireDirectories(root: number, paths: readonly string[]): void {
   for (const path of paths) {
     const kind = kindOf(root, path);
-    if (kind === 'link') throw failedPrecondition(`mounting ${path}: it is a symbolic link in the image, and must be a directory`);
-    if (kind === 'other') throw failedPrecondition(`mounting ${path}: it is a file in the image, and must be a directory`);
+    if (kind === 'link') throw failedPrecondition(`mount on ${path}: it is a symbolic link in the image, must be a directory`);
+    if (kind === 'other') throw failedPrecondition(`mount on ${path}: it is a file in the image, must be a directory`);
   }
 }
 
-/** What is to be mounted, or to stay writable, in a container's root. */
+/** A path that is mounted on, or stays writable, in a container's rootfs. */
 type Wanted = { readonly target: string; readonly isDirectory: boolean };
 
 /**
- * Refuses an image that has a file where a directory is wanted, or a directory where a file is. What is not there will be made; what lies below a mount
- * point is not the image's.
+ * Refuses an image with a file in place of a directory, or a directory in place of a file. Missing paths are created. Paths below a mount point are
+ * not part of the image.
  *
  * @throws {BerthError} FAILED_PRECONDITION.
  */
@@ -72,7 +72,7 @@ export function requireKinds(root: number, wanted: readonly Wanted[], mountPoint
   for (const { target: path, isDirectory } of wanted) {
     if (isBelowAny(path, mountPoints)) continue;
     const fault = faultOf(root, path, isDirectory, mountPoints);
-    if (fault !== null) throw failedPrecondition(`mounting on ${path}: ${fault}`);
+    if (fault !== null) throw failedPrecondition(`mount on ${path}: ${fault}`);
   }
 }
 
@@ -81,25 +81,25 @@ function isBelowAny(path: string, mountPoints: ReadonlySet<string>): boolean {
   return parts.some((_, i) => i > 0 && mountPoints.has(`/${parts.slice(0, i).join('/')}`));
 }
 
-/** As the start will open it: through links that stay in the root. */
+/** Opens the path as the plan will: through links that stay in the rootfs. */
 function faultOf(root: number, path: string, isDirectory: boolean, mountPoints: ReadonlySet<string>): string | null {
   try {
     const fd = openat2(root, path, { flags: O_PATH, resolve });
     try {
       if (fstatSync(fd).isDirectory() === isDirectory || isBelowAny(readlinkSync(`/proc/self/fd/${fd}`), mountPoints)) return null;
-      return isDirectory ? 'it is a file in the image, and must be a directory' : 'it is a directory in the image, and must be a file';
+      return isDirectory ? 'it is a file in the image, must be a directory' : 'it is a directory in the image, must be a file';
     } finally {
       close(fd);
     }
   } catch (error) {
-    if (isErrno(error, 'ENOTDIR') && !hasLinks(root, path)) return 'what it lies in is a file in the image';
-    if (isErrno(error, 'ELOOP')) return 'its links in the image lead in a circle';
-    // ENOENT above all. Of anything else the start will tell.
+    if (isErrno(error, 'ENOTDIR') && !hasLinks(root, path)) return 'its parent is a file in the image';
+    if (isErrno(error, 'ELOOP')) return 'too many levels of symbolic links in the image';
+    // Usually ENOENT. The start reports other errors.
     return null;
   }
 }
 
-/** A way through links may lead below a mount point. */
+/** A path with links may lead below a mount point. */
 function hasLinks(root: number, path: string): boolean {
   try {
     close(openat2(root, path, { flags: O_PATH, resolve: resolve | RESOLVE_NO_SYMLINKS }));
@@ -123,7 +123,7 @@ function kindOf(root: number, path: string): Kind {
     }
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return 'nothing';
-    // The start will meet it, and name the step.
+    // The start fails on it, and names the step.
     if (isErrno(error, 'ENOTDIR', 'ELOOP', 'EACCES', 'ENAMETOOLONG')) return 'other';
     throw error;
   }

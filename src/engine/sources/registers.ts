@@ -1,19 +1,19 @@
 /**
- * The fds that a plan inherits: opened one by one under a name, handed over together, closed together.
+ * The named fds that a plan inherits: opened one by one, passed on and closed together.
  */
 import assert from 'node:assert/strict';
 import { close } from '../../sys/call/syscalls.ts';
 import type { Reg } from '../plan/plan.ts';
 
 export type Registers = {
-  /** Takes over an fd. @returns its name. */
+  /** Takes ownership of an fd. @returns its name. */
   readonly add: (name: Reg, fd: number) => Reg;
   readonly names: readonly Reg[];
-  /** The daemon's own copy. */
+  /** The daemon's copy of the fd. */
   readonly fdOf: (name: Reg) => number;
   /** In the order of `names`. */
   readonly fds: readonly number[];
-  /** Closes the daemon's copies. Once. */
+  /** Closes the daemon's copies. Idempotent. */
   readonly closeAll: () => void;
 };
 

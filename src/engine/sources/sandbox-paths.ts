@@ -1,13 +1,13 @@
 /**
- * Where the parts of a sandbox are on the host. Pure.
+ * Paths of a sandbox's parts on the host. Pure.
  */
 import type { SandboxRecord } from '../state/records.ts';
 
 export type SandboxPaths = {
   readonly directory: string;
-  /** Of the namespaces that are the sandbox's own. */
+  /** Pinned namespaces of the sandbox. */
   readonly pins: Readonly<Partial<Record<'user' | 'net' | 'ipc' | 'uts', string>>>;
-  /** Its own tmpfs, or the host's. */
+  /** The sandbox's own tmpfs, or the host's /dev/shm. */
   readonly shm: string;
   readonly hasOwnShm: boolean;
 };

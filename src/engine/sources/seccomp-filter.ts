@@ -1,5 +1,5 @@
 /**
- * The seccomp filter of a container: its profile read, resolved for its capabilities and this machine, compiled once.
+ * Returns a container's seccomp filter: reads the profile, resolves it for the container's capabilities and this machine, and compiles it once.
  */
 import { readFileSync, statSync } from 'node:fs';
 import { invalidArgument, reasonOf } from '../../lib/errors.ts';
@@ -13,19 +13,19 @@ import type { SecuritySpec } from '../state/spec.ts';
 
 export type SeccompFilters = {
   /**
-   * @param capabilities the container's: the default profile opens calls that a capability is there for.
-   * @returns null: no filter, as for every privileged container.
-   * @throws {BerthError} INVALID_ARGUMENT for a profile that is not there or cannot be understood.
+   * @param capabilities of the container: the default profile allows some system calls only with a capability.
+   * @returns null: no filter, as for privileged containers.
+   * @throws {BerthError} INVALID_ARGUMENT for a missing or invalid profile.
    */
   readonly filterFor: (security: Pick<SecuritySpec, 'isPrivileged' | 'seccomp'>, capabilities: bigint) => SeccompProgram | null;
 };
 
 type Machine = Pick<HostFacts, 'arch' | 'kernel'>;
 
-/** A profile is some tens of KiB; parseSeccompProfile() takes no more either. */
+/** Profiles have tens of KiB. parseSeccompProfile() has the same limit. */
 const profileBytesMax = 1024 * 1024;
 
-/** @param deps.facts these two alone: the host's facts also hold the daemon's capabilities, which are not the container's. */
+/** @param deps.facts only these two fields: HostFacts also contains the daemon's capabilities, which must not replace the container's. */
 export function createSeccompFilters<Facts extends Machine>(deps: {
   readonly compiler: SeccompCompiler;
   readonly facts: Exact<Machine, Facts>;
@@ -43,10 +43,10 @@ export function createSeccompFilters<Facts extends Machine>(deps: {
 function readProfile(path: string): string {
   try {
     const stat = statSync(path);
-    // A pipe in its place would hold the daemon.
+    // A FIFO in its place would block the daemon.
     if (!stat.isFile() || stat.size > profileBytesMax) throw new Error(`not a regular file of at most ${profileBytesMax} bytes`);
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw invalidArgument(`reading seccomp profile ${path}: ${reasonOf(error)}`, error);
+    throw invalidArgument(`read seccomp profile ${path}: ${reasonOf(error)}`, error);
   }
 }

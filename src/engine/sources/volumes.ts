@@ -1,5 +1,5 @@
 /**
- * Takes a container's volumes from the host: each source as a detached copy of its tree of mounts, checked against what was asked.
+ * Opens a container's volumes on the host: each source as a detached clone of its mount tree, checked against the request.
  */
 import { openSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { BerthError, failedPrecondition, invalidArgument, unusable } from '../../lib/errors.ts';
@@ -17,19 +17,19 @@ import type { Registers } from './registers.ts';
 
 export type VolumeFacts = {
   readonly canMountRecursivelyReadonly: boolean;
-  /** Whether a missing source is made: for a new container. For one that starts it is gone, and was perhaps no directory. */
+  /** Whether missing sources are created: only in CreateContainer. At start the source has disappeared, and may not have been a directory. */
   readonly makesMissing: boolean;
-  /** Directories with mounts of berth's own: who takes them along must let them go again. */
+  /** Directories with berth's own mounts. A volume that contains them must propagate their unmounts. */
   readonly ownDirs: readonly string[];
   readonly shelf: Shelf;
-  /** Where the pod's user namespace is pinned. */
+  /** Path of the pod's pinned user namespace. */
   readonly userNamespace?: string;
 };
 
 /**
  * Opens the sources as registers.
  *
- * @throws {BerthError} INVALID_ARGUMENT or FAILED_PRECONDITION, naming the volume. What was opened until then is in `registers`.
+ * @throws {BerthError} INVALID_ARGUMENT or FAILED_PRECONDITION, naming the volume. Sources opened before stay in `registers`.
  */
 export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], registers: Registers): RootMount[] {
   const needsTable = mounts.some((mount) => mount.propagation !== 'private');
@@ -39,7 +39,7 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
       return openVolume(facts, table, mount, `volume${i}`, registers);
     } catch (error) {
       if (error instanceof BerthError) throw error;
-      throw unusable(`mounting ${mount.image?.requested ?? mount.hostPath} on ${mount.containerPath}`, error);
+      throw unusable(`mount ${mount.image?.requested ?? mount.hostPath} on ${mount.containerPath}`, error);
     }
   });
 }
@@ -72,18 +72,18 @@ function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: s
   };
 }
 
-/** With what is mounted below it, all of it mapped: a part that cannot be would belong to nobody in the container. */
+/** Clones the source with everything mounted below it. With a user namespace all of it must be ID-mapped: an unmapped part would have no owner in the container. */
 function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
   const isRecursive = mount.isShallow !== true;
   if (mount.ids === undefined) return cloneTree(source, { isRecursive });
-  if (facts.userNamespace === undefined) throw invalidArgument(`mount on ${mount.containerPath}: ids are mapped only in a pod with a user namespace`);
+  if (facts.userNamespace === undefined) throw invalidArgument(`mount on ${mount.containerPath}: ID mappings need a pod with a user namespace`);
   const userNamespace = openSync(facts.userNamespace, 'r');
   try {
     return cloneIdmapped(source, { userNamespace, isRecursive });
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;
     throw failedPrecondition(
-      `mounting ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted in it, cannot map ids; use another, or hostUsers: true`,
+      `mount ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted below it, does not support ID-mapped mounts; use another one, or hostUsers: true`,
       error,
     );
   } finally {
@@ -91,7 +91,7 @@ function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
   }
 }
 
-/** Links are followed on the host, where whoever asked controls them. A missing source is made, as both peers do. */
+/** Resolves links on the host, which the pod's author controls. Creates a missing source, as containerd and CRI-O do. */
 function resolveSource(mount: Mount, makesMissing: boolean): string {
   try {
     return realpathSync(mount.hostPath);
@@ -105,10 +105,10 @@ function resolveSource(mount: Mount, makesMissing: boolean): string {
 function checkReadonly(facts: VolumeFacts, mount: Mount): void {
   if (!mount.isRecursiveReadonly) return;
   if (!mount.isReadonly || mount.propagation !== 'private') {
-    throw invalidArgument(`mount on ${mount.containerPath}: recursively read-only needs readonly and private propagation`);
+    throw invalidArgument(`mount on ${mount.containerPath}: recursive read-only requires readonly and private propagation`);
   }
   if (!facts.canMountRecursivelyReadonly) {
-    throw failedPrecondition(`RROUnsupported: mount on ${mount.containerPath}: this kernel cannot make a tree of mounts read-only`);
+    throw failedPrecondition(`RROUnsupported: mount on ${mount.containerPath}: this kernel does not support recursive read-only mounts`);
   }
 }
 
@@ -117,19 +117,17 @@ function checkPropagation(table: readonly MountInfo[], mount: Mount, source: str
   const place = mountOf(table, source);
   const has = (kind: string) => place?.propagation.some((tag) => tag.startsWith(kind)) ?? false;
   if (mount.propagation === 'bidirectional' && !has('shared:')) {
-    throw invalidArgument(`mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is not shared`);
+    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: its mount ${place?.mountPoint} is not shared`);
   }
   if (mount.propagation === 'host-to-container' && !has('shared:') && !has('master:')) {
-    throw invalidArgument(
-      `mounting ${mount.hostPath} on ${mount.containerPath}: the mount ${place?.mountPoint} it lies on is neither shared nor slave`,
-    );
+    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: its mount ${place?.mountPoint} is neither shared nor slave`);
   }
 }
 
 function propagationOf(facts: VolumeFacts, mount: Mount, source: string): NonNullable<RootMount['propagation']> {
   if (mount.propagation === 'bidirectional') return MS.SHARED;
   if (mount.propagation === 'host-to-container') return MS.SLAVE;
-  // As a private copy it would keep other containers' mounts busy for as long as it lives.
+  // A private clone would keep other containers' mounts busy while it exists.
   const holdsOurs = facts.ownDirs.some((dir) => source === '/' || dir === source || dir.startsWith(`${source}/`));
   return holdsOurs ? MS.SLAVE : MS.PRIVATE;
 }
