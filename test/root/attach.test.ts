@@ -187,7 +187,7 @@ test('a client that does not read stops neither the container nor its log nor ot
   const { id, logPath } = await start(`${untilGo} seq 1 400000; echo end >&2; exit 3`);
   const slow = await host.engine.attach(id, { ...outputs, stderr: false });
   const quick = await host.engine.attach(id, outputs);
-  const rejected = assert.rejects(slow.exited, { code: 'RESOURCE_EXHAUSTED', message: /part of it is missing; its log has all/ });
+  const rejected = assert.rejects(slow.exited, { code: 'RESOURCE_EXHAUSTED', message: /output was dropped; the container's log is complete/ });
   await inside(id, 'touch /tmp/go');
   const [out] = await Promise.all([text(quick.stdout), text(quick.stderr)]);
   assert.equal((await quick.exited).exitCode, 3);
@@ -276,7 +276,7 @@ test('attach() works after a restart of the daemon', async () => {
 test('attach() says when the container does not run', async () => {
   const { id } = await start('exit 0');
   await host.deps.watches.of(id)?.exited;
-  await assert.rejects(host.engine.attach(id, outputs), { code: 'FAILED_PRECONDITION', message: /it is exited/ });
+  await assert.rejects(host.engine.attach(id, outputs), { code: 'FAILED_PRECONDITION', message: /the container is exited/ });
 });
 
 // Sanitizers keep a shadow of all memory.

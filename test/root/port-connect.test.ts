@@ -58,7 +58,7 @@ test('connectPort() goes to IPv6 when nobody listens at IPv4', async () => {
 });
 
 test('a port where nobody listens is refused in words', async () => {
-  const message = /^forwarding to port 9 of sandbox pod1: connecting to 127\.0\.0\.1:9: connection refused \(ECONNREFUSED\)$/;
+  const message = /^forward port 9 of sandbox pod1: connect to 127\.0\.0\.1:9: connection refused \(ECONNREFUSED\)$/;
   await assert.rejects(host.engine.connectPort(id, 9), { code: 'UNAVAILABLE', message });
 });
 
@@ -67,7 +67,7 @@ test('a port of one sandbox is none of another, nor of the host', async () => {
   await assert.rejects(host.engine.connectPort(other, 8080), { code: 'UNAVAILABLE' });
   const onHost = await host.engine.runSandbox(sandboxSpec({ namespaces: { network: 'node', ipc: 'pod', pid: 'container' } }));
   // Refused, or unreachable where the test's own network has no loopback.
-  await assert.rejects(host.engine.connectPort(onHost, 8080), /connecting to 127\.0\.0\.1:8080/);
+  await assert.rejects(host.engine.connectPort(onHost, 8080), /connect to 127\.0\.0\.1:8080/);
 });
 
 test('two hundred connections at once do not mix, and leave no file open', async () => {
@@ -84,6 +84,6 @@ test('two hundred connections at once do not mix, and leave no file open', async
 test('a sandbox that was stopped forwards nothing', async () => {
   const other = await host.engine.runSandbox(sandboxSpec());
   await host.engine.stopSandbox(other);
-  await assert.rejects(host.engine.connectPort(other, 8080), { code: 'FAILED_PRECONDITION', message: /it is not ready/ });
+  await assert.rejects(host.engine.connectPort(other, 8080), { code: 'FAILED_PRECONDITION', message: /the sandbox is not ready/ });
   await assert.rejects(host.engine.connectPort('0'.repeat(64), 1), { code: 'NOT_FOUND' });
 });

@@ -156,8 +156,8 @@ function resourcesOf(resources: Resources): unknown {
 }
 
 /**
- * Returns the annotations of both CRI-O and containerd. `io.container.manager` is `cri-o`, whose set is larger: it has the pod's addresses, and what CRI-O
- * requires for a restore.
+ * Returns the annotations of both CRI-O and containerd. `io.container.manager` is `cri-o`, whose set is larger: it has the pod's addresses, and what
+ * CRI-O requires for a restore.
  */
 function annotationsOf({ container: { record }, sandbox }: Checkpointed): Readonly<Record<string, string>> {
   const { spec, image } = record;

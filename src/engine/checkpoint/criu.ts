@@ -19,7 +19,7 @@ const outputBytesMax = 256 * 1024;
 /** Only the end of a long log is read: it contains the cause. */
 const logBytesMax = 1024 * 1024;
 
-/** @returns criu, or why checkpoints do not work on this node and how to fix it. Checked at each call: criu can be installed or upgraded at any time. */
+/** Returns criu, or why checkpoints do not work on this node and how to fix it. Not cached: criu can be installed or upgraded at any time. */
 export async function findCriu({ program, searchPath }: CriuSettings): Promise<FoundCriu | { readonly lack: string }> {
   const path = candidates(program, searchPath).find(isExecutable);
   if (path === undefined) {

@@ -18,7 +18,7 @@ const stream = Buffer.concat([
   frame(4, Buffer.alloc(0)),
 ]);
 
-/** Pieces of one kind joined: where a frame is cut does not matter. */
+/** Joins adjacent pieces of one stream: a frame may arrive in pieces. */
 function joined(frames: readonly AttachFrame[]): string[] {
   const texts: string[] = [];
   let last = '';
@@ -34,17 +34,17 @@ function joined(frames: readonly AttachFrame[]): string[] {
 
 const expected = ['stdout out', 'stderr err', 'lost 70000', `stdout ${'x'.repeat(65536)}`, 'end'];
 
-test('createFrameReader() gives the same wherever the bytes are cut', () => {
+test('createFrameReader() returns the same frames for chunks of any size', () => {
   assert.deepEqual(joined(createFrameReader()(stream)), expected);
   for (let size = 1; size < 40; size++) {
     const read = createFrameReader();
     const frames = [];
     for (let at = 0; at < stream.length; at += size) frames.push(...read(stream.subarray(at, at + size)));
-    assert.deepEqual(joined(frames), expected, `pieces of ${size}`);
+    assert.deepEqual(joined(frames), expected, `chunks of ${size} bytes`);
   }
 });
 
-test('createFrameReader() refuses what no monitor sends', () => {
+test('createFrameReader() rejects invalid frames', () => {
   for (const bytes of [
     frame(0, Buffer.from('x')),
     frame(4, Buffer.from('x')),

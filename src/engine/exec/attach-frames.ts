@@ -1,9 +1,9 @@
 /**
- * What a monitor sends to an attached client, taken apart: src/monitor/attach.c. Pure.
+ * Decodes the frames that a monitor sends to an attached client: src/monitor/attach.c. Pure.
  */
 import { internal } from '../../lib/errors.ts';
 
-/** A piece of a stream, how many bytes of output were left out at this place, or that all was given. */
+/** A piece of a stream, the number of bytes of output that were dropped at this point, or the end of the output. */
 export type AttachFrame =
   | { readonly kind: 'stdout' | 'stderr'; readonly bytes: Buffer }
   | { readonly kind: 'lost'; readonly count: number }
@@ -12,12 +12,12 @@ export type AttachFrame =
 const kinds = [undefined, 'stdout', 'stderr', 'lost', 'end'] as const;
 const headBytes = 4;
 const lostBytes = 8;
-/** Bytes of a frame. A monitor reads at most so much at once. */
+/** Minimum and maximum size of a frame's content. A monitor reads at most 64 KiB at once. */
 const bounds = { stdout: [1, 65536], stderr: [1, 65536], lost: [lostBytes, lostBytes], end: [0, 0] } as const;
 
 /**
- * @returns a function that takes bytes as they come and gives what is in them; a frame whose end has not come is given in pieces.
- * @throws {BerthError} INTERNAL for bytes that no monitor sends.
+ * @returns a function that takes the bytes in chunks of any size, and returns the frames. An incomplete frame of a stream is returned in pieces.
+ *   The function throws a BerthError INTERNAL for an invalid frame.
  */
 export function createFrameReader(): (chunk: Buffer) => AttachFrame[] {
   let kind: (typeof kinds)[number];
@@ -28,8 +28,8 @@ export function createFrameReader(): (chunk: Buffer) => AttachFrame[] {
     kind = kinds[head >>> 24];
     missing = head & 0xffffff;
     const [min, max] = bounds[kind ?? 'end'];
-    const isGood = kind !== undefined && missing >= min && missing <= max;
-    if (!isGood) throw internal(`attaching: the monitor sent a frame of kind ${head >>> 24} with ${missing} bytes`);
+    const isValid = kind !== undefined && missing >= min && missing <= max;
+    if (!isValid) throw internal(`the monitor sent an invalid frame of kind ${head >>> 24} with ${missing} bytes`);
   };
 
   return (chunk) => {

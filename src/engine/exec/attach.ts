@@ -1,7 +1,7 @@
 /**
- * Attaches to a container's own process: its output from now on, its input, through the container's monitor.
+ * Attaches to a container's first process through its monitor: the output from now on, and the input.
  *
- * Nothing here touches the container's log, and nothing that is not read here stops the container: src/monitor/attach.c.
+ * Does not affect the container's log. A client that does not read its output does not block the container: src/monitor/attach.c.
  */
 import { closeSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
@@ -23,67 +23,72 @@ const wants = { stdin: 1, stdout: 2, stderr: 4, endsStdin: 8 } as const;
 const attachOperation = 16;
 const replyBytes = 8;
 const replyTimeoutMs = 5_000;
-/** From the end of the output to the container's exit in its status. */
+/** Timeout from the end of the output until the exit is in the container's status. */
 const exitTimeoutMs = 30_000;
 
 /**
- * @returns when the container's monitor copies the output. `exited` follows the container, and rejects with RESOURCE_EXHAUSTED when the caller read so
- *   slowly that output was left out: what is not a terminal must not have gaps. `abandon` leaves the container alone.
- * @throws {BerthError} FAILED_PRECONDITION when it does not run; RESOURCE_EXHAUSTED when too many are attached.
+ * Attaches to a running container.
+ *
+ * @returns when the monitor has started to copy the output. `exited` resolves when the container exits, and rejects with RESOURCE_EXHAUSTED if the
+ *   caller read too slowly and output was dropped: without a terminal, output must not have gaps. `abandon` does not affect the container.
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not running; RESOURCE_EXHAUSTED if too many clients are attached.
  */
 export async function attachContainer(deps: EngineDeps, id: string, wanted: WantedStreams): Promise<ProcessStreams> {
   const { record, status } = containerOf(deps, id);
   const { name } = record.spec.metadata;
-  if (containerState(status) !== 'running') throw failedPrecondition(`attaching to container ${name}: it is ${containerState(status)}`);
+  if (containerState(status) !== 'running') throw failedPrecondition(`attach to container ${name}: the container is ${containerState(status)}`);
   const flags = flagsOf(record, wanted);
   try {
     const directory = deps.store.containers.directory(id);
-    // One after another: a monitor has few places for those who have not yet said what they want.
+    // One at a time: a monitor holds few connections that have not yet sent their request.
     const socket = await deps.queue.run(`attach ${id}`, () => openAttach(directory, flags));
     return streamsOf(deps, record, socket, flags);
   } catch (error) {
-    throw failedTo(`attaching to container ${name}`, error);
+    throw failedTo(`attach to container ${name}`, error);
   }
 }
 
-/** A container without input has none to attach to. Its terminal is its stdout. */
+/** Stdin is ignored for a container without one. With a terminal there is no stderr. */
 function flagsOf({ spec }: ContainerRecord, wanted: WantedStreams): number {
   const stdin = wanted.stdin && spec.hasStdin ? wants.stdin | (spec.closesStdinAfterFirstAttach ? wants.endsStdin : 0) : 0;
   const flags = stdin | (wanted.stdout ? wants.stdout : 0) | (wanted.stderr && !spec.hasTerminal ? wants.stderr : 0);
-  // Who wants nothing that is there waits for the end.
+  // At least one stream, so that the client is notified of the end.
   return flags || wants.stderr;
 }
 
-/** Connects and waits for the monitor's consent. The socket is paused; what came behind the answer is in front of it again. */
+/** Connects, and waits for the monitor's reply. The socket is paused; bytes received after the reply are put back into it. */
 function openAttach(directory: string, flags: number): Promise<Socket> {
   const dir = openat(AT_FDCWD, directory, O_PATH | O_DIRECTORY);
-  // Through the fd: a socket's address holds 108 bytes, unix(7).
+  // Through the fd, because the address of a socket is limited to 108 bytes: unix(7).
   const socket = connect({ path: `/proc/self/fd/${dir}/control`, allowHalfOpen: true });
   const frame = Buffer.alloc(16);
   frame.writeUInt32LE(attachOperation, 0);
   frame.writeUInt32LE(flags, 4);
   socket.write(frame);
-  return answered(socket).finally(() => closeSync(dir));
+  return receiveReply(socket).finally(() => closeSync(dir));
 }
 
-function answered(socket: Socket): Promise<Socket> {
+function receiveReply(socket: Socket): Promise<Socket> {
   return new Promise((resolve, reject) => {
     let reply: Buffer = Buffer.alloc(0);
-    const give = (error: Error) => {
+    const fail = (error: Error) => {
       socket.destroy();
       reject(error);
     };
-    const timer = setTimeout(() => give(new BerthError('DEADLINE_EXCEEDED', `no answer of the monitor within ${replyTimeoutMs} ms`)), replyTimeoutMs);
-    socket.once('error', (error) => give(failedPrecondition(`the container's monitor does not listen: ${error.message}`, error)));
+    const timer = setTimeout(
+      () => fail(new BerthError('DEADLINE_EXCEEDED', `no reply from the monitor within ${replyTimeoutMs} ms`)),
+      replyTimeoutMs,
+    );
+    socket.once('error', (error) => fail(failedPrecondition(`connect to the container's monitor: ${error.message}`, error)));
     socket.once('close', () => {
       clearTimeout(timer);
-      give(failedPrecondition("the container's monitor ended"));
+      fail(failedPrecondition('the monitor of the container exited'));
     });
     socket.on('data', function take(bytes: Buffer) {
       reply = Buffer.concat([reply, bytes]);
       if (reply.length < replyBytes) return;
       const errno = reply.readInt32LE(4);
-      if (errno !== 0) return give(refusal(errno));
+      if (errno !== 0) return fail(refusal(errno));
       clearTimeout(timer);
       socket.off('data', take).pause();
       if (reply.length > replyBytes) socket.unshift(reply.subarray(replyBytes));
@@ -93,7 +98,7 @@ function answered(socket: Socket): Promise<Socket> {
 }
 
 function refusal(errno: number): BerthError {
-  const cause = new SyscallError('asking its monitor', errno);
+  const cause = new SyscallError('request to its monitor', errno);
   return new BerthError(cause.code === 'EBUSY' ? 'RESOURCE_EXHAUSTED' : 'INTERNAL', cause.message, cause);
 }
 
@@ -103,7 +108,7 @@ function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, fl
     stdout: has(wants.stdout) ? outputOf(() => resumeUnlessFull(outputs.stderr)) : undefined,
     stderr: has(wants.stderr) ? outputOf(() => resumeUnlessFull(outputs.stdout)) : undefined,
   };
-  // One socket carries both: it waits for the slower one.
+  // One socket carries both streams, so it is paused while either is full.
   const resumeUnlessFull = (other: Readable | undefined): void => {
     if (other === undefined || other.destroyed || other.readableLength < other.readableHighWaterMark) socket.resume();
   };
@@ -118,7 +123,7 @@ function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, fl
     resize: (columns, rows) => {
       if (!record.spec.hasTerminal) return;
       resizeTerminal(directory, { rows, columns }).catch((error: unknown) =>
-        deps.log.debug({ id: record.id, reason: reasonOf(error) }, 'resizing failed'),
+        deps.log.debug({ id: record.id, reason: reasonOf(error) }, 'terminal resize failed'),
       );
     },
     exited,
@@ -126,7 +131,7 @@ function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, fl
   };
 }
 
-/** Who lets go of one output still gets the other. */
+/** Destroying one output does not block the other. */
 function outputOf(resume: () => void): Readable {
   return new Readable({
     read: resume,
@@ -139,14 +144,18 @@ function outputOf(resume: () => void): Readable {
 
 type Outputs = { readonly stdout: Readable | undefined; readonly stderr: Readable | undefined };
 
-/** Deals out what comes until the monitor ends it. @throws {BerthError} RESOURCE_EXHAUSTED when output was left out and there is no terminal. */
+/**
+ * Distributes the frames to the outputs until the monitor closes the connection.
+ *
+ * @throws {BerthError} RESOURCE_EXHAUSTED if output was dropped and there is no terminal.
+ */
 function receive(deps: EngineDeps, record: ContainerRecord, socket: Socket, outputs: Outputs): Promise<void> {
   const read = createFrameReader();
   let failure: unknown;
-  let isWhole = record.spec.hasTerminal;
+  let isComplete = record.spec.hasTerminal;
   const take = (frame: AttachFrame): void => {
     if (frame.kind === 'end') {
-      isWhole = true;
+      isComplete = true;
       return;
     }
     if (frame.kind !== 'lost') {
@@ -154,7 +163,7 @@ function receive(deps: EngineDeps, record: ContainerRecord, socket: Socket, outp
       if (output?.push(frame.bytes) === false && !output.destroyed) socket.pause();
       return;
     }
-    deps.log.warn({ id: record.id, bytes: frame.count }, 'an attached client is too slow: output was left out for it');
+    deps.log.warn({ id: record.id, bytes: frame.count }, 'attached client is too slow: output dropped');
     if (!record.spec.hasTerminal) throw tooSlow(record);
   };
   return new Promise((resolve, reject) => {
@@ -166,12 +175,12 @@ function receive(deps: EngineDeps, record: ContainerRecord, socket: Socket, outp
         socket.destroy();
       }
     });
-    // A reset: the monitor was killed, or ended with input unread.
+    // ECONNRESET: the monitor was killed, or exited with unread input.
     socket.on('error', () => {});
     socket.on('end', () => socket.destroy());
     socket.on('close', () => {
       for (const output of [outputs.stdout, outputs.stderr]) output?.push(null);
-      failure ??= isWhole ? undefined : tooSlow(record);
+      failure ??= isComplete ? undefined : tooSlow(record);
       if (failure === undefined) resolve();
       else reject(failure);
     });
@@ -183,11 +192,11 @@ function tooSlow(record: ContainerRecord): BerthError {
   const { name } = record.spec.metadata;
   return new BerthError(
     'RESOURCE_EXHAUSTED',
-    `attached to container ${name}: its output was read too slowly, and part of it is missing; its log has all`,
+    `attach to container ${name}: the client read too slowly and output was dropped; the container's log is complete`,
   );
 }
 
-/** Written as fast as the container reads. */
+/** Accepts input as fast as the container reads it. */
 function inputOf(socket: Socket): Writable {
   return new Writable({
     highWaterMark: 65536,

@@ -1,7 +1,8 @@
 /**
- * Runs a program beside a container's own for somebody who talks to it: streams both ways, a terminal when asked for.
+ * Runs a program in a container with its streams connected to a client, with a terminal on request.
  *
- * Pipes and a terminal of the container's own devpts, which the daemon holds the other side of; nothing is kept in memory that a reader does not take.
+ * The daemon holds the other ends of the pipes, or the master of a terminal in the container's devpts. Output that the client does not read is not
+ * buffered.
  */
 import { openSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
@@ -25,15 +26,17 @@ import type { ProcessStreams, WantedStreams } from './process-streams.ts';
 
 export type SessionRequest = WantedStreams & { readonly argv: readonly string[] };
 
-/** Between the hang-up that tells a program that nobody is there any more and its end by force. */
+/** Time between SIGHUP, after the client has disconnected, and SIGKILL. */
 const hangUpGraceMs = 5_000;
-/** A terminal hands on what was written to it a moment later. */
+/** After the program has exited, output that it wrote to a terminal becomes readable with a delay. */
 const terminalGraceMs = 200;
 
 /**
- * @returns when the program has been executed. `exited` has no deadline, and does not wait for what the program leaves in the background. `abandon` hangs
- *   up on the program, and kills it with its descendants if it does not end.
- * @throws {BerthError} FAILED_PRECONDITION when the container does not run or the program cannot be executed.
+ * Starts a program in a running container.
+ *
+ * @returns when the program has been executed. `exited` has no timeout, and does not wait for background processes of the program. `abandon` sends
+ *   SIGHUP to the program, and kills it with its descendants if it does not exit.
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not running or the program cannot be executed.
  */
 export async function startExecSession(deps: EngineDeps, id: string, request: SessionRequest): Promise<ProcessStreams> {
   const view = containerOf(deps, id);
@@ -57,7 +60,7 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
 
 const terminalSocket: Reg = 'terminal.socket';
 
-/** fds of the daemon's side. */
+/** The daemon's ends of the pipes. */
 type OwnPipes = { readonly stdin?: number; readonly stdout?: number; readonly stderr?: number };
 
 function openPipes(registers: Registers, wanted: WantedStreams): OwnPipes {
@@ -81,7 +84,7 @@ function openSocket(registers: Registers): { readonly socket: number } {
   return { socket: ours };
 }
 
-/** The daemon's side of a process's streams. */
+/** The daemon's ends of a process's streams. */
 type Ends = {
   readonly stdin?: Writable;
   readonly stdout?: Readable;
@@ -89,9 +92,9 @@ type Ends = {
   readonly readers: readonly FdReader[];
   readonly graceMs: number;
   readonly resize: (columns: number, rows: number) => void;
-  /** Nobody is there any more, but the program may still write of its end. */
+  /** The client has disconnected, but the program may still write while it exits. */
   readonly hangUp: () => void;
-  /** Lets go of everything. */
+  /** Closes everything. */
   readonly close: () => void;
 };
 
@@ -117,16 +120,16 @@ function pipeEnds(own: OwnPipes): Ends {
   };
 }
 
-/** Its output is read whether wanted or not: a full terminal stops its program. */
+/** The output is read even if it is not wanted: a full terminal would block the program. */
 function terminalEnds(socket: number, wanted: WantedStreams): Ends {
   const master = receiveFd(socket);
-  if (master === null) throw internal('no terminal came from the monitor');
+  if (master === null) throw internal('the monitor did not send a terminal');
   close(socket);
   const reader = readFd(duplicate(master));
   const stdin = wanted.stdin ? writeFd(duplicate(master)) : undefined;
   if (!wanted.stdout) reader.stream.resume();
   let isOpen = true;
-  // The last one that holds the master lets go of it: then its programs are hung up on.
+  // Closes the last fds of the master, so that the kernel sends SIGHUP to the terminal's programs.
   const release = () => {
     stdin?.destroy();
     reader.stream.destroy();
@@ -166,18 +169,18 @@ function sessionOf(deps: EngineDeps, view: ContainerView, { pid, exited }: Runni
   const abandon = () => {
     if (hasEnded) return ends.close();
     ends.hangUp();
-    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'ending an exec failed'));
+    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'killing an exec process failed'));
   };
   const { stdin, stdout, stderr, resize } = ends;
   return { ...(stdin ? { stdin } : {}), ...(stdout ? { stdout } : {}), ...(stderr ? { stderr } : {}), resize, exited: settled, abandon };
 }
 
-/** It leads a session and a process group: whoever is in that is told. What it started with nohup(1) and left lives on. */
+/** Sends SIGHUP to the process group that the program leads. A background process started with nohup(1) survives if the program exits in time. */
 async function hangUp(deps: EngineDeps, view: ContainerView, { pid, exited }: Running): Promise<void> {
   try {
     process.kill(-pid, 'SIGHUP');
   } catch {
-    // Ended just now.
+    // It has already exited.
   }
   if (await endsWithin(hangUpGraceMs, exited)) return;
   await killTree(deps.cgroups, view.record.cgroupPath, pid);

@@ -1,7 +1,7 @@
 /**
- * Runs a program beside a container's own, and gives back what it printed.
+ * Runs a program in a container, and returns its output.
  *
- * No files and no thread: two pipes and a monitor that goes with the program.
+ * Uses no files and no threads: two pipes, and a monitor that exits with the program.
  */
 import { openSync } from 'node:fs';
 import { endsWithin } from '../../lib/deadline.ts';
@@ -27,22 +27,22 @@ import { type ContainerView, containerState, type ProcessIdentity } from '../sta
 
 export type ExecRequest = {
   readonly argv: readonly string[];
-  /** 0: no limit. */
+  /** 0: no timeout. */
   readonly timeoutMs: number;
-  /** Ends the program when the caller has gone. */
+  /** Kills the program when the caller disconnects. */
   readonly signal: AbortSignal;
 };
 
-/** Kept of each stream; the rest is dropped. Both together must stay below the 16 MiB that the kubelet takes in one message. */
+/** Limit of each stream; the rest is dropped. Both together must be less than 16 MiB, the kubelet's limit for one message. */
 const outputBytesMax = 8 * 1024 * 1024 - 64 * 1024;
 
 export type ExecResult = { readonly exitCode: number; readonly stdout: Buffer; readonly stderr: Buffer };
 
 /**
- * Runs a program in a running container to its end. What it leaves in the background goes on, and does not hold the call.
+ * Runs a program in a running container until it exits. Its background processes keep running, and do not delay the call.
  *
- * @throws {BerthError} FAILED_PRECONDITION when the container does not run or the program cannot be executed;
- *   DEADLINE_EXCEEDED after the timeout: it and its descendants are dead then; CANCELLED likewise.
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not running or the program cannot be executed; DEADLINE_EXCEEDED after the timeout and
+ *   CANCELLED after an abort, when the program and its descendants have been killed.
  */
 export async function execSync(deps: EngineDeps, id: string, request: ExecRequest): Promise<ExecResult> {
   const view = containerOf(deps, id);
@@ -78,9 +78,11 @@ async function start(deps: EngineDeps, view: ContainerView, argv: readonly strin
 }
 
 /**
- * @param registers holds `stdin`, `stdout` and `stderr` of the process, unless `terminalSocket` is given; gets the rest.
- * @param terminalSocket for a terminal: the register of a unix socket through which the plan sends its other side.
- * @throws {BerthError} FAILED_PRECONDITION when the container does not run.
+ * Composes the plan of an exec.
+ *
+ * @param registers contains `stdin`, `stdout` and `stderr` of the process, unless `terminalSocket` is given. The other registers are added.
+ * @param terminalSocket for a terminal: the register of a unix socket through which the plan sends the terminal's master.
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not running.
  */
 export function composeExec(
   deps: EngineDeps,
@@ -91,57 +93,57 @@ export function composeExec(
 ): Plan {
   const sandbox = deps.store.sandboxes.get(record.sandboxId);
   if (containerState(status) !== 'running' || status.process === undefined || sandbox === undefined) {
-    throw failedPrecondition(`it is ${containerState(status)}`);
+    throw failedPrecondition(`the container is ${containerState(status)}`);
   }
   const target = registers.add('target', openProcess(status.process));
   const cgroup = addCgroupEntry(openProcessCgroup(deps.cgroups, record.cgroupPath, status.process.pid), registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(record.spec.security, containerCapabilities(record, facts).effective);
-  const given = { argv, resources: status.resources, seccomp };
+  const overrides = { argv, resources: status.resources, seccomp };
   const hasTerminal = terminalSocket !== undefined;
   const stdio = hasTerminal ? null : (['stdin', 'stdout', 'stderr'] as const);
-  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { ...given, hasTerminal });
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { ...overrides, hasTerminal });
   const isInUserNamespace = sandbox.record.spec.namespaces.user !== undefined;
   return planExec({ fds: registers.names, process, target, isInUserNamespace, ...(hasTerminal ? { terminalSocket } : {}) });
 }
 
-/** As failedTo(); but whichever step comes upon the end of the container's process, that end is what is wrong. */
+/** Like failedTo(), but any INTERNAL error is FAILED_PRECONDITION if the container's process has exited, which is then the cause. */
 export function failedExec({ record, status }: ContainerView, error: unknown): BerthError {
-  const failure = failedTo(`executing in container ${record.spec.metadata.name}`, error);
+  const failure = failedTo(`exec in container ${record.spec.metadata.name}`, error);
   const { process } = status;
-  // One that nobody has waited for yet is found, and cannot be joined.
+  // ESRCH: a zombie still has a pid, but its namespaces cannot be joined.
   const hasEnded = process !== undefined && (!isAlive(process.pid, process.startTime) || isErrno(causeOf(error), 'ESRCH'));
-  return failure.code === 'INTERNAL' && hasEnded ? failedPrecondition(`${failure.message}; the container's process has ended`, error) : failure;
+  return failure.code === 'INTERNAL' && hasEnded ? failedPrecondition(`${failure.message}; the process of the container has exited`, error) : failure;
 }
 
 const causeOf = (error: unknown): unknown => (error instanceof Error ? error.cause : undefined);
 
-/** @returns a pidfd that is of this very process. */
+/** Returns a pidfd, after verifying by the start time that it refers to this process. */
 function openProcess(process: ProcessIdentity): number {
   const pidfd = pidfdOpen(process.pid);
   if (processStartTime(process.pid) === process.startTime) return pidfd;
   close(pidfd);
-  throw failedPrecondition('its process has ended');
+  throw failedPrecondition('the process of the container has exited');
 }
 
-/** Waits for the end in time, or makes it. */
+/** Waits until the program exits, or kills it. */
 async function awaitEnd(deps: EngineDeps, view: ContainerView, pid: number, exited: Promise<unknown>, request: ExecRequest): Promise<void> {
-  const late = await ending(exited, request);
-  if (late === null) return;
+  const failure = await exitOrFailure(exited, request);
+  if (failure === null) return;
   await killTree(deps.cgroups, view.record.cgroupPath, pid);
   await endsWithin(killTimeoutMs, exited);
-  throw late;
+  throw failure;
 }
 
 const killTimeoutMs = 10_000;
 
-/** @returns why the program must be ended, or null when it has. */
-function ending(exited: Promise<unknown>, { timeoutMs, signal, argv }: ExecRequest): Promise<BerthError | null> {
-  const what = `executing ${JSON.stringify(argv[0])}`;
+/** @returns why the program must be killed, or null if it has exited. */
+function exitOrFailure(exited: Promise<unknown>, { timeoutMs, signal, argv }: ExecRequest): Promise<BerthError | null> {
+  const attempt = `exec ${JSON.stringify(argv[0])}`;
   return new Promise((resolve) => {
-    const timeout = () => resolve(new BerthError('DEADLINE_EXCEEDED', `${what}: not done within ${timeoutMs / 1000} s; it was killed`));
+    const timeout = () => resolve(new BerthError('DEADLINE_EXCEEDED', `${attempt}: timeout after ${timeoutMs / 1000} s; killed`));
     const timer = timeoutMs > 0 ? setTimeout(timeout, timeoutMs) : undefined;
-    const cancel = () => resolve(new BerthError('CANCELLED', `${what}: the caller has gone; it was killed`));
+    const cancel = () => resolve(new BerthError('CANCELLED', `${attempt}: the caller disconnected; killed`));
     signal.addEventListener('abort', cancel, { once: true });
     if (signal.aborted) cancel();
     const end = () => {

@@ -1,9 +1,9 @@
 /**
- * A process with its streams, as those see it who stand between it and a person. Types only.
+ * A process and its streams, as used by exec and attach. Types only.
  */
 import type { Readable, Writable } from 'node:stream';
 
-/** Which streams somebody wants. With a terminal there is no stderr: both outputs are the terminal. */
+/** The requested streams. With a terminal there is no stderr: all output is the terminal's. */
 export type WantedStreams = {
   readonly tty: boolean;
   readonly stdin: boolean;
@@ -12,14 +12,14 @@ export type WantedStreams = {
 };
 
 export type ProcessStreams = {
-  /** Present when wanted and there. What is written when nobody reads it any more is thrown away; that is no error. */
+  /** Present if requested and available. Input that is no longer read is discarded, without an error. */
   readonly stdin?: Writable;
   readonly stdout?: Readable;
   readonly stderr?: Readable;
-  /** Sets the size of the terminal, when there is one. */
+  /** Sets the size of the terminal, if there is one. */
   readonly resize: (columns: number, rows: number) => void;
-  /** The process has ended, and what it wrote is in the streams. */
+  /** Resolves when the process has exited and its output is in the streams. */
   readonly exited: Promise<{ readonly exitCode: number }>;
-  /** Nobody is there any more. */
+  /** To be called when the client has disconnected. */
   readonly abandon: () => void;
 };
