@@ -27,7 +27,7 @@ enum frame_stream { FRAME_LOST = 3, FRAME_END = 4 };
 
 struct attached {
   int fd;
-  uint32_t wants;
+  uint32_t requested;
   /* The part of its buffer that is not sent yet. */
   uint32_t from, to;
   int64_t patience_us;
@@ -91,14 +91,14 @@ static struct attached *free_slot(void) {
   return NULL;
 }
 
-int attach_client(int fd, uint32_t wants) {
+int attach_client(int fd, uint32_t requested) {
   const int send_bytes = SEND_BUFFER_BYTES;
-  if (wants == 0 || wants > ATTACH_ALL) return EINVAL;
+  if (requested == 0 || requested > ATTACH_ALL) return EINVAL;
   struct attached *client = free_slot();
   if (client == NULL) return EBUSY;
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &send_bytes, sizeof send_bytes) < 0)
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
-  *client = (struct attached){.fd = fd, .wants = wants, .patience_us = PATIENCE_US_MAX};
+  *client = (struct attached){.fd = fd, .requested = requested, .patience_us = PATIENCE_US_MAX};
   client_count++;
   is_used = true;
   return 0;
@@ -165,10 +165,10 @@ static void copy(struct attached *client, uint32_t stream, const unsigned char *
 }
 
 void attach_output(uint32_t stream, const unsigned char *bytes, size_t length) {
-  const uint32_t wanted = stream == 1 ? ATTACH_STDOUT : ATTACH_STDERR;
+  const uint32_t bit = stream == 1 ? ATTACH_STDOUT : ATTACH_STDERR;
   if (client_count == 0) return;
   for (size_t i = 0; i < ATTACHED_MAX; i++)
-    if (clients[i].fd >= 0 && (clients[i].wants & wanted) != 0) copy(&clients[i], stream, bytes, length);
+    if (clients[i].fd >= 0 && (clients[i].requested & bit) != 0) copy(&clients[i], stream, bytes, length);
 }
 
 /* Writes as much input to the container as fits. */
@@ -193,11 +193,11 @@ static void receive(struct attached *client) {
   if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (count <= 0) {
     client->has_ended_input = true;
-    if ((client->wants & ATTACH_ENDS_STDIN) != 0) end_input();
+    if ((client->requested & ATTACH_ENDS_STDIN) != 0) end_input();
     if (count < 0) drop(client);
     return;
   }
-  if ((client->wants & ATTACH_STDIN) == 0 || input.fd < 0) return;
+  if ((client->requested & ATTACH_STDIN) == 0 || input.fd < 0) return;
   input.from = 0;
   input.to = (uint32_t)count;
   feed();
@@ -222,8 +222,8 @@ size_t attach_poll(struct pollfd *polled) {
   polled[0] = (struct pollfd){.fd = is_busy ? input.fd : -1, .events = POLLOUT};
   for (size_t i = 0; i < ATTACHED_MAX; i++) {
     const struct attached *client = &clients[i];
-    const int wanted = is_busy || client->has_ended_input ? 0 : POLLIN;
-    polled[1 + i] = (struct pollfd){.fd = is_busy && client->is_gone ? -1 : client->fd, .events = (short)(wanted | (is_full(client) ? POLLOUT : 0))};
+    const int events = is_busy || client->has_ended_input ? 0 : POLLIN;
+    polled[1 + i] = (struct pollfd){.fd = is_busy && client->is_gone ? -1 : client->fd, .events = (short)(events | (is_full(client) ? POLLOUT : 0))};
   }
   return ATTACH_POLLED;
 }

@@ -173,7 +173,7 @@ enum { ATTACHED_MAX = 16, ATTACH_POLLED = 1 + ATTACHED_MAX };
 /* `input_fd`: the container's input, non-blocking; -1: none. */
 void attach_start(int input_fd, bool is_terminal);
 /* Takes over `fd`, a connected socket. Returns 0, or an errno if the caller keeps the socket. */
-int attach_client(int fd, uint32_t wants);
+int attach_client(int fd, uint32_t requested);
 /* If `fd` is the container's input, stops using it. */
 void attach_lose_input(int fd);
 /* Copies output to the clients that requested it. Stream 1 is stdout, 2 stderr. */

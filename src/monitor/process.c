@@ -1,7 +1,7 @@
 /*
- * The process that the other files run in: its registers, the memory of its plan, its open fds, and the death of its parent.
+ * The state of the running process: its registers, the memory of its plan and stamps, its open fds, and the death of its parent.
  *
- * main.c and ops.c both use it: the monitor, its child, and the child that becomes a reaper.
+ * The process is the monitor, its child, or the child that has become the reaper, so main.c and ops.c both use these functions.
  */
 #define _GNU_SOURCE
 #include "monitor.h"

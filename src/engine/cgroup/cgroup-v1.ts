@@ -16,10 +16,10 @@ export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[
   ];
 }
 
-function planCpu(given: ResourceChange): CgroupWrite[] {
-  const { before, change, after } = given;
+function planCpu(update: ResourceChange): CgroupWrite[] {
+  const { before, change, after } = update;
   const writes: CgroupWrite[] = [];
-  const shares = sharesToWrite(given);
+  const shares = sharesToWrite(update);
   if (shares) writes.push({ controller: 'cpu', file: 'cpu.shares', value: String(shares), note: 'share of cpu time' });
   if (change.cpuQuotaUs === undefined && change.cpuPeriodUs === undefined) return writes;
   const quotaUs = Math.max(-1, after.cpuQuotaUs ?? -1);

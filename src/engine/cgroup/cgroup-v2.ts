@@ -17,10 +17,10 @@ export function planV2(change: ResourceChange, facts: CgroupFacts): CgroupWrite[
   ];
 }
 
-function planCpu(given: ResourceChange): CgroupWrite[] {
-  const { change, after } = given;
+function planCpu(update: ResourceChange): CgroupWrite[] {
+  const { change, after } = update;
   const writes: CgroupWrite[] = [];
-  const shares = sharesToWrite(given);
+  const shares = sharesToWrite(update);
   if (shares) {
     writes.push({
       controller: 'cpu',

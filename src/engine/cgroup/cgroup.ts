@@ -62,26 +62,26 @@ export function planCgroup(resources: Resources, facts: CgroupFacts): CgroupWrit
  */
 export function planCgroupUpdate(
   current: Resources,
-  wanted: Resources,
+  requested: Resources,
   facts: CgroupFacts,
   usage: { readonly memoryBytes: number } | null,
 ): { resources: Resources; writes: CgroupWrite[] } {
-  const after = mergeResources(current, wanted);
-  const named = Number(wanted.unified?.['memory.max'] ?? Number.NaN);
-  const limit = Number.isNaN(named) ? wanted.memoryLimitBytes : named;
+  const after = mergeResources(current, requested);
+  const named = Number(requested.unified?.['memory.max'] ?? Number.NaN);
+  const limit = Number.isNaN(named) ? requested.memoryLimitBytes : named;
   // Otherwise v1 would fail after a long reclaim, and v2 would kill processes.
   if (usage !== null && limit !== undefined && limit >= 0 && limit !== current.memoryLimitBytes && limit < usage.memoryBytes) {
     throw failedPrecondition(`memory limit ${limit} bytes is below the ${usage.memoryBytes} bytes that the container uses`);
   }
-  return { resources: after, writes: planChange({ before: current, change: wanted, after }, facts) };
+  return { resources: after, writes: planChange({ before: current, change: requested, after }, facts) };
 }
 
-/** Merges `wanted` into `current`: undefined fields are unchanged, `unified` and huge page limits are merged by name. */
-export function mergeResources(current: Resources, wanted: Resources): Resources {
-  const given = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as Resources;
-  const merged: Resources = { ...current, ...given };
-  const unified = { ...current.unified, ...wanted.unified };
-  const pages = new Map([...(current.hugepageLimits ?? []), ...(wanted.hugepageLimits ?? [])].map((limit) => [limit.pageSize, limit]));
+/** Merges `requested` into `current`: undefined fields are unchanged, `unified` and huge page limits are merged by name. */
+export function mergeResources(current: Resources, requested: Resources): Resources {
+  const defined = Object.fromEntries(Object.entries(requested).filter(([, value]) => value !== undefined)) as Resources;
+  const merged: Resources = { ...current, ...defined };
+  const unified = { ...current.unified, ...requested.unified };
+  const pages = new Map([...(current.hugepageLimits ?? []), ...(requested.hugepageLimits ?? [])].map((limit) => [limit.pageSize, limit]));
   return {
     ...merged,
     ...(Object.keys(unified).length > 0 ? { unified } : {}),

@@ -51,8 +51,8 @@ profile ${defaultProfileName} flags=(attach_disconnected,mediate_deleted) {
 }
 
 /**
- * Makes the next execve enter the profile: apparmor(7), change_onexec. Runs while the host's /proc is visible, and before the credentials change:
- * the attribute must be written with the credentials it was opened with.
+ * Returns the operations that make the next execve enter the profile: apparmor(7), change_onexec. They run while the host's /proc is visible, and
+ * before the credentials change: the attribute must be written with the credentials it was opened with.
  */
 export function planAppArmor(profile: string | undefined): Op[] {
   if (profile === undefined) return [];

@@ -151,7 +151,7 @@ function planControlSocket(): Op[] {
 
 const ownNamespaces = (pid: ContainerPlan['pid']): number => CLONE.NEWNS | (pid === 'new' ? CLONE.NEWPID : 0);
 
-/** Sets the limits first, which needs privilege on the host. Only children enter a new pid namespace, so the plan continues in a child (`move`). */
+/** The limits come first, because they need privilege on the host. Only children enter a new pid namespace, so the plan continues in one (`move`). */
 function planUser(user: Reg, process: ProcessPlan, pid: ContainerPlan['pid']): Op[] {
   const namespaces = ownNamespaces(pid);
   const note = 'create the namespaces of the container';

@@ -35,7 +35,7 @@ export function containerCapabilities(record: ContainerRecord, facts: Pick<Proce
 /**
  * Returns the plan of a process.
  *
- * @param given `argv`: the command of an exec; undefined: the container's own command.
+ * @param options `argv`: the command of an exec; undefined: the container's own command.
  * @throws {BerthError} INVALID_ARGUMENT if there is no command.
  */
 export function planProcess(
@@ -43,7 +43,7 @@ export function planProcess(
   sandbox: SandboxSpec,
   facts: ProcessFacts,
   fds: ProcessFds,
-  given: {
+  options: {
     readonly argv?: readonly string[];
     readonly resources: Resources;
     readonly seccomp: Credentials['seccomp'];
@@ -52,12 +52,12 @@ export function planProcess(
   },
 ): ProcessPlan {
   const { spec, image, identity } = record;
-  const argv = given.argv ?? mergeCommand(spec, image.config);
+  const argv = options.argv ?? mergeCommand(spec, image.config);
   const [argv0] = argv;
   if (argv0 === undefined || argv0 === '') throw invalidArgument('invalid command: its name is missing or empty');
   const workingDir = spec.workingDir || image.config.workingDir || '/';
   const env = composeEnvironment({
-    hasTerminal: spec.hasTerminal || given.hasTerminal === true,
+    hasTerminal: spec.hasTerminal || options.hasTerminal === true,
     hostname: sandbox.namespaces.network === 'node' ? facts.hostname : sandbox.hostname,
     imageEnv: image.config.env,
     requestEnv: [...spec.env, ...(spec.edits?.env ?? [])],
@@ -74,10 +74,10 @@ export function planProcess(
       groups: identity.additionalGids,
       capabilities: containerCapabilities(record, facts),
       noNewPrivs: spec.security.noNewPrivs,
-      seccomp: given.seccomp,
+      seccomp: options.seccomp,
       rlimits: facts.rlimits,
     },
-    oomScoreAdj: clampOomScore(given.resources.oomScoreAdj ?? 0, facts),
+    oomScoreAdj: clampOomScore(options.resources.oomScoreAdj ?? 0, facts),
     ...(spec.security.appArmorProfile === undefined ? {} : { appArmorProfile: spec.security.appArmorProfile }),
     cgroup: fds.cgroup,
     stdio: fds.stdio,

@@ -38,19 +38,19 @@ export type StandardMounts = {
 export const cgroupReg: Reg = 'cgroups';
 
 /** Returns the default mounts, unordered. */
-export function standardMounts(given: StandardMounts): RootMount[] {
-  const { fromHost = {} } = given;
+export function standardMounts(options: StandardMounts): RootMount[] {
+  const { fromHost = {} } = options;
   return [
     kernelMount('/proc', 'proc', guarded, fromHost.proc),
-    ...devMounts(given.shm, fromHost.mqueue),
-    kernelMount('/sys', 'sysfs', guarded | (given.isPrivileged ? 0 : MOUNT_ATTR.RDONLY), fromHost.sys),
-    ...cgroupMounts(given.cgroups, given.isPrivileged),
-    ...given.files.map(
+    ...devMounts(options.shm, fromHost.mqueue),
+    kernelMount('/sys', 'sysfs', guarded | (options.isPrivileged ? 0 : MOUNT_ATTR.RDONLY), fromHost.sys),
+    ...cgroupMounts(options.cgroups, options.isPrivileged),
+    ...options.files.map(
       ({ path, reg }): RootMount => ({
         target: path,
         isDirectory: false,
         source: { kind: 'inherited', reg },
-        attributes: MOUNT_ATTR.NODEV | MOUNT_ATTR.NOSUID | (given.hasReadonlyRoot ? MOUNT_ATTR.RDONLY : 0),
+        attributes: MOUNT_ATTR.NODEV | MOUNT_ATTR.NOSUID | (options.hasReadonlyRoot ? MOUNT_ATTR.RDONLY : 0),
         isRecursive: false,
       }),
     ),
