@@ -5,7 +5,6 @@
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -208,7 +207,8 @@ describe(`cgroup v${facts.version}`, () => {
   });
 
   describe('devices', () => {
-    const directory = mkdtempSync(join(tmpdir(), 'berth-devices-'));
+    // Not in /tmp, which newer systemd mounts nodev.
+    const directory = mkdtempSync('/var/tmp/berth-devices-');
     const node = join(directory, 'kmsg');
     after(() => rmSync(directory, { recursive: true }));
     const kmsg = { type: 'char', major: 1, minor: 11 } as const;
