@@ -84,6 +84,7 @@ const keptDays = 14;
 
 /** @returns why this machine can have no such virtual machine; undefined when it can. */
 export function whyNoVm(): string | undefined {
+  if (process.env['BERTH_FRESH_ROOT'] !== undefined) return 'in a fresh root: the virtual machine is the same outside';
   if (process.arch !== 'x64') return `the virtual machine is x86-64 only, and this is ${process.arch}`;
   if (process.getuid?.() !== 0) return 'not root';
   if (!/^ID=debian$/m.test(read('/etc/os-release'))) return 'no Debian, from whose packages the virtual machine is built';
