@@ -1,5 +1,5 @@
 /**
- * Path of the monitor binary. It is the same relative to the sources and to the bundle.
+ * Path of the monitor binary. It is the same relative to the sources and to the bundle. Data only.
  */
 import { join } from 'node:path';
 

@@ -1,5 +1,5 @@
 /**
- * Shows progress on standard error: lines redrawn in place on a terminal, otherwise a new line at intervals.
+ * Shows progress on standard error: lines redrawn in place on a terminal, otherwise a new line at intervals. Does no I/O itself: it is given the output.
  */
 
 export type ProgressDisplay = {

@@ -1,5 +1,5 @@
 /**
- * Timestamps for records: nanoseconds since the epoch, strictly increasing.
+ * Timestamps for records: nanoseconds since the epoch, strictly increasing. No I/O.
  */
 
 export type Clock = { readonly nowNs: () => string };

@@ -1,5 +1,5 @@
 /**
- * Timeouts for promises.
+ * Timeouts for promises. No I/O.
  */
 
 /** Returns true if the promise settles within the timeout, whether it resolves or rejects. */

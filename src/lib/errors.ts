@@ -1,5 +1,5 @@
 /**
- * The error type for operational errors, and its constructors. Programmer errors are assertions instead.
+ * The error type for operational errors, and its constructors. Programmer errors are assertions instead. Pure.
  *
  * The code is chosen where the meaning of a failure is known. Only src/cri/interceptor.ts converts it to a gRPC status.
  */

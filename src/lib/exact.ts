@@ -1,5 +1,5 @@
 /**
- * A type that accepts exactly the fields of a shape and no others.
+ * A type that accepts exactly the fields of a shape and no others. Types only.
  */
 
 /**

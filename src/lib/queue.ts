@@ -1,5 +1,5 @@
 /**
- * Runs tasks of the same key one after another, and tasks of different keys concurrently.
+ * Runs tasks of the same key one after another, and tasks of different keys concurrently. No I/O.
  */
 
 export type KeyedQueue = {

@@ -1,7 +1,5 @@
 /**
- * Errors of a layer's entries.
- *
- * Pure, except that it knows the names of errnos.
+ * Errors of a layer's entries, with the names of errnos.
  */
 import { BerthError, reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';

@@ -1,5 +1,5 @@
 /**
- * Fetches layers into the store. Concurrent pulls share the fetch of a layer.
+ * Fetches layers into the store. Concurrent pulls share the fetch of a layer. Does no I/O itself: the store and the unpacker do.
  *
  * Each complete layer is published on its own, so that a pull that fails later need not fetch it again. Does not protect layers from removal: a
  * pull leases all its layers first.

@@ -1,7 +1,7 @@
 /**
  * Reads response bodies: complete ones up to a limit, long ones as chunks, both with a timeout for each wait.
  *
- * Knows nothing about registries or digests.
+ * Does no I/O itself, and knows nothing about registries or digests.
  */
 import type { IncomingMessage } from 'node:http';
 import { HostFailure } from './registry-error.ts';

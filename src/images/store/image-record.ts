@@ -1,7 +1,7 @@
 /**
  * The stored record of an image: its config unchanged, its names and its layers; and the view of it for the rest of berth.
  *
- * Pure. The text of the config is stored because its digest is the id of the image: this detects a record that is corrupt on disk.
+ * The text of the config is stored because its digest is the id of the image: this detects a record that is corrupt on disk.
  */
 import { createHash } from 'node:crypto';
 import type { ImageConfig } from '../../engine/state/spec.ts';

@@ -1,5 +1,5 @@
 /**
- * Streams a layer's archive from the worker that reassembles it, at the pace of the reader. The daemon's side.
+ * Streams a layer's archive from the worker that reassembles it, at the pace of the reader. The daemon's side. Does no I/O itself.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';

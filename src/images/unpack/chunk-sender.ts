@@ -1,5 +1,5 @@
 /**
- * Sends bytes from a worker to the daemon's thread in a fixed number of shared memory pieces, which the daemon returns. The worker's side.
+ * Sends bytes from a worker to the daemon's thread in a fixed number of shared memory pieces, which the daemon returns. The worker's side. Does no I/O itself.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { ChunkSender } from '../layer/assemble-layer.ts';
