@@ -332,7 +332,7 @@ const isDepsType = (each: Import) => each.isTypeOnly && basename(each.from) === 
 
 function isPure(path: string): boolean {
   const header = /^(?:#!.*\n)?\/\*\*[\s\S]*?\*\//.exec(textOf.get(path) ?? '')?.[0] ?? '';
-  return pureFolders.includes(dirname(path).slice('src/'.length)) || /\b(Pure|Types only|Data only|no I\/O)\b/.test(header);
+  return pureFolders.includes(dirname(path).slice('src/'.length)) || /\b(Pure|Types only|Data only|[Nn]o I\/O)\b/.test(header);
 }
 
 function mayPureImport(from: string): boolean {
