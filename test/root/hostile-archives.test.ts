@@ -72,7 +72,7 @@ test('a thousand names for one image of megabytes of documents', async () => {
     annotations: { 'io.containerd.image.name': `x.example/n:${at}` },
   }));
   const members = [blobOf(config), blobOf(manifest), blobOf(layer), { path: 'index.json', content: JSON.stringify({ schemaVersion: 2, manifests }) }];
-  await refuses(members, 'RESOURCE_EXHAUSTED', /manifests and configs have more than 67108864 bytes/);
+  await refuses(members, 'RESOURCE_EXHAUSTED', /manifests and configs exceed 67108864 bytes/);
 });
 
 test('five hundred layers that are one compressed file are read once, one after the other', async () => {

@@ -130,28 +130,28 @@ test('what is damaged is not handed out as whole, and is named', async () => {
   const tar = makeTar(plain);
   const kinds: readonly (readonly [(layer: Unpacked) => void, RegExp])[] = [
     [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'bertH'), /^layer sha256:[0-9a-f]{64}: file "etc\/os": checksum mismatch$/],
-    [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'be'), /file "etc\/os" has 2 bytes, not 5$/],
-    [({ filesDir }) => rmSync(join(filesDir, 'etc/os')), /opening "etc\/os".*ENOENT/],
+    [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'be'), /file "etc\/os": 2 bytes instead of 5$/],
+    [({ filesDir }) => rmSync(join(filesDir, 'etc/os')), /open "etc\/os".*ENOENT/],
     [
       ({ filesDir }) => {
         rmSync(join(filesDir, 'etc/os'));
         symlinkSync('/etc/passwd', join(filesDir, 'etc/os'));
       },
-      /opening "etc\/os".*ELOOP/,
+      /open "etc\/os".*ELOOP/,
     ],
     [
       ({ filesDir }) => {
         renameSync(join(filesDir, 'etc'), join(filesDir, 'elsewhere'));
         symlinkSync('elsewhere', join(filesDir, 'etc'));
       },
-      /opening "etc\/os".*ELOOP/,
+      /open "etc\/os".*ELOOP/,
     ],
     [
       ({ filesDir }) => {
         rmSync(join(filesDir, 'etc/os'));
         execFileSync('mkfifo', [join(filesDir, 'etc/os')]);
       },
-      /opening "etc\/os"/,
+      /open "etc\/os"/,
     ],
     [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /record of the files is corrupt/],
     [({ tarSplitFile }) => writeFileSync(tarSplitFile, flipped(readFileSync(tarSplitFile))), /record of the files is corrupt|diff id/],
