@@ -336,3 +336,12 @@ test('planCgroupUpdate() rejects a unified memory limit below the usage', () => 
   const update = () => planCgroupUpdate({}, { unified: { 'memory.max': '1000' } }, v2, { memoryBytes: 2000 });
   assert.throws(update, refusal('FAILED_PRECONDITION', /1000 bytes is below the 2000 bytes/));
 });
+
+test('planCgroupUpdate() checks memory.max in the notation of the kernel against current usage', () => {
+  const usage = { memoryBytes: 100 * MiB };
+  const update = (max: string, memoryLimitBytes = 10 * MiB) => planCgroupUpdate({}, { memoryLimitBytes, unified: { 'memory.max': max } }, v2, usage);
+  for (const max of ['64M', '65536k', String(64 * MiB)])
+    assert.throws(() => update(max), refusal('FAILED_PRECONDITION', /memory limit 67108864 bytes is below the 104857600 bytes/));
+  assert.doesNotThrow(() => update('1G'));
+  assert.doesNotThrow(() => update('max'));
+});

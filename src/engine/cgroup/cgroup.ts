@@ -67,13 +67,19 @@ export function planCgroupUpdate(
   usage: { readonly memoryBytes: number } | null,
 ): { resources: Resources; writes: CgroupWrite[] } {
   const after = mergeResources(current, requested);
-  const named = Number(requested.unified?.['memory.max'] ?? Number.NaN);
-  const limit = Number.isNaN(named) ? requested.memoryLimitBytes : named;
+  const unified = requested.unified?.['memory.max'];
+  const limit = unified === undefined ? requested.memoryLimitBytes : memparse(unified);
   // Otherwise v1 would fail after a long reclaim, and v2 would kill processes.
   if (usage !== null && limit !== undefined && limit >= 0 && limit !== current.memoryLimitBytes && limit < usage.memoryBytes) {
     throw failedPrecondition(`memory limit ${limit} bytes is below the ${usage.memoryBytes} bytes that the container uses`);
   }
   return { resources: after, writes: planChange({ before: current, change: requested, after }, facts) };
+}
+
+/** Bytes in the notation of memory.max, such as `64M`: lib/cmdline.c, memparse(). @returns undefined for `max`, and for what the kernel refuses. */
+function memparse(text: string): number | undefined {
+  const [, digits, suffix = ''] = /^(\d+)([KMGTPE]?)$/i.exec(text.trim()) ?? [];
+  return digits === undefined ? undefined : Number(digits) * 1024 ** ' KMGTPE'.indexOf(suffix.toUpperCase() || ' ');
 }
 
 /** Merges `requested` into `current`: undefined fields are unchanged, `unified` and huge page limits are merged by name. */
