@@ -23,11 +23,6 @@ export function createNodeImages(deps: NodeImagesDeps): Images {
     views.set(record, view);
     return view;
   };
-  const recordOf = (id: string): ImageRecord => {
-    const record = store.find(id);
-    if (record === undefined) throw notFound(`image ${id} is not on this node`);
-    return record;
-  };
   return {
     pull: (request) => puller.pullImage(request),
     pulls: puller.pulls,
@@ -40,18 +35,19 @@ export function createNodeImages(deps: NodeImagesDeps): Images {
     list: () => store.list().map(viewOf),
     remove: (reference) => store.remove(reference),
     fsInfo: () => store.fsInfo(),
-    requireAllowed: (image, requested) => {
-      const { repoTags, repoDigests, signatures } = recordOf(image.id);
-      // Requested by id: one accepted name suffices.
-      const refusal = policy?.refusal(findReference(requested) === undefined ? [...repoTags, ...repoDigests] : [requested], signatures);
+    findUsable: (reference, name) => {
+      const record = store.find(reference);
+      if (record === undefined) return undefined;
+      // Named by id: one accepted name suffices.
+      const names = findReference(name) === undefined ? [...record.repoTags, ...record.repoDigests] : [name];
+      const refusal = policy?.refusal(names, record.signatures);
       if (refusal !== undefined) throw refusal;
+      return { ...store.rootOf(record), image: viewOf(record), diffIds: record.diffIds };
     },
-    rootOf: async (image) => {
-      const record = recordOf(image.id);
-      return { ...store.rootOf(record), diffIds: record.diffIds };
-    },
-    explain: async (image) => {
-      const { chainId, configText, layers } = recordOf(image.id);
+    explain: async ({ id }) => {
+      const record = store.find(id);
+      if (record === undefined) throw notFound(`image ${id} is not on this node`);
+      const { chainId, configText, layers } = record;
       return { chainID: chainId, imageSpec: JSON.parse(configText) as unknown, layers };
     },
   };

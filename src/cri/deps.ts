@@ -20,6 +20,9 @@ export type ImageView = {
   readonly isPinned: boolean;
 };
 
+/** An image that a container may use, with its config and layers. */
+export type UsableImage = ImageRoot & { readonly image: ImageView; readonly diffIds: readonly string[] };
+
 /** Credentials from the CRI; '' if absent. Must not be logged. */
 export type PullAuth = {
   readonly username: string;
@@ -60,9 +63,13 @@ export type Images = {
   /** Removes all names of the image; containers keep the layers they use. Idempotent. */
   readonly remove: (reference: string) => Promise<void>;
   readonly fsInfo: () => Promise<FilesystemUsage>;
-  /** @param reference the image as named by the pod. @throws {BerthError} FAILED_PRECONDITION `SignatureValidationFailed: …` if the node's signature policy rejects it. */
-  readonly requireAllowed: (image: ImageView, reference: string) => void;
-  readonly rootOf: (image: ImageView) => Promise<ImageRoot & { readonly diffIds: readonly string[] }>;
+  /**
+   * Finds an image and its layers for a container, after a check of the node's signature policy.
+   *
+   * @param name the image as named by the pod, which the policy is applied to.
+   * @throws {BerthError} INVALID_ARGUMENT for an invalid reference, FAILED_PRECONDITION `SignatureValidationFailed: …` if the policy rejects the image.
+   */
+  readonly findUsable: (reference: string, name: string) => UsableImage | undefined;
   /** Details for a verbose status, such as the config. Must be serializable as JSON. */
   readonly explain: (image: ImageView) => Promise<unknown>;
 };

@@ -32,7 +32,7 @@ before(async () => {
   const { config, layerDirs, diffIds } = host.image;
   const image = { id: host.image.id, repoTags: ['test'], repoDigests: [], sizeBytes: 1, user: '', isPinned: false };
   const fakes = fakeDeps({ images: [image] });
-  const images = { ...fakes.images, rootOf: async () => ({ config, layerDirs, diffIds }) };
+  const images = { ...fakes.images, findUsable: () => ({ image, config, layerDirs, diffIds }) };
   deps = { ...fakes, items: {} as CriDeps['items'], engine: host.engine, images, devices: createDeviceFiles({ log }, [directory]) };
 });
 beforeEach(() => {

@@ -137,6 +137,7 @@ export function fakeDeps({
       calls.push({ name, args });
       return result;
     };
+  const findImage = (reference: string) => images.find(({ id, repoTags }) => id === reference || repoTags.includes(reference));
   const notFaked = () => Promise.reject(new Error('not faked'));
   const pick = <View extends { readonly record: { readonly id: string } }>(views: readonly View[], id: string): View => {
     const view = views.find(({ record }) => record.id.startsWith(id));
@@ -194,15 +195,17 @@ export function fakeDeps({
     },
     images: {
       pull: record('pull', { id: 'sha256:1111' }),
-      find: (reference) => images.find(({ id, repoTags }) => id === reference || repoTags.includes(reference)),
+      find: findImage,
       list: () => images,
       pulls: () => [],
       importArchive: async () => images,
       exportArchive: () => ({ totalBytes: 0, bytes: (async function* () {})() }),
       remove: record('remove', undefined),
       fsInfo: async () => ({ mountpoint: '/var/lib/berth', usedBytes: 8192, inodesUsed: 2 }),
-      requireAllowed: () => {},
-      rootOf: async () => ({ config, layerDirs: ['/layers/a'], diffIds: ['sha256:aaaa'] }),
+      findUsable: (reference) => {
+        const image = findImage(reference);
+        return image && { image, config, layerDirs: ['/layers/a'], diffIds: ['sha256:aaaa'] };
+      },
       explain: async () => ({ imageSpec: {} }),
     },
     network: { notReadyReason: () => null },

@@ -4,7 +4,7 @@
 import { containerState } from '../../../engine/state/records.ts';
 import type { ContainerSpec, Mount } from '../../../engine/state/spec.ts';
 import { failedPrecondition, notFound } from '../../../lib/errors.ts';
-import type { CriDeps, ImageView } from '../../deps.ts';
+import type { CriDeps, UsableImage } from '../../deps.ts';
 import { quoted, requiredName } from '../../from-request/checks.ts';
 import { containerSpecFrom, deviceNames } from '../../from-request/container-from-request.ts';
 import type { CreateContainerRequest, CreateContainerResponse } from '../../wire/messages.ts';
@@ -17,34 +17,28 @@ type Deps = Pick<CriDeps, 'engine' | 'images' | 'devices'>;
  */
 export async function createContainer({ engine, images, devices }: Deps, request: CreateContainerRequest): Promise<CreateContainerResponse> {
   const sandbox = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id)).record;
-  const asked = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
-  const names = deviceNames(request.config ?? {});
-  const edits = names.length === 0 ? {} : { edits: await devices.resolve(names) };
-  const spec = { ...asked, ...edits, mounts: await Promise.all(asked.mounts.map((mount) => withImage(images, mount))) };
-  const image = findImage(images, spec.image.requested);
-  images.requireAllowed(image, spec.image.userSpecified || spec.image.requested);
-  const { config, layerDirs, diffIds } = await images.rootOf(image);
-  const known = {
-    id: image.id,
-    ref: image.repoDigests[0] ?? image.id,
-    name: image.repoTags[0] ?? (spec.image.userSpecified || spec.image.requested),
-  };
-  return { container_id: await engine.createContainer(sandbox.id, spec, { ...known, config, layerDirs, diffIds }) };
+  const requested = withTarget(engine, containerSpecFrom(request, sandbox.spec, engine.facts()), sandbox.id);
+  const cdiNames = deviceNames(request.config ?? {});
+  const edits = cdiNames.length === 0 ? {} : { edits: await devices.resolve(cdiNames) };
+  // No await from here to the engine's lease of the layers, so that no image is removed in between.
+  const spec = { ...requested, ...edits, mounts: requested.mounts.map((mount) => withImage(images, mount)) };
+  const name = spec.image.userSpecified || spec.image.requested;
+  const { image, config, layerDirs, diffIds } = findImage(images, spec.image.requested, name);
+  const names = { id: image.id, ref: image.repoDigests[0] ?? image.id, name: image.repoTags[0] ?? name };
+  return { container_id: await engine.createContainer(sandbox.id, spec, { ...names, config, layerDirs, diffIds }) };
 }
 
 /** Finds an image, but does not pull it: PullImage does, with the pod's credentials. */
-function findImage(images: CriDeps['images'], reference: string): ImageView {
-  const image = images.find(reference);
-  if (image === undefined) throw notFound(`image ${quoted(reference)} is not on this node; pull it first`);
-  return image;
+function findImage(images: CriDeps['images'], reference: string, name: string): UsableImage {
+  const found = images.findUsable(reference, name);
+  if (found === undefined) throw notFound(`image ${quoted(reference)} is not on this node; pull it first`);
+  return found;
 }
 
 /** Resolves the image of an image volume. */
-async function withImage(images: CriDeps['images'], mount: Mount): Promise<Mount> {
+function withImage(images: CriDeps['images'], mount: Mount): Mount {
   if (mount.image === undefined) return mount;
-  const image = findImage(images, mount.image.requested);
-  images.requireAllowed(image, mount.image.requested);
-  const { layerDirs, diffIds } = await images.rootOf(image);
+  const { image, layerDirs, diffIds } = findImage(images, mount.image.requested, mount.image.requested);
   return { ...mount, image: { ...mount.image, found: { id: image.id, ref: image.repoDigests[0] ?? image.id, layerDirs, diffIds } } };
 }
 
