@@ -1,7 +1,7 @@
 /**
- * Archives what a container has changed in its root: the writable directory of its overlay, as a tar, and the paths that it hides.
+ * Archives the changes of a container to its rootfs: the upper directory of its overlay as a tar, and the deleted paths.
  *
- * The container is to be frozen meanwhile: nobody else may change the directory. Names are byte strings (one character a byte).
+ * The container must be frozen: the directory must not change meanwhile. Names are byte strings (one character per byte).
  */
 import { type BigIntStats, constants } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
@@ -14,24 +14,24 @@ import type { IdShift } from './copy-tree.ts';
 import { isOpaque, isRedirected, readXattrs } from './xattrs.ts';
 
 export type ChangesRequest = {
-  /** The writable directory. */
+  /** The upper directory of the overlay. */
   readonly upper: string;
-  /** What lies below it, topmost first. */
+  /** The layers below, topmost first. */
   readonly layerDirs: readonly string[];
-  /** Owners as the container sees them. */
+  /** Maps owners to those that the container sees. */
   readonly shift: IdShift;
-  /** Told of each path, absolute in the container, that is there in a layer and no more in the container. */
+  /** Called with each path, absolute in the container, that exists in a layer but not in the container. */
   readonly onDeleted: (path: string) => void;
 };
 
 type Context = ChangesRequest & {
-  /** Of files with several names: the first one, by inode. */ readonly links: Map<bigint, string>;
+  /** The first path of each file with several hard links, by inode. */ readonly links: Map<bigint, string>;
 };
 
 const chunkBytes = 256 * 1024;
 const billion = 1_000_000_000n;
 
-/** @returns the archive in pieces, its end included. Sockets are left out: a tar has none. @throws {BerthError} FAILED_PRECONDITION for directories that were moved by a name alone. */
+/** @returns the complete archive in chunks. Sockets are skipped, because tar cannot store them. @throws {BerthError} FAILED_PRECONDITION for entries with overlayfs redirects (redirect_dir, metacopy). */
 export async function* archiveChanges(request: ChangesRequest): AsyncGenerator<Buffer> {
   yield* archiveDirectory({ ...request, links: new Map() }, '');
   yield tarEnd;
@@ -39,7 +39,7 @@ export async function* archiveChanges(request: ChangesRequest): AsyncGenerator<B
 
 async function* archiveDirectory(context: Context, path: string): AsyncGenerator<Buffer> {
   const names = (await readdir(bytesOf(`${context.upper}/${path}`), { encoding: 'latin1' })).sort();
-  if (path !== '' && isOpaque(`${context.upper}/${path}`)) await tellHidden(context, path, new Set(names));
+  if (path !== '' && isOpaque(`${context.upper}/${path}`)) await reportHidden(context, path, new Set(names));
   for (const name of names) yield* archiveEntry(context, path === '' ? name : `${path}/${name}`);
 }
 
@@ -48,7 +48,7 @@ async function* archiveEntry(context: Context, path: string): AsyncGenerator<Buf
   const stat = await lstat(bytesOf(source), { bigint: true });
   if (stat.isCharacterDevice() && stat.rdev === 0n) return context.onDeleted(`/${path}`);
   if (stat.isSocket()) return;
-  if (isRedirected(source)) throw failedPrecondition(`archiving /${path}: overlayfs keeps its contents elsewhere (redirect_dir or metacopy)`);
+  if (isRedirected(source)) throw failedPrecondition(`archive /${path}: overlayfs stores its contents elsewhere (redirect_dir or metacopy)`);
   const first = stat.isDirectory() ? undefined : context.links.get(stat.ino);
   const entry = await entryOf(context, path, stat, first);
   yield tarHeader(entry);
@@ -77,13 +77,13 @@ async function entryOf({ upper, shift }: Context, path: string, stat: BigIntStat
   return { ...common, attributes, kind: stat.isBlockDevice() ? 'block' : 'char', device: deviceNumbers(stat.rdev) };
 }
 
-/** Exactly `size` bytes: the header has said so. */
+/** Yields exactly `size` bytes, as in the header, and the padding. */
 export async function* contentsOf(path: string, size: number): AsyncGenerator<Buffer> {
   const file = await open(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     for (let left = size; left > 0; ) {
       const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(Math.min(chunkBytes, left)));
-      if (bytesRead === 0) throw new Error(`reading ${JSON.stringify(path)}: it became shorter`);
+      if (bytesRead === 0) throw new Error(`read ${JSON.stringify(path)}: file was truncated`);
       left -= bytesRead;
       yield buffer.subarray(0, bytesRead);
     }
@@ -93,14 +93,14 @@ export async function* contentsOf(path: string, size: number): AsyncGenerator<Bu
   yield tarPadding(size);
 }
 
-/** What a directory, new in place of an old one, does not show of that. Naming what was not to be seen before either does no harm. */
-async function tellHidden({ layerDirs, onDeleted }: Context, path: string, shown: ReadonlySet<string>): Promise<void> {
+/** Reports the entries that an opaque directory hides. Reporting entries that were hidden before has no effect. */
+async function reportHidden({ layerDirs, onDeleted }: Context, path: string, shown: ReadonlySet<string>): Promise<void> {
   const hidden = new Set<string>();
   for (const layer of layerDirs) for (const name of await namesIn(layer, path)) if (!shown.has(name)) hidden.add(name);
   for (const name of [...hidden].sort()) onDeleted(`/${path}/${name}`);
 }
 
-/** Of a directory of a layer, reached through directories alone: an image's links lead nowhere here. */
+/** Returns the names in a directory of a layer. Does not follow symbolic links, which come from the image. */
 async function namesIn(layer: string, path: string): Promise<string[]> {
   const top = openat(AT_FDCWD, layer, O_PATH | O_DIRECTORY);
   try {

@@ -1,7 +1,8 @@
 /**
- * Lays a layer over a directory tree by copying: what overlayfs would show, for file systems that it does not work on.
+ * Applies a layer to a directory tree by copying, with the same result as overlayfs, for file systems without overlayfs.
  *
- * Files share their blocks where the file system can (FICLONE). Names are byte strings (one character a byte). Nobody else may use the tree meanwhile.
+ * Files share blocks if the file system supports it (FICLONE). Names are byte strings (one character per byte). No other process may use the tree
+ * meanwhile.
  */
 
 import { constants, lstatSync } from 'node:fs';
@@ -11,20 +12,22 @@ import { deviceNumbers } from './block-devices.ts';
 import { makeNodeAt, setLinkOwner, setLinkTimes, setNodeOwnerAndMode } from './inodes.ts';
 import { isOpaque, readXattrs, setXattr } from './xattrs.ts';
 
-/** Owners as the copy has them. */
+/** Maps owners to those of the copy. */
 export type IdShift = { readonly uid: (id: number) => number; readonly gid: (id: number) => number };
 
 type Stats = Awaited<ReturnType<typeof statOf>>;
 
 /**
- * @param layer as overlayfs wants one: character devices 0:0 and opaque directories hide what is below.
- * @param target the tree of the layers below; its top stays as it is.
+ * Copies a layer over a tree.
+ *
+ * @param layer a layer in overlayfs format: character devices 0:0 and opaque directories hide entries of lower layers.
+ * @param target the tree of the lower layers. Its top directory is not changed.
  */
 export async function layOver(layer: string, target: string, shift: IdShift): Promise<void> {
   await layDirectory(layer, target, { shift, copies: new Map() });
 }
 
-type Context = { readonly shift: IdShift /** Of files with several names, by inode. */; readonly copies: Map<bigint, string> };
+type Context = { readonly shift: IdShift /** Copies of files with several hard links, by inode. */; readonly copies: Map<bigint, string> };
 
 async function layDirectory(source: string, target: string, context: Context): Promise<void> {
   for (const name of await readdir(bytesOf(source), { encoding: 'latin1' })) await layEntry(`${source}/${name}`, `${target}/${name}`, context);
@@ -32,9 +35,9 @@ async function layDirectory(source: string, target: string, context: Context): P
 
 async function layEntry(source: string, target: string, context: Context): Promise<void> {
   const stat = await statOf(source);
-  const there = lstatSync(bytesOf(target), { throwIfNoEntry: false });
-  const isMerged = stat.isDirectory() && there?.isDirectory() === true && !isOpaque(source);
-  if (there !== undefined && !isMerged) await rm(bytesOf(target), { recursive: true, force: true });
+  const existing = lstatSync(bytesOf(target), { throwIfNoEntry: false });
+  const isMerged = stat.isDirectory() && existing?.isDirectory() === true && !isOpaque(source);
+  if (existing !== undefined && !isMerged) await rm(bytesOf(target), { recursive: true, force: true });
   if (stat.isCharacterDevice() && stat.rdev === 0n) return;
   if (stat.isDirectory()) {
     if (!isMerged) await mkdir(bytesOf(target));
@@ -45,8 +48,8 @@ async function layEntry(source: string, target: string, context: Context): Promi
     if (stat.nlink > 1n) context.copies.set(stat.ino, target);
     await makeCopy(source, target, stat);
   }
-  // Of a directory last of all: every name made in it changes its time.
-  describe(source, target, stat, context.shift);
+  // For a directory, do this last: creating entries changes its times.
+  copyMetadata(source, target, stat, context.shift);
 }
 
 async function makeCopy(source: string, target: string, stat: Stats): Promise<void> {
@@ -58,7 +61,7 @@ async function makeCopy(source: string, target: string, stat: Stats): Promise<vo
   }
 }
 
-function describe(source: string, target: string, stat: Stats, shift: IdShift): void {
+function copyMetadata(source: string, target: string, stat: Stats, shift: IdShift): void {
   const [uid, gid] = [shift.uid(Number(stat.uid)), shift.gid(Number(stat.gid))];
   if (stat.isSymbolicLink()) setLinkOwner(AT_FDCWD, target, uid, gid);
   else setNodeOwnerAndMode(AT_FDCWD, target, uid, gid, Number(stat.mode & 0o7777n));

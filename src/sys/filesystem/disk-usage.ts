@@ -1,5 +1,5 @@
 /**
- * How much of a disk a directory tree takes. Slow by intention: one file at a time, so that nobody else waits for the disk or for a thread.
+ * Measures the disk usage of a directory tree. Slow on purpose: one file at a time, so that other work does not wait for the disk or a thread.
  */
 import { lstat, opendir } from 'node:fs/promises';
 import { isErrno } from '../call/ffi.ts';
@@ -7,13 +7,13 @@ import { isErrno } from '../call/ffi.ts';
 export type DiskUsage = { readonly bytes: number; readonly inodes: number };
 
 /**
- * Allocated bytes and inodes of a tree, the top directory included, hard links counted once. What vanishes meanwhile is left out, and so is
- * what lies deeper than a path can say.
+ * Returns the allocated bytes and the inodes of a tree, including the top directory. Hard links count once. Skips entries that disappear in the meantime,
+ * and entries whose path is too long.
  *
- * @throws when the top is gone or cannot be read.
+ * @throws if the top directory does not exist or cannot be read.
  */
 export async function measureTree(top: string): Promise<DiskUsage> {
-  // Names are bytes: a container may write any.
+  // Names are bytes: a container can use names that are not UTF-8.
   const pending = [Buffer.from(top)];
   const linked = new Set<string>();
   let { bytes, inodes } = { bytes: (await lstat(top)).blocks * blockBytes, inodes: 1 };
@@ -35,13 +35,13 @@ export async function measureTree(top: string): Promise<DiskUsage> {
   return { bytes, inodes };
 }
 
-/** Of st_blocks, stat(2). */
+/** Unit of st_blocks, stat(2). */
 const blockBytes = 512;
 const slash = Buffer.from('/');
 
-/** In portions: a directory may hold millions. */
+/** Reads in chunks: a directory may have millions of entries. */
 async function* namesIn(directory: Buffer): AsyncGenerator<Buffer> {
-  // The types know names as texts only.
+  // The types support only names as strings.
   const handle = await ifThere(opendir(directory as unknown as string, { encoding: 'buffer' as unknown as 'utf8' }));
   if (handle === null) return;
   for await (const { name } of handle) yield name as unknown as Buffer;

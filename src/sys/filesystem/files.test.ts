@@ -8,12 +8,12 @@ import { makeDirectories, removeTree } from './files.ts';
 const top = mkdtempSync(join(tmpdir(), 'berth-files-'));
 after(() => rmSync(top, { recursive: true }));
 
-test('makeDirectories() makes what is missing, and is content with what is there', () => {
+test('makeDirectories() creates missing directories, and accepts existing ones', () => {
   for (let times = 0; times < 2; times += 1) makeDirectories(`${top}//a/../b/c/`, 0o755);
   assert.ok(statSync(join(top, 'a')).isDirectory() && statSync(join(top, 'b/c')).isDirectory());
 });
 
-test('makeDirectories() ends with the reason where nothing can be made: below /proc, a file, a link to nothing', () => {
+test('makeDirectories() throws the errno below /proc, a file, and a dangling link', () => {
   writeFileSync(join(top, 'file'), '');
   symlinkSync('nowhere', join(top, 'link'));
   assert.throws(() => makeDirectories('/proc/none/x', 0o755), { code: 'ENOENT' });
@@ -21,7 +21,7 @@ test('makeDirectories() ends with the reason where nothing can be made: below /p
   assert.throws(() => makeDirectories(join(top, 'link/x'), 0o755), { code: 'ENOENT' });
 });
 
-test('removeTree() removes what is deeper than a path may be long, whatever the names, and succeeds again', async () => {
+test('removeTree() removes trees with paths longer than PATH_MAX and any names, and succeeds again', async () => {
   const tree = join(top, 'deep');
   const before = process.cwd();
   mkdirSync(tree);

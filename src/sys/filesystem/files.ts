@@ -1,5 +1,5 @@
 /**
- * Files that are replaced as a whole, and trees that are removed without leaving their file system.
+ * Replaces files atomically, creates directories, and removes trees.
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
@@ -8,9 +8,9 @@ import { dirname, join } from 'node:path';
 import { isErrno } from '../call/ffi.ts';
 
 /**
- * Replaces a file: a reader, or the next start after a crash, sees the old bytes or the new, never a part.
+ * Replaces a file atomically: a reader, or the daemon after a crash, sees the old or the new bytes, never a part.
  *
- * @param survivesPowerLoss waits for the disk; not for /run, which dies with the kernel.
+ * @param survivesPowerLoss waits for the disk. Not needed for /run, which is lost with the kernel.
  */
 export function replaceFile(path: string, bytes: string | Uint8Array, options: { survivesPowerLoss: boolean; mode?: number }): void {
   const temporary = `${path}.new`;
@@ -36,9 +36,9 @@ function syncDirectory(path: string): void {
 }
 
 /**
- * Makes a directory with all above it. Where something is already it succeeds, whatever that is: the caller looks when it uses it.
+ * Creates a directory and its parents. Succeeds if the path exists, even if it is not a directory: the caller gets the error when it uses the path.
  *
- * Node's own (`recursive: true`) never ends where a directory is there that nothing can be made in: mkdir(2) says ENOENT below /proc.
+ * Node's mkdir with `recursive: true` loops forever below a directory in which nothing can be created: mkdir(2) returns ENOENT below /proc.
  */
 export function makeDirectories(path: string, mode: number): void {
   const parts = path.split('/');
@@ -52,7 +52,7 @@ export function makeDirectories(path: string, mode: number): void {
   }
 }
 
-/** Removes a tree; succeeds when it is not there. The caller has unmounted what was mounted in it. */
+/** Removes a tree. Succeeds if it does not exist. The caller must have unmounted everything in it. */
 export async function removeTree(path: string): Promise<void> {
   try {
     await rm(path, { recursive: true, force: true, maxRetries: 3 });
@@ -63,19 +63,19 @@ export async function removeTree(path: string): Promise<void> {
 }
 
 /**
- * Of a tree that goes deeper than a path may be long, as a container can make one: each directory comes up to the top before it is emptied, so that
- * no path is longer than two names, and no more than one directory is open.
+ * Removes a tree with paths longer than PATH_MAX, which a container can create. Each directory is moved to the top before it is emptied, so that no path
+ * below the top has more than two components, and only one directory is open.
  */
 async function removeDeepTree(path: string): Promise<void> {
   const top = Buffer.from(`${path}/`);
   for (let entries = await entriesOf(top); entries.length > 0; entries = await entriesOf(top)) {
     for (const entry of entries) {
-      const place = Buffer.concat([top, entry.name]);
+      const child = Buffer.concat([top, entry.name]);
       try {
-        if (!entry.isDirectory()) await rm(place, { force: true });
-        else await removeRaising(place, path);
+        if (!entry.isDirectory()) await rm(child, { force: true });
+        else await removeFlattening(child, path);
       } catch (error) {
-        // What failed before may still be removing other parts.
+        // The failed rm() may still be removing other parts.
         if (!isErrno(error, 'ENOENT', 'ENOTEMPTY')) throw error;
       }
     }
@@ -83,11 +83,11 @@ async function removeDeepTree(path: string): Promise<void> {
   await rmdir(path);
 }
 
-async function removeRaising(directory: Buffer, top: string): Promise<void> {
+async function removeFlattening(directory: Buffer, top: string): Promise<void> {
   for (const entry of await entriesOf(directory)) {
-    const place = Buffer.concat([directory, Buffer.from('/'), entry.name]);
-    if (entry.isDirectory()) await rename(place, join(top, randomUUID()));
-    else await rm(place, { force: true });
+    const child = Buffer.concat([directory, Buffer.from('/'), entry.name]);
+    if (entry.isDirectory()) await rename(child, join(top, randomUUID()));
+    else await rm(child, { force: true });
   }
   await rmdir(directory);
 }

@@ -1,8 +1,8 @@
 /**
- * Inodes made and changed beneath a directory fd: the calls that node:fs lacks (…at, nanoseconds, xattrs, device nodes).
+ * Creates and changes inodes relative to a directory fd, with the calls that node:fs lacks (…at, nanoseconds, xattrs, device nodes).
  *
- * Names are byte strings (one character a byte, as `latin1` has it), for file names need not be UTF-8. Usable in a worker: no state is
- * shared between threads. Nothing here follows a symbolic link in the last component.
+ * Names are byte strings (`latin1`: one character per byte), because file names need not be UTF-8. Can be used in workers: no state is shared between
+ * threads. Never follows a symbolic link in the last component.
  */
 import { fstatSync, readdirSync } from 'node:fs';
 import { checked, isErrno, libc, SyscallError } from '../call/ffi.ts';
@@ -46,9 +46,9 @@ const c_fsetxattr = libc.func('int fsetxattr(int fd, const uint8_t *name, const 
 const c_lsetxattr = libc.func('int lsetxattr(const uint8_t *path, const uint8_t *name, const void *value, size_t size, int flags)');
 const c_close = libc.func('int close(int fd)');
 
-/** Longest path or link target that Linux takes, with its NUL: include/uapi/linux/limits.h, PATH_MAX. */
+/** Longest path or link target, with the terminating NUL: include/uapi/linux/limits.h, PATH_MAX. */
 const pathBytesMax = 4096;
-/** Reused for every call: they are synchronous, and each thread has its own copy of this module. */
+/** Reused for all calls: they are synchronous, and each thread has its own copy of this module. */
 const first = Buffer.alloc(pathBytesMax + 1);
 const second = Buffer.alloc(pathBytesMax + 1);
 const times = new Int32Array(8);
@@ -56,10 +56,10 @@ const times = new Int32Array(8);
 /** Whole seconds since the epoch, and nanoseconds from 0 to 999,999,999. */
 export type Timestamp = { readonly seconds: number; readonly nanoseconds: number };
 
-/** Opens a directory that is no symbolic link; undefined when there is none of this name, or something else. */
+/** Opens a directory. Returns undefined if the name does not exist or is not a directory; symbolic links are not followed. */
 export function openDirectoryAt(dir: number, name: string): number | undefined {
   try {
-    return checked(c_openat(dir, nul(first, name), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), () => `opening directory ${shown(name)}`);
+    return checked(c_openat(dir, nul(first, name), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0), () => `open directory ${shown(name)}`);
   } catch (error) {
     if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined;
     throw error;
@@ -67,65 +67,65 @@ export function openDirectoryAt(dir: number, name: string): number | undefined {
 }
 
 /**
- * Makes an empty file and opens it for writing at its end: truncated to a larger size it goes on behind the hole.
+ * Creates an empty file and opens it for appending. After truncating it to a larger size, writes continue behind the hole.
  *
- * @param mode less what the thread's umask and the directory's default ACL take from it.
- * @throws EEXIST when the name is taken, also by a symbolic link.
+ * @param mode reduced by the thread's umask or the directory's default ACL.
+ * @throws EEXIST if the name exists, also as a symbolic link.
  */
 export function createFileAt(dir: number, name: string, mode: number): number {
   const flags = O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  return checked(c_openat(dir, nul(first, name), flags, mode), () => `creating ${shown(name)}`);
+  return checked(c_openat(dir, nul(first, name), flags, mode), () => `create ${shown(name)}`);
 }
 
 /**
- * Opens a file for reading, beneath the directory and through no symbolic link.
+ * Opens a regular file below the directory for reading, without following symbolic links.
  *
- * @throws ELOOP for a symbolic link, ENOENT, EINVAL for what is no regular file.
+ * @throws ELOOP for a symbolic link, ENOENT, EINVAL if it is not a regular file.
  */
 export function openFileBelow(dir: number, path: string): number {
   const how = Buffer.alloc(24);
   how.writeBigUInt64LE(BigInt(O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), 0);
   how.writeBigUInt64LE(BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS), 16);
-  const fd = checked(c_openat2(SYS_openat2, dir, nul(first, path), how, how.length), () => `opening ${shown(path)}`);
+  const fd = checked(c_openat2(SYS_openat2, dir, nul(first, path), how, how.length), () => `open ${shown(path)}`);
   if (fstatSync(fd).isFile()) return fd;
   c_close(fd);
-  throw new SyscallError(`opening ${shown(path)}`, 22);
+  throw new SyscallError(`open ${shown(path)}`, 22);
 }
 
 export function makeDirectoryAt(dir: number, name: string): void {
-  checked(c_mkdirat(dir, nul(first, name), 0o755), () => `making directory ${shown(name)}`);
+  checked(c_mkdirat(dir, nul(first, name), 0o755), () => `create directory ${shown(name)}`);
 }
 
-/** Makes a device node or a pipe that nobody may open yet. A character device 0:0 is overlayfs's whiteout. */
+/** Creates a device node or FIFO with mode 0600. A character device 0:0 is a whiteout of overlayfs. */
 export function makeNodeAt(dir: number, name: string, node: { kind: 'char' | 'block' | 'fifo'; major: number; minor: number }): void {
   const type = node.kind === 'char' ? S_IFCHR : node.kind === 'block' ? S_IFBLK : S_IFIFO;
-  checked(c_mknodat(dir, nul(first, name), type | 0o600, deviceNumber(node.major, node.minor)), () => `making ${node.kind} node ${shown(name)}`);
+  checked(c_mknodat(dir, nul(first, name), type | 0o600, deviceNumber(node.major, node.minor)), () => `create ${node.kind} node ${shown(name)}`);
 }
 
-/** As the kernel encodes it for user space: include/linux/kdev_t.h, new_encode_dev(), widened as glibc's makedev(3). */
+/** Encodes a dev_t of user space: include/linux/kdev_t.h, new_encode_dev(), with the 64-bit extension of glibc's makedev(3). */
 function deviceNumber(major: number, minor: number): bigint {
   const [high, low] = [BigInt(major), BigInt(minor)];
   return ((high & 0xfffff000n) << 32n) | ((high & 0xfffn) << 8n) | ((low & 0xffffff00n) << 12n) | (low & 0xffn);
 }
 
 export function makeSymlinkAt(dir: number, name: string, target: string): void {
-  checked(c_symlinkat(nul(second, target), dir, nul(first, name)), () => `linking ${shown(name)}`);
+  checked(c_symlinkat(nul(second, target), dir, nul(first, name)), () => `create symbolic link ${shown(name)}`);
 }
 
-/** A hard link. A symbolic link is linked itself, not what it points at. */
+/** Creates a hard link. A symbolic link is linked itself, not its target. */
 export function makeLinkAt(targetDir: number, targetName: string, dir: number, name: string): void {
-  checked(c_linkat(targetDir, nul(second, targetName), dir, nul(first, name), 0), () => `hard-linking ${shown(name)} to ${shown(targetName)}`);
+  checked(c_linkat(targetDir, nul(second, targetName), dir, nul(first, name), 0), () => `create hard link ${shown(name)} to ${shown(targetName)}`);
 }
 
-/** Another name in another directory of the same file system. */
+/** Renames a file, possibly to another directory of the same file system. */
 export function moveAt(dir: number, name: string, targetDir: number, targetName: string): void {
-  checked(c_renameat(dir, nul(first, name), targetDir, nul(second, targetName)), () => `moving ${shown(name)} to ${shown(targetName)}`);
+  checked(c_renameat(dir, nul(first, name), targetDir, nul(second, targetName)), () => `rename ${shown(name)} to ${shown(targetName)}`);
 }
 
-/** Where a symbolic link points; undefined when the name is none. */
+/** Returns the target of a symbolic link; undefined if the name is not a symbolic link. */
 export function readLinkAt(dir: number, name: string): string | undefined {
   try {
-    const length = checked(c_readlinkat(dir, nul(first, name), second, pathBytesMax), () => `reading link ${shown(name)}`);
+    const length = checked(c_readlinkat(dir, nul(first, name), second, pathBytesMax), () => `read link ${shown(name)}`);
     return second.toString('latin1', 0, length);
   } catch (error) {
     if (isErrno(error, 'EINVAL', 'ENOENT')) return undefined;
@@ -133,10 +133,10 @@ export function readLinkAt(dir: number, name: string): string | undefined {
   }
 }
 
-/** Removes a name, with everything beneath it when it is a directory. Succeeds when there is none. */
+/** Removes a file, or a directory and its contents. Succeeds if the name does not exist. */
 export function removeAt(dir: number, name: string): void {
   try {
-    checked(c_unlinkat(dir, nul(first, name), 0), () => `removing ${shown(name)}`);
+    checked(c_unlinkat(dir, nul(first, name), 0), () => `remove ${shown(name)}`);
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return;
     if (!isErrno(error, 'EISDIR')) throw error;
@@ -152,37 +152,37 @@ function removeDirectoryAt(dir: number, name: string): void {
   } finally {
     c_close(fd);
   }
-  checked(c_unlinkat(dir, nul(first, name), AT_REMOVEDIR), () => `removing directory ${shown(name)}`);
+  checked(c_unlinkat(dir, nul(first, name), AT_REMOVEDIR), () => `remove directory ${shown(name)}`);
 }
 
-/** Owner first: a change of owner clears the set-id bits and file capabilities. */
+/** Sets owner and mode. The owner is set first, because changing it clears the set-id bits and file capabilities. */
 export function setOwnerAndMode(fd: number, uid: number, gid: number, mode: number): void {
-  checked(c_fchown(fd, uid, gid), () => `changing the owner to ${uid}:${gid}`);
-  checked(c_fchmod(fd, mode), () => `changing the mode to ${mode.toString(8)}`);
+  checked(c_fchown(fd, uid, gid), () => `change the owner to ${uid}:${gid}`);
+  checked(c_fchmod(fd, mode), () => `change the mode to ${mode.toString(8)}`);
 }
 
-/** Of a device node or a pipe that was just made: no symbolic link can be in its place. */
+/** Sets owner and mode of a device node or FIFO that was just created, so that it cannot be a symbolic link. */
 export function setNodeOwnerAndMode(dir: number, name: string, uid: number, gid: number, mode: number): void {
   setLinkOwner(dir, name, uid, gid);
-  checked(c_fchmodat(dir, nul(first, name), mode, 0), () => `changing the mode of ${shown(name)} to ${mode.toString(8)}`);
+  checked(c_fchmodat(dir, nul(first, name), mode, 0), () => `change the mode of ${shown(name)} to ${mode.toString(8)}`);
 }
 
-/** Of the name itself, also when it is a symbolic link. */
+/** Sets the owner without following a symbolic link. */
 export function setLinkOwner(dir: number, name: string, uid: number, gid: number): void {
-  checked(c_fchownat(dir, nul(first, name), uid, gid, AT_SYMLINK_NOFOLLOW), () => `changing the owner of ${shown(name)} to ${uid}:${gid}`);
+  checked(c_fchownat(dir, nul(first, name), uid, gid, AT_SYMLINK_NOFOLLOW), () => `change the owner of ${shown(name)} to ${uid}:${gid}`);
 }
 
-/** Sets the times of access and of change alike. */
+/** Sets access and modification time to the same value. */
 export function setTimes(fd: number, time: Timestamp): void {
-  checked(c_futimens(fd, encodeTimes(time)), () => 'setting the times of a file');
+  checked(c_futimens(fd, encodeTimes(time)), () => 'set the times of a file');
 }
 
-/** Of the name itself, also when it is a symbolic link. */
+/** Sets the times without following a symbolic link. */
 export function setLinkTimes(dir: number, name: string, time: Timestamp): void {
-  checked(c_utimensat(dir, nul(first, name), encodeTimes(time), AT_SYMLINK_NOFOLLOW), () => `setting the times of ${shown(name)}`);
+  checked(c_utimensat(dir, nul(first, name), encodeTimes(time), AT_SYMLINK_NOFOLLOW), () => `set the times of ${shown(name)}`);
 }
 
-/** Two `struct timespec`; a 64-bit number as two halves, low one first, for each BigInt would be garbage. */
+/** Encodes two `struct timespec`. 64-bit numbers are written as two halves, low half first, to avoid allocating BigInts. */
 function encodeTimes({ seconds, nanoseconds }: Timestamp): Int32Array {
   const high = Math.floor(seconds / 2 ** 32);
   for (let at = 0; at < times.length; at += 4) {
@@ -194,23 +194,23 @@ function encodeTimes({ seconds, nanoseconds }: Timestamp): Int32Array {
 }
 
 export function setXattr(fd: number, attribute: string, value: Uint8Array): void {
-  checked(c_fsetxattr(fd, nul(second, attribute), value, value.length, 0), () => `setting extended attribute ${shown(attribute)}`);
+  checked(c_fsetxattr(fd, nul(second, attribute), value, value.length, 0), () => `set extended attribute ${shown(attribute)}`);
 }
 
-/** Of the name itself, also when it is a symbolic link. */
+/** Sets an extended attribute without following a symbolic link. */
 export function setXattrAt(dir: number, name: string, attribute: string, value: Uint8Array): void {
   const path = nul(first, `/proc/self/fd/${dir}/${name}`);
-  checked(c_lsetxattr(path, nul(second, attribute), value, value.length, 0), () => `setting extended attribute ${shown(attribute)}`);
+  checked(c_lsetxattr(path, nul(second, attribute), value, value.length, 0), () => `set extended attribute ${shown(attribute)}`);
 }
 
-/** Ends the text with a NUL in a buffer that lives until the next call. */
+/** Writes the text with a terminating NUL to a buffer that is valid until the next call. */
 function nul(scratch: Buffer, text: string): Buffer {
-  if (text.length >= pathBytesMax) throw new SyscallError(`using a name of ${text.length} bytes`, 36);
+  if (text.length >= pathBytesMax) throw new SyscallError(`use a name of ${text.length} bytes`, 36);
   scratch[scratch.write(text, 'latin1')] = 0;
   return scratch;
 }
 
-/** A byte string for people: UTF-8 where it is, nothing that breaks a line. */
+/** Formats a byte string for messages: as UTF-8 if possible, with control characters escaped. */
 function shown(name: string): string {
   return JSON.stringify(Buffer.from(name, 'latin1').toString('utf8').slice(0, 200));
 }

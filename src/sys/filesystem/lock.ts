@@ -1,5 +1,5 @@
 /**
- * Locks on directories, held by the process until it ends, however it ends. Nothing is written: no stale lock is ever left.
+ * Locks directories until the process ends. Writes no file, so there are no stale locks.
  */
 import { openSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
@@ -10,16 +10,16 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 
 /**
- * Takes a directory for this process alone, for its life: flock(2) on the directory, an fd that no program it starts inherits.
+ * Locks a directory for this process until it ends: flock(2) on an fd that child processes do not inherit.
  *
- * @throws {BerthError} FAILED_PRECONDITION when another process has it.
+ * @throws {BerthError} FAILED_PRECONDITION if another process holds the lock.
  */
 export function lockDirectory(path: string, advice: string): void {
   const fd = openSync(path, 'r');
   try {
-    checked(c_flock(fd, LOCK_EX | LOCK_NB), () => `locking ${path}`);
+    checked(c_flock(fd, LOCK_EX | LOCK_NB), () => `lock ${path}`);
   } catch (error) {
     if (!isErrno(error, 'EWOULDBLOCK', 'EAGAIN')) throw error;
-    throw failedPrecondition(`another daemon works in ${path}: ${advice}`, error);
+    throw failedPrecondition(`another daemon uses ${path}: ${advice}`, error);
   }
 }

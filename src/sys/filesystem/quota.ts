@@ -1,7 +1,7 @@
 /**
- * Project quotas: what the files of one project take on a file system, and how much they may. For ext4 and xfs alike.
+ * Project quotas of ext4 and xfs: usage and limits of the files of a project.
  *
- * By quotactl_fd(2), which needs no block device, and the ioctls of fs.h. Decides no number.
+ * Uses quotactl_fd(2), which needs no block device, and the ioctls of fs.h. Decides no limit.
  */
 import { closeSync, openSync } from 'node:fs';
 import { checked, isErrno, libc } from '../call/ffi.ts';
@@ -16,7 +16,7 @@ const FS_IOC_FSSETXATTR = 0x401c5820;
 const FS_XFLAG_PROJINHERIT = 0x200;
 const fsxattrBytes = 28;
 
-/** include/uapi/linux/quota.h and dqblk_xfs.h; a command carries the kind of quota in its low byte. */
+/** include/uapi/linux/quota.h and dqblk_xfs.h. The low byte of a command is the type of quota. */
 const PRJQUOTA = 2;
 const command = (number: number): number => number * 256 + PRJQUOTA;
 const Q_GETQUOTA = command(0x800007);
@@ -25,21 +25,21 @@ const Q_XGETQSTATV = command(0x5808);
 const QIF_LIMITS = 0x5;
 const FS_QUOTA_PDQ_ACCT = 0x10;
 const FS_QUOTA_PDQ_ENFD = 0x20;
-/** Of struct if_dqblk's limits; its space in use is in bytes. */
+/** Unit of the limits in struct if_dqblk; its usage is in bytes. */
 const limitBlockBytes = 1024;
 const dqblkBytes = 72;
 
-/** Of a file system: whether projects are counted, and whether limits hold. */
+/** Whether a file system accounts projects, and enforces their limits. */
 export type QuotaState = { readonly isCounted: boolean; readonly isEnforced: boolean };
 
-/** @param fd of any directory on it. */
+/** @param fd fd of any directory on the file system. */
 export function readQuotaState(fd: number): QuotaState {
   const data = Buffer.alloc(256);
-  data.writeInt8(1, 0); // The version of the structure.
+  data.writeInt8(1, 0); // Version of the struct.
   try {
-    checked(c_quotactl(SYS_quotactl_fd, fd, Q_XGETQSTATV, 0, data), () => 'reading the state of quotas');
+    checked(c_quotactl(SYS_quotactl_fd, fd, Q_XGETQSTATV, 0, data), () => 'read the quota state');
   } catch (error) {
-    // No quotas built in, none on this kind of file system, or none switched on.
+    // Quotas are not built in, not supported by the file system, or not enabled.
     if (isErrno(error, 'ENOSYS', 'EINVAL', 'ESRCH', 'EOPNOTSUPP', 'ENOTSUP', 'ENODEV', 'ENOTBLK', 'EPERM'))
       return { isCounted: false, isEnforced: false };
     throw error;
@@ -48,15 +48,15 @@ export function readQuotaState(fd: number): QuotaState {
   return { isCounted: (flags & FS_QUOTA_PDQ_ACCT) !== 0, isEnforced: (flags & FS_QUOTA_PDQ_ENFD) !== 0 };
 }
 
-export type ProjectUse = { readonly bytes: number; readonly inodes: number /** 0: none. */; readonly limitBytes: number };
+export type ProjectUse = { readonly bytes: number; readonly inodes: number /** 0 for no limit. */; readonly limitBytes: number };
 
-/** @param fd of any directory on the file system. */
+/** @param fd fd of any directory on the file system. */
 export function readProject(fd: number, project: number): ProjectUse {
   const data = Buffer.alloc(dqblkBytes);
   try {
-    checked(c_quotactl(SYS_quotactl_fd, fd, Q_GETQUOTA, project, data), () => `reading the quota of project ${project}`);
+    checked(c_quotactl(SYS_quotactl_fd, fd, Q_GETQUOTA, project, data), () => `read the quota of project ${project}`);
   } catch (error) {
-    // xfs says so of one that has no files and never had a limit.
+    // xfs returns ENOENT for a project without files that never had a limit.
     if (isErrno(error, 'ENOENT')) return { bytes: 0, inodes: 0, limitBytes: 0 };
     throw error;
   }
@@ -64,25 +64,25 @@ export function readProject(fd: number, project: number): ProjectUse {
   return { bytes: at(16), inodes: at(40), limitBytes: at(0) * limitBlockBytes };
 }
 
-/** @param limitBytes rounded up to a KiB; 0 for none. */
+/** @param limitBytes rounded up to a KiB; 0 for no limit. */
 export function limitProject(fd: number, project: number, limitBytes: number): void {
   const data = Buffer.alloc(dqblkBytes);
   data.writeBigUInt64LE(BigInt(Math.ceil(limitBytes / limitBlockBytes)), 0);
   data.writeUInt32LE(QIF_LIMITS, 64);
-  checked(c_quotactl(SYS_quotactl_fd, fd, Q_SETQUOTA, project, data), () => `limiting project ${project} to ${limitBytes} bytes`);
+  checked(c_quotactl(SYS_quotactl_fd, fd, Q_SETQUOTA, project, data), () => `limit project ${project} to ${limitBytes} bytes`);
 }
 
-/** The project of a directory; 0: none. */
+/** Returns the project of a directory; 0 for none. */
 export function projectOf(directory: string): number {
   return withAttributes(directory, (_fd, attributes) => attributes.readUInt32LE(12));
 }
 
-/** Puts a directory, and whatever is made in it from now on, into a project. */
+/** Sets the project of a directory. Entries created in it later inherit the project. */
 export function setProject(directory: string, project: number): void {
   withAttributes(directory, (fd, attributes) => {
     attributes.writeUInt32LE((attributes.readUInt32LE(0) | FS_XFLAG_PROJINHERIT) >>> 0, 0);
     attributes.writeUInt32LE(project, 12);
-    checked(c_ioctl(fd, FS_IOC_FSSETXATTR, attributes), () => `putting ${directory} into project ${project}`);
+    checked(c_ioctl(fd, FS_IOC_FSSETXATTR, attributes), () => `set the project of ${directory} to ${project}`);
   });
 }
 
@@ -90,7 +90,7 @@ function withAttributes<T>(directory: string, use: (fd: number, attributes: Buff
   const fd = openSync(directory, 'r');
   try {
     const attributes = Buffer.alloc(fsxattrBytes);
-    checked(c_ioctl(fd, FS_IOC_FSGETXATTR, attributes), () => `reading the project of ${directory}`);
+    checked(c_ioctl(fd, FS_IOC_FSGETXATTR, attributes), () => `read the project of ${directory}`);
     return use(fd, attributes);
   } finally {
     closeSync(fd);

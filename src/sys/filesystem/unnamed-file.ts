@@ -1,5 +1,5 @@
 /**
- * Files that nobody sees until they are whole: without a name they go with their last fd, however their maker ends.
+ * Files without a name (O_TMPFILE), which are invisible until they are complete. If the process ends before that, they disappear with the last fd.
  */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
@@ -11,13 +11,13 @@ const AT_SYMLINK_FOLLOW = 0x400;
 /** open(2) */
 const O_TMPFILE = 0o20000000 | O_DIRECTORY;
 
-/** @param directory in whose file system it will lie. @throws EOPNOTSUPP or EISDIR where that has no such files. */
+/** @param directory a directory of the file system. @throws EOPNOTSUPP or EISDIR if the file system does not support O_TMPFILE. */
 export function openUnnamed(directory: string, mode: number): Promise<FileHandle> {
   return open(directory, O_TMPFILE | constants.O_RDWR, mode);
 }
 
-/** Gives it its name. @throws {SyscallError} EEXIST when the name is taken. */
+/** Names the file. @throws {SyscallError} EEXIST if the name exists. */
 export function nameFile(fd: number, path: string): void {
-  // As proc_pid_fd(5) has it, for linkat(2) takes an fd by itself from the privileged alone.
-  checked(c_linkat(AT_FDCWD, `/proc/self/fd/${fd}`, AT_FDCWD, path, AT_SYMLINK_FOLLOW), () => `creating ${path}`);
+  // Links through /proc, proc_pid_fd(5): linkat(2) with AT_EMPTY_PATH requires a privilege.
+  checked(c_linkat(AT_FDCWD, `/proc/self/fd/${fd}`, AT_FDCWD, path, AT_SYMLINK_FOLLOW), () => `create ${path}`);
 }

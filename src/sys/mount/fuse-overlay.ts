@@ -1,5 +1,5 @@
 /**
- * Overlays by the program fuse-overlayfs, for kernels and file systems without their own: one process for each, which ends with the last of its mounts.
+ * Overlays with fuse-overlayfs, for kernels and file systems without overlayfs. Each overlay has a process, which ends with its last mount.
  */
 import { execFile } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
@@ -10,7 +10,7 @@ import { cloneTree, MOUNT_ATTR_NODEV, MS_PRIVATE, setMountAttributes, unmount } 
 
 const program = 'fuse-overlayfs';
 const device = '/dev/fuse';
-/** For one that waits for a device that never answers. */
+/** In case the program hangs on a device that does not respond. */
 const timeoutMs = 30_000;
 
 export type FuseOverlayRequest = {
@@ -18,35 +18,36 @@ export type FuseOverlayRequest = {
   readonly layers: readonly string[];
   readonly upper: string;
   readonly work: string;
-  /** A directory on which it lies for a moment. */
+  /** A directory on which it is mounted temporarily. */
   readonly place: string;
-  /** First ids of the host, and how many, as which ids from 0 on are shown. */
+  /** Ranges of host ids that are shown as ids from 0 on. */
   readonly ids?: { readonly uids: Range; readonly gids: Range };
 };
 
 type Range = { readonly hostId: number; readonly length: number };
 
-/** @throws {BerthError} FAILED_PRECONDITION with what is missing on this node. */
+/** @throws {BerthError} FAILED_PRECONDITION with the missing requirement. */
 export async function requireFuseOverlay(): Promise<void> {
   try {
     accessSync(device, constants.R_OK | constants.W_OK);
   } catch (error) {
-    throw failedPrecondition(`${program} needs ${device}: ${reasonOf(error)}; load the module fuse (modprobe fuse)`, error);
+    throw failedPrecondition(`${program} needs ${device}: ${reasonOf(error)}; load the kernel module (modprobe fuse)`, error);
   }
   await run(['--version']);
 }
 
-/** @returns the fd of the detached mount. @throws {BerthError} FAILED_PRECONDITION with what the program says. */
+/** @returns the fd of the detached mount. @throws {BerthError} FAILED_PRECONDITION with the program's error. */
 export async function createFuseOverlay({ layers, upper, work, place, ids }: FuseOverlayRequest): Promise<number> {
-  const strange = [...layers, upper, work].find((path) => /[:,\\]/.test(path));
-  if (strange !== undefined) throw failedPrecondition(`mounting with ${program}: it takes no path with a colon, comma or backslash: ${strange}`);
+  const unsupported = [...layers, upper, work].find((path) => /[:,\\]/.test(path));
+  if (unsupported !== undefined)
+    throw failedPrecondition(`mount with ${program}: paths with a colon, comma or backslash are not supported: ${unsupported}`);
   const options = [`lowerdir=${layers.join(':')}`, `upperdir=${upper}`, `workdir=${work}`, 'volatile'];
   if (ids !== undefined) options.push(`uidmapping=${mapping(ids.uids)}`, `gidmapping=${mapping(ids.gids)}`);
-  // It goes into the background when the mount is there.
+  // The program moves to the background when the mount exists.
   await run(['-o', options.join(','), place]);
   try {
     const mount = cloneTree(place, { isRecursive: false });
-    // As the kernel's overlay: devices are the cgroup's business, and pivot_root(2) refuses a shared root.
+    // Like overlayfs: devices are restricted by the cgroup, and pivot_root(2) rejects a shared root.
     setMountAttributes(mount, { clear: MOUNT_ATTR_NODEV, propagation: MS_PRIVATE, isRecursive: false });
     return mount;
   } finally {
@@ -61,7 +62,7 @@ async function run(args: readonly string[]): Promise<void> {
     await promisify(execFile)(program, args, { cwd: '/', timeout: timeoutMs });
   } catch (error) {
     if (isErrno(error, 'ENOENT')) throw failedPrecondition(`${program} is not installed (Debian: apt-get install ${program})`, error);
-    const said = (error as { stderr?: string }).stderr?.trim().split('\n').at(-1);
-    throw failedPrecondition(`running ${program}: ${said || reasonOf(error)}`, error);
+    const message = (error as { stderr?: string }).stderr?.trim().split('\n').at(-1);
+    throw failedPrecondition(`run ${program}: ${message || reasonOf(error)}`, error);
   }
 }

@@ -1,7 +1,7 @@
 /**
- * Mounts by file descriptor: detached file systems, clones of host trees, and attributes.
+ * Mounts by file descriptor: detached file systems, clones of mount trees, and mount attributes.
  *
- * A detached mount is in no namespace until it is moved to a place: if the daemon dies, it is gone. Source: mount_setattr(2), fsopen(2).
+ * A detached mount is in no namespace until it is attached. If the daemon dies, it is gone. Source: mount_setattr(2), fsopen(2).
  */
 import koffi from 'koffi';
 import { checked, errnoByName, libc, SyscallError } from '../call/ffi.ts';
@@ -50,23 +50,23 @@ const MS_BIND = 0x1000;
 const MS_REC = 0x4000;
 const MNT_DETACH = 2;
 
-/** An option of a file system: a string, a bare flag, or an open fd. */
+/** An option of a file system: a string, a flag (true), or an open fd. */
 export type FsOption = readonly [key: string, value: string | number | true];
 
 /**
- * A new file system as a detached mount.
+ * Creates a file system as a detached mount.
  *
  * @param options in order; a number is an fd.
- * @returns the mount's fd.
- * @throws {SyscallError} with the kernel's own sentence where it gives one.
+ * @returns the fd of the mount.
+ * @throws {SyscallError} with the kernel's own message if there is one.
  */
 export function createDetachedMount(type: string, options: readonly FsOption[], attributes = 0): number {
-  const fs = checked(c_fsopen(SYS_fsopen, type, FSOPEN_CLOEXEC), () => `opening file system type ${type}`);
+  const fs = checked(c_fsopen(SYS_fsopen, type, FSOPEN_CLOEXEC), () => `open file system type ${type}`);
   try {
     for (const [key, value] of options) configure(fs, type, key, value);
     const created: number = c_fsconfig(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, null, null, 0);
-    if (created < 0) throw explained(fs, `creating a file system of type ${type}`);
-    return checked(c_fsmount(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes), () => `mounting a file system of type ${type}`);
+    if (created < 0) throw explained(fs, `create a file system of type ${type}`);
+    return checked(c_fsmount(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes), () => `mount a file system of type ${type}`);
   } finally {
     close(fs);
   }
@@ -79,10 +79,10 @@ function configure(fs: number, type: string, key: string, value: string | number
       : typeof value === 'number'
         ? c_fsconfig(SYS_fsconfig, fs, FSCONFIG_SET_FD, key, null, value)
         : c_fsconfig(SYS_fsconfig, fs, FSCONFIG_SET_STRING, key, value, 0);
-  if (result < 0) throw explained(fs, `setting ${key} of a file system of type ${type}`);
+  if (result < 0) throw explained(fs, `set ${key} of a file system of type ${type}`);
 }
 
-/** The failure of the last call with the messages that the kernel left in the file system context. */
+/** Returns the error of the last call, with the kernel's messages from the file system context. */
 function explained(fs: number, attempt: string): SyscallError {
   const errno = koffi.errno();
   const messages: string[] = [];
@@ -95,18 +95,18 @@ function explained(fs: number, attempt: string): SyscallError {
   return new SyscallError([attempt, ...messages].join(': '), errno);
 }
 
-/** A copy of the tree of mounts at a path, detached (open_tree(2)). */
+/** Clones the mount at a path, optionally with its submounts, as a detached mount (open_tree(2)). */
 export function cloneTree(path: string, options: { isRecursive: boolean }): number {
   const flags = OPEN_TREE_CLONE | O_CLOEXEC | (options.isRecursive ? AT_RECURSIVE : 0);
-  return checked(c_openTree(SYS_open_tree, AT_FDCWD, path, flags), () => `taking the mount at ${path}`);
+  return checked(c_openTree(SYS_open_tree, AT_FDCWD, path, flags), () => `clone the mount at ${path}`);
 }
 
-/** A copy of the mount at an open directory or file, from there down, detached. @throws {SyscallError} EINVAL, before Linux 6.15, for a part of a detached one. */
+/** Clones a mount from an open directory or file down, as a detached mount. @throws {SyscallError} EINVAL, before Linux 6.15, for a part of a detached mount. */
 export function cloneOpen(fd: number): number {
-  return checked(c_openTree(SYS_open_tree, fd, '', OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH), () => 'taking a part of a mount');
+  return checked(c_openTree(SYS_open_tree, fd, '', OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH), () => 'clone a part of a mount');
 }
 
-/** As cloneTree(), with ids shown as the user namespace of the fd maps them. @throws {SyscallError} EINVAL where the file system cannot. */
+/** Like cloneTree(), with ids mapped by a user namespace, given as an fd. @throws {SyscallError} EINVAL if the file system does not support it. */
 export function cloneIdmapped(path: string, options: { readonly userNamespace: number; readonly isRecursive: boolean }): number {
   const mount = cloneTree(path, options);
   try {
@@ -120,12 +120,12 @@ export function cloneIdmapped(path: string, options: { readonly userNamespace: n
 
 /** Attaches a detached mount at a path of this mount namespace. */
 export function attachMount(mount: number, target: string): void {
-  checked(c_moveMount(SYS_move_mount, mount, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), () => `mounting on ${target}`);
+  checked(c_moveMount(SYS_move_mount, mount, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), () => `mount on ${target}`);
 }
 
 /**
- * Calls `use` while detached mounts lie, one over the other, on a directory, for kernels that take only what is mounted somewhere.
- * In one synchronous section; what a crash leaves there, unmount() takes away.
+ * Calls `use` while detached mounts are attached to a directory, one over the other, for kernels that accept only attached mounts.
+ * Runs in one synchronous section. After a crash, unmount() removes the remaining mounts.
  */
 export function whileAttached<T>(mounts: readonly number[], target: string, use: () => T): T {
   try {
@@ -136,10 +136,10 @@ export function whileAttached<T>(mounts: readonly number[], target: string, use:
   }
 }
 
-/** `userNamespace`: fd of the one that maps the ids shown; only while the mount is detached, and was not mapped before. */
+/** `userNamespace`: fd of the user namespace that maps the ids; only for a detached mount without an id mapping. */
 export type MountChange = { readonly set?: number; readonly clear?: number; readonly propagation?: number; readonly userNamespace?: number };
 
-/** The bytes of `struct mount_attr`. */
+/** Encodes a `struct mount_attr`. */
 function mountAttr(change: MountChange): Buffer {
   const bytes = Buffer.alloc(32);
   const set = (change.set ?? 0) | (change.userNamespace === undefined ? 0 : MOUNT_ATTR_IDMAP);
@@ -154,28 +154,28 @@ function mountAttr(change: MountChange): Buffer {
 export function setMountAttributes(mount: number, change: MountChange & { readonly isRecursive: boolean }): void {
   const attributes = mountAttr(change);
   const flags = AT_EMPTY_PATH | (change.isRecursive ? AT_RECURSIVE : 0);
-  checked(c_setattr(SYS_mount_setattr, mount, '', flags, attributes, attributes.length), () => 'setting attributes of a mount');
+  checked(c_setattr(SYS_mount_setattr, mount, '', flags, attributes, attributes.length), () => 'set attributes of a mount');
 }
 
-/** mount(2), for kernels without a newer way. @param data options as text, at most 4095 bytes. */
+/** mount(2), for kernels without the newer calls. @param data options as text, at most 4095 bytes. */
 export function mountByText(type: string, target: string, data: string): void {
-  checked(c_mount(type, target, type, 0, data), () => `mounting a file system of type ${type}`);
+  checked(c_mount(type, target, type, 0, data), () => `mount a file system of type ${type}`);
 }
 
-/** Binds a file or directory (not what is mounted below it) on another. */
+/** Bind mounts a file or directory, without its submounts. */
 export function bind(source: string, target: string): void {
-  checked(c_mount(source, target, null, MS_BIND, null), () => `binding ${source} on ${target}`);
+  checked(c_mount(source, target, null, MS_BIND, null), () => `bind mount ${source} on ${target}`);
 }
 
 /** Sets the propagation of the mount at a path. */
 export function setPropagation(target: string, propagation: number, isRecursive = false): void {
-  checked(c_mount(null, target, null, propagation | (isRecursive ? MS_REC : 0), null), () => `setting the propagation of ${target}`);
+  checked(c_mount(null, target, null, propagation | (isRecursive ? MS_REC : 0), null), () => `set the propagation of ${target}`);
 }
 
-/** umount2(2). @returns false when nothing is mounted there, or there is no such path. */
+/** umount2(2). @returns false if nothing is mounted at the path, or it does not exist. */
 export function unmount(target: string, flags = MNT_DETACH): boolean {
   if (c_umount2(target, flags) === 0) return true;
   const errno = koffi.errno();
   if (errno === errnoByName.EINVAL || errno === errnoByName.ENOENT) return false;
-  throw new SyscallError(`unmounting ${target}`, errno);
+  throw new SyscallError(`unmount ${target}`, errno);
 }

@@ -1,6 +1,6 @@
 /**
- * Connections into a net namespace without a process there: a socket stays in the namespace that it was made in, so the daemon's thread
- * visits the namespace only to make it, and all that can wait happens outside.
+ * Connects to ports in a network namespace, without a process in it. A socket belongs to the namespace in which it was created, so the daemon's thread
+ * enters the namespace only to create the socket. Everything that can block happens outside.
  */
 import { Socket } from 'node:net';
 import { BerthError } from '../../lib/errors.ts';
@@ -48,42 +48,42 @@ const loopbacks: readonly Family[] = [
 ];
 
 /**
- * Connects to a TCP port of a net namespace's loopback, by IPv4 and, when that does not answer, by IPv6.
+ * Connects to a TCP port on the loopback interface of a network namespace, with IPv4 and, if that fails, with IPv6.
  *
- * @param pin of the namespace; null: the host's.
- * @returns a connected socket that is half-open: its end of input does not end its output.
- * @throws {SyscallError} of the first address that is there, e.g. ECONNREFUSED; {BerthError} DEADLINE_EXCEEDED; ENOENT when the namespace is gone.
+ * @param pin path of the pinned namespace; null for the host's.
+ * @returns a connected socket with allowHalfOpen: the end of its input does not end its output.
+ * @throws {SyscallError} the IPv4 error, e.g. ECONNREFUSED; {BerthError} DEADLINE_EXCEEDED, or FAILED_PRECONDITION if the namespace is gone.
  */
 export async function connectLoopback(pin: string | null, port: number, timeoutMs: number): Promise<Socket> {
   let failure: unknown;
   for (const family of loopbacks) {
     try {
-      return await connectTo(makeSocket(pin, family), family, port, timeoutMs);
+      return await connectTo(createSocket(pin, family), family, port, timeoutMs);
     } catch (error) {
-      // Of a node without IPv6, only what IPv4 said is of interest.
+      // Report the IPv4 error: the node may not have IPv6.
       failure ??= error;
     }
   }
   throw failure;
 }
 
-function makeSocket(pin: string | null, { domain, host }: Family): number {
-  const make = () => checked(c_socket(domain, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), () => `making a socket for ${host}`);
-  if (pin === null) return make();
-  const [fd] = visitNetNamespaces([pin], make);
-  if (fd === undefined || fd === null) throw new BerthError('FAILED_PRECONDITION', 'its network namespace is gone');
+function createSocket(pin: string | null, { domain, host }: Family): number {
+  const create = () => checked(c_socket(domain, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), () => `create a socket for ${host}`);
+  if (pin === null) return create();
+  const [fd] = visitNetNamespaces([pin], create);
+  if (fd === undefined || fd === null) throw new BerthError('FAILED_PRECONDITION', 'the network namespace is gone');
   return fd;
 }
 
 async function connectTo(fd: number, family: Family, port: number, timeoutMs: number): Promise<Socket> {
-  const what = `connecting to ${family.host}:${port}`;
+  const attempt = `connect to ${family.host}:${port}`;
   const address = family.address(port);
   try {
     try {
-      checked(c_connect(fd, address, address.length), () => what);
+      checked(c_connect(fd, address, address.length), () => attempt);
     } catch (error) {
       if (!isErrno(error, 'EINPROGRESS')) throw error;
-      await connected(fd, what, timeoutMs);
+      await connected(fd, attempt, timeoutMs);
     }
     return new Socket({ fd, allowHalfOpen: true });
   } catch (error) {
@@ -92,30 +92,30 @@ async function connectTo(fd: number, family: Family, port: number, timeoutMs: nu
   }
 }
 
-function connected(fd: number, what: string, timeoutMs: number): Promise<void> {
+function connected(fd: number, attempt: string, timeoutMs: number): Promise<void> {
   return new Promise((resolve, reject) => {
     const settle = (finish: () => void) => {
       clearTimeout(timer);
       watch.end();
       finish();
     };
-    const look = () => {
+    const onReady = () => {
       const errno = pendingError(fd);
-      settle(errno === 0 ? resolve : () => reject(new SyscallError(what, errno)));
+      settle(errno === 0 ? resolve : () => reject(new SyscallError(attempt, errno)));
     };
-    const watch = watchFd(fd, { writable: true, disconnect: true }, look);
+    const watch = watchFd(fd, { writable: true, disconnect: true }, onReady);
     const timer = setTimeout(
-      () => settle(() => reject(new BerthError('DEADLINE_EXCEEDED', `${what}: no answer within ${timeoutMs / 1000} s`))),
+      () => settle(() => reject(new BerthError('DEADLINE_EXCEEDED', `${attempt}: no answer within ${timeoutMs / 1000} s`))),
       timeoutMs,
     );
     watch.start();
   });
 }
 
-/** The errno of a connection that was under way; 0 when it stands: connect(2), EINPROGRESS. */
+/** Returns the errno of a non-blocking connection; 0 if it is established: connect(2), EINPROGRESS. */
 function pendingError(fd: number): number {
   const [value, length] = [Buffer.alloc(4), Buffer.alloc(4)];
   length.writeUInt32LE(4, 0);
-  checked(c_getsockopt(fd, SOL_SOCKET, SO_ERROR, value, length), () => 'asking how a connection went');
+  checked(c_getsockopt(fd, SOL_SOCKET, SO_ERROR, value, length), () => 'read the result of a connection');
   return value.readInt32LE(0);
 }

@@ -6,7 +6,7 @@ const heading = `Inter-|   Receive                                              
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
 `;
 
-test('parseNetDev() takes both halves of each line apart, and leaves loopback out', () => {
+test('parseNetDev() reads both halves of each line, and skips loopback', () => {
   const text = `${heading}    lo:  840      10    0    0    0     0          0         0      840      10    0    0    0     0       0          0
   eth0: 18446744  91234    3    7    0     1          0         5   912345     812    2    4    0     0       1          0
 `;
@@ -19,11 +19,11 @@ test('parseNetDev() takes both halves of each line apart, and leaves loopback ou
   ]);
 });
 
-test('parseNetDev() reads a counter that touches the name', () => {
+test('parseNetDev() reads a counter without a space after the name', () => {
   const [each] = parseNetDev('veth12345678901:99999999999 2 0 0 0 0 0 0 8 1 0 0 0 0 0 0');
   assert.deepEqual([each?.name, each?.receive.bytes, each?.transmit.bytes], ['veth12345678901', 99999999999, 8]);
 });
 
-test('parseNetDev() finds nothing in the heading, an empty text or half a line', () => {
+test('parseNetDev() skips the heading, empty text and incomplete lines', () => {
   assert.deepEqual([heading, '', 'eth0: 1 2 3'].flatMap(parseNetDev), []);
 });

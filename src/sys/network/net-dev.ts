@@ -5,10 +5,10 @@
 export type InterfaceCounters = { readonly name: string; readonly receive: PacketCounters; readonly transmit: PacketCounters };
 export type PacketCounters = { readonly bytes: number; readonly packets: number; readonly errors: number; readonly dropped: number };
 
-/** All interfaces but loopback, in the kernel's order. The columns are those of net/core/net-procfs.c: eight to receive, eight to transmit. */
+/** Returns all interfaces except loopback, in the kernel's order. Columns, from net/core/net-procfs.c: eight for receive, eight for transmit. */
 export function parseNetDev(text: string): InterfaceCounters[] {
   return text.split('\n').flatMap((line) => {
-    // A name may be followed by a digit at once, and hold a colon only as an old alias, which has no counters.
+    // There may be no space between the colon and the first counter. A name contains a colon only for an old alias, which has no counters.
     const colon = line.indexOf(':');
     if (colon < 0) return [];
     const name = line.slice(0, colon).trim();
