@@ -1,5 +1,5 @@
 /**
- * The kernel's AppArmor profiles: which are loaded, and loading one through apparmor_parser(8).
+ * AppArmor profiles of the kernel: lists loaded profiles, and loads one with apparmor_parser(8).
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
@@ -10,26 +10,26 @@ const parsers = ['/usr/sbin/apparmor_parser', '/sbin/apparmor_parser'];
 const parseTimeoutMs = 30_000;
 const outputBytesMax = 64 * 1024;
 
-/** Whether a profile of this name is loaded. Lines are `name (mode)`. */
+/** Returns whether a profile is loaded. Lines are `name (mode)`. */
 export function isProfileLoaded(name: string): boolean {
   return readFileSync(listFile, 'utf8')
     .split('\n')
     .some((line) => line.slice(0, line.lastIndexOf(' (')) === name);
 }
 
-/** The profile that confines the daemon: `unconfined`, or a name. */
+/** Returns the profile that confines the daemon: `unconfined`, or a name. */
 export function ownProfile(): string {
   const text = readFileSync('/proc/self/attr/apparmor/current', 'utf8').trim();
   return text.replace(/ \([a-z]+\)$/, '');
 }
 
-/** The path of apparmor_parser(8); undefined where it is not installed. */
+/** Returns the path of apparmor_parser(8); undefined if it is not installed. */
 export const findParser = (): string | undefined => parsers.find((candidate) => existsSync(candidate));
 
-/** Loads a profile, or replaces the one of its name. @throws {BerthError} FAILED_PRECONDITION with what the parser says, or that there is none. */
+/** Loads or replaces a profile. @throws {BerthError} FAILED_PRECONDITION with the parser's error, or if it is not installed. */
 export async function loadProfile(text: string): Promise<void> {
   const path = findParser();
-  if (path === undefined) throw failedPrecondition('loading an AppArmor profile: there is no apparmor_parser; install the package apparmor');
+  if (path === undefined) throw failedPrecondition('load AppArmor profile: apparmor_parser is not installed (Debian: apt-get install apparmor)');
   const argv = ['apparmor_parser', '--replace', '--skip-cache'];
   const result = await runProgram({
     path,
@@ -39,5 +39,5 @@ export async function loadProfile(text: string): Promise<void> {
     timeoutMs: parseTimeoutMs,
     outputBytesMax,
   });
-  if (result.exitCode !== 0) throw failedPrecondition(`loading an AppArmor profile: ${result.stderr.toString('utf8').trim().replaceAll('\n', '; ')}`);
+  if (result.exitCode !== 0) throw failedPrecondition(`load AppArmor profile: ${result.stderr.toString('utf8').trim().replaceAll('\n', '; ')}`);
 }

@@ -1,9 +1,9 @@
 /**
- * The name of the kernel's present life: what was in its memory alone is lost when this changes.
+ * The boot id: when it changes, everything that was only in memory is lost.
  */
 import { readFileSync } from 'node:fs';
 
-/** A UUID, as proc_sys_kernel(5) has it. */
+/** Returns the boot id, a UUID: proc_sys_kernel(5). */
 export function readBootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }

@@ -1,7 +1,7 @@
 /**
- * Memory given back earlier than V8 and the C library would: for moments when much has passed through and nothing of it is needed.
+ * Frees memory earlier than V8 and the C library would, after large amounts of data have passed through.
  *
- * Never needed for correctness.
+ * Not needed for correctness.
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -9,15 +9,15 @@ import { libc } from '../call/ffi.ts';
 
 const c_malloc_trim = libc.func('int malloc_trim(size_t pad)');
 
-/** Frees the buffers that have become garbage since the last call. */
+/** Collects unused buffers after enough bytes have passed through. */
 export type BufferSweeper = (passedBytes: number) => void;
 
 /**
- * V8 counts buffers by their few bytes of heap, and lets 64 MiB of them gather; this collects the young ones, in a fraction of a
+ * V8 counts a buffer only by its few bytes of heap, so up to 64 MiB of unused buffers accumulate. This collects the young ones, in a fraction of a
  * millisecond, whenever `everyBytes` have passed through.
  */
 export function createBufferSweeper(everyBytes: number): BufferSweeper {
-  // Half a millisecond: made when there is something to collect.
+  // Created on demand, because it takes half a millisecond.
   let collect: Collector | undefined;
   let passed = 0;
   return (passedBytes) => {
@@ -30,17 +30,18 @@ export function createBufferSweeper(everyBytes: number): BufferSweeper {
 }
 
 /**
- * Frees the memory of a buffer that nobody will read again: it is empty afterwards. One that shares its memory with others is left as it is.
+ * Frees the memory of a buffer that is no longer used: it is empty afterwards. A buffer that shares its memory with others is not changed.
  *
- * V8 counts such memory in the size of its heap, and marks all of it whenever that has grown by a few megabytes.
+ * V8 includes such memory in the size of its heap, and marks the whole heap whenever it has grown by a few megabytes.
  */
 export function freeBuffer(buffer: Buffer<ArrayBuffer>): void {
   if (buffer.length === buffer.buffer.byteLength) buffer.buffer.transfer(0);
 }
 
 /**
- * Collects all garbage and gives it back once nothing has been going on for a while; to be told of what goes on.
- * Some tens of milliseconds, in a moment when nobody waits for them.
+ * Collects all garbage and returns it to the kernel after a period without activity. Takes tens of milliseconds.
+ *
+ * @returns a function to call on each activity.
  */
 export function createIdleCollector(idleMs: number): () => void {
   const collect = exposeCollector();
@@ -59,7 +60,7 @@ function exposeCollector(): Collector {
   return runInNewContext('gc') as Collector;
 }
 
-/** Gives memory that is free back to the kernel: malloc_trim(3). Some milliseconds. */
+/** Returns free memory to the kernel: malloc_trim(3). Takes some milliseconds. */
 export function trimHeap(): void {
   c_malloc_trim(0);
 }

@@ -1,33 +1,33 @@
 /**
- * The kernel's own log, /dev/kmsg: what it holds still, and what comes. Decides nothing about the texts.
+ * Reads the kernel log, /dev/kmsg: existing and new records. Does not interpret the texts.
  *
- * Only records of the kernel: others may write into the log too, but not as the kernel.
+ * Returns only records of the kernel: other programs can write to the log, but not with the kernel's facility.
  */
 import { closeSync, constants, openSync, readlinkSync, readSync } from 'node:fs';
 import { isErrno } from '../call/ffi.ts';
 import { onReadable } from './processes.ts';
 
-/** @property sequence grows with each record of this boot. @property atUs microseconds since boot. */
+/** @property sequence increases with each record of this boot. @property atUs microseconds since boot. */
 export type KernelRecord = { readonly sequence: number; readonly atUs: number; readonly text: string };
 
 export type KernelLog = {
-  /** What has come since the last call; the first gives all that the kernel holds. Does not wait. */
+  /** Returns the records since the last call; the first call returns all that the kernel still has. Does not block. */
   readonly read: () => KernelRecord[];
-  /** Calls back soon after something has come, again and again. */
+  /** Calls back soon after new records have arrived, each time. */
   readonly watch: (listener: () => void) => void;
-  /** Whether the pids in it are those that this process knows: it does not know them in a pid namespace of its own. */
+  /** Whether the pids in the log are those of this process's pid namespace. False if the daemon runs in its own pid namespace. */
   readonly hasOwnPids: boolean;
   readonly close: () => void;
 };
 
-/** A read(2) gives one record whole, or EINVAL: CONSOLE_EXT_LOG_MAX of kernel/printk. */
+/** A read(2) returns one complete record, or EINVAL if the buffer is too small: CONSOLE_EXT_LOG_MAX of kernel/printk. */
 const recordBytesMax = 8192;
 /** PROC_PID_INIT_INO of include/linux/proc_ns.h. */
 const hostPidNamespace = 'pid:[4026531836]';
-/** What a chatty log has in so long a time is read together. */
+/** Records that arrive within this time are read together. */
 const gatherMs = 200;
 
-/** @returns null where there is no such log, or it may not be read: without CAP_SYSLOG, in a container. */
+/** @returns null if the log does not exist or cannot be read: without CAP_SYSLOG, or in a container. */
 export function openKernelLog(path = '/dev/kmsg'): KernelLog | null {
   let fd: number;
   try {
@@ -67,18 +67,22 @@ function readRecords(fd: number, buffer: Buffer): KernelRecord[] {
       const record = parseRecord(buffer.toString('latin1', 0, length));
       if (record !== null) records.push(record);
     } catch (error) {
-      // EPIPE: the next record was overwritten before it was read; the one after it is next.
+      // EPIPE: records were overwritten before they were read; continue with the oldest one.
       if (isErrno(error, 'EPIPE')) continue;
-      // EAGAIN: that is all. Anything else is no reason to end: the log is a help, not a need.
+      // EAGAIN: no more records. Other errors are ignored: the log is optional.
       return records;
     }
   }
 }
 
-/** `6,339,5140900,-;text` and lines of a dictionary that begin with a blank: Documentation/ABI/testing/dev-kmsg. @returns null for another's. */
+/**
+ * Parses `6,339,5140900,-;text`, followed by dictionary lines that start with a space: Documentation/ABI/testing/dev-kmsg.
+ *
+ * @returns null for a record of another program.
+ */
 function parseRecord(bytes: string): KernelRecord | null {
   const [, priority, sequence, atUs, text = ''] = /^(\d+),(\d+),(\d+),[^;]*;([^\n]*)/.exec(bytes) ?? [];
-  // The facility is above three bits of level; the kernel's is 0.
+  // The low three bits are the level, the rest the facility; the kernel's is 0.
   if (priority === undefined || Number(priority) >> 3 !== 0) return null;
   return { sequence: Number(sequence), atUs: Number(atUs), text };
 }

@@ -9,10 +9,10 @@ const text = [
   'Max realtime priority     0                    0                    ',
 ].join('\n');
 
-test('parseHardLimit() reads the third column, and no limit as the largest number', () => {
+test('parseHardLimit() reads the third column, and returns the largest number for unlimited', () => {
   assert.equal(parseHardLimit(text, 'NOFILE'), 524288n);
   assert.equal(parseHardLimit(text, 'CPU'), 2n ** 64n - 1n);
   assert.equal(parseHardLimit(text, 'RTPRIO'), 0n);
 });
 
-test('hardLimit() knows this process', () => assert.ok(hardLimit('NOFILE') > 0n));
+test('hardLimit() returns the limit of this process', () => assert.ok(hardLimit('NOFILE') > 0n));

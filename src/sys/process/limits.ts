@@ -1,12 +1,12 @@
 /**
- * The daemon's own resource limits: it can give its children no more without CAP_SYS_RESOURCE.
+ * The daemon's own resource limits. Without CAP_SYS_RESOURCE, it cannot give higher limits to its children.
  */
 import { readFileSync } from 'node:fs';
 
 /** `unlimited`: RLIM_INFINITY. */
 const unlimited = (1n << 64n) - 1n;
 
-/** Names as proc_pid_limits(5) has them, by the names of setrlimit(2) without `RLIMIT_`. */
+/** Names in proc_pid_limits(5), by the names of setrlimit(2) without `RLIMIT_`. */
 const rows = {
   CPU: 'Max cpu time',
   FSIZE: 'Max file size',
@@ -28,7 +28,7 @@ const rows = {
 
 type LimitName = keyof typeof rows;
 
-/** The hard limit of this process. */
+/** Returns a hard limit of this process. */
 export function hardLimit(name: LimitName): bigint {
   return parseHardLimit(readFileSync('/proc/self/limits', 'utf8'), name);
 }

@@ -1,7 +1,8 @@
 /**
- * A sandbox's namespaces without a process: made on the daemon's main thread, pinned by bind mounts, and left again, in one synchronous section.
+ * Namespaces of a pod sandbox without a process: the daemon's main thread creates them, pins them with bind mounts, and leaves them again, in one
+ * synchronous section.
  *
- * Other threads of the process never leave the host's namespaces, for unshare(2) and setns(2) change the calling thread alone.
+ * Other threads of the process stay in the host's namespaces, because unshare(2) and setns(2) change only the calling thread.
  */
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { checked, isErrno, libc } from '../call/ffi.ts';
@@ -22,19 +23,19 @@ export type NamespaceKind = 'net' | 'ipc' | 'uts';
 const flagOf: Readonly<Record<NamespaceKind, number>> = { net: CLONE_NEWNET, ipc: CLONE_NEWIPC, uts: CLONE_NEWUTS };
 
 export type NamespaceRequest = {
-  /** Which to make, and the file that each is pinned on: an empty one is made there. */
+  /** The namespaces to create, with the path on which each is pinned: an empty file is created there. */
   readonly pins: Readonly<Partial<Record<NamespaceKind, string>>>;
-  /** Set when a uts namespace is made. */
+  /** Set if a uts namespace is created. */
   readonly hostname: string;
-  /** By dotted or slashed name; written from within the new namespaces. */
+  /** By name, with dots or slashes; written from within the new namespaces. */
   readonly sysctls: Readonly<Record<string, string>>;
 };
 
 /**
- * Makes namespaces and pins them; loopback is up in a new net namespace. Undone by unpinNamespaces().
+ * Creates and pins namespaces; the loopback interface of a new network namespace is up. unpinNamespaces() undoes it.
  *
- * Blocks for about a millisecond. Ends the process when it cannot return to the host's namespaces: nothing done after that would be right.
- * @throws {SyscallError | Error} naming the step; what was pinned until then stays pinned.
+ * Blocks for about a millisecond. Aborts the process if it cannot return to the host's namespaces, because all later work would be wrong.
+ * @throws {SyscallError | Error} with the failed step; namespaces that were already pinned stay pinned.
  */
 export function createNamespaces(request: NamespaceRequest): void {
   const kinds = (Object.keys(request.pins) as NamespaceKind[]).sort();
@@ -42,12 +43,12 @@ export function createNamespaces(request: NamespaceRequest): void {
   const flags = kinds.reduce((all, kind) => all | flagOf[kind], 0);
   const home = kinds.map((kind) => ({ kind, fd: openSync(`/proc/thread-self/ns/${kind}`, 'r') }));
   try {
-    checked(c_unshare(flags), () => `making namespaces ${kinds.join(', ')}`);
+    checked(c_unshare(flags), () => `create namespaces ${kinds.join(', ')}`);
     try {
       prepare(request);
       for (const kind of kinds) pin(kind, request.pins[kind] as string);
     } finally {
-      for (const { kind, fd } of home) goBack(kind, fd);
+      for (const { kind, fd } of home) returnTo(kind, fd);
     }
   } finally {
     for (const { fd } of home) closeSync(fd);
@@ -57,20 +58,20 @@ export function createNamespaces(request: NamespaceRequest): void {
 function prepare(request: NamespaceRequest): void {
   if (request.pins.uts !== undefined) {
     const length = Buffer.byteLength(request.hostname);
-    checked(c_sethostname(request.hostname, length), () => `setting the hostname ${request.hostname}`);
+    checked(c_sethostname(request.hostname, length), () => `set the hostname ${request.hostname}`);
   }
   if (request.pins.net !== undefined) raiseLoopback();
   for (const [name, value] of Object.entries(request.sysctls)) writeSysctl(name, value);
 }
 
-/** Both forms are in use: dots, or slashes where a part has a dot of its own (sysctl(8)). */
+/** A name has dots, or slashes if a component contains a dot (sysctl(8)). */
 function writeSysctl(name: string, value: string): void {
   const path = name.includes('/') ? name : name.replaceAll('.', '/');
   try {
     // /proc/sys shows the namespaces of the calling thread, so this must not go to Node's thread pool.
     writeFileSync(`/proc/sys/${path}`, value);
   } catch (error) {
-    throw new Error(`setting sysctl ${name} to ${value}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new Error(`set sysctl ${name} to ${value}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
 }
 
@@ -81,13 +82,13 @@ const SIOCSIFFLAGS = 0x8914;
 const IFF_UP = 1;
 
 function raiseLoopback(): void {
-  const socket = checked(c_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), () => 'opening a socket for the loopback interface');
+  const socket = checked(c_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), () => 'create a socket for the loopback interface');
   try {
     // struct ifreq: 16 bytes of name, then the flags.
     const request = Buffer.alloc(40);
     request.write('lo', 0, 'latin1');
     request.writeInt16LE(IFF_UP, 16);
-    checked(c_ioctl(socket, SIOCSIFFLAGS, request), () => 'bringing the loopback interface up');
+    checked(c_ioctl(socket, SIOCSIFFLAGS, request), () => 'bring the loopback interface up');
   } finally {
     closeSync(socket);
   }
@@ -97,22 +98,23 @@ function pin(kind: NamespaceKind, path: string): void {
   pinNamespace(`/proc/thread-self/ns/${kind}`, path);
 }
 
-/** Pins a namespace, which a file below /proc names, on an empty file that is made for it. Undone by unpinNamespaces(). */
+/** Pins a namespace, given as a file below /proc, on an empty file that it creates. unpinNamespaces() undoes it. */
 export function pinNamespace(source: string, path: string): void {
   closeSync(openSync(path, 'a', 0o444));
   bind(source, path);
 }
 
-function goBack(kind: NamespaceKind, fd: number): void {
+function returnTo(kind: NamespaceKind, fd: number): void {
   if (c_setns(fd, flagOf[kind]) === 0) return;
-  process.stderr.write(`berth: cannot return to the host's ${kind} namespace; ending at once\n`);
+  process.stderr.write(`berth: cannot return to the host's ${kind} namespace; aborting\n`);
   process.abort();
 }
 
 /**
- * Runs `visit` in each of the pinned net namespaces and comes back, in one synchronous section: some 40 us each, so give it a bounded number.
+ * Runs `visit` in each of the pinned network namespaces, in one synchronous section. Takes about 40 us each: pass a bounded number of them.
+ * Aborts the process like createNamespaces().
  *
- * @returns what `visit` gave, in order; null for a namespace that is gone. Ends the process as createNamespaces() does.
+ * @returns the results of `visit`, in order; null for a namespace that is gone.
  */
 export function visitNetNamespaces<Result>(pins: readonly string[], visit: () => Result): (Result | null)[] {
   if (pins.length === 0) return [];
@@ -120,12 +122,12 @@ export function visitNetNamespaces<Result>(pins: readonly string[], visit: () =>
   try {
     return pins.map((pin) => (enterNet(pin) ? visit() : null));
   } finally {
-    goBack('net', home);
+    returnTo('net', home);
     closeSync(home);
   }
 }
 
-/** @returns false when no net namespace is pinned there any more. */
+/** @returns false if no network namespace is pinned on the path. */
 function enterNet(pin: string): boolean {
   let fd: number;
   try {
@@ -141,10 +143,10 @@ function enterNet(pin: string): boolean {
   }
 }
 
-/** Lets pinned namespaces go; with the last process in them they end. Idempotent. The files stay. */
+/** Unpins namespaces: they end with their last process. Idempotent. The files remain. */
 export function unpinNamespaces(pins: readonly string[]): void {
   for (const path of pins) {
-    // A crash between two pins can leave two mounts on one file.
+    // After a crash there may be two mounts on one file.
     while (unmount(path));
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Processes known by what is in their environment: programs that a daemon started and did not live to see the end of.
+ * Finds and kills processes by a variable in their environment: programs that were started by an earlier daemon which has died.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -9,28 +9,28 @@ import { close, pidfdOpen, pidfdSendSignal } from '../call/syscalls.ts';
 import { whenReadable } from './processes.ts';
 
 /**
- * Kills each process that was started with one of these variables, and waits until it has ended.
+ * Kills each process that was started with one of the variables, and waits until it has ended.
  *
- * @param variables `NAME=value`, values that nobody else has.
- * @param timeoutMs for each of them; one that does not die is left.
- * @returns how many were killed.
+ * @param variables `NAME=value`, with unique values.
+ * @param timeoutMs timeout for each process.
+ * @returns how many processes have ended within the timeout.
  */
 export async function killByEnvironment(variables: ReadonlySet<string>, timeoutMs: number): Promise<number> {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
-  const killed = await Promise.all(pids.map((pid) => killIfIts(Number(pid), variables, timeoutMs)));
+  const killed = await Promise.all(pids.map((pid) => killIfMatching(Number(pid), variables, timeoutMs)));
   return killed.filter((isKilled) => isKilled).length;
 }
 
-async function killIfIts(pid: number, variables: ReadonlySet<string>, timeoutMs: number): Promise<boolean> {
-  if (!hasOne(pid, variables)) return false;
+async function killIfMatching(pid: number, variables: ReadonlySet<string>, timeoutMs: number): Promise<boolean> {
+  if (!matches(pid, variables)) return false;
   try {
     const pidfd = pidfdOpen(pid);
-    // The pidfd is of whoever has the pid now.
-    const isStillIts = hasOne(pid, variables);
-    if (isStillIts) pidfdSendSignal(pidfd, constants.signals.SIGKILL);
+    // Check again: the pid may have been reused before the pidfd was opened.
+    const isMatching = matches(pid, variables);
+    if (isMatching) pidfdSendSignal(pidfd, constants.signals.SIGKILL);
     else close(pidfd);
     return (
-      isStillIts &&
+      isMatching &&
       (await endsWithin(
         timeoutMs,
         whenReadable(pidfd).finally(() => close(pidfd)),
@@ -42,8 +42,8 @@ async function killIfIts(pid: number, variables: ReadonlySet<string>, timeoutMs:
   }
 }
 
-/** False for a process that has ended, and for one that hides its environment: it is none of ours. */
-function hasOne(pid: number, variables: ReadonlySet<string>): boolean {
+/** Returns false for a process that has ended, or whose environment cannot be read: berth did not start it. */
+function matches(pid: number, variables: ReadonlySet<string>): boolean {
   try {
     return readFileSync(`/proc/${pid}/environ`, 'latin1')
       .split('\0')

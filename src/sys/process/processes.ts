@@ -1,5 +1,5 @@
 /**
- * Processes by pidfd: waiting, reaping, and knowing a process again by its start time.
+ * Waits for processes, reaps them, and identifies them by pid and start time.
  */
 import { readFileSync } from 'node:fs';
 import koffi from 'koffi';
@@ -9,12 +9,12 @@ const c_waitpid = libc.func('int waitpid(int pid, void *status, int options)');
 const WNOHANG = 1;
 
 /**
- * Calls back once, when `fd` becomes readable (a pidfd: when its process has ended; a pipe: data or end).
- * Costs no thread. @returns a function that stops watching.
+ * Calls back once, when `fd` becomes readable (a pidfd: its process has ended; a pipe: data or end of file).
+ * Uses no thread. @returns a function that stops watching.
  */
 export function onReadable(fd: number, callback: () => void): () => void {
   let isDone = false;
-  // uv_poll. Its callback does not drain microtasks on every Node, hence setImmediate.
+  // setImmediate, because the callback of uv_poll does not drain microtasks in every Node version.
   const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
     if (isDone) return;
     isDone = true;
@@ -28,14 +28,14 @@ export function onReadable(fd: number, callback: () => void): () => void {
   };
 }
 
-/** onReadable() as a promise. */
+/** Like onReadable(), as a promise. */
 export function whenReadable(fd: number): Promise<void> {
   return new Promise((resolve) => {
     onReadable(fd, resolve);
   });
 }
 
-/** Reaps a child that has ended. @returns its wait status, or null when it has not ended or is not a child of ours. */
+/** Reaps a child that has ended. @returns its wait status, or null if it has not ended or is not a child of this process. */
 export function reap(pid: number): number | null {
   const status = Buffer.alloc(4);
   const result: number = c_waitpid(pid, status, WNOHANG);
@@ -43,27 +43,27 @@ export function reap(pid: number): number | null {
 }
 
 /**
- * When a process started, in clock ticks since boot, as text: with the pid it names the process for as long as the kernel runs.
- * Field 22 of /proc/PID/stat, proc_pid_stat(5). @returns null when there is no such process.
+ * Returns the start time of a process in clock ticks since boot, as text. Together with the pid it identifies the process until the next boot.
+ * Field 22 of /proc/PID/stat, proc_pid_stat(5). Null if the process does not exist.
  */
 export function processStartTime(pid: number): string | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    // The command name, field 2, may hold anything; nothing after its last parenthesis can.
+    // The command name, field 2, may contain any character, so parse after the last parenthesis.
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null;
   } catch {
     return null;
   }
 }
 
-/** True when the process is there and not a zombie. */
+/** Returns true if the process exists and is not a zombie. */
 export function isAlive(pid: number, startTime: string): boolean {
   return processStartTime(pid) === startTime && !isZombie(pid);
 }
 
 /**
- * A process' part of the memory in use, in bytes: its own pages, and of those shared its share (Pss, proc_pid_smaps(5)); 0 when it has gone.
- * Counted by page: the sums of proc_pid_status(5) lag behind, and for a process of some tens of KiB may be 0.
+ * Returns the proportional set size of a process in bytes (Pss, proc_pid_smaps(5)): its private pages and its share of shared pages. 0 if it has ended.
+ * Pss is counted by page, while the sums in proc_pid_status(5) lag behind and may be 0 for a process of some tens of KiB.
  */
 export function proportionalBytes(pid: number): number {
   try {

@@ -1,7 +1,7 @@
 /**
- * Starts programs by posix_spawn(3): cheap whatever the daemon's size, where Node's own spawn copies its page tables and stops the event loop.
+ * Starts programs with posix_spawn(3), whose cost does not depend on the daemon's size. Node's spawn copies its page tables and blocks the event loop.
  *
- * A child gets the fds it is given and no other, default signal dispositions, an empty signal mask and a session of its own.
+ * A child gets only the given fds, default signal dispositions, an empty signal mask, and its own session.
  */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -25,7 +25,7 @@ const c_attrMask = libc.func('int posix_spawnattr_setsigmask(void *attributes, v
 const POSIX_SPAWN_SETSIGDEF = 0x04;
 const POSIX_SPAWN_SETSIGMASK = 0x08;
 const POSIX_SPAWN_SETSID = 0x80;
-/** glibc's structs are 80 and 336 bytes on 64-bit machines; opaque to us, so with room. */
+/** glibc's opaque structs have 80 and 336 bytes on 64-bit machines; these sizes leave room. */
 const actionsBytes = 256;
 const attributesBytes = 512;
 const signalSetBytes = 128;
@@ -36,15 +36,15 @@ export type SpawnRequest = {
   readonly argv: readonly string[];
   /** `NAME=value`. */
   readonly env: readonly string[];
-  /** The child's fd i is a copy of fds[i]; it has no others. */
+  /** The child's fd i is a copy of fds[i]. It has no others. */
   readonly fds: readonly number[];
   readonly cwd?: string;
 };
 
 /**
- * Starts a program. The caller reaps it.
+ * Starts a program. The caller must reap it.
  * @returns its pid.
- * @throws {SyscallError} what posix_spawn says, e.g. ENOENT for the program.
+ * @throws {SyscallError} with the errno of posix_spawn, e.g. ENOENT for the program.
  */
 export function spawnProcess(request: SpawnRequest): number {
   const actions = Buffer.alloc(actionsBytes);
@@ -59,7 +59,7 @@ export function spawnProcess(request: SpawnRequest): number {
     c_attrFlags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
     const pid = [0];
     const errno: number = c_spawn(pid, request.path, actions, attributes, [...request.argv, null], [...request.env, null]);
-    if (errno !== 0) throw new SyscallError(`starting ${request.path}`, errno);
+    if (errno !== 0) throw new SyscallError(`start ${request.path}`, errno);
     return pid[0] as number;
   } finally {
     c_actionsDestroy(actions);
@@ -67,7 +67,7 @@ export function spawnProcess(request: SpawnRequest): number {
   }
 }
 
-/** First out of the way, above every number in use, then down: no copy overwrites an fd that is still to be copied. */
+/** Copies the fds above all numbers in use, then down to their targets, so that no copy overwrites an fd that is still needed. */
 function planFds(actions: Buffer, fds: readonly number[]): void {
   const above = Math.max(fds.length, ...fds.map((fd) => fd + 1));
   fds.forEach((fd, i) => {
@@ -84,30 +84,30 @@ export type ProgramRequest = {
   readonly argv: readonly string[];
   readonly env: readonly string[];
   readonly stdin: Uint8Array;
-  /** Its fds from 3 on. They stay the caller's. */
+  /** Its fds from 3 on. The caller closes them. */
   readonly moreFds?: readonly number[];
-  /** Called at once when it runs. */
+  /** Called as soon as the program is started. */
   readonly onStart?: (pid: number) => void;
   readonly timeoutMs: number;
-  /** Of each of stdout and stderr; what comes after is dropped, and the program is not told. */
+  /** Limit for each of stdout and stderr. Output beyond it is discarded. */
   readonly outputBytesMax: number;
   /** Kills the program when aborted. */
   readonly signal?: AbortSignal;
 };
 
 export type ProgramResult = {
-  /** Null when it ended by a signal. */
+  /** Null if it was killed by a signal. */
   readonly exitCode: number | null;
   readonly signal: string | null;
   readonly stdout: Buffer;
   readonly stderr: Buffer;
-  /** True when it was killed because of the timeout or the abort signal. */
+  /** True if it was killed because of the timeout or the abort signal. */
   readonly timedOut: boolean;
 };
 
 /**
- * Runs a program to its end, its input from memory. A program that outlives the timeout is killed with its whole process group.
- * @throws {SyscallError} when it cannot be started.
+ * Runs a program and waits for its end. Its input is in memory. After the timeout it is killed with its process group.
+ * @throws {SyscallError} if it cannot be started.
  */
 export async function runProgram(request: ProgramRequest): Promise<ProgramResult> {
   const stdin = inputFile(request.stdin);
@@ -126,7 +126,7 @@ export async function runProgram(request: ProgramRequest): Promise<ProgramResult
   const stdout = collect(out, request.outputBytesMax);
   const stderr = collect(err, request.outputBytesMax);
   const { status, timedOut } = await ended(pid, request);
-  // A grandchild may hold the pipes: what the program itself wrote is in them now.
+  // A grandchild may keep the pipes open, but everything that the program wrote is in them now.
   return { ...decodeWaitStatus(status), stdout: stdout.finish(), stderr: stderr.finish(), timedOut };
 }
 
@@ -134,7 +134,7 @@ function inputFile(bytes: Uint8Array): number {
   if (bytes.length === 0) return openSync('/dev/null', 'r');
   const fd = memfd('stdin');
   writeSync(fd, bytes);
-  // A new open file: reading starts at its beginning, and it cannot be written.
+  // A new open file description, which is read-only and starts at offset 0.
   const reader = openSync(`/proc/self/fd/${fd}`, 'r');
   close(fd);
   return reader;
@@ -146,7 +146,7 @@ async function ended(pid: number, request: ProgramRequest): Promise<{ status: nu
   const kill = () => {
     timedOut = true;
     try {
-      // It leads a session, so its pid names its process group, which lives as long as it is not reaped.
+      // It is a session leader, so its pid is also the id of its process group, which exists until it is reaped.
       process.kill(-pid, 'SIGKILL');
       pidfdSendSignal(pidfd, constants.signals.SIGKILL);
     } catch (error) {
@@ -159,7 +159,7 @@ async function ended(pid: number, request: ProgramRequest): Promise<{ status: nu
   try {
     await whenReadable(pidfd);
     const status = reap(pid);
-    if (status === null) throw internal(`waiting for ${request.path}: process ${pid} was reaped by somebody else`);
+    if (status === null) throw internal(`wait for ${request.path}: process ${pid} was already reaped`);
     return { status, timedOut };
   } finally {
     clearTimeout(timer);
@@ -168,7 +168,7 @@ async function ended(pid: number, request: ProgramRequest): Promise<{ status: nu
   }
 }
 
-/** Reads a non-blocking pipe as data comes, up to a bound; `finish` takes what is there now and closes it. */
+/** Collects data from a non-blocking pipe, up to a limit. `finish` reads the remaining data and closes the pipe. */
 export function collect(fd: number, bytesMax: number): { finish: () => Buffer; ended: Promise<void> } {
   const chunks: Buffer[] = [];
   const chunk = Buffer.allocUnsafe(65536);
@@ -219,7 +219,7 @@ export function collect(fd: number, bytesMax: number): { finish: () => Buffer; e
 
 const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number as number, name]));
 
-/** A wait status of waitpid(2) as exit code or signal name. */
+/** Decodes a wait status of waitpid(2) to an exit code or signal name. */
 function decodeWaitStatus(status: number): { exitCode: number | null; signal: string | null } {
   const signal = status & 0x7f;
   if (signal === 0) return { exitCode: (status >> 8) & 0xff, signal: null };

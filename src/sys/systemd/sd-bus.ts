@@ -1,7 +1,7 @@
 /**
- * A connection to the system's D-Bus through libsystemd: calls that wait for their reply without blocking, and signals.
+ * A connection to the system D-Bus through libsystemd, with asynchronous calls and signals.
  *
- * Knows no service. Nothing here waits but the event loop: the library's own state machine is turned whenever its socket is ready.
+ * Knows no service. Never blocks: the library's state machine runs from the event loop whenever its socket is ready.
  */
 import koffi from 'koffi';
 import { failedPrecondition, reasonOf } from '../../lib/errors.ts';
@@ -16,16 +16,16 @@ export type BusValue =
   | { readonly type: 'ay'; readonly value: Uint8Array }
   | { readonly type: 'au'; readonly value: readonly number[] }
   | { readonly type: 'a(sv)'; readonly value: readonly BusProperty[] }
-  /** Empty: nothing here has use for more. */
+  /** Only the empty array is needed. */
   | { readonly type: 'a(sa(sv))'; readonly value: readonly [] };
 
-/** A name and its value, as lists of properties have them. */
+/** A property: a name and its value. */
 export type BusProperty = { readonly name: string; readonly value: BusValue };
 
-/** Addressee and method of a call. */
+/** Destination and method of a call. */
 export type BusMethod = { readonly destination: string; readonly path: string; readonly interface: string; readonly member: string };
 
-/** What came: its basic values are read one after the other. Good only within the callback that gets it. */
+/** A received message. Its values are read in order. Valid only within the callback that gets it. */
 export type BusMessage = {
   readonly interface: string;
   readonly member: string;
@@ -33,11 +33,11 @@ export type BusMessage = {
   readonly readText: (type: 's' | 'o') => string;
   readonly readNumber: () => number;
   readonly readBoolean: () => boolean;
-  /** A variant that holds a text. */
+  /** Reads a variant that contains a string. */
   readonly readTextVariant: () => string;
 };
 
-/** The other side's refusal; `busName` such as `org.freedesktop.systemd1.NoSuchUnit`. */
+/** An error reply. `busName` is, for example, `org.freedesktop.systemd1.NoSuchUnit`. */
 export class BusError extends Error {
   readonly busName: string;
   constructor(busName: string, message: string) {
@@ -47,12 +47,12 @@ export class BusError extends Error {
   }
 }
 
-/** The name of a BusError when the connection went, or never was: whether the call was heard nobody knows. */
+/** `busName` of a BusError if the connection was lost or could not be opened. It is unknown whether the call was executed. */
 export const connectionLost = 'connection lost';
 
 export type Bus = {
   /**
-   * @param take reads the reply, at once: what comes after it is not read before.
+   * @param take reads the reply, synchronously and before the next message is processed.
    * @throws {BusError}
    */
   readonly call: <Result>(method: BusMethod, values: readonly BusValue[], take: (reply: BusMessage) => Result) => Promise<Result>;
@@ -62,11 +62,11 @@ export type Bus = {
 export type BusListener = { readonly signal: (message: BusMessage) => void; readonly lost: () => void };
 
 export type SdBus = {
-  /** @throws {BusError} connectionLost when nobody listens. The handshake goes on by itself; calls wait for it. */
+  /** Connects. @throws {BusError} connectionLost if the bus is not running. The handshake runs in the background; calls wait for it. */
   readonly open: (listener: BusListener) => Bus;
 };
 
-/** @throws {BerthError} FAILED_PRECONDITION when the library is not on the node. */
+/** @throws {BerthError} FAILED_PRECONDITION if the library is not installed. */
 export function createSdBus(): SdBus {
   const bindings = loadBindings();
   return { open: (listener) => openBus(bindings, listener) };
@@ -108,7 +108,7 @@ function openLibrary(): ReturnType<typeof library> {
   try {
     return library('libsystemd.so.0');
   } catch (error) {
-    throw failedPrecondition(`loading libsystemd.so.0: ${reasonOf(error)} (on Debian: apt install libsystemd0)`, error);
+    throw failedPrecondition(`load libsystemd.so.0: ${reasonOf(error)} (Debian: apt-get install libsystemd0)`, error);
   }
 }
 
@@ -119,7 +119,7 @@ const signalType = 4;
 /** poll(2). */
 const POLLOUT = 4;
 
-const lostError = (reason: string) => new BusError(connectionLost, `the connection to D-Bus: ${reason}`);
+const lostError = (reason: string) => new BusError(connectionLost, `connection to D-Bus: ${reason}`);
 
 function checkedBus(result: number): number {
   if (result < 0) throw lostError(errnoText(-result));
@@ -145,41 +145,41 @@ function openBus(bindings: Bindings, listener: BusListener): Bus {
     pending.clear();
   };
 
-  const turn = () => {
+  const processMessages = () => {
     if (!isOpen) return;
     try {
-      // Each turn handles at most one message. A listener may close the bus.
+      // sd_bus_process() handles at most one message. A listener may close the bus.
       for (const message: [unknown] = [null]; isOpen && checkedBus(bindings.process(bus, message)) > 0; message[0] = null) {
         if (message[0] !== null) dispatch(bindings, message[0], pending, listener);
       }
-      if (isOpen) watch = watchAgain();
+      if (isOpen) watch = startWatch();
     } catch (error) {
       close(error instanceof BusError ? error : lostError(reasonOf(error)));
       listener.lost();
     }
   };
 
-  const watchAgain = () => {
+  const startWatch = () => {
     watch?.close();
     const wantsWrite = (checkedBus(bindings.events(bus)) & POLLOUT) !== 0;
     const handle = koffi.node.poll(checkedBus(bindings.fd(bus)), { readable: true, writable: wantsWrite, disconnect: true }, () => {
-      // Level-triggered: it would call until the turn has come.
+      // The poll is level-triggered: without stop() it would call back until the messages are processed.
       handle.stop();
-      setImmediate(turn);
+      setImmediate(processMessages);
     });
-    // A daemon does not live for its signals; calls have timers.
+    // Waiting for signals must not keep the process alive; calls have timers.
     handle.unref();
     return handle;
   };
 
-  setImmediate(turn);
+  setImmediate(processMessages);
   return {
     call: (method, values, take) =>
       new Promise((resolve, fail) => {
         if (!isOpen) throw lostError('closed');
         const cookie = send(bindings, bus, method, values);
         pending.set(cookie, { settle: (reply) => resolve(take(readerOf(bindings, reply))), fail });
-        setImmediate(turn);
+        setImmediate(processMessages);
       }),
     close: () => close(lostError('closed')),
   };
@@ -271,7 +271,7 @@ function dispatch(bindings: Bindings, message: unknown, pending: Map<bigint, Pen
   }
 }
 
-/** struct sd_bus_error begins with two texts: name and message. */
+/** struct sd_bus_error starts with two strings: name and message. */
 function errorOf(bindings: Bindings, message: unknown): BusError {
   const [name, text] = koffi.decode(bindings.error(message), koffi.array('const char *', 2)) as (string | null)[];
   return new BusError(name ?? 'unknown', text ?? name ?? 'no reason given');

@@ -1,8 +1,7 @@
 /**
- * systemd's manager over D-Bus: starts and stops units, sets their properties, and tells when it has applied all of them anew.
+ * systemd's manager over D-Bus: starts and stops units, sets their properties, and reports when systemd has reapplied all properties.
  *
- * Every wait has a deadline and none blocks. A connection that is lost is opened again; what was under way is asked for again, so every
- * request here is one that may be made twice.
+ * Every wait has a timeout and none blocks. A lost connection is reopened and pending requests are repeated, so all requests must be idempotent.
  */
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,17 +19,17 @@ import {
 } from './sd-bus.ts';
 
 export type Systemd = {
-  /** 252 and so on; 0 when it cannot be told. */
+  /** For example, 252; 0 if unknown. */
   readonly version: number;
-  /** Puts the processes into a new transient scope. Succeeds when there is one of that name. @throws {BerthError} INTERNAL, DEADLINE_EXCEEDED. */
+  /** Starts a transient scope. Succeeds if a unit of that name exists. @throws {BerthError} INTERNAL, DEADLINE_EXCEEDED. */
   readonly startScope: (name: string, properties: readonly BusProperty[]) => Promise<void>;
-  /** @throws {BerthError} as above. */
+  /** @throws {BerthError} like startScope(). */
   readonly startUnit: (name: string) => Promise<void>;
-  /** Succeeds for a unit that is not there. */
+  /** Succeeds if the unit does not exist. */
   readonly stopUnit: (name: string) => Promise<void>;
-  /** Until the unit ends. @returns when they have been applied; false when there is no such unit. */
+  /** Sets properties until the unit ends, and resolves when they are applied. @returns false if the unit does not exist. */
   readonly setProperties: (name: string, properties: readonly BusProperty[]) => Promise<boolean>;
-  /** Calls back whenever systemd may have written to the cgroups of all its units: after a reload of its configuration, a restart, a lost connection. */
+  /** Calls back whenever systemd may have written to the cgroups of all its units: after a daemon-reload, a restart, or a lost connection. */
   readonly onReset: (listener: () => void) => void;
   readonly close: () => void;
 };
@@ -38,7 +37,7 @@ export type Systemd = {
 /** sd_booted(3). */
 export const isSystemdRunning = (): boolean => existsSync('/run/systemd/system');
 
-/** A reload of a node with many units keeps systemd busy for seconds. */
+/** A daemon-reload on a node with many units takes seconds. */
 const timeoutMs = 30_000;
 const reconnectPauseMs = 1_000;
 
@@ -59,17 +58,17 @@ const matches = [
 const text = (value: string): BusValue => ({ type: 's', value });
 const ignore = () => {};
 
-/** What the connection needs to know of itself. */
+/** State of the connection. */
 type State = {
   readonly sdBus: SdBus;
   readonly listeners: (() => void)[];
-  /** Of jobs that somebody waits for, by path: called with the result. */
+  /** Callbacks for pending jobs, by path; called with the result. */
   readonly jobs: Map<string, (result: string) => void>;
   bus: Bus | null;
   isClosed: boolean;
 };
 
-/** @throws {BerthError} FAILED_PRECONDITION without libsystemd; INTERNAL or DEADLINE_EXCEEDED when systemd does not answer. */
+/** @throws {BerthError} FAILED_PRECONDITION without libsystemd; INTERNAL or DEADLINE_EXCEEDED if systemd does not answer. */
 export async function connectSystemd(): Promise<Systemd> {
   const state: State = { sdBus: createSdBus(), listeners: [], jobs: new Map(), bus: null, isClosed: false };
   const close = () => {
@@ -78,24 +77,24 @@ export async function connectSystemd(): Promise<Systemd> {
   };
   let version: number;
   try {
-    version = await asked('asking systemd', state, readVersion);
+    version = await request('connect to systemd', state, readVersion);
   } catch (error) {
     close();
     throw error;
   }
   const properties = (value: readonly BusProperty[]): BusValue => ({ type: 'a(sv)', value });
-  const job = (attempt: string, member: string, values: readonly BusValue[], fine: string) =>
-    asked(attempt, state, (bus) => unless(fine, awaitJob(state, bus, manager(member), values)));
+  const job = (attempt: string, member: string, values: readonly BusValue[], toleratedError: string) =>
+    request(attempt, state, (bus) => unless(toleratedError, awaitJob(state, bus, manager(member), values)));
   return {
     version,
     startScope: async (name, given) => {
       const values = [text(name), text('fail'), properties(given), { type: 'a(sa(sv))', value: [] } as const];
-      await job(`starting ${name}`, 'StartTransientUnit', values, `${destination}.UnitExists`);
+      await job(`start ${name}`, 'StartTransientUnit', values, `${destination}.UnitExists`);
     },
-    startUnit: async (name) => void (await job(`starting ${name}`, 'StartUnit', [text(name), text('replace')], '')),
-    stopUnit: async (name) => void (await job(`stopping ${name}`, 'StopUnit', [text(name), text('replace')], `${destination}.NoSuchUnit`)),
+    startUnit: async (name) => void (await job(`start ${name}`, 'StartUnit', [text(name), text('replace')], '')),
+    stopUnit: async (name) => void (await job(`stop ${name}`, 'StopUnit', [text(name), text('replace')], `${destination}.NoSuchUnit`)),
     setProperties: (name, given) =>
-      asked(`setting properties of ${name}`, state, (bus) =>
+      request(`set properties of ${name}`, state, (bus) =>
         unless(
           `${destination}.NoSuchUnit`,
           bus.call(manager('SetUnitProperties'), [text(name), { type: 'b', value: true }, properties(given)], ignore).then(() => settled(bus)),
@@ -106,7 +105,7 @@ export async function connectSystemd(): Promise<Systemd> {
   };
 }
 
-/** @returns false instead of failing with this error. */
+/** @returns false instead of throwing the given error. */
 async function unless(busName: string, task: Promise<void>): Promise<boolean> {
   try {
     await task;
@@ -122,28 +121,28 @@ const readVersion = (bus: Bus): Promise<number> =>
     Number(/\d+/.exec(reply.readTextVariant())?.[0] ?? 0),
   );
 
-/** systemd answers when it has written all the cgroup values that were due before: it does so ahead of each look at the bus. */
+/** Resolves when systemd has written all cgroup values that were pending: it does that before it processes the next message. */
 function settled(bus: Bus): Promise<void> {
   return bus.call({ ...manager('Ping'), interface: 'org.freedesktop.DBus.Peer' }, [], ignore);
 }
 
 async function awaitJob(state: State, bus: Bus, method: BusMethod, values: readonly BusValue[]): Promise<void> {
-  // Known as soon as the reply is read: the job's end may be the next message.
+  // Register the job while reading the reply: its end may be the next message.
   const { result } = await bus.call(method, values, (reply) => {
     const path = reply.readText('o');
     return { result: new Promise<string>((resolve) => state.jobs.set(path, resolve)).finally(() => state.jobs.delete(path)) };
   });
-  const word = await result;
-  if (word === connectionLost) throw new BusError(connectionLost, 'the connection to D-Bus was lost');
-  if (word !== 'done') throw new BusError('job', `its job ended as ${word}`);
+  const outcome = await result;
+  if (outcome === connectionLost) throw new BusError(connectionLost, 'connection to D-Bus lost');
+  if (outcome !== 'done') throw new BusError('job', `job result ${outcome}`);
 }
 
-/** Does a task on the bus, again when that is lost, until the deadline. */
-async function asked<Result>(attempt: string, state: State, task: (bus: Bus) => Promise<Result>): Promise<Result> {
+/** Runs a task on the bus. Repeats it after a lost connection, until the timeout. */
+async function request<Result>(attempt: string, state: State, task: (bus: Bus) => Promise<Result>): Promise<Result> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     try {
-      return await inTime(attempt, deadline - performance.now(), task(connection(state)));
+      return await withTimeout(attempt, deadline - performance.now(), task(connection(state)));
     } catch (error) {
       if (error instanceof BerthError) throw error;
       const isLost = error instanceof BusError && error.busName === connectionLost;
@@ -154,32 +153,32 @@ async function asked<Result>(attempt: string, state: State, task: (bus: Bus) => 
   }
 }
 
-function inTime<Result>(attempt: string, ms: number, task: Promise<Result>): Promise<Result> {
+function withTimeout<Result>(attempt: string, ms: number, task: Promise<Result>): Promise<Result> {
   return new Promise((resolve, reject) => {
-    const late = () => reject(new BerthError('DEADLINE_EXCEEDED', `${attempt}: systemd did not answer within ${timeoutMs / 1000} s`));
-    const timer = setTimeout(late, ms);
+    const onTimeout = () => reject(new BerthError('DEADLINE_EXCEEDED', `${attempt}: systemd did not answer within ${timeoutMs / 1000} s`));
+    const timer = setTimeout(onTimeout, ms);
     task.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }
 
 function connection(state: State): Bus {
   if (state.bus !== null) return state.bus;
-  const bus = state.sdBus.open({ signal: (message) => hear(state, message), lost: () => lose(state) });
+  const bus = state.sdBus.open({ signal: (message) => handleSignal(state, message), lost: () => handleLoss(state) });
   state.bus = bus;
   for (const rule of matches) bus.call(busDaemon('AddMatch'), [text(rule)], ignore).catch(ignore);
   bus.call(manager('Subscribe'), [], ignore).catch(ignore);
   return bus;
 }
 
-function hear(state: State, message: BusMessage): void {
+function handleSignal(state: State, message: BusMessage): void {
   if (message.member === 'JobRemoved') {
-    // Its signature begins with the job's number.
+    // The first argument is the job's number.
     message.readNumber();
     const path = message.readText('o');
     message.readText('s');
     state.jobs.get(path)?.(message.readText('s'));
   }
-  // `true` comes before it begins.
+  // `true` is sent before the reload, `false` after it.
   if (message.member === 'Reloading' && !message.readBoolean()) reset(state);
   if (message.member === 'NameOwnerChanged') {
     const [, , owner] = [message.readText('s'), message.readText('s'), message.readText('s')];
@@ -189,29 +188,29 @@ function hear(state: State, message: BusMessage): void {
   }
 }
 
-/** Listeners are told when systemd has written what was due. */
+/** Notifies the listeners when systemd has written all pending values. */
 function reset(state: State): void {
-  asked('waiting for a reload', state, settled).then(() => {
+  request('wait for a reload', state, settled).then(() => {
     for (const listener of state.listeners) listener();
   }, ignore);
 }
 
-function lose(state: State): void {
+function handleLoss(state: State): void {
   state.bus = null;
   for (const end of state.jobs.values()) end(connectionLost);
-  if (!state.isClosed) regain(state);
+  if (!state.isClosed) reconnect(state);
 }
 
-/** For the signals: nobody may ask for anything for hours. */
-function regain(state: State): void {
-  const again = () => {
+/** Reconnects without a pending request, so that no signal is missed. */
+function reconnect(state: State): void {
+  const retry = () => {
     if (state.isClosed) return;
-    asked('connecting again', state, settled).then(
+    request('reconnect', state, settled).then(
       () => {
         for (const listener of state.listeners) listener();
       },
-      () => regain(state),
+      () => reconnect(state),
     );
   };
-  setTimeout(again, reconnectPauseMs).unref();
+  setTimeout(retry, reconnectPauseMs).unref();
 }
