@@ -1,5 +1,5 @@
 /**
- * Finds devices by name in the CDI files of a node and merges their edits of a container.
+ * Finds devices by name in the CDI files of a node and merges their container edits.
  *
  * Pure: device-files.ts reads the files.
  */
@@ -24,8 +24,8 @@ type Found = { readonly name: string; readonly path: string; readonly file: Devi
  * Returns the merged edits of the devices, in the order of the names. The edits of a whole file are applied once, before its first device.
  *
  * @param names may contain duplicates.
- * @throws {BerthError} INVALID_ARGUMENT for invalid names; FAILED_PRECONDITION with all unknown devices, with the two files that define the same
- *   device, or with the edit that berth does not support.
+ * @throws {BerthError} INVALID_ARGUMENT for invalid names; FAILED_PRECONDITION with all unknown devices, with two files that define the same
+ *   device, or with an unsupported edit.
  */
 export function editsOf(names: readonly string[], catalog: Catalog): DeviceEdits {
   const devices = checkedNames(names).map((name) => ({ name, found: findDevice(name, catalog) }));

@@ -1,7 +1,7 @@
 /**
  * Reads the `containerEdits` of a CDI file: the changes that a device makes to a container.
  *
- * Pure. An unsupported edit does not invalidate the file: its text is the error of a container that requests the device, and other devices work.
+ * Pure. An unsupported edit does not invalidate the file: it becomes an error text, which is returned when a container requests the device.
  * Source: SPEC.md of the Container Device Interface 1.1.0, "OCI Edits".
  */
 import type { DeviceEdits, EditedNode, EnvVar, Hook, HookPoint, Mount } from '../engine/state/spec.ts';
@@ -104,7 +104,7 @@ const propagations: Readonly<Record<string, Mount['propagation']>> = {
   rshared: 'bidirectional',
 };
 const restrictions: Readonly<Record<string, Mount['options'][number]>> = { noexec: 'noexec', nodev: 'nodev', nosuid: 'nosuid' };
-/** Options without effect: they are the default of a bind mount, or its file system decides. */
+/** Options without effect: defaults of a bind mount, and options that its file system determines. */
 const ignoredOptions = ['bind', 'rbind', 'rw', 'exec', 'dev', 'suid', 'relatime', 'async', 'defaults'];
 
 /** @returns an error text for a mount that berth does not support. */

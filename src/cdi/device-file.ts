@@ -1,5 +1,5 @@
 /**
- * Reads a parsed CDI file: the devices of one kind, each with its edits of a container.
+ * Reads a parsed CDI file: the devices of one kind, each with its container edits.
  *
  * Pure. Source: SPEC.md of the Container Device Interface 1.1.0.
  */

@@ -26,7 +26,7 @@ export type Fields = {
  * Returns readers for the fields of `value`.
  *
  * @param known names of all fields. The document's names match case-insensitively, as in Go, because Go programs write these files.
- * @throws {BerthError} INVALID_ARGUMENT when `value` is not an object or has an unknown field: a device must not be applied in part.
+ * @throws {BerthError} INVALID_ARGUMENT when `value` is not an object or has an unknown field: a device must not be applied partially.
  */
 export function fieldsOf(value: unknown, at: string, known: readonly string[]): Fields {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(at, value, 'an object');
@@ -80,8 +80,8 @@ function readNumber(value: unknown, at: string, max: number): number {
   return value;
 }
 
-function wrong(at: string, value: unknown, wanted: string): Error {
-  return invalidArgument(`${at === '' ? 'the file' : at} ${value === undefined ? 'is missing' : `is ${shown(value)}`}; it must be ${wanted}`);
+function wrong(at: string, value: unknown, expected: string): Error {
+  return invalidArgument(`${at === '' ? 'the file' : at} ${value === undefined ? 'is missing' : `is ${shown(value)}`}; it must be ${expected}`);
 }
 
 /** Returns a value for messages: quoted, and at most one line. */

@@ -52,7 +52,7 @@ export type NetworkStatus = {
 };
 
 export type CniNetwork = Network & {
-  /** Runs CNI CHECK of a sandbox's attachments. @throws {BerthError} NOT_FOUND when there are none; else of the failed CHECK. */
+  /** Runs CNI CHECK of a sandbox's attachments. @throws {BerthError} NOT_FOUND when there are none; else the failure of CHECK. */
   readonly check: (sandboxId: string, signal: AbortSignal) => Promise<void>;
   /** Runs CNI GC if the list is of version 1.1.0 or newer. Called at the daemon's start. @throws {BerthError} with the failures of all plugins. */
   readonly collectGarbage: (liveSandboxIds: readonly string[]) => Promise<void>;

@@ -70,11 +70,11 @@ function fromFields(result: JsonObject): readonly unknown[] {
 function fromList(result: JsonObject, ifName: string): readonly unknown[] {
   const ips = (Array.isArray(result.ips) ? result.ips : []).filter(isObject);
   const interfaces: readonly unknown[] = Array.isArray(result.interfaces) ? result.interfaces : [];
-  const named = interfaces.filter(isObject).filter((candidate) => candidate.name === ifName);
+  const sameName = interfaces.filter(isObject).filter((candidate) => candidate.name === ifName);
   // Host and sandbox may have interfaces of the same name: prefer the sandbox's. Some plugins omit the field `sandbox`.
-  const inSandbox = named.filter((candidate) => typeof candidate.sandbox === 'string' && candidate.sandbox !== '');
-  const wanted = new Set<unknown>(inSandbox.length > 0 ? inSandbox : named);
-  return ips.filter((ip) => isUnbound(ip.interface) || wanted.has(interfaces[Number(ip.interface)])).map((ip) => ip.address);
+  const inSandbox = sameName.filter((candidate) => typeof candidate.sandbox === 'string' && candidate.sandbox !== '');
+  const matching = new Set<unknown>(inSandbox.length > 0 ? inSandbox : sameName);
+  return ips.filter((ip) => isUnbound(ip.interface) || matching.has(interfaces[Number(ip.interface)])).map((ip) => ip.address);
 }
 
 function isUnbound(index: unknown): boolean {

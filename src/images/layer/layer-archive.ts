@@ -8,7 +8,7 @@ import { type Contents, readTarSplit, replacedDirOf } from './tar-split.ts';
 
 export type LayerPlace = { readonly filesDir: string; readonly tarSplitFile: string };
 
-/** `directory` and `path`: the location of the file or link. The path (one character per byte) was written without symbolic links in it. */
+/** `directory` and `path`: the location of the file or link. The path (one character per byte) contained no symbolic link when it was written. */
 export type ArchivePart = { readonly kind: 'bytes'; readonly bytes: Buffer } | (Contents & Found);
 type Found = { readonly directory: string; readonly path: string };
 

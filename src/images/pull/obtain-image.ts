@@ -1,5 +1,5 @@
 /**
- * Brings an image from a source into the store: resolves and checks its manifests, fetches the missing layers, and publishes it.
+ * Fetches an image from a source into the store: resolves and checks its manifests, fetches the missing layers, and publishes it.
  *
  * The source is a registry or an archive. After a failure, complete layers are kept for a while for the next attempt; all else is removed.
  */
@@ -24,7 +24,7 @@ import type { ImageStore, NewImage } from '../store/store.ts';
 import { type LayerTimes, timesToAttributes } from '../unpack/stopwatch.ts';
 import type { LayerSource, SharedLayers } from './shared-layers.ts';
 
-/** Where manifests and configs come from. */
+/** The source of manifests and configs. */
 export type DocumentSource = Pick<RegistrySession, 'fetchManifest' | 'fetchSmallBlob'>;
 
 /** The checked documents of an image. */

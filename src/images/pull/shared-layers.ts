@@ -16,7 +16,7 @@ import type { ImageStore } from '../store/store.ts';
 import type { LayerTimes } from '../unpack/stopwatch.ts';
 import type { Unpacker } from '../unpack/unpack.ts';
 
-/** Where layers come from. */
+/** The source of layers. */
 export type LayerSource = Pick<RegistrySession, 'openBlob' | 'avoidMirrors'>;
 
 export type LayerRequest = {

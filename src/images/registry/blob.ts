@@ -24,7 +24,7 @@ export type BlobDeps = {
   /** For messages. */
   readonly subject: string;
   /** Throws when the caller has canceled. */
-  readonly throwIfOver: () => void;
+  readonly throwIfAborted: () => void;
   readonly onBreak: (broken: Break) => void;
 };
 
@@ -89,7 +89,7 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
       if (position === sizeBytes) return;
       throw new HostFailure('unreachable', `response ended after ${position} of ${sizeBytes} bytes`);
     } catch (error) {
-      deps.throwIfOver();
+      deps.throwIfAborted();
       emptyBreaks = position > from ? 0 : emptyBreaks + 1;
       const failure = failureOfError(error);
       const delayMs = retryDelayMs(failure, emptyBreaks, deps.timing, Math.random());
@@ -101,12 +101,12 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
           error,
         );
       deps.onBreak({ host, failure, position, delayMs });
-      await sleep(delayMs, undefined, { signal: deps.signal }).catch(() => deps.throwIfOver());
+      await sleep(delayMs, undefined, { signal: deps.signal }).catch(() => deps.throwIfAborted());
     }
     ({ message, host } = await deps.open(position));
     if (!deps.signal.aborted) continue;
     message.destroy();
-    deps.throwIfOver();
+    deps.throwIfAborted();
     return;
   }
 }

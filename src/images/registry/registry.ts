@@ -54,7 +54,7 @@ export type FetchedManifest = {
 
 /** The requests of one pull to the registry of an image and its mirrors. Close it at the end of the pull. */
 export type RegistrySession = {
-  /** Resolves a tag with a HEAD request, which does not count against pull rate limits. Undefined when the registry does not answer it: then fetch. */
+  /** Resolves a tag with a HEAD request, which does not count against pull rate limits. Undefined if the registry does not support it. */
   resolveTag(tag: string): Promise<{ readonly digest: string; readonly mediaType: string } | undefined>;
   /** Fetches a manifest of up to 8 MiB, and computes and checks its digest. @param tagOrDigest of this repository. */
   fetchManifest(tagOrDigest: string): Promise<FetchedManifest>;
@@ -152,7 +152,7 @@ function createSession(deps: SessionDeps): RegistrySession {
         deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'download interrupted, resuming');
       };
       return streamBlob(
-        { open, timing: deps.timing, signal: deps.signal, subject, throwIfOver: () => throwIfOver(deps.signal, subject), onBreak },
+        { open, timing: deps.timing, signal: deps.signal, subject, throwIfAborted: () => throwIfAborted(deps.signal, subject), onBreak },
         descriptor,
         options?.offset ?? 0,
       );
@@ -173,8 +173,8 @@ function createRequester(deps: SessionDeps): Requester {
   let clients = deps.clients;
 
   async function ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T> {
-    const able = clients.filter((client) => client.host.capabilities[capability]);
-    const ordered = [...able.filter((client) => !failing.has(client)), ...able.filter((client) => failing.has(client))];
+    const capable = clients.filter((client) => client.host.capabilities[capability]);
+    const ordered = [...capable.filter((client) => !failing.has(client)), ...capable.filter((client) => failing.has(client))];
     const attempts: Attempt[] = [];
     for (const [position, client] of ordered.entries()) {
       try {
@@ -182,7 +182,7 @@ function createRequester(deps: SessionDeps): Requester {
         deps.watcher?.answered(client.host.host);
         return answer;
       } catch (error) {
-        throwIfOver(deps.signal, subject);
+        throwIfAborted(deps.signal, subject);
         const failure = failureOfError(error);
         attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
         if (position < ordered.length - 1) deps.watcher?.retried();
@@ -204,10 +204,10 @@ function createRequester(deps: SessionDeps): Requester {
   return { ask, avoidMirrors };
 }
 
-type Turn = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean };
+type HostRequests = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean };
 
 /** Sends a request to one host, with retries. */
-async function tryHost<T>(deps: SessionDeps, { client, subject, isLast }: Turn, act: (client: HostClient) => Promise<T>): Promise<T> {
+async function tryHost<T>(deps: SessionDeps, { client, subject, isLast }: HostRequests, act: (client: HostClient) => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await act(client);
@@ -226,7 +226,7 @@ async function tryHost<T>(deps: SessionDeps, { client, subject, isLast }: Turn, 
 }
 
 /** @throws {BerthError} when the signal is aborted: its reason if that is a BerthError, else CANCELLED or DEADLINE_EXCEEDED. */
-function throwIfOver(signal: AbortSignal, subject: string): void {
+function throwIfAborted(signal: AbortSignal, subject: string): void {
   if (!signal.aborted) return;
   const reason: unknown = signal.reason;
   if (reason instanceof BerthError) throw reason;

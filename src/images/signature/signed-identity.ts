@@ -51,26 +51,26 @@ function prefixOf(text: string, what: string): string {
 /**
  * Reports whether the signed name is accepted for the requested one.
  *
- * @param wanted a result of meaningOf().
+ * @param requested a result of meaningOf().
  * @param signed the name in the signature.
  */
-export function isIdentityAccepted(identity: SignedIdentity, wanted: Reference, signed: string): boolean {
-  const theirs = parsed(signed);
-  if (theirs === undefined) return false;
+export function isIdentityAccepted(identity: SignedIdentity, requested: Reference, signed: string): boolean {
+  const claimed = parsed(signed);
+  if (claimed === undefined) return false;
   switch (identity.type) {
     case 'matchExact':
-      return theirs.hasPlace && fullText(theirs.ref) === fullText(wanted);
+      return claimed.hasPlace && fullText(claimed.ref) === fullText(requested);
     case 'matchRepoDigestOrExact':
-      return matchesRepoDigestOrExact(wanted, theirs);
+      return matchesRepoDigestOrExact(requested, claimed);
     case 'matchRepository':
-      return isSameRepository(theirs.ref, wanted);
+      return isSameRepository(claimed.ref, requested);
     case 'exactReference':
-      return theirs.hasPlace && fullText(theirs.ref) === fullText(parseReference(identity.reference));
+      return claimed.hasPlace && fullText(claimed.ref) === fullText(parseReference(identity.reference));
     case 'exactRepository':
-      return isSameRepository(theirs.ref, parseReference(identity.repository));
+      return isSameRepository(claimed.ref, parseReference(identity.repository));
     case 'remapIdentity': {
-      const origin = remapped(wanted, identity);
-      return origin !== undefined && matchesRepoDigestOrExact(origin, theirs);
+      const origin = remapped(requested, identity);
+      return origin !== undefined && matchesRepoDigestOrExact(origin, claimed);
     }
   }
 }
@@ -83,10 +83,10 @@ function parsed(text: string): Parsed | undefined {
   return ref && { ref, hasPlace: text.includes('@') || text.lastIndexOf(':') > text.lastIndexOf('/') };
 }
 
-function matchesRepoDigestOrExact(wanted: Reference, { ref, hasPlace }: Parsed): boolean {
+function matchesRepoDigestOrExact(requested: Reference, { ref, hasPlace }: Parsed): boolean {
   if (!hasPlace) return false;
   // The digest itself is compared with the manifest's by the caller.
-  return wanted.digest === undefined ? fullText(ref) === fullText(wanted) : isSameRepository(ref, wanted);
+  return requested.digest === undefined ? fullText(ref) === fullText(requested) : isSameRepository(ref, requested);
 }
 
 const isSameRepository = (one: Reference, other: Reference): boolean => repositoryName(one) === repositoryName(other);
@@ -97,9 +97,9 @@ function fullText(ref: Reference): string {
 }
 
 /** Returns the name of a mirror's image at its origin; undefined when it would be invalid. */
-function remapped(wanted: Reference, { prefix, signedPrefix }: { readonly prefix: string; readonly signedPrefix: string }): Reference | undefined {
-  const name = repositoryName(wanted);
-  if (name !== prefix && !name.startsWith(`${prefix}/`)) return wanted;
+function remapped(requested: Reference, { prefix, signedPrefix }: { readonly prefix: string; readonly signedPrefix: string }): Reference | undefined {
+  const name = repositoryName(requested);
+  if (name !== prefix && !name.startsWith(`${prefix}/`)) return requested;
   const origin = parsed(`${signedPrefix}${name.slice(prefix.length)}`)?.ref;
-  return origin && { ...wanted, domain: origin.domain, path: origin.path };
+  return origin && { ...requested, domain: origin.domain, path: origin.path };
 }

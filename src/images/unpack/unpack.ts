@@ -30,7 +30,7 @@ export type Unpacker = {
    * Unpacks one layer into the job's directory and checks its digests. A failure leaves the directory as it is.
    *
    * @param open called when a worker is free: nothing is buffered while a layer waits. Its buffers are freed after use: see freeBuffer().
-   * @param signal one signal for all layers of an image: they share the image's part of the workers, so that one image cannot block all others.
+   * @param signal one signal for all layers of an image: only some of them wait for a worker at a time, so that one image cannot block all others.
    * @param onBytes called with the number of bytes of each received chunk.
    * @throws {BerthError} that names the layer; the signal's reason when it is aborted.
    */
@@ -130,17 +130,17 @@ type Feed = {
 /** Sends one layer or archive to a worker, and waits until the worker has finished with it. */
 async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs }: Feed): Promise<Result> {
   signal.throwIfAborted();
-  const lane = openLane(job);
+  const channel = openChannel(job);
   let newBytes = 0;
   const speedCheck = setInterval(() => {
-    job.lend(newBytes < slowBytes && lane.isIdle());
+    job.lend(newBytes < slowBytes && channel.isIdle());
     newBytes = 0;
   }, slowMs);
   const count = (bytes: number): void => {
     newBytes += bytes;
     onBytes?.(bytes);
   };
-  job.post({ ...begin, pieces: lane.pieces });
+  job.post({ ...begin, pieces: channel.pieces });
   let source: Readable | undefined;
   const abort = (): void => void source?.destroy(signal.reason instanceof Error ? signal.reason : undefined);
   signal.addEventListener('abort', abort);
@@ -149,17 +149,17 @@ async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs 
     if (signal.aborted) abort();
     // If the worker fails early, stop the download.
     const opened = source;
-    lane.result.catch(() => opened.destroy());
-    await feed(lane, source, count);
+    channel.result.catch(() => opened.destroy());
+    await feed(channel, source, count);
     clearInterval(speedCheck);
     job.lend(false);
     job.post({ kind: 'end' });
-    return await lane.result;
+    return await channel.result;
   } catch (error) {
     source?.destroy();
     job.post({ kind: 'cancel' });
     // Prefer the worker's error: the source was destroyed because of it. A canceled job has no error of its own.
-    const reason = await lane.result.then(
+    const reason = await channel.result.then(
       () => error,
       (failure: unknown) => (failure instanceof BerthError && failure.code === 'CANCELLED' ? error : failure),
     );
@@ -170,7 +170,7 @@ async function feedJob(job: Job, begin: FedJob, { open, signal, onBytes, slowMs 
   }
 }
 
-type Lane = {
+type Channel = {
   readonly pieces: readonly SharedArrayBuffer[];
   /** Waits for an empty piece. Rejects when the worker has failed. */
   readonly piece: () => Promise<Piece>;
@@ -182,7 +182,7 @@ type Lane = {
 
 type Piece = { readonly index: number; readonly bytes: Buffer };
 
-function openLane(job: Job): Lane {
+function openChannel(job: Job): Channel {
   const pieces = job.pieces();
   const buffers = pieces.map((memory, index): Piece => ({ index, bytes: Buffer.from(memory) }));
   const free = [...buffers];
@@ -215,8 +215,8 @@ function openLane(job: Job): Lane {
 }
 
 /** Copies the source into pieces. Sends a partly filled piece if the worker is idle. */
-async function feed(lane: Lane, source: Readable, onBytes: (count: number) => void): Promise<void> {
-  let piece = await lane.piece();
+async function feed(channel: Channel, source: Readable, onBytes: (count: number) => void): Promise<void> {
+  let piece = await channel.piece();
   let fill = 0;
   for await (const chunk of source as AsyncIterable<Buffer<ArrayBuffer>>) {
     onBytes(chunk.length);
@@ -224,12 +224,12 @@ async function feed(lane: Lane, source: Readable, onBytes: (count: number) => vo
       const copied = chunk.copy(piece.bytes, fill, at);
       at += copied;
       fill += copied;
-      if (fill < piece.bytes.length && !lane.isIdle()) continue;
-      lane.send(piece, fill);
-      piece = await lane.piece();
+      if (fill < piece.bytes.length && !channel.isIdle()) continue;
+      channel.send(piece, fill);
+      piece = await channel.piece();
       fill = 0;
     }
     freeBuffer(chunk);
   }
-  if (fill > 0) lane.send(piece, fill);
+  if (fill > 0) channel.send(piece, fill);
 }
