@@ -256,7 +256,7 @@ test('hostile and damaged archives are refused, and leave nothing', async () => 
     ['nothing', Buffer.alloc(0), 'INVALID_ARGUMENT', /empty archive/],
     ['no image', makeTar([{ path: 'x', content: 'y' }]), 'INVALID_ARGUMENT', /neither an index.json .* nor a manifest.json/],
     ['an empty index', layoutOf([], []), 'INVALID_ARGUMENT', /contains no image/],
-    ['cut off', whole.subarray(0, 100_000), 'INVALID_ARGUMENT', /stops in the middle/],
+    ['cut off', whole.subarray(0, 100_000), 'INVALID_ARGUMENT', /unexpected end/],
     ['cut off and compressed', gzipSync(whole).subarray(0, 100_000), 'INVALID_ARGUMENT', /archive/],
     ['a name that leads out', makeTar([{ path: '../../index.json', content: '{}' }]), 'INVALID_ARGUMENT', /"\.\."/],
     ['a missing layer', without(layer), 'FAILED_PRECONDITION', /missing member/],

@@ -23,7 +23,7 @@ import { crc32, gzipSync, zstdCompressSync } from 'node:zlib';
 import { type LayerLimits, layerLimits } from '../../src/images/layer/layer-usage.ts';
 import { LayerWriter } from '../../src/images/layer/layer-writer.ts';
 import { noTarSplit } from '../../src/images/layer/tar-split.ts';
-import { createTarParser } from '../../src/images/tar/tar.ts';
+import { TarParser } from '../../src/images/tar/tar.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { describeTree, digestOf, toStream, useLayers } from '../support/layer-bed.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';
@@ -423,7 +423,7 @@ test('device nodes are made, left out or refused, as the node has it', () => {
     const root = bed.newDir();
     const writer = new LayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
     try {
-      const parser = createTarParser(writer);
+      const parser = new TarParser(writer);
       const members: Member[] = [
         { path: 'dev/', mode: 0o755 },
         { path: 'dev/null', type: '3', major: 1, minor: 3, mode: 0o666 },
@@ -448,7 +448,7 @@ test('limits on entries, memory and disk end a bomb', () => {
   const write = (members: readonly Member[], limits: LayerLimits, freeBytes: number): void => {
     const writer = new LayerWriter(bed.newDir(), limits, () => freeBytes);
     try {
-      const parser = createTarParser(writer);
+      const parser = new TarParser(writer);
       parser.push(makeTar(members));
       parser.end();
       writer.finish();

@@ -20,14 +20,14 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { type Member, makeTar, paxRecords } from '../../../test/support/tar-maker.ts';
 import { BerthError } from '../../lib/errors.ts';
-import { createTarParser, type TarEntry } from './tar.ts';
+import { type TarEntry, TarParser } from './tar.ts';
 
 type Read = TarEntry & { readonly content: Buffer };
 
 function readTar(archive: Buffer, pieceBytes = archive.length): Read[] {
   const entries: Read[] = [];
   let current: { entry: TarEntry; parts: Buffer[] } | undefined;
-  const parser = createTarParser({
+  const parser = new TarParser({
     entry: (entry) => {
       assert.equal(current, undefined);
       current = { entry, parts: [] };
@@ -94,7 +94,7 @@ for (const { format, longNames } of [
   { format: 'gnu', longNames: true },
   { format: 'posix', longNames: true },
 ]) {
-  test(`createTarParser() reads archives that tar writes in ${format} format, in pieces of any size`, () => {
+  test(`TarParser reads archives that tar writes in ${format} format, in pieces of any size`, () => {
     const root = mkdtempSync(join(tmpdir(), 'berth-tar-'));
     try {
       makeTree(root, longNames);
@@ -115,7 +115,7 @@ for (const { format, longNames } of [
   });
 }
 
-test('createTarParser() reads PAX times with nanoseconds, also before the epoch', () => {
+test('TarParser reads PAX times with nanoseconds, also before the epoch', () => {
   const time = (mtime: string) => readTar(makeTar([{ path: 'f', pax: { mtime } }]))[0]?.mtime;
   assert.deepEqual(time('1234.000000001'), { seconds: 1234, nanoseconds: 1 });
   assert.deepEqual(time('1234.5'), { seconds: 1234, nanoseconds: 500_000_000 });
@@ -124,7 +124,7 @@ test('createTarParser() reads PAX times with nanoseconds, also before the epoch'
   assert.deepEqual(time('-3'), { seconds: -3, nanoseconds: 0 });
 });
 
-test('createTarParser() prefers PAX records to the header, and applies a global header to all later entries', () => {
+test('TarParser prefers PAX records to the header, and applies a global header to all later entries', () => {
   const global: Member = { path: 'g', type: 'g', content: paxRecords({ uid: '70', gname: 'x' }) };
   const entries = readTar(
     makeTar([
@@ -151,7 +151,7 @@ test('createTarParser() prefers PAX records to the header, and applies a global 
   );
 });
 
-test('createTarParser() reads numbers in base 256', () => {
+test('TarParser reads numbers in base 256', () => {
   const field = (width: number, value: bigint): Buffer => {
     const bytes = Buffer.alloc(width);
     for (let at = width - 1, rest = value; at >= 0; at -= 1, rest >>= 8n) bytes[at] = Number(rest & 0xffn);
@@ -166,7 +166,7 @@ test('createTarParser() reads numbers in base 256', () => {
   refused([{ path: 'f', patch: { at: 108, bytes: field(8, 0xffffffffn) } }], 'INVALID_ARGUMENT', /not a user or group id/);
 });
 
-test('createTarParser() ignores the size field of types without content', () => {
+test('TarParser ignores the size field of types without content', () => {
   const entries = readTar(
     makeTar([
       { path: 'd/', sizeBytes: 4096 },
@@ -184,17 +184,17 @@ test('createTarParser() ignores the size field of types without content', () => 
   );
 });
 
-test('createTarParser() preserves the bytes of names that are not UTF-8', () => {
+test('TarParser preserves the bytes of names that are not UTF-8', () => {
   assert.equal(readTar(makeTar([{ path: 'a\xff\xfe' }]))[0]?.path, 'a\xff\xfe');
 });
 
-test('createTarParser() accepts a missing end-of-archive marker, and padding after it', () => {
+test('TarParser accepts a missing end-of-archive marker, and padding after it', () => {
   assert.equal(readTar(makeTar([{ path: 'f', content: 'x' }], false)).length, 1);
   assert.equal(readTar(Buffer.concat([makeTar([{ path: 'f' }]), Buffer.alloc(10_240)])).length, 1);
   assert.equal(readTar(Buffer.alloc(0)).length, 0);
 });
 
-test('createTarParser() refuses corrupt archives and other data', () => {
+test('TarParser refuses corrupt archives and other data', () => {
   refused(Buffer.alloc(512, 'x'), 'INVALID_ARGUMENT', /checksum/);
   const damaged = makeTar([{ path: 'f' }]);
   damaged[0] = 0x67;
@@ -202,13 +202,13 @@ test('createTarParser() refuses corrupt archives and other data', () => {
   refused([{ path: 'f', patch: { at: 124, bytes: Buffer.from('0000000zz') } }], 'INVALID_ARGUMENT', /not an octal number/);
 });
 
-test('createTarParser() refuses a truncated archive', () => {
+test('TarParser refuses a truncated archive', () => {
   const whole = makeTar([{ path: 'f', content: 'x'.repeat(600), pax: { uid: '1' } }], false);
   for (const length of [100, 600, 1024, 1600, 2100]) refused(whole.subarray(0, length), 'INVALID_ARGUMENT', /in the middle of an entry/);
   refused(makeTar([{ path: 'h', type: 'x', content: paxRecords({ uid: '1' }) }]), 'INVALID_ARGUMENT', /ends after an extended header/);
 });
 
-test('createTarParser() refuses malformed PAX records', () => {
+test('TarParser refuses malformed PAX records', () => {
   assert.equal(readTar(makeTar([{ path: 'h', type: 'x', content: '5 a=\n' }, { path: 'f' }])).length, 1);
   for (const content of ['6 a=\n', '99 a=b\n', '0 a=b\n', 'x a=b\n', '7 a=bc', '6 =ab\n', '6 abc\n', ' 5 a=\n', '05 a=\n']) {
     refused([{ path: 'h', type: 'x', content }, { path: 'f' }], 'INVALID_ARGUMENT', /PAX/);
@@ -219,18 +219,18 @@ test('createTarParser() refuses malformed PAX records', () => {
   refused([{ path: 'f', pax: { path: 'a\0b' } }], 'INVALID_ARGUMENT', /NUL/);
 });
 
-test('createTarParser() refuses extended headers that are too large, and unknown types', () => {
+test('TarParser refuses extended headers that are too large, and unknown types', () => {
   refused([{ path: 'h', type: 'x', content: '', sizeBytes: (1 << 20) + 1 }], 'INVALID_ARGUMENT', /extended header of 1048577 bytes/);
   refused([{ path: 'h', type: 'L', content: '', sizeBytes: 0o77777777777 }], 'INVALID_ARGUMENT', /extended header/);
   refused([{ path: 'v', type: 'V' }], 'UNIMPLEMENTED', /type "V"/);
   const tooLong = Buffer.concat([makeTar([]), Buffer.alloc((16 << 20) + 1)]);
-  refused(tooLong, 'INVALID_ARGUMENT', /bytes after its end/);
+  refused(tooLong, 'INVALID_ARGUMENT', /bytes after the end/);
 });
 
 const sparseFormats = ['gnu', 'posix --sparse-version=0.0', 'posix --sparse-version=0.1', 'posix --sparse-version=1.0'];
 
 for (const format of sparseFormats) {
-  test(`createTarParser() reads sparse files that tar writes in ${format} format, in pieces of any size`, () => {
+  test(`TarParser reads sparse files that tar writes in ${format} format, in pieces of any size`, () => {
     const root = mkdtempSync(join(tmpdir(), 'berth-tar-'));
     try {
       const expected = new Map<string, Buffer>();
@@ -262,7 +262,7 @@ for (const format of sparseFormats) {
   });
 }
 
-test('createTarParser() refuses sparse files whose map does not match their content', () => {
+test('TarParser refuses sparse files whose map does not match their content', () => {
   const sparse = (map: string, size = '100'): Member[] => [
     { path: 's', content: 'x'.repeat(10), pax: { 'GNU.sparse.size': size, 'GNU.sparse.map': map } },
   ];
@@ -297,7 +297,7 @@ function randomFrom(seed: number): () => number {
   };
 }
 
-test('createTarParser() throws only BerthErrors for corrupt archives, in pieces of any size', () => {
+test('TarParser throws only BerthErrors for corrupt archives, in pieces of any size', () => {
   const archive = makeTar([
     { path: 'd/' },
     { path: 'd/f', content: 'x'.repeat(700), pax: { mtime: '1.5', 'SCHILY.xattr.user.x': 'y' } },

@@ -1,8 +1,8 @@
 /**
- * Reads a tar archive as its bytes come: old, ustar, GNU and PAX headers, in pieces of any size.
+ * Parses a tar archive while its bytes arrive, in chunks of any size. Supports old, ustar, GNU and PAX headers.
  *
- * Pure: tells a sink what it finds. Paths, targets and attribute names are byte strings (one character a byte); whether they may be used is
- * the sink's business. Sources: POSIX.1-2024 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" (facts).
+ * Pure: passes what it finds to a sink. Paths, link targets and attribute names are byte strings (one character per byte). The sink decides whether
+ * they may be used. Sources: POSIX.1-2024 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" (facts).
  */
 import assert from 'node:assert/strict';
 import { invalidArgument, unimplemented } from '../../lib/errors.ts';
@@ -25,11 +25,11 @@ export type TarEntryKind = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 
 export type TarEntry = {
   readonly kind: TarEntryKind;
   readonly path: string;
-  /** Bytes of the file, holes included; 0 for all but files. */
+  /** Size of a file, including holes. 0 for other kinds. */
   readonly sizeBytes: number;
-  /** Its content is stored as a map and pieces. */
+  /** The content is stored as a map and extents. */
   readonly isSparse: boolean;
-  /** Permission bits, with set-id and sticky. */
+  /** Permission bits, including set-id and sticky. */
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
@@ -38,200 +38,208 @@ export type TarEntry = {
   readonly linkPath: string;
   readonly major: number;
   readonly minor: number;
-  /** Attribute name -> value. */
+  /** Extended attributes by name. */
   readonly xattrs: ReadonlyMap<string, Buffer>;
 };
 
-/** Called in order: entry, its content in pieces (a view that is only good during the call) and holes, end of the entry. */
+/** For each entry, calls entry(), then content() and hole() in the order of the file, then entryEnd(). */
 export type TarSink = {
-  /** Told of all other bytes of the archive: headers, padding, what follows the end, and sparse files as they are stored. */
+  /** Receives all other bytes of the archive: headers, padding, what follows the end, and the stored form of sparse files. */
   readonly framing?: (bytes: Buffer) => void;
   readonly entry: (entry: TarEntry) => void;
+  /** @param bytes a view, valid only during the call. */
   readonly content: (bytes: Buffer) => void;
-  /** So many bytes of zeros that a sparse file does not store. */
+  /** A range of zeros that a sparse file does not store. */
   readonly hole: (sizeBytes: number) => void;
   readonly entryEnd: () => void;
 };
 
-export type TarParser = {
-  /** @throws {BerthError} INVALID_ARGUMENT or UNIMPLEMENTED for what is no usable tar; whatever the sink throws. The parser is of no use then. */
-  readonly push: (chunk: Buffer) => void;
-  /** To be called after the last byte. @throws {BerthError} INVALID_ARGUMENT when the archive stops in the middle of an entry. */
-  readonly end: () => void;
-};
-
 const blockBytes = 512;
-/** Long names, PAX and global headers: far above what PATH_MAX and 64 KiB of attribute need. */
+/** For long names, PAX headers and global headers. Far above what PATH_MAX and 64 KiB of attributes need. */
 const metadataBytesMax = 1 << 20;
-/** Extended headers before one entry: one of each type is usual. */
+/** Extended headers before one entry. Usually at most one of each type. */
 const metadataHeadersMax = 64;
-/** What may follow the end of the archive: record padding of the usual sizes. */
+/** Bytes after the end of the archive. Common record sizes need less padding. */
 const trailingBytesMax = 16 << 20;
 const emptyXattrs: ReadonlyMap<string, Buffer> = new Map();
-/** Of most entries: nothing comes from extended headers. */
+/** Shared by all entries without extended headers. */
 const nothingPending: Pending = { pax: new Map() };
 
-/** Of the headers read so far, what the next entry inherits. */
+/** Values from extended headers for the next entry. */
 type Pending = { longPath?: string; longLink?: string; readonly pax: PaxValues };
 type State = 'header' | 'content' | 'metadata' | 'padding' | 'after-end';
 
-export function createTarParser(sink: TarSink): TarParser {
-  const header = Buffer.alloc(blockBytes);
-  const checkSum = createSumCheck();
-  const framing = (bytes: Buffer): void => sink.framing?.(bytes);
-  let headerFill = 0;
-  let state: State = 'header';
-  /** Bytes left of the present content, metadata or padding. */
-  let left = 0;
-  let padding = 0;
-  let trailing = 0;
-  let isInEntry = false;
-  let sparse: SparseReader | undefined;
-  /** A sparse file whose old header goes on in blocks of its own. */
-  let unmapped: { readonly found: Found; readonly extents: Extent[] } | undefined;
-  let metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
-  let globals: PaxValues = new Map();
-  let pending = nothingPending;
-  let metadataHeaders = 0;
+/** After an error the parser must not be used again. */
+export class TarParser {
+  readonly #sink: TarSink;
+  /** A header that arrives in several chunks, or a block with further extents of a sparse file. */
+  readonly #header = Buffer.alloc(blockBytes);
+  #headerFill = 0;
+  readonly #checkSum = createSumCheck();
+  #state: State = 'header';
+  /** Remaining bytes of the current content, metadata or padding. */
+  #left = 0;
+  #padding = 0;
+  #trailingBytes = 0;
+  #isInEntry = false;
+  #sparse: SparseReader | undefined;
+  /** A sparse file in the old GNU format, whose map continues in separate blocks. */
+  #unmapped: { readonly found: Found; readonly extents: Extent[] } | undefined;
+  #metadata: { readonly type: string; readonly bytes: Buffer; fill: number } | undefined;
+  #metadataHeaders = 0;
+  #globals: PaxValues = new Map();
+  #pending = nothingPending;
 
-  const push = (chunk: Buffer): void => {
-    for (let at = 0; at < chunk.length; ) at += take(chunk, at);
-  };
+  constructor(sink: TarSink) {
+    this.#sink = sink;
+  }
 
-  /** @returns how many bytes were used; at least one. */
-  const take = (chunk: Buffer, at: number): number => {
-    if (state === 'header') return takeHeader(chunk, at);
-    if (state === 'after-end') return takeTrailing(chunk.subarray(at));
-    const used = Math.min(chunk.length - at, left);
+  /** Parses the next bytes. @throws {BerthError} INVALID_ARGUMENT or UNIMPLEMENTED for an unusable archive. @throws errors of the sink. */
+  push(chunk: Buffer): void {
+    for (let at = 0; at < chunk.length; ) at += this.#take(chunk, at);
+  }
+
+  /** Must be called after the last byte. @throws {BerthError} INVALID_ARGUMENT if the archive ends in the middle of an entry. */
+  end(): void {
+    const { pax, longPath } = this.#pending;
+    const isBetweenEntries = this.#state === 'header' && this.#headerFill === 0 && pax.size === 0 && longPath === undefined;
+    if (this.#state !== 'after-end' && !isBetweenEntries) throw invalidArgument('tar: unexpected end in the middle of an entry');
+  }
+
+  /** @returns the number of bytes consumed, at least one. */
+  #take(chunk: Buffer, at: number): number {
+    if (this.#state === 'header') return this.#takeHeader(chunk, at);
+    if (this.#state === 'after-end') return this.#takeTrailing(chunk.subarray(at));
+    const used = Math.min(chunk.length - at, this.#left);
     const bytes = chunk.subarray(at, at + used);
-    if (state !== 'content' || sparse !== undefined) framing(bytes);
-    if (state === 'content') (sparse ?? sink).content(bytes);
-    if (state === 'metadata') takeMetadata(chunk, at, used);
-    left -= used;
-    if (left === 0) finishPart();
+    if (this.#state !== 'content' || this.#sparse !== undefined) this.#sink.framing?.(bytes);
+    if (this.#state === 'content') (this.#sparse ?? this.#sink).content(bytes);
+    if (this.#state === 'metadata') this.#takeMetadata(chunk, at, used);
+    this.#left -= used;
+    if (this.#left === 0) this.#finishPart();
     return used;
-  };
+  }
 
-  const takeHeader = (chunk: Buffer, at: number): number => {
-    // The usual case: a whole block, used where it lies.
-    if (headerFill === 0 && chunk.length - at >= blockBytes) {
+  #takeHeader(chunk: Buffer, at: number): number {
+    // Usually the chunk contains the whole block, and no copy is needed.
+    if (this.#headerFill === 0 && chunk.length - at >= blockBytes) {
       const block = chunk.subarray(at, at + blockBytes);
-      framing(block);
-      readHeader(block);
+      this.#sink.framing?.(block);
+      this.#readHeader(block);
       return blockBytes;
     }
-    const used = chunk.copy(header, headerFill, at, Math.min(chunk.length, at + blockBytes - headerFill));
-    framing(header.subarray(headerFill, headerFill + used));
-    headerFill += used;
-    if (headerFill === blockBytes) {
-      headerFill = 0;
-      readHeader(header);
+    const used = chunk.copy(this.#header, this.#headerFill, at, Math.min(chunk.length, at + blockBytes - this.#headerFill));
+    this.#sink.framing?.(this.#header.subarray(this.#headerFill, this.#headerFill + used));
+    this.#headerFill += used;
+    if (this.#headerFill === blockBytes) {
+      this.#headerFill = 0;
+      this.#readHeader(this.#header);
     }
     return used;
-  };
+  }
 
-  const takeTrailing = (bytes: Buffer): number => {
-    trailing += bytes.length;
-    if (trailing > trailingBytesMax) throw invalidArgument(`tar: more than ${trailingBytesMax} bytes after its end`);
-    framing(bytes);
+  #takeTrailing(bytes: Buffer): number {
+    this.#trailingBytes += bytes.length;
+    if (this.#trailingBytes > trailingBytesMax) throw invalidArgument(`tar: more than ${trailingBytesMax} bytes after the end of the archive`);
+    this.#sink.framing?.(bytes);
     return bytes.length;
-  };
+  }
 
-  const takeMetadata = (chunk: Buffer, at: number, used: number): void => {
-    if (unmapped !== undefined) return void chunk.copy(header, blockBytes - left, at, at + used);
-    assert(metadata !== undefined);
-    chunk.copy(metadata.bytes, metadata.fill, at, at + used);
-    metadata.fill += used;
-  };
-
-  const begin = (next: 'content' | 'metadata', sizeBytes: number): void => {
-    state = next;
-    left = sizeBytes;
-    padding = (blockBytes - (sizeBytes % blockBytes)) % blockBytes;
-    if (sizeBytes === 0) finishPart();
-  };
-
-  const finishPart = (): void => {
-    if (unmapped !== undefined) {
-      readExtents();
+  #takeMetadata(chunk: Buffer, at: number, used: number): void {
+    if (this.#unmapped !== undefined) {
+      chunk.copy(this.#header, blockBytes - this.#left, at, at + used);
       return;
     }
-    if (state === 'metadata') applyMetadata();
-    if (state === 'content' && isInEntry) {
-      isInEntry = false;
-      sparse?.end();
-      sparse = undefined;
-      sink.entryEnd();
-    }
-    const isPadded = state !== 'padding' && padding > 0;
-    state = isPadded ? 'padding' : 'header';
-    left = isPadded ? padding : 0;
-  };
+    assert(this.#metadata !== undefined);
+    chunk.copy(this.#metadata.bytes, this.#metadata.fill, at, at + used);
+    this.#metadata.fill += used;
+  }
 
-  const readHeader = (block: Buffer): void => {
-    // Like Go's reader one block of zeros is enough: everybody stops at the same byte.
+  #begin(state: 'content' | 'metadata', sizeBytes: number): void {
+    this.#state = state;
+    this.#left = sizeBytes;
+    this.#padding = (blockBytes - (sizeBytes % blockBytes)) % blockBytes;
+    if (sizeBytes === 0) this.#finishPart();
+  }
+
+  #finishPart(): void {
+    if (this.#unmapped !== undefined) {
+      this.#readExtents();
+      return;
+    }
+    if (this.#state === 'metadata') this.#applyMetadata();
+    if (this.#state === 'content' && this.#isInEntry) {
+      this.#isInEntry = false;
+      this.#sparse?.end();
+      this.#sparse = undefined;
+      this.#sink.entryEnd();
+    }
+    const isPadded = this.#state !== 'padding' && this.#padding > 0;
+    this.#state = isPadded ? 'padding' : 'header';
+    this.#left = isPadded ? this.#padding : 0;
+  }
+
+  #readHeader(block: Buffer): void {
+    // One block of zeros ends the archive, as in Go's reader: then all readers stop at the same byte.
     if (isZero(block)) {
-      if (pending.longPath !== undefined || pending.longLink !== undefined || pending.pax.size > 0)
-        throw invalidArgument('tar: ends after an extended header');
-      state = 'after-end';
+      const { pax, longPath, longLink } = this.#pending;
+      if (longPath !== undefined || longLink !== undefined || pax.size > 0) throw invalidArgument('tar: archive ends after an extended header');
+      this.#state = 'after-end';
       return;
     }
-    checkSum(block);
+    this.#checkSum(block);
     const type = String.fromCharCode(block[156] ?? 0);
     if ('xgLK'.includes(type)) {
-      const sizeBytes = parseNumber(block, 124, 12, 'size');
-      if (sizeBytes > metadataBytesMax)
-        throw invalidArgument(`tar: extended header of ${sizeBytes} bytes, more than the ${metadataBytesMax} that are allowed`);
-      metadataHeaders += 1;
-      if (metadataHeaders > metadataHeadersMax) throw invalidArgument(`tar: more than ${metadataHeadersMax} extended headers before one entry`);
-      metadata = { type, bytes: Buffer.alloc(sizeBytes), fill: 0 };
-      begin('metadata', sizeBytes);
+      this.#beginMetadata(block, type);
       return;
     }
-    const found = toFound(block, type, pending, globals);
-    pending = nothingPending;
-    metadataHeaders = 0;
+    const found = toFound(block, type, this.#pending, this.#globals);
+    this.#pending = nothingPending;
+    this.#metadataHeaders = 0;
     if (type === 'S' && goesOn(block, 'header')) {
-      unmapped = { found, extents: [...(found.layout?.extents ?? [])] };
-      begin('metadata', blockBytes);
-    } else beginEntry(found);
-  };
+      this.#unmapped = { found, extents: [...(found.layout?.extents ?? [])] };
+      this.#begin('metadata', blockBytes);
+    } else this.#beginEntry(found);
+  }
 
-  const beginEntry = ({ entry, layout, storedBytes }: Found): void => {
-    isInEntry = true;
-    sink.entry(entry);
-    if (layout !== undefined) sparse = createSparseReader(layout, storedBytes, sink);
-    begin('content', storedBytes);
-  };
+  #beginMetadata(block: Buffer, type: string): void {
+    const sizeBytes = parseNumber(block, 124, 12, 'size');
+    if (sizeBytes > metadataBytesMax) throw invalidArgument(`tar: extended header of ${sizeBytes} bytes exceeds the limit of ${metadataBytesMax}`);
+    this.#metadataHeaders += 1;
+    if (this.#metadataHeaders > metadataHeadersMax) throw invalidArgument(`tar: more than ${metadataHeadersMax} extended headers before one entry`);
+    this.#metadata = { type, bytes: Buffer.alloc(sizeBytes), fill: 0 };
+    this.#begin('metadata', sizeBytes);
+  }
 
-  const readExtents = (): void => {
-    assert(unmapped !== undefined);
-    const { found, extents } = unmapped;
-    extents.push(...oldExtents(header, 'block', (at) => parseNumber(header, at, 12, 'sparse map')));
+  #applyMetadata(): void {
+    assert(this.#metadata !== undefined);
+    const { type, bytes } = this.#metadata;
+    this.#metadata = undefined;
+    if (type === 'x') this.#pending = { ...this.#pending, pax: applyPaxRecords(new Map(), bytes) };
+    else if (type === 'g') this.#globals = inherited(applyPaxRecords(this.#globals, bytes));
+    else if (type === 'L') this.#pending = { ...this.#pending, longPath: untilNul(bytes, 0, bytes.length) };
+    else this.#pending = { ...this.#pending, longLink: untilNul(bytes, 0, bytes.length) };
+  }
+
+  #beginEntry({ entry, layout, storedBytes }: Found): void {
+    this.#isInEntry = true;
+    this.#sink.entry(entry);
+    if (layout !== undefined) this.#sparse = createSparseReader(layout, storedBytes, this.#sink);
+    this.#begin('content', storedBytes);
+  }
+
+  /** Reads a block with further extents of a sparse file in the old GNU format. */
+  #readExtents(): void {
+    assert(this.#unmapped !== undefined);
+    const { found, extents } = this.#unmapped;
+    extents.push(...oldExtents(this.#header, 'block', (at) => parseNumber(this.#header, at, 12, 'sparse map')));
     checkCount(extents);
-    if (goesOn(header, 'block')) begin('metadata', blockBytes);
+    if (goesOn(this.#header, 'block')) this.#begin('metadata', blockBytes);
     else {
-      unmapped = undefined;
-      beginEntry({ ...found, layout: { sizeBytes: found.entry.sizeBytes, extents } });
+      this.#unmapped = undefined;
+      this.#beginEntry({ ...found, layout: { sizeBytes: found.entry.sizeBytes, extents } });
     }
-  };
-
-  const applyMetadata = (): void => {
-    assert(metadata !== undefined);
-    const { type, bytes } = metadata;
-    metadata = undefined;
-    if (type === 'x') pending = { ...pending, pax: applyPaxRecords(new Map(), bytes) };
-    else if (type === 'g') globals = inherited(applyPaxRecords(globals, bytes));
-    else if (type === 'L') pending = { ...pending, longPath: untilNul(bytes, 0, bytes.length) };
-    else pending = { ...pending, longLink: untilNul(bytes, 0, bytes.length) };
-  };
-
-  const end = (): void => {
-    const isBetweenEntries = state === 'header' && headerFill === 0 && pending.pax.size === 0 && pending.longPath === undefined;
-    if (state !== 'after-end' && !isBetweenEntries) throw invalidArgument('tar: stops in the middle of an entry');
-  };
-
-  return { push, end };
+  }
 }
 
 type Found = { readonly entry: TarEntry; readonly layout: SparseLayout | undefined; readonly storedBytes: number };
@@ -257,7 +265,7 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
   const number = (key: string, at: number, length: number): number => toPaxInteger(text(key), key) ?? parseNumber(block, at, length, key);
   const path = sparseName(pending.pax) ?? text('path') ?? pending.longPath ?? headerPath(block);
   const kind = kindOf(type, path);
-  // The types without content have none, whatever the size field says: POSIX leaves it to the type.
+  // For types without content the size field is ignored. POSIX specifies it by type.
   const sizeBytes = number('size', 124, 12);
   const isDevice = kind === 'char' || kind === 'block';
   return {
@@ -279,12 +287,12 @@ function toEntry(block: Buffer, type: string, pending: Pending, globals: PaxValu
 
 function kindOf(type: string, path: string): TarEntryKind {
   if (type === '0' || type === '7' || type === 'S') return 'file';
-  // Archives older than ustar have no type for directories.
+  // Archives older than ustar have no type for directories: a trailing slash marks them.
   if (type === '\0') return path.endsWith('/') ? 'directory' : 'file';
   const kinds: Readonly<Record<string, TarEntryKind>> = { '1': 'link', '2': 'symlink', '3': 'char', '4': 'block', '5': 'directory', '6': 'fifo' };
   const kind = Object.hasOwn(kinds, type) ? kinds[type] : undefined;
   if (kind !== undefined) return kind;
-  throw unimplemented(`tar: ${JSON.stringify(path.slice(0, 200))} is of type ${JSON.stringify(type)}, which no image layer should have`);
+  throw unimplemented(`tar: entry ${JSON.stringify(path.slice(0, 200))} has the unsupported type ${JSON.stringify(type)}`);
 }
 
 function xattrsOf(pax: PaxValues): ReadonlyMap<string, Buffer> {
@@ -294,7 +302,7 @@ function xattrsOf(pax: PaxValues): ReadonlyMap<string, Buffer> {
   return entries.length === 0 ? emptyXattrs : new Map(entries);
 }
 
-/** Name with the prefix that ustar has, and GNU has not. */
+/** Returns the name. In ustar archives it may have a prefix, in GNU archives it has none. */
 function headerPath(block: Buffer): string {
   const name = untilNul(block, 0, 100);
   if (block[345] === 0 || block.toString('latin1', 257, 263) !== 'ustar\0') return name;
@@ -319,21 +327,21 @@ function isZero(block: Buffer): boolean {
 function toPaxInteger(text: string | undefined, key: string): number | undefined {
   if (text === undefined) return undefined;
   const value = /^[0-9]{1,16}$/.test(text) ? Number(text) : Number.NaN;
-  if (!Number.isSafeInteger(value)) throw invalidArgument(`tar: PAX ${key} ${JSON.stringify(text.slice(0, 40))} is not a number of bytes or an id`);
+  if (!Number.isSafeInteger(value)) throw invalidArgument(`tar: invalid PAX ${key} ${JSON.stringify(text.slice(0, 40))}`);
   return value;
 }
 
-/** chown(2) takes 32 bits, of which all ones mean "leave it". */
+/** An id of chown(2) has 32 bits. All ones mean "do not change". */
 function toId(value: number, what: string): number {
   if (value >= 0xffffffff) throw invalidArgument(`tar: ${what} ${value} is not a user or group id`);
   return value;
 }
 
-/** Seconds with a fraction of any length, of which nanoseconds are kept; rounded down also before the epoch. */
+/** Parses seconds with a fraction of any length. Rounds down to nanoseconds, also before the epoch. */
 function toTime(text: string | undefined): { seconds: number; nanoseconds: number } | undefined {
   if (text === undefined) return undefined;
   const parts = /^(-?)([0-9]{1,15})(?:\.([0-9]*))?$/.exec(text);
-  if (parts === null) throw invalidArgument(`tar: PAX mtime ${JSON.stringify(text.slice(0, 40))} is not a time`);
+  if (parts === null) throw invalidArgument(`tar: invalid PAX mtime ${JSON.stringify(text.slice(0, 40))}`);
   const seconds = Number(parts[2]);
   const nanoseconds = Number((parts[3] ?? '').slice(0, 9).padEnd(9, '0'));
   if (parts[1] === '') return { seconds, nanoseconds };

@@ -10,7 +10,7 @@ import { openIsal } from '../../sys/library/libisal.ts';
 import { layerLimits } from '../layer/layer-usage.ts';
 import { type DevicePolicy, LayerWriter } from '../layer/layer-writer.ts';
 import { TarSplitWriter } from '../layer/tar-split.ts';
-import { createTarParser } from '../tar/tar.ts';
+import { TarParser } from '../tar/tar.ts';
 import { openDecoder } from './decoder.ts';
 import { startStopwatch } from './stopwatch.ts';
 import type { LayerJob, UnpackedLayer } from './unpack-protocol.ts';
@@ -28,7 +28,7 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
   const isal = openIsal();
   const contents = job.tarSplitFile === undefined ? undefined : new TarSplitWriter(job.tarSplitFile, isal?.crc32);
   const writer = new LayerWriter(job.directory, layerLimits, () => freeBytes(job.directory), contents, devices);
-  const parser = createTarParser(writer);
+  const parser = new TarParser(writer);
   const compressedHash = createHash(algorithmOf(job.digest));
   const tarHash = createHash(algorithmOf(job.diffId));
   const watch = startStopwatch();

@@ -8,7 +8,7 @@ import { BerthError, invalidArgument, unimplemented } from '../../lib/errors.ts'
 import { openIsal } from '../../sys/library/libisal.ts';
 import { exhausted, named } from '../layer/layer-failure.ts';
 import { shownPath, toCleanPath } from '../layer/layer-path.ts';
-import { createTarParser, type TarEntry } from '../tar/tar.ts';
+import { type TarEntry, TarParser } from '../tar/tar.ts';
 import { openDecoder } from './decoder.ts';
 
 /** `path` is a clean path. Of two members with the same path, the later one is used. */
@@ -74,8 +74,8 @@ export function openSpoolStream(job: SpoolJob): SpoolStream {
     if (bavail * bsize < spaceReserveBytes + spaceCheckBytes) throw exhausted('does not fit on the disk');
   };
 
-  const parser = createTarParser({ entry, content, hole: () => undefined, entryEnd: () => undefined });
-  const decoder = openDecoder(openIsal(), parser.push);
+  const parser = new TarParser({ entry, content, hole: () => undefined, entryEnd: () => undefined });
+  const decoder = openDecoder(openIsal(), (bytes) => parser.push(bytes));
 
   const end = async (): Promise<readonly SpooledMember[]> => {
     await decoder.end();
