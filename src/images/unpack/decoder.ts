@@ -10,7 +10,7 @@ import { BerthError, invalidArgument, reasonOf, unimplemented } from '../../lib/
 import type { Isal } from '../../sys/library/libisal.ts';
 import { type LibraryDecoder, openZstd } from '../../sys/library/libzstd.ts';
 import { createBufferSweeper } from '../../sys/process/heap.ts';
-import { createFrameSplitter } from '../tar/zstd-frames.ts';
+import { FrameSplitter } from '../tar/zstd-frames.ts';
 
 export type Decoder = {
   /** Resolves when the buffer may be reused. @throws {BerthError} for corrupt data and unsupported formats; errors of the sink. */
@@ -100,12 +100,12 @@ function libraryDecoder(decoder: LibraryDecoder, truncated: string, sink: (bytes
 function nodeZstdDecoder(sink: (bytes: Buffer) => void): Decoder {
   const params = { [constants.ZSTD_d_windowLogMax]: zstdWindowLogMax };
   const decoder = transformDecoder(createZstdDecompress({ chunkSize: outputChunkBytes, params }), sink);
-  const frames = createFrameSplitter();
+  const frames = new FrameSplitter();
   const write = async (bytes: Buffer): Promise<void> => {
     for (const piece of frames.split(bytes)) await decoder.write(piece);
   };
   const end = async (): Promise<void> => {
-    if (!frames.isAtEnd()) throw invalidArgument('zstd: unexpected end of data in a frame');
+    if (!frames.isAtEnd) throw invalidArgument('zstd: unexpected end of data in a frame');
     await decoder.end();
   };
   return { write, end, destroy: decoder.destroy };
