@@ -1,4 +1,4 @@
-/** Whatever a plugin prints, berth has addresses or an error of its own: never an exception of another kind, never a string that is no address. */
+/** Fuzzes the output of CNI plugins: parsing it returns valid IP addresses or throws a BerthError. */
 import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import { test } from 'node:test';
@@ -13,7 +13,7 @@ const seeds = [
 ];
 const pieces = ['null', '""', '[]', '{}', '-1', '1e999', '"eth0"', '/', ':', '.', '9', '"', ',', '\u0000', '"__proto__":{}', '\ud800'];
 
-/** Numbers below `below`, the same in every run. Source of the constants: Numerical Recipes. */
+/** Returns a deterministic generator of integers in [0, below). Source of the constants: Numerical Recipes. */
 function randomFrom(seed: number): (below: number) => number {
   let state = seed;
   return (below) => {
@@ -27,7 +27,7 @@ function mutated(text: string, random: (below: number) => number): string {
   return text.slice(0, from) + (pieces[random(pieces.length)] ?? '') + text.slice(from + length);
 }
 
-test('results that were tampered with give addresses or a BerthError', () => {
+test('mutated results return addresses or throw a BerthError', () => {
   const random = randomFrom(1);
   let accepted = 0;
   for (let round = 0; round < roundsMax; round += 1) {
@@ -43,6 +43,6 @@ test('results that were tampered with give addresses or a BerthError', () => {
       assert.ok(error instanceof BerthError && !error.message.includes('\n'), `${text}: ${error}`);
     }
   }
-  // Else it tests nothing but the JSON parser.
-  assert.ok(accepted > roundsMax / 20, `only ${accepted} accepted`);
+  // Otherwise the test covers only the JSON parser.
+  assert.ok(accepted > roundsMax / 20, `only ${accepted} were accepted`);
 });

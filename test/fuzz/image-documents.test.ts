@@ -1,6 +1,6 @@
 /**
- * What strangers write about images, tampered with: manifests, indexes, configs, names, hosts.toml, challenges, tokens and whole archives. Each is read into
- * what was checked, or refused with an error of our own.
+ * Fuzzes untrusted image documents: manifests, indexes, configs, names, hosts.toml, challenges, tokens and archives. Each is parsed into valid values or
+ * rejected with a BerthError.
  */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
@@ -80,24 +80,24 @@ const odd: readonly unknown[] = [
 ];
 const keys = ['__proto__', 'constructor', 'mediaType', 'manifests', 'layers', 'config', 'size', 'digest', 'platform', 'toString', 'Env', 'urls'];
 
-/** The document with values here and there that are others, gone, or there twice. */
-function tampered(random: Random, value: unknown): unknown {
+/** Returns the document with some values replaced, removed or duplicated. */
+function mutateJson(random: Random, value: unknown): unknown {
   if (random() < 0.04) return pick(random, odd);
   if (Array.isArray(value))
-    return value.flatMap((each) => Array.from({ length: pick(random, [1, 1, 1, 1, 1, 1, 0, 2]) }, () => tampered(random, each)));
+    return value.flatMap((each) => Array.from({ length: pick(random, [1, 1, 1, 1, 1, 1, 0, 2]) }, () => mutateJson(random, each)));
   if (typeof value !== 'object' || value === null) return value;
   const entries = Object.entries(value).filter(() => random() > 0.02);
   if (random() < 0.05) entries.push([pick(random, keys), pick(random, odd)]);
-  return Object.fromEntries(entries.map(([key, each]) => [random() < 0.02 ? pick(random, keys) : key, tampered(random, each)]));
+  return Object.fromEntries(entries.map(([key, each]) => [random() < 0.02 ? pick(random, keys) : key, mutateJson(random, each)]));
 }
 
-function someText(random: Random, text: string): string {
-  if (random() < 0.7) return JSON.stringify(tampered(random, JSON.parse(text)));
+function mutateDocument(random: Random, text: string): string {
+  if (random() < 0.7) return JSON.stringify(mutateJson(random, JSON.parse(text)));
   return mutated(random, text, ['null', '[]', '{}', '"', ',', ':', '-1', '1e999', '\\u0000', '\ud800']);
 }
 
-/** @returns undefined for what was refused as it should be. */
-function refusable<T>(codes: readonly BerthError['code'][], read: () => T): T | undefined {
+/** Calls `read`. @returns its result, or undefined if it throws a BerthError with one of the codes and a printable one-line message. */
+function parseOrReject<T>(codes: readonly BerthError['code'][], read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {
@@ -107,29 +107,29 @@ function refusable<T>(codes: readonly BerthError['code'][], read: () => T): T | 
   }
 }
 
-test('documents of images are checked or refused', async (t) => {
-  let read = 0;
+test('mutated image documents are parsed or rejected', async (t) => {
+  let parsed = 0;
   const count = await rounds(t, (random) => {
-    const text = Buffer.from(someText(random, pick(random, [manifestText, indexText, configText])));
+    const text = Buffer.from(mutateDocument(random, pick(random, [manifestText, indexText, configText])));
     for (const type of [pick(random, types), toMediaType(pick(random, [undefined, 'text/plain', ...types]), text)]) {
-      const found = refusable(['FAILED_PRECONDITION'], () => parseManifest(text, type));
+      const found = parseOrReject(['FAILED_PRECONDITION'], () => parseManifest(text, type));
       if (found === undefined) continue;
-      read += 1;
+      parsed += 1;
       const all = found.kind === 'index' ? found.manifests : [found.config, ...found.layers];
       for (const { digest, sizeBytes } of all) assert.ok(isDigest(digest) && Number.isSafeInteger(sizeBytes) && sizeBytes >= 0);
-      if (found.kind === 'index') refusable(['NOT_FOUND'], () => selectPlatform(found.manifests, platform));
+      if (found.kind === 'index') parseOrReject(['NOT_FOUND'], () => selectPlatform(found.manifests, platform));
     }
-    const config = refusable(['FAILED_PRECONDITION'], () => parseImageConfig(text));
+    const config = parseOrReject(['FAILED_PRECONDITION'], () => parseImageConfig(text));
     assert.ok(config?.diffIds.every(isDigest) ?? true);
-    refusable(['FAILED_PRECONDITION'], () => imagesOfLayout(text));
-    refusable(['FAILED_PRECONDITION'], () => imagesOfSave(text));
+    parseOrReject(['FAILED_PRECONDITION'], () => imagesOfLayout(text));
+    parseOrReject(['FAILED_PRECONDITION'], () => imagesOfSave(text));
     assert.ok(!explanationOf(text, []).includes('\n'));
     parseTokenResponse(text);
   });
-  assert.ok(read > count / 20, `only ${read} of ${count} were read`);
+  assert.ok(parsed > count / 20, `only ${parsed} of ${count} were parsed`);
 });
 
-test('names, challenges and hosts.toml are read or refused', async (t) => {
+test('mutated names, challenges and hosts.toml are parsed or rejected', async (t) => {
   const hosts =
     'server = "https://r.example:5000/v2"\n[host."https://m.example/x"]\ncapabilities = ["pull"]\nca = ["/a.pem"]\nskip_verify = true\n[host."https://m.example/x".header]\nx = ["y"]\n';
   await rounds(t, (random) => {
@@ -147,7 +147,7 @@ test('names, challenges and hosts.toml are read or refused', async (t) => {
       '[',
       ']',
     ]);
-    const reference = refusable(['INVALID_ARGUMENT'], () => parseReference(name));
+    const reference = parseOrReject(['INVALID_ARGUMENT'], () => parseReference(name));
     if (reference !== undefined) {
       assert.deepEqual(formatReference(parseReference(formatReference(reference))), formatReference(reference));
       const url = new URL(`https://${reference.domain}/v2/${reference.path}/manifests/${reference.digest ?? reference.tag}`);
@@ -170,15 +170,15 @@ test('names, challenges and hosts.toml are read or refused', async (t) => {
       assert.ok(realm === undefined || (realm.protocol === 'https:' && realm.username === ''));
     }
     const file = mutated(random, hosts, ['[', ']', '"', '=', '\n', '[[x]]', '{a=1}', '[host]', '__proto__ = 1\n', 'true', '1979-05-27', 'x@']);
-    const found = refusable(['FAILED_PRECONDITION'], () => parseHostsFile(file, 'r.example', '/c/hosts.toml'));
+    const found = parseOrReject(['FAILED_PRECONDITION'], () => parseHostsFile(file, 'r.example', '/c/hosts.toml'));
     assert.ok(found?.every(({ host, basePath }) => host !== '' && !basePath.includes('?')) ?? true);
   });
 });
 
 const bed = useLayers();
 
-function someArchive(random: Random): Buffer {
-  const text = (original: string): string => (random() < 0.3 ? someText(random, original) : original);
+function randomArchive(random: Random): Buffer {
+  const text = (original: string): string => (random() < 0.3 ? mutateDocument(random, original) : original);
   const blob = (bytes: Buffer): Member => ({
     path: `blobs/${digestOf(bytes).replace(':', '/')}`,
     content: random() < 0.1 ? bytes.subarray(below(random, bytes.length)) : bytes,
@@ -211,18 +211,18 @@ function someArchive(random: Random): Buffer {
   return random() < 0.1 ? archive.subarray(0, below(random, archive.length)) : archive;
 }
 
-test('archives are imported or refused, and leave nothing but images', async (t) => {
+test('mutated archives are imported or rejected, and leave nothing but images', async (t) => {
   const node = await openNode(bed.newDir(), bed.unpacker);
   const deps = { store: node.store, shared: createSharedLayers({ store: node.store, unpacker: bed.unpacker }), unpacker: bed.unpacker, platform };
   const codes: readonly BerthError['code'][] = ['INVALID_ARGUMENT', 'FAILED_PRECONDITION', 'NOT_FOUND', 'UNIMPLEMENTED', 'RESOURCE_EXHAUSTED'];
   let imported = 0;
   const count = await rounds(t, async (random) => {
-    const archive = someArchive(random);
+    const archive = randomArchive(random);
     const pieces = (async function* () {
       yield archive;
     })();
     const images = await importImages(deps, { archive: pieces, signal: new AbortController().signal }).catch((error: unknown) => {
-      refusable(codes, () => {
+      parseOrReject(codes, () => {
         throw error;
       });
     });

@@ -1,6 +1,6 @@
 /**
- * Layers that a fuzzer made: unpacked they are put together again to the bit, or refused with an error of our own; nothing is written outside, and both
- * decompressors agree.
+ * Fuzzes layers: each is unpacked and can be reassembled bit-exactly, or is rejected with a BerthError. Nothing is written outside the layer's directory,
+ * and all decompressors produce the same bytes.
  */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
@@ -22,9 +22,10 @@ import { rounds } from './support/rounds.ts';
 const directory = mkdtempSync(join(tmpdir(), 'berth-fuzz-'));
 after(() => rmSync(directory, { recursive: true, force: true }));
 
-const prey = join(directory, 'prey');
-mkdirSync(prey);
-writeFileSync(join(prey, 'secret'), 'untouched');
+/** A directory outside the layer, which must not be modified. */
+const outside = join(directory, 'outside');
+mkdirSync(outside);
+writeFileSync(join(outside, 'secret'), 'untouched');
 
 const names = [
   'a',
@@ -46,7 +47,7 @@ const names = [
   './a//b/',
 ];
 const ends = ['', '/', '/f', '/secret', '/.wh.secret'];
-const links = ['a', 'a/b', '/', '.', '..', '../../..', prey, `../prey`, '/a/b/c', 'b', 'x'.repeat(300)];
+const links = ['a', 'a/b', '/', '.', '..', '../../..', outside, `../outside`, '/a/b/c', 'b', 'x'.repeat(300)];
 const types = ['0', '0', '0', '1', '1', '2', '2', '3', '4', '5', '5', '6', '7', 'S', 'x', 'g', 'L', 'K', 'V', '\0'];
 const paxKeys = [
   'path',
@@ -64,7 +65,7 @@ const paxValues = ['', 'a', 'a/b', '3', '-1', '1.5', '0,1', 'NaN', '999999999999
 type Random = () => number;
 const below = (random: Random, limit: number): number => Math.floor(random() * limit);
 
-function someMember(random: Random): Member {
+function randomMember(random: Random): Member {
   const type = pick(random, types);
   const content = 'xgLK'.includes(type) ? pick(random, [pick(random, names), '9 path=a\n', '7 a=bc\n', 'x']) : 'c'.repeat(below(random, 700));
   return {
@@ -81,9 +82,9 @@ function someMember(random: Random): Member {
   };
 }
 
-function someArchive(random: Random): Buffer {
+function randomArchive(random: Random): Buffer {
   const tar = makeTar(
-    Array.from({ length: 1 + below(random, 12) }, () => someMember(random)),
+    Array.from({ length: 1 + below(random, 12) }, () => randomMember(random)),
     random() < 0.8,
   );
   if (random() < 0.1) tar[below(random, tar.length)] = below(random, 256);
@@ -92,10 +93,10 @@ function someArchive(random: Random): Buffer {
 
 const compressions: readonly ((tar: Buffer) => Buffer)[] = [(tar) => tar, (tar) => gzipSync(tar, { level: 1 }), (tar) => zstdCompressSync(tar)];
 
-async function unpack(tar: Buffer, blob: Buffer, place: { filesDir: string; tarSplitFile: string }, piece: number): Promise<void> {
+async function unpack(tar: Buffer, blob: Buffer, layer: { filesDir: string; tarSplitFile: string }, piece: number): Promise<void> {
   const stream = openLayerStream({
-    directory: place.filesDir,
-    tarSplitFile: place.tarSplitFile,
+    directory: layer.filesDir,
+    tarSplitFile: layer.tarSplitFile,
     digest: digestOf(blob),
     diffId: digestOf(tar),
     sizeBytes: blob.length,
@@ -108,25 +109,26 @@ async function unpack(tar: Buffer, blob: Buffer, place: { filesDir: string; tarS
   }
 }
 
-async function assembled(tar: Buffer, place: { filesDir: string; tarSplitFile: string }): Promise<string> {
+/** Reassembles the layer. @returns its digest. */
+async function reassemble(tar: Buffer, layer: { filesDir: string; tarSplitFile: string }): Promise<string> {
   const hash = createHash('sha256');
-  const space = Buffer.alloc(777);
+  const buffer = Buffer.alloc(777);
   await assembleLayer(
-    { ...place, diffId: digestOf(tar) },
-    { space: async () => space, filled: (length) => void hash.update(space.subarray(0, length)) },
+    { ...layer, diffId: digestOf(tar) },
+    { space: async () => buffer, filled: (length) => void hash.update(buffer.subarray(0, length)) },
   );
   return `sha256:${hash.digest('hex')}`;
 }
 
-test('a layer is whole and stays within its directory, or is refused', async (t) => {
+test('a random layer is unpacked completely within its directory, or rejected', async (t) => {
   let accepted = 0;
   const count = await rounds(t, async (random) => {
-    const tar = someArchive(random);
-    const place = { filesDir: join(directory, 'layer/diff'), tarSplitFile: join(directory, 'layer/archive') };
-    mkdirSync(place.filesDir, { recursive: true });
+    const tar = randomArchive(random);
+    const layer = { filesDir: join(directory, 'layer/diff'), tarSplitFile: join(directory, 'layer/archive') };
+    mkdirSync(layer.filesDir, { recursive: true });
     try {
-      await unpack(tar, pick(random, compressions)(tar), place, 1 + below(random, 3000));
-      assert.equal(await assembled(tar, place), digestOf(tar));
+      await unpack(tar, pick(random, compressions)(tar), layer, 1 + below(random, 3000));
+      assert.equal(await reassemble(tar, layer), digestOf(tar));
       accepted += 1;
     } catch (error) {
       assert.ok(error instanceof BerthError && error.code !== 'INTERNAL', String(error));
@@ -134,14 +136,14 @@ test('a layer is whole and stays within its directory, or is refused', async (t)
     } finally {
       rmSync(join(directory, 'layer'), { recursive: true, force: true });
     }
-    assert.deepEqual(readdirSync(directory), ['prey']);
-    assert.deepEqual([readdirSync(prey), readFileSync(join(prey, 'secret'), 'utf8')], [['secret'], 'untouched']);
+    assert.deepEqual(readdirSync(directory), ['outside']);
+    assert.deepEqual([readdirSync(outside), readFileSync(join(outside, 'secret'), 'utf8')], [['secret'], 'untouched']);
   });
   assert.ok(accepted > count / 50, `only ${accepted} of ${count} were accepted`);
 });
 
-/** What comes out, or undefined for what is refused. */
-async function decoded(isal: ReturnType<typeof openIsal>, blob: Buffer, piece: number): Promise<Buffer | undefined> {
+/** Decompresses the blob. @returns undefined if it is rejected. */
+async function decode(isal: ReturnType<typeof openIsal>, blob: Buffer, piece: number): Promise<Buffer | undefined> {
   const output: Buffer[] = [];
   const decoder = openDecoder(isal, (bytes) => void output.push(Buffer.from(bytes)));
   try {
@@ -156,7 +158,7 @@ async function decoded(isal: ReturnType<typeof openIsal>, blob: Buffer, piece: n
   }
 }
 
-test('damaged gzip and zstd is refused, or is the same to every decompressor', async (t) => {
+test('corrupt gzip and zstd data is rejected, or every decompressor returns the same bytes', async (t) => {
   const isal = openIsal();
   const plain = Buffer.from(Array.from({ length: 3000 }, (_, at) => (at * at) % 97));
   const parts = [
@@ -170,8 +172,8 @@ test('damaged gzip and zstd is refused, or is the same to every decompressor', a
     const blob = Buffer.concat(Array.from({ length: 1 + below(random, 3) }, () => pick(random, parts)));
     for (let changes = below(random, 4); changes > 0; changes -= 1) blob[below(random, blob.length)] = below(random, 256);
     const cut = random() < 0.2 ? blob.subarray(0, below(random, blob.length)) : blob;
-    const found = await decoded(isal, cut, 1 + below(random, 4000));
-    const other = await decoded(undefined, cut, 1 + below(random, 4000));
-    if (found !== undefined && other !== undefined) assert.ok(found.equals(other), 'both take it, and see other bytes');
+    const withIsal = await decode(isal, cut, 1 + below(random, 4000));
+    const withZlib = await decode(undefined, cut, 1 + below(random, 4000));
+    if (withIsal !== undefined && withZlib !== undefined) assert.ok(withIsal.equals(withZlib), 'both accept the data, but return different bytes');
   });
 });

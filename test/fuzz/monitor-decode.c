@@ -1,5 +1,6 @@
 /*
- * Fuzzes the monitor's decoder: any bytes are either refused or decode, twice the same, into operations that lie within them.
+ * Fuzzes the monitor's plan decoder: any bytes are rejected, or are decoded into operations that lie within the bytes. decode_op() must accept every
+ * operation of a plan that decode_plan() has accepted.
  */
 #include <assert.h>
 #include <string.h>
@@ -8,7 +9,7 @@
 
 static unsigned char bytes[PLAN_BYTES_MAX] __attribute__((aligned(8)));
 
-/* Reads every byte that the monitor would give to the kernel, so that the sanitizer sees what is outside. */
+/* Reads every byte that the monitor passes to the kernel, so that the sanitizer detects bytes outside the plan. */
 static unsigned long touch(const struct op *op, const unsigned char *begin, const unsigned char *end) {
   unsigned long sum = op->code;
   for (uint16_t i = 0; i < op->arg_count; i++) {

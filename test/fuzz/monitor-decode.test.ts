@@ -1,4 +1,4 @@
-/** Fuzzes the decoder of plans for a bounded number of runs, beginning with real plans. Built by `scripts/build-monitor.mjs --fuzz`. */
+/** Fuzzes the monitor's plan decoder for a fixed number of runs, starting with valid plans. `scripts/build-monitor.mjs --fuzz` builds the fuzzer. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,10 +9,10 @@ import { fileURLToPath } from 'node:url';
 import { type ArgKind, callNames, calls } from '../../src/engine/plan/calls.ts';
 import { encodePlan, type Op, type Plan } from '../../src/engine/plan/plan.ts';
 
-/** About ten seconds; FUZZ_RUNS asks for more. */
+/** Takes about ten seconds. FUZZ_RUNS sets another number. */
 const runs = process.env.FUZZ_RUNS ?? '3000000';
 
-test('the decoder stays within the bytes of any plan', { timeout: 300_000 }, (t) => {
+test('the decoder never reads outside the bytes of a plan', { timeout: 300_000 }, (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'berth-fuzz-'));
   t.after(() => rmSync(dir, { recursive: true }));
   const corpus = join(dir, 'corpus');
@@ -35,7 +35,7 @@ const samples: { readonly [K in ArgKind]?: unknown } = {
   struct: Buffer.alloc(8, 1),
 };
 
-/** Every operation once in one plan, and each alone in a plan of its own. */
+/** Returns a plan with every operation, and a plan for each single operation. */
 function seeds(): Plan[] {
   const ops = callNames
     .filter((call) => !['execve', 'reap', 'close'].includes(call))

@@ -1,4 +1,4 @@
-/** Whatever stands in the kernel's log, and whatever programs and cgroups call themselves there: a kill with a pid and a sentence of one line, or nothing. */
+/** Fuzzes the scanner of the kernel log: any line, with any program and cgroup name, gives an OOM kill with a pid and a one-line message, or nothing. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { describeVictim, toVictim } from '../../src/engine/oom/oom-report.ts';
@@ -39,7 +39,7 @@ const view = {
   status: { process: { pid: 289, startTime: '0' }, resources: {} },
 } as unknown as ContainerView;
 
-test('lines that were tampered with give a kill that can be told, or none', () => {
+test('mutated lines give an OOM kill that can be described, or none', () => {
   const random = createRandom(7);
   const scan = createOomScanner();
   let found = 0;

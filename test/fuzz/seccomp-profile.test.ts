@@ -1,5 +1,5 @@
 /**
- * Seccomp profiles with a value in the wrong place: each is taken, or refused with a BerthError that names the field. Never another error.
+ * Fuzzes seccomp profiles: a profile with an unusual value in any place is accepted, or rejected with a BerthError that names the field.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -9,7 +9,7 @@ import { BerthError } from '../../src/lib/errors.ts';
 
 const arg = { index: 0, op: 'SCMP_CMP_MASKED_EQ', value: 1, valueTwo: 2 };
 const condition = { caps: ['CAP_SYS_ADMIN'], arches: ['amd64'], minKernel: '4.8' };
-const whole = {
+const validProfile = {
   defaultAction: 'SCMP_ACT_ERRNO',
   defaultErrnoRet: 1,
   archMap: [{ architecture: 'SCMP_ARCH_X86_64', subArchitectures: ['SCMP_ARCH_X86'] }],
@@ -20,7 +20,7 @@ const whole = {
     { names: ['read'], action: 'SCMP_ACT_ALLOW', errnoRet: 2, args: [arg], includes: condition, excludes: { ...condition, arches: ['arm'] } },
   ],
 };
-/** JSON texts, for numbers that JavaScript would round. */
+/** JSON texts instead of values, because JavaScript would round some of the numbers. */
 const oddValues = [
   'null',
   'true',
@@ -38,7 +38,7 @@ const oddValues = [
   '[null]',
 ];
 
-/** The document as many times as it has values, each time with one of them replaced by a mark. */
+/** Returns copies of the document, each with another value replaced by the mark `@`. */
 function documentsWithMark(value: unknown): string[] {
   if (typeof value !== 'object' || value === null) return ['@'];
   const parts = Object.entries(value).flatMap(([name, inner]) =>
@@ -54,8 +54,8 @@ function documentsWithMark(value: unknown): string[] {
   return ['@', ...parts];
 }
 
-test('parseSeccompProfile() takes or refuses any value in any place, and what it takes can be resolved', () => {
-  const documents = documentsWithMark(whole);
+test('parseSeccompProfile() accepts or rejects any value in any place, and accepted profiles can be resolved', () => {
+  const documents = documentsWithMark(validProfile);
   assert.ok(documents.length > 30);
   for (const json of documents.flatMap((marked) => oddValues.map((odd) => marked.replace('@', odd)))) {
     try {

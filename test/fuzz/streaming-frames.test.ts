@@ -1,4 +1,4 @@
-/** Whatever a client sends, the framing gives frames or a BerthError, and holds a bounded amount: no crash, no hang. */
+/** Fuzzes the framing of streaming connections: any bytes give frames or a BerthError, with bounded memory, without a crash or a hang. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../../src/lib/errors.ts';
@@ -12,7 +12,7 @@ import { createRandom } from '../support/mutate.ts';
 
 const rounds = 4000;
 
-/** As client-go sends them. */
+/** SYN_STREAM frames of client-go. */
 const synStreams = Buffer.from(
   '80030001000000290000000100000000000078f9e3c6a7c26260606004a7b392a2d4c45c6851c29a0a0a6800000000ffff' +
     '800300010000001700000003000000000000c22e555c92929907000000ffff',
@@ -31,8 +31,8 @@ const webSocketSeed = Buffer.concat([
   Buffer.from('0280000000008980000000008080000000008880000000 00'.replace(' ', ''), 'hex'),
 ]);
 
-/** Some bytes changed, cut out, doubled or added. */
-function changed(random: () => number, seed: Buffer): Buffer {
+/** Returns the bytes with some of them changed, removed, duplicated or added. */
+function mutate(random: () => number, seed: Buffer): Buffer {
   let bytes = Buffer.from(seed);
   for (let changes = 1 + Math.floor(random() * 4); changes > 0; changes -= 1) {
     const at = Math.floor(random() * (bytes.length + 1));
@@ -62,20 +62,20 @@ function feed(chunks: Iterable<Buffer>, parse: (chunk: Buffer) => Iterable<unkno
   }
 }
 
-test('changed SPDY bytes give frames or a BerthError', () => {
+test('mutated SPDY bytes give frames or a BerthError', () => {
   const random = createRandom(1);
   for (let round = 0; round < rounds; round += 1) {
     const parser = new SpdyParser();
-    feed(cut(random, changed(random, spdySeed)), (chunk) => parser.parse(chunk));
+    feed(cut(random, mutate(random, spdySeed)), (chunk) => parser.parse(chunk));
   }
 });
 
-test('changed header blocks give bounded bytes or a BerthError', () => {
+test('mutated header blocks give a bounded number of bytes or a BerthError', () => {
   const random = createRandom(2);
   const block = synStreams.subarray(18, 49);
   for (let round = 0; round < rounds; round += 1) {
     const inflater = new HeaderInflater(spdyDictionary(), 500);
-    feed([changed(random, block), changed(random, block)], (chunk) => {
+    feed([mutate(random, block), mutate(random, block)], (chunk) => {
       const bytes = inflater.inflate(chunk);
       assert.ok(bytes.length <= 500);
       return [];
@@ -83,13 +83,13 @@ test('changed header blocks give bounded bytes or a BerthError', () => {
   }
 });
 
-test('changed WebSocket bytes give events or a BerthError, and what they carry becomes channels or one', () => {
+test('mutated WebSocket bytes give events or a BerthError, and their payload gives channel data or a BerthError', () => {
   const random = createRandom(3);
   for (let round = 0; round < rounds; round += 1) {
     const parser = new WebSocketParser();
     const channels = new ChannelParser(round % 2 === 0);
     const sizes = new ResizeParser();
-    feed(cut(random, changed(random, webSocketSeed)), function* (chunk) {
+    feed(cut(random, mutate(random, webSocketSeed)), function* (chunk) {
       for (const event of parser.parse(chunk)) {
         if (event.type === 'part') for (const { bytes } of channels.parse(event)) yield* sizes.parse(bytes);
       }
@@ -97,7 +97,7 @@ test('changed WebSocket bytes give events or a BerthError, and what they carry b
   }
 });
 
-test('WebSocket frames cut anywhere carry what they carried', () => {
+test('WebSocket frames can be split anywhere', () => {
   const random = createRandom(4);
   for (let round = 0; round < 300; round += 1) {
     const payload = Buffer.from(Array.from({ length: Math.floor(random() * 300) }, () => Math.floor(random() * 256)));
@@ -115,19 +115,19 @@ test('WebSocket frames cut anywhere carry what they carried', () => {
   }
 });
 
-test('a connection survives changed bytes without an exception, and says goodbye once', () => {
+test('a connection with mutated bytes throws nothing and calls onClose once', () => {
   const random = createRandom(5);
   for (let round = 0; round < rounds; round += 1) {
     const closes: string[] = [];
     const link = { send: async () => true, sendNow: () => {}, setPaused: () => {}, end: () => {} };
     const connection = new SpdyConnection(link, { onStream: () => {}, onClose: () => void closes.push('closed') });
-    for (const chunk of cut(random, changed(random, spdySeed))) connection.receive(chunk);
+    for (const chunk of cut(random, mutate(random, spdySeed))) connection.receive(chunk);
     connection.lost();
     assert.equal(closes.length, 1);
   }
 });
 
-test('a stream that nobody reads stops the connection long before it costs memory, and goes on when it is read', async () => {
+test('a stream that is not read pauses the connection with bounded memory, and reading it resumes the connection', async () => {
   const streams: { next: () => Promise<Buffer | null>; heldBytes: number }[] = [];
   let isPaused = false;
   const link = {
@@ -151,7 +151,7 @@ test('a stream that nobody reads stops the connection long before it costs memor
   assert.equal(isPaused, false);
 });
 
-test('a client cannot open streams without end', () => {
+test('the number of streams of a connection is limited', () => {
   const answers: Buffer[] = [];
   const opened: unknown[] = [];
   const link = { send: async () => true, sendNow: (parts: readonly Buffer[]) => void answers.push(...parts), setPaused: () => {}, end: () => {} };

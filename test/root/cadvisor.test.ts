@@ -10,7 +10,7 @@ import { createInterface, type Interface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { prepareCadvisorClient } from '../cadvisor-client/prepare.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { type Daemon, isBuilt, makePlace, type Place, runBerth, serveArguments, startDaemon, tracesOf } from './support/daemon.ts';
+import { createWorkspace, type Daemon, findLeftovers, isBuilt, runBerth, serveArguments, startDaemon, type Workspace } from './support/daemon.ts';
 import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
 /** Compiled into cAdvisor. */
@@ -29,7 +29,7 @@ function lacking(): string | false {
   }
 }
 
-let place: Place;
+let workspace: Workspace;
 let daemon: Daemon;
 let image: string;
 let cadvisor: ChildProcess;
@@ -37,8 +37,8 @@ let answers: Interface;
 
 before(async () => {
   if (lack !== false) return;
-  place = makePlace();
-  daemon = await startDaemon(place);
+  workspace = createWorkspace();
+  daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
 });
 after(async () => {
@@ -48,11 +48,11 @@ after(async () => {
     await once(cadvisor, 'exit');
   }
   await daemon.end('SIGTERM');
-  await place.remove();
+  await workspace.remove();
 });
 
 async function startCadvisor(): Promise<void> {
-  cadvisor = spawn(prepareCadvisorClient(), ['-cgroup', `/${place.cgroup}`], { stdio: ['pipe', 'pipe', 'ignore'] });
+  cadvisor = spawn(prepareCadvisorClient(), ['-cgroup', `/${workspace.cgroup}`], { stdio: ['pipe', 'pipe', 'ignore'] });
   answers = createInterface({ input: cadvisor.stdout as NodeJS.ReadableStream });
   const [first] = await once(answers, 'line');
   assert.equal(first, 'ready');
@@ -89,9 +89,9 @@ async function seriesOf(name: string, pod: string, container: string): Promise<S
   return (await scrape()).filter((each) => each.name === name && each.labels['pod'] === pod && each.labels['container'] === container);
 }
 
-const podParent = (name: string) => `/${place.cgroup}/pods/${name}`;
+const podParent = (name: string) => `/${workspace.cgroup}/pods/${name}`;
 const pod = (name: string, linux: object = {}): Promise<Pod> =>
-  runPod(daemon.client, name, place.directory, {
+  runPod(daemon.client, name, workspace.directory, {
     labels: { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'test', 'io.kubernetes.pod.uid': name },
     linux: { cgroup_parent: podParent(name), ...linux },
   });
@@ -114,12 +114,12 @@ test('by default nobody answers in the place of CRI-O, and a cgroup is called as
   assert.equal(existsSync(socket), false);
   assert.equal((await detailsOf(daemon.client, id)).cgroupPath, `${podParent('plain')}/${id}`);
   await daemon.end('SIGTERM');
-  appendFileSync(join(place.directory, 'config.toml'), `cadvisor_socket = "${socket}"\nmetrics_containers = true\n`);
-  daemon = await startDaemon(place, flags);
+  appendFileSync(join(workspace.directory, 'config.toml'), `cadvisor_socket = "${socket}"\nmetrics_containers = true\n`);
+  daemon = await startDaemon(workspace, flags);
   // What was made under the other name goes on, and goes away.
   assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
   await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: plain.id });
-  assert.deepEqual((await tracesOf(place, daemon))['sandboxes'], []);
+  assert.deepEqual((await findLeftovers(workspace, daemon))['sandboxes'], []);
 });
 
 test('cAdvisor has labels and network of pods that were there before it, and of later ones', options, async () => {
@@ -173,7 +173,7 @@ test("a pod's network is told on when its containers come and go, and the daemon
   await eventually('the network is seen', async () => ((await sentBytes('changing')) ?? 0) > 0);
   await daemon.client.call('StopContainer', { container_id: first, timeout: '0' });
   await daemon.end('SIGKILL');
-  daemon = await startDaemon(place, flags);
+  daemon = await startDaemon(workspace, flags);
   const second = await container(changing, 'second');
   const before = (await sentBytes('changing')) ?? 0;
   await knock(second);
@@ -197,11 +197,11 @@ test('pods that are removed leave no cgroup', options, async () => {
 });
 
 test('where CRI-O answers already, the daemon says so and does not serve', options, async () => {
-  const other = join(place.directory, 'other');
+  const other = join(workspace.directory, 'other');
   mkdirSync(other);
   const config = join(other, 'config.toml');
   writeFileSync(config, `cadvisor_socket = "${socket}"\n`);
-  const flags = serveArguments({ ...place, state: other, root: join(other, 'root'), socket: join(other, 'berth.sock') });
+  const flags = serveArguments({ ...workspace, state: other, root: join(other, 'root'), socket: join(other, 'berth.sock') });
   const { code, output } = await runBerth([...flags, '--config', config]);
   assert.notEqual(code, 0);
   assert.match(output, /listen on \/var\/run\/crio\/crio\.sock: another daemon is listening there/);

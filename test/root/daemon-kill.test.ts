@@ -9,31 +9,33 @@ import { openKernelLog } from '../../src/sys/process/kernel-log.ts';
 import { isAlive, processStartTime } from '../../src/sys/process/processes.ts';
 import { cgroupDirectories } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { type Daemon, isBuilt, makePlace, type Place, runBerth, serveArguments, startDaemon, tracesOf } from './support/daemon.ts';
+import { createWorkspace, type Daemon, findLeftovers, isBuilt, runBerth, serveArguments, startDaemon, type Workspace } from './support/daemon.ts';
 import { type Details, detailsOf, eventually, exec, logLines, type Pod, pullSample, runContainer, runPod, statusOf } from './support/pods.ts';
 
 const options = { skip: !isBuilt && 'berth is not built', timeout: 120_000 };
 if (isBuilt) enterIsolation();
 
-let place: Place;
+let workspace: Workspace;
 let daemon: Daemon;
 let image: string;
-let traces: Awaited<ReturnType<typeof tracesOf>>;
+let leftoversBefore: Awaited<ReturnType<typeof findLeftovers>>;
 
 before(async () => {
   if (!isBuilt) return;
-  place = makePlace();
-  daemon = await startDaemon(place);
+  workspace = createWorkspace();
+  daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
   // The plugins keep the bridge and their chains; after the first pod they have them.
-  const first = await runPod(daemon.client, 'first', place.directory, { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18100 }] });
+  const first = await runPod(daemon.client, 'first', workspace.directory, {
+    port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18100 }],
+  });
   await removePod(first);
-  traces = await tracesOf(place, daemon);
+  leftoversBefore = await findLeftovers(workspace, daemon);
 });
 after(async () => {
   if (!isBuilt) return;
   await daemon.end('SIGTERM');
-  await place.remove();
+  await workspace.remove();
 });
 
 /** One test that fails must not fail the next. */
@@ -46,7 +48,7 @@ afterEach(async () => {
 async function restart(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL', meanwhile: () => void | Promise<void> = () => {}): Promise<void> {
   await daemon.end(signal);
   await meanwhile();
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(workspace);
 }
 
 async function removePod({ id: pod_sandbox_id }: Pick<Pod, 'id'>): Promise<void> {
@@ -67,12 +69,12 @@ function assertComplete(lines: readonly string[]): void {
 
 test('containers outlive a killed daemon with their logs, and what ended meanwhile is told as it was', options, async () => {
   const { client } = daemon;
-  const go = join(place.directory, 'go');
+  const go = join(workspace.directory, 'go');
   mkdirSync(go);
   const mounts = [{ container_path: '/go', host_path: go }];
-  const pod = await runPod(client, 'alone', place.directory, { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18101 }] });
+  const pod = await runPod(client, 'alone', workspace.directory, { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18101 }] });
   const namespaces = { security_context: { namespace_options: { pid: 'POD' } } };
-  const shared = await runPod(client, 'shared', place.directory, { linux: namespaces });
+  const shared = await runPod(client, 'shared', workspace.directory, { linux: namespaces });
   const memory = { resources: { memory_limit_in_bytes: String(24 << 20), memory_swap_limit_in_bytes: String(24 << 20) } };
   const ids = {
     writing: await runContainer(client, pod, image, 'writing', writer),
@@ -94,7 +96,7 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
   await restart('SIGKILL', async () => {
     for (const name of ['exit', 'oom']) writeFileSync(join(go, name), '');
     process.kill(before.get(ids.orphan)?.monitorPid as number, 'SIGKILL');
-    for (const id of [ids.seven, ids.greedy]) await eventually(`${id} ends`, () => existsSync(join(place.state, 'containers', id, 'exit.json')));
+    for (const id of [ids.seven, ids.greedy]) await eventually(`${id} ends`, () => existsSync(join(workspace.state, 'containers', id, 'exit.json')));
   });
   const restartedAtNs = nowNs();
 
@@ -148,11 +150,11 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
   assert.equal((await statusOf(daemon.client, ids.stubborn)).exit_code, 137);
   await removePod(pod);
   await removePod(shared);
-  assert.deepEqual(await tracesOf(place, daemon), traces);
+  assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
 test('after a restart resources can be changed, and a container whose monitor is killed is ended', options, async () => {
-  const pod = await runPod(daemon.client, 'changed', place.directory);
+  const pod = await runPod(daemon.client, 'changed', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', 'sleep 1000');
   await restart();
   const linux = { memory_limit_in_bytes: String(64 << 20), cpu_shares: '512' };
@@ -172,11 +174,11 @@ test('after a restart resources can be changed, and a container whose monitor is
   const { exit_code, reason } = await statusOf(daemon.client, id);
   assert.deepEqual([exit_code, reason, processStartTime(pid)], [255, 'Unknown', null]);
   await removePod(pod);
-  assert.deepEqual(await tracesOf(place, daemon), traces);
+  assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
 test('what a pod may take in all is kept over a restart, and shown', options, async () => {
-  const pod = await runPod(daemon.client, 'resized', place.directory);
+  const pod = await runPod(daemon.client, 'resized', workspace.directory);
   const update = (values: object) => daemon.client.call('UpdatePodSandboxResources', { pod_sandbox_id: pod.id, ...values });
   await update({ overhead: { cpu_shares: '10' }, resources: { memory_limit_in_bytes: '1048576' } });
   await update({ resources: { memory_limit_in_bytes: '2097152' } });
@@ -188,7 +190,7 @@ test('what a pod may take in all is kept over a restart, and shown', options, as
 });
 
 test('SIGTERM waits for the calls in flight, and leaves containers running', options, async () => {
-  const pod = await runPod(daemon.client, 'drained', place.directory);
+  const pod = await runPod(daemon.client, 'drained', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', writer);
   const { pid } = await detailsOf(daemon.client, id);
   const answer = exec(daemon.client, id, 'sh', '-c', 'echo begun >/begun; sleep 1; echo done');
@@ -199,24 +201,24 @@ test('SIGTERM waits for the calls in flight, and leaves containers running', opt
     ),
   );
   assert.deepEqual(await Promise.all([answer, daemon.end('SIGTERM')]), ['done\n', 0]);
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(workspace);
   assert.equal((await detailsOf(daemon.client, id)).pid, pid);
   assert.equal((await statusOf(daemon.client, id)).state, 'CONTAINER_RUNNING');
   await daemon.client.call('StopContainer', { container_id: id, timeout: '0' });
   assertComplete(logLines(join(pod.logDirectory, 'main.log')));
   await removePod(pod);
-  assert.deepEqual(await tracesOf(place, daemon), traces);
+  assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
 test('a second daemon is refused where another works, and changes nothing', options, async () => {
-  const pod = await runPod(daemon.client, 'kept', place.directory);
+  const pod = await runPod(daemon.client, 'kept', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', 'sleep 1000');
-  const elsewhere = (name: string) => join(place.directory, `other-${name}`);
-  const sameState = await runBerth([...serveArguments(place), '--socket', elsewhere('socket'), '--root', elsewhere('root')]);
-  assert.deepEqual([sameState.code, sameState.output], [1, `berth: another daemon works in ${place.state}: ${advice}\n`]);
-  const sameRoot = await runBerth([...serveArguments(place), '--socket', elsewhere('socket'), '--state', elsewhere('state')]);
-  assert.deepEqual([sameRoot.code, sameRoot.output], [1, `berth: another daemon works in ${place.root}: ${advice}\n`]);
-  const sameSocket = await runBerth([...serveArguments(place), '--root', elsewhere('root'), '--state', elsewhere('state')]);
+  const elsewhere = (name: string) => join(workspace.directory, `other-${name}`);
+  const sameState = await runBerth([...serveArguments(workspace), '--socket', elsewhere('socket'), '--root', elsewhere('root')]);
+  assert.deepEqual([sameState.code, sameState.output], [1, `berth: another daemon uses ${workspace.state}: ${advice}\n`]);
+  const sameRoot = await runBerth([...serveArguments(workspace), '--socket', elsewhere('socket'), '--state', elsewhere('state')]);
+  assert.deepEqual([sameRoot.code, sameRoot.output], [1, `berth: another daemon uses ${workspace.root}: ${advice}\n`]);
+  const sameSocket = await runBerth([...serveArguments(workspace), '--root', elsewhere('root'), '--state', elsewhere('state')]);
   assert.equal(sameSocket.code, 1);
   assert.match(sameSocket.output, /^berth: listen on \S+berth\.sock: another daemon is listening there$/m);
   assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');

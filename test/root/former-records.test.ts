@@ -10,7 +10,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { enterIsolation } from '../support/isolation.ts';
-import { type Daemon, isBuilt, makePlace, type Place, startDaemon, tracesOf } from './support/daemon.ts';
+import { createWorkspace, type Daemon, findLeftovers, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
 import { exec, logLines, pullSample, runPod, statusOf } from './support/pods.ts';
 
 const options = { skip: !isBuilt && 'berth is not built', timeout: 120_000 };
@@ -25,27 +25,27 @@ const former: { readonly sandbox: Kept; readonly container: Kept } = JSON.parse(
 );
 const later = { ofALaterBerth: { some: ['thing'] } };
 
-let place: Place;
+let workspace: Workspace;
 let daemon: Daemon;
 let image: string;
 
 before(async () => {
   if (!isBuilt) return;
-  place = makePlace();
-  daemon = await startDaemon(place);
+  workspace = createWorkspace();
+  daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
-  const { id: pod_sandbox_id } = await runPod(daemon.client, 'first', place.directory);
+  const { id: pod_sandbox_id } = await runPod(daemon.client, 'first', workspace.directory);
   for (const rpc of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(rpc, { pod_sandbox_id });
 });
 after(async () => {
   if (!isBuilt) return;
   await daemon.end('SIGTERM');
-  await place.remove();
+  await workspace.remove();
 });
 
 /** What stands in the files of an object that exists, but for the object itself, is that of `kept`. */
 function replace(kind: string, id: string, change: (now: Kept) => Kept): void {
-  const path = (name: string) => join(place.state, kind, id, `${name}.json`);
+  const path = (name: string) => join(workspace.state, kind, id, `${name}.json`);
   const read = (name: string) => JSON.parse(readFileSync(path(name), 'utf8'));
   const changed = change({ record: read('record'), status: read('status') });
   for (const name of ['record', 'status'] as const) writeFileSync(path(name), JSON.stringify(changed[name]));
@@ -80,9 +80,9 @@ const kinds = [
 
 for (const [age, name, ofSandbox, ofContainer] of kinds) {
   test(`a pod whose records are of a berth that is ${age} is listed, its container starts, and all of it can be removed`, options, async () => {
-    const traces = await tracesOf(place, daemon);
+    const leftoversBefore = await findLeftovers(workspace, daemon);
     const linux = { security_context: { namespace_options: { pid: 'POD' } } };
-    const pod = await runPod(daemon.client, name, place.directory, { linux });
+    const pod = await runPod(daemon.client, name, workspace.directory, { linux });
     const metadata = { name: 'main', attempt: 1 };
     const config = { metadata, image: { image }, command: ['sh', '-c', 'echo hello; exec sleep 1000'], log_path: 'main/1.log', linux };
     const creation = { pod_sandbox_id: pod.id, config, sandbox_config: pod.config };
@@ -91,7 +91,7 @@ for (const [age, name, ofSandbox, ofContainer] of kinds) {
     replace('sandboxes', pod.id, ofSandbox);
     replace('containers', container_id, ofContainer);
 
-    daemon = await startDaemon(place);
+    daemon = await startDaemon(workspace);
     const { client } = daemon;
     assert.equal((await statusOf(client, container_id)).state, 'CONTAINER_CREATED');
     await client.call('StartContainer', { container_id });
@@ -107,9 +107,9 @@ for (const [age, name, ofSandbox, ofContainer] of kinds) {
     assert.match(status.status.network.ip, /^10\.77\./);
     for (const rpc of ['ListPodSandboxMetrics', 'ListPodSandboxStats']) await client.call(rpc, {});
     await daemon.end('SIGKILL');
-    daemon = await startDaemon(place);
+    daemon = await startDaemon(workspace);
     assert.equal((await statusOf(daemon.client, container_id)).state, 'CONTAINER_RUNNING');
     for (const rpc of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(rpc, { pod_sandbox_id: pod.id });
-    assert.deepEqual(await tracesOf(place, daemon), traces);
+    assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
   });
 }

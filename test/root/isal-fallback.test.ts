@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { enterIsolation } from '../support/isolation.ts';
-import { isBuilt, makePlace, runBerth, startDaemon } from './support/daemon.ts';
+import { createWorkspace, isBuilt, runBerth, startDaemon } from './support/daemon.ts';
 import { pullSample } from './support/pods.ts';
 
 if (isBuilt) enterIsolation();
@@ -21,23 +21,23 @@ uint32_t crc32_gzip_refl(uint32_t crc, const void *bytes, uint64_t length) { ret
 `;
 
 test('a daemon with an unusable ISA-L logs this once, and unpacks layers with zlib', { skip: !isBuilt && 'berth is not built' }, async () => {
-  const place = makePlace();
-  execFileSync('cc', ['-shared', '-fPIC', '-x', 'c', '-o', join(place.directory, 'libisal.so.2'), '-'], { input: source });
-  process.env['LD_LIBRARY_PATH'] = place.directory;
+  const workspace = createWorkspace();
+  execFileSync('cc', ['-shared', '-fPIC', '-x', 'c', '-o', join(workspace.directory, 'libisal.so.2'), '-'], { input: source });
+  process.env['LD_LIBRARY_PATH'] = workspace.directory;
   try {
-    const daemon = await startDaemon(place);
+    const daemon = await startDaemon(workspace);
     await pullSample(daemon.client);
     assert.equal(await daemon.end('SIGTERM'), 0);
-    const { output, code } = await runBerth(['image', 'verify', '--root', place.root]);
+    const { output, code } = await runBerth(['image', 'verify', '--root', workspace.root]);
     assert.match(output, /^1 image, .*: ok$/m);
     assert.equal(code, 0);
-    const logged = readFileSync(place.logFile, 'utf8')
+    const logged = readFileSync(workspace.logFile, 'utf8')
       .split('\n')
       .filter((line) => line.includes('libisal'));
     assert.equal(logged.length, 1);
     assert.match(logged[0] ?? '', /"library":"libisal\.so\.2","reason":"self-test failed: [^"]+","msg":"gzip layers are decompressed with zlib/);
   } finally {
     delete process.env['LD_LIBRARY_PATH'];
-    await place.remove();
+    await workspace.remove();
   }
 });

@@ -11,18 +11,18 @@ import { verifyStore } from '../../src/images/store/verify.ts';
 import { layerOf, useImages } from '../support/image-bed.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { createRandom } from '../support/mutate.ts';
-import { isBuilt, makePlace, startDaemon } from './support/daemon.ts';
+import { createWorkspace, isBuilt, startDaemon } from './support/daemon.ts';
 
 enterIsolation();
 
 const kills = Number(process.env.BERTH_KILLS ?? 50);
 const seed = Number(process.env.BERTH_SEED ?? Date.now() % 1_000_000);
 const bed = useImages();
-const place = makePlace();
-after(() => place.remove());
+const workspace = createWorkspace();
+after(() => workspace.remove());
 
 async function checkWhole(moment: string, images: number): Promise<void> {
-  const { damages, badImages, temporary, unrecorded, ...found } = await verifyStore(place.root);
+  const { damages, badImages, temporary, unrecorded, ...found } = await verifyStore(workspace.root);
   assert.deepEqual({ damages, badImages, temporary, unrecorded }, { damages: [], badImages: [], temporary: [], unrecorded: [] }, moment);
   assert.equal(found.images, images, moment);
 }
@@ -43,7 +43,7 @@ test('a daemon killed at random moments of pulls leaves nothing half done, and t
     );
     await bed.push('kill', String(kill), { layers });
     const request = { image: { image: `${bed.host}/kill:${kill}` } };
-    const doomed = await startDaemon(place);
+    const doomed = await startDaemon(workspace);
     const pull = doomed.client.call('PullImage', request).then(
       () => 'done',
       () => 'cut off',
@@ -52,7 +52,7 @@ test('a daemon killed at random moments of pulls leaves nothing half done, and t
     await doomed.end('SIGKILL');
     if ((await pull) === 'cut off') interrupted += 1;
 
-    const daemon = await startDaemon(place);
+    const daemon = await startDaemon(workspace);
     const { images = [] } = await daemon.client.call<{ images: unknown[] }>('ListImages', {});
     await checkWhole(`after kill ${kill}`, images.length);
     await daemon.client.call('PullImage', request);

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { type Daemon, isBuilt, makePlace, startDaemon } from './support/daemon.ts';
+import { createWorkspace, type Daemon, isBuilt, startDaemon } from './support/daemon.ts';
 import { eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
 const skip = isBuilt ? process.arch !== 'x64' && 'the probe is for x86-64' : 'berth is not built';
@@ -31,15 +31,15 @@ const answersIn = (output: string) =>
   Object.fromEntries(output.split('\n').flatMap((line, index) => (line === '' ? [] : [[calls[index]?.name, Number(line)]])));
 
 test('containers get the filter that goes with their own capabilities, in the first process and in every exec', { skip }, async () => {
-  const place = makePlace();
-  const probes = join(place.directory, 'probes');
+  const workspace = createWorkspace();
+  const probes = join(workspace.directory, 'probes');
   mkdirSync(probes);
   execFileSync('musl-gcc', ['-static', '-O1', '-o', join(probes, 'probe'), join(import.meta.dirname, 'seccomp-probe.c')]);
   const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
-  let daemon: Daemon = await startDaemon(place);
+  let daemon: Daemon = await startDaemon(workspace);
   try {
     const image = await pullSample(daemon.client);
-    const pod = await runPod(daemon.client, 'filters', place.directory);
+    const pod = await runPod(daemon.client, 'filters', workspace.directory);
     const runtimeDefault = { seccomp: { profile_type: 'RuntimeDefault' } };
     const start = async (name: string, security_context: Message) => {
       const script = `/probes/probe - 0 ${words.join(' ')}; exec sleep 1000`;
@@ -63,12 +63,12 @@ test('containers get the filter that goes with their own capabilities, in the fi
     assert.deepEqual(await firstAnswers(pod, 'admin'), expected('unfiltered'));
     await assertFilters();
     await daemon.end('SIGKILL');
-    daemon = await startDaemon(place);
+    daemon = await startDaemon(workspace);
     await assertFilters();
     for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
   } finally {
     await daemon.end('SIGTERM');
-    await place.remove();
+    await workspace.remove();
   }
 });
 

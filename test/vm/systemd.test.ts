@@ -8,7 +8,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync 
 import { dirname, join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
-import { type Daemon, isBuilt, makePlace, type Place, startDaemon } from '../root/support/daemon.ts';
+import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from '../root/support/daemon.ts';
 import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod, statusOf } from '../root/support/pods.ts';
 
 const isHere = isBuilt && existsSync('/run/systemd/system') && existsSync('/sys/fs/cgroup/cgroup.controllers');
@@ -19,21 +19,21 @@ const podSlice = 'berthtest-burstable-pod1_a.slice';
 const podPath = `/berthtest.slice/berthtest-burstable.slice/${podSlice}`;
 const MiB = 1 << 20;
 
-let place: Place;
+let workspace: Workspace;
 let daemon: Daemon;
 let image: string;
 let pods = 0;
 
 before(async () => {
   if (!isHere) return;
-  place = makePlace();
-  daemon = await startDaemon(place);
+  workspace = createWorkspace();
+  daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
 });
 after(async () => {
   if (!isHere) return;
   await daemon.end('SIGTERM');
-  await place.remove();
+  await workspace.remove();
   systemctl('stop', 'berthtest.slice');
 });
 afterEach(async () => {
@@ -54,7 +54,7 @@ const value = (path: string, file: string) => readFileSync(join(root, path, file
 function pod(linux: Message = {}): Promise<Pod> {
   pods += 1;
   const security_context = { namespace_options: { network: 'NODE', pid: 'CONTAINER' } };
-  return runPod(daemon.client, `pod${pods}`, place.directory, { linux: { cgroup_parent: podPath, security_context, ...linux } });
+  return runPod(daemon.client, `pod${pods}`, workspace.directory, { linux: { cgroup_parent: podPath, security_context, ...linux } });
 }
 
 async function container(script: string, resources: Message = {}): Promise<{ id: string; path: string; scope: string }> {
@@ -137,7 +137,7 @@ test('a container is a delegated scope in the slice that the kubelet names', opt
 test('a sandbox without a parent lies in system.slice, and one whose parent is no slice is refused', options, async () => {
   const id = await runContainer(daemon.client, await pod({ cgroup_parent: '' }), image, 'main', idle);
   assert.equal((await detailsOf(daemon.client, id)).cgroupPath, `/system.slice/cri-berth-${id}.scope`);
-  await assert.rejects(pod({ cgroup_parent: '/kubepods/burstable/pod1' }), /is no systemd slice.*cgroupDriver/);
+  await assert.rejects(pod({ cgroup_parent: '/kubepods/burstable/pod1' }), /is not a systemd slice.*cgroupDriver/);
 });
 
 test('limits hold by effect: throttled, forks refused, killed for want of memory', options, async () => {
@@ -210,7 +210,7 @@ test('limits and device policy hold while no daemon runs, and are exact again wi
   await daemon.end('SIGKILL');
   systemctl('daemon-reload');
   assert.deepEqual(valuesOf(path, held), Object.fromEntries(Object.entries(values).filter(([file]) => !inexact.has(file))));
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(workspace);
   assert.deepEqual(valuesOf(path), values);
   assert.match(await readDisk(id), /Operation not permitted/);
   assert.equal(systemctl('show', scope, '-p', 'ActiveState'), 'ActiveState=active');
@@ -223,7 +223,7 @@ test('an OOM kill is told although the scope has gone with its last process, als
   await exec(daemon.client, id, 'touch', '/tmp/go');
   await daemon.end('SIGKILL');
   await eventually('the scope is gone', () => !scopes().some((line) => line.includes(scope)));
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(workspace);
   assert.deepEqual(await ended(id), [137, 'OOMKilled']);
 });
 
@@ -261,11 +261,11 @@ test('a restart of D-Bus, and of systemd itself, is no end of anything', options
 
 test("what cAdvisor looks for lies in the kubelet's slice, through daemon-reload, and goes with the pod", options, async () => {
   const socket = '/run/berth-test-crio/crio.sock';
-  const config = join(place.directory, 'config.toml');
+  const config = join(workspace.directory, 'config.toml');
   const plain = readFileSync(config, 'utf8');
   await daemon.end('SIGTERM');
   writeFileSync(config, `${plain}cadvisor_socket = "${socket}"\n`);
-  daemon = await startDaemon(place);
+  daemon = await startDaemon(workspace);
   try {
     const security_context = { namespace_options: { network: 'POD', pid: 'CONTAINER' } };
     const sandbox = await pod({ security_context });
@@ -280,7 +280,7 @@ test("what cAdvisor looks for lies in the kubelet's slice, through daemon-reload
     // Off again: what is there under this name goes on, and goes away.
     await daemon.end('SIGTERM');
     writeFileSync(config, plain);
-    daemon = await startDaemon(place);
+    daemon = await startDaemon(workspace);
     assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
     await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: sandbox.id });
     assert.deepEqual(below(podPath), []);

@@ -1,7 +1,8 @@
 /**
- * A real daemon to be treated badly: it may write to its own directories alone, its answers are taken as they come, and what it leaves is looked for.
+ * Test bed for fuzzing the CRI: a daemon that can write only to its own directories, a client that returns all responses and errors, and a check for
+ * leftovers.
  *
- * Belongs inside isolation.ts.
+ * Call enterIsolation() first.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -11,31 +12,33 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, credentials, Metadata, status } from '@grpc/grpc-js';
 import { buildSampleImage } from '../../../scripts/sample-image.ts';
-import { type Daemon, makePlace, type Place, startDaemon, tracesOf } from '../../root/support/daemon.ts';
+import { createWorkspace, type Daemon, findLeftovers, startDaemon, type Workspace } from '../../root/support/daemon.ts';
 import { pullSample, runContainer, runPod } from '../../root/support/pods.ts';
 import { cgroupDirectories } from '../../support/cgroups.ts';
 import { loadCriTypes } from '../../support/cri-mutations.ts';
 
-export type Answer<Response = unknown> = {
+export type CallResult<Response = unknown> = {
   readonly rpc: string;
   /** Name of the gRPC code. */
   readonly code: string;
   readonly details: string;
-  /** Of a stream, the first message. */
+  /** The response; for a stream, its first message. */
   readonly response?: Response | undefined;
 };
 
 export type SendOptions = { readonly deadlineMs?: number; readonly cancelAfterMs?: number };
 
 export type CriBed = {
-  readonly place: Place;
+  readonly workspace: Workspace;
   readonly image: string;
   readonly daemon: () => Daemon;
-  /** @param request a message, or bytes instead of one. Never throws. */
-  readonly send: <Response = unknown>(rpc: string, request: object, options?: SendOptions) => Promise<Answer<Response>>;
+  /** Sends a request. Never throws. @param request a message, or a Buffer with raw bytes. */
+  readonly send: <Response = unknown>(rpc: string, request: object, options?: SendOptions) => Promise<CallResult<Response>>;
+  /** Kills the daemon and starts a new one. */
   readonly restart: () => Promise<void>;
+  /** Removes all pods and containers. */
   readonly removeAll: () => Promise<void>;
-  /** @throws AssertionError naming what is on the machine, or open in the daemon, that was not there at the start. */
+  /** Compares leftovers and the daemon's open files with those at the start. @throws AssertionError with the differences. */
   readonly assertClean: () => Promise<void>;
   readonly end: () => Promise<void>;
 };
@@ -45,21 +48,24 @@ export const methods: Readonly<Record<string, (typeof services)[number][string]>
 
 const deadlineMsDefault = 60_000;
 
+/** Starts the daemon and runs one pod, so that resources that are created only once exist before the comparison. */
 export async function openCriBed(): Promise<CriBed> {
-  const place = makePlace();
-  // It is built where nothing can be written to afterwards.
+  const workspace = createWorkspace();
+  // Build the image now: its directory is read-only after protectMachine().
   await buildSampleImage();
-  protectMachine(dirname(place.directory));
-  let daemon = await startDaemon(place);
-  let client = connect(place);
+  protectMachine(dirname(workspace.directory));
+  let daemon = await startDaemon(workspace);
+  let client = connect(workspace);
   const image = await pullSample(daemon.client);
   const { removeAll } = createRemoval(() => daemon);
-  // What is made once for all pods: bridge, chains, what the daemon opens at its first of a kind.
-  const pod = await runPod(daemon.client, 'first', place.directory, { port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18200 }] });
+  // Create what is shared by all pods: the bridge, iptables chains, and files that the daemon keeps open.
+  const pod = await runPod(daemon.client, 'first', workspace.directory, {
+    port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18200 }],
+  });
   await runContainer(daemon.client, pod, image, 'c', 'sleep 1000');
   await removeAll();
   await send(client, 'Version', {});
-  const traces = await tracesAbout(place, daemon);
+  const leftoversBefore = await findPodLeftovers(workspace, daemon);
   const files = openFiles(daemon.pid);
   const newFiles = (pid: number): string[] => {
     const known = [...files];
@@ -69,36 +75,36 @@ export async function openCriBed(): Promise<CriBed> {
       return at < 0;
     });
   };
-  /** Of daemons that are gone; calls of them may not be over. */
-  const left: Client[] = [];
+  /** Clients of killed daemons; they may have pending calls. */
+  const oldClients: Client[] = [];
   return {
-    place,
+    workspace,
     image,
     daemon: () => daemon,
     send: (rpc, request, options) => send(client, rpc, request, options),
     restart: async () => {
       await daemon.end('SIGKILL');
-      left.push(client);
-      daemon = await startDaemon(place);
-      client = connect(place);
-      await ready(client);
+      oldClients.push(client);
+      daemon = await startDaemon(workspace);
+      client = connect(workspace);
+      await waitForReady(client);
     },
     removeAll,
     assertClean: async () => {
-      assert.deepEqual(await tracesAbout(place, daemon), traces);
-      for (const each of left.splice(0)) each.close();
+      assert.deepEqual(await findPodLeftovers(workspace, daemon), leftoversBefore);
+      for (const each of oldClients.splice(0)) each.close();
       for (let waits = 0; waits < 100 && newFiles(daemon.pid).length > 0; waits += 1) await sleep(50);
       assert.deepEqual(newFiles(daemon.pid), []);
     },
     end: async () => {
-      for (const each of [...left, client]) each.close();
+      for (const each of [...oldClients, client]) each.close();
       assert.equal(await daemon.end('SIGTERM'), 0);
-      await place.remove();
+      await workspace.remove();
     },
   };
 }
 
-/** Whatever a request names: nothing of this machine can be written to but below `writable`, in this mount namespace. */
+/** Remounts everything in this mount namespace read-only except `writable`, /proc, /sys and /run, whatever paths a request contains. */
 function protectMachine(writable: string): void {
   execFileSync('mount', ['--bind', writable, writable]);
   const needed = ['/proc', '/sys', '/run', writable];
@@ -111,10 +117,13 @@ function protectMachine(writable: string): void {
   }
 }
 
-const connect = (place: Place): Client =>
-  new Client(`unix://${place.socket}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': -1, 'grpc.use_local_subchannel_pool': 1 });
+const connect = (workspace: Workspace): Client =>
+  new Client(`unix://${workspace.socket}`, credentials.createInsecure(), {
+    'grpc.max_receive_message_length': -1,
+    'grpc.use_local_subchannel_pool': 1,
+  });
 
-function ready(client: Client): Promise<void> {
+function waitForReady(client: Client): Promise<void> {
   return new Promise((settle, reject) => {
     client.waitForReady(Date.now() + deadlineMsDefault, (error) => (error ? reject(error) : settle()));
   });
@@ -125,26 +134,26 @@ function send<Response>(
   rpc: string,
   request: object,
   { deadlineMs = deadlineMsDefault, cancelAfterMs }: SendOptions = {},
-): Promise<Answer<Response>> {
+): Promise<CallResult<Response>> {
   const method = methods[rpc];
   assert.ok(method, rpc);
   const options = { deadline: Date.now() + deadlineMs };
   const serialize = (message: object): Buffer => (Buffer.isBuffer(message) ? message : method.requestSerialize(message));
   const deserialize = (bytes: Buffer): Response => method.responseDeserialize(bytes) as Response;
   return new Promise((settle) => {
-    const answer = (error: { code: number; details: string } | null, response?: Response): void =>
+    const finish = (error: { code: number; details: string } | null, response?: Response): void =>
       settle({ rpc, code: status[error?.code ?? 0] ?? '', details: error?.details ?? '', response });
     if (!method.responseStream) {
-      const call = client.makeUnaryRequest(method.path, serialize, deserialize, request, new Metadata(), options, answer);
+      const call = client.makeUnaryRequest(method.path, serialize, deserialize, request, new Metadata(), options, finish);
       if (cancelAfterMs !== undefined) setTimeout(() => call.cancel(), cancelAfterMs);
       return;
     }
     const call = client.makeServerStreamRequest(method.path, serialize, deserialize, request, new Metadata(), options);
     let first: Response | undefined;
     call.on('data', (message: Response) => (first ??= message));
-    call.once('error', (error) => answer(error as unknown as { code: number; details: string }, first));
-    call.once('end', () => answer(null, first));
-    // Events never end by themselves.
+    call.once('error', (error) => finish(error as unknown as { code: number; details: string }, first));
+    call.once('end', () => finish(null, first));
+    // GetContainerEvents does not end by itself.
     setTimeout(() => call.cancel(), cancelAfterMs ?? (rpc === 'GetContainerEvents' ? 50 : deadlineMs)).unref();
   });
 }
@@ -163,17 +172,17 @@ function createRemoval(daemon: () => Daemon): Pick<CriBed, 'removeAll'> {
   return { removeAll };
 }
 
-/** The parents of pods' cgroups are a kubelet's: they may stay. */
-async function tracesAbout(place: Place, daemon: Daemon): Promise<Record<string, readonly string[]>> {
+/** Returns leftovers without the pods' parent cgroups: those belong to the kubelet and may stay. */
+async function findPodLeftovers(workspace: Workspace, daemon: Daemon): Promise<Record<string, readonly string[]>> {
   const below = (path: string): string[] =>
     readdirSync(path, { withFileTypes: true }).flatMap((each) => (each.isDirectory() ? [each.name, ...below(join(path, each.name))] : []));
-  const cgroups = cgroupDirectories(place.cgroup)
+  const cgroups = cgroupDirectories(workspace.cgroup)
     .flatMap(below)
     .filter((name) => /[0-9a-f]{64}/.test(name));
-  return { ...(await tracesOf(place, daemon)), cgroups };
+  return { ...(await findLeftovers(workspace, daemon)), cgroups };
 }
 
-/** What the descriptors of a process are of, without the numbers that differ each time; sorted. */
+/** Returns the targets of a process's file descriptors, sorted, with all numbers replaced by N. */
 function openFiles(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`)
     .flatMap((fd) => {
@@ -186,8 +195,8 @@ function openFiles(pid: number): string[] {
     .sort();
 }
 
-/** Files that hurt whoever takes them for plain ones. @returns their paths. */
-export function makeHazards(directory: string): string[] {
+/** Creates files that break code which expects regular files: a FIFO, a huge sparse file, dangling and circular links, a socket. @returns paths. */
+export function createHazardousFiles(directory: string): string[] {
   const at = (name: string): string => join(directory, name);
   mkdirSync(directory, { recursive: true });
   execFileSync('mkfifo', [at('fifo')]);
@@ -200,8 +209,8 @@ export function makeHazards(directory: string): string[] {
   return [...['fifo', 'file', 'sparse', 'dangling', 'loop', 'socket', 'missing/a/b', 'x/../../..', '.', ''].map(at)];
 }
 
-/** Makes the sources of recorded mounts, which a kubelet would have made. */
-export function makeSources(mounts: readonly { readonly host_path?: string; readonly container_path?: string }[]): void {
+/** Creates the mount sources of recorded requests, as the kubelet does. */
+export function createMountSources(mounts: readonly { readonly host_path?: string; readonly container_path?: string }[]): void {
   for (const { host_path: path = '', container_path: target = '' } of mounts) {
     if (path === '' || existsSync(path)) continue;
     const isFile = /^\/etc\/hosts$|termination-log$/.test(target);

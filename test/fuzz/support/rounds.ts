@@ -1,14 +1,14 @@
 /**
- * Rounds of a fuzz test: one seed each, for a bounded time.
+ * Runs the rounds of a fuzz test, each with its own seed, for a limited time.
  *
- * BERTH_FUZZ_SECONDS makes it longer for a run by hand, BERTH_FUZZ_SEED begins with that seed: a failure names its own.
+ * BERTH_FUZZ_SECONDS sets the duration, BERTH_FUZZ_SEED the first seed. A failure prints the seed of its round.
  */
 import type { TestContext } from 'node:test';
 import { createRandom } from '../../support/mutate.ts';
 
 const secondsDefault = 5;
 
-/** @returns how many rounds there were. @throws the round's failure, the seed before its message. */
+/** Runs rounds until the time is over. @returns the number of rounds. @throws the error of a failed round, prefixed with its seed. */
 export async function rounds(test: TestContext, round: (random: () => number) => void | Promise<void>): Promise<number> {
   const first = Number(process.env['BERTH_FUZZ_SEED'] ?? 1);
   const untilMs = performance.now() + Number(process.env['BERTH_FUZZ_SECONDS'] ?? secondsDefault) * 1000;

@@ -1,7 +1,7 @@
 /**
- * The real daemon in directories of its own, which a test can kill and start again; and what it and its pods leave on the machine.
+ * Starts the daemon in a test's own directories, and finds what it and its pods leave behind. A test can kill and restart the daemon.
  *
- * Belongs inside isolation.ts: every process and every mount there is the test's.
+ * Call enterIsolation() first: then all processes and mounts belong to the test.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,13 +14,14 @@ import { cgroupDirectories, removeCgroup } from '../../support/cgroups.ts';
 const program = resolve(import.meta.dirname, '../../../bin/berth');
 export const isBuilt = existsSync(resolve(import.meta.dirname, '../../../dist/berth.mjs'));
 
-export type Place = {
+/** The directories, files and cgroup of a daemon. */
+export type Workspace = {
   readonly directory: string;
   readonly state: string;
   readonly root: string;
   readonly socket: string;
   readonly logFile: string;
-  /** Name of the cgroup that holds all others, without a slash. */
+  /** Name of the parent of all cgroups, without a slash. */
   readonly cgroup: string;
   readonly remove: () => Promise<void>;
 };
@@ -28,11 +29,12 @@ export type Place = {
 export type Daemon = {
   readonly client: CriClient;
   readonly pid: number;
-  /** Sends the signal and waits for the end. @returns the exit code, null when it ended by the signal. */
+  /** Sends the signal and waits until the daemon exits. @returns the exit code, or null if the signal killed it. */
   readonly end: (signal: 'SIGKILL' | 'SIGTERM') => Promise<number | null>;
 };
 
-export function makePlace(): Place {
+/** Creates the directories and the configuration of a daemon. */
+export function createWorkspace(): Workspace {
   const directory = mkdtempSync('/var/tmp/berth-daemon-');
   const at = (name: string) => join(directory, name);
   const state = `/run/${directory.slice('/var/tmp/'.length)}`;
@@ -52,14 +54,14 @@ export function makePlace(): Place {
   return { directory, state, root: at('root'), socket: `${state}/berth.sock`, logFile: at('daemon.log'), cgroup, remove };
 }
 
-/** The arguments of `berth serve` for a place; later ones win. @param changes flags by name. */
-export function serveArguments(place: Place, changes: Readonly<Record<string, string>> = {}): string[] {
+/** Returns the arguments of `berth serve`. @param changes flags by name, which override the default ones. */
+export function serveArguments(workspace: Workspace, changes: Readonly<Record<string, string>> = {}): string[] {
   const flags = {
-    config: join(place.directory, 'config.toml'),
-    socket: place.socket,
-    root: place.root,
-    state: place.state,
-    'cni-conf-dir': join(place.directory, 'net.d'),
+    config: join(workspace.directory, 'config.toml'),
+    socket: workspace.socket,
+    root: workspace.root,
+    state: workspace.state,
+    'cni-conf-dir': join(workspace.directory, 'net.d'),
     metrics: 'off',
     'log-level': 'info',
     ...changes,
@@ -67,26 +69,26 @@ export function serveArguments(place: Place, changes: Readonly<Record<string, st
   return ['serve', ...Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value])];
 }
 
-/** @throws Error with the daemon's log when it ends, or does not answer within 30 s. */
-export async function startDaemon(place: Place, changes: Readonly<Record<string, string>> = {}): Promise<Daemon> {
-  const log = openSync(place.logFile, 'a');
-  const child = spawn(program, serveArguments(place, changes), { stdio: ['ignore', log, log] });
-  const ended = new Promise<number | null>((settle) => child.once('exit', settle));
-  for (let waits = 0; !(await answers(place.socket)); waits += 1) {
-    if (waits > 600 || child.exitCode !== null) throw new Error(`the daemon does not serve:\n${readFileSync(place.logFile, 'utf8')}`);
+/** Starts the daemon and waits until it serves. @throws Error with the daemon's log if it exits or does not serve within 30 s. */
+export async function startDaemon(workspace: Workspace, changes: Readonly<Record<string, string>> = {}): Promise<Daemon> {
+  const log = openSync(workspace.logFile, 'a');
+  const child = spawn(program, serveArguments(workspace, changes), { stdio: ['ignore', log, log] });
+  const exited = new Promise<number | null>((settle) => child.once('exit', settle));
+  for (let waits = 0; !(await accepts(workspace.socket)); waits += 1) {
+    if (waits > 600 || child.exitCode !== null) throw new Error(`the daemon did not start:\n${readFileSync(workspace.logFile, 'utf8')}`);
     await sleep(50);
   }
-  const client = connectCri(`unix://${place.socket}`);
+  const client = connectCri(`unix://${workspace.socket}`);
   const end = async (signal: 'SIGKILL' | 'SIGTERM') => {
     child.kill(signal);
-    const code = await ended;
+    const code = await exited;
     client.close();
     return code;
   };
   return { client, pid: child.pid as number, end };
 }
 
-/** Runs `berth` to its end. */
+/** Runs a `berth` command until it exits. It is killed after 30 s. */
 export async function runBerth(args: readonly string[]): Promise<{ readonly code: number | null; readonly output: string }> {
   const child: ChildProcess = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
@@ -97,7 +99,7 @@ export async function runBerth(args: readonly string[]): Promise<{ readonly code
   return { code, output };
 }
 
-function answers(socket: string): Promise<boolean> {
+function accepts(socket: string): Promise<boolean> {
   return new Promise((settle) => {
     const connection = connect(socket);
     connection.once('error', () => settle(false));
@@ -108,9 +110,9 @@ function answers(socket: string): Promise<boolean> {
   });
 }
 
-/** All that pods can leave behind. Waits a moment for what is just ending. */
-export async function tracesOf(place: Place, daemon?: Daemon): Promise<Record<string, readonly string[]>> {
-  const others = () => strangers().filter(({ pid }) => pid !== daemon?.pid);
+/** Returns everything that pods can leave behind. Waits up to 2 s for exiting processes. */
+export async function findLeftovers(workspace: Workspace, daemon?: Daemon): Promise<Record<string, readonly string[]>> {
+  const others = () => otherProcesses().filter(({ pid }) => pid !== daemon?.pid);
   for (let waits = 0; waits < 100 && others().length > 0; waits += 1) await sleep(20);
   const below = (path: string) => (existsSync(path) ? readdirSync(path).sort() : []);
   const lines = (command: string, ...args: string[]) => execFileSync(command, args, { encoding: 'utf8' }).trim().split('\n');
@@ -122,25 +124,25 @@ export async function tracesOf(place: Place, daemon?: Daemon): Promise<Record<st
       .sort(),
     interfaces: lines('ip', '-o', 'link').map((line) => line.split(': ')[1] ?? ''),
     rules: ['nat', 'filter'].flatMap((table) => lines('iptables', '-w', '-t', table, '-S')),
-    leases: below(join(place.directory, 'leases/kill')).filter((name) => /^\d/.test(name)),
-    cgroups: cgroupDirectories(place.cgroup).flatMap((path) =>
+    leases: below(join(workspace.directory, 'leases/kill')).filter((name) => /^\d/.test(name)),
+    cgroups: cgroupDirectories(workspace.cgroup).flatMap((path) =>
       readdirSync(path, { withFileTypes: true }).flatMap((each) => (each.isDirectory() ? [each.name] : [])),
     ),
-    sandboxes: below(join(place.state, 'sandboxes')),
-    containers: below(join(place.state, 'containers')),
-    namespaces: below(join(place.state, 'netns')),
-    roots: below(join(place.root, 'containers')),
-    attachments: below(join(place.root, 'cni/results')),
+    sandboxes: below(join(workspace.state, 'sandboxes')),
+    containers: below(join(workspace.state, 'containers')),
+    namespaces: below(join(workspace.state, 'netns')),
+    roots: below(join(workspace.root, 'containers')),
+    attachments: below(join(workspace.root, 'cni/results')),
   };
 }
 
-/** What runs in this pid namespace besides the tests: the daemon, monitors, containers. */
-export function strangers(): { readonly pid: number; readonly command: string }[] {
+/** Returns the processes in this pid namespace except the test: the daemon, monitors and containers. */
+function otherProcesses(): { readonly pid: number; readonly command: string }[] {
   const pids = readdirSync('/proc').flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []));
   return pids.map((pid) => ({ pid, command: commandOf(pid) })).filter(({ pid, command }) => pid !== process.pid && command !== '' && pid !== 1);
 }
 
-/** '' for a zombie. */
+/** Returns the command line, or '' for a zombie. */
 function commandOf(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');

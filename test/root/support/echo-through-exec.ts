@@ -1,5 +1,5 @@
 /**
- * Sends a gigabyte through `cat` in a container and back, and prints as JSON what came and how much this process grew meanwhile.
+ * Sends 1 GiB through `cat` in a container. Prints as JSON the received bytes, whether they are intact, and how much this process's memory grew.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { Readable, Writable } from 'node:stream';
@@ -10,7 +10,7 @@ const host = await startEngine();
 try {
   const id = await host.engine.createContainer(await host.engine.runSandbox(sandboxSpec()), containerSpec(['sleep', '1000']), host.image);
   await host.engine.startContainer(id);
-  // A tenth first: code is compiled and the heap finds its size once.
+  // Warm up with 100 MiB: code is compiled and the heap grows once.
   await echo(host, id, 100);
   const before = process.memoryUsage.rss();
   const { bytes, isIntact, rssMax } = await echo(host, id, 1024);

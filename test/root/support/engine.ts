@@ -1,5 +1,5 @@
 /**
- * An engine in directories of its own, with busybox as the image and no network plugins, for tests that go through the engine's functions.
+ * Starts an engine in a test's own directories, with busybox as the image and without network plugins, for tests that call the engine directly.
  */
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -37,7 +37,7 @@ export type TestEngine = {
   readonly end: () => Promise<void>;
 };
 
-/** @param network what the sandboxes get; without it they have loopback only. */
+/** Starts an engine. @param network the network of the sandboxes; by default they have only loopback. */
 export async function startEngine(
   network: Network = noNetwork,
   directory = mkdtempSync('/var/tmp/berth-test-'),
@@ -150,7 +150,7 @@ function makeImage(directory: string): ContainerImage {
     try {
       symlinkSync('busybox', join(layer, 'bin', applet));
     } catch {
-      // There from an earlier engine in the same directory.
+      // It exists: created by an earlier engine in the same directory.
     }
   }
   writeFileSync(join(layer, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/home/web:/bin/sh\n');
@@ -162,6 +162,7 @@ function makeImage(directory: string): ContainerImage {
 
 let sandboxes = 0;
 
+/** Returns a sandbox spec with a unique name and the given changes. */
 export function sandboxSpec(changes: Partial<SandboxSpec> = {}): SandboxSpec {
   sandboxes += 1;
   return {
@@ -194,6 +195,7 @@ export const security: SecuritySpec = {
   namespaces: { network: 'pod', ipc: 'pod', pid: 'container' },
 };
 
+/** Returns a container spec with the given changes. */
 export function containerSpec(command: readonly string[], changes: Partial<ContainerSpec> = {}): ContainerSpec {
   return {
     metadata: { name: 'main', attempt: 0 },

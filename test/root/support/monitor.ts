@@ -1,7 +1,7 @@
 /**
- * What the monitor's tests share: a directory, pipes, and the smallest plan of a container (the host's files, a new pid namespace).
+ * Shared code of the monitor tests: a directory, pipes, and a minimal container plan (the host's files, a new pid namespace).
  *
- * BERTH_MONITOR names another build of the monitor, e.g. the one with sanitizers.
+ * BERTH_MONITOR selects another build of the monitor, for example the one with sanitizers.
  */
 import assert from 'node:assert/strict';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
@@ -26,7 +26,7 @@ export const binaryPath = process.env.BERTH_MONITOR ?? fileURLToPath(new URL('..
 
 export type TestDeps = MonitorDeps & { readonly killAfter: (pid: number) => void };
 
-/** The monitor, and a way to end a process with the test, whatever the test's result. */
+/** Opens the monitor. `killAfter` kills a process after the test, whatever its result. */
 export async function monitorDeps(t: TestContext): Promise<TestDeps> {
   const monitor = await openMonitorBinary(binaryPath);
   t.after(monitor.close);
@@ -38,7 +38,7 @@ export async function monitorDeps(t: TestContext): Promise<TestDeps> {
         close(pidfd);
       });
     } catch {
-      // It has ended already.
+      // It has already exited.
     }
   };
   return { monitor, killAfter };
@@ -48,17 +48,18 @@ function signalIfAlive(pidfd: number): void {
   try {
     pidfdSendSignal(pidfd, 9);
   } catch {
-    // It has ended, as it should.
+    // It has exited, as expected.
   }
 }
 
+/** Creates a directory that is removed after the test. */
 export function scratch(t: TestContext): string {
   const dir = mkdtempSync(join(tmpdir(), 'berth-monitor-'));
   t.after(() => rmSync(dir, { recursive: true }));
   return dir;
 }
 
-/** Its own mounts, and a /proc of its own pid namespace. */
+/** Operations that make mounts private and mount /proc of the new pid namespace. */
 export const ownProc: Op[] = [
   { call: 'mount', source: '', target: '/', type: '', flags: MS.REC | MS.PRIVATE, data: '', note: 'making mounts private' },
   { call: 'mount', source: 'proc', target: '/proc', type: 'proc', flags: MS.NOSUID, data: '', note: 'mounting /proc' },
@@ -76,14 +77,14 @@ export const shell = '/usr/bin/busybox';
 export type ContainerPlan = {
   readonly script: string;
   readonly lineBytesMax?: number;
-  /** Directory of the log; default: that of the exit record. */
+  /** Directory of the log. Default: the directory of the exit record. */
   readonly logDir?: string;
   readonly hasLog?: boolean;
-  /** File that the monitor takes for that of its cgroup. */
+  /** File that the monitor reads as memory.events of its cgroup. */
   readonly memoryEvents?: string;
 };
 
-/** A container that runs a shell script, with log `0.log`, exit record and control socket in `dir`. */
+/** Starts a container that runs a shell script. Its log `0.log`, exit record and control socket are in `dir`. */
 export async function startContainer(deps: TestDeps, dir: string, options: ContainerPlan): Promise<StartedMonitor> {
   const [outReader, outWriter] = pipe();
   const [errReader, errWriter] = pipe();
@@ -96,7 +97,7 @@ export async function startContainer(deps: TestDeps, dir: string, options: Conta
       fds: ['out', 'err', 'childOut', 'childErr', 'dir', 'logs', ...(options.memoryEvents === undefined ? [] : ['memory.events'])],
       parent: controlSocket,
       clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
-      child: [{ call: 'setsid', note: 'making a session' }, ...ownProc, stdio('childOut', 1), stdio('childErr', 2), execve(shell)],
+      child: [{ call: 'setsid', note: 'creating a session' }, ...ownProc, stdio('childOut', 1), stdio('childErr', 2), execve(shell)],
       process: { argv: ['sh', '-c', options.script], env: ['PATH=/usr/bin:/bin'] },
       supervise: { mode: 'container', stdout: 'out', stderr: 'err', hasTerminal: false, exitDir: 'dir', control: 'control', ...log, ...counted },
     };
@@ -108,17 +109,17 @@ export async function startContainer(deps: TestDeps, dir: string, options: Conta
   }
 }
 
-/** Bound by a short name in the directory itself: the address holds 108 bytes. AF_UNIX = 1, SOCK_STREAM | SOCK_CLOEXEC. */
+/** Binds the socket by a relative path, because a socket address is limited to 108 bytes. AF_UNIX = 1, SOCK_STREAM | SOCK_CLOEXEC. */
 export const controlSocket: Op[] = [
   { call: 'fchdir', fd: 'dir', note: 'entering the directory' },
   { call: 'unlinkat', dir: 'cwd', path: 'control', flags: 0, tolerate: ['ENOENT'], note: 'removing an old socket' },
-  { call: 'socket', family: 1, type: 1 | O.CLOEXEC, protocol: 0, out: 'control', note: 'making the control socket' },
+  { call: 'socket', family: 1, type: 1 | O.CLOEXEC, protocol: 0, out: 'control', note: 'creating the control socket' },
   { call: 'bind', socket: 'control', address: Buffer.from('\u0001\0control\0'), note: 'binding the control socket' },
   { call: 'listen', socket: 'control', backlog: 64, note: 'listening on the control socket' },
   { call: 'chdir', path: '/', note: 'leaving the directory' },
 ];
 
-/** Waits for a child's end and reaps it. @returns the wait status. */
+/** Waits until a child exits and reaps it. @returns the wait status. */
 export async function ended(pid: number): Promise<number> {
   const pidfd = pidfdOpen(pid);
   await whenReadable(pidfd);
@@ -128,7 +129,7 @@ export async function ended(pid: number): Promise<number> {
   return status as number;
 }
 
-/** Runs a container to its end. */
+/** Runs a container until it exits. */
 export async function runContainer(deps: TestDeps, dir: string, options: ContainerPlan): Promise<{ record: ExitRecord; log: string; pid: number }> {
   const { monitorPid, pid } = await startContainer(deps, dir, options);
   assert.equal(await ended(monitorPid), 0);
@@ -137,17 +138,17 @@ export async function runContainer(deps: TestDeps, dir: string, options: Contain
   return { record, log: options.hasLog === false ? '' : readFileSync(join(options.logDir ?? dir, '0.log'), 'latin1'), pid };
 }
 
-/** `stdout F text`: lines of a log without their times, which are checked. */
+/** Returns the lines of a log without timestamps, for example `stdout F text`. Checks the format and order of the timestamps. */
 export function linesOf(log: string): string[] {
   const lines = log.split('\n');
   assert.equal(lines.pop(), '', 'the log ends with a newline');
   const times = lines.map((line) => line.slice(0, 30));
   for (const time of times) assert.match(time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z$/);
-  assert.deepEqual(times, [...times].sort(), 'times do not go back');
+  assert.deepEqual(times, [...times].sort(), 'timestamps increase');
   return lines.map((line) => line.slice(31));
 }
 
-/** A plan without supervision, for what is over before the process runs. */
+/** Returns a plan without supervision, for tests that end before the process runs. */
 export const barePlan = (child: readonly Op[], more: Partial<Plan> = {}): Plan => ({
   fds: [],
   parent: [],

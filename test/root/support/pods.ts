@@ -1,5 +1,5 @@
 /**
- * Pods through the CRI socket, as tests of the real daemon want them: short, of the sample image, told apart by name.
+ * Shorthands for CRI calls in tests of the daemon: pods and containers of the sample image, identified by name.
  */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { buildSampleImage } from '../../../scripts/sample-image.ts';
 
 export type Pod = { readonly id: string; readonly config: Message; readonly logDirectory: string };
 
-/** Pulls the sample image from a registry that ends with the pull. @returns its name. */
+/** Pulls the sample image from a temporary registry. @returns its name. */
 export async function pullSample(client: CriClient): Promise<string> {
   const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
   try {
@@ -22,6 +22,7 @@ export async function pullSample(client: CriClient): Promise<string> {
   }
 }
 
+/** Runs a pod sandbox. @param changes fields of its config. */
 export async function runPod(client: CriClient, name: string, directory: string, changes: Message = {}): Promise<Pod> {
   const logDirectory = join(directory, 'logs', name);
   mkdirSync(logDirectory, { recursive: true });
@@ -30,7 +31,7 @@ export async function runPod(client: CriClient, name: string, directory: string,
   return { id, config, logDirectory };
 }
 
-/** Creates and starts. Its log is `<name>.log`. @returns its id. */
+/** Creates and starts a container that runs a shell script. Its log is `<name>.log`. @returns its id. */
 export async function runContainer(client: CriClient, pod: Pod, image: string, name: string, script: string, changes: Message = {}): Promise<string> {
   const command = ['sh', '-c', script];
   const config = { metadata: { name, attempt: 0 }, image: { image }, command, log_path: `${name}.log`, linux: {}, ...changes };
@@ -61,30 +62,30 @@ export async function detailsOf(client: CriClient, container_id: string): Promis
   return JSON.parse(info.info) as Details;
 }
 
-/** @returns what it prints on stdout. @throws Error when it fails. */
+/** Runs a command in a container. @returns its stdout. @throws Error with stderr if its exit code is not 0. */
 export async function exec(client: CriClient, container_id: string, ...cmd: string[]): Promise<string> {
-  const answer = await client.call<{ stdout: Buffer; stderr: Buffer; exit_code: number }>('ExecSync', { container_id, cmd, timeout: '20' });
-  if (answer.exit_code !== 0) throw new Error(`${cmd.join(' ')} ended with ${answer.exit_code}: ${answer.stderr}`);
-  return answer.stdout.toString();
+  const result = await client.call<{ stdout: Buffer; stderr: Buffer; exit_code: number }>('ExecSync', { container_id, cmd, timeout: '20' });
+  if (result.exit_code !== 0) throw new Error(`${cmd.join(' ')} exited with code ${result.exit_code}: ${result.stderr}`);
+  return result.stdout.toString();
 }
 
-/** Waits until it holds, at most 20 s. */
-export async function eventually(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+/** Waits until the condition is true. @throws Error after 20 s. */
+export async function eventually(description: string, condition: () => boolean | Promise<boolean>): Promise<void> {
   for (let waits = 0; waits < 800; waits += 1) {
-    if (await holds()) return;
+    if (await condition()) return;
     await sleep(25);
   }
-  throw new Error(`not so after 20 s: ${what}`);
+  throw new Error(`timeout after 20 s waiting until ${description}`);
 }
 
-/** The contents of a log's lines. @throws Error for a line that is none, or a file that does not end with one. */
+/** Returns the contents of the log's lines. @throws Error for an invalid or incomplete line. */
 export function logLines(...files: readonly string[]): string[] {
   const text = files.map((file) => readFileSync(file, 'latin1')).join('');
   const lines = text.split('\n');
-  if (lines.pop() !== '') throw new Error(`${files}: the last line is torn`);
+  if (lines.pop() !== '') throw new Error(`${files}: the last line is incomplete`);
   return lines.map((line) => {
     const [, content] = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (?:stdout|stderr) [FP] ([\s\S]*)$/.exec(line) ?? [];
-    if (content === undefined) throw new Error(`${files}: no line of a log: ${line}`);
+    if (content === undefined) throw new Error(`${files}: invalid log line: ${line}`);
     return content;
   });
 }

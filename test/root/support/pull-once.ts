@@ -1,5 +1,5 @@
 /**
- * A daemon that does nothing but one pull: to be killed in the middle, or measured. Arguments: root directory, image name.
+ * Pulls one image, so that a test can kill the pull or measure its memory. Arguments: root directory, image name.
  */
 import { readFileSync } from 'node:fs';
 import { createUnpacker } from '../../../src/images/unpack/unpack.ts';
@@ -12,5 +12,5 @@ const node = await openNode(root, unpacker);
 console.log(`start ${process.memoryUsage().rss >> 10}`);
 await node.pull(reference);
 await unpacker.close();
-// Not getrusage's peak: that begins with the size of the process that forked this one.
+// Not ru_maxrss of getrusage(2): it includes the size of the parent before exec.
 console.log(`peak ${/VmHWM:\s+([0-9]+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]}`);
