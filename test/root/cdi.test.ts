@@ -290,7 +290,7 @@ test('a hook that fails, or is late, ends the start with what it said; nothing o
   const late = writeProgram('late', 'sleep 98765 & exec sleep 98765');
   for (const hookName of ['createContainer', 'createRuntime']) {
     writeDevice({ hooks: [{ hookName, path: late, timeout: 1 }] });
-    await assert.rejects(start(), { code: 'DEADLINE_EXCEEDED', message: /late: not done within 1 s; it was killed/ });
+    await assert.rejects(start(), { code: 'DEADLINE_EXCEEDED', message: /late: timeout after 1 s; killed/ });
     for (let tries = 0; tries < 100 && sleepers().length > 0; tries++) await sleep(20);
     assert.deepEqual(sleepers(), [], hookName);
   }

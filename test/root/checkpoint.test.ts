@@ -240,7 +240,7 @@ test('a stop does not wait for a checkpoint', async () => {
   const id = await start({}, {}, `trap 'exit 7' TERM; ${counting}`);
   // The first process of a pid namespace is not told of a signal that it has no trap for yet.
   await assertRuns(id);
-  const failure = assertFails(withCriu(hanging), id, 'FAILED_PRECONDITION', /it was stopped meanwhile$/);
+  const failure = assertFails(withCriu(hanging), id, 'FAILED_PRECONDITION', /the container was stopped$/);
   while (!existsSync(join(workDirOf(id), 'criu.json'))) await sleep(20);
   await host.engine.stopContainer(id, 20_000);
   assert.equal(host.engine.container(id).status.exitCode, 7);

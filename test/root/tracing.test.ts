@@ -151,7 +151,7 @@ test('a pod start is a trace below the caller’s span: every call, and in it ev
 
   const [, failed] = find('/StartContainer');
   assert.equal(failed?.status.code, 2);
-  assert.match(failed.status.message, /starting container broken: .*no such file/);
+  assert.match(failed.status.message, /start container broken: .*no such file/);
   assert.partialDeepStrictEqual(failed.attributes, { 'rpc.status_code': 'FAILED_PRECONDITION', 'error.type': 'FAILED_PRECONDITION' });
   assert.equal(find('/CreateContainer')[0]?.status.code, 0);
 

@@ -1,8 +1,8 @@
 /**
- * Tells the cgroup driver of cgroups whose processes run: after a start, after a restart of the daemon, and whenever it may have lost their values.
- * Those of containers that wait for their start get their values again.
+ * Registers cgroups with running processes with the cgroup driver: after a start, after a restart of the daemon, and whenever the driver may have
+ * overwritten their values. Cgroups of created containers get their values written again.
  *
- * A driver that does not answer ends no container: its limits are in the kernel's files already, and the next reset asks again.
+ * A failing driver does not fail the container: the limits are already in the kernel's files, and the next reset retries.
  */
 import { reasonOf } from '../../lib/errors.ts';
 import { setDevices } from '../../sys/cgroup/cgroups.ts';
@@ -12,13 +12,13 @@ import { containerDevices } from '../sources/container-sources.ts';
 import { type ContainerRecord, containerState, type SandboxRecord, sandboxState } from '../state/records.ts';
 import type { Resources } from '../state/spec.ts';
 
-/** Makes a container's cgroup with its limits and devices, or gives them again to one that is there. @throws {BerthError} for a limit that the kernel refuses. */
+/** Creates a container's cgroup if needed, and writes its limits and device policy. @throws {BerthError} for a limit that the kernel rejects. */
 export async function prepareCgroup(deps: EngineDeps, record: ContainerRecord, resources: Resources): Promise<void> {
   await deps.cgroupDriver.create(record.cgroupPath, planCgroup(resources, deps.cgroups));
   setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
 }
 
-/** For a container that was started; does nothing when it has ended. */
+/** Registers the cgroup of a running container. Does nothing if the container has exited. */
 export async function adoptContainer(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.containers.get(id);
   if (view === undefined || containerState(view.status) !== 'running') return;
@@ -26,7 +26,9 @@ export async function adoptContainer(deps: EngineDeps, id: string): Promise<void
   await logged(deps, id, () => deps.cgroupDriver.adopt(record.cgroupPath, planCgroup(status.resources, deps.cgroups)));
 }
 
-/** For a container that waits for its start: nobody else knows of its cgroup, and may have taken the controllers from it with all values. */
+/**
+ * Writes the limits of a created container again: systemd does not know its cgroup, and may have disabled its controllers, which discards all values.
+ */
 async function restoreContainer(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.containers.get(id);
   if (view === undefined || containerState(view.status) !== 'created') return;
@@ -34,7 +36,7 @@ async function restoreContainer(deps: EngineDeps, id: string): Promise<void> {
   await logged(deps, id, () => prepareCgroup(deps, record, status.resources));
 }
 
-/** For the reaper of a sandbox that has one. A record from before records had the path leaves it as it is. */
+/** Registers the cgroup of a sandbox's reaper. Does nothing for a record of an older version, which does not contain the path. */
 export async function adoptReaper(deps: EngineDeps, { id, cgroupPath }: SandboxRecord): Promise<void> {
   if (cgroupPath !== undefined) await logged(deps, id, () => deps.cgroupDriver.adopt(cgroupPath, []));
 }
@@ -43,16 +45,16 @@ async function logged(deps: EngineDeps, id: string, adopt: () => Promise<void>):
   try {
     await adopt();
   } catch (error) {
-    deps.log.error({ id, reason: reasonOf(error) }, 'the cgroup driver does not know of a cgroup; its limits hold as they were written');
+    deps.log.error({ id, reason: reasonOf(error) }, 'cgroup driver failed for a cgroup; its limits remain as written');
   }
 }
 
-/** Tells of all that runs now, and again whenever the driver asks. */
+/** Registers all cgroups with running processes, now and after each reset of the driver. */
 export async function keepLimits(deps: EngineDeps): Promise<void> {
   const all = () => {
     const reapers = deps.store.sandboxes.all().filter(({ status }) => sandboxState(status) === 'ready' && status.reaper !== undefined);
     return Promise.all([
-      // In turn with updates of the same container.
+      // In the container's queue, after updates in progress.
       ...deps.store.containers
         .all()
         .map(({ record: { id } }) => deps.queue.run(id, () => Promise.all([adoptContainer(deps, id), restoreContainer(deps, id)]))),

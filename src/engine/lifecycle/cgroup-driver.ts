@@ -1,12 +1,12 @@
 /**
- * Who makes the cgroups of containers: berth alone (cgroupfs), or berth together with systemd, which must know of what lies in its slices.
+ * Cgroup drivers: berth creates the cgroups of containers by itself (cgroupfs), or together with systemd, which must know all cgroups in its slices.
  *
- * Below systemd a container is a transient scope. A scope cannot be without a process, while a container's cgroup is there from its creation, so
- * that limits are refused early and its process is born inside: berth makes the directory of the scope-to-be, with values and device policy,
- * and once the process runs asks systemd to make the scope around what is in it. systemd then finds the directory and the process in their place,
- * and writes its properties, which say the same; what it rounds, or has no property for, berth writes again, also each time systemd has
- * applied all units anew (daemon-reload). With its last process the scope ends, and its directory goes: where the monitor has not read the count
- * of OOM kills by then, the kernel's log has it.
+ * With systemd a container is a transient scope. A scope needs a process, but a container's cgroup exists from its creation, so that invalid limits
+ * are rejected early and the process starts inside. So berth creates the directory of the future scope, with its values and device policy. When the
+ * process runs, berth asks systemd to create a scope with that process. systemd uses the existing directory, and writes the scope's properties, which
+ * contain the same values. berth then writes the values again, because systemd rounds some and has no property for others. It also does so after
+ * systemd has applied all units again (daemon-reload). When its last process exits, the scope ends and its directory is removed: if the monitor has
+ * not read the number of OOM kills by then, the kernel log still has it.
  */
 import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -21,42 +21,44 @@ import { connectSystemd, isSystemdRunning, type Systemd } from '../../sys/system
 import { containerCgroupPath, parentCgroupPath } from '../cgroup/cgroup.ts';
 import { parentSlice, type ScopePrefix, scopeName, scopeNames, scopeProperties, slicePath, unitOf, unitProperties } from '../cgroup/systemd-units.ts';
 
-/** Paths are from the root of the hierarchies. A record keeps its path, so each driver also takes those that the other has made. */
+/** Paths are relative to the root of the hierarchies. A record contains its path, so each driver also accepts paths from the other. */
 export type CgroupDriver = {
   readonly name: 'cgroupfs' | 'systemd';
-  /** Of a container, or of a sandbox's own processes. @throws {BerthError} INVALID_ARGUMENT for a parent that is the other driver's. */
+  /** Returns the path for a container, or for a sandbox's own processes. @throws {BerthError} INVALID_ARGUMENT for a parent of the other driver. */
   readonly pathOf: (parent: string, id: string) => string;
-  /** Of a pod, whichever driver's; '' for the root. */
+  /** Returns the path of a pod's cgroup, of either driver; '' for the root. */
   readonly parentPathOf: (parent: string) => string;
-  /** Makes the directory, with those above, and gives it values. @throws {BerthError} as writeCgroup(). */
+  /** Creates the directory and its parents, and writes values. @throws {BerthError} as writeCgroup(). */
   readonly create: (path: string, values?: readonly CgroupWrite[]) => Promise<void>;
-  /** For a cgroup whose first process runs, or that an earlier daemon has left running. `values`: all of its limits. */
+  /** Registers a cgroup whose first process has started, or that has running processes after a restart of the daemon. `values`: all of its limits. */
   readonly adopt: (path: string, values: readonly CgroupWrite[]) => Promise<void>;
-  /** Changes limits, all or none. @param change.values all limits as they are then. @throws {BerthError} as updateCgroup(). */
+  /** Changes limits, all or none. @param change.values all limits after the change. @throws {BerthError} as updateCgroup(). */
   readonly update: (path: string, change: { readonly writes: readonly CgroupWrite[]; readonly values: readonly CgroupWrite[] }) => Promise<void>;
-  /** For a cgroup whose processes have ended. Succeeds when there is none. */
+  /** Removes a cgroup whose processes have exited. Idempotent. */
   readonly remove: (path: string) => Promise<void>;
-  /** Paths of what belongs to this id, wherever it is. */
+  /** Returns the paths of all cgroups with this id in their name. */
   readonly find: (id: string) => Promise<readonly string[]>;
-  /** Calls back when values in cgroups of running containers may have been overwritten. */
+  /** Registers a callback for when values in cgroups of running containers may have been overwritten. */
   readonly onReset: (listener: () => void) => void;
   readonly close: () => void;
 };
 
-/** Where cgroups are whose parent nobody names, and what they are called. */
+/** The parent of cgroups for which the request names none, and the prefix of their names. */
 export type CgroupNames = { readonly defaultParent: string; readonly prefix: ScopePrefix };
 
 export type CgroupDriverName = 'auto' | CgroupDriver['name'];
 
-/** Parent of what names none, under systemd: where services are, and where the peers put it. */
+/** The default parent with systemd, as in containerd and CRI-O: the slice of system services. */
 const systemSlice = 'system.slice';
 const adoptAttemptsMax = 3;
 const createAttemptsMax = 3;
 
 /**
- * @param wanted `auto`: systemd where it is process 1, answers, and cgroups are v2.
- * @param names.defaultParent under systemd counted only when it is a slice.
- * @throws {BerthError} FAILED_PRECONDITION when the wanted one cannot be had.
+ * Selects the cgroup driver.
+ *
+ * @param wanted `auto`: systemd if it is PID 1 and reachable, and cgroups are v2.
+ * @param names.defaultParent with systemd ignored unless it is a slice.
+ * @throws {BerthError} FAILED_PRECONDITION if the wanted driver is not available.
  */
 export async function chooseCgroupDriver(
   wanted: CgroupDriverName,
@@ -64,17 +66,16 @@ export async function chooseCgroupDriver(
   { defaultParent, prefix }: CgroupNames,
   log: Log,
 ): Promise<CgroupDriver> {
-  // What knows `crio` takes an id only from between the last dash and `.scope`, with or without systemd.
+  // With the prefix `crio`, cAdvisor parses the id between the last dash and `.scope`, with or without systemd.
   const cgroupfs = createCgroupfsDriver(facts, defaultParent, prefix === 'crio' ? (id) => scopeName(id, prefix) : (id) => id);
   if (wanted === 'cgroupfs' || (wanted === 'auto' && (facts.version === 1 || !isSystemdRunning()))) return cgroupfs;
-  if (facts.version === 1)
-    throw failedPrecondition('cgroup driver systemd: this node has cgroup v1, and berth makes scopes on v2 only; set cgroup_driver to cgroupfs');
-  if (!isSystemdRunning()) throw failedPrecondition('cgroup driver systemd: systemd does not run this node (no /run/systemd/system)');
+  if (facts.version === 1) throw failedPrecondition('cgroup driver systemd: requires cgroup v2, and this node has v1; set cgroup_driver to cgroupfs');
+  if (!isSystemdRunning()) throw failedPrecondition('cgroup driver systemd: systemd is not running (no /run/systemd/system)');
   try {
     return createSystemdDriver(facts, await connectSystemd(), { defaultParent, prefix });
   } catch (error) {
     if (wanted === 'systemd') throw failedPrecondition(`cgroup driver systemd: ${reasonOf(error)}`, error);
-    log.warn({ reason: reasonOf(error) }, 'systemd runs this node but cannot be asked; the cgroup driver is cgroupfs');
+    log.warn({ reason: reasonOf(error) }, 'systemd is running but not reachable; using cgroup driver cgroupfs');
     return cgroupfs;
   }
 }
@@ -108,16 +109,16 @@ function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultPa
     parentPathOf: (parent) => podPath(parent, defaultSlice),
     create: async (path, values = []) => {
       const unit = unitOf(path);
-      // A slice that systemd does not know would lose its values, and its controllers, when it gets to know it.
+      // systemd must know the slice: it resets the values and controllers of an unknown one when it loads the unit.
       if (unit !== null && !existsSync(`${facts.root}${dirname(path)}`)) await systemd.startUnit(unit.slice);
-      createUnknown(facts, path, values);
+      createWithRetry(facts, path, values);
     },
     adopt: (path, values) => adopt(facts, systemd, path, values),
     update: (path, change) => update(facts, systemd, path, change),
     remove: async (path) => {
       await removeCgroup(facts, path);
       const unit = unitOf(path);
-      // It has ended with its last process; this waits until systemd has noticed.
+      // The scope has ended with its last process: this only waits until systemd has noticed.
       if (unit !== null) await systemd.stopUnit(unit.scope);
     },
     find: (id) => findEither(facts, id),
@@ -126,10 +127,10 @@ function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultPa
   };
 }
 
-/** A node can have pods of both drivers after its configuration was changed. */
+/** Accepts parents of both drivers: after a change of the configuration, a node can have pods of both. */
 function podPath(parent: string, defaultParent: string): string {
-  const given = parent === '' ? defaultParent : parent;
-  return /\.slice\/*$/.test(given) ? slicePath(parentSlice(given, '')) : parentCgroupPath(given, '');
+  const effective = parent === '' ? defaultParent : parent;
+  return /\.slice\/*$/.test(effective) ? slicePath(parentSlice(effective, '')) : parentCgroupPath(effective, '');
 }
 
 async function findEither(facts: CgroupFacts, id: string): Promise<readonly string[]> {
@@ -137,8 +138,8 @@ async function findEither(facts: CgroupFacts, id: string): Promise<readonly stri
   return found.flat();
 }
 
-/** With the end of a scope systemd takes from its slice each controller that nothing it knows of needs there, and it does not know of this cgroup yet. */
-function createUnknown(facts: CgroupV2Facts, path: string, values: readonly CgroupWrite[]): void {
+/** Retries, because systemd does not know this cgroup yet: when a scope ends, it disables all controllers in the slice that no known unit needs. */
+function createWithRetry(facts: CgroupV2Facts, path: string, values: readonly CgroupWrite[]): void {
   for (let attempt = 1; ; attempt++) {
     createCgroup(facts, path);
     try {
@@ -155,7 +156,7 @@ async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, value
   if (unit === null) return;
   for (let attempt = 1; ; attempt++) {
     const pids = (await processes(facts, path)).filter((pid) => pid !== 0);
-    // All of it has ended already: there is nothing to know for systemd.
+    // All processes have exited: no scope is needed.
     if (pids.length === 0) return;
     try {
       const properties = [...scopeProperties(unit.slice, `container ${unit.scope}`), ...unitProperties(values, systemd.version)];
@@ -163,7 +164,7 @@ async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, value
       writeCgroup(facts, path, values);
       return;
     } catch (error) {
-      // Some ended meanwhile, and with one that is gone systemd takes none.
+      // systemd rejects the request if one of the processes has exited in the meantime.
       if ((await processes(facts, path)).length === 0) return;
       if (attempt === adoptAttemptsMax) throw error;
     }
@@ -171,7 +172,7 @@ async function adopt(facts: CgroupV2Facts, systemd: Systemd, path: string, value
 }
 
 async function update(facts: CgroupV2Facts, systemd: Systemd, path: string, change: Parameters<CgroupDriver['update']>[1]): Promise<void> {
-  // First the kernel's word on each value; systemd would only log it.
+  // First write to the kernel, which reports invalid values; systemd would only log them.
   const undo = await updateCgroup(facts, path, change.writes);
   const unit = unitOf(path);
   if (unit === null) return;

@@ -1,7 +1,7 @@
 /**
- * A container's life: create, start, stop, update, remove. Undo is remove, whoever asks for it.
+ * The lifecycle of containers: create, start, stop, update, remove. Undo is always remove.
  *
- * Calls on one container run one after another; waiting for an end does not hold the queue.
+ * Calls for one container run one after another, but waiting for its exit does not block its queue.
  */
 import { randomBytes } from 'node:crypto';
 import { writeSync } from 'node:fs';
@@ -44,22 +44,22 @@ import { makeBundle, runHooks } from './hooks.ts';
 import { monitorPlacer } from './monitor-cgroup.ts';
 import { savePlan, saveRun } from './saved-plan.ts';
 
-/** An image as a container is made from it. */
+/** The image of a container, with its config and layers. */
 export type ContainerImage = ContainerRecord['image'];
 
 const SIGKILL = 9;
-/** Exit code and reason of a container that could not be started, as containerd has them. */
+/** Exit code and reason of a container that could not be started, as in containerd. */
 const startFailure = { exitCode: 128, reason: 'StartError' } as const;
-/** How long a process may take to die of SIGKILL before StopContainer says that it does not. */
+/** Timeout for processes to exit after SIGKILL. */
 const killTimeoutMs = 30_000;
 
 export const newId = (): string => randomBytes(32).toString('hex');
 
 /**
- * Creates a container in a sandbox: everything that can be refused is refused here; nothing runs before startContainer().
+ * Creates a container in a sandbox. Rejects everything that can be rejected before the start; startContainer() runs the process.
  *
- * A call for a name that is being created joins; for one that was created meanwhile it gives that id.
- * @throws {BerthError} with the step that failed; then nothing of it is left.
+ * A call for a name whose creation is in progress joins it. A call for a container that has already been created returns its id.
+ * @throws {BerthError} naming the step that failed. Nothing is left behind.
  */
 export function createContainer(deps: EngineDeps, sandboxId: string, spec: ContainerSpec, image: ContainerImage): Promise<string> {
   const { name, attempt } = spec.metadata;
@@ -68,11 +68,11 @@ export function createContainer(deps: EngineDeps, sandboxId: string, spec: Conta
     const existing = deps.store.containers
       .all()
       .find(({ record }) => record.sandboxId === sandbox.record.id && record.spec.metadata.name === name && record.spec.metadata.attempt === attempt);
-    if (existing === undefined) return makeContainer(deps, sandbox, spec, image);
+    if (existing === undefined) return createNew(deps, sandbox, spec, image);
     if (containerState(existing.status) === 'created') return existing.record.id;
     throw new BerthError(
       'ALREADY_EXISTS',
-      `creating container ${name}: attempt ${attempt} in this sandbox is there, ${containerState(existing.status)}`,
+      `create container ${name}: attempt ${attempt} already exists in this sandbox, and is ${containerState(existing.status)}`,
     );
   });
 }
@@ -80,13 +80,13 @@ export function createContainer(deps: EngineDeps, sandboxId: string, spec: Conta
 function readySandbox(deps: EngineDeps, id: string): SandboxView {
   const sandbox = deps.store.sandboxes.get(id);
   if (sandbox === undefined || sandboxState(sandbox.status) === 'creating') throw notFound(`sandbox ${id} not found`);
-  if (sandboxState(sandbox.status) !== 'ready') throw failedPrecondition(`sandbox ${id} is not ready: it was stopped`);
+  if (sandboxState(sandbox.status) !== 'ready') throw failedPrecondition(`sandbox ${id} is not ready`);
   return sandbox;
 }
 
-async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: ContainerSpec, image: ContainerImage): Promise<string> {
+async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: ContainerSpec, image: ContainerImage): Promise<string> {
   const id = newId();
-  const spec = { ...asked, resources: withBlockio(deps, sandbox, asked) };
+  const spec = { ...requested, resources: withBlockio(deps, sandbox, requested) };
   const { step, timeline } = createStopwatch(deps);
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
@@ -96,7 +96,7 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: Cont
       deps.rootfs.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });
       return deps.rootfs.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
     });
-    // It may have been stopped while the root was made; from here to the end nothing else runs.
+    // The sandbox may have been stopped in the meantime. There is no await between this check and the record.
     readySandbox(deps, sandbox.record.id);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
@@ -109,19 +109,21 @@ async function makeContainer(deps: EngineDeps, sandbox: SandboxView, asked: Cont
     deps.store.containers.update(id, (status) => ({ ...status, readyAtNs: deps.clock.nowNs(), timeline: timeline() }));
     return id;
   } catch (error) {
-    await discard(deps, id).catch((leftover: unknown) => deps.log.warn({ id, reason: reasonOf(leftover) }, 'left for recovery'));
-    throw failedTo(`creating container ${spec.metadata.name}`, error);
+    await discard(deps, id).catch((leftover: unknown) =>
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'removing a failed container failed; recovery retries'),
+    );
+    throw failedTo(`create container ${spec.metadata.name}`, error);
   }
 }
 
-/** What the request names stands over what the annotations' class gives. */
+/** Returns the resources with the values of the blockio class that the annotations select. Values of the request take precedence. */
 function withBlockio({ blockio, cgroups }: EngineDeps, { record }: SandboxView, { metadata, annotations, resources }: ContainerSpec): Resources {
   const name = blockioClassOf(metadata.name, annotations, record.spec.annotations);
   if (blockio === null || name === undefined) return resources;
   return mergeResources({ unified: blockioValues(blockio, name, disksLike, ioWeightFile(cgroups)) }, resources);
 }
 
-/** Of all layers that a container stands on: its own image's, and those of images that are its volumes. */
+/** Returns the diff ids of all layers that a container uses: those of its image and of its image volumes. */
 export function diffIdsOf(spec: ContainerSpec, image: ContainerImage): string[] {
   return [...new Set([...image.diffIds, ...spec.mounts.flatMap((mount) => mount.image?.found?.diffIds ?? [])])];
 }
@@ -149,24 +151,25 @@ function composeRecord(
   };
 }
 
-/** Those that its devices need, too. */
+/** Adds the groups that CDI devices require. */
 function withGroups({ security, edits }: ContainerSpec): UserSpec {
   const { user } = security;
   return edits === undefined ? user : { ...user, supplementalGroups: [...user.supplementalGroups, ...edits.gids] };
 }
 
 /**
- * Starts a created container; answers when its program has been executed.
+ * Starts a created container. Returns when its program has been executed.
  *
- * @throws {BerthError} FAILED_PRECONDITION for one that is not CREATED; with the failing operation's text when it cannot be started: it is EXITED then.
+ * @throws {BerthError} FAILED_PRECONDITION if the container is not CREATED. If the start fails, the error names the failed operation, and the
+ *   container is EXITED.
  */
 export function startContainer(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, async () => {
     const view = containerOf(deps, id);
     const state = containerState(view.status);
-    if (state !== 'created') throw failedPrecondition(`starting container ${id}: it is ${state}`);
+    if (state !== 'created') throw failedPrecondition(`start container ${id}: the container is ${state}`);
     const sandbox = readySandbox(deps, view.record.sandboxId);
-    const attempt = `starting container ${view.record.spec.metadata.name}`;
+    const attempt = `start container ${view.record.spec.metadata.name}`;
     try {
       deps.store.containers.update(id, (status) => ({ ...status, startingAtNs: deps.clock.nowNs() }));
     } catch (error) {
@@ -190,9 +193,9 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   const spawned = monitorPlacer(deps, view);
   if (hasStartHooks(record.spec)) makeBundle(deps, record);
   const starting = step('start.monitor', (span) => {
-    const ran: MonitorRequest['ran'] = (told) => {
-      saveRun(deps, id, told.run);
-      addPlanParts(span, plan, told);
+    const ran: MonitorRequest['ran'] = (result) => {
+      saveRun(deps, id, result.run);
+      addPlanParts(span, plan, result);
     };
     const held = async (pid: number) => {
       await step('start.hooks', () => runHooks(deps, view.record, ['prestart', 'createRuntime', 'createContainer'], pid));
@@ -200,7 +203,7 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
     };
     return startMonitor(deps, { plan, fds: registers.fds, name: id, spawned, ran, held }).finally(registers.closeAll);
   });
-  // While the monitor works.
+  // Concurrently with the monitor.
   savePlan(deps, id, plan);
   const started = await starting;
   const monitor = identify(started.monitorPid);
@@ -214,46 +217,46 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   deps.rootfs.release(id);
   watchExit(deps, id, monitor);
   await adoptContainer(deps, id);
-  await runHooksAnyway(deps, record, 'poststart', started.pid);
+  await runHooksBestEffort(deps, record, 'poststart', started.pid);
 }
 
-/** When it is too late for their failure to change anything. */
-async function runHooksAnyway(deps: EngineDeps, record: ContainerRecord, point: 'poststart' | 'poststop', pid: number): Promise<void> {
-  await runHooks(deps, record, [point], pid).catch((error: unknown) => deps.log.warn({ id: record.id, reason: reasonOf(error) }, 'a hook failed'));
+/** Runs hooks whose failure has no effect, but is logged. */
+async function runHooksBestEffort(deps: EngineDeps, record: ContainerRecord, point: 'poststart' | 'poststop', pid: number): Promise<void> {
+  await runHooks(deps, record, [point], pid).catch((error: unknown) => deps.log.warn({ id: record.id, reason: reasonOf(error) }, 'hook failed'));
 }
 
-/** A process that is over already has no start time, and is never found alive. */
+/** The start time of a process that has already exited is '', so that it is never considered alive. */
 function identify(pid: number): ProcessIdentity {
   return { pid, startTime: processStartTime(pid) ?? '' };
 }
 
-/** Ends what a start that failed, or was cut off, has begun, and makes the container EXITED. @param timeline of what the start has done. */
+/** Cleans up a failed or interrupted start, and sets the container to EXITED. @param timeline of the steps of the start. */
 export async function recordStartFailure(deps: EngineDeps, id: string, message: string, timeline: Timeline = {}): Promise<void> {
   const cgroupPath = deps.store.containers.get(id)?.record.cgroupPath;
   if (cgroupPath === undefined) return;
-  // Before the status says EXITED. The monitor of a start that was cut off has ended with its daemon, or has put the process here.
+  // Before the status changes to EXITED. The monitor of an interrupted start has exited with its daemon, or has moved the process into this cgroup.
   const left = await killCgroup(deps.cgroups, cgroupPath, killTimeoutMs);
-  if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of a container that did not start do not die');
+  if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of a container that failed to start survive SIGKILL');
   const unwritten = deps.store.containers.updateBestEffort(id, (status) => {
     const now = deps.clock.nowNs();
     const times = { startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, timeline: { ...status.timeline, ...timeline } };
     return { ...status, ...times, ...startFailure, message };
   });
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's failed start is not on disk yet");
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of a failed start not written');
   deps.rootfs.release(id);
   await deps.cgroupDriver
     .remove(cgroupPath)
-    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'removing the cgroup failed; it is removed with the container'));
 }
 
 /**
- * Stops a running container: its stop signal, then SIGKILL after `timeoutMs`; 0 kills at once. Returns when the status says EXITED.
+ * Stops a running container: sends its stop signal, and SIGKILL after `timeoutMs`; 0 sends SIGKILL at once. Returns when the container is EXITED.
  *
- * A stop during another does not send the signal again, but its shorter timeout holds. Anything that does not run is stopped already.
- * @throws {BerthError} DEADLINE_EXCEEDED naming the processes when they do not die of SIGKILL.
+ * A second call during a stop does not send the stop signal again, but a shorter timeout takes effect. Does nothing if the container is not running.
+ * @throws {BerthError} DEADLINE_EXCEEDED, naming the processes, if they survive SIGKILL.
  */
 export async function stopContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
-  // After a start that is under way; the wait itself must not hold up others.
+  // Waits for a start in progress. The wait for the exit must not block the queue.
   await deps.queue.run(id, async () => {});
   await endContainer(deps, id, timeoutMs);
 }
@@ -261,35 +264,35 @@ export async function stopContainer(deps: EngineDeps, id: string, timeoutMs: num
 async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
   const view = deps.store.containers.get(id);
   const watch = deps.watches.of(id);
-  // Of a record that cannot be read, nobody knows the process, let alone its stop signal.
-  if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stopping');
+  // An unreadable record does not tell the process or its stop signal.
+  if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stop');
   if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
   const isFirst = !watch.stopping.signal.aborted;
-  // A checkpoint holds the processes still: it ends first.
-  watch.stopping.abort(failedPrecondition('it was stopped meanwhile'));
+  // Aborts a checkpoint in progress, which keeps the processes frozen.
+  watch.stopping.abort(failedPrecondition('the container was stopped'));
   if (timeoutMs > 0) {
     if (isFirst) signalContainer(view, view.record.stopSignal);
     if (await endsWithin(timeoutMs, watch.exited)) return watch.exited;
   }
   signalContainer(view, SIGKILL);
-  // Without a pid namespace of its own, the end of the first process is not the end of the others.
+  // Without its own pid namespace, the kernel does not kill the other processes when the first one exits.
   if (view.record.spec.security.namespaces.pid !== 'container') await killCgroup(deps.cgroups, view.record.cgroupPath, killTimeoutMs);
   if (await endsWithin(killTimeoutMs, watch.exited)) return watch.exited;
-  throw undying('stopping', id, await processes(deps.cgroups, view.record.cgroupPath));
+  throw unkillable('stop', id, await processes(deps.cgroups, view.record.cgroupPath));
 }
 
-const undying = (attempt: string, id: string, pids: readonly number[]) =>
-  new BerthError('DEADLINE_EXCEEDED', `${attempt} container ${id}: processes ${pids.join(', ')} do not die of SIGKILL`);
+const unkillable = (attempt: string, id: string, pids: readonly number[]) =>
+  new BerthError('DEADLINE_EXCEEDED', `${attempt} container ${id}: processes ${pids.join(', ')} survive SIGKILL`);
 
-/** @throws {BerthError} DEADLINE_EXCEEDED naming what does not die. */
+/** @throws {BerthError} DEADLINE_EXCEEDED, naming the processes that survive SIGKILL. */
 async function killAll(deps: EngineDeps, view: ContainerView, attempt: string): Promise<void> {
   for (const path of await cgroupsOf(deps, view)) {
     const left = await killCgroup(deps.cgroups, path, killTimeoutMs);
-    if (left.length > 0) throw undying(attempt, view.record.id, left);
+    if (left.length > 0) throw unkillable(attempt, view.record.id, left);
   }
 }
 
-/** A record that cannot be read does not say where its cgroup is; the id names it, wherever it is. */
+/** Returns the cgroup from the record. An unreadable record does not contain it, so it is found by the id. */
 async function cgroupsOf(deps: EngineDeps, { record, status }: ContainerView): Promise<readonly string[]> {
   return status.unreadableReason === undefined ? [record.cgroupPath] : deps.cgroupDriver.find(record.id);
 }
@@ -300,7 +303,7 @@ function signalContainer({ status }: ContainerView, signal: number): void {
   try {
     const pidfd = pidfdOpen(process.pid);
     try {
-      // The pidfd is of whoever has the pid now: the start time tells whether it is still ours.
+      // The pid may have been reused before pidfd_open: compare the start time.
       if (processStartTime(process.pid) === process.startTime) pidfdSendSignal(pidfd, signal);
     } finally {
       close(pidfd);
@@ -310,10 +313,10 @@ function signalContainer({ status }: ContainerView, signal: number): void {
   }
 }
 
-/** Checkpoints of one container come one after another; its removal waits for them. */
+/** Queue key: checkpoints of a container run one after another, and its removal waits for them. */
 export const checkpointKey = (id: string): string => `checkpoint ${id}`;
 
-/** Removes a container and what it wrote, killing it first; its logs stay. Idempotent. */
+/** Kills a container, and removes it with everything it has written except its logs. Idempotent. */
 export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, async () => {
     await endContainer(deps, id, 0);
@@ -322,23 +325,23 @@ export function removeContainer(deps: EngineDeps, id: string): Promise<void> {
   });
 }
 
-/** Removes all that is left of a container, in an order that a crash between any two steps leaves repeatable. */
+/** Removes everything of a container, in an order that can be repeated after a crash between any two steps. */
 export async function discard(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.containers.get(id);
   if (view !== undefined) {
-    await killAll(deps, view, 'removing');
+    await killAll(deps, view, 'remove');
     for (const path of await cgroupsOf(deps, view)) await deps.cgroupDriver.remove(path);
   }
-  if (view?.status.startingAtNs !== undefined) await runHooksAnyway(deps, view.record, 'poststop', 0);
+  if (view?.status.startingAtNs !== undefined) await runHooksBestEffort(deps, view.record, 'poststop', 0);
   await deps.rootfs.remove(id);
   await deps.store.containers.remove(id);
   deps.layers.release(id);
 }
 
 /**
- * Changes a container's resources: all of them or none. Before the start they are kept for it, after the end only remembered.
+ * Changes a container's resources, all or none. Before the start they also apply to the start; after the exit they are only recorded.
  *
- * @throws {BerthError} naming file and value that the kernel refused; FAILED_PRECONDITION for a memory limit below what is in use.
+ * @throws {BerthError} naming the file and the value that the kernel rejected; FAILED_PRECONDITION for a memory limit below the current usage.
  */
 export function updateContainerResources(deps: EngineDeps, id: string, wanted: Resources): Promise<void> {
   return deps.queue.run(id, async () => {
@@ -352,20 +355,20 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     const usage = memoryBytes === null ? null : { memoryBytes };
     const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
     await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
-    // The cgroup has them: a full disk does not take them back.
+    // Best effort: the cgroup has been updated, even if the status cannot be written to a full disk.
     const unwritten = deps.store.containers.updateBestEffort(id, (before) => ({ ...before, resources }));
-    if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's resources are not on disk yet");
+    if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status with new resources not written');
   });
 }
 
-/** Makes the container's monitor open its log file anew. @throws {BerthError} FAILED_PRECONDITION when it does not run. */
+/** Makes the container's monitor reopen its log file. @throws {BerthError} FAILED_PRECONDITION if the container is not running. */
 export async function reopenContainerLog(deps: EngineDeps, id: string): Promise<void> {
   const { status } = containerOf(deps, id);
-  if (containerState(status) !== 'running') throw failedPrecondition(`reopening the log of container ${id}: it is ${containerState(status)}`);
+  if (containerState(status) !== 'running') throw failedPrecondition(`reopen the log of container ${id}: the container is ${containerState(status)}`);
   await reopenLog(deps.store.containers.directory(id));
 }
 
-/** @throws {BerthError} NOT_FOUND. */
+/** Returns a container by its full id. @throws {BerthError} NOT_FOUND. */
 export function containerOf(deps: EngineDeps, id: string): ContainerView {
   const view = deps.store.containers.get(id);
   if (view === undefined || containerState(view.status) === 'creating') throw notFound(`container ${id} not found`);

@@ -6,7 +6,7 @@ import { describeEnd } from './exits.ts';
 const view = { status: { startedAtNs: '1000', resources: {} } } as unknown as ContainerView;
 const record = (exitCode: number, signal = 0) => ({ pid: 1, exitCode, signal, finishedAtNs: 2000n, droppedLogBytes: 0, oomKills: null });
 
-test('describeEnd() tells completion, failure, OOM kill and loss apart', () => {
+test('describeEnd() distinguishes completion, failure, OOM kill and a lost monitor', () => {
   const reason = (exitCode: number, kills: number) => describeEnd(view, record(exitCode), kills, '3000').reason;
   assert.equal(reason(0, 0), 'Completed');
   assert.equal(reason(2, 0), 'Error');
@@ -16,7 +16,7 @@ test('describeEnd() tells completion, failure, OOM kill and loss apart', () => {
   assert.deepEqual([lost.exitCode, lost.reason, lost.finishedAtNs], [255, 'Unknown', '3000']);
 });
 
-test('describeEnd() never ends a container before it began, and tells of log that was lost', () => {
+test('describeEnd() never returns an end before the start, and reports dropped log output', () => {
   const late = { status: { startedAtNs: '9000', resources: {} } } as unknown as ContainerView;
   const end = describeEnd(late, { ...record(0), droppedLogBytes: 7 }, 0, '3000');
   assert.equal(end.finishedAtNs, '9000');

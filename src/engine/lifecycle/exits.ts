@@ -1,5 +1,5 @@
 /**
- * The end of a container: its monitor goes, what it left becomes the status, and what is left of its processes ends.
+ * Handles the exit of a container: waits for its monitor, copies the exit record to the status, and kills the remaining processes.
  */
 import { reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
@@ -12,15 +12,15 @@ import { type ExitRecord, readExitRecord } from '../monitor/monitor.ts';
 import { describeVictim } from '../oom/oom-report.ts';
 import type { ContainerStatus, ContainerView, EndReason, ProcessIdentity } from '../state/records.ts';
 
-/** How long the processes that a container leaves in its cgroup may take to die of SIGKILL before they are only reported. */
+/** Timeout for SIGKILL of the processes that remain in the cgroup. After that they are only reported. */
 const leftoverTimeoutMs = 5_000;
 
-/** Follows a running container to its end. */
+/** Watches a running container, and records its exit. */
 export function watchExit(deps: EngineDeps, id: string, monitor: ProcessIdentity): void {
   deps.watches.add(id, () => {
     const exited = monitorEnded(monitor).then(() => recordExit(deps, id));
-    // A container whose end cannot be recorded stays RUNNING in the status: loud, and tried again at the next start.
-    exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, "recording a container's end failed"));
+    // If the exit cannot be recorded, the status remains RUNNING, and the next start of the daemon tries again.
+    exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, 'recording the exit of a container failed'));
     return exited;
   });
 }
@@ -41,39 +41,39 @@ async function monitorEnded(monitor: ProcessIdentity): Promise<void> {
   reap(monitor.pid);
 }
 
-/** Makes a container EXITED from the record of its monitor; without one it was lost. For a container whose monitor is gone. */
+/** Sets a container whose monitor has exited to EXITED, from the monitor's exit record. Without a record the reason is `Unknown`. */
 export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.containers.get(id);
   if (view === undefined) return;
   const { cgroupPath } = view.record;
-  // Before the status says EXITED: the verdict, which goes with the cgroup, and the end of whatever else ran in it.
+  // Before the status changes to EXITED: read the OOM kills, which are lost with the cgroup, and kill all other processes in it.
   const counted = await oomKills(deps.cgroups, cgroupPath);
   const left = await killCgroup(deps.cgroups, cgroupPath, leftoverTimeoutMs);
-  if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an ended container do not die');
+  if (left.length > 0) deps.log.warn({ id, pids: left }, 'processes of an exited container survive SIGKILL');
   const record = await readExitRecord(deps.store.containers.directory(id));
-  // Of what the kernel killed, its log tells before the process is dead, and still when the cgroup is gone: below systemd that goes with its last process,
-  // at times before even the monitor has looked.
+  // The kernel logs an OOM kill before the process exits, and the log outlives the cgroup. With systemd the cgroup is removed with its last process,
+  // sometimes before the monitor has read its counter.
   deps.oomKills.catchUp();
-  const told = deps.store.containers.get(id) ?? view;
-  const toldKills = told.status.oom?.kills ?? 0;
-  const kills = Math.max(counted ?? 0, record?.oomKills ?? 0, toldKills);
-  deps.oomKills.countUntold(kills - toldKills);
-  const end = describeEnd(told, record, kills, deps.clock.nowNs());
+  const current = deps.store.containers.get(id) ?? view;
+  const loggedKills = current.status.oom?.kills ?? 0;
+  const kills = Math.max(counted ?? 0, record?.oomKills ?? 0, loggedKills);
+  deps.oomKills.countUntold(kills - loggedKills);
+  const end = describeEnd(current, record, kills, deps.clock.nowNs());
   const unwritten = deps.store.containers.updateBestEffort(id, (status) => ({ ...status, ...end }));
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a container's end is not on disk yet");
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of an exited container not written');
   deps.observeEnd?.(end.reason);
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
   await deps.cgroupDriver
     .remove(cgroupPath)
-    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'left for the removal of the container'));
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'removing the cgroup failed; it is removed with the container'));
 }
 
-/** Exit code of a container whose end nobody saw. */
+/** Exit code of a container whose exit was not recorded. */
 const lostExitCode = 255;
 
 type End = Pick<ContainerStatus, 'finishedAtNs' | 'exitCode' | 'message'> & { readonly reason: EndReason };
 
-/** What the status says of an end. A clock that was set back does not let it end before it began. */
+/** Returns the fields of the status for an exit. The end is never before the start, even if the clock was set back. */
 export function describeEnd({ status }: ContainerView, record: ExitRecord | null, oomKillCount: number, nowNs: string): End {
   const notBefore = BigInt(status.startedAtNs ?? 0);
   const later = (time: bigint) => String(time > notBefore ? time : notBefore);
@@ -82,7 +82,7 @@ export function describeEnd({ status }: ContainerView, record: ExitRecord | null
       finishedAtNs: later(BigInt(nowNs)),
       exitCode: lostExitCode,
       reason: 'Unknown',
-      message: 'the monitor of the container ended without a record of its exit',
+      message: 'the monitor of the container exited without an exit record',
     };
   }
   const isOom = oomKillCount > 0 && record.exitCode !== 0;
@@ -99,7 +99,7 @@ export function describeEnd({ status }: ContainerView, record: ExitRecord | null
   };
 }
 
-/** Without the kernel's log only the number is known. */
+/** Without the kernel log only the number of kills is known. */
 function describeOom({ oom }: ContainerStatus, kills: number): string {
   if (oom !== undefined) return describeVictim(oom.last);
   return `OOM-killed: ${kills} ${kills === 1 ? 'process' : 'processes'} of the container`;

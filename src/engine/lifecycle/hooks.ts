@@ -1,8 +1,9 @@
 /**
- * Runs the hooks of a container's devices: programs of the host's, at the points that the OCI runtime specification has for them.
+ * Runs the hooks of a container's CDI devices: programs of the host, at the points that the OCI runtime specification defines.
  *
- * `prestart`, `createRuntime`, `createContainer`: while the container's own process is held, its root finished and not yet entered; a failure ends the
- * start. `poststart`, `poststop`: afterwards. What they get is theirs to read: the state on their input, and `config.json` in their bundle.
+ * `prestart`, `createRuntime` and `createContainer` run while the container's process is held, with its rootfs complete but before pivot_root; if one
+ * fails, the start fails. `poststart` and `poststop` run after the start and the end. A hook gets the state on its stdin, and `config.json` in the
+ * bundle.
  */
 import { mkdirSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,12 +24,12 @@ import type { Hook, HookPoint } from '../state/spec.ts';
 type HookDeps = Pick<EngineDeps, 'store' | 'cgroups' | 'monitor'>;
 
 const ociVersion = '1.2.0';
-/** Kept of what a hook prints; the end of it tells why it failed. */
+/** Limit of a hook's output. Its end is part of the error if the hook fails. */
 const outputBytesMax = 64 * 1024;
-const toldCharactersMax = 512;
+const errorCharactersMax = 512;
 const killTimeoutMs = 10_000;
 
-/** What hooks look for in a bundle: where the root is. No command and no environment, for these may hold secrets. */
+/** Writes the bundle, from which hooks read the path of the rootfs. It has no command and no environment, because they may contain secrets. */
 export function makeBundle({ store }: Pick<HookDeps, 'store'>, { id, spec }: ContainerRecord): void {
   const bundle = store.containers.directory(id);
   mkdirSync(join(bundle, rootPlace), { recursive: true, mode: 0o711 });
@@ -37,11 +38,11 @@ export function makeBundle({ store }: Pick<HookDeps, 'store'>, { id, spec }: Con
 }
 
 /**
- * One after the other, by point and then as the devices have them.
+ * Runs the hooks of these points one after another, in the order of the points and then of the devices.
  *
- * @param pid of the container's process as the daemon sees it; 0 when it has ended.
- * @throws {BerthError} FAILED_PRECONDITION for a hook that cannot be started or fails, with the end of what it printed; DEADLINE_EXCEEDED for one that is
- *   late and was killed.
+ * @param pid of the container's process in the daemon's pid namespace; 0 if it has exited.
+ * @throws {BerthError} FAILED_PRECONDITION if a hook cannot be started or fails, with the end of its output; DEADLINE_EXCEEDED if it was killed after
+ *   its timeout.
  */
 export async function runHooks(deps: HookDeps, record: ContainerRecord, points: readonly HookPoint[], pid: number): Promise<void> {
   const hooks = record.spec.edits?.hooks ?? [];
@@ -60,10 +61,10 @@ async function runHook(deps: HookDeps, record: ContainerRecord, hook: Hook, pid:
   try {
     const { pid: hookPid, exited } = await start(deps, record, hook, pid, outEnd);
     if (!(await endsWithin(hook.timeoutMs, exited))) {
-      // Its session is its own: what it has started goes with it.
+      // It leads a session: this also kills the processes that it has started.
       process.kill(-hookPid, 'SIGKILL');
       await endsWithin(killTimeoutMs, exited);
-      throw new BerthError('DEADLINE_EXCEEDED', `not done within ${hook.timeoutMs / 1000} s; it was killed`);
+      throw new BerthError('DEADLINE_EXCEEDED', `timeout after ${hook.timeoutMs / 1000} s; killed`);
     }
     const { exitCode } = await exited;
     if (exitCode !== 0) throw failedPrecondition(`exit code ${exitCode}: ${endOf(output.finish())}`);
@@ -97,28 +98,28 @@ function openContainerEntry(deps: HookDeps, { cgroupPath, sandboxId }: Container
 
 const statuses = { prestart: 'creating', createRuntime: 'creating', createContainer: 'creating', poststart: 'running', poststop: 'stopped' } as const;
 
-/** As runtime.md of the OCI runtime specification has it. `root` is crun's: for hooks that may not read the bundle. */
+/** Returns the state as in runtime.md of the OCI runtime specification. `root` is an addition of crun, for hooks that may not read the bundle. */
 function stateOf({ id, spec }: ContainerRecord, point: HookPoint, bundle: string, pid: number): string {
   return JSON.stringify({ ociVersion, id, status: statuses[point], pid, bundle, root: join(bundle, rootPlace), annotations: spec.annotations });
 }
 
-/** A process as its own pid namespace knows it: proc_pid_status(5). */
+/** Returns the pid of a process in its own pid namespace: proc_pid_status(5). */
 function pidInside(pid: number): number {
   return Number(/^NSpid:.*\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? pid);
 }
 
 function stateFile(text: string): number {
   const fd = memfd('state');
-  // At a position, so that it is read from the beginning.
+  // At offset 0, without moving the file offset: the hook reads from the beginning.
   writeSync(fd, text, 0);
   return fd;
 }
 
-/** For one line of an error. */
+/** Returns the end of the output on one line, for an error message. */
 function endOf(output: Buffer): string {
   const text = output
     .toString('utf8')
     .trim()
     .replaceAll(/\s*\n\s*/g, '; ');
-  return text === '' ? 'it printed nothing' : text.slice(-toldCharactersMax);
+  return text === '' ? 'no output' : text.slice(-errorCharactersMax);
 }

@@ -1,7 +1,7 @@
 /**
- * Where monitors are accounted: in the daemon's own cgroup, beside the containers of their pod, or in one that the operator names.
+ * Moves monitors into the cgroup that accounts for them: that of the daemon, one of the pod, or one that the operator names.
  *
- * A monitor that cannot be put there stays in the daemon's: that is a warning, and no reason against a container.
+ * A monitor that cannot be moved stays in the daemon's cgroup. This is logged, and does not fail the container.
  */
 import { failedTo, reasonOf } from '../../lib/errors.ts';
 import { enterCgroup } from '../../sys/cgroup/cgroup-processes.ts';
@@ -10,10 +10,10 @@ import type { ContainerView, SandboxRecord } from '../state/records.ts';
 
 type Deps = Pick<EngineDeps, 'cgroups' | 'cgroupDriver' | 'log' | 'settings'>;
 
-/** Digits of a sandbox's id: enough to be its own, and too few for what takes 64 of them in a cgroup's name for a container. */
+/** Digits of the sandbox's id: enough to be unique, and fewer than 64, so that no tool takes the cgroup for a container. */
 const idDigits = 16;
 
-/** @throws {BerthError} when monitors cannot be where the setting says. To be called once, before any starts. */
+/** Creates the cgroup that the setting names. Called once, before the first monitor starts. @throws {BerthError} if it cannot be created. */
 export async function prepareMonitorCgroup(deps: Pick<Deps, 'cgroupDriver'>, place: string): Promise<void> {
   if (place === 'daemon' || place === 'pod') return;
   try {
@@ -23,7 +23,7 @@ export async function prepareMonitorCgroup(deps: Pick<Deps, 'cgroupDriver'>, pla
   }
 }
 
-/** What puts a monitor of the container's that was just started into its cgroup. The processes that it starts enter their own. */
+/** Returns a function that moves a new monitor of the container into its cgroup. The processes that a monitor starts enter the container's cgroup. */
 export function monitorPlacer(deps: Deps & Pick<EngineDeps, 'store'>, { record }: ContainerView): (monitorPid: number) => void {
   const pod = deps.store.sandboxes.get(record.sandboxId)?.record;
   const path = pod === undefined ? null : monitorCgroupPath(deps, pod);
@@ -31,7 +31,7 @@ export function monitorPlacer(deps: Deps & Pick<EngineDeps, 'store'>, { record }
 }
 
 function place(deps: Deps, path: string, pid: number): void {
-  const warn = (error: unknown) => deps.log.warn({ path, pid, reason: reasonOf(error) }, 'a monitor is not accounted in its cgroup');
+  const warn = (error: unknown) => deps.log.warn({ path, pid, reason: reasonOf(error) }, 'moving a monitor into its cgroup failed');
   try {
     const isNew = enterCgroup(deps.cgroups, path, pid);
     if (isNew) deps.cgroupDriver.adopt(path, []).catch(warn);
@@ -40,14 +40,14 @@ function place(deps: Deps, path: string, pid: number): void {
   }
 }
 
-/** For a pod whose monitors have ended, or will at once. Succeeds when there is none. */
+/** Removes the cgroup of a pod's monitors, which have exited or are about to. Idempotent. Never throws. */
 export async function removeMonitorCgroup(deps: Deps, pod: SandboxRecord): Promise<void> {
   if (deps.settings.monitorCgroup !== 'pod') return;
   try {
     const path = monitorCgroupPath(deps, pod);
     if (path !== null) await deps.cgroupDriver.remove(path);
   } catch (error) {
-    deps.log.warn({ id: pod.id, reason: reasonOf(error) }, "the cgroup of a pod's monitors is left");
+    deps.log.warn({ id: pod.id, reason: reasonOf(error) }, "removing the cgroup of a pod's monitors failed");
   }
 }
 

@@ -1,7 +1,8 @@
 /**
- * Makes the namespaces of a pod with a user namespace, which the daemon, having threads, can neither make nor join, and finds out whether this node can.
+ * Creates the namespaces of a pod with a user namespace, and probes whether this node supports that. The daemon cannot create or join a user
+ * namespace itself, because it has threads.
  *
- * The processes that make them live in the sandbox's own cgroup until all is pinned: whoever undoes the sandbox ends them with it.
+ * The processes that create the namespaces run in the sandbox's own cgroup until everything is pinned, so that discarding the sandbox kills them.
  */
 import { mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -32,14 +33,14 @@ export type PodNamespaces = {
   readonly pins: SandboxPaths['pins'];
   readonly hostname: string;
   readonly sysctls: Readonly<Record<string, string>>;
-  /** Where the processes live that make them; it is there. */
+  /** Cgroup of the processes that create the namespaces. It must exist. */
   readonly cgroupPath: string;
 };
 
 /**
- * Makes the user namespace and in it those that `pins` names, and pins them. Undone by killing the cgroup and unpinNamespaces().
+ * Creates the user namespace, creates the namespaces of `pins` in it, and pins them. Undone by killing the cgroup and unpinNamespaces().
  *
- * @throws {BerthError} naming the step; what was pinned until then stays pinned.
+ * @throws {BerthError} naming the step. Namespaces that were already pinned stay pinned.
  */
 export async function createPodNamespaces(deps: Deps, pod: PodNamespaces): Promise<void> {
   const { user, ...others } = pod.pins;
@@ -75,11 +76,11 @@ function writeMap(pid: number, file: 'uid_map' | 'gid_map', { hostId, length }: 
   try {
     writeFileSync(`/proc/${pid}/${file}`, `0 ${hostId} ${length}\n`);
   } catch (error) {
-    throw failedTo(`mapping ${length} ids from 0 to ${hostId} (${file})`, error);
+    throw failedTo(`map ${length} ids from 0 to ${hostId} (${file})`, error);
   }
 }
 
-/** Runs a plan whose process stays, and ends that when its namespaces have been pinned. */
+/** Runs a plan whose process keeps its namespaces alive, and kills the process after `use` has pinned them. */
 async function withHolder(
   deps: Pick<Deps, 'monitor'>,
   name: string,
@@ -101,18 +102,18 @@ async function withHolder(
   }
 }
 
-/** Any that are not the host's root would do. */
+/** Any ids other than the host's root would work. */
 const probeIds: IdMap = { uids: { hostId: 65536, length: 65536 }, gids: { hostId: 65536, length: 65536 } };
 
 /**
- * Tries what a pod with a user namespace needs of this kernel and of the file system of `rootDir`.
+ * Probes what a pod with a user namespace requires of this kernel and of the file system of `rootDir`.
  *
- * @returns null when it is all there, else what failed.
+ * @returns null if everything works, else the first failure.
  */
 export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: string): Promise<string | null> {
   const directory = join(rootDir, '.userns-probe');
   const pin = join(directory, 'user');
-  // Of a daemon that was killed here.
+  // Leftovers of a daemon that was killed during the probe.
   unpinNamespaces([pin, join(directory, 'staging')]);
   rmSync(directory, { recursive: true, force: true });
   try {
@@ -132,14 +133,14 @@ export async function probeUserNamespaces(deps: Pick<Deps, 'monitor'>, rootDir: 
   }
 }
 
-/** Tokens and secrets are on tmpfs, so that hardly any pod can do without: from Linux 6.3 on. */
+/** Probes ID-mapped tmpfs mounts, which exist since Linux 6.3. Nearly every pod needs them: tokens and secrets are on tmpfs. */
 function probeTmpfs(pin: string): void {
   const userNamespace = openSync(pin, 'r');
   const mount = createDetachedMount('tmpfs', []);
   try {
     setMountAttributes(mount, { userNamespace, isRecursive: false });
   } catch (error) {
-    throw failedTo('mapping the ids of a tmpfs', error);
+    throw failedTo('map the ids of a tmpfs', error);
   } finally {
     close(mount);
     close(userNamespace);

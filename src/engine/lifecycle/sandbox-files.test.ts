@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
 
-test('resolvConf() copies the host only when nothing is said', () => {
+test("resolvConf() copies the host's file only without a DNS configuration", () => {
   assert.equal(resolvConf(undefined, 'nameserver 1.1.1.1\n'), 'nameserver 1.1.1.1\n');
   assert.equal(resolvConf({ servers: [], searches: [], options: [] }, 'nameserver 1.1.1.1\n'), '');
   assert.equal(
@@ -11,7 +11,7 @@ test('resolvConf() copies the host only when nothing is said', () => {
   );
 });
 
-test('sandboxSysctls() gives defaults with a network of its own, unless asked for in either spelling', () => {
+test('sandboxSysctls() adds the defaults with an own network, unless the request sets them in either notation', () => {
   const defaults = { 'net.ipv4.ip_unprivileged_port_start': '0' };
   assert.deepEqual(sandboxSysctls({ 'net/ipv4/ip_unprivileged_port_start': '80' }, defaults, true), { 'net/ipv4/ip_unprivileged_port_start': '80' });
   assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), { ...defaults, 'kernel.sem': '1' });

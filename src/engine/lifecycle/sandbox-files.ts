@@ -1,12 +1,12 @@
 /**
- * The text of the files that berth makes for a sandbox. Pure.
+ * Text of the files and sysctls of a sandbox. Pure.
  */
 import type { DnsConfig } from '../state/spec.ts';
 
 /**
- * resolv.conf(5) of a sandbox.
+ * Returns the resolv.conf(5) of a sandbox.
  *
- * @param dns undefined: the host's file as it is. Present but empty gives an empty file: only absence copies.
+ * @param dns undefined: the host's file is copied. An empty configuration results in an empty file.
  */
 export function resolvConf(dns: DnsConfig | undefined, hostFile: string): string {
   if (dns === undefined) return hostFile;
@@ -20,16 +20,17 @@ export function resolvConf(dns: DnsConfig | undefined, hostFile: string): string
 }
 
 /**
- * What is written in a sandbox's new namespaces: the defaults, then what was asked for, whichever way it is spelt.
+ * Returns the sysctls of a sandbox's new namespaces: the requested ones, and the defaults that the request does not set, in either notation (dots or
+ * slashes).
  *
- * @param defaults of a sandbox with a network of its own.
+ * @param defaults for sandboxes with their own network namespace.
  */
 export function sandboxSysctls(
   requested: Readonly<Record<string, string>>,
   defaults: Readonly<Record<string, string>>,
   hasOwnNetwork: boolean,
 ): Record<string, string> {
-  const asked = new Set(Object.keys(requested).map((name) => name.replaceAll('/', '.')));
-  const kept = Object.entries(hasOwnNetwork ? defaults : {}).filter(([name]) => !asked.has(name.replaceAll('/', '.')));
+  const requestedNames = new Set(Object.keys(requested).map((name) => name.replaceAll('/', '.')));
+  const kept = Object.entries(hasOwnNetwork ? defaults : {}).filter(([name]) => !requestedNames.has(name.replaceAll('/', '.')));
   return { ...Object.fromEntries(kept), ...requested };
 }

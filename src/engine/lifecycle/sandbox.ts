@@ -1,5 +1,5 @@
 /**
- * A sandbox's life: run, stop, remove. Undo is stop and remove, whoever asks for it; both go on where an earlier attempt ended.
+ * The lifecycle of sandboxes: run, stop, remove. Undo is always stop and remove; both continue where an earlier attempt failed.
  */
 import assert from 'node:assert/strict';
 import { chownSync, mkdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
@@ -29,25 +29,28 @@ import { removeMonitorCgroup } from './monitor-cgroup.ts';
 import { createPodNamespaces } from './pod-namespaces.ts';
 import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
 
-/** Of a pod's /dev/shm, as containerd and CRI-O have it. */
+/** Size of a pod's /dev/shm, as in containerd and CRI-O. */
 const shmSize = '65536k';
-/** As both peers give their pause process: the pod must outlive its containers. */
+/** As for the pause process of containerd and CRI-O: the pod must outlive its containers. */
 const reaperOomScore = -998;
 const killTimeoutMs = 10_000;
 
 /**
- * Runs a sandbox: its files, its namespaces, its network. It is listed once all of it is there.
+ * Runs a sandbox: creates its files, its namespaces and its network. It becomes visible when it is complete.
  *
- * A call for the same name, namespace, uid and attempt joins the one in flight; when that is done it gets its id.
- * @throws {BerthError} with the step that failed; then nothing of it is left, or a sandbox that is not ready and can be stopped and removed.
+ * A call with the same name, namespace, uid and attempt joins the one in progress, or returns the id of the sandbox if it is ready.
+ * @throws {BerthError} naming the step that failed. Nothing is left behind, or a sandbox that is not ready and can be stopped and removed.
  */
 export function runSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
   const key = nameOf(spec);
   return deps.singleflight.join(`sandbox ${key}`, async () => {
     const existing = deps.store.sandboxes.all().find(({ record }) => nameOf(record.spec) === key);
-    if (existing === undefined) return makeSandbox(deps, spec);
+    if (existing === undefined) return createNew(deps, spec);
     if (sandboxState(existing.status) === 'ready') return existing.record.id;
-    throw new BerthError('ALREADY_EXISTS', `running sandbox ${spec.metadata.namespace}/${spec.metadata.name}: this attempt is there, stopped`);
+    throw new BerthError(
+      'ALREADY_EXISTS',
+      `run sandbox ${spec.metadata.namespace}/${spec.metadata.name}: this attempt already exists, and is not ready`,
+    );
   });
 }
 
@@ -55,7 +58,7 @@ function nameOf({ metadata }: SandboxSpec): string {
   return JSON.stringify([metadata.namespace, metadata.name, metadata.uid, metadata.attempt]);
 }
 
-async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
+async function createNew(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
   const id = newId();
   const hasNetwork = spec.namespaces.network === 'pod';
   const netnsPath = netnsPathOf(deps, id);
@@ -73,10 +76,10 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     deps.store.sandboxes.create(record, {});
     const paths = sandboxPaths(deps, record);
     step('sandbox.files', () => writeFiles(deps, spec, paths));
-    await step('sandbox.namespaces', () => makeNamespaces(deps, record, paths));
+    await step('sandbox.namespaces', () => createOwnNamespaces(deps, record, paths));
     const reaper = spec.namespaces.pid === 'pod' ? await step('sandbox.reaper', () => startReaper(deps, record, paths)) : undefined;
     const network = hasNetwork ? await step('sandbox.network', () => attach(deps, record, netnsPath)) : undefined;
-    // There already when its own processes are in it.
+    // Exists already if the sandbox has its own processes.
     if (record.cgroupPath !== undefined && deps.settings.marksNetworks) await deps.cgroupDriver.create(record.cgroupPath);
     deps.store.sandboxes.update(id, () => ({
       readyAtNs: deps.clock.nowNs(),
@@ -87,13 +90,13 @@ async function makeSandbox(deps: EngineDeps, spec: SandboxSpec): Promise<string>
     return id;
   } catch (error) {
     await discardSandbox(deps, id).catch((leftover: unknown) =>
-      deps.log.warn({ id, reason: reasonOf(leftover) }, 'left as a sandbox that is not ready'),
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'removing a failed sandbox failed; it remains not ready'),
     );
-    throw failedTo(`running sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
+    throw failedTo(`run sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
   }
 }
 
-async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
+async function createOwnNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
   const { id, spec } = record;
   const { network, user: ids, pid } = spec.namespaces;
   const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps, ids !== undefined), network === 'pod');
@@ -103,16 +106,16 @@ async function makeNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }:
   const cgroupPath = cgroupOf(record);
   await deps.cgroupDriver.create(cgroupPath);
   await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
-  if (pid !== 'pod') await endOwnProcesses(deps, [cgroupPath]);
+  if (pid !== 'pod') await killOwnProcesses(deps, [cgroupPath]);
 }
 
-/** A range of all groups is refused where not all are mapped: icmp(7). */
+/** Omits net.ipv4.ping_group_range in a user namespace, where the kernel rejects groups without a mapping: icmp(7). */
 function defaultSysctls(deps: EngineDeps, isInUserNamespace: boolean): Readonly<Record<string, string>> {
   const defaults = Object.entries(deps.settings.defaultSysctls);
   return Object.fromEntries(defaults.filter(([name]) => !isInUserNamespace || name.replaceAll('/', '.') !== 'net.ipv4.ping_group_range'));
 }
 
-/** As libcni's users name them, `cni-<uuid>`, for agents that look for them; from the id, so that a lost record does not lose the namespace. */
+/** `cni-<uuid>`, the usual name, which network agents look for. It is derived from the id, so that it is known without the record. */
 function netnsPathOf(deps: EngineDeps, id: string): string {
   const [, ...parts] = /^(.{8})(.{4})(.{4})(.{4})(.{12})/.exec(id) ?? [];
   return join(deps.settings.netnsDir, `cni-${parts.length > 0 ? parts.join('-') : id}`);
@@ -156,24 +159,26 @@ async function attach(deps: EngineDeps, { id, spec }: SandboxRecord, netnsPath: 
 }
 
 /**
- * Of the reaper, of those that make namespaces, or of none, to mark the network: beside those of the pod's containers.
+ * Returns the sandbox's own cgroup, beside those of its containers: for the reaper, for the processes that create namespaces, or empty to mark the
+ * network.
  *
- * @throws {BerthError} for a parent of the other cgroup driver, also when none is needed: the kubelet's own mistake shows with its first pod.
+ * @throws {BerthError} for a parent of the other cgroup driver, even if the sandbox needs no cgroup: this reports a wrong kubelet configuration with
+ *   the first pod.
  */
 function ownCgroup(deps: EngineDeps, id: string, { cgroupParent, namespaces }: SandboxSpec): { cgroupPath?: string } {
   const cgroupPath = deps.cgroupDriver.pathOf(cgroupParent, id);
-  const hasMark = deps.settings.marksNetworks && namespaces.network === 'pod';
-  return hasMark || hasOwnProcesses(namespaces) ? { cgroupPath } : {};
+  const isMarked = deps.settings.marksNetworks && namespaces.network === 'pod';
+  return isMarked || hasOwnProcesses(namespaces) ? { cgroupPath } : {};
 }
 
 const hasOwnProcesses = ({ pid, user }: SandboxSpec['namespaces']): boolean => pid === 'pod' || user !== undefined;
 
 function cgroupOf({ cgroupPath }: SandboxRecord): string {
-  assert(cgroupPath !== undefined, 'it has processes of its own');
+  assert(cgroupPath !== undefined, 'a sandbox with its own processes has a cgroup');
   return cgroupPath;
 }
 
-/** A record that cannot be read, or was written before records had it, does not say where it is. */
+/** Returns the sandbox's own cgroups. Unreadable records and those of older versions do not contain the path, so it is found by the id. */
 async function ownCgroups(deps: EngineDeps, view: SandboxView): Promise<readonly string[]> {
   const { id, cgroupPath, spec } = view.record;
   if (cgroupPath !== undefined) return [cgroupPath];
@@ -197,9 +202,9 @@ async function startReaper(deps: EngineDeps, record: SandboxRecord, paths: Sandb
 }
 
 /**
- * Stops a sandbox: kills its containers, detaches its network, lets its namespaces go. Called as often as one likes, also on one that is gone.
+ * Stops a sandbox: kills its containers, detaches its network, unpins its namespaces. Idempotent; succeeds if the sandbox does not exist.
  *
- * @throws {BerthError} when a step fails; the sandbox is not ready from then on, and the next call goes on.
+ * @throws {BerthError} if a step fails. The sandbox is then not ready, and the next call continues.
  */
 export function stopSandbox(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, () => endSandbox(deps, id));
@@ -208,19 +213,19 @@ export function stopSandbox(deps: EngineDeps, id: string): Promise<void> {
 async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   const view = deps.store.sandboxes.get(id);
   if (view === undefined) return;
-  // First: from here on nothing new starts in it. A full disk must not keep anybody from letting go of things.
+  // First, so that nothing new starts in the sandbox. Best effort, because a stop must also work with a full disk.
   const unwritten = deps.store.sandboxes.updateBestEffort(id, ({ network: _, ...status }) => ({
     ...status,
     stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs(),
   }));
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, "a sandbox's stop is not on disk yet");
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of a stopped sandbox not written');
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isUnreadable(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
-  await endOwnProcesses(deps, await ownCgroups(deps, view));
+  await killOwnProcesses(deps, await ownCgroups(deps, view));
   await removeMonitorCgroup(deps, record);
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
-  // Of a record that cannot be read, nobody knows whether there is a user namespace.
+  // `user` explicitly, because an unreadable record does not tell whether there is a user namespace.
   unpinNamespaces([...Object.values(paths.pins), join(paths.directory, 'user')]);
   if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
   if (paths.hasOwnShm) while (unmount(paths.shm));
@@ -235,26 +240,26 @@ function containersOf(deps: EngineDeps, sandboxId: string): string[] {
 
 const isUnreadable = ({ record, status }: SandboxView): boolean => status.unreadableReason !== undefined && record.netnsPath === undefined;
 
-async function endOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
+async function killOwnProcesses(deps: EngineDeps, cgroupPaths: readonly string[]): Promise<void> {
   for (const path of cgroupPaths) {
     await killCgroup(deps.cgroups, path, killTimeoutMs);
     await deps.cgroupDriver.remove(path);
   }
 }
 
-/** Removes a sandbox with all its containers, stopping it first. Idempotent. @throws {BerthError} as stopSandbox(). */
+/** Stops a sandbox, and removes it with all its containers. Idempotent. @throws {BerthError} as stopSandbox(). */
 export function removeSandbox(deps: EngineDeps, id: string): Promise<void> {
   return deps.queue.run(id, () => discardSandbox(deps, id));
 }
 
-/** Keeps what a pod may take in all; what is not in `change` stays as it was. */
+/** Records the resources of the whole pod. Fields that are not in `change` are unchanged. */
 export function updateSandboxResources(deps: EngineDeps, id: string, change: PodResources): Promise<void> {
   return deps.queue.run(id, async () => {
     deps.store.sandboxes.update(id, (status) => ({ ...status, resources: { ...status.resources, ...change } }));
   });
 }
 
-/** For a sandbox that nobody else works on. */
+/** Stops and removes a sandbox. The caller runs in its queue, or is the only one that knows it. */
 export async function discardSandbox(deps: EngineDeps, id: string): Promise<void> {
   await endSandbox(deps, id);
   await Promise.all(containersOf(deps, id).map((containerId) => removeContainer(deps, containerId)));
@@ -264,7 +269,7 @@ export async function discardSandbox(deps: EngineDeps, id: string): Promise<void
 /** NSFS_MAGIC of include/uapi/linux/magic.h. */
 const nsfsMagic = 0x6e736673;
 
-/** Whether the namespaces that a sandbox had are still pinned: they are not after a restart of the node. */
+/** Returns whether the namespaces of a sandbox are still pinned, which they are not after a reboot. */
 export function hasNamespaces(deps: EngineDeps, record: SandboxRecord): boolean {
   return Object.values(sandboxPaths(deps, record).pins).every((path) => {
     try {
