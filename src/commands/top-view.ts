@@ -12,7 +12,7 @@ export type View = {
   readonly width: number;
 };
 
-/** Headings as `kubectl top` prints them where it has the column; widths include the space or mark before the heading. */
+/** Headings as in `kubectl top` and `kubectl get`. Widths include the space or the sort mark before the heading. */
 const columns = [
   { heading: 'CPU(cores)', width: 11 },
   { heading: 'MEMORY(bytes)', width: 14 },

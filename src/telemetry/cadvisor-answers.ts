@@ -29,7 +29,7 @@ function describeContainer({ record, status }: ContainerView): object {
   const { id, sandboxId, spec, image, createdAtNs } = record;
   return {
     name: id,
-    // With 0, cAdvisor asks again.
+    // With pid 0, cAdvisor retries.
     pid: containerState(status) === 'running' ? (status.process?.pid ?? 0) : 0,
     image: image.name,
     created_time: Number(createdAtNs),
