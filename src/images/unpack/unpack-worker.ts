@@ -1,11 +1,11 @@
 /**
- * The program of an unpacking worker: what blocks or burns CPU on behalf of images happens here, off the daemon's thread.
+ * The program of an unpack worker. It does the blocking and CPU-intensive work for images, off the daemon's thread.
  *
- * Decides nothing, and keeps nothing between jobs.
+ * Makes no decisions, and keeps no state between jobs.
  */
 import { closeSync, openSync, rmSync } from 'node:fs';
 import { type MessagePort, parentPort } from 'node:worker_threads';
-import { BerthError, internal, reasonOf } from '../../lib/errors.ts';
+import { BerthError, codeOf, internal, reasonOf } from '../../lib/errors.ts';
 import { syncfs } from '../../sys/call/syscalls.ts';
 import { assembleLayer } from '../layer/assemble-layer.ts';
 import { openChunkSender, type WorkerChunkSender } from './chunk-sender.ts';
@@ -13,98 +13,141 @@ import { openLayerStream } from './layer-stream.ts';
 import { openSpoolStream, type SpooledMember } from './spool-stream.ts';
 import type { FromWorker, ToWorker, UnpackedLayer } from './unpack-protocol.ts';
 
-if (parentPort === null) throw internal('the unpacking worker runs in a worker thread only');
-serve(parentPort);
+type Message<Kind extends ToWorker['kind']> = Extract<ToWorker, { readonly kind: Kind }>;
+
+type Result = { readonly kind: 'unpacked'; readonly layer: UnpackedLayer } | { readonly kind: 'spooled'; readonly members: readonly SpooledMember[] };
+type ByteStream = { readonly write: (bytes: Buffer) => Promise<void>; readonly end: () => Promise<Result>; readonly close: () => void };
+
+/** The job that receives bytes: a layer or an archive. */
+type Receiver = { readonly id: number; readonly stream: ByteStream; readonly pieces: readonly Buffer[] };
 
 const noBytes = Buffer.alloc(0);
 
-/** What takes bytes and is not done. */
-type Present = { readonly id: number; readonly stream: ByteStream; readonly pieces: readonly Buffer[] };
-type ByteStream = { readonly write: (bytes: Buffer) => Promise<void>; readonly end: () => Promise<Result>; readonly close: () => void };
-type Result = { readonly kind: 'unpacked'; readonly layer: UnpackedLayer } | { readonly kind: 'spooled'; readonly members: readonly SpooledMember[] };
+class UnpackWorker {
+  readonly #port: MessagePort;
+  #receiver: Receiver | undefined;
+  /** The job that sends bytes: a layer's archive that is assembled. */
+  #sender: { readonly id: number; readonly chunks: WorkerChunkSender } | undefined;
+  /** Ends when all actions so far have ended. They run one after another. */
+  #queue: Promise<void> = Promise.resolve();
 
-function serve(port: MessagePort): void {
-  let present: Present | undefined;
-  /** What gives bytes and is not done. */
-  let giving: { readonly id: number; readonly outlet: WorkerChunkSender } | undefined;
-  /** What has been asked for and not done, one after the other. */
-  let work: Promise<void> = Promise.resolve();
+  constructor(port: MessagePort) {
+    this.#port = port;
+  }
 
-  const post = (message: FromWorker): void => port.postMessage(message);
-
-  const close = (id: number): void => {
-    if (present?.id !== id) return;
-    present.stream.close();
-    present = undefined;
-  };
-
-  const fail = (id: number, error: unknown): void => {
-    close(id);
-    post({ id, kind: 'failed', code: error instanceof BerthError ? error.code : 'INTERNAL', message: reasonOf(error) });
-  };
-
-  /** Runs when all before has ended; a failure is told, and is the end of the job. */
-  const next = (id: number, action: () => void | Promise<void>): void => {
-    work = work.then(action).catch((error: unknown) => fail(id, error));
-  };
-
-  /** As next(), for a layer that has not failed yet. */
-  const nextOf = (id: number, action: (layer: Present) => Promise<void>): void =>
-    next(id, async () => {
-      if (present?.id === id) await action(present);
-    });
-
-  const handle = (message: ToWorker): void => {
-    const { id } = message;
-    if (message.kind === 'unpack') {
-      next(id, () => {
-        const stream = openLayerStream(message.job, message.devices);
-        const end = async () => ({ kind: 'unpacked', layer: await stream.end() }) as const;
-        present = { id, stream: { ...stream, end }, pieces: buffersOf(message.pieces) };
-      });
-    } else if (message.kind === 'spool') {
-      next(id, () => {
-        const stream = openSpoolStream(message.job);
-        const end = async () => ({ kind: 'spooled', members: await stream.end() }) as const;
-        present = { id, stream: { ...stream, end }, pieces: buffersOf(message.pieces) };
-      });
-    } else if (message.kind === 'assemble') {
-      const outlet = openChunkSender(buffersOf(message.pieces), (piece, length) => post({ id, kind: 'bytes', piece, length }));
-      giving = { id, outlet };
-      next(id, async () => {
-        await assembleLayer(message.job, outlet);
-        outlet.flush();
-        post({ id, kind: 'done' });
-      });
-    } else if (message.kind === 'returned') {
-      if (giving?.id === id) giving.outlet.returned(message.piece);
-    } else if (message.kind === 'bytes') {
-      const { piece, length } = message;
-      nextOf(id, async ({ stream, pieces }) => await stream.write(pieces[piece]?.subarray(0, length) ?? noBytes));
-      next(id, () => post({ id, kind: 'returned', piece }));
-    } else if (message.kind === 'end') {
-      nextOf(id, async ({ stream }) => {
-        const result = await stream.end();
-        close(id);
-        post({ id, ...result });
-      });
-    } else if (message.kind === 'cancel') {
-      if (giving?.id === id) giving.outlet.cancel();
-      // In its turn: the piece before it is short, and nothing is closed under a write.
-      nextOf(id, async () => fail(id, new BerthError('CANCELLED', 'unpacking was cancelled')));
-    } else {
-      next(id, () => {
-        if (message.kind === 'remove') rmSync(message.path, { recursive: true, force: true });
-        else syncPath(message.path);
-        post({ id, kind: 'done' });
-      });
+  handle(message: ToWorker): void {
+    switch (message.kind) {
+      case 'unpack':
+        this.#unpack(message);
+        break;
+      case 'spool':
+        this.#spool(message);
+        break;
+      case 'bytes':
+        this.#write(message);
+        break;
+      case 'end':
+        this.#end(message.id);
+        break;
+      case 'assemble':
+        this.#assemble(message);
+        break;
+      case 'returned':
+        if (this.#sender?.id === message.id) this.#sender.chunks.returned(message.piece);
+        break;
+      case 'cancel':
+        this.#cancel(message.id);
+        break;
+      case 'remove':
+        this.#run(message.id, () => rmSync(message.path, { recursive: true, force: true }));
+        break;
+      case 'sync':
+        this.#run(message.id, () => syncPath(message.path));
     }
-  };
+  }
 
-  port.on('message', handle);
+  #unpack({ id, job, devices, pieces }: Message<'unpack'>): void {
+    this.#enqueue(id, () => {
+      const stream = openLayerStream(job, devices);
+      const end = async () => ({ kind: 'unpacked', layer: await stream.end() }) as const;
+      this.#receiver = { id, stream: { ...stream, end }, pieces: toBuffers(pieces) };
+    });
+  }
+
+  #spool({ id, job, pieces }: Message<'spool'>): void {
+    this.#enqueue(id, () => {
+      const stream = openSpoolStream(job);
+      const end = async () => ({ kind: 'spooled', members: await stream.end() }) as const;
+      this.#receiver = { id, stream: { ...stream, end }, pieces: toBuffers(pieces) };
+    });
+  }
+
+  #write({ id, piece, length }: Message<'bytes'>): void {
+    this.#enqueueFor(id, async ({ stream, pieces }) => await stream.write(pieces[piece]?.subarray(0, length) ?? noBytes));
+    this.#enqueue(id, () => this.#post({ id, kind: 'returned', piece }));
+  }
+
+  #end(id: number): void {
+    this.#enqueueFor(id, async ({ stream }) => {
+      const result = await stream.end();
+      this.#close(id);
+      this.#post({ id, ...result });
+    });
+  }
+
+  #assemble({ id, job, pieces }: Message<'assemble'>): void {
+    const chunks = openChunkSender(toBuffers(pieces), (piece, length) => this.#post({ id, kind: 'bytes', piece, length }));
+    this.#sender = { id, chunks };
+    this.#enqueue(id, async () => {
+      await assembleLayer(job, chunks);
+      chunks.flush();
+      this.#post({ id, kind: 'done' });
+    });
+  }
+
+  #cancel(id: number): void {
+    if (this.#sender?.id === id) this.#sender.chunks.cancel();
+    // Queued, so that no file is closed during a write. One piece does not take long.
+    this.#enqueueFor(id, async () => this.#fail(id, new BerthError('CANCELLED', 'unpacking canceled')));
+  }
+
+  /** Runs a job that is one action. */
+  #run(id: number, action: () => void): void {
+    this.#enqueue(id, () => {
+      action();
+      this.#post({ id, kind: 'done' });
+    });
+  }
+
+  /** Runs the action after all earlier ones. If it fails, its job fails. */
+  #enqueue(id: number, action: () => void | Promise<void>): void {
+    this.#queue = this.#queue.then(action).catch((error: unknown) => this.#fail(id, error));
+  }
+
+  /** Like #enqueue(), but does nothing if the job has already failed. */
+  #enqueueFor(id: number, action: (receiver: Receiver) => Promise<void>): void {
+    this.#enqueue(id, async () => {
+      if (this.#receiver?.id === id) await action(this.#receiver);
+    });
+  }
+
+  #fail(id: number, error: unknown): void {
+    this.#close(id);
+    this.#post({ id, kind: 'failed', code: codeOf(error), message: reasonOf(error) });
+  }
+
+  #close(id: number): void {
+    if (this.#receiver?.id !== id) return;
+    this.#receiver.stream.close();
+    this.#receiver = undefined;
+  }
+
+  #post(message: FromWorker): void {
+    this.#port.postMessage(message);
+  }
 }
 
-function buffersOf(pieces: readonly SharedArrayBuffer[]): Buffer[] {
+function toBuffers(pieces: readonly SharedArrayBuffer[]): Buffer[] {
   return pieces.map((memory) => Buffer.from(memory));
 }
 
@@ -116,3 +159,12 @@ function syncPath(path: string): void {
     closeSync(fd);
   }
 }
+
+/** Starts the worker. */
+function serve(port: MessagePort): void {
+  const worker = new UnpackWorker(port);
+  port.on('message', (message: ToWorker) => worker.handle(message));
+}
+
+if (parentPort === null) throw internal('the unpack worker must run in a worker thread');
+serve(parentPort);
