@@ -12,7 +12,7 @@ import type { DevicePolicy } from '../layer/layer-writer.ts';
 import { assemble } from './assembling.ts';
 import type { SpooledMember, SpoolJob } from './spool-stream.ts';
 import type { FromWorker, LayerJob, UnpackedLayer } from './unpack-protocol.ts';
-import { createLimit, createWorkerPool, type Job, type JobMessage, type Limit } from './worker-pool.ts';
+import { createLimit, type Job, type JobMessage, type Limit, WorkerPool } from './worker-pool.ts';
 
 export type UnpackerDeps = {
   /** The worker's program: src/images/unpack/unpack-worker.ts or its bundle. */
@@ -60,7 +60,7 @@ const slowBytes = 64 << 10;
 export function createUnpacker(deps: UnpackerDeps): Unpacker {
   // More workers than CPUs do not help.
   const layersMax = Math.min(deps.workersMax, Math.max(2, availableParallelism()));
-  const pool = createWorkerPool({ workerFile: deps.workerFile, layersMax, idleMs: deps.idleMs ?? idleMsDefault });
+  const pool = new WorkerPool({ workerFile: deps.workerFile, layersMax, idleMs: deps.idleMs ?? idleMsDefault });
 
   const slowMs = deps.slowMs ?? slowMsDefault;
   const limits = new WeakMap<AbortSignal, Limit>();
@@ -104,7 +104,7 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
     assemble: (layer, signal) => assemble(pool, layer, signal),
     remove: (path) => errand({ kind: 'remove', path }),
     sync: (path) => errand({ kind: 'sync', path }),
-    close: pool.close,
+    close: () => pool.close(),
   };
 }
 

@@ -1,50 +1,41 @@
 /**
- * The unpacking workers: started when there is work, each with one job at a time, ended when there has been none for a while.
+ * The pool of unpack workers. Workers start on demand, run one job at a time, and end after some idle time.
  *
- * Knows the messages' envelope only. A worker that dies fails its job, and is replaced by the next.
+ * Knows only the number and the kind of a message. When a worker dies, its job fails, and the next job starts another worker.
  */
 import { Worker } from 'node:worker_threads';
 import { reasonOf } from '../../lib/errors.ts';
 import { trimHeap } from '../../sys/process/heap.ts';
 import type { FromWorker, ToWorker } from './unpack-protocol.ts';
 
-/** What a job sends: a message without the number that the job gets here. */
+/** A message of a job without the job's number, which the pool adds. */
 export type JobMessage = ToWorker extends infer Message ? (Message extends ToWorker ? Omit<Message, 'id'> : never) : never;
 
-/** A worker, for as long as a job has it. */
+/** A job's use of a worker. */
 export type Job = {
-  /** Memory shared with the worker, the job's own while it lasts: 1 MiB. Made once a worker, for V8 does not see when much of it is garbage. */
+  /** 1 MiB of memory shared with the worker, for use during the job. Allocated once for each worker, because V8 collects unused shared memory late. */
   readonly pieces: () => readonly SharedArrayBuffer[];
   readonly post: (message: JobMessage) => void;
-  /** Called with this job's messages, also with a `failed` when the worker dies. */
+  /** Sets the listener for the job's messages. If the worker dies, it receives `failed`. */
   readonly listen: (listener: (message: FromWorker) => void) => void;
-  /** A layer whose sender is slow lends its place to another; it goes on all the same. */
+  /** Lends the place of a layer with a slow sender to another layer, or takes it back. The job continues in both cases. */
   readonly lend: (isLent: boolean) => void;
-};
-
-export type WorkerPool = {
-  /** Waits until there may be one layer more. */
-  readonly runLayer: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
-  /** Beside all layers: these may wait for a slow network, and removal must not wait for them. One at a time. */
-  readonly runErrand: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
-  /** Beside all layers too: archives come and go at the pace of people's programs, which may stand still. */
-  readonly runArchive: <T>(use: (job: Job) => Promise<T>) => Promise<T>;
-  /** Ends all workers; their jobs fail. */
-  readonly close: () => Promise<void>;
 };
 
 export type WorkerPoolDeps = { readonly workerFile: URL; readonly layersMax: number; readonly idleMs: number };
 
-/** What a worker's heap may grow to; the bounds on a layer's entries keep it far below. */
+type Use<T> = (job: Job) => Promise<T>;
+
+/** Heap limits of a worker. The limits for a layer's entries keep it far below. */
 const workerLimits = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 2 };
 
-/** Layers that wait for slow senders, beside those that do not: each has a worker. A registry that stands still holds up no other. */
+/** Layers with slow senders in addition to `layersMax`, each with its own worker. With them a registry that stalls does not delay other pulls. */
 const lentMax = 16;
 
-/** Imports and exports of several people at once; each takes a worker. */
+/** Concurrent imports and exports, each with its own worker. */
 const archivesMax = 4;
 
-/** Bytes that go to a worker at once, and how many such pieces there are. */
+/** Size and number of the pieces in which bytes are sent to a worker. */
 const pieceBytes = 256 << 10;
 const piecesMax = 4;
 
@@ -56,93 +47,119 @@ type Pooled = {
   idleTimer: NodeJS.Timeout | undefined;
 };
 
-export function createWorkerPool(deps: WorkerPoolDeps): WorkerPool {
-  const idle: Pooled[] = [];
-  const all = new Set<Pooled>();
-  const layers = createLimit(deps.layersMax, lentMax);
-  const errands = createLimit(1);
-  const archives = createLimit(archivesMax);
+export class WorkerPool {
+  readonly #workerFile: URL;
+  readonly #idleMs: number;
+  /** Layers use the workers at the end, other jobs those at the start: V8 compiles the code of a job in each worker again. */
+  readonly #idle: Pooled[] = [];
+  readonly #all = new Set<Pooled>();
+  readonly #layers: Limit;
+  readonly #errands = createLimit(1);
+  readonly #archives = createLimit(archivesMax);
 
-  const start = (): Pooled => {
-    const worker = new Worker(deps.workerFile, { resourceLimits: workerLimits });
+  constructor(deps: WorkerPoolDeps) {
+    this.#workerFile = deps.workerFile;
+    this.#idleMs = deps.idleMs;
+    this.#layers = createLimit(deps.layersMax, lentMax);
+  }
+
+  /** Runs a layer when fewer than `layersMax` are running. */
+  runLayer<T>(use: Use<T>): Promise<T> {
+    return this.#layers((lend) => this.#run(use, lend, true));
+  }
+
+  /** Runs a short job, one at a time. Independent of layers, which may wait for a slow network: removals must not wait for them. */
+  runErrand<T>(use: Use<T>): Promise<T> {
+    return this.#errands((lend) => this.#run(use, lend, false));
+  }
+
+  /** Runs an import or export. Independent of layers, too, because the client sets its pace, and may stall. */
+  runArchive<T>(use: Use<T>): Promise<T> {
+    return this.#archives((lend) => this.#run(use, lend, false));
+  }
+
+  /** Ends all workers. Their jobs fail. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#all].map((pooled) => pooled.worker.terminate()));
+  }
+
+  async #run<T>(use: Use<T>, lend: Job['lend'], isLayer: boolean): Promise<T> {
+    const pooled = (isLayer ? this.#idle.pop() : this.#idle.shift()) ?? this.#start();
+    clearTimeout(pooled.idleTimer);
+    // A running job keeps the process alive, like any other operation.
+    pooled.worker.ref();
+    pooled.jobId += 1;
+    try {
+      return await use(createJob(pooled, lend));
+    } finally {
+      pooled.listener = undefined;
+      pooled.worker.unref();
+      if (this.#all.has(pooled)) this.#rest(pooled, isLayer);
+    }
+  }
+
+  #start(): Pooled {
+    const worker = new Worker(this.#workerFile, { resourceLimits: workerLimits });
     const pooled: Pooled = { worker, listener: undefined, jobId: 0, pieces: undefined, idleTimer: undefined };
-    all.add(pooled);
-    let why = 'the unpacking worker ended';
+    this.#all.add(pooled);
+    let reason = 'the unpack worker exited';
     worker.on('message', (message: FromWorker) => {
       if (message.id === pooled.jobId) pooled.listener?.(message);
     });
     worker.on('error', (error) => {
-      why = `the unpacking worker failed: ${reasonOf(error)}`;
+      reason = `the unpack worker failed: ${reasonOf(error)}`;
     });
     worker.on('exit', () => {
-      forget(pooled);
-      pooled.listener?.({ id: pooled.jobId, kind: 'failed', code: 'INTERNAL', message: why });
+      this.#forget(pooled);
+      pooled.listener?.({ id: pooled.jobId, kind: 'failed', code: 'INTERNAL', message: reason });
     });
     return pooled;
-  };
+  }
 
-  const forget = (pooled: Pooled): void => {
-    all.delete(pooled);
-    const at = idle.indexOf(pooled);
-    if (at >= 0) idle.splice(at, 1);
+  #rest(pooled: Pooled, isLayer: boolean): void {
+    if (isLayer) this.#idle.push(pooled);
+    else this.#idle.unshift(pooled);
+    pooled.idleTimer = setTimeout(() => this.#end(pooled), this.#idleMs).unref();
+  }
+
+  #end(pooled: Pooled): void {
+    this.#forget(pooled);
+    // After the last one, return the memory: the daemon is as small as before.
+    void pooled.worker.terminate().then(() => this.#all.size === 0 && trimHeap());
+  }
+
+  #forget(pooled: Pooled): void {
+    this.#all.delete(pooled);
+    const at = this.#idle.indexOf(pooled);
+    if (at >= 0) this.#idle.splice(at, 1);
     clearTimeout(pooled.idleTimer);
-  };
+  }
+}
 
-  /** Layers have one end of those that are idle, and the rest the other: V8 compiles what a worker does much anew in each. */
-  const run = async <T>(use: (job: Job) => Promise<T>, lend: Job['lend'], isLayer = false): Promise<T> => {
-    const pooled = (isLayer ? idle.pop() : idle.shift()) ?? start();
-    clearTimeout(pooled.idleTimer);
-    // While it works it keeps the process alive, as any other operation would.
-    pooled.worker.ref();
-    pooled.jobId += 1;
-    const id = pooled.jobId;
-    try {
-      return await use({
-        pieces: () => {
-          pooled.pieces ??= Array.from({ length: piecesMax }, () => new SharedArrayBuffer(pieceBytes));
-          return pooled.pieces;
-        },
-        post: (message) => pooled.worker.postMessage({ ...message, id }),
-        listen: (listener) => {
-          pooled.listener = listener;
-        },
-        lend,
-      });
-    } finally {
-      pooled.listener = undefined;
-      pooled.worker.unref();
-      if (all.has(pooled)) rest(pooled, isLayer);
-    }
-  };
-
-  const rest = (pooled: Pooled, isLayer: boolean): void => {
-    if (isLayer) idle.push(pooled);
-    else idle.unshift(pooled);
-    const end = (): void => {
-      forget(pooled);
-      // The last one leaves the daemon as small as it was before.
-      void pooled.worker.terminate().then(() => all.size === 0 && trimHeap());
-    };
-    pooled.idleTimer = setTimeout(end, deps.idleMs).unref();
-  };
-
+function createJob(pooled: Pooled, lend: Job['lend']): Job {
+  const id = pooled.jobId;
   return {
-    runLayer: (use) => layers((lend) => run(use, lend, true)),
-    runErrand: (use) => errands((lend) => run(use, lend)),
-    runArchive: (use) => archives((lend) => run(use, lend)),
-    close: async () => void (await Promise.all([...all].map((pooled) => pooled.worker.terminate()))),
+    pieces: () => {
+      pooled.pieces ??= Array.from({ length: piecesMax }, () => new SharedArrayBuffer(pieceBytes));
+      return pooled.pieces;
+    },
+    post: (message) => pooled.worker.postMessage({ ...message, id }),
+    listen: (listener) => {
+      pooled.listener = listener;
+    },
+    lend,
   };
 }
 
 export type Limit = <T>(task: (lend: (isLent: boolean) => void) => Promise<T>) => Promise<T>;
 
-/** Runs at most so many tasks at once, in the order in which they came; those that have lent their place, up to `lentMax`, do not count. */
+/** Returns a limit of concurrent tasks, which start in the order of the calls. Tasks that have lent their place, at most `lentMax`, do not count. */
 export function createLimit(tasksMax: number, lentMax = 0): Limit {
   const waiting: (() => void)[] = [];
   let running = 0;
   let lent = 0;
   const leave = (): void => {
-    // The place goes to the next directly, so that nobody slips in between. Who took his back may be one too many.
+    // Pass the place on directly, so that no later task gets it. After a task took its place back, one task too many may be running.
     const next = running > tasksMax ? undefined : waiting.shift();
     if (next === undefined) running -= 1;
     else next();
