@@ -59,7 +59,7 @@ async function repair(config: Config): Promise<ImageCommandResult> {
   if (corrupt.length === 0) return { text, isBad: found.damages.length > 0 || found.badImages.length > 0 };
   const contract = loadContract();
   for (const image of corrupt) await callRuntime(contract, config.socket, 'RemoveImage', { image: { image } });
-  const { damages: remaining } = await verifyStore(config.root);
+  const { damages: remaining, badImages } = await verifyStore(config.root);
   const inUse = remaining.map(({ layer }) => `layer ${layer}: still used by a container; remove the container, then run berth image repair again`);
-  return { text: [text, ...corrupt.map((image) => `removed ${image}`), ...inUse].join('\n'), isBad: remaining.length > 0 };
+  return { text: [text, ...corrupt.map((image) => `removed ${image}`), ...inUse].join('\n'), isBad: remaining.length > 0 || badImages.length > 0 };
 }

@@ -55,16 +55,11 @@ export function openDecoder(isal: Isal | undefined, sink: (bytes: Buffer) => voi
 /** Selects by the first bytes, as other runtimes do: media types are often wrong. */
 function decoderFor(start: Buffer, isal: Isal | undefined, sink: (bytes: Buffer) => void): Decoder {
   const begins = (...magic: number[]): boolean => magic.every((byte, at) => start[at] === byte);
-  if (begins(0x1f, 0x8b)) return gzipDecoder(hasHeaderSum(start) ? undefined : isal, sink);
+  if (begins(0x1f, 0x8b)) return gzipDecoder(isal, sink);
   if (begins(0x28, 0xb5, 0x2f, 0xfd) || isSkippableFrame(start)) return zstdDecoder(sink);
   if (begins(0x42, 0x5a, 0x68)) throw unimplemented('unsupported compression bzip2; supported are gzip, zstd and uncompressed tar');
   if (begins(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) throw unimplemented('unsupported compression xz; supported are gzip, zstd and uncompressed tar');
   return { write: async (bytes) => sink(bytes), end: async () => undefined, destroy: () => undefined };
-}
-
-/** Reports whether the header has a CRC, which ISA-L 2.30 computes incorrectly. Source: RFC 1952, FHCRC. */
-function hasHeaderSum(start: Buffer): boolean {
-  return ((start[3] ?? 0) & 2) !== 0;
 }
 
 function isSkippableFrame(start: Buffer): boolean {

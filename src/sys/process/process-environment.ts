@@ -24,22 +24,29 @@ export async function killByEnvironment(variables: ReadonlySet<string>, timeoutM
 async function killIfMatching(pid: number, variables: ReadonlySet<string>, timeoutMs: number): Promise<boolean> {
   if (!matches(pid, variables)) return false;
   try {
-    const pidfd = pidfdOpen(pid);
-    // Check again: the pid may have been reused before the pidfd was opened.
-    const isMatching = matches(pid, variables);
-    if (isMatching) pidfdSendSignal(pidfd, constants.signals.SIGKILL);
-    else close(pidfd);
-    return (
-      isMatching &&
-      (await endsWithin(
-        timeoutMs,
-        whenReadable(pidfd).finally(() => close(pidfd)),
-      ))
-    );
+    return await killIfStillMatching(pid, pidfdOpen(pid), variables, timeoutMs);
   } catch (error) {
     if (isErrno(error, 'ESRCH')) return false;
     throw error;
   }
+}
+
+/** Checks again: the pid may have been reused before the pidfd was opened. Closes the pidfd, if necessary after the timeout. */
+async function killIfStillMatching(pid: number, pidfd: number, variables: ReadonlySet<string>, timeoutMs: number): Promise<boolean> {
+  try {
+    if (!matches(pid, variables)) {
+      close(pidfd);
+      return false;
+    }
+    pidfdSendSignal(pidfd, constants.signals.SIGKILL);
+  } catch (error) {
+    close(pidfd);
+    throw error;
+  }
+  return await endsWithin(
+    timeoutMs,
+    whenReadable(pidfd).finally(() => close(pidfd)),
+  );
 }
 
 /** Returns false for a process that has ended, or whose environment cannot be read: berth did not start it. */
