@@ -230,7 +230,7 @@ test('what is missing on the host is an error, and nothing is made for it', asyn
   await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /none.*ENOENT/ });
   assert.equal(existsSync(path), false);
   writeDevice({ deviceNodes: [{ path: '/dev/x', hostPath: '/dev/null', type: 'b' }] });
-  await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /\/dev\/null: it is a char device, but the CDI file says block/ });
+  await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /\/dev\/null: type is char on the host, but block in the CDI file/ });
 });
 
 for (const [kind, pod, owner] of [

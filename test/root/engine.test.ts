@@ -282,7 +282,7 @@ test('a file and a directory are not mounted on each other, and the error says s
   writeFileSync(file, '');
   await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), {
     code: 'FAILED_PRECONDITION',
-    message: /mount on \/tmp: it is a directory in the image, must be a file/,
+    message: /mount on \/tmp: it is a directory in the image; it must be a file/,
   });
 });
 

@@ -1,6 +1,6 @@
 /**
- * Registers cgroups with running processes with the cgroup driver: after a start, after a restart of the daemon, and whenever the driver may have
- * overwritten their values. Cgroups of created containers get their values written again.
+ * Registers cgroups that have running processes with the cgroup driver: after a start, after a restart of the daemon, and whenever the driver may
+ * have overwritten their values. For created containers it only writes the values again.
  *
  * A failing driver does not fail the container: the limits are already in the kernel's files, and the next reset retries.
  */

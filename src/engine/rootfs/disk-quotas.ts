@@ -29,7 +29,7 @@ const firstProject = 0x40000000;
 const ranges = 1 << 14;
 const rangeLength = 1 << 16;
 
-/** @param directory that contains the containers' directories. */
+/** Opens the quotas of a root directory. @param directory contains the containers' directories. */
 export function openDiskQuotas(directory: string): DiskQuotas {
   // Kept open while the daemon runs, if there are quotas.
   const fd = openSync(directory, 'r');
@@ -56,7 +56,7 @@ export function openDiskQuotas(directory: string): DiskQuotas {
     },
     usage: (id) => {
       const project = projects.get(id);
-      return project === undefined ? null : unlessSwitchedOff(() => readProject(fd, project));
+      return project === undefined ? null : nullIfDisabled(() => readProject(fd, project));
     },
     forget: (id) => {
       const project = projects.get(id);
@@ -68,7 +68,7 @@ export function openDiskQuotas(directory: string): DiskQuotas {
 }
 
 /** Quotas can be disabled while the file system is mounted. */
-function unlessSwitchedOff(read: () => ProjectUse): ProjectUse | null {
+function nullIfDisabled(read: () => ProjectUse): ProjectUse | null {
   try {
     return read();
   } catch (error) {

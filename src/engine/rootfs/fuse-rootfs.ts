@@ -13,7 +13,9 @@ import { makeShelf, openShelf, type RootfsDriver } from './overlay-rootfs.ts';
 import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /**
- * @param hasOverlay whether overlayfs works here, which image volumes need.
+ * Creates the driver.
+ *
+ * @param hasOverlay whether overlayfs works here, which image volumes require.
  * @throws {BerthError} FAILED_PRECONDITION if fuse-overlayfs does not work on this node.
  */
 export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Promise<RootfsDriver> {
@@ -38,7 +40,7 @@ export async function createFuseRootfs(rootDir: string, hasOverlay: boolean): Pr
   return {
     ...prepared,
     create: (id, _layerDirs, { ids, diskLimitBytes } = {}) => {
-      // Its process runs as root, which ext4 does not hold to quotas.
+      // Its process runs as root, to which ext4 does not apply quotas.
       if (diskLimitBytes !== undefined) throw failedPrecondition('disk limit: not supported by the snapshotter fuse-overlayfs');
       makeDirectory(id, diskLimitBytes);
       for (const name of ['upper', 'place']) mkdirSync(path(id, name), { mode: 0o755 });

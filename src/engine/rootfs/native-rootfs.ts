@@ -13,10 +13,10 @@ import { openPreparedRootfs } from './prepared-rootfs.ts';
 
 /** The overflow id, which the kernel shows for owners that are not mapped in the pod's user namespace. */
 const overflowId = 65_534;
-/** Marks a complete copy. */
-const wholeFile = 'whole';
+/** File that marks a complete copy. */
+const completeFile = 'whole';
 
-/** Does not support image volumes, which need overlayfs. */
+/** Creates the driver. It does not support image volumes, which require overlayfs. */
 export function createNativeRootfs(rootDir: string): RootfsDriver {
   const prepared = openPreparedRootfs(rootDir);
   const { makeDirectory, hold, path, keepIds, idsOf } = prepared;
@@ -28,11 +28,11 @@ export function createNativeRootfs(rootDir: string): RootfsDriver {
     const ids = idsOf(id);
     if (ids !== undefined) chownSync(path(id, 'upper'), ids.uids.hostId, ids.gids.hostId);
     for (const layer of layerDirs.toReversed()) await layOver(layer, path(id, 'upper'), shiftOf(ids));
-    writeFileSync(path(id, wholeFile), '');
+    writeFileSync(path(id, completeFile), '');
   };
 
   const mount = async (id: string, layerDirs: readonly string[]): Promise<number> => {
-    if (!existsSync(path(id, wholeFile))) await copy(id, layerDirs);
+    if (!existsSync(path(id, completeFile))) await copy(id, layerDirs);
     const fd = cloneTree(path(id, 'upper'), { isRecursive: false });
     // pivot_root(2) refuses a shared mount.
     setMountAttributes(fd, { propagation: MS_PRIVATE, isRecursive: false });

@@ -72,7 +72,7 @@ export function createOverlayRootfs(rootDir: string): RootfsDriver {
     ...prepared,
     create: (id, layerDirs, { ids, diskLimitBytes } = {}) => {
       if (layerDirs.length > layersMax) {
-        throw failedPrecondition(`stacking ${layerDirs.length} layers: the kernel takes ${layersMax} at most`);
+        throw failedPrecondition(`mount overlay of ${layerDirs.length} layers: the kernel supports at most ${layersMax}`);
       }
       makeDirectory(id, diskLimitBytes);
       mkdirSync(path(id, 'upper'), { mode: 0o755 });
@@ -84,7 +84,7 @@ export function createOverlayRootfs(rootDir: string): RootfsDriver {
   };
 }
 
-/** What all containers of a root directory share. */
+/** Directories and facts that all containers of a root directory share. */
 export type Shelf = {
   /** An empty directory, in place of missing layers. */
   readonly emptyLayer: string;
@@ -124,8 +124,8 @@ function probeDetached(emptyLayer: string, staging: string): boolean {
 }
 
 /**
- * Returns layers as paths, or, for a user namespace, as ID-mapped mounts: each pod has its own mounts of the same files.
- * Where the kernel supports it, they are detached and in no mount table.
+ * Calls `use` with the layers as paths, or, for a user namespace, as ID-mapped mounts: each pod has its own mounts of the same files.
+ * If the kernel supports it, the mounts are detached and in no mount table.
  */
 export function withShownLayers<T>(
   shelf: Shelf,
@@ -157,5 +157,5 @@ export function attachedWhereNeeded<T>({ takesDetached, staging }: Shelf, mounts
 function assertWritable(work: string): void {
   if (existsSync(join(work, 'work'))) return;
   mkdirSync(join(work, 'probe'));
-  throw failedPrecondition(`mount overlay with work directory ${work}: it is read-only`);
+  throw failedPrecondition(`mount overlay with work directory ${work}: the overlay is read-only`);
 }

@@ -1,5 +1,5 @@
 /**
- * Shared by all rootfs drivers: a directory for each container, and the fds of root file systems that are prepared and not started.
+ * Shared by all rootfs drivers: a directory for each container, and the fds of root file systems whose container has not started.
  *
  * Never mounts anything itself.
  */
@@ -14,10 +14,11 @@ import { openDiskQuotas } from './disk-quotas.ts';
 export type PreparedRootfs = {
   /** Returns a path in a container's directory. */
   readonly path: (id: string, name: string) => string;
-  /** @throws {BerthError} FAILED_PRECONDITION if the limit, in bytes, cannot be enforced. */
+  /** Creates a container's directory. @throws {BerthError} FAILED_PRECONDITION if the limit, in bytes, cannot be enforced. */
   readonly makeDirectory: (id: string, diskLimitBytes: number | undefined) => void;
-  /** Returns the id mappings of the container's user namespace, also after a restart; undefined if it has none. */
+  /** Stores the id mappings of the container's user namespace, which are needed again after a restart. */
   readonly keepIds: (id: string, ids: IdMap) => void;
+  /** Returns the stored id mappings; undefined if there are none. */
   readonly idsOf: (id: string) => IdMap | undefined;
   /** Returns the fd of a prepared rootfs; prepares it if necessary. */
   readonly hold: (id: string, make: () => Promise<number>) => Promise<number>;

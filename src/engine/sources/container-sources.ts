@@ -33,9 +33,11 @@ import { openVolumes } from './volumes.ts';
 export type ContainerSources = { readonly plan: Plan; readonly registers: Registers };
 
 /**
+ * Opens the sources of a container, and composes its plan.
+ *
  * @param root fd of the container's rootfs.
- * @returns the plan, and the open fds it names; the caller closes them.
- * @throws {BerthError} that names what cannot be opened; no fd is left open.
+ * @returns the plan and the fds that it names. The caller closes them.
+ * @throws {BerthError} naming what cannot be opened. No fd is left open.
  */
 export function openContainer(deps: EngineDeps, container: ContainerView, sandbox: SandboxView, root: number): ContainerSources {
   const registers = createRegisters();
@@ -73,9 +75,9 @@ function composeContainer(
     shelf: deps.rootfs.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
-  const wanted = allMounts(spec, sandbox.record.spec.namespaces.user);
-  const volumes = openVolumes(volumeFacts, wanted, registers);
-  const targets = wanted.map((mount) => mount.containerPath);
+  const requested = allMounts(spec, sandbox.record.spec.namespaces.user);
+  const volumes = openVolumes(volumeFacts, requested, registers);
+  const targets = requested.map((mount) => mount.containerPath);
   const defaults = standardMounts({
     isPrivileged: security.isPrivileged,
     hasReadonlyRoot: security.hasReadonlyRootfs,
@@ -84,27 +86,27 @@ function composeContainer(
     fromHost: pins.user === undefined ? {} : openHostMounts(security.namespaces, registers),
     files: openSandboxFiles(deps, sandbox, registers),
   });
-  const kept = withoutCovered(defaults, targets);
-  const has = (target: string) => kept.some((mount) => mount.target === target);
+  const standard = withoutCovered(defaults, targets);
+  const has = (target: string) => standard.some((mount) => mount.target === target);
   const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources: status.resources, seccomp });
   const pid = openPidNamespace(deps, record, sandbox, registers);
   const { nodes } = containerDevices(record);
-  const areMounts = pins.user !== undefined;
-  const inVolumes = areMounts
+  const mountsDevices = pins.user !== undefined;
+  const inVolumes = mountsDevices
     ? []
     : nodes.filter((node) => isCovered(node.path, targets) && !targets.map(normalPath).includes(normalPath(node.path)));
-  const deviceMounts = openDevices(areMounts ? nodes.filter(isMounted) : inVolumes, areMounts && has('/dev'), registers);
-  const mounts = [...kept, ...deviceMounts, ...volumes];
+  const deviceMounts = openDevices(mountsDevices ? nodes.filter(isMounted) : inVolumes, mountsDevices && has('/dev'), registers);
+  const mounts = [...standard, ...deviceMounts, ...volumes];
   requireDirectories(root, ['/proc', '/sys'].filter(has));
   const places = findPlaces(root, mounts, record, containerState(status) === 'creating');
   return {
     ...openPins(pins, registers),
     pid,
-    // A user namespace must not mount the host's cgroup namespace.
+    // In a user namespace the kernel does not allow a mount of the host's cgroup namespace.
     hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
     mounts: places.mounts,
     hasStandardDev: has('/dev'),
-    devices: nodes.filter((node) => !(areMounts && isMounted(node)) && !isCovered(node.path, targets)),
+    devices: nodes.filter((node) => !(mountsDevices && isMounted(node)) && !isCovered(node.path, targets)),
     links: cgroupView.version === 1 && has('/sys/fs/cgroup') ? cgroupView.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
     maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
     readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
@@ -135,7 +137,7 @@ function isCovered(path: string, targets: readonly string[]): boolean {
   return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
 }
 
-/** In a user namespace a FIFO can be created, a device node must be a bind mount. */
+/** Returns whether a node is a bind mount in a user namespace, where FIFOs can be created, but device nodes cannot. */
 const isMounted = (node: DeviceNode): boolean => node.type !== 'fifo';
 
 /** Write end of the pipe that resumes a held plan. */
@@ -235,11 +237,11 @@ function openSandboxFiles(deps: EngineDeps, sandbox: SandboxView, registers: Reg
 
 /** Clones mounts that a user namespace must not create for namespaces of the host. */
 function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Registers): NonNullable<StandardMounts['fromHost']> {
-  const take = (path: string) => registers.add(`host${path}`, cloneTree(path, { isRecursive: true }));
+  const clone = (path: string) => registers.add(`host${path}`, cloneTree(path, { isRecursive: true }));
   return {
-    ...(pid === 'node' ? { proc: take('/proc') } : {}),
-    ...(network === 'node' ? { sys: take('/sys') } : {}),
-    ...(ipc === 'node' ? { mqueue: existsSync('/dev/mqueue') ? take('/dev/mqueue') : null } : {}),
+    ...(pid === 'node' ? { proc: clone('/proc') } : {}),
+    ...(network === 'node' ? { sys: clone('/sys') } : {}),
+    ...(ipc === 'node' ? { mqueue: existsSync('/dev/mqueue') ? clone('/dev/mqueue') : null } : {}),
   };
 }
 
@@ -267,7 +269,7 @@ function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string |
     throw failedPrecondition(`join the pid namespace of container ${targetId}: no such container in this sandbox`);
   }
   if (containerState(target.status) !== 'running' || target.status.process === undefined) {
-    throw failedPrecondition(`join the pid namespace of container ${targetId}: it is not running`);
+    throw failedPrecondition(`join the pid namespace of container ${targetId}: the container is not running`);
   }
   return target.status.process.pid;
 }

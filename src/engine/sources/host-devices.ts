@@ -13,7 +13,7 @@ import type { Device, EditedNode } from '../state/spec.ts';
 export type FoundDevices = { readonly nodes: DeviceNode[]; readonly rules: DeviceRule[] };
 
 /**
- * A host path may be a link, or a directory, which stands for all devices below it.
+ * Looks up requested devices. A host path may be a link, or a directory, which stands for all devices below it.
  *
  * @throws {BerthError} FAILED_PRECONDITION for a missing path, INVALID_ARGUMENT for a path that is not a device.
  */
@@ -43,7 +43,7 @@ function completeNode({ permissions, ...node }: EditedNode): Omit<DeviceNode, 'u
   if (type !== undefined && major !== undefined) return { mode: host?.mode ?? 0o666, ...node, type, major, minor };
   if (host === undefined) throw failedPrecondition(`CDI device node ${hostPath}: no such device on the host`);
   if (type !== undefined && type !== host.type)
-    throw failedPrecondition(`CDI device node ${hostPath}: it is a ${host.type} device, but the CDI file says ${type}`);
+    throw failedPrecondition(`CDI device node ${hostPath}: type is ${host.type} on the host, but ${type} in the CDI file`);
   return { ...host, ...node };
 }
 

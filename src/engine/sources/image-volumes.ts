@@ -18,15 +18,17 @@ export type ImageVolumeFacts = {
 };
 
 /**
+ * Opens an image volume.
+ *
  * @returns the fd of the mount.
  * @throws {BerthError} FAILED_PRECONDITION `ImageVolumeMountFailed: …`, a reason that the kubelet parses.
  */
 export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): number {
   try {
-    const mount = stack(facts, image.found?.layerDirs ?? []);
+    const mount = mountLayers(facts, image.found?.layerDirs ?? []);
     if (image.subPath === '') return mount;
     try {
-      return attachedWhereNeeded(facts.shelf, [mount], () => openPart(mount, image.subPath));
+      return attachedWhereNeeded(facts.shelf, [mount], () => openSubPath(mount, image.subPath));
     } finally {
       close(mount);
     }
@@ -36,13 +38,13 @@ export function openImageVolume(facts: ImageVolumeFacts, image: ImageVolume): nu
 }
 
 /** A read-only overlay needs at least two layers. */
-function stack({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
+function mountLayers({ shelf, userNamespace }: ImageVolumeFacts, layerDirs: readonly string[]): number {
   if (layerDirs.length === 0) return cloneTree(shelf.emptyLayer, { isRecursive: false });
   const layers = layerDirs.length === 1 ? [...layerDirs, shelf.emptyLayer] : layerDirs;
   return withShownLayers(shelf, layers, userNamespace, (shown) => createOverlay({ layers: shown, place: shelf.staging }));
 }
 
-function openPart(mount: number, path: string): number {
+function openSubPath(mount: number, path: string): number {
   const inside = posix.normalize(path.replace(/^\/+/, ''));
   if (inside.split('/')[0] === '..') throw new Error(`sub path ${JSON.stringify(path)} leaves the image`);
   const directory = openat2(mount, inside, { flags: O_PATH | O_DIRECTORY, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS });

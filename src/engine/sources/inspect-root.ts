@@ -39,16 +39,18 @@ export function readInRoot(root: number, path: string): Buffer | null {
  */
 export function inspectMaskedPaths(root: number, paths: readonly string[]): MaskedPath[] {
   return paths.flatMap((path) => {
-    const isDirectory = /^\/(proc|sys)\//.test(path) ? hostKind(path) : rootKind(root, path);
+    const isDirectory = /^\/(proc|sys)\//.test(path) ? isHostDirectory(path) : isRootDirectory(root, path);
     return isDirectory === null ? [] : [{ path, isDirectory }];
   });
 }
 
-function hostKind(path: string): boolean | null {
+/** @returns null if the path does not exist. */
+function isHostDirectory(path: string): boolean | null {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? null;
 }
 
-function rootKind(root: number, path: string): boolean | null {
+/** @returns null if the path does not exist. */
+function isRootDirectory(root: number, path: string): boolean | null {
   try {
     const fd = openat2(root, path, { flags: O_PATH, resolve });
     try {

@@ -54,13 +54,13 @@ export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet
 export function requireDirectories(root: number, paths: readonly string[]): void {
   for (const path of paths) {
     const kind = kindOf(root, path);
-    if (kind === 'link') throw failedPrecondition(`mount on ${path}: it is a symbolic link in the image, must be a directory`);
-    if (kind === 'other') throw failedPrecondition(`mount on ${path}: it is a file in the image, must be a directory`);
+    if (kind === 'link') throw failedPrecondition(`mount on ${path}: it is a symbolic link in the image; it must be a directory`);
+    if (kind === 'other') throw failedPrecondition(`mount on ${path}: it is a file in the image; it must be a directory`);
   }
 }
 
 /** A path that is mounted on, or stays writable, in a container's rootfs. */
-type Wanted = { readonly target: string; readonly isDirectory: boolean };
+type Expected = { readonly target: string; readonly isDirectory: boolean };
 
 /**
  * Refuses an image with a file in place of a directory, or a directory in place of a file. Missing paths are created. Paths below a mount point are
@@ -68,11 +68,11 @@ type Wanted = { readonly target: string; readonly isDirectory: boolean };
  *
  * @throws {BerthError} FAILED_PRECONDITION.
  */
-export function requireKinds(root: number, wanted: readonly Wanted[], mountPoints: ReadonlySet<string>): void {
-  for (const { target: path, isDirectory } of wanted) {
+export function requireKinds(root: number, expected: readonly Expected[], mountPoints: ReadonlySet<string>): void {
+  for (const { target: path, isDirectory } of expected) {
     if (isBelowAny(path, mountPoints)) continue;
-    const fault = faultOf(root, path, isDirectory, mountPoints);
-    if (fault !== null) throw failedPrecondition(`mount on ${path}: ${fault}`);
+    const mismatch = mismatchOf(root, path, isDirectory, mountPoints);
+    if (mismatch !== null) throw failedPrecondition(`mount on ${path}: ${mismatch}`);
   }
 }
 
@@ -82,12 +82,12 @@ function isBelowAny(path: string, mountPoints: ReadonlySet<string>): boolean {
 }
 
 /** Opens the path as the plan will: through links that stay in the rootfs. */
-function faultOf(root: number, path: string, isDirectory: boolean, mountPoints: ReadonlySet<string>): string | null {
+function mismatchOf(root: number, path: string, isDirectory: boolean, mountPoints: ReadonlySet<string>): string | null {
   try {
     const fd = openat2(root, path, { flags: O_PATH, resolve });
     try {
       if (fstatSync(fd).isDirectory() === isDirectory || isBelowAny(readlinkSync(`/proc/self/fd/${fd}`), mountPoints)) return null;
-      return isDirectory ? 'it is a file in the image, must be a directory' : 'it is a directory in the image, must be a file';
+      return isDirectory ? 'it is a file in the image; it must be a directory' : 'it is a directory in the image; it must be a file';
     } finally {
       close(fd);
     }

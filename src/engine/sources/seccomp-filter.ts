@@ -1,5 +1,5 @@
 /**
- * Returns a container's seccomp filter: reads the profile, resolves it for the container's capabilities and this machine, and compiles it once.
+ * Creates seccomp filters: reads the profile, resolves it for the container's capabilities and this machine, and compiles it once.
  */
 import { readFileSync, statSync } from 'node:fs';
 import { invalidArgument, reasonOf } from '../../lib/errors.ts';
@@ -13,6 +13,8 @@ import type { SecuritySpec } from '../state/spec.ts';
 
 export type SeccompFilters = {
   /**
+   * Returns the filter of a container.
+   *
    * @param capabilities of the container: the default profile allows some system calls only with a capability.
    * @returns null: no filter, as for privileged containers.
    * @throws {BerthError} INVALID_ARGUMENT for a missing or invalid profile.

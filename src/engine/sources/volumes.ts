@@ -29,7 +29,7 @@ export type VolumeFacts = {
 /**
  * Opens the sources as registers.
  *
- * @throws {BerthError} INVALID_ARGUMENT or FAILED_PRECONDITION, naming the volume. Sources opened before stay in `registers`.
+ * @throws {BerthError} INVALID_ARGUMENT or FAILED_PRECONDITION, naming the volume. Sources that were already opened stay in `registers`.
  */
 export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], registers: Registers): RootMount[] {
   const needsTable = mounts.some((mount) => mount.propagation !== 'private');
@@ -72,7 +72,7 @@ function openImage(facts: VolumeFacts, mount: Mount, image: ImageVolume, name: s
   };
 }
 
-/** Clones the source with everything mounted below it. With a user namespace all of it must be ID-mapped: an unmapped part would have no owner in the container. */
+/** Clones the source with its submounts. In a user namespace all of them must be ID-mapped: an unmapped part would have no owner in the container. */
 function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
   const isRecursive = mount.isShallow !== true;
   if (mount.ids === undefined) return cloneTree(source, { isRecursive });
@@ -128,8 +128,8 @@ function propagationOf(facts: VolumeFacts, mount: Mount, source: string): NonNul
   if (mount.propagation === 'bidirectional') return MS.SHARED;
   if (mount.propagation === 'host-to-container') return MS.SLAVE;
   // A private clone would keep other containers' mounts busy while it exists.
-  const holdsOurs = facts.ownDirs.some((dir) => source === '/' || dir === source || dir.startsWith(`${source}/`));
-  return holdsOurs ? MS.SLAVE : MS.PRIVATE;
+  const hasOwnMounts = facts.ownDirs.some((dir) => source === '/' || dir === source || dir.startsWith(`${source}/`));
+  return hasOwnMounts ? MS.SLAVE : MS.PRIVATE;
 }
 
 function attributesOf(mount: Mount): number {

@@ -17,7 +17,7 @@ async function take(events: AsyncIterable<LifeEvent>, count: number): Promise<st
 
 const isBerthError = (code: string) => (error: unknown) => error instanceof BerthError && error.code === code;
 
-test('listen() gives each listener every event from its call on, in order', async () => {
+test('listen() returns every event since the call, in order, to each listener', async () => {
   const events = createEvents();
   events.emit(event('before'));
   const first = events.listen(never);
@@ -28,7 +28,7 @@ test('listen() gives each listener every event from its call on, in order', asyn
   assert.deepEqual(await take(second, 1), ['b']);
 });
 
-test('listen() wakes one that waits', async () => {
+test('emit() wakes a waiting listener', async () => {
   const events = createEvents();
   const waiting = take(events.listen(never), 1);
   await new Promise((resolve) => setImmediate(resolve));
@@ -36,7 +36,7 @@ test('listen() wakes one that waits', async () => {
   assert.deepEqual(await waiting, ['late']);
 });
 
-test('listen() ends without an error when the signal comes, and holds nothing for that listener', async () => {
+test('listen() ends without an error when the signal is aborted, and removes the listener', async () => {
   const events = createEvents();
   const controller = new AbortController();
   const waiting = take(events.listen(controller.signal), 1);
@@ -46,7 +46,7 @@ test('listen() ends without an error when the signal comes, and holds nothing fo
   assert.equal(events.hasListeners(), false);
 });
 
-test('a listener that breaks off its iteration is forgotten', async () => {
+test('a listener that stops its iteration is removed', async () => {
   const events = createEvents();
   const listener = events.listen(never);
   events.emit(event('a'));
@@ -54,7 +54,7 @@ test('a listener that breaks off its iteration is forgotten', async () => {
   assert.equal(events.hasListeners(), false);
 });
 
-test('a listener that does not take its events is ended with RESOURCE_EXHAUSTED; others get all', async () => {
+test('a listener that falls behind fails with RESOURCE_EXHAUSTED; others get all events', async () => {
   const events = createEvents();
   const slow = events.listen(never);
   const quick = take(events.listen(never), 5000);
@@ -67,13 +67,13 @@ test('a listener that does not take its events is ended with RESOURCE_EXHAUSTED;
   assert.equal(events.hasListeners(), false);
 });
 
-test('listen() refuses the 65th listener', () => {
+test('listen() rejects the 65th listener', () => {
   const events = createEvents();
   for (let n = 0; n < 64; n += 1) events.listen(never);
   assert.throws(() => events.listen(never), isBerthError('RESOURCE_EXHAUSTED'));
 });
 
-test('close() lets listeners have what they were sent, then ends them, and those that come later', async () => {
+test('close() ends listeners after their pending events, and new listeners at once', async () => {
   const events = createEvents();
   const listener = events.listen(never);
   events.emit(event('last'));

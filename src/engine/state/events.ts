@@ -1,5 +1,5 @@
 /**
- * Publishes lifecycle events of sandboxes and containers. A listener that does not keep up is disconnected; nothing waits for it. Does no I/O of its own.
+ * Publishes lifecycle events of sandboxes and containers. A listener that does not keep up is disconnected; nothing waits for it. Does no I/O itself.
  */
 import { BerthError } from '../../lib/errors.ts';
 import type { ContainerView, SandboxView } from './records.ts';
@@ -56,8 +56,7 @@ export function createEvents(): Events {
     }
   };
   const listen = (signal: AbortSignal) => {
-    if (listeners.size >= listenersMax)
-      throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: there are already ${listenersMax} listeners`);
+    if (listeners.size >= listenersMax) throw new BerthError('RESOURCE_EXHAUSTED', `listen to events: there are already ${listenersMax} listeners`);
     const listener: Listener = { pending: [], end: isClosed ? 'closed' : null, wake: () => {} };
     // Registered now, not at the first step of the iteration.
     if (!isClosed && !signal.aborted) listeners.add(listener);
@@ -82,7 +81,7 @@ async function* follow(listener: Listener, signal: AbortSignal, leave: () => voi
         yield event;
       }
       if (listener.end === 'behind')
-        throw new BerthError('RESOURCE_EXHAUSTED', `listening to events: the listener is more than ${pendingMax} events behind`);
+        throw new BerthError('RESOURCE_EXHAUSTED', `listen to events: the listener is more than ${pendingMax} events behind`);
       if (listener.pending.length > 0) continue;
       if (listener.end === 'closed') return;
       await new Promise<void>((resolve) => {

@@ -7,8 +7,8 @@ import { notifyingStore } from './notifying-store.ts';
 import { containerState } from './records.ts';
 import type { ObjectStore, Store } from './store.ts';
 
-function memoryObjects<Fixed extends { readonly id: string }, Status>(): ObjectStore<Fixed, Status> {
-  const views = new Map<string, { record: Fixed; status: Status }>();
+function memoryObjects<StoredRecord extends { readonly id: string }, Status>(): ObjectStore<StoredRecord, Status> {
+  const views = new Map<string, { record: StoredRecord; status: Status }>();
   const update = (id: string, change: (status: Status) => Status) => {
     const view = views.get(id);
     if (view !== undefined) views.set(id, { record: view.record, status: change(view.status) });
@@ -27,18 +27,18 @@ function memoryObjects<Fixed extends { readonly id: string }, Status>(): ObjectS
   };
 }
 
-/** A store with a listener, and what it was told. */
-function setUp(): { store: Store; told: () => Promise<LifeEvent[]> } {
+/** Creates a store with a listener, and a function that returns the events so far. */
+function setUp(): { store: Store; published: () => Promise<LifeEvent[]> } {
   const events = createEvents();
   const store = notifyingStore({ sandboxes: memoryObjects(), containers: memoryObjects() }, events, createClock());
   const listener = events.listen(new AbortController().signal);
-  const told = async () => {
+  const published = async () => {
     events.close();
     const all: LifeEvent[] = [];
     for await (const event of listener) all.push(event);
     return all;
   };
-  return { store, told };
+  return { store, published };
 }
 
 const sandbox = sandboxView('s1').record;
@@ -53,74 +53,74 @@ function runAll(store: Store): void {
   store.containers.update('c1', (status) => ({ ...status, startedAtNs: '4' }));
 }
 
-test('a life is told once each step, by the change that shows it', async () => {
-  const { store, told } = setUp();
+test('each step of a lifecycle is published once, by the change that makes it visible', async () => {
+  const { store, published } = setUp();
   runAll(store);
   store.containers.updateBestEffort('c1', (status) => ({ ...status, finishedAtNs: '5', exitCode: 0 }));
-  store.containers.update('c1', (status) => ({ ...status, message: 'more of the same' }));
+  store.containers.update('c1', (status) => ({ ...status, message: 'no change of state' }));
   store.sandboxes.updateBestEffort('s1', (status) => ({ ...status, stoppedAtNs: '6' }));
   await store.containers.remove('c1');
   await store.sandboxes.remove('s1');
   await store.sandboxes.remove('s1');
   assert.deepEqual(
-    (await told()).map(({ id, kind }) => `${id} ${kind}`),
+    (await published()).map(({ id, kind }) => `${id} ${kind}`),
     ['s1 created', 's1 started', 'c1 created', 'c1 started', 'c1 stopped', 's1 stopped', 'c1 deleted', 's1 deleted'],
   );
 });
 
-test('an event shows the pod as it was right after: stopped means EXITED, deleted means no longer there', async () => {
-  const { store, told } = setUp();
+test('an event contains the pod right after the change: EXITED if stopped, absent if deleted', async () => {
+  const { store, published } = setUp();
   runAll(store);
   store.containers.update('c1', (status) => ({ ...status, finishedAtNs: '5', exitCode: 3 }));
   await store.containers.remove('c1');
-  const events = await told();
+  const events = await published();
   const statesAt = (kind: string) =>
     events.find((each) => each.id === 'c1' && each.kind === kind)?.containers.map(({ status }) => containerState(status));
   assert.deepEqual(['created', 'started', 'stopped', 'deleted'].map(statesAt), [['created'], ['running'], ['exited'], []]);
 });
 
-test('the deletion of a sandbox still says which pod it was', async () => {
-  const { store, told } = setUp();
+test('the deletion of a sandbox contains its record', async () => {
+  const { store, published } = setUp();
   runAll(store);
   await store.sandboxes.remove('s1');
-  assert.equal((await told()).at(-1)?.sandbox?.record, sandbox);
+  assert.equal((await published()).at(-1)?.sandbox?.record, sandbox);
 });
 
-test('times of events grow strictly', async () => {
-  const { store, told } = setUp();
+test('times of events increase strictly', async () => {
+  const { store, published } = setUp();
   runAll(store);
-  const times = (await told()).map(({ atNs }) => BigInt(atNs));
+  const times = (await published()).map(({ atNs }) => BigInt(atNs));
   assert.ok(times.length > 3);
   assert.ok(times.every((time, index) => index === 0 || time > (times[index - 1] ?? 0n)));
 });
 
-test('what was never shown to anybody comes and goes without an event', async () => {
-  const { store, told } = setUp();
+test('objects that never became visible cause no events', async () => {
+  const { store, published } = setUp();
   store.sandboxes.create(sandbox, {});
   store.sandboxes.update('s1', (status) => ({ ...status, stoppedAtNs: '2' }));
   store.containers.create(container, { resources: {} });
   await store.containers.remove('c1');
   await store.sandboxes.remove('s1');
-  assert.deepEqual(await told(), []);
+  assert.deepEqual(await published(), []);
 });
 
-test('a container whose start failed stops without having started', async () => {
-  const { store, told } = setUp();
+test('a container whose start failed is stopped, but not started', async () => {
+  const { store, published } = setUp();
   store.containers.create(container, { resources: {}, readyAtNs: '1' });
   store.containers.update('c1', (status) => ({ ...status, startedAtNs: '2', finishedAtNs: '2', reason: 'StartError' }));
   assert.deepEqual(
-    (await told()).map(({ kind }) => kind),
+    (await published()).map(({ kind }) => kind),
     ['stopped'],
   );
 });
 
-test('other containers of the node are not in a pod event', async () => {
-  const { store, told } = setUp();
+test('an event does not contain containers of other pods', async () => {
+  const { store, published } = setUp();
   runAll(store);
   store.containers.create({ ...container, id: 'c2', sandboxId: 'other' }, { resources: {}, readyAtNs: '9' });
   store.containers.update('c1', (status) => ({ ...status, finishedAtNs: '5' }));
   assert.deepEqual(
-    (await told()).at(-1)?.containers.map(({ record }) => record.id),
+    (await published()).at(-1)?.containers.map(({ record }) => record.id),
     ['c1'],
   );
 });

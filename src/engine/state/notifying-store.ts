@@ -1,6 +1,6 @@
 /**
  * A store that publishes an event for every visible change of state. An event never precedes the status it reports, and no change is missed.
- * Does no I/O of its own.
+ * Does no I/O itself.
  */
 import type { Clock } from '../../lib/clock.ts';
 import type { EventKind, Events } from './events.ts';

@@ -1,5 +1,5 @@
 /**
- * An OOM kill as the kernel reports it, and as a container's status keeps it. Types only.
+ * An OOM kill as the kernel reports it, and as stored in a container's status. Types only.
  */
 
 /** Bytes by kind, as far as the kernel reports them. `fileBytes` excludes tmpfs and shared memory, which have no file on disk. */

@@ -83,7 +83,7 @@ export type ContainerRecord = {
 export type ContainerStatus = {
   /** Set when its rootfs and its plan are ready. Before that it is not visible. */
   readonly readyAtNs?: string;
-  /** Set before its monitor is started. Recovery that finds it without startedAtNs ends what may have been started. */
+  /** Set before the monitor is started. If recovery finds it without startedAtNs, it kills whatever was started. */
   readonly startingAtNs?: string;
   readonly startedAtNs?: string;
   readonly finishedAtNs?: string;

@@ -1,5 +1,5 @@
 /**
- * Deduplicates concurrent creations by a key that must be unique: a retried call joins the one in progress and gets its result. Does no I/O of its own.
+ * Deduplicates concurrent creations by a key that must be unique: a retried call joins the one in progress and gets its result. Does no I/O itself.
  *
  * The work continues after its caller's deadline, so a retry finds the object instead of a reserved name.
  */

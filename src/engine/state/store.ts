@@ -1,7 +1,7 @@
 /**
  * Stores records and statuses of sandboxes and containers: on disk, one directory for each object, with a copy in memory.
  *
- * The directories are on /run, a tmpfs that does not survive a reboot, as the objects do not. So nothing waits for a disk.
+ * The directories are on /run, a tmpfs. Like the objects, they do not survive a reboot, so nothing waits for a disk.
  */
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -129,7 +129,7 @@ function readOrRemove<StoredRecord extends Versioned, Status>(
 function readRecord<StoredRecord extends Versioned>(directory: string, id: string): StoredRecord {
   const record = fromJson<StoredRecord>(readFileSync(join(directory, 'record.json'), 'utf8'));
   if (record.version !== recordVersion)
-    throw new Error(`record of ${id} has version ${record.version}: this version of berth reads version ${recordVersion}`);
+    throw new Error(`record of ${id} has version ${record.version}; this version of berth reads version ${recordVersion}`);
   if (record.id !== id) throw new Error(`record of ${id} contains the id ${record.id}`);
   return record;
 }

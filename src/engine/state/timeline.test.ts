@@ -9,7 +9,7 @@ function fixture() {
   return { watch, observed, pass: (ms: number) => (nowMs += ms) };
 }
 
-test('createStopwatch() keeps steps in their order, rounded to microseconds, and tells each in seconds', () => {
+test('createStopwatch() records steps in order, rounded to microseconds, and reports each in seconds', () => {
   const { watch, observed, pass } = fixture();
   assert.equal(
     watch.step('create.root', () => pass(1.23456) && 'root'),
@@ -27,7 +27,7 @@ test('createStopwatch() keeps steps in their order, rounded to microseconds, and
   assert.equal(observed[1]?.[1], 0.02);
 });
 
-test('createStopwatch() waits for the end of what a promise does', async () => {
+test('createStopwatch() measures until a promise settles', async () => {
   const { watch, observed, pass } = fixture();
   const { promise, resolve } = Promise.withResolvers<string>();
   const step = watch.step('sandbox.network', () => promise);
@@ -38,7 +38,7 @@ test('createStopwatch() waits for the end of what a promise does', async () => {
   assert.deepEqual(watch.timeline(), { 'sandbox.network': 50 });
 });
 
-test('createStopwatch() counts a step that fails, and passes the failure on', async () => {
+test('createStopwatch() records a step that fails, and rethrows the error', async () => {
   const { watch, pass } = fixture();
   const fail = () => {
     pass(3);

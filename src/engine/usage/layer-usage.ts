@@ -15,12 +15,12 @@ export type LayerUsages = {
   readonly of: (record: ContainerRecord) => LayerUsage | null;
 };
 
-/** The kubelet asks about every ten seconds: without a minimum age each request would cause a scan. */
-const restMsMin = 30_000;
+/** Minimum pause between two measurements of a tree. Without it each request of the kubelet, about every ten seconds, would cause one. */
+const pauseMsMin = 30_000;
 /** The pause after a measurement, as a multiple of its duration. */
-const restPerWork = 50;
+const pausePerDuration = 50;
 /** How long a call waits for a first measurement. */
-const patienceMs = 250;
+const firstTimeoutMs = 250;
 
 type Entry = { readonly usage: LayerUsage | null; readonly dueAtMs: number };
 
@@ -41,7 +41,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
       // A container that is being removed has no tree, and nobody reads its measurement.
       const usage = await measureTree(deps.rootfs.upperDir(record.id)).catch(() => null);
       const endedAtMs = performance.now();
-      const dueAtMs = endedAtMs + Math.max(restMsMin, restPerWork * (endedAtMs - startedAtMs));
+      const dueAtMs = endedAtMs + Math.max(pauseMsMin, pausePerDuration * (endedAtMs - startedAtMs));
       entries.set(record, { usage: usage && { ...usage, atNs: deps.clock.nowNs() }, dueAtMs });
       due.delete(record);
     }
@@ -61,7 +61,7 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
       entries.set(record, { usage: null, dueAtMs: 0 });
     }
     if (due.size > 0) work ??= measureDue();
-    if (hasNew && work !== null) await endsWithin(patienceMs, work);
+    if (hasNew && work !== null) await endsWithin(firstTimeoutMs, work);
   };
   const of = (record: ContainerRecord): LayerUsage | null => {
     const counted = deps.rootfs.usage(record.id);

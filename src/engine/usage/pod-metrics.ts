@@ -48,8 +48,8 @@ export function createPodMetrics(deps: StatsDeps, stats: Stats): PodMetrics {
   return async function* (views) {
     const { blocks, bsize, files, ffree } = await statfs(settings.rootDir);
     const filesystem = { device, totalBytes: blocks * bsize, inodes: files, freeInodes: ffree };
-    for await (const portion of stats.sandboxes(views)) {
-      for (const sandbox of portion) {
+    for await (const batch of stats.sandboxes(views)) {
+      for (const sandbox of batch) {
         const containers: ContainerMetrics[] = [];
         for (const each of sandbox.containers) containers.push(...(await containerDetails(deps, reader, each)));
         const cgroupPath = podCgroupPath(deps, sandbox.record);

@@ -33,15 +33,15 @@ export type SandboxStats = {
 };
 
 export type Stats = {
-  /** Of running containers; others, and those that end meanwhile, are left out. In batches: the event loop runs between two of them. */
+  /** Usage of running containers; those that exit in the meantime are omitted. In batches: the event loop runs between them. */
   readonly containers: (views: readonly ContainerView[]) => AsyncGenerator<readonly ContainerStats[]>;
-  /** Of ready sandboxes, with their running containers. In batches, as above. */
+  /** Usage of ready sandboxes and their running containers, in batches as above. */
   readonly sandboxes: (views: readonly SandboxView[]) => AsyncGenerator<readonly SandboxStats[]>;
 };
 
 /** About 100 us each: a batch blocks the event loop for two or three milliseconds. */
-const containersPerTurn = 24;
-const sandboxesPerTurn = 12;
+const containersPerBatch = 24;
+const sandboxesPerBatch = 12;
 
 export type StatsDeps = Pick<EngineDeps, 'cgroups' | 'cgroupDriver' | 'clock' | 'rootfs' | 'store' | 'settings'>;
 
@@ -59,20 +59,20 @@ export function createStats(deps: StatsDeps): Stats {
     containers: async function* (views) {
       const records = views.filter(isRunning).map(({ record }) => record);
       await reading.layers.refresh(records);
-      for await (const portion of inTurns(records, containersPerTurn)) yield readContainers(reading, portion);
+      for await (const batch of inBatches(records, containersPerBatch)) yield readContainers(reading, batch);
     },
     sandboxes: async function* (views) {
       const ready = views.filter(({ status }) => sandboxState(status) === 'ready');
-      const running = byRunningSandbox(deps);
+      const running = runningBySandbox(deps);
       await reading.layers.refresh(ready.flatMap(({ record }) => running.get(record.id) ?? []));
-      for await (const portion of inTurns(ready, sandboxesPerTurn)) yield readSandboxes(reading, portion, running);
+      for await (const batch of inBatches(ready, sandboxesPerBatch)) yield readSandboxes(reading, batch, running);
     },
   };
 }
 
 const isRunning = ({ status }: ContainerView): boolean => containerState(status) === 'running';
 
-function byRunningSandbox({ store }: StatsDeps): ReadonlyMap<string, ContainerRecord[]> {
+function runningBySandbox({ store }: StatsDeps): ReadonlyMap<string, ContainerRecord[]> {
   return Map.groupBy(
     store.containers
       .all()
@@ -82,7 +82,7 @@ function byRunningSandbox({ store }: StatsDeps): ReadonlyMap<string, ContainerRe
   );
 }
 
-async function* inTurns<Item>(items: readonly Item[], size: number): AsyncGenerator<readonly Item[]> {
+async function* inBatches<Item>(items: readonly Item[], size: number): AsyncGenerator<readonly Item[]> {
   for (let start = 0; start < items.length; start += size) {
     if (start > 0) await nextTurn();
     yield items.slice(start, start + size);
@@ -92,7 +92,7 @@ async function* inTurns<Item>(items: readonly Item[], size: number): AsyncGenera
 function readContainers(reading: Reading, records: readonly ContainerRecord[]): ContainerStats[] {
   return records.flatMap((record) => {
     const counters = reading.cgroups.counters(record.cgroupPath);
-    // The container has just ended or been removed, and the status does not say so yet.
+    // The container has just exited or been removed, and the status has not been updated yet.
     if (counters === null) return [];
     const nanoCores = rate(reading, record, counters);
     return [{ record, atNs: reading.deps.clock.nowNs(), counters, nanoCores, writableLayer: reading.layers.of(record) }];
@@ -127,7 +127,7 @@ function podCounters({ deps, cgroups }: Reading, record: SandboxRecord, containe
   return path === null ? addUp(containers.map(({ counters }) => counters)) : cgroups.counters(path);
 }
 
-/** Returns the pod's cgroup, which the kubelet creates; null without one: then the pod's usage is the sum of its containers. */
+/** Returns the pod's cgroup, which the kubelet creates; null if there is none. Then the pod's usage is the sum of its containers. */
 export function podCgroupPath({ cgroupDriver }: Pick<StatsDeps, 'cgroupDriver'>, { spec }: SandboxRecord): string | null {
   if (spec.cgroupParent === '') return null;
   return cgroupDriver.parentPathOf(spec.cgroupParent) || null;
