@@ -1,7 +1,7 @@
 /**
- * Gets what the conformance run needs, once: critest and crictl built from their Go modules, and the registry that holds critest's images.
+ * Prepares the conformance run: builds critest and crictl from their Go modules, and serves a registry with critest's images.
  *
- * Everything lies under build/critest, by a digest of what it was made from.
+ * The results are cached in build/critest, in directories named after a digest of their sources.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -19,14 +19,14 @@ const here = import.meta.dirname;
 const toolsSource = join(here, 'tools');
 const imagesSource = join(here, 'images');
 
-/** The image that critest names by a digest which only its maker can produce. */
-const unmakeable = {
+/** An image that critest pulls by digest. Our build of it has another digest. */
+const pinnedImage = {
   reference: 'k8s-staging-cri-tools/test-image-digest:latest',
   hex: '9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf',
 };
 
 /**
- * Builds the programs and the parts of the images, when they are not there yet. Needs the network; belongs outside isolation.
+ * Builds the programs and the parts of the images unless they are cached. Needs the network: call it before enterIsolation().
  * @returns the directory of critest, crictl and ginkgo.
  */
 export function prepareTools(): string {
@@ -42,7 +42,7 @@ export function prepareTools(): string {
     renameSync(unfinished, toolsDir);
   }
   if (!existsSync(partsDir())) {
-    say('making the parts of the test images (busybox from source, nginx)');
+    say('building the parts of the test images (busybox from source, nginx)');
     const unfinished = `${partsDir()}.unfinished`;
     execFileSync(join(imagesSource, 'make-parts'), [unfinished], { stdio: 'inherit' });
     renameSync(unfinished, partsDir());
@@ -50,16 +50,16 @@ export function prepareTools(): string {
   return toolsDir;
 }
 
-/** Whether nothing remains for prepareTools() to do. */
+/** Returns whether prepareTools() has nothing to do. */
 export const hasTools = () => existsSync(toolsDirectory()) && existsSync(partsDir());
 
-/** @returns crictl; undefined when it is not built. */
+/** Returns the path of crictl, or undefined if it is not built. */
 export function builtCrictl(): string | undefined {
   const path = join(toolsDirectory(), 'crictl');
   return existsSync(path) ? path : undefined;
 }
 
-/** Gets containerd and runc for comparisons, when they are not there yet. Needs the network; belongs outside isolation. */
+/** Downloads containerd and runc for comparisons unless they are cached. Needs the network: call it before enterIsolation(). */
 export function preparePeer(): void {
   takeOnce('containerd', 'usr/bin', peerDir);
   takeOnce('runc', 'usr/sbin/runc', join(peerDir, 'runc'));
@@ -67,12 +67,13 @@ export function preparePeer(): void {
 
 function takeOnce(packageName: string, path: string, destination: string): void {
   if (existsSync(destination) && !lstatSync(destination).isSymbolicLink()) return;
-  say(`taking ${packageName} from its Debian package`);
+  say(`downloading the Debian package ${packageName}`);
   takeFromPackage(packageName, [path], destination);
 }
 
 /**
- * Makes the registry's store, when it is not there yet, and serves it on 127.0.0.1:5000. Belongs inside isolation. @returns what ends the registry.
+ * Serves the registry on 127.0.0.1:5000. Builds the images first unless they are cached. Call it after enterIsolation().
+ * @returns a function that stops the registry.
  */
 export async function serveImages(): Promise<() => void> {
   const storeDir = storeDirectory();
@@ -84,29 +85,29 @@ export async function serveImages(): Promise<() => void> {
     const images = await buildTestImages(partsDir());
     for (const [reference, image] of images) await pushImage(registryUrl, reference, image);
     stop();
-    writeFileSync(join(unfinished, 'digest'), images.get(unmakeable.reference)?.digest ?? '');
+    writeFileSync(join(unfinished, 'digest'), images.get(pinnedImage.reference)?.digest ?? '');
     renameSync(unfinished, storeDir);
   }
   return startRegistry(storeDir, true);
 }
 
-/** @returns a copy of critest, made when it is not there yet, in which the 64 characters of the unmakeable digest are those of our image. */
-export function fittingCritest(toolsDir: string): string {
+/** Creates a copy of critest in which the digest of the pinned image is replaced by that of our image. @returns its path. */
+export function patchedCritest(toolsDir: string): string {
   const hex = readFileSync(join(storeDirectory(), 'digest'), 'utf8').replace('sha256:', '');
-  const fitting = join(toolsDir, `critest-${hex.slice(0, 12)}`);
-  if (existsSync(fitting)) return fitting;
+  const patched = join(toolsDir, `critest-${hex.slice(0, 12)}`);
+  if (existsSync(patched)) return patched;
   const program = readFileSync(join(toolsDir, 'critest'));
   const replacement = Buffer.from(hex);
-  if (replacement.length !== unmakeable.hex.length) throw new Error(`the test image has the digest ${hex}`);
-  const places = [];
-  for (let at = program.indexOf(unmakeable.hex); at >= 0; at = program.indexOf(unmakeable.hex, at + 1)) places.push(at);
-  if (places.length === 0) throw new Error('critest no longer names the image by that digest: the copy is needless');
-  for (const at of places) replacement.copy(program, at);
-  // Another run may be at the same.
-  const unfinished = `${fitting}.${Date.now()}`;
+  if (replacement.length !== pinnedImage.hex.length) throw new Error(`invalid digest ${hex} of the test image`);
+  const offsets = [];
+  for (let at = program.indexOf(pinnedImage.hex); at >= 0; at = program.indexOf(pinnedImage.hex, at + 1)) offsets.push(at);
+  if (offsets.length === 0) throw new Error('critest does not contain the digest of the pinned image: the patched copy is no longer needed');
+  for (const at of offsets) replacement.copy(program, at);
+  // The name is unique because another run may create the same copy.
+  const unfinished = `${patched}.${Date.now()}`;
   writeFileSync(unfinished, program, { mode: 0o755 });
-  renameSync(unfinished, fitting);
-  return fitting;
+  renameSync(unfinished, patched);
+  return patched;
 }
 
 async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() => void> {
@@ -117,18 +118,18 @@ async function startRegistry(storeDir: string, isReadonly: boolean): Promise<() 
   writeFileSync(configFile, `${head}storage:\n  filesystem: { rootdirectory: ${storeDir} }\n${maintenance}http: { addr: '127.0.0.1:5000' }\n`);
   const registry = spawn('docker-registry', ['serve', configFile], { stdio: 'ignore' });
   for (let attempt = 0; attempt < 100; attempt += 1) {
-    const answer = await fetch(`${registryUrl}/v2/`).catch(() => null);
-    if (answer?.ok) return () => void registry.kill('SIGKILL');
+    const response = await fetch(`${registryUrl}/v2/`).catch(() => null);
+    if (response?.ok) return () => void registry.kill('SIGKILL');
     await sleep(100);
   }
-  throw new Error('docker-registry does not answer on 127.0.0.1:5000');
+  throw new Error('docker-registry did not start on 127.0.0.1:5000');
 }
 
 const toolsDirectory = () => join(buildDir, `tools-${keyOf(toolsSource)}`);
 const storeDirectory = () => join(buildDir, `store-${keyOf(imagesSource, resolve(here, '../../scripts/image-builder.ts'))}`);
 const partsDir = () => join(buildDir, `parts-${keyOf(join(imagesSource, 'make-parts'), join(imagesSource, 'pause.c'), join(imagesSource, 'nnp.c'))}`);
 
-/** A short digest over files, and all files directly in directories. */
+/** Returns a short digest of files. For a directory, of all files directly in it. */
 function keyOf(...paths: readonly string[]): string {
   const files = paths.flatMap((path) =>
     statSync(path).isFile()

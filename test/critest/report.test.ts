@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { countStates, judge, readReport, type Spec, unknownNames } from './report.ts';
+import { countStates, readReport, type Spec, unexpectedResults, unknownNames } from './report.ts';
 
 const spec = (name: string, state: Spec['state'], message = ''): Spec => ({ name, state, seconds: 1, message });
 const ginkgo = (LeafNodeText: string, State: string, Message?: string) => ({
@@ -12,7 +12,7 @@ const ginkgo = (LeafNodeText: string, State: string, Message?: string) => ({
   Failure: Message === undefined ? {} : { Message },
 });
 
-test('readReport() keeps what ran or skipped itself, and leaves out what a focus left out', () => {
+test('readReport() returns specs that ran or skipped themselves, without those that the focus excluded', () => {
   const setup = { ContainerHierarchyTexts: null, LeafNodeText: '', LeafNodeType: 'BeforeSuite', State: 'passed', RunTime: 0 };
   const specs = [setup, ginkgo('b', 'panicked', 'boom'), ginkgo('a', 'passed'), ginkgo('c', 'skipped', 'no AppArmor'), ginkgo('d', 'skipped')];
   const report = readReport(JSON.stringify([{ SpecReports: specs }]));
@@ -27,24 +27,24 @@ test('readReport() keeps what ran or skipped itself, and leaves out what a focus
   assert.deepEqual(countStates(report), { passed: 1, failed: 1, skipped: 1 });
 });
 
-test('judge() accepts a listed failure and reports an unlisted one', () => {
+test('unexpectedResults() accepts a listed failure and reports an unlisted one', () => {
   const specs = [spec('a', 'failed', 'one\ntwo'), spec('b', 'failed')];
-  assert.deepEqual(judge(specs, [{ name: 'b', reason: 'later' }]), ['failed: a: one']);
+  assert.deepEqual(unexpectedResults(specs, [{ name: 'b', reason: 'later' }]), ['failed: a: one']);
 });
 
-test('judge() reports a listed spec that passes, unless the machine decides', () => {
+test('unexpectedResults() reports a listed spec that passes, unless it depends on the machine', () => {
   const specs = [spec('a', 'passed'), spec('b', 'passed')];
   const expected = [
     { name: 'a', reason: 'later' },
     { name: 'b', reason: 'no AppArmor here', needs: 'AppArmor' },
   ];
-  assert.deepEqual(judge(specs, expected), ['passes, but is listed as not passing (later): a']);
+  assert.deepEqual(unexpectedResults(specs, expected), ['passes, but is listed as not passing (later): a']);
 });
 
-test('judge() reports an unlisted spec that skips itself', () => {
-  assert.deepEqual(judge([spec('a', 'skipped', 'user namespaces not supported')], []), ['skipped: a: user namespaces not supported']);
+test('unexpectedResults() reports an unlisted spec that skips itself', () => {
+  assert.deepEqual(unexpectedResults([spec('a', 'skipped', 'user namespaces not supported')], []), ['skipped: a: user namespaces not supported']);
 });
 
-test('unknownNames() reports a listed name that no spec has', () => {
+test('unknownNames() reports a listed name that matches no spec', () => {
   assert.equal(unknownNames([spec('a', 'passed')], [{ name: 'b', reason: '' }]).length, 1);
 });

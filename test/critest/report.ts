@@ -1,12 +1,12 @@
 /**
- * Reads ginkgo's JSON report and judges it against the list of specs that do not pass yet. Pure.
+ * Reads ginkgo's JSON report and compares it with the list of specs that do not pass yet. Pure.
  */
 
 export type Spec = {
   readonly name: string;
   readonly state: 'passed' | 'failed' | 'skipped';
   readonly seconds: number;
-  /** Why it failed or skipped; '' when it passed. */
+  /** Why it failed or was skipped; '' if it passed. */
   readonly message: string;
 };
 
@@ -14,7 +14,7 @@ export type Spec = {
 export type Expected = {
   readonly name: string;
   readonly reason: string;
-  /** What a machine may lack: with it, the spec may also pass. */
+  /** A feature that the machine may lack. The spec may pass on a machine that has it. */
   readonly needs?: string;
 };
 
@@ -27,14 +27,14 @@ type GinkgoSpec = {
   readonly Failure?: { readonly Message?: string };
 };
 
-/** @returns the specs that ran or skipped themselves, by name; those that a focus left out are no part of it. */
+/** Returns the specs that ran or skipped themselves, sorted by name, without those that the focus excluded. */
 export function readReport(json: string): Spec[] {
   const suites = JSON.parse(json) as readonly { readonly SpecReports: readonly GinkgoSpec[] | null }[];
-  const specs = suites.flatMap((suite) => suite.SpecReports ?? []).filter((spec) => spec.LeafNodeType === 'It' && !isLeftOut(spec));
+  const specs = suites.flatMap((suite) => suite.SpecReports ?? []).filter((spec) => spec.LeafNodeType === 'It' && !isExcluded(spec));
   return specs.map(toSpec).sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-function isLeftOut(spec: GinkgoSpec): boolean {
+function isExcluded(spec: GinkgoSpec): boolean {
   return spec.State === 'pending' || (spec.State === 'skipped' && !spec.Failure?.Message);
 }
 
@@ -44,8 +44,8 @@ function toSpec(spec: GinkgoSpec): Spec {
   return { name, state, seconds: spec.RunTime / 1e9, message: spec.Failure?.Message ?? '' };
 }
 
-/** @returns one line for each spec that is not as expected; none means that the run is good. */
-export function judge(specs: readonly Spec[], expected: readonly Expected[]): string[] {
+/** Compares the specs with the expected results. @returns one line for each unexpected result. */
+export function unexpectedResults(specs: readonly Spec[], expected: readonly Expected[]): string[] {
   const listed = new Map(expected.map((entry) => [entry.name, entry]));
   return specs.flatMap((spec) => {
     const entry = listed.get(spec.name);
@@ -55,10 +55,10 @@ export function judge(specs: readonly Spec[], expected: readonly Expected[]): st
   });
 }
 
-/** Names in the list that no spec has: only meaningful after a run of all specs. */
+/** Returns entries of the list that match no spec. Meaningful only after a run of all specs. */
 export function unknownNames(specs: readonly Spec[], expected: readonly Expected[]): string[] {
   const names = new Set(specs.map((spec) => spec.name));
-  return expected.filter((entry) => !names.has(entry.name)).map((entry) => `listed as not passing, but there is no such spec: ${entry.name}`);
+  return expected.filter((entry) => !names.has(entry.name)).map((entry) => `listed as not passing, but unknown: ${entry.name}`);
 }
 
 export function countStates(specs: readonly Spec[]): { passed: number; failed: number; skipped: number } {

@@ -1,10 +1,11 @@
 /**
- * Runs the published conformance suite, critest, against a runtime of its own in namespaces of its own, and judges the result.
+ * Runs the published conformance suite critest against a new runtime in separate namespaces, and checks the results.
  *
- *   npm run critest -- [--runtime berth|containerd] [--parallel N] [--websocket] [--all] [FOCUS ...] [-- flags of critest]
+ *   npm run critest -- [--runtime berth|containerd] [--parallel N] [--websocket] [--all] [FOCUS ...] [-- CRITEST-FLAG ...]
  *
- * Each FOCUS is a regular expression over spec names. Writes build/critest/report-RUNTIME.json with every spec's state. With berth, exits 1 when a
- * spec that not-passing.json does not list fails or skips itself, or a listed one passes. --all: on a machine that has what those need, they must pass too.
+ * Each FOCUS is a regular expression for spec names. Writes the state of every spec to build/critest/report-RUNTIME.json. With berth, exits with 1 if a
+ * spec fails or skips itself that is not listed in not-passing.json, or if a listed spec passes. With --all, the listed specs must pass too: use it on a
+ * machine with all features that they need.
  */
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -12,8 +13,8 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { enterIsolation } from '../support/isolation.ts';
 import { type Runtime, type RuntimeName, startRuntime } from '../support/runtime.ts';
-import { buildDir, fittingCritest, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
-import { countStates, type Expected, judge, readReport, type Spec, unknownNames } from './report.ts';
+import { buildDir, patchedCritest, preparePeer, prepareTools, registryUrl, serveImages } from './prepare.ts';
+import { countStates, type Expected, readReport, type Spec, unexpectedResults, unknownNames } from './report.ts';
 
 type Options = {
   readonly runtime: RuntimeName;
@@ -39,7 +40,7 @@ async function main(): Promise<number> {
     runtime = await startRuntime(options.runtime, { workDir, mirrorUrl: registryUrl });
     const startedAt = performance.now();
     const specs = await runCritest(runtime, workDir);
-    return conclude(specs, (performance.now() - startedAt) / 1000);
+    return printResults(specs, (performance.now() - startedAt) / 1000);
   } finally {
     await runtime?.stop();
     if (runtime) writeFileSync(join(buildDir, `daemon-${options.runtime}.log`), readFileSync(runtime.logFile));
@@ -50,9 +51,9 @@ async function main(): Promise<number> {
 
 function readOptions(argv: readonly string[]): Options {
   const end = argv.indexOf('--');
-  const [own, critestFlags] = end < 0 ? [argv, []] : [argv.slice(0, end), argv.slice(end + 1)];
+  const [ownArgs, critestFlags] = end < 0 ? [argv, []] : [argv.slice(0, end), argv.slice(end + 1)];
   const { values, positionals } = parseArgs({
-    args: [...own],
+    args: [...ownArgs],
     allowPositionals: true,
     options: {
       runtime: { type: 'string', default: 'berth' },
@@ -61,7 +62,7 @@ function readOptions(argv: readonly string[]): Options {
       all: { type: 'boolean', default: false },
     },
   });
-  if (values.runtime !== 'berth' && values.runtime !== 'containerd') throw new Error(`--runtime ${values.runtime}: berth or containerd`);
+  if (values.runtime !== 'berth' && values.runtime !== 'containerd') throw new Error(`--runtime ${values.runtime}: want berth or containerd`);
   return {
     runtime: values.runtime,
     parallel: values.parallel,
@@ -85,30 +86,31 @@ async function runCritest(runtime: Runtime, workDir: string): Promise<Spec[]> {
     ...options.critestFlags,
   ];
   const env = { ...process.env, PATH: `${toolsDir}:${process.env['PATH']}` };
-  const child = spawn(fittingCritest(toolsDir), args, { stdio: 'inherit', cwd: workDir, env });
+  const child = spawn(patchedCritest(toolsDir), args, { stdio: 'inherit', cwd: workDir, env });
   await new Promise((settle) => child.once('exit', settle));
   return readReport(readFileSync(report, 'utf8'));
 }
 
-function conclude(specs: readonly Spec[], seconds: number): number {
+/** Writes the report and prints the results. @returns the exit code. */
+function printResults(specs: readonly Spec[], seconds: number): number {
   const reportFile = join(buildDir, `report-${options.runtime}.json`);
   writeFileSync(reportFile, `${JSON.stringify(specs, null, 2)}\n`);
   const { passed, failed, skipped } = countStates(specs);
-  const problems = options.runtime === 'berth' ? judgeBerth(specs) : [];
-  const good = problems.length === 0 && (options.runtime === 'berth' || failed === 0);
+  const problems = options.runtime === 'berth' ? findProblems(specs) : [];
+  const isGood = problems.length === 0 && (options.runtime === 'berth' || failed === 0);
   for (const problem of problems) say(problem);
   say(
-    `critest against ${options.runtime}: ${passed + failed + skipped} specs in ${seconds.toFixed(0)} s, ${good ? 'as expected' : 'NOT as expected'}; ${reportFile}`,
+    `critest with ${options.runtime}: ${passed + failed + skipped} specs in ${seconds.toFixed(0)} s, ${isGood ? 'as expected' : 'NOT as expected'}; ${reportFile}`,
   );
   say(`critest: ${passed} passed, ${failed} failed, ${skipped} skipped`);
-  return good ? 0 : 1;
+  return isGood ? 0 : 1;
 }
 
-function judgeBerth(specs: readonly Spec[]): string[] {
-  if (options.mustAllPass) return judge(specs, []);
+function findProblems(specs: readonly Spec[]): string[] {
+  if (options.mustAllPass) return unexpectedResults(specs, []);
   const expected = JSON.parse(readFileSync(join(import.meta.dirname, 'not-passing.json'), 'utf8')) as readonly Expected[];
-  const isWhole = options.focus.length === 0 && options.critestFlags.length === 0;
-  return [...judge(specs, expected), ...(isWhole ? unknownNames(specs, expected) : [])];
+  const isComplete = options.focus.length === 0 && options.critestFlags.length === 0;
+  return [...unexpectedResults(specs, expected), ...(isComplete ? unknownNames(specs, expected) : [])];
 }
 
 function say(text: string): void {

@@ -1,9 +1,9 @@
 /**
- * Walks through a pod's life with the published command line client, crictl, as an operator would, and checks each step: `npm run walk`.
+ * Runs a pod from start to removal with the published client crictl, as an operator does, and checks each step.
  *
  *   npm run walk -- [--runtime berth|containerd]
  *
- * Prints the transcript. At the end nothing of the pods is left: interfaces, mounts, cgroups and processes are compared with the start.
+ * Prints the commands and their output. At the end it checks that the pods leave no interfaces, mounts, cgroups or processes behind.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -38,7 +38,7 @@ async function main(toolsDir: string, runtimeName: RuntimeName): Promise<number>
   }
 }
 
-/** A step that fails ends the walk: the later ones stand on it. */
+/** Runs all steps. Stops at the first failure, because later steps depend on earlier ones. */
 async function walkThrough(walk: Walk): Promise<number> {
   const steps: readonly Step[] = [...imageSteps, ...podSteps, ...networkSteps, ...removalSteps];
   for (const [index, step] of steps.entries()) {
@@ -62,15 +62,15 @@ function crictlFor(toolsDir: string, endpoint: string): Crictl {
     const result = spawnSync(join(toolsDir, 'crictl'), [...global, ...args], { encoding: 'utf8', maxBuffer: 16 << 20 });
     const output = result.stdout.trimEnd();
     say(output.length > 1500 ? `${output.slice(0, 1500)}\n[...]` : output);
-    if (result.status !== 0) throw new Error(`crictl ${args[0]} ended with ${result.status}: ${result.stderr.trim()}`);
+    if (result.status !== 0) throw new Error(`crictl ${args[0]} exited with code ${result.status}: ${result.stderr.trim()}`);
     return output;
   };
 }
 
 const imageSteps: readonly Step[] = [
-  { name: 'version names the runtime and the API version', run: ({ crictl }) => assert.match(crictl('version'), /RuntimeApiVersion:\s+v1/) },
+  { name: 'version prints the API version', run: ({ crictl }) => assert.match(crictl('version'), /RuntimeApiVersion:\s+v1/) },
   {
-    name: 'info reports the runtime and the network ready',
+    name: 'info reports that runtime and network are ready',
     run: async ({ crictl }) => {
       await eventually(() => {
         const { status } = JSON.parse(crictl('info')) as { status: { conditions: { type: string; status: boolean }[] } };
@@ -80,15 +80,15 @@ const imageSteps: readonly Step[] = [
     },
   },
   { name: 'pull fetches an image from the registry', run: ({ crictl }) => assert.match(crictl('pull', image), /up to date/) },
-  { name: 'images lists it', run: ({ crictl }) => assert.match(crictl('images'), /e2e-test-images\/busybox\s+1\.29-2/) },
-  { name: 'inspecti shows it', run: ({ crictl }) => assert.match(crictl('inspecti', image), /sha256:/) },
+  { name: 'images lists the image', run: ({ crictl }) => assert.match(crictl('images'), /e2e-test-images\/busybox\s+1\.29-2/) },
+  { name: 'inspecti shows the image', run: ({ crictl }) => assert.match(crictl('inspecti', image), /sha256:/) },
 ];
 
 const podSteps: readonly Step[] = [
-  { name: 'runp makes a pod', run: (walk) => runPod(walk, 'one') },
-  { name: 'pods lists it as ready', run: ({ crictl }) => assert.match(crictl('pods'), /Ready\s+one/) },
+  { name: 'runp creates a pod', run: (walk) => runPod(walk, 'one') },
+  { name: 'pods lists the pod as ready', run: ({ crictl }) => assert.match(crictl('pods'), /Ready\s+one/) },
   {
-    name: 'inspectp shows its address',
+    name: "inspectp shows the pod's IP address",
     run: ({ crictl, ids }) => {
       const { status } = JSON.parse(crictl('inspectp', idOf(ids, 'one'))) as { status: { network: { ip: string } } };
       assert.match(status.network.ip, /^10\.89\./);
@@ -96,7 +96,7 @@ const podSteps: readonly Step[] = [
     },
   },
   {
-    name: 'create makes a container',
+    name: 'create creates a container',
     run: (walk) =>
       createContainer(walk, 'one', [
         'sh',
@@ -104,25 +104,25 @@ const podSteps: readonly Step[] = [
         'echo to-stdout; echo to-stderr >&2; mkdir /w; echo hello >/w/index.html; exec httpd -f -p 8080 -h /w',
       ]),
   },
-  { name: 'ps -a lists it as created', run: ({ crictl }) => assert.match(crictl('ps', '-a'), /Created\s+one/) },
-  { name: 'start starts it', run: ({ crictl, ids }) => void crictl('start', idOf(ids, 'one.container')) },
-  { name: 'ps lists it as running', run: ({ crictl }) => assert.match(crictl('ps'), /Running\s+one/) },
-  { name: 'exec -s answers', run: ({ crictl, ids }) => assert.equal(crictl('exec', '-s', idOf(ids, 'one.container'), 'hostname'), 'one') },
+  { name: 'ps -a lists the container as created', run: ({ crictl }) => assert.match(crictl('ps', '-a'), /Created\s+one/) },
+  { name: 'start starts the container', run: ({ crictl, ids }) => void crictl('start', idOf(ids, 'one.container')) },
+  { name: 'ps lists the container as running', run: ({ crictl }) => assert.match(crictl('ps'), /Running\s+one/) },
+  { name: 'exec -s returns the output', run: ({ crictl, ids }) => assert.equal(crictl('exec', '-s', idOf(ids, 'one.container'), 'hostname'), 'one') },
   {
-    name: 'exec -s tells a failing exit code',
+    name: 'exec -s reports a nonzero exit code',
     run: ({ crictl, ids }) =>
       assert.throws(() => crictl('exec', '-s', idOf(ids, 'one.container'), 'sh', '-c', 'exit 7'), /exit(ed)? (code|status)?\s*7|7/),
   },
   {
-    name: 'logs shows both streams',
+    name: 'logs shows the output',
     run: ({ crictl, ids }) => eventually(() => assert.match(crictl('logs', '--tail', '10', idOf(ids, 'one.container')), /to-stdout/)),
   },
-  { name: 'inspect shows its state', run: ({ crictl, ids }) => assert.match(crictl('inspect', idOf(ids, 'one.container')), /CONTAINER_RUNNING/) },
+  { name: 'inspect shows the state', run: ({ crictl, ids }) => assert.match(crictl('inspect', idOf(ids, 'one.container')), /CONTAINER_RUNNING/) },
 ];
 
 const networkSteps: readonly Step[] = [
   {
-    name: 'a second pod runs',
+    name: 'a second pod can be started',
     run: (walk) => {
       runPod(walk, 'two');
       createContainer(walk, 'two', ['sleep', '3600']);
@@ -138,23 +138,23 @@ const networkSteps: readonly Step[] = [
       }),
   },
   {
-    name: 'the host port answers',
+    name: 'the host port is reachable',
     run: async () => {
-      // From the bridge's own address: traffic that a machine sends to its own loopback does not pass the port mapping of every set-up.
+      // Use the address of the bridge: port mappings of loopback do not work in every configuration.
       const host = /inet (10\.89\.[0-9.]+)/.exec(execFileSync('ip', ['-4', 'addr', 'show', 'dev', 'berthtest0'], { encoding: 'utf8' }))?.[1] ?? '';
-      const answer = await fetch(`http://${host}:${hostPort}/`, { signal: AbortSignal.timeout(10_000) });
-      assert.equal((await answer.text()).trim(), 'hello');
+      const response = await fetch(`http://${host}:${hostPort}/`, { signal: AbortSignal.timeout(10_000) });
+      assert.equal((await response.text()).trim(), 'hello');
       say(`GET http://${host}:${hostPort}/ -> hello`);
     },
   },
 ];
 
 const removalSteps: readonly Step[] = [
-  { name: 'stop ends the container', run: ({ crictl, ids }) => void crictl('stop', '--timeout', '1', idOf(ids, 'one.container')) },
-  { name: 'ps -a lists it as exited', run: ({ crictl }) => assert.match(crictl('ps', '-a'), /Exited\s+one/) },
-  { name: 'rm removes it', run: ({ crictl, ids }) => void crictl('rm', idOf(ids, 'one.container')) },
+  { name: 'stop stops the container', run: ({ crictl, ids }) => void crictl('stop', '--timeout', '1', idOf(ids, 'one.container')) },
+  { name: 'ps -a lists the container as exited', run: ({ crictl }) => assert.match(crictl('ps', '-a'), /Exited\s+one/) },
+  { name: 'rm removes the container', run: ({ crictl, ids }) => void crictl('rm', idOf(ids, 'one.container')) },
   {
-    name: 'stopp and rmp remove the pods, with the container that still runs',
+    name: 'stopp and rmp remove the pods, including a running container',
     run: ({ crictl, ids }) => {
       for (const name of ['one', 'two']) {
         crictl('stopp', idOf(ids, name));
@@ -162,17 +162,17 @@ const removalSteps: readonly Step[] = [
       }
     },
   },
-  { name: 'pods no longer lists them', run: ({ crictl }) => assert.doesNotMatch(crictl('pods'), /one|two/) },
+  { name: 'pods no longer lists the pods', run: ({ crictl }) => assert.doesNotMatch(crictl('pods'), /one|two/) },
   { name: 'rmi removes the image', run: ({ crictl }) => void crictl('rmi', image) },
-  { name: 'images no longer lists it', run: ({ crictl }) => assert.doesNotMatch(crictl('images'), /busybox/) },
+  { name: 'images no longer lists the image', run: ({ crictl }) => assert.doesNotMatch(crictl('images'), /busybox/) },
   {
-    name: 'nothing of the pods is left',
+    name: 'the pods leave nothing behind',
     run: ({ mountsBefore }) =>
       eventually(() => {
         assert.deepEqual(interfaces(), ['berthtest0', 'lo']);
         assert.deepEqual(mountPoints(), mountsBefore);
         assert.deepEqual(
-          commandsRunning().filter((command) => /httpd -f -p 8080|sleep 3600|monitor/.test(command)),
+          runningCommands().filter((command) => /httpd -f -p 8080|sleep 3600|monitor/.test(command)),
           [],
         );
         assert.deepEqual(podCgroups(), []);
@@ -199,11 +199,11 @@ function createContainer({ crictl, workDir, ids }: Walk, name: string, command: 
 
 function idOf(ids: ReadonlyMap<string, string>, name: string): string {
   const id = ids.get(name);
-  assert.ok(id, `no id of ${name}`);
+  assert.ok(id, `no id for ${name}`);
   return id;
 }
 
-/** Repeats a check until it holds, 10 s at most: what it asks for may take a moment. */
+/** Repeats a check until it succeeds, with a timeout of 10 s. */
 async function eventually(check: () => void): Promise<void> {
   for (let attempt = 0; ; attempt += 1) {
     try {
@@ -220,7 +220,7 @@ function mountPoints(): string[] {
   return lines.map((line) => line.split(' ')[4] ?? '').sort();
 }
 
-/** Those that the kernel makes in every new network namespace are left out. */
+/** Returns the network interfaces without those that the kernel creates in every network namespace. */
 function interfaces(): string[] {
   const all = JSON.parse(execFileSync('ip', ['-j', 'link'], { encoding: 'utf8' })) as { ifname: string }[];
   return all
@@ -229,18 +229,18 @@ function interfaces(): string[] {
     .sort();
 }
 
-function commandsRunning(): string[] {
+function runningCommands(): string[] {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
   return pids.map((pid) => {
     try {
       return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim();
     } catch {
-      return ''; // It has ended meanwhile.
+      return ''; // It has exited meanwhile.
     }
   });
 }
 
-/** Cgroups below the runtime's own parents: of pods and containers. */
+/** Returns the cgroups of pods and containers below the runtime's parent cgroups. */
 function podCgroups(): string[] {
   const parents = readdirSync('/sys/fs/cgroup/pids', { withFileTypes: true }).filter(
     (entry) => entry.isDirectory() && entry.name.startsWith('berth-test-berth'),

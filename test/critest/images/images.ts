@@ -1,7 +1,7 @@
 /**
- * The images that critest asks for, built from the parts that make-parts leaves, and their upload into a registry.
+ * Builds the images that critest pulls from the output of make-parts, and uploads them to a registry.
  *
- * A reference has no registry host: a runtime's mirrors map every host that critest names to the one registry.
+ * References have no registry host: the runtime's mirrors map all hosts that critest uses to one registry.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -31,13 +31,13 @@ const passwd = [
 const group = ['root:x:0:', 'daemon:x:1:', 'bin:x:2:', 'adm:x:4:', 'tty:x:5:', 'mail:x:8:', 'www-data:x:33:', 'users:x:100:', 'nobody:x:65534:'];
 const lines = (all: readonly string[]) => `${all.join('\n')}\n`;
 
-/** @returns `repository:tag` -> image. */
+/** Builds all images. @returns the images by `repository:tag`. */
 export async function buildTestImages(partsDir: string): Promise<Map<string, Image>> {
   const base = await busyboxLayer(partsDir);
   return new Map([...(await registryImages(partsDir, base)), ...(await stagingImages(partsDir, base)), ...(await benchmarkImages(base))]);
 }
 
-/** Those that critest asks of registry.k8s.io; the forms differ on purpose: manifest list, index, single manifest, this platform first or second. */
+/** Builds the images of registry.k8s.io. The formats vary on purpose: manifest list, index, single manifest, this platform first or second. */
 async function registryImages(partsDir: string, base: Layer): Promise<[string, Image][]> {
   const foreign = buildImage([await buildLayer([{ kind: 'file', path: 'not-for-this-machine', data: '' }])], { Env: env }, ociTypes, 'arm64');
   const nginx = buildImage([base, await nginxLayer(partsDir, 80)], webConfig(80), ociTypes);
@@ -48,7 +48,7 @@ async function registryImages(partsDir: string, base: Layer): Promise<[string, I
   ]);
   const nnp = await buildLayer([{ kind: 'file', path: 'nnp', data: readFileSync(join(partsDir, 'nnp')), mode: 0o4755 }]);
   const pause = await buildLayer([{ kind: 'file', path: 'pause', data: readFileSync(join(partsDir, 'pause')), mode: 0o755 }]);
-  // Each tag its own image: 3.9 is removed by a spec, others may be pinned by the runtime.
+  // Each tag is a different image: a spec removes 3.9, and the runtime may pin others.
   const pauses = ['3.9', '3.10', '3.10.1', '3.10.2'].map((version): [string, Image] => {
     const image = buildImage([pause], { Env: env, Entrypoint: ['/pause'], User: '65535:65535', WorkingDir: '/', Labels: { version } }, ociTypes);
     return [`pause:${version}`, buildIndex([[foreign, 'arm64'], [image, 'amd64']])]; // biome-ignore format: a pair a line reads worse
@@ -62,7 +62,7 @@ async function registryImages(partsDir: string, base: Layer): Promise<[string, I
   ];
 }
 
-/** Those of gcr.io/k8s-staging-cri-tools. */
+/** Builds the images of gcr.io/k8s-staging-cri-tools. */
 async function stagingImages(partsDir: string, base: Layer): Promise<[string, Image][]> {
   const at = (name: string) => `k8s-staging-cri-tools/${name}`;
   const oneTag = ['1', '2', '3', 'latest', 'digest'].map((name) => `test-image-${name}`);
@@ -84,7 +84,7 @@ async function stagingImages(partsDir: string, base: Layer): Promise<[string, Im
   ];
 }
 
-/** One with many layers and files, to measure pulls: 6 layers of 8 MiB that do not compress and one of 4000 small files. */
+/** Builds two images for pull benchmarks: a small one, and one with 6 incompressible layers of 8 MiB and a layer of 4000 small files. */
 async function benchmarkImages(base: Layer): Promise<[string, Image][]> {
   const incompressible = await Promise.all(
     [0, 1, 2, 3, 4, 5].map((index) => buildLayer([{ kind: 'file', path: `data/${index}.bin`, data: noise(index + 1, 8 << 20) }])),
@@ -98,7 +98,7 @@ async function benchmarkImages(base: Layer): Promise<[string, Image][]> {
   ];
 }
 
-/** Bytes that look random and are the same at every build (xorshift32). */
+/** Returns deterministic pseudorandom bytes (xorshift32). */
 function noise(seed: number, bytes: number): Buffer {
   const words = new Uint32Array(bytes / 4);
   let state = seed * 2654435761;
@@ -131,7 +131,7 @@ async function busyboxLayer(partsDir: string): Promise<Layer> {
     { kind: 'directory', path: 'tmp', mode: 0o1777 },
     { kind: 'directory', path: 'var/tmp', mode: 0o1777 },
     { kind: 'file', path: 'bin/busybox', data: readFileSync(busybox), mode: 0o755 },
-    // Hard links, so that a mask over one applet's path leaves the others alone.
+    // Hard links, so that masking the path of one applet does not affect the others.
     ...applets.filter((name) => name !== 'busybox').map((name): Entry => ({ kind: 'hardlink', path: `bin/${name}`, target: 'bin/busybox' })),
     { kind: 'file', path: 'etc/passwd', data: lines(passwd) },
     { kind: 'file', path: 'etc/group', data: lines(group) },
@@ -165,7 +165,7 @@ http {
   ]);
 }
 
-/** Uploads the image under `repository:tag` with the distribution API. @param registryUrl e.g. `http://127.0.0.1:5000`. */
+/** Uploads the image with the distribution API. @param registryUrl for example `http://127.0.0.1:5000`. @param reference `repository:tag`. */
 export async function pushImage(registryUrl: string, reference: string, image: Image): Promise<void> {
   const [repository = '', tag = ''] = reference.split(':');
   for (const child of image.manifests) await pushImage(registryUrl, `${repository}:${child.digest.replace(':', '%3A')}`, child);
