@@ -1,9 +1,8 @@
 /**
- * Layer directories, `<root>/layers/<hex of the diff id>/diff`: staged beside their place, published whole, leased, removed.
+ * The layer directories, `<root>/layers/<hex of the diff id>`: stages, publishes, leases and removes them.
  *
- * What has its place is complete. Nobody waits for the disk: until one syncfs(2) behind them is done, layers bear a mark with the name of the
- * kernel's life, and after a crash of the machine those with a mark of another life are fetched anew. Knows nothing of images; nothing that takes
- * long runs on this thread.
+ * A directory with its final name is complete. Pulls do not wait for the disk: until a syncfs(2) has succeeded, a layer has a mark with the boot id.
+ * After a crash of the machine, layers with the mark of another boot are re-fetched. Independent of images. Long operations do not run on this thread.
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, renameSync } from 'node:fs';
@@ -19,181 +18,205 @@ import { parseJsonObject, toSizeBytes } from '../document/untrusted-json.ts';
 import type { Unpacker } from '../unpack/unpack.ts';
 
 export type LayerFacts = {
-  /** What it takes on disk. */
+  /** Space on disk. */
   readonly sizeBytes: number;
   readonly inodes: number;
-  /** Nothing of the layers below it is to be seen. */
+  /** The layer hides everything of the layers below. */
   readonly isRootOpaque: boolean;
-  /** Of its archive, by which it was made and can be put together again; undefined for layers of before that could be done. */
+  /** Size of the uncompressed archive. Undefined for a layer from an older version that cannot be reassembled. */
   readonly tarBytes?: number;
 };
 
 export type StagedLayer = { readonly diffId: string; readonly stagingDir: string; readonly facts: LayerFacts };
 
-export type LayerStore = {
-  /** Undefined when the layer is not there. */
-  readonly facts: (diffId: string) => LayerFacts | undefined;
-  /** The unpacked files of a layer, there or not. */
-  readonly filesDir: (diffId: string) => string;
-  /** By which, with the files, a layer's archive can be put together again. */
-  readonly tarSplitFile: (diffId: string) => string;
-  readonly usage: () => { readonly sizeBytes: number; readonly inodes: number };
-  /** Keeps layers from removal, there or not, until release() of the same owner; a second lease adds to the first. In memory only. */
-  readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
-  /** Removes nothing: that is removeUnused()'s. Idempotent. */
-  readonly release: (ownerId: string) => void;
-  /** A new directory with an empty one for the files in it; it is nobody's but the caller's until discard() or publish(). */
-  readonly stage: () => Promise<{ readonly stagingDir: string; readonly filesDir: string; readonly tarSplitFile: string }>;
-  /** Puts a layer in its place; when one has come there in the meantime, it is left to discard(). It outlives this process, and once synced() the machine. */
-  readonly publish: (layer: StagedLayer) => Promise<void>;
-  /** Brings to the disk what was published; resolves when all of it is there, or could not be brought there (then the log says so, and the next start tries again). */
-  readonly synced: () => Promise<void>;
-  /** Idempotent. */
-  readonly discard: (stagingDir: string) => Promise<void>;
-  /** Layers that nobody has leased. */
-  readonly unleased: () => string[];
-  /** Counts layers whose files somebody has deleted as not there, so that a pull brings them again; what is left of them goes. */
-  readonly forgetDeleted: (diffIds: readonly string[]) => Promise<void>;
-  /** Removes layers that are neither used nor leased. They are gone at once; resolves when their space is free. */
-  readonly removeUnused: (isUsed: (diffId: string) => boolean) => Promise<void>;
-  /** Removes what an earlier daemon left half done. */
-  readonly removeLeftovers: () => Promise<void>;
-};
+/** The paths of a new, empty layer. The files go to `filesDir`. */
+type Staging = { readonly stagingDir: string; readonly filesDir: string; readonly tarSplitFile: string };
 
 const layerVersion = 1;
 const factsFile = 'layer.json';
 const filesName = 'diff';
-const contentsName = 'archive';
-/** Beside the files of a layer that may not be on disk yet: holds the boot id of the kernel that has it in memory. */
+const tarSplitName = 'archive';
+/** In the directory of a layer that may not be on disk yet. Contains the boot id of the kernel that wrote it. */
 const unsyncedFile = 'unsynced';
 
 export type LayerStoreDeps = {
   readonly root: string;
   readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
   readonly log?: Log;
-  /** Changes the kernel's own, for tests. */
+  /** Overrides the kernel's boot id, for tests. */
   readonly bootId?: string;
 };
 
-/** Reads what is there; a directory that is no complete layer is only remembered for removeLeftovers(). */
+/** Opens the store and reads the layers. Incomplete directories are left for removeLeftovers(). */
 export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> {
   const root = join(deps.root, 'layers');
-  // Set-id programs of images lie below: no user of the node may reach them.
+  // Set-id programs of images are below. Users of the node must not reach them.
   await mkdir(root, { recursive: true, mode: 0o700 });
   const bootId = deps.bootId ?? readBootId();
-  const { layers, leftovers, unsynced } = await readLayers(root, bootId, deps.log);
-  const leases = new Map<string, Set<string>>();
-  const staging = new Set<string>();
+  return new LayerStore({ ...deps, root, bootId }, await readLayers(root, bootId, deps.log));
+}
 
-  const placeOf = (diffId: string): string => join(root, hexOf(diffId));
-  const isLeased = (diffId: string): boolean => [...leases.values()].some((leased) => leased.has(diffId));
+/** Created by openLayerStore(). */
+export class LayerStore {
+  readonly #root: string;
+  readonly #bootId: string;
+  readonly #unpacker: LayerStoreDeps['unpacker'];
+  readonly #log: Log | undefined;
+  readonly #layers: Map<string, LayerFacts>;
+  readonly #unsynced: Set<string>;
+  readonly #leftovers: string[];
+  readonly #leases = new Map<string, Set<string>>();
+  readonly #staging = new Set<string>();
+  readonly #syncs = createKeyedQueue();
 
-  const unleased = (): string[] => [...layers.keys()].filter((diffId) => !isLeased(diffId));
+  /** @param deps.root the directory of the layers. */
+  constructor(deps: LayerStoreDeps & { readonly bootId: string }, found: FoundLayers) {
+    this.#root = deps.root;
+    this.#bootId = deps.bootId;
+    this.#unpacker = deps.unpacker;
+    this.#log = deps.log;
+    this.#layers = found.layers;
+    this.#unsynced = found.unsynced;
+    this.#leftovers = found.leftovers;
+  }
 
-  const lease = (ownerId: string, diffIds: readonly string[]): void => {
-    const leased = leases.get(ownerId) ?? new Set();
+  /** Returns undefined if the layer does not exist. */
+  facts(diffId: string): LayerFacts | undefined {
+    return this.#layers.get(diffId);
+  }
+
+  /** Returns the directory of the layer's files, whether or not the layer exists. */
+  filesDir(diffId: string): string {
+    return join(this.#directoryOf(diffId), filesName);
+  }
+
+  /** Returns the record from which, with the files, the layer's archive can be reassembled. */
+  tarSplitFile(diffId: string): string {
+    return join(this.#directoryOf(diffId), tarSplitName);
+  }
+
+  usage(): { readonly sizeBytes: number; readonly inodes: number } {
+    return sum(this.#layers.values());
+  }
+
+  /**
+   * Keeps layers from removal, whether or not they exist, until release() of the same owner. A second lease adds to the first. Leases are only in
+   * memory.
+   */
+  lease(ownerId: string, diffIds: readonly string[]): void {
+    const leased = this.#leases.get(ownerId) ?? new Set();
     for (const diffId of diffIds) leased.add(diffId);
-    leases.set(ownerId, leased);
-  };
+    this.#leases.set(ownerId, leased);
+  }
 
-  const stage = async () => {
-    const stagingDir = join(root, `new-${randomName()}`);
-    staging.add(stagingDir);
+  /** Ends the leases of an owner. removeUnused() removes the layers. Idempotent. */
+  release(ownerId: string): void {
+    this.#leases.delete(ownerId);
+  }
+
+  /** Returns the layers without a lease. */
+  unleased(): string[] {
+    const leases = [...this.#leases.values()];
+    return [...this.#layers.keys()].filter((diffId) => !leases.some((leased) => leased.has(diffId)));
+  }
+
+  /** Creates a directory for a new layer. It belongs to the caller until discard() or publish(). */
+  async stage(): Promise<Staging> {
+    const stagingDir = join(this.#root, `new-${randomName()}`);
+    this.#staging.add(stagingDir);
     const filesDir = join(stagingDir, filesName);
     await mkdir(filesDir, { recursive: true, mode: 0o755 });
-    return { stagingDir, filesDir, tarSplitFile: join(stagingDir, contentsName) };
-  };
+    return { stagingDir, filesDir, tarSplitFile: join(stagingDir, tarSplitName) };
+  }
 
-  const discard = async (stagingDir: string): Promise<void> => {
-    if (!staging.has(stagingDir)) return;
-    await deps.unpacker.remove(stagingDir);
-    staging.delete(stagingDir);
-  };
+  /** Removes a staged layer, unless it has been published. Idempotent. */
+  async discard(stagingDir: string): Promise<void> {
+    if (!this.#staging.has(stagingDir)) return;
+    await this.#unpacker.remove(stagingDir);
+    this.#staging.delete(stagingDir);
+  }
 
-  const publish = async (layer: StagedLayer): Promise<void> => {
-    // Before the place: file systems keep the order of names, so none is in its place after a crash without its mark.
-    await writeFile(join(layer.stagingDir, unsyncedFile), bootId);
+  /**
+   * Gives a staged layer its final name. If the layer exists by now, the staged one is left for discard(). A published layer survives the daemon, and
+   * after synced() also a crash of the machine.
+   */
+  async publish(layer: StagedLayer): Promise<void> {
+    // Before the rename: file systems keep the order of names, so that after a crash no layer has its name without its mark.
+    await writeFile(join(layer.stagingDir, unsyncedFile), this.#bootId);
     await writeFacts(layer);
-    if (!layers.has(layer.diffId)) place(layer);
-  };
+    if (!this.#layers.has(layer.diffId)) this.#place(layer);
+  }
 
-  const place = (layer: StagedLayer): void => {
-    renameSync(layer.stagingDir, placeOf(layer.diffId));
-    staging.delete(layer.stagingDir);
-    layers.set(layer.diffId, layer.facts);
-    unsynced.add(layer.diffId);
-  };
+  /** Writes all published layers to disk. Resolves also after a failure: it is logged, and the next start tries again. */
+  synced(): Promise<void> {
+    return this.#syncs
+      .run(this.#root, () => this.#sync())
+      .catch((error: unknown) => this.#log?.warn({ reason: reasonOf(error) }, 'failed to sync layers to disk'));
+  }
 
-  /** @returns where what is to be removed lies, if somebody else has not removed it. */
-  const takeFromPlace = (diffId: string): string => {
-    const aside = join(root, `old-${randomName()}`);
+  /** Forgets layers whose files another process has deleted, so that the next pull fetches them again. Removes the rest of them. */
+  async forgetDeleted(diffIds: readonly string[]): Promise<void> {
+    for (const diffId of diffIds) {
+      if (!this.#layers.has(diffId) || existsSync(this.filesDir(diffId))) continue;
+      this.#log?.warn({ diffId }, 'layer files deleted by another process, layer will be re-fetched');
+      await this.#unpacker.remove(this.#moveAside(diffId));
+    }
+  }
+
+  /** Removes layers that are neither used nor leased. They are forgotten immediately. Resolves when their space is free. */
+  async removeUnused(isUsed: (diffId: string) => boolean): Promise<void> {
+    const unused = this.unleased().filter((diffId) => !isUsed(diffId));
+    // No await since the check: whoever needs the layer from now on re-fetches it.
+    const paths = unused.map((diffId) => this.#moveAside(diffId));
+    await Promise.all(paths.map((path) => this.#unpacker.remove(path)));
+  }
+
+  /** Removes the incomplete layers of an earlier daemon. */
+  async removeLeftovers(): Promise<void> {
+    const paths = this.#leftovers.splice(0).map((name) => join(this.#root, name));
+    await Promise.all(paths.filter((path) => !this.#staging.has(path)).map((path) => this.#unpacker.remove(path)));
+    // For layers that an earlier daemon has published since this boot, but not synced.
+    void this.synced();
+  }
+
+  #directoryOf(diffId: string): string {
+    return join(this.#root, hexOf(diffId));
+  }
+
+  #place(layer: StagedLayer): void {
+    renameSync(layer.stagingDir, this.#directoryOf(layer.diffId));
+    this.#staging.delete(layer.stagingDir);
+    this.#layers.set(layer.diffId, layer.facts);
+    this.#unsynced.add(layer.diffId);
+  }
+
+  async #sync(): Promise<void> {
+    const diffIds = [...this.#unsynced];
+    if (diffIds.length === 0) return;
+    await this.#unpacker.sync(this.#root);
+    for (const diffId of diffIds) {
+      await rm(join(this.#directoryOf(diffId), unsyncedFile), { force: true });
+      this.#unsynced.delete(diffId);
+    }
+  }
+
+  /** Forgets a layer and renames its directory for removal. @returns the new path. It does not exist if another process has removed the directory. */
+  #moveAside(diffId: string): string {
+    const aside = join(this.#root, `old-${randomName()}`);
     try {
-      renameSync(placeOf(diffId), aside);
+      renameSync(this.#directoryOf(diffId), aside);
     } catch (error) {
       if (!isErrno(error, 'ENOENT')) throw error;
     }
-    layers.delete(diffId);
-    unsynced.delete(diffId);
+    this.#layers.delete(diffId);
+    this.#unsynced.delete(diffId);
     return aside;
-  };
-
-  const forgetDeleted = async (diffIds: readonly string[]): Promise<void> => {
-    for (const diffId of diffIds) {
-      if (!layers.has(diffId) || existsSync(join(placeOf(diffId), filesName))) continue;
-      deps.log?.warn({ diffId }, 'a layer was deleted by somebody else; it is fetched again');
-      await deps.unpacker.remove(takeFromPlace(diffId));
-    }
-  };
-
-  const syncing = createKeyedQueue();
-  const synced = (): Promise<void> =>
-    syncing
-      .run(root, async () => {
-        const waiting = [...unsynced];
-        if (waiting.length === 0) return;
-        await deps.unpacker.sync(root);
-        for (const diffId of waiting) {
-          await rm(join(placeOf(diffId), unsyncedFile), { force: true });
-          unsynced.delete(diffId);
-        }
-      })
-      .catch((error: unknown) => deps.log?.warn({ reason: reasonOf(error) }, 'layers could not be synced to the disk'));
-
-  const removeUnused = async (isUsed: (diffId: string) => boolean): Promise<void> => {
-    const unused = unleased().filter((diffId) => !isUsed(diffId));
-    // No await between the check and this: whoever needs the layer from here on fetches it again.
-    const away = unused.map(takeFromPlace);
-    await Promise.all(away.map((path) => deps.unpacker.remove(path)));
-  };
-
-  const removeLeftovers = async (): Promise<void> => {
-    const names = leftovers.splice(0).map((name) => join(root, name));
-    await Promise.all(names.filter((path) => !staging.has(path)).map((path) => deps.unpacker.remove(path)));
-    // What an earlier daemon of this kernel's life did not live to sync.
-    void synced();
-  };
-
-  return {
-    facts: (diffId) => layers.get(diffId),
-    tarSplitFile: (diffId) => join(placeOf(diffId), contentsName),
-    filesDir: (diffId) => join(placeOf(diffId), filesName),
-    usage: () => sum(layers.values()),
-    lease,
-    release: (ownerId) => void leases.delete(ownerId),
-    stage,
-    publish,
-    synced,
-    discard,
-    unleased,
-    forgetDeleted,
-    removeUnused,
-    removeLeftovers,
-  };
+  }
 }
 
-/** The name of a layer's directory; lengths keep the two algorithms apart. */
+/** Returns the name of a layer's directory. Its length distinguishes the two digest algorithms. */
 function hexOf(diffId: string): string {
-  if (!isDigest(diffId)) throw failedPrecondition(`diff id ${JSON.stringify(diffId)} is no digest`);
+  if (!isDigest(diffId)) throw failedPrecondition(`invalid diff id ${JSON.stringify(diffId)}`);
   return diffId.slice(diffId.indexOf(':') + 1);
 }
 
@@ -220,12 +243,12 @@ async function readLayers(root: string, bootId: string, log: Log | undefined): P
     }
     try {
       const mark = await readMark(join(root, name, unsyncedFile));
-      if (mark !== undefined && mark !== bootId) throw failedPrecondition('it was not on disk when the machine ended');
+      if (mark !== undefined && mark !== bootId) throw failedPrecondition('it was not synced to disk before the machine stopped');
       layers.set(diffId, await readFacts(join(root, name, factsFile)));
       if (mark !== undefined) unsynced.add(diffId);
     } catch (error) {
-      log?.warn({ diffId, reason: reasonOf(error) }, 'a layer that cannot be read is set aside, and fetched again when it is needed');
-      // Its place must be free for the layer that is fetched again.
+      log?.warn({ diffId, reason: reasonOf(error) }, 'unreadable layer moved aside, it will be re-fetched on demand');
+      // The name must be free for the re-fetched layer.
       const aside = `old-${randomName()}`;
       renameSync(join(root, name), join(root, aside));
       leftovers.push(aside);
@@ -234,7 +257,7 @@ async function readLayers(root: string, bootId: string, log: Log | undefined): P
   return { layers, unsynced, leftovers };
 }
 
-/** Undefined when there is none. */
+/** Returns the boot id in a layer's mark, undefined if there is no mark. */
 async function readMark(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, 'utf8');
@@ -247,7 +270,7 @@ async function readMark(path: string): Promise<string | undefined> {
 async function readFacts(path: string): Promise<LayerFacts> {
   const document = parseJsonObject(await readFile(path), 'layer record');
   if (document.version !== layerVersion)
-    throw failedPrecondition(`layer record: has version ${String(document.version)}; this berth reads ${layerVersion}`);
+    throw failedPrecondition(`layer record: unsupported version ${String(document.version)}; supported is ${layerVersion}`);
   return {
     sizeBytes: toSizeBytes(document.sizeBytes, 'layer record sizeBytes'),
     inodes: toSizeBytes(document.inodes, 'layer record inodes'),
@@ -260,7 +283,7 @@ async function writeFacts(layer: StagedLayer): Promise<void> {
   await writeFile(join(layer.stagingDir, factsFile), JSON.stringify({ ...layer.facts, version: layerVersion, diffId: layer.diffId }));
 }
 
-/** Names made or removed in a directory are on disk afterwards. */
+/** Writes the names in a directory to disk: those that were created, and the absence of those that were removed. */
 export async function syncDirectory(path: string): Promise<void> {
   const directory = await open(path);
   try {

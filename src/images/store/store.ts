@@ -172,7 +172,7 @@ export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore
     put,
     remove,
     fsInfo: async () => fsInfoOf(deps.root, layers, stored),
-    lease: layers.lease,
+    lease: (ownerId, diffIds) => layers.lease(ownerId, diffIds),
     release,
     releaseUnfinished: async (ownerId, diffIds) => {
       keepAWhile(diffIds);
@@ -273,7 +273,7 @@ function rootOf(layers: LayerStore, image: ImageRecord): ImageRoot {
   const topmostFirst = [...new Set([...image.diffIds].reverse())];
   const opaque = topmostFirst.findIndex((diffId) => layers.facts(diffId)?.isRootOpaque === true);
   const visible = opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
-  return { config: toEngineConfig(image), layerDirs: visible.map(layers.filesDir) };
+  return { config: toEngineConfig(image), layerDirs: visible.map((diffId) => layers.filesDir(diffId)) };
 }
 
 /** As sys/files.ts does it, but without holding up the event loop while the disk works. */
