@@ -1,5 +1,5 @@
-// cAdvisor as a kubelet has it, of its own library, with CRI-O's plugin alone: prints what it knows of the cgroups below one as Prometheus text
-// each time a line comes on standard input; ends with its input.
+// cadvisor-client runs the cAdvisor library as the kubelet does, with only the CRI-O plugin. For each line on standard input it prints the metrics of
+// all cgroups below a parent in the Prometheus text format. It exits at the end of its input.
 //
 //	cadvisor-client -cgroup /kubepods
 package main
@@ -26,7 +26,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// As pkg/kubelet/cadvisor/cadvisor_linux.go has them.
+// The same as in pkg/kubelet/cadvisor/cadvisor_linux.go.
 var included = container.MetricSet{
 	container.CpuUsageMetrics:     struct{}{},
 	container.MemoryUsageMetrics:  struct{}{},
@@ -38,7 +38,7 @@ var included = container.MetricSet{
 	container.DiskUsageMetrics:    struct{}{},
 }
 
-// As pkg/kubelet/server/server.go has them.
+// The same as in pkg/kubelet/server/server.go.
 func labels(c *info.ContainerInfo) map[string]string {
 	name := ""
 	if len(c.Aliases) > 0 {
@@ -55,7 +55,7 @@ func labels(c *info.ContainerInfo) map[string]string {
 }
 
 func main() {
-	cgroup := flag.String("cgroup", "/", "all below it is looked at")
+	cgroup := flag.String("cgroup", "/", "parent of the cgroups to monitor")
 	flag.Parse()
 	interval, dynamic := time.Second, false
 	housekeeping := manager.HousekeepingConfig{Interval: &interval, AllowDynamic: &dynamic}

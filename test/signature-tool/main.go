@@ -1,9 +1,9 @@
-// signature-tool signs images, and tells whether a policy accepts them, with the library that CRI-O, podman and skopeo use for both.
+// signature-tool signs images and checks whether a policy accepts them, with the library that CRI-O, Podman and Skopeo use.
 //
 //	signature-tool sign KEY PASSPHRASE SOURCE DESTINATION [IDENTITY]
 //	signature-tool accepts POLICY REGISTRIES.D REFERENCE
 //
-// References are those of the transport docker. Registries are spoken to without TLS where they have none. Exit code 1: refused, with the reason.
+// References are those of the docker transport. Registries may use plain HTTP. It exits with 1 and the reason if the image is rejected.
 package main
 
 import (
@@ -50,7 +50,7 @@ func sign(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	// Says that signatures are kept beside the images.
+	// The configuration stores signatures as attachments in the image's repository.
 	registriesDir, err := os.MkdirTemp("", "registries")
 	if err != nil {
 		return err

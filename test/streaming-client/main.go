@@ -1,11 +1,12 @@
-// A client of the streaming server, made of client-go: what kubectl speaks, one protocol at a time.
+// streaming-client is a client of the streaming server based on client-go, like kubectl, with one selected protocol.
 //
 //	streaming-client exec -url URL [-transport spdy|websocket] [-protocol NAME] [-stdin] [-stdout] [-stderr] [-tty] [-sizes 80x24,100x40]
-//	    Pipes its own stdin, stdout and stderr through; ends with the command's exit code.
+//	    Connects its stdin, stdout and stderr to the command, and exits with the command's exit code.
 //	streaming-client forward -url URL [-transport spdy|websocket] -port N
-//	    Listens on a free port of 127.0.0.1, prints it, and forwards until its stdin ends.
+//	    Listens on a free port of 127.0.0.1, prints it, and forwards connections until the end of its stdin.
 //	streaming-client pairs -url URL [-transport spdy|websocket] -ports 1,8080
-//	    Opens one connection and on it a pair of streams for each port, one after another; sends "ping", half-closes, prints what came as JSON lines.
+//	    Opens one connection with a pair of streams for each port, one after another. Sends "ping", half-closes the stream, and prints the response as a
+//	    JSON line.
 package main
 
 import (
@@ -32,16 +33,16 @@ import (
 )
 
 var (
-	target    = flag.String("url", "", "from the runtime")
+	target    = flag.String("url", "", "URL that the runtime returned")
 	transport = flag.String("transport", "spdy", "spdy or websocket")
-	protocol  = flag.String("protocol", "v4.channel.k8s.io", "remote command protocol")
-	stdin     = flag.Bool("stdin", false, "")
-	stdout    = flag.Bool("stdout", false, "")
-	stderr    = flag.Bool("stderr", false, "")
-	tty       = flag.Bool("tty", false, "")
-	sizes     = flag.String("sizes", "", "of the terminal, in order")
-	port      = flag.Int("port", 0, "to forward to")
-	ports     = flag.String("ports", "", "of pairs")
+	protocol  = flag.String("protocol", "v4.channel.k8s.io", "remote command subprotocol")
+	stdin     = flag.Bool("stdin", false, "connect stdin")
+	stdout    = flag.Bool("stdout", false, "connect stdout")
+	stderr    = flag.Bool("stderr", false, "connect stderr")
+	tty       = flag.Bool("tty", false, "the command has a terminal")
+	sizes     = flag.String("sizes", "", "terminal sizes to send, in order")
+	port      = flag.Int("port", 0, "port to forward to")
+	ports     = flag.String("ports", "", "ports of the stream pairs")
 	config    = &rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 )
 
@@ -92,7 +93,7 @@ func runExec() error {
 	}
 	options := remotecommand.StreamOptions{Tty: *tty}
 	if *stdin {
-		// Without WriteTo: chunks as kubectl sends them.
+		// Hide WriteTo, so that the input is sent in chunks as kubectl sends them.
 		options.Stdin = struct{ io.Reader }{os.Stdin}
 	}
 	if *stdout {

@@ -1,7 +1,7 @@
 /**
- * Builds the virtual machine that tests run in, once: a qemu that can emulate several processors, Debian's kernel, a root disk with systemd.
+ * Builds the virtual machine for tests: QEMU, Debian's kernel, and a root disk with systemd.
  *
- * All from the Debian archive that this machine uses, kept outside the checkout: in $BERTH_TEST_CACHE, or ~/.cache/berth-test.
+ * All packages come from the Debian archive that this machine uses. The image is cached in $BERTH_TEST_CACHE or ~/.cache/berth-test.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -25,8 +25,9 @@ import { basename, join } from 'node:path';
 import { takeFromPackage } from '../../scripts/debian.ts';
 
 export type Image = {
-  /** Program and arguments that say where its own files are. */
+  /** The program, and arguments with the location of its data files. */
   readonly qemu: readonly string[];
+  /** Whether it can emulate each processor in its own thread. */
   readonly isThreadSafe: boolean;
   readonly kernel: string;
   readonly initramfs: string;
@@ -36,7 +37,7 @@ export type Image = {
 const guestDir = join(import.meta.dirname, 'guest');
 const cacheDir = process.env['BERTH_TEST_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'berth-test');
 
-/** A node's packages, and what tests and critest call. */
+/** Packages of a node, and programs that the tests and critest run. */
 const guestPackages = [
   ...['kmod', 'busybox-static', 'systemd', 'systemd-sysv', 'dbus', 'procps', 'iproute2', 'iptables', 'conntrack', 'criu'],
   ...[
@@ -52,18 +53,18 @@ const guestPackages = [
   ],
 ];
 
-/** Of the root disk nobody reads these, and most of the time goes into writing them. */
-const leftOut = [
+/** Files that are not installed: they are not needed, and writing them would take most of the time. */
+const excludedPaths = [
   ...['doc', 'man', 'locale', 'info'].map((name) => `/usr/share/${name}/*`),
   ...['sound', 'drivers/gpu', 'drivers/media', 'drivers/usb', 'drivers/scsi', 'drivers/infiniband', 'drivers/iio', 'drivers/hwmon', 'drivers/ata'],
   ...['drivers/net/ethernet', 'drivers/net/wireless', 'drivers/net/can', 'drivers/input', 'drivers/staging', 'drivers/hid', 'drivers/platform'],
   ...['fs/ocfs2', 'fs/smb', 'fs/ceph', 'fs/nfs', 'fs/gfs2'],
 ].map((path) => (path.startsWith('/') ? path : `*/lib/modules/*/kernel/${path}/*`));
 
-/** What leads to the root disk and the output, in an order in which each finds what it needs. */
+/** Kernel modules for the root disk and the output, in dependency order. */
 const earlyModules = ['virtio_pci', 'virtio_blk', 'virtio_console', 'crc32c_generic', 'ext4'];
 
-/** Slow where everything is emulated, and needed by no test. */
+/** Units that no test needs and that are slow under emulation. */
 const maskedUnits = [
   ...['apparmor.service', 'systemd-journal-flush.service', 'systemd-update-utmp.service', 'systemd-binfmt.service', 'systemd-sysusers.service'],
   ...['systemd-random-seed.service', 'systemd-remount-fs.service', 'systemd-modules-load.service', 'systemd-pcrphase-sysinit.service'],
@@ -82,17 +83,17 @@ const maskedUnits = [
 const diskBytes = 12 * 2 ** 30;
 const keptDays = 14;
 
-/** @returns why this machine can have no such virtual machine; undefined when it can. */
+/** Returns why this machine cannot run the virtual machine, or undefined if it can. */
 export function whyNoVm(): string | undefined {
-  if (process.env['BERTH_FRESH_ROOT'] !== undefined) return 'in a fresh root: the virtual machine is the same outside';
-  if (process.arch !== 'x64') return `the virtual machine is x86-64 only, and this is ${process.arch}`;
+  if (process.env['BERTH_FRESH_ROOT'] !== undefined) return 'inside a fresh root, where the virtual machine would be the same as outside';
+  if (process.arch !== 'x64') return `the virtual machine requires x86-64, this machine is ${process.arch}`;
   if (process.getuid?.() !== 0) return 'not root';
-  if (!/^ID=debian$/m.test(read('/etc/os-release'))) return 'no Debian, from whose packages the virtual machine is built';
+  if (!/^ID=debian$/m.test(read('/etc/os-release'))) return 'not Debian: the virtual machine is built from its packages';
   const missing = ['qemu-system-x86_64', 'mmdebstrap', 'mke2fs', 'cpio'].filter((name) => !isOnPath(name));
-  return missing.length === 0 ? undefined : `no ${missing.join(', no ')} (npm test installs them, with apt-get)`;
+  return missing.length === 0 ? undefined : `missing ${missing.join(', ')} (npm test installs them with apt-get)`;
 }
 
-/** Builds what is not there yet; takes some minutes and the network then. @throws Error that names the step. */
+/** Builds the image unless it is cached. A build needs the network and takes some minutes. @throws Error with the failed step. */
 export function prepareImage(): Image {
   const directory = join(cacheDir, `vm-${imageKey()}`);
   if (existsSync(directory)) utimesSync(directory, new Date(), new Date());
@@ -108,7 +109,7 @@ export function prepareImage(): Image {
   };
 }
 
-/** Another Debian, another list, another script: another image. */
+/** Returns a key of the image: it changes with the Debian release, this file and the guest's files. */
 function imageKey(): string {
   const hash = createHash('sha256')
     .update(read('/etc/os-release'))
@@ -126,7 +127,7 @@ function build(directory: string): void {
   try {
     run('apt-get', ['-qq', 'update']);
     mkdirSync(join(work, 'image'));
-    if (!isRecent('qemu-system-x86_64')) takeNewerQemu(join(work, 'image/qemu'));
+    if (!isRecent('qemu-system-x86_64')) installNewerQemu(join(work, 'image/qemu'));
     const tree = join(work, 'tree');
     buildTree(tree);
     makeKernel(tree, join(work, 'image/kernel'));
@@ -138,7 +139,7 @@ function build(directory: string): void {
   }
 }
 
-/** Those of other versions of the repository stay as long as somebody uses them. */
+/** Removes images that were not used for keptDays. Other checkouts may use other images. */
 function removeUnused(): void {
   const oldest = Date.now() - keptDays * 86_400_000;
   for (const name of readdirSync(cacheDir)) {
@@ -147,34 +148,34 @@ function removeUnused(): void {
 }
 
 /**
- * Emulation with a thread for each processor is safe from qemu 8.1 on: before, a processor may run code that another is just changing, and kernels
- * die of it. Debian 12 has an older one, and its backports a newer.
+ * Installs a newer QEMU. Emulation with a thread for each processor is safe since QEMU 8.1: before, a processor may run code that another one is
+ * modifying, and the guest kernel crashes. Debian 12 has an older version, its backports have a newer one.
  */
-function takeNewerQemu(destination: string): void {
-  say('getting a newer qemu from backports');
+function installNewerQemu(destination: string): void {
+  say('installing a newer QEMU from backports');
   const source = `deb ${mirrors()[0]?.uri} ${codename()}-backports main`;
   try {
     takeFromPackage('qemu-system-x86', ['usr/bin/qemu-system-x86_64'], join(destination, 'qemu-system-x86_64'), source);
     takeFromPackage('qemu-system-data', ['usr/share/qemu'], join(destination, 'share'), source);
-    if (!isRecent(join(destination, 'qemu-system-x86_64'))) throw new Error('it is no newer, or does not start here');
+    if (!isRecent(join(destination, 'qemu-system-x86_64'))) throw new Error('QEMU from backports is not newer, or does not start');
   } catch (error) {
-    say(`going on with one thread for all processors: ${(error as Error).message}`);
+    say(`emulating all processors in one thread: ${(error as Error).message}`);
     rmSync(destination, { recursive: true, force: true });
   }
 }
 
 function buildTree(tree: string): void {
-  say('building the root file system (some minutes, once)');
+  say('building the root file system (first run only, takes some minutes)');
   const sources = mirrors().map(({ uri, release, component }) => `deb ${uri} ${release} ${component}`);
   const options = ['--quiet', '--mode=root', '--variant=minbase', '--format=directory', `--include=${[kernelPackage(), ...guestPackages].join(',')}`];
-  const excludes = leftOut.map((path) => `--dpkgopt=path-exclude=${path}`);
-  // The kernel's package makes no initramfs then.
+  const excludes = excludedPaths.map((path) => `--dpkgopt=path-exclude=${path}`);
+  // INITRD=No: the kernel package does not build an initramfs.
   run('mmdebstrap', [...options, ...excludes, codename(), tree, ...sources], { INITRD: 'No' });
-  // Checking signatures takes an emulated processor a tenth of a second for each module.
-  for (const path of filesBelow(join(tree, 'usr/lib/modules'), /\.ko(\.xz)?$/)) cutSignature(path);
+  // Without signatures, because an emulated processor needs 100 ms to check one.
+  for (const path of filesBelow(join(tree, 'usr/lib/modules'), /\.ko(\.xz)?$/)) removeSignature(path);
   run('chroot', [tree, 'depmod', kernelVersion(tree)]);
   for (const name of ['first-process', 'vm-job']) install(join(guestDir, name), join(tree, 'usr/local/sbin', name));
-  // critest loads profiles with sudo.
+  // critest uses sudo to load AppArmor profiles.
   writeFileSync(join(tree, 'usr/local/bin/sudo'), '#!/bin/sh\nexec "$@"\n', { mode: 0o755 });
   const units = join(tree, 'etc/systemd/system');
   for (const name of readdirSync(join(guestDir, 'units'))) copyFileSync(join(guestDir, 'units', name), join(units, name));
@@ -191,12 +192,12 @@ function buildTree(tree: string): void {
   symlinkSync('/usr/lib/cni', join(tree, 'opt/cni/bin'));
 }
 
-function cutSignature(path: string): void {
+function removeSignature(path: string): void {
   if (path.endsWith('.xz')) run('xz', ['-d', path]);
   const file = path.replace(/\.xz$/, '');
   const bytes = readFileSync(file);
   if (bytes.subarray(-28).toString('latin1') !== '~Module signature appended~\n') return;
-  // Before the words: 12 bytes of which the last four are the signature's length (include/linux/module_signature.h).
+  // The marker is preceded by 12 bytes, the last four of which are the signature's length (include/linux/module_signature.h).
   truncateSync(file, bytes.length - 40 - bytes.readUInt32BE(bytes.length - 32));
 }
 
@@ -216,7 +217,7 @@ function makeInitramfs(tree: string, content: string, destination: string): void
   writeFileSync(destination, execFileSync('cpio', ['--quiet', '-o', '-H', 'newc'], { cwd: content, input: names.join('\n'), maxBuffer: 2 ** 28 }));
 }
 
-/** Sparse. Without a journal: nothing in it outlives a run. */
+/** Creates a sparse disk image with ext4. It has no journal, because its changes are discarded after each run. */
 function makeDisk(tree: string, destination: string): void {
   writeFileSync(destination, '');
   truncateSync(destination, diskBytes);
@@ -224,7 +225,7 @@ function makeDisk(tree: string, destination: string): void {
   run('mke2fs', ['-q', '-F', '-t', 'ext4', '-m', '0', '-O', features, '-E', 'lazy_itable_init=1', '-d', tree, destination]);
 }
 
-/** What apt reads Debian's own packages from, the release itself first. */
+/** Returns the sources from which apt installs Debian packages, the release itself first. */
 function mirrors(): { readonly uri: string; readonly release: string; readonly component: string }[] {
   const lines = run('apt-get', ['indextargets', '--format', '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages']).split('\n');
   const found = lines.map((line) => line.split(' ')).filter(([origin, , , component]) => origin === 'Debian' && component === 'main');
@@ -233,7 +234,7 @@ function mirrors(): { readonly uri: string; readonly release: string; readonly c
 }
 
 const codename = () => /^VERSION_CODENAME=(\w+)$/m.exec(read('/etc/os-release'))?.[1] ?? 'stable';
-/** User namespaces of pods need 6.3, and Debian 12 has a newer kernel beside its own. */
+/** User namespaces of pods need Linux 6.3. Debian 12 has 6.1, and 6.12 as an additional package. */
 const kernelPackage = () => (codename() === 'bookworm' ? 'linux-image-6.12-amd64' : 'linux-image-amd64');
 const kernelVersion = (tree: string) => readdirSync(join(tree, 'usr/lib/modules'))[0] ?? '';
 const read = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8') : '');
@@ -242,7 +243,7 @@ function isOnPath(name: string): boolean {
   return [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin', '/sbin'].some((directory) => existsSync(join(directory, name)));
 }
 
-/** @returns whether this qemu starts, and is 8.1 or newer. */
+/** Returns whether this QEMU starts and is version 8.1 or newer. */
 function isRecent(qemu: string): boolean {
   try {
     const [, major, minor] = /version (\d+)\.(\d+)/.exec(run(qemu, ['--version'])) ?? [];

@@ -1,8 +1,8 @@
 /**
- * What `npm test` runs again in the virtual machine: the parts that meet systemd, cgroup v2 and AppArmor. Data only.
+ * The parts that `npm test` repeats in the virtual machine, because they depend on systemd, cgroup v2 or AppArmor. Data only.
  */
 
-/** Names of parts of test/run.ts, beside those that belong to the machine alone. */
+/** Names of parts of test/run.ts, in addition to those that run only in the virtual machine. */
 export const vmParts: readonly string[] = [
   'root/cgroups',
   'root/monitor-cgroup',
@@ -16,7 +16,7 @@ export const vmParts: readonly string[] = [
   'root/disk-quota',
 ];
 
-/** Specs of critest, as regular expressions over their names: all of AppArmor, and a few of each kind. */
+/** Specs of critest, as regular expressions for their names: all AppArmor specs, and a few of each other kind. */
 export const vmSpecs: readonly string[] = [
   'AppArmor',
   'OOMKilled',

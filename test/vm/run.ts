@@ -1,11 +1,11 @@
 /**
- * Runs a command as root in a virtual machine with cgroup v2, a kernel of Debian's, and this checkout at its own path.
+ * Runs a command as root in a virtual machine with cgroup v2, Debian's kernel, and this checkout mounted at the same path.
  *
  *   npm run vm -- [--systemd] [--apparmor] [--timeout SECONDS] COMMAND [ARG ...]
  *
- * --systemd: systemd is process 1, else a small script. --apparmor: the kernel has AppArmor on. Exits with the command's exit code; 124 when the
- * machine was not done in time (default 600 s), 125 when it could not be made or died. The checkout is writable; all else that changes is gone with
- * the machine. There is no network but loopback. Without KVM everything is emulated, some ten times slower than outside.
+ * --systemd: pid 1 is systemd instead of a small script. --apparmor: enables AppArmor in the kernel. Exits with the command's exit code, with 124 after
+ * the timeout (default 600 s), and with 125 if the machine cannot be built or crashes. The checkout is writable; all other changes are discarded. The
+ * only network is loopback. Without KVM the processors are emulated, about ten times slower than the host.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -22,32 +22,32 @@ type Options = {
 };
 
 const checkout = resolve(import.meta.dirname, '../..');
-const lateCode = 124;
-const brokenCode = 125;
+const timeoutCode = 124;
+const failureCode = 125;
 const consoleLinesShown = 40;
 
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(argv: readonly string[]): Promise<number> {
   const options = readOptions(argv);
-  if (options === undefined) return complain('usage: npm run vm -- [--systemd] [--apparmor] [--timeout SECONDS] COMMAND [ARG ...]');
-  const lack = whyNoVm();
-  if (lack !== undefined) return complain(lack);
+  if (options === undefined) return fail('usage: npm run vm -- [--systemd] [--apparmor] [--timeout SECONDS] COMMAND [ARG ...]');
+  const reason = whyNoVm();
+  if (reason !== undefined) return fail(reason);
   const image = prepareImage();
   const jobDir = mkdtempSync(join(tmpdir(), 'berth-vm-'));
   try {
     writeJob(jobDir, options.command);
-    const isLate = await runMachine([...image.qemu, ...machineFlags(image, options, jobDir)], jobDir, options.timeoutSeconds);
+    const isTimeout = await runMachine([...image.qemu, ...machineFlags(image, options, jobDir)], jobDir, options.timeoutSeconds);
     if (existsSync(join(jobDir, 'share/code'))) return Number(readFileSync(join(jobDir, 'share/code'), 'utf8'));
     const text = readFileSync(join(jobDir, 'console'), 'utf8').trimEnd().split('\n').slice(-consoleLinesShown).join('\n');
-    complain(`${isLate ? `not done after ${options.timeoutSeconds} s` : 'it died'}; the end of its console:\n${text}`);
-    return isLate ? lateCode : brokenCode;
+    fail(`${isTimeout ? `timeout after ${options.timeoutSeconds} s` : 'the machine crashed'}; last lines of its console:\n${text}`);
+    return isTimeout ? timeoutCode : failureCode;
   } finally {
     rmSync(jobDir, { recursive: true, force: true });
   }
 }
 
-/** All that follows the first word that is no option is the command, with its own options. */
+/** Parses the arguments. The first argument that is not an option starts the command, which may have its own options. */
 function readOptions(argv: readonly string[]): Options | undefined {
   const options = { systemd: { type: 'boolean' }, apparmor: { type: 'boolean' }, timeout: { type: 'string' } } as const;
   const { tokens } = parseArgs({ args: [...argv], options, strict: false, tokens: true });
@@ -61,7 +61,7 @@ function readOptions(argv: readonly string[]): Options | undefined {
   return { hasSystemd: values.systemd === true, hasAppArmor: values.apparmor === true, timeoutSeconds, command };
 }
 
-/** What guest/vm-job reads and writes, in `share`; and files of qemu's beside it. */
+/** Writes the files that guest/vm-job reads to `share`, and creates QEMU's console file. */
 function writeJob(jobDir: string, command: readonly string[]): void {
   mkdirSync(join(jobDir, 'share'));
   const word = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -83,8 +83,8 @@ function machineFlags(image: Image, options: Options, jobDir: string): string[] 
   return [
     ...'-no-user-config -nodefaults -display none -no-reboot -M q35 -m 3G -smp 2'.split(' '),
     ...processorFlags(image),
-    ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelWords(options)],
-    // Read by this machine alone: its changes go to a temporary file.
+    ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelCommandLine(options)],
+    // snapshot=on: changes go to a temporary file.
     ...['-drive', `file=${quote(image.disk)},if=none,id=disk,format=raw,snapshot=on,cache=unsafe`],
     ...['-device', 'virtio-blk-pci,drive=disk'],
     ...['-chardev', `file,id=console,path=${quote(join(jobDir, 'console'))}`, '-serial', 'chardev:console'],
@@ -94,43 +94,44 @@ function machineFlags(image: Image, options: Options, jobDir: string): string[] 
   ];
 }
 
-/** KVM where it works: a device node alone does not tell, as in machines that are virtual themselves. */
+/** Uses KVM if it works. The device node may exist without it, for example in a virtual machine. */
 function processorFlags(image: Image): string[] {
-  const isVirtual = existsSync('/dev/kvm') && /^flags.* (vmx|svm) /m.test(readFileSync('/proc/cpuinfo', 'utf8'));
-  if (isVirtual) return ['-accel', 'kvm', '-cpu', 'host'];
+  const hasKvm = existsSync('/dev/kvm') && /^flags.* (vmx|svm) /m.test(readFileSync('/proc/cpuinfo', 'utf8'));
+  if (hasKvm) return ['-accel', 'kvm', '-cpu', 'host'];
   return ['-accel', `tcg,tb-size=512,thread=${image.isThreadSafe ? 'multi' : 'single'}`, '-cpu', 'max,la57=off'];
 }
 
-function kernelWords(options: Options): string {
+function kernelCommandLine(options: Options): string {
   const first = options.hasSystemd ? '/lib/systemd/systemd systemd.unit=vm.target systemd.show_status=0' : '/usr/local/sbin/first-process';
-  const quick = 'quiet loglevel=4 mitigations=off init_on_alloc=0 audit=0 nowatchdog tsc=reliable';
-  return `console=ttyS0 panic=-1 ${quick} apparmor=${options.hasAppArmor ? 1 : 0} first=${first}`;
+  const fast = 'quiet loglevel=4 mitigations=off init_on_alloc=0 audit=0 nowatchdog tsc=reliable';
+  return `console=ttyS0 panic=-1 ${fast} apparmor=${options.hasAppArmor ? 1 : 0} first=${first}`;
 }
 
-/** In values of qemu's options a comma is written twice. */
+/** Escapes a value of a QEMU option: commas are doubled. */
 function quote(path: string): string {
   return path.replaceAll(',', ',,');
 }
 
-/** The machine ends with this process, however that ends. @returns whether it was ended for being late. */
+/** Runs the machine, which is killed when this process exits for any reason. @returns whether it was killed after the timeout. */
 async function runMachine(command: readonly string[], jobDir: string, timeoutSeconds: number): Promise<boolean> {
-  // An input that stays open: at its end qemu would drop the output too.
+  // Keep stdin open: at its end QEMU would close the output too.
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...command], {
     stdio: ['pipe', 'inherit', 'inherit'],
     env: { ...process.env, TMPDIR: jobDir },
   });
-  let isLate = false;
+  let isTimeout = false;
   const timer = setTimeout(() => {
-    isLate = true;
+    isTimeout = true;
     child.kill('SIGKILL');
   }, timeoutSeconds * 1000);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => child.kill('SIGKILL'));
   await new Promise((settle) => child.once('exit', settle).once('error', settle));
   clearTimeout(timer);
-  return isLate;
+  return isTimeout;
 }
 
-function complain(text: string): number {
+/** Prints an error. @returns the exit code. */
+function fail(text: string): number {
   process.stderr.write(`vm: ${text}\n`);
-  return brokenCode;
+  return failureCode;
 }
