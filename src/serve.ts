@@ -98,7 +98,7 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
   const puller = wirePuller(config, { store: images, shared, log, ...(policy ? { policy } : {}) }, watchers);
   const closeCadvisor = config.cadvisorSocket === null ? () => {} : await serveCadvisor(config.cadvisorSocket, cadvisorSources(deps));
   const engine = createEngine(deps);
-  await observability.serve(deps, { ...images, pulls: puller.pulls }, engine);
+  await observability.serve(deps, { list: () => images.list(), fsInfo: () => images.fsInfo(), pulls: puller.pulls }, engine);
   const streaming = await startStreaming(engine, streamSettings(config), { log, ...(observers ? { observe: observers.session } : {}) });
   const contract = loadContract();
   const server = await listen(contract, config.socket, {
@@ -233,7 +233,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     network,
     blockio: config.blockioConfigFile === null ? null : readBlockioClasses(config.blockioConfigFile),
     layers: {
-      lease: images.lease,
+      lease: (ownerId, diffIds) => images.lease(ownerId, diffIds),
       release: (ownerId) => {
         images.release(ownerId).catch((error: unknown) => log.warn({ ownerId, reason: reasonOf(error) }, 'failed to remove unused layers'));
       },

@@ -52,7 +52,7 @@ export async function openObservability(config: Pick<Config, 'metrics' | 'metric
         images: () => images.list().length,
         pulls: () => images.pulls().length,
         disks: () => diskSpaces({ root: settings.rootDir, state: settings.stateDir }),
-        storage: images.fsInfo,
+        storage: () => images.fsInfo(),
         ...(config.metricsContainers ? { containerUse: () => usageText(engine) } : {}),
       };
       await server.serve(address, sources).catch((error: unknown) => {

@@ -1,7 +1,7 @@
 /**
- * The images of the node: records on disk, `<root>/images/<hex>.json`, with memory as their view, and which layers they keep.
+ * The images of the node: their records on disk, `<root>/images/<hex>.json`, a view of them in memory, and which layers they use.
  *
- * Never talks to a registry. A record is replaced as a whole and on disk before it is shown; only then do older ones lose a tag to it.
+ * Never contacts a registry. A record is replaced atomically, and is on disk before it is visible. Then other images lose the tags that it took over.
  */
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -27,170 +27,234 @@ import {
 import { type LayerStore, openLayerStore, syncDirectory } from './layers.ts';
 
 export type ImageStoreDeps = {
-  /** Holds `images` and `layers`. */
+  /** Contains `images` and `layers`. */
   readonly root: string;
   readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
   readonly log?: Log;
-  /** Full names with tag of images that garbage collection must leave; a `*` at the end stands for any rest. */
+  /** Full names with tag of images that are excluded from garbage collection. A `*` at the end matches any suffix. */
   readonly pinnedImages?: readonly string[];
-  /** Changes the kernel's own, for tests. */
+  /** Overrides the kernel's boot id, for tests. */
   readonly bootId?: string;
-  /** How long whole layers of pulls that failed are kept for the next attempt; by default a quarter of an hour. */
+  /** How long the complete layers of a failed pull are kept for the next attempt. Default: 15 minutes. */
   readonly keepUnfinishedMs?: number;
 };
 
-/** The kubelet's longest pause between two attempts is five minutes. */
+/** The kubelet waits at most five minutes between two attempts. */
 const keepUnfinishedMsDefault = 15 * 60_000;
 
-/** An image that was pulled, with its layers in place and leased by the caller. */
+/** A pulled image. Its layers are in the store, and leased by the caller. */
 export type NewImage = {
   readonly config: Buffer;
   readonly layers: readonly ImageLayer[];
-  /** As formatTag() and formatDigest() have them. */
+  /** In the form of formatTag(). */
   readonly tag: string | undefined;
-  /** Undefined for images that came from an archive which has none. */
+  /** In the form of formatDigest(). Undefined for an image from an archive without digests. */
   readonly digest: string | undefined;
-  /** That made a policy accept it. */
+  /** The signatures by which a policy accepted the image. */
   readonly signatures?: readonly Signature[];
 };
 
-export type ImageStore = {
-  /** One record per image. @param reference restricts to the image that find() gives. */
-  readonly list: (reference?: string) => readonly ImageRecord[];
-  /** By id with or without `sha256:`, an unambiguous beginning of one (7 digits or more), tag, digest, or both. Undefined for anything else. */
-  readonly find: (reference: string) => ImageRecord | undefined;
-  /** Adds names to the image, makes it if need be. A tag that another image had is taken from it. */
-  readonly put: (image: NewImage) => Promise<ImageRecord>;
-  /** Removes the image with all its names; its layers when nothing else has them. Succeeds when there is none. */
-  readonly remove: (reference: string) => Promise<void>;
-  /** Of everything below the root, from what was counted while unpacking. */
-  readonly fsInfo: () => Promise<{ readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number }>;
-  /** Keeps layers, also of an image that is removed, until release() of the same owner. In memory: at start, to be set before collect(). */
-  readonly lease: (ownerId: string, diffIds: readonly string[]) => void;
-  /** Removes the layers that nothing else has. Idempotent. */
-  readonly release: (ownerId: string) => Promise<void>;
-  /** As release(), but what is there of these layers is kept a while for the next attempt. */
-  readonly releaseUnfinished: (ownerId: string, diffIds: readonly string[]) => Promise<void>;
-  /** Removes what an earlier daemon left half done; whole layers that no image and no lease has are kept a while, for they may be of a pull that it did not end. */
-  readonly collect: () => Promise<void>;
-  readonly rootOf: (image: ImageRecord) => ImageRoot;
-  readonly layers: LayerStore;
-};
-
-/** @throws when the directories cannot be made or read; a record that cannot be read is left where it is, and its layers with it. */
+/**
+ * Opens the store and reads the images. An unreadable record is left on disk, and its layers are kept.
+ *
+ * @throws if the directories cannot be created or read.
+ */
 export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore> {
   const directory = join(deps.root, 'images');
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const layers = await openLayerStore(deps);
-  const stored = new Map<string, StoredImage>();
-  const views = new Map<string, ImageRecord>();
-  /** Layers of records that cannot be read. */
-  const held = new Set<string>();
-  const writes = createKeyedQueue();
-  const inTurn = <T>(task: () => Promise<T>): Promise<T> => writes.run('images', task);
+  return new ImageStore(deps, layers, await readImages(directory, layers, deps));
+}
 
-  const show = (image: StoredImage): ImageRecord => {
-    const view = toImageRecord(image, bytesOf(layers, image), isPinned(image, deps.pinnedImages ?? []));
-    stored.set(image.id, image);
-    views.set(image.id, view);
-    return view;
-  };
-  const write = async (image: StoredImage): Promise<ImageRecord> => {
-    await replaceDurably(directory, recordFileName(image.id), JSON.stringify(image));
-    return show(image);
-  };
-  const find = (reference: string): ImageRecord | undefined => findImage(views, reference);
-  const usedLayers = () => new Set([...held, ...[...stored.values()].flatMap((image) => image.layers.map((layer) => layer.diffId))]);
-  const removeUnused = async (): Promise<void> => {
-    const used = usedLayers();
-    await layers.removeUnused((diffId) => used.has(diffId));
-  };
+/** Created by createImageStore(). */
+export class ImageStore {
+  readonly layers: LayerStore;
+  readonly #deps: ImageStoreDeps;
+  readonly #directory: string;
+  readonly #stored: Map<string, StoredImage>;
+  readonly #views: Map<string, ImageRecord>;
+  /** Layers of unreadable records. */
+  readonly #unreadableDiffIds: ReadonlySet<string>;
+  readonly #writes = createKeyedQueue();
 
-  const keepUnfinishedMs = deps.keepUnfinishedMs ?? keepUnfinishedMsDefault;
-  const release = async (ownerId: string): Promise<void> => {
-    layers.release(ownerId);
-    await inTurn(removeUnused);
-  };
-  const unfinished = (diffId: string): string => `unfinished ${diffId}`;
-  const keepAWhile = (diffIds: readonly string[]): void => {
-    if (keepUnfinishedMs === 0 || diffIds.length === 0) return;
-    for (const diffId of diffIds) layers.lease(unfinished(diffId), [diffId]);
-    const end = (): void => {
-      for (const diffId of diffIds) layers.release(unfinished(diffId));
-      inTurn(removeUnused).catch((error: unknown) => deps.log?.warn({ reason: reasonOf(error) }, 'removing layers of unfinished pulls failed'));
-    };
-    setTimeout(end, keepUnfinishedMs).unref();
-  };
+  constructor(deps: ImageStoreDeps, layers: LayerStore, found: FoundImages) {
+    this.#deps = deps;
+    this.#directory = join(deps.root, 'images');
+    this.layers = layers;
+    this.#stored = found.stored;
+    this.#views = found.views;
+    this.#unreadableDiffIds = found.unreadableDiffIds;
+    for (const image of withoutLostTags([...this.#stored.values()])) this.#show(image);
+  }
 
-  const put = (image: NewImage): Promise<ImageRecord> =>
-    inTurn(async () => {
-      const named = withNames(stored.get(idOfConfig(image.config)), image);
-      const view = await write(named);
-      // Last: after a crash in between two have the tag, and the later one keeps it.
-      for (const loser of [...stored.values()].filter((other) => other.id !== named.id && sharesName(other, image))) {
-        await write(withoutNames(loser, image));
+  /** Returns one record per image. @param reference restricts the list to the result of find(). */
+  list(reference?: string): readonly ImageRecord[] {
+    if (reference === undefined) return [...this.#views.values()];
+    return [this.find(reference)].filter((image) => image !== undefined);
+  }
+
+  /** Finds an image by its id with or without `sha256:`, an unambiguous prefix of the id (7 digits or more), tag, digest, or tag and digest. */
+  find(reference: string): ImageRecord | undefined {
+    return findImage(this.#views, reference);
+  }
+
+  /** Adds names to an image, which is created if necessary. Other images lose the tag. */
+  put(image: NewImage): Promise<ImageRecord> {
+    return this.#inTurn(async () => {
+      const named = withNames(this.#stored.get(idOfConfig(image.config)), image);
+      const view = await this.#write(named);
+      // Last: after a crash in between, two images have the tag, and the later record owns it.
+      for (const other of [...this.#stored.values()].filter((each) => each.id !== named.id && sharesName(each, image))) {
+        await this.#write(withoutNames(other, image));
       }
-      // From here on the image keeps them, and its removal frees them.
-      for (const { diffId } of image.layers) layers.release(unfinished(diffId));
-      // Nobody waits for it, and the record's own way to the disk does not have to wait behind it.
-      void layers.synced();
+      // From here on the image keeps its layers.
+      for (const { diffId } of image.layers) this.layers.release(unfinishedOwner(diffId));
+      // Not awaited. After the record is on disk, which would otherwise have to wait for this sync.
+      void this.layers.synced();
       return view;
     });
+  }
 
-  const remove = (reference: string): Promise<void> =>
-    inTurn(async () => {
-      const image = find(reference);
+  /** Removes the image with all its names, and the layers that nothing else uses. Succeeds if there is no such image. */
+  remove(reference: string): Promise<void> {
+    return this.#inTurn(async () => {
+      const image = this.find(reference);
       if (image === undefined) return;
-      await rm(join(directory, recordFileName(image.id)), { force: true });
-      stored.delete(image.id);
-      views.delete(image.id);
-      await syncDirectory(directory);
-      await removeUnused();
+      await rm(join(this.#directory, recordFileName(image.id)), { force: true });
+      this.#stored.delete(image.id);
+      this.#views.delete(image.id);
+      await syncDirectory(this.#directory);
+      await this.#removeUnused();
     });
+  }
 
+  /** Returns the usage of everything below the root, as counted during unpacking. */
+  async fsInfo(): Promise<{ readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number }> {
+    const { sizeBytes, inodes } = this.layers.usage();
+    return { mountpoint: this.#deps.root, usedBytes: sizeBytes + recordBytes(this.#stored.values()), inodesUsed: inodes + this.#stored.size };
+  }
+
+  /** Keeps layers until release() of the same owner, even if their image is removed. Leases are only in memory: renew them before collect() at start. */
+  lease(ownerId: string, diffIds: readonly string[]): void {
+    this.layers.lease(ownerId, diffIds);
+  }
+
+  /** Ends the leases of an owner, and removes the layers that nothing else uses. Idempotent. */
+  async release(ownerId: string): Promise<void> {
+    this.layers.release(ownerId);
+    await this.#inTurn(() => this.#removeUnused());
+  }
+
+  /** Like release(), but keeps those of the layers that are complete for some time, for the next attempt. */
+  async releaseUnfinished(ownerId: string, diffIds: readonly string[]): Promise<void> {
+    this.#keepForRetry(diffIds);
+    await this.release(ownerId);
+  }
+
+  /**
+   * Removes what an earlier daemon left incomplete. Complete layers without an image and a lease are kept for some time, because they may belong to a
+   * pull that it did not finish.
+   */
+  async collect(): Promise<void> {
+    await this.#inTurn(async () => {
+      // Temporary files of records: the earlier daemon ended during a write.
+      for (const name of await readdir(this.#directory)) if (!name.endsWith('.json')) await rm(join(this.#directory, name), { force: true });
+      const used = this.#usedDiffIds();
+      this.#keepForRetry(this.layers.unleased().filter((diffId) => !used.has(diffId)));
+      await this.#removeUnused();
+    });
+    await this.layers.removeLeftovers();
+  }
+
+  /** Returns what a container needs of the image: its config, and the directories of its layers. */
+  rootOf(image: ImageRecord): ImageRoot {
+    // overlayfs refuses the same layer twice. The lower one of two adds nothing.
+    const topmostFirst = [...new Set([...image.diffIds].reverse())];
+    const opaque = topmostFirst.findIndex((diffId) => this.layers.facts(diffId)?.isRootOpaque === true);
+    const visible = opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
+    return { config: toEngineConfig(image), layerDirs: visible.map((diffId) => this.layers.filesDir(diffId)) };
+  }
+
+  #inTurn<T>(task: () => Promise<T>): Promise<T> {
+    return this.#writes.run('images', task);
+  }
+
+  async #write(image: StoredImage): Promise<ImageRecord> {
+    await replaceDurably(this.#directory, recordFileName(image.id), JSON.stringify(image));
+    return this.#show(image);
+  }
+
+  #show(image: StoredImage): ImageRecord {
+    const view = toView(image, this.layers, this.#deps);
+    this.#stored.set(image.id, image);
+    this.#views.set(image.id, view);
+    return view;
+  }
+
+  #usedDiffIds(): ReadonlySet<string> {
+    const diffIds = [...this.#stored.values()].flatMap((image) => image.layers.map((layer) => layer.diffId));
+    return new Set([...this.#unreadableDiffIds, ...diffIds]);
+  }
+
+  async #removeUnused(): Promise<void> {
+    const used = this.#usedDiffIds();
+    await this.layers.removeUnused((diffId) => used.has(diffId));
+  }
+
+  #keepForRetry(diffIds: readonly string[]): void {
+    const keepMs = this.#deps.keepUnfinishedMs ?? keepUnfinishedMsDefault;
+    if (keepMs === 0 || diffIds.length === 0) return;
+    for (const diffId of diffIds) this.layers.lease(unfinishedOwner(diffId), [diffId]);
+    setTimeout(() => this.#endRetry(diffIds), keepMs).unref();
+  }
+
+  #endRetry(diffIds: readonly string[]): void {
+    for (const diffId of diffIds) this.layers.release(unfinishedOwner(diffId));
+    this.#inTurn(() => this.#removeUnused()).catch((error: unknown) =>
+      this.#deps.log?.warn({ reason: reasonOf(error) }, 'failed to remove layers of unfinished pulls'),
+    );
+  }
+}
+
+/** The owner of the lease on a layer of an unfinished pull. */
+function unfinishedOwner(diffId: string): string {
+  return `unfinished ${diffId}`;
+}
+
+type FoundImages = {
+  readonly stored: Map<string, StoredImage>;
+  readonly views: Map<string, ImageRecord>;
+  /** Layers of unreadable records. */
+  readonly unreadableDiffIds: ReadonlySet<string>;
+};
+
+async function readImages(directory: string, layers: LayerStore, deps: ImageStoreDeps): Promise<FoundImages> {
+  const stored = new Map<string, StoredImage>();
+  const views = new Map<string, ImageRecord>();
+  const unreadableDiffIds = new Set<string>();
   for (const name of await readdir(directory)) {
     const bytes = await readFile(join(directory, name));
     if (!name.endsWith('.json')) continue;
     try {
       const image = parseStoredImage(bytes);
-      if (isComplete(layers, image)) show(image);
-      else {
-        // Of no use to anybody; what is left of it is collected, and the next pull fetches it anew.
-        deps.log?.warn({ image: image.id }, 'an image whose layers are not all there is removed');
+      if (isComplete(layers, image)) {
+        views.set(image.id, toView(image, layers, deps));
+        stored.set(image.id, image);
+      } else {
+        // It is unusable. Its layers are collected, and the next pull fetches it again.
+        deps.log?.warn({ image: image.id }, 'image removed because layers are missing');
         await rm(join(directory, name), { force: true });
       }
     } catch (error) {
-      for (const diffId of salvageDiffIds(bytes)) held.add(diffId);
-      deps.log?.warn({ file: name, reason: reasonOf(error) }, 'an image that cannot be read is left out; its layers are kept');
+      for (const diffId of salvageDiffIds(bytes)) unreadableDiffIds.add(diffId);
+      deps.log?.warn({ file: name, reason: reasonOf(error) }, 'unreadable image record ignored, its layers are kept');
     }
   }
-  for (const image of settledTags([...stored.values()])) show(image);
+  return { stored, views, unreadableDiffIds };
+}
 
-  return {
-    list: (reference) => (reference === undefined ? [...views.values()] : [find(reference)].filter((image) => image !== undefined)),
-    find,
-    put,
-    remove,
-    fsInfo: async () => fsInfoOf(deps.root, layers, stored),
-    lease: (ownerId, diffIds) => layers.lease(ownerId, diffIds),
-    release,
-    releaseUnfinished: async (ownerId, diffIds) => {
-      keepAWhile(diffIds);
-      await release(ownerId);
-    },
-    collect: async () => {
-      await inTurn(async () => {
-        // A record that was being written when an earlier daemon died.
-        for (const name of await readdir(directory)) if (!name.endsWith('.json')) await rm(join(directory, name), { force: true });
-        const used = usedLayers();
-        keepAWhile(layers.unleased().filter((diffId) => !used.has(diffId)));
-        await removeUnused();
-      });
-      await layers.removeLeftovers();
-    },
-    rootOf: (image) => rootOf(layers, image),
-    layers,
-  };
+function toView(image: StoredImage, layers: LayerStore, { pinnedImages = [] }: ImageStoreDeps): ImageRecord {
+  return toImageRecord(image, layersBytes(layers, image), isPinned(image, pinnedImages));
 }
 
 function findImage(views: ReadonlyMap<string, ImageRecord>, reference: string): ImageRecord | undefined {
@@ -204,7 +268,7 @@ function findImage(views: ReadonlyMap<string, ImageRecord>, reference: string): 
   return matches.length === 1 ? matches[0] : undefined;
 }
 
-/** The one tag or digest that a name stands for; undefined for what is no name. */
+/** Returns the full name with tag or digest; undefined if the reference is not a name. */
 function fullName(reference: string): string | undefined {
   const parsed = findReference(reference);
   if (parsed === undefined) return undefined;
@@ -219,12 +283,12 @@ function withNames(before: StoredImage | undefined, image: NewImage): StoredImag
     tags: [...new Set([...(before?.tags ?? []), ...(image.tag === undefined ? [] : [image.tag])])],
     digests: [...new Set([...(before?.digests ?? []), ...(image.digest === undefined ? [] : [image.digest])])],
     layers: image.layers,
-    signatures: withoutTwins([...(before?.signatures ?? []), ...(image.signatures ?? [])]),
+    signatures: withoutDuplicates([...(before?.signatures ?? []), ...(image.signatures ?? [])]),
     namedAtMs: Date.now(),
   };
 }
 
-function withoutTwins(signatures: readonly Signature[]): readonly Signature[] {
+function withoutDuplicates(signatures: readonly Signature[]): readonly Signature[] {
   return [...new Map(signatures.map((each) => [`${each.payload} ${each.signature}`, each])).values()];
 }
 
@@ -236,8 +300,8 @@ function withoutNames(other: StoredImage, image: NewImage): StoredImage {
   return { ...other, tags: other.tags.filter((tag) => tag !== image.tag), digests: other.digests.filter((digest) => digest !== image.digest) };
 }
 
-/** @returns the records that lose a tag to a later one. */
-function settledTags(images: readonly StoredImage[]): StoredImage[] {
+/** Returns the changed records of images that have lost a tag to a later record. */
+function withoutLostTags(images: readonly StoredImage[]): StoredImage[] {
   const latestFirst = [...images].sort((a, b) => b.namedAtMs - a.namedAtMs);
   const taken = new Set<string>();
   return latestFirst.flatMap((image) => {
@@ -251,7 +315,7 @@ function isComplete(layers: LayerStore, image: StoredImage): boolean {
   return image.layers.every((layer) => layers.facts(layer.diffId) !== undefined);
 }
 
-function bytesOf(layers: LayerStore, image: StoredImage): number {
+function layersBytes(layers: LayerStore, image: StoredImage): number {
   const diffIds = [...new Set(image.layers.map((layer) => layer.diffId))];
   return diffIds.reduce((total, diffId) => total + (layers.facts(diffId)?.sizeBytes ?? 0), 0);
 }
@@ -261,22 +325,12 @@ function isPinned(image: StoredImage, patterns: readonly string[]): boolean {
   return [...image.tags, ...image.digests].some((name) => patterns.some((pattern) => matches(name, pattern)));
 }
 
-function fsInfoOf(root: string, layers: LayerStore, stored: ReadonlyMap<string, StoredImage>) {
-  const { sizeBytes, inodes } = layers.usage();
-  // Each record is one file of a few blocks.
-  const recordsBytes = [...stored.values()].reduce((total, image) => total + Math.ceil((image.configText.length + 1024) / 4096) * 4096, 0);
-  return { mountpoint: root, usedBytes: sizeBytes + recordsBytes, inodesUsed: inodes + stored.size };
+/** Returns the estimated disk space of the records. Each is one file. */
+function recordBytes(images: Iterable<StoredImage>): number {
+  return [...images].reduce((total, image) => total + Math.ceil((image.configText.length + 1024) / 4096) * 4096, 0);
 }
 
-function rootOf(layers: LayerStore, image: ImageRecord): ImageRoot {
-  // Overlayfs refuses a layer that is there twice; of two the lower one adds nothing.
-  const topmostFirst = [...new Set([...image.diffIds].reverse())];
-  const opaque = topmostFirst.findIndex((diffId) => layers.facts(diffId)?.isRootOpaque === true);
-  const visible = opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
-  return { config: toEngineConfig(image), layerDirs: visible.map((diffId) => layers.filesDir(diffId)) };
-}
-
-/** As sys/files.ts does it, but without holding up the event loop while the disk works. */
+/** Replaces a file atomically and durably, without blocking the event loop. */
 async function replaceDurably(directory: string, name: string, text: string): Promise<void> {
   const temporary = join(directory, `${name}.new`);
   const file = await open(temporary, 'w', 0o600);
