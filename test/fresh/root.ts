@@ -1,7 +1,7 @@
 /**
- * Root file systems of freshly installed distributions, as an operator has them: a minimal system with the distribution's own Node and npm.
+ * Root file systems of newly installed distributions: a minimal system with the distribution's Node and npm.
  *
- * Built once with mmdebstrap from the archive that this machine uses, and kept in $BERTH_TEST_CACHE or ~/.cache/berth-test.
+ * They are built with mmdebstrap from the package archive that this machine uses, and cached in $BERTH_TEST_CACHE or ~/.cache/berth-test.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
@@ -10,36 +10,36 @@ import { dirname, join, resolve } from 'node:path';
 
 const checkout = resolve(import.meta.dirname, '../..');
 const cacheDir = process.env['BERTH_TEST_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'berth-test');
-/** Set inside a fresh root, which makes no others. */
+/** Environment variable that is set inside a fresh root, where no other root can be created. */
 const marker = 'BERTH_FRESH_ROOT';
 const packages = ['nodejs', 'npm', 'ca-certificates'];
-/** Where the checkout lies in the root. */
+/** Directory of the checkout in the root. */
 const home = '/root/berth';
 
-/** Releases by the distribution whose archive has them. Ubuntu's are tried on machines that use Ubuntu's archive. */
+/** Releases by distribution. Only those of the distribution whose archive this machine uses are tested. */
 const releasesOf: Readonly<Record<string, readonly string[]>> = { Debian: ['bookworm', 'trixie'], Ubuntu: ['noble'] };
 
 type Archive = { readonly origin: string; readonly uri: string };
 
-/** @returns why this machine cannot make such roots; undefined when it can. */
+/** Returns why this machine cannot create fresh roots, or undefined if it can. */
 export function whyNoFreshRoot(): string | undefined {
   if (process.env[marker] !== undefined) return 'this is a fresh root';
   if (process.getuid?.() !== 0) return 'not root';
   if (!['/usr/bin/mmdebstrap', '/usr/local/bin/mmdebstrap'].some((path) => existsSync(path)))
-    return 'no mmdebstrap (npm test installs it, with apt-get)';
-  return archive() === undefined ? 'apt uses neither the archive of Debian nor that of Ubuntu' : undefined;
+    return 'missing mmdebstrap (npm test installs it with apt-get)';
+  return archive() === undefined ? 'apt uses neither the Debian archive nor the Ubuntu archive' : undefined;
 }
 
-/** Code names of the releases that can be tried here. */
+/** Returns the code names of the releases that can be tested on this machine. */
 export function freshReleases(): readonly string[] {
   return releasesOf[archive()?.origin ?? ''] ?? [];
 }
 
 export type FreshRoot = {
   /**
-   * Runs a command in the checkout inside the root, in mount, uts and ipc namespaces of its own; with `isOffline` in a network namespace too.
+   * Runs a command in the checkout inside the root, in separate mount, UTS and IPC namespaces; with `isOffline` also in a separate network namespace.
    *
-   * @param until text in the output at which the command gets SIGINT, as from Ctrl-C. @returns its output, and its exit code.
+   * @param until sends SIGINT, like Ctrl-C, when the output contains this text. @returns the output and the exit code.
    */
   readonly run: (command: readonly string[], options?: { readonly isOffline?: boolean; readonly until?: string }) => Promise<Outcome>;
   readonly remove: () => void;
@@ -47,7 +47,7 @@ export type FreshRoot = {
 
 export type Outcome = { readonly output: string; readonly code: number | null };
 
-/** Unpacks a root of the release with a copy of this checkout in it: what git tracks, and new files that it does not ignore. */
+/** Unpacks a root of the release and copies this checkout into it: tracked files, and untracked files that git does not ignore. */
 export function openFreshRoot(release: string): FreshRoot {
   const root = mkdtempSync(`/var/tmp/berth-fresh-${release}-`);
   execFileSync('tar', ['-xf', preparedTar(release), '-C', root, '--exclude=./dev/*']);
@@ -66,7 +66,7 @@ export function openFreshRoot(release: string): FreshRoot {
   };
 }
 
-/** Becomes the root of its own mount namespace: in a chroot, as opposed to that, the kernel refuses user namespaces. */
+/** Makes the root the root of the mount namespace with pivot_root: in a chroot, the kernel does not allow user namespaces. */
 const enter = `
 set -e
 mount --bind "$1" "$1"
@@ -100,7 +100,7 @@ async function runInside(
       process.stdout.write(text);
       if (until === undefined || isInterrupted || !output.includes(until)) return;
       isInterrupted = true;
-      // To the whole group, as a terminal does.
+      // Signal the whole process group, as a terminal does.
       process.kill(-(child.pid as number), 'SIGINT');
     });
   }
@@ -108,7 +108,7 @@ async function runInside(
   return { output, code };
 }
 
-/** What a user's shell has, and what this machine needs to reach package registries. */
+/** Returns the environment of a user's shell, with this machine's settings for reaching package registries. */
 function environment(): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(([name]) => /^(https?_proxy|no_proxy|npm_config_.*|NODE_EXTRA_CA_CERTS|TERM)$/i.test(name));
   const outer = kept.filter(
@@ -122,7 +122,7 @@ function preparedTar(release: string): string {
   const tar = join(cacheDir, `fresh-${release}.tar`);
   if (existsSync(tar)) return tar;
   mkdirSync(cacheDir, { recursive: true });
-  process.stderr.write(`fresh: building a root of ${release} (two minutes, once)\n`);
+  process.stderr.write(`fresh: building a root file system of ${release} (first run only, takes two minutes)\n`);
   const { origin = '', uri = '' } = archive() ?? {};
   const components = origin === 'Ubuntu' ? 'main universe' : 'main';
   const unfinished = `${tar}.${process.pid}.tar`;
@@ -132,7 +132,7 @@ function preparedTar(release: string): string {
   return tar;
 }
 
-/** The archive that apt reads this machine's own release from. */
+/** Returns the archive from which apt installs packages of this machine's release. */
 function archive(): Archive | undefined {
   try {
     const format = '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)';

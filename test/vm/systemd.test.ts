@@ -1,6 +1,6 @@
 /**
- * The real daemon below systemd, with cgroup v2: each container a scope whose limits hold by effect, through systemctl daemon-reload, restarts of the
- * daemon, of D-Bus and of systemd itself. Skipped where systemd is not the first process.
+ * Tests the daemon with systemd as cgroup driver and cgroup v2: each container is a scope, and the kernel enforces its limits after systemctl
+ * daemon-reload and after restarts of the daemon, D-Bus and systemd. Skipped if systemd is not pid 1.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -11,8 +11,8 @@ import type { Message } from '../../scripts/cri-client.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from '../root/support/daemon.ts';
 import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod, statusOf } from '../root/support/pods.ts';
 
-const isHere = isBuilt && existsSync('/run/systemd/system') && existsSync('/sys/fs/cgroup/cgroup.controllers');
-const options = { skip: !isHere && 'needs a built berth, systemd and cgroup v2', timeout: 600_000 };
+const canRun = isBuilt && existsSync('/run/systemd/system') && existsSync('/sys/fs/cgroup/cgroup.controllers');
+const options = { skip: !canRun && 'needs a built berth, systemd and cgroup v2', timeout: 600_000 };
 
 const root = '/sys/fs/cgroup';
 const podSlice = 'berthtest-burstable-pod1_a.slice';
@@ -25,19 +25,19 @@ let image: string;
 let pods = 0;
 
 before(async () => {
-  if (!isHere) return;
+  if (!canRun) return;
   workspace = createWorkspace();
   daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
 });
 after(async () => {
-  if (!isHere) return;
+  if (!canRun) return;
   await daemon.end('SIGTERM');
   await workspace.remove();
   systemctl('stop', 'berthtest.slice');
 });
 afterEach(async () => {
-  if (!isHere) return;
+  if (!canRun) return;
   const { items } = await daemon.client.call<{ items: { id: string }[] }>('ListPodSandbox', {});
   for (const { id: pod_sandbox_id } of items) await daemon.client.call('RemovePodSandbox', { pod_sandbox_id });
   assert.deepEqual(scopes(), [], 'no scope is left');
@@ -62,8 +62,8 @@ async function container(script: string, resources: Message = {}): Promise<{ id:
   return { id, path: `${podPath}/cri-berth-${id}.scope`, scope: `cri-berth-${id}.scope` };
 }
 
-async function ended(id: string) {
-  await eventually(`${id} ends`, async () => (await statusOf(daemon.client, id)).state === 'CONTAINER_EXITED');
+async function exitOf(id: string) {
+  await eventually(`${id} exits`, async () => (await statusOf(daemon.client, id)).state === 'CONTAINER_EXITED');
   const { exit_code, reason } = await statusOf(daemon.client, id);
   return [exit_code, reason];
 }
@@ -71,7 +71,7 @@ async function ended(id: string) {
 const idle = 'trap "exit 0" TERM; while :; do sleep 1; done';
 const hog = 'x=a; while :; do x=$x$x$x; done';
 
-/** One of each kind: as a property would round it, as no property can say it, and the others. */
+/** Limits of each kind: those that systemd rounds, those that no unit property can express, and others. */
 const limits = {
   cpu_shares: '512',
   cpu_quota: '12345',
@@ -94,14 +94,14 @@ const values = {
   'memory.oom.group': '1',
   'pids.max': '77',
 };
-/** What systemd may hold in its own way while no daemon puts it right. */
+/** Files that systemd may set to other values while no daemon is running to correct them. */
 const inexact = new Set(['cpu.max', 'memory.oom.group']);
 
 function valuesOf(path: string, files: readonly string[] = Object.keys(values)): Record<string, string> {
   return Object.fromEntries(files.map((file) => [file, existsSync(join(root, path, file)) ? value(path, file) : 'no such file']));
 }
 
-/** Reads a disk of the node through a device node of the container's own making: only the device policy is against it. */
+/** Reads a disk of the node through a device node that the container creates: only the device policy prevents it. */
 async function readDisk(id: string): Promise<string> {
   const { rdev } = statSync('/dev/vda');
   const [major, minor] = [(rdev >> 8) & 0xfff, rdev & 0xff];
@@ -114,11 +114,11 @@ async function readDisk(id: string): Promise<string> {
   );
 }
 
-test('RuntimeConfig answers the driver that was found', options, async () => {
+test('RuntimeConfig returns the cgroup driver systemd', options, async () => {
   assert.deepEqual(await daemon.client.call('RuntimeConfig', {}), { linux: { cgroup_driver: 'SYSTEMD' } });
 });
 
-test('a container is a delegated scope in the slice that the kubelet names', options, async () => {
+test("a container is a delegated scope in the kubelet's slice", options, async () => {
   const { id, path, scope } = await container(idle);
   const { pid, cgroupPath } = await detailsOf(daemon.client, id);
   assert.equal(cgroupPath, path);
@@ -134,13 +134,13 @@ test('a container is a delegated scope in the slice that the kubelet names', opt
   ]);
 });
 
-test('a sandbox without a parent lies in system.slice, and one whose parent is no slice is refused', options, async () => {
+test('a sandbox without a cgroup parent is in system.slice, and a parent that is not a slice is rejected', options, async () => {
   const id = await runContainer(daemon.client, await pod({ cgroup_parent: '' }), image, 'main', idle);
   assert.equal((await detailsOf(daemon.client, id)).cgroupPath, `/system.slice/cri-berth-${id}.scope`);
   await assert.rejects(pod({ cgroup_parent: '/kubepods/burstable/pod1' }), /is not a systemd slice.*cgroupDriver/);
 });
 
-test('limits hold by effect: throttled, forks refused, killed for want of memory', options, async () => {
+test('the kernel enforces limits: CPU throttling, failing forks, OOM kills', options, async () => {
   const busy = await container('while :; do :; done', { cpu_quota: '10000', cpu_period: '100000' });
   await eventually('it is throttled', () => Number(/nr_throttled (\d+)/.exec(value(busy.path, 'cpu.stat'))?.[1]) > 3);
   const forking = await container(idle, { unified: { 'pids.max': '5' } });
@@ -149,12 +149,12 @@ test('limits hold by effect: throttled, forks refused, killed for want of memory
     /fork|Resource temporarily unavailable/,
   );
   const memory = { memory_limit_in_bytes: String(24 * MiB), memory_swap_limit_in_bytes: String(24 * MiB) };
-  assert.deepEqual(await ended((await container(hog, memory)).id), [137, 'OOMKilled']);
+  assert.deepEqual(await exitOf((await container(hog, memory)).id), [137, 'OOMKilled']);
   const parent = await container(`sh -c '${hog}'; exit 3`, memory);
-  assert.deepEqual(await ended(parent.id), [3, 'OOMKilled']);
+  assert.deepEqual(await exitOf(parent.id), [3, 'OOMKilled']);
 });
 
-test('a reload of systemd leaves every limit and the device policy', options, async () => {
+test('limits and device policy survive a reload of systemd', options, async () => {
   const { id, path, scope } = await container(idle, limits);
   assert.deepEqual(valuesOf(path), values);
   assert.match(await readDisk(id), /Operation not permitted/);
@@ -167,7 +167,7 @@ test('a reload of systemd leaves every limit and the device policy', options, as
   );
 });
 
-test('an update holds through a reload, and one that fails changes nothing', options, async () => {
+test('an update survives a reload, and a failed update changes nothing', options, async () => {
   const { id: container_id, path, scope } = await container(idle, limits);
   const change = { memory_limit_in_bytes: String(96 * MiB), memory_swap_limit_in_bytes: String(96 * MiB), cpu_quota: '33333', cpu_period: '100000' };
   await daemon.client.call('UpdateContainerResources', { container_id, linux: change });
@@ -181,7 +181,7 @@ test('an update holds through a reload, and one that fails changes nothing', opt
   await eventually('all values are exact', () => JSON.stringify(valuesOf(path)) === JSON.stringify(changed));
 });
 
-test('a reload of systemd before the start leaves every limit', options, async () => {
+test('limits survive a reload of systemd before the container starts', options, async () => {
   const sandbox = await pod();
   const config = { metadata: { name: 'main', attempt: 0 }, image: { image }, command: ['sh', '-c', idle], linux: { resources: limits } };
   const creation = { pod_sandbox_id: sandbox.id, config, sandbox_config: sandbox.config };
@@ -194,7 +194,7 @@ test('a reload of systemd before the start leaves every limit', options, async (
   assert.match(await readDisk(container_id), /Operation not permitted/);
 });
 
-test('an update before the start holds from the start', options, async () => {
+test('an update before the start applies from the start', options, async () => {
   const sandbox = await pod();
   const config = { metadata: { name: 'main', attempt: 0 }, image: { image }, command: ['sh', '-c', idle], linux: { resources: limits } };
   const creation = { pod_sandbox_id: sandbox.id, config, sandbox_config: sandbox.config };
@@ -204,12 +204,12 @@ test('an update before the start holds from the start', options, async () => {
   assert.deepEqual(valuesOf(`${podPath}/cri-berth-${container_id}.scope`), { ...values, 'cpu.weight': '100' });
 });
 
-test('limits and device policy hold while no daemon runs, and are exact again with the next', options, async () => {
+test('limits and device policy apply while no daemon is running, and are exact again with the next one', options, async () => {
   const { id, path, scope } = await container(idle, limits);
-  const held = Object.keys(values).filter((file) => !inexact.has(file));
+  const exact = Object.keys(values).filter((file) => !inexact.has(file));
   await daemon.end('SIGKILL');
   systemctl('daemon-reload');
-  assert.deepEqual(valuesOf(path, held), Object.fromEntries(Object.entries(values).filter(([file]) => !inexact.has(file))));
+  assert.deepEqual(valuesOf(path, exact), Object.fromEntries(Object.entries(values).filter(([file]) => !inexact.has(file))));
   daemon = await startDaemon(workspace);
   assert.deepEqual(valuesOf(path), values);
   assert.match(await readDisk(id), /Operation not permitted/);
@@ -217,30 +217,30 @@ test('limits and device policy hold while no daemon runs, and are exact again wi
   assert.equal((await statusOf(daemon.client, id)).state, 'CONTAINER_RUNNING');
 });
 
-test('an OOM kill is told although the scope has gone with its last process, also when no daemon saw it', options, async () => {
+test('an OOM kill is reported although its scope is gone and no daemon was running', options, async () => {
   const memory = { memory_limit_in_bytes: String(24 * MiB), memory_swap_limit_in_bytes: String(24 * MiB) };
   const { id, scope } = await container(`while [ ! -e /tmp/go ]; do sleep 1; done; ${hog}`, memory);
   await exec(daemon.client, id, 'touch', '/tmp/go');
   await daemon.end('SIGKILL');
   await eventually('the scope is gone', () => !scopes().some((line) => line.includes(scope)));
   daemon = await startDaemon(workspace);
-  assert.deepEqual(await ended(id), [137, 'OOMKilled']);
+  assert.deepEqual(await exitOf(id), [137, 'OOMKilled']);
 });
 
-test('containers that end at once are told as they ended, and leave no scope', options, async () => {
+test('containers that exit at once report their exit codes and leave no scope', options, async () => {
   const sandbox = await pod();
   const started = await Promise.all(
     [0, 1, 2, 3, 4, 5, 6, 7].map((code) => runContainer(daemon.client, sandbox, image, `quick${code}`, `exit ${code}`)),
   );
-  const ends = await Promise.all(started.map(ended));
+  const exits = await Promise.all(started.map(exitOf));
   assert.deepEqual(
-    ends.map(([code]) => code),
+    exits.map(([code]) => code),
     [0, 1, 2, 3, 4, 5, 6, 7],
   );
   await eventually('no scope is left', () => scopes().length === 0);
 });
 
-test('the reaper of a pod that shares its pids has a scope, too', options, async () => {
+test('the reaper of a shared pid namespace has a scope', options, async () => {
   const { id } = await pod({ security_context: { namespace_options: { network: 'NODE', pid: 'POD' } } });
   assert.equal(scopes().length, 1);
   assert.match(scopes()[0] ?? '', new RegExp(`^cri-berth-${id}.scope`));
@@ -248,7 +248,7 @@ test('the reaper of a pod that shares its pids has a scope, too', options, async
   assert.deepEqual(scopes(), []);
 });
 
-test('a restart of D-Bus, and of systemd itself, is no end of anything', options, async () => {
+test('containers and limits survive restarts of D-Bus and systemd', options, async () => {
   const { id, path } = await container(idle, limits);
   for (const restart of [['restart', 'dbus'], ['daemon-reexec']]) {
     systemctl(...restart);
@@ -259,7 +259,7 @@ test('a restart of D-Bus, and of systemd itself, is no end of anything', options
   }
 });
 
-test("what cAdvisor looks for lies in the kubelet's slice, through daemon-reload, and goes with the pod", options, async () => {
+test("the cgroups for cAdvisor are in the kubelet's slice, survive daemon-reload, and are removed with the pod", options, async () => {
   const socket = '/run/berth-test-crio/crio.sock';
   const config = join(workspace.directory, 'config.toml');
   const plain = readFileSync(config, 'utf8');
@@ -274,10 +274,10 @@ test("what cAdvisor looks for lies in the kubelet's slice, through daemon-reload
     assert.deepEqual(below(podPath).sort(), names);
     assert.equal(systemctl('show', `crio-${id}.scope`, '-p', 'ActiveState', '--value'), 'active');
     systemctl('daemon-reload');
-    await eventually('systemd has answered', () => systemctl('show', `crio-${id}.scope`, '-p', 'MemoryMax', '--value') === String(64 * MiB));
+    await eventually('systemd has reloaded', () => systemctl('show', `crio-${id}.scope`, '-p', 'MemoryMax', '--value') === String(64 * MiB));
     assert.deepEqual(below(podPath).sort(), names);
     assert.equal(value(`${podPath}/crio-${id}.scope`, 'memory.max'), String(64 * MiB));
-    // Off again: what is there under this name goes on, and goes away.
+    // With cAdvisor support off again, existing cgroups keep working and are removed with the pod.
     await daemon.end('SIGTERM');
     writeFileSync(config, plain);
     daemon = await startDaemon(workspace);
