@@ -18,9 +18,9 @@ const depthMax = 1024;
 const pathBytesMax = 3328;
 
 /** Called with each directory that enter() created because an entry below it needs it. The owner is root, the mode 0755. */
-export type DirectoryCreated = (path: string, fd: number) => void;
+type DirectoryCreated = (path: string, fd: number) => void;
 
-/** Makes a name free for a later entry of the archive: removes what has the name, or moves it away. Succeeds if nothing has the name. */
+/** Removes an existing node with everything below it, or moves it away, so that its name is free for a later entry. Succeeds if there is none. */
 export type RemoveExisting = (dir: number, name: string, path: string) => void;
 
 export class LayerTree {
@@ -51,7 +51,7 @@ export class LayerTree {
   }
 
   /**
-   * Opens the directory at a clean path. Creates it and its parents if they are missing. Existing nodes in the way that are not directories are removed.
+   * Opens the directory at a clean path. Creates it and its parents if they are missing. A node in the way that is neither a directory nor a link is removed.
    *
    * @returns the fd. It belongs to the tree, and is valid until the next call.
    * @throws {BerthError} INVALID_ARGUMENT if the path is too long or too deep, or has too many symbolic links.
@@ -100,7 +100,7 @@ export class LayerTree {
     return this.#fds.at(-1) ?? this.#rootFd;
   }
 
-  /** Returns to the last directory that the current path and the given path have in common. @returns the components that remain. */
+  /** Returns to the deepest directory that the current path and the given path have in common. @returns the remaining components. */
   #startTowards(path: string): string[] {
     const components = path === '' ? [] : path.split('/');
     let shared = 0;

@@ -33,7 +33,7 @@ export type Part =
   | Contents
   /** A view, valid until the next part. */
   | { readonly kind: 'bytes'; readonly bytes: Buffer }
-  /** What had this path until here was moved to the directory of replacedDirOf(). Its name there is the index of this part among the `replaced` parts. */
+  /** The node that had this path was moved to the directory of replacedDirOf(). Its name there is the index of this part among the `replaced` parts. */
   | { readonly kind: 'replaced'; readonly path: string };
 
 export type TarSplitRecorder = {
@@ -42,7 +42,7 @@ export type TarSplitRecorder = {
   readonly add: (contents: Contents) => void;
   /** Records the archive's next bytes that are in no file. */
   readonly addBytes: (bytes: Buffer) => void;
-  /** Moves the node and everything below it away, because reassembling the archive needs it. */
+  /** Moves the existing node to the directory of replacedDirOf(), because it is needed to reassemble the archive. */
   readonly removeExisting: RemoveExisting;
   /** Writes what is still in memory. @returns the length of the record. */
   readonly finish: () => number;

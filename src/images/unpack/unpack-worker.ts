@@ -26,9 +26,9 @@ const noBytes = Buffer.alloc(0);
 class UnpackWorker {
   readonly #port: MessagePort;
   #receiver: Receiver | undefined;
-  /** The job that sends bytes: a layer's archive that is assembled. */
+  /** The job that sends bytes: the assembly of a layer's archive. */
   #sender: { readonly id: number; readonly chunks: WorkerChunkSender } | undefined;
-  /** Ends when all actions so far have ended. They run one after another. */
+  /** Resolves when all actions so far have ended. Actions run one after another. */
   #queue: Promise<void> = Promise.resolve();
 
   constructor(port: MessagePort) {
@@ -107,7 +107,7 @@ class UnpackWorker {
 
   #cancel(id: number): void {
     if (this.#sender?.id === id) this.#sender.chunks.cancel();
-    // Queued, so that no file is closed during a write. One piece does not take long.
+    // Queued, so that no file is closed during a write. A write of one piece is short.
     this.#enqueueFor(id, async () => this.#fail(id, new BerthError('CANCELLED', 'unpacking canceled')));
   }
 
