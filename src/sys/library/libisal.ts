@@ -10,7 +10,7 @@
 import koffi from 'koffi';
 import { reasonOf } from '../../lib/errors.ts';
 import { library } from '../call/ffi.ts';
-import { gzipHeaderBytesMax, gzipHeaderLength } from './gzip-header.ts';
+import { GzipHeader } from './gzip-header.ts';
 import type { LibraryDecoder } from './libzstd.ts';
 
 export type Isal = {
@@ -58,7 +58,8 @@ const reasons: Readonly<Record<number, string>> = {
   [-6]: 'incorrect checksum',
 };
 const outputBytes = 256 << 10;
-const magic = Buffer.from([0x1f, 0x8b]);
+/** The first byte of a member. */
+const magic = 0x1f;
 
 /** @returns undefined if the node has no usable ISA-L: use zlib instead. */
 export function openIsal(): Isal | undefined {
@@ -104,8 +105,8 @@ function openGzipDecoder({ init, inflate: c_inflate }: IsalBindings): LibraryDec
   const state = Buffer.alloc(stateBytes);
   const output = Buffer.allocUnsafeSlow(outputBytes);
   let isInMember = false;
-  /** The received part of the next member's header. */
-  let header = Buffer.alloc(0);
+  /** Of the next member, once its first byte has been received. */
+  let header: GzipHeader | undefined;
   let hasBegun = false;
   /** Only zeros follow after the last member. */
   let isPadding = false;
@@ -113,19 +114,19 @@ function openGzipDecoder({ init, inflate: c_inflate }: IsalBindings): LibraryDec
 
   /** @returns the part of `input` after the header. */
   const readHeader = (input: Buffer): Buffer => {
-    const bytes = header.length === 0 ? input : Buffer.concat([header, input]);
-    if (hasBegun && bytes[0] === 0) isPadding = true;
-    if (isPadding) return Buffer.alloc(0);
-    if (!magic.subarray(0, bytes.length).equals(bytes.subarray(0, magic.length)))
-      throw new Error(hasBegun ? 'gzip: trailing garbage after a member' : 'gzip: not in gzip format');
-    const length = gzipHeaderLength(bytes);
-    if (length === undefined && bytes.length > gzipHeaderBytesMax) throw new Error('gzip: incorrect header');
-    header = length === undefined ? Buffer.from(bytes) : Buffer.alloc(0);
-    if (length === undefined) return Buffer.alloc(0);
+    if (hasBegun && header === undefined) {
+      isPadding = input[0] === 0;
+      if (isPadding) return Buffer.alloc(0);
+      if (input[0] !== magic) throw new Error('gzip: trailing garbage after a member');
+    }
+    header ??= new GzipHeader();
+    const length = header.read(input);
+    if (!header.isComplete) return Buffer.alloc(0);
+    header = undefined;
     startMember(init, state);
     isInMember = true;
     hasBegun = true;
-    return bytes.subarray(length);
+    return input.subarray(length);
   };
 
   /** @returns how many bytes of the input belong to the current member. */
@@ -156,7 +157,7 @@ function openGzipDecoder({ init, inflate: c_inflate }: IsalBindings): LibraryDec
   const close = (): void => {
     isClosed = true;
   };
-  return { write, isAtEnd: () => hasBegun && !isInMember && header.length === 0, close };
+  return { write, isAtEnd: () => hasBegun && !isInMember && header === undefined, close };
 }
 
 function startMember(init: IsalBindings['init'], state: Buffer): void {
