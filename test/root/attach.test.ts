@@ -1,4 +1,4 @@
-/** Attached to containers through their monitors: output from now on, input, several at once, slow ones, restarts and the end. */
+/** Attach through the monitor: output, input, several clients, slow clients, restarts of the daemon, and the end of the container. */
 import assert from 'node:assert/strict';
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
@@ -42,7 +42,7 @@ async function text(stream: Readable | undefined): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-/** Reads on until the pattern has come; what is behind it in the same piece goes too. */
+/** Reads until the output matches the pattern. Also consumes the rest of the same chunk. */
 async function expectOutput(stream: Readable | undefined, pattern: RegExp): Promise<string> {
   const source = stream as Readable;
   let seen = '';
@@ -61,14 +61,14 @@ async function untilLogged(logPath: string, line: string): Promise<void> {
   while (!existsSync(logPath) || !linesOf(logPath).includes(line)) await sleep(20);
 }
 
-/** Runs a program in the container to its end, so that it sees what the program has done. */
+/** Runs a program in the container and waits until it exits. */
 async function inside(id: string, script: string): Promise<string> {
   return String((await host.engine.execSync(id, ['sh', '-c', script], 20_000, new AbortController().signal)).stdout);
 }
 
 const untilGo = 'while [ ! -e /tmp/go ]; do sleep 0.02; done;';
 
-test('attach() gives the output from then on, each stream apart, to its end, and the log has all', async () => {
+test('attach() returns later output by stream until it ends, and the log has the complete output', async () => {
   const { id, logPath } = await start(`echo before; ${untilGo} echo out; echo err >&2; seq 1 20000; exit 7`);
   await untilLogged(logPath, 'stdout F before');
   const session = await host.engine.attach(id, outputs);
@@ -81,7 +81,7 @@ test('attach() gives the output from then on, each stream apart, to its end, and
   assert.equal(linesOf(logPath).length, 20_003);
 });
 
-test('several are attached at once, each gets all it asked for, and one that leaves takes nothing from the others', async () => {
+test('several clients can attach at once, and one that disconnects does not affect the others', async () => {
   const { id } = await start(`${untilGo} seq 1 50000; echo err >&2`);
   const [one, two, three] = await Promise.all([outputs, outputs, { ...outputs, stdout: false }].map((wanted) => host.engine.attach(id, wanted)));
   two?.abandon();
@@ -92,7 +92,7 @@ test('several are attached at once, each gets all it asked for, and one that lea
   assert.equal(three?.stdout, undefined);
 });
 
-test('input reaches the container, stays open between attaches, and comes back from it', async () => {
+test('input reaches the container, and stdin stays open between attaches', async () => {
   const { id, logPath } = await start('while read line; do echo "got $line"; done; echo over', { hasStdin: true });
   const first = await host.engine.attach(id, all);
   first.stdin?.write('one\n');
@@ -108,7 +108,7 @@ test('input reaches the container, stays open between attaches, and comes back f
   assert.equal((await second.exited).exitCode, 137);
 });
 
-test('stdin_once: the end of the first client’s input is the container’s', async () => {
+test('stdin_once: the end of the first client’s input closes the container’s stdin', async () => {
   for (const leave of [(session: ProcessStreams) => session.stdin?.end(), (session: ProcessStreams) => session.abandon()]) {
     const { id, logPath } = await start('cat; echo over; sleep 0.2', { hasStdin: true, closesStdinAfterFirstAttach: true });
     const watcher = await host.engine.attach(id, outputs);
@@ -121,7 +121,7 @@ test('stdin_once: the end of the first client’s input is the container’s', a
   }
 });
 
-test('stdin_once with a terminal: a client that leaves neither ends the input nor hangs up, and the next goes on, also after a restart of the daemon', async () => {
+test('stdin_once with a terminal: a disconnecting client neither ends the input nor hangs up, and the next client continues, also after a restart of the daemon', async () => {
   const script = "trap 'echo hung up' HUP; while read line; do echo got $line; done; echo over";
   const { id, logPath } = await start(script, { hasStdin: true, hasTerminal: true, closesStdinAfterFirstAttach: true });
   const attached = { ...all, tty: true };
@@ -139,13 +139,13 @@ test('stdin_once with a terminal: a client that leaves neither ends the input no
   const last = await createEngine(deps).attach(id, attached);
   last.stdin?.write('three\n');
   await expectOutput(last.stdout, /got three\r\n/);
-  // What ends the input of a terminal is typed.
+  // The input of a terminal ends with a typed ^D.
   last.stdin?.write('\x04');
   await expectOutput(last.stdout, /over/);
   assert.ok(!linesOf(logPath).some((line) => line.includes('hung up')), 'no SIGHUP');
 });
 
-test('more input than the container takes at once waits for it, and arrives whole', async () => {
+test('input that the container does not read at once is buffered and arrives completely', async () => {
   const { id } = await start(`${untilGo} head -c 3000000 | md5sum`, { hasStdin: true, closesStdinAfterFirstAttach: true });
   const session = await host.engine.attach(id, all);
   const stdin = session.stdin as Writable;
@@ -162,7 +162,7 @@ test('more input than the container takes at once waits for it, and arrives whol
   assert.equal((await text(session.stdout)).split(' ')[0], createHash('md5').update(block).digest('hex'));
 });
 
-test('a container without input has none to attach to', async () => {
+test('a container without stdin has no input stream', async () => {
   const { id } = await start('cat; echo over; sleep 1000');
   const session = await host.engine.attach(id, all);
   assert.equal(session.stdin, undefined);
@@ -183,7 +183,7 @@ test('a terminal: input, echo, size and signals', async () => {
   assert.equal((await session.exited).exitCode, 130);
 });
 
-test('a client that does not read stops neither the container nor its log nor others, and is told what it lost', async () => {
+test('a client that does not read blocks neither the container, its log nor other clients, and is told that it lost output', async () => {
   const { id, logPath } = await start(`${untilGo} seq 1 400000; echo end >&2; exit 3`);
   const slow = await host.engine.attach(id, { ...outputs, stderr: false });
   const quick = await host.engine.attach(id, outputs);
@@ -200,12 +200,12 @@ test('a client that does not read stops neither the container nor its log nor ot
   await rejected;
 });
 
-test('with a terminal a slow client misses a part and stays attached', async () => {
+test('with a terminal, a slow client misses part of the output and stays attached', async () => {
   const { id, logPath } = await start(`${untilGo} seq 1 400000; while read line; do echo "got $line"; done`, { hasStdin: true, hasTerminal: true });
   const session = await host.engine.attach(id, { tty: true, stdin: true, stdout: true, stderr: false });
   await inside(id, 'touch /tmp/go');
   await untilLogged(logPath, 'stdout F 400000\r');
-  // What comes before it has read what waits for it is missing, too.
+  // Output that arrives before the client has read its buffer is also dropped.
   const typing = setInterval(() => session.stdin?.write('hello\n'), 50);
   const seen = await expectOutput(session.stdout, /got hello\r\n/);
   clearInterval(typing);
@@ -214,7 +214,7 @@ test('with a terminal a slow client misses a part and stays attached', async () 
   session.abandon();
 });
 
-test('more clients than there are places are refused, and a place that is left is free again', async () => {
+test('clients beyond the limit are rejected until another one disconnects', async () => {
   const { id } = await start('sleep 1000');
   const sessions = await Promise.all(Array.from({ length: 16 }, () => host.engine.attach(id, outputs)));
   await assert.rejects(host.engine.attach(id, outputs), { code: 'RESOURCE_EXHAUSTED' });
@@ -225,9 +225,9 @@ test('more clients than there are places are refused, and a place that is left i
   for (const session of [...sessions, again]) session.abandon();
 });
 
-test('clients that send nonsense, or are gone in the middle of input that is not taken, harm nobody', async () => {
+test('clients that send invalid data or disconnect during blocked input do not affect others', async () => {
   const { id } = await start(`${untilGo} md5sum | head -c 5; sleep 1000`, { hasStdin: true });
-  // A socket's address holds 108 bytes.
+  // A socket address is limited to 108 bytes.
   const directory = openSync(host.deps.store.containers.directory(id), 'r');
   const path = `/proc/self/fd/${directory}/control`;
   const frame = (...words: number[]) => {
@@ -273,16 +273,16 @@ test('attach() works after a restart of the daemon', async () => {
   before.abandon();
 });
 
-test('attach() says when the container does not run', async () => {
+test('attach() fails if the container is not running', async () => {
   const { id } = await start('exit 0');
   await host.deps.watches.of(id)?.exited;
   await assert.rejects(host.engine.attach(id, outputs), { code: 'FAILED_PRECONDITION', message: /the container is exited/ });
 });
 
-// Sanitizers keep a shadow of all memory.
+// Sanitizers need shadow memory.
 const isSanitized = process.env.BERTH_MONITOR?.endsWith('-asan') === true;
 
-test('an idle monitor keeps its memory small, also after it has served clients', { skip: isSanitized }, async () => {
+test('an idle monitor uses little memory, also after serving clients', { skip: isSanitized }, async () => {
   const { id, logPath } = await start(`${untilGo} seq 1 200000; sleep 1000`, { hasStdin: true });
   const slow = await host.engine.attach(id, all);
   await inside(id, 'touch /tmp/go');

@@ -1,4 +1,4 @@
-/** Classes of block I/O from a pod's annotations to the kernel. */
+/** Block I/O classes, from a pod's annotation to the kernel's limits. */
 import assert from 'node:assert/strict';
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -32,7 +32,7 @@ async function create(of: Engine, className: string, unified = {}): Promise<stri
   return of.createContainer(sandboxId, containerSpec(['sleep', '1000'], { resources: { unified } }), host.image);
 }
 
-/** What the kernel limits reads of the disk to. */
+/** Returns the kernel's limit for reads of the disk. */
 function readRate(id: string): string | undefined {
   const { cgroups } = host.deps;
   const { rdev } = statSync(disk);
@@ -46,17 +46,17 @@ function readRate(id: string): string | undefined {
     .find(Boolean);
 }
 
-test("a pod's class limits its containers on the disks that are there, and stays through an update", async () => {
+test("a pod's class limits its containers on existing disks, and survives an update", async () => {
   const id = await create(engine, 'slow');
   assert.equal(readRate(id), '10000000');
   await engine.updateResources(id, { cpuShares: 512 });
   assert.equal(readRate(id), '10000000');
 });
 
-test('a class that the node has not is refused by its name', async () => {
+test('an unknown class is rejected by name', async () => {
   await assert.rejects(create(engine, 'fast'), /unknown block I\/O class "fast"; the classes of this node are slow/);
 });
 
-test('without classes on the node the annotation counts for nothing', async () => {
+test('the annotation is ignored if the node has no classes', async () => {
   assert.equal(readRate(await create(host.engine, 'fast')), undefined);
 });

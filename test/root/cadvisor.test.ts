@@ -1,5 +1,5 @@
 /**
- * cAdvisor as the kubelet has it, of its own library, beside a daemon that answers it in CRI-O's place: what it says of pods, and what of that is left.
+ * Runs the kubelet's cAdvisor library with a daemon that serves CRI-O's API for it: the metrics of pods, and what remains after their removal.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -13,7 +13,7 @@ import { enterIsolation } from '../support/isolation.ts';
 import { createWorkspace, type Daemon, findLeftovers, isBuilt, runBerth, serveArguments, startDaemon, type Workspace } from './support/daemon.ts';
 import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
-/** Compiled into cAdvisor. */
+/** This path is compiled into cAdvisor. */
 const socket = '/var/run/crio/crio.sock';
 const flags = { metrics: '127.0.0.1:19419' };
 const lack = isBuilt ? lacking() : 'berth is not built';
@@ -84,7 +84,7 @@ function parseSeries(lines: readonly string[]): Series[] {
   });
 }
 
-/** The series of this name for a pod and a container, when there are such. */
+/** Returns the series with this name of a pod and container. */
 async function seriesOf(name: string, pod: string, container: string): Promise<Series[]> {
   return (await scrape()).filter((each) => each.name === name && each.labels['pod'] === pod && each.labels['container'] === container);
 }
@@ -105,10 +105,10 @@ const container = (sandbox: Pod, name: string): Promise<string> =>
   });
 const sentBytes = async (name: string) =>
   (await seriesOf('container_network_transmit_bytes_total', name, 'POD')).find(({ labels }) => labels['interface'] === 'eth0')?.value;
-/** To a port of the gateway where nobody listens. */
+/** Sends to a port of the gateway on which nobody listens. */
 const knock = (id: string) => exec(daemon.client, id, 'sh', '-c', 'nc -w 1 10.77.0.1 9 </dev/null; true');
 
-test('by default nobody answers in the place of CRI-O, and a cgroup is called as its container', options, async () => {
+test('by default the CRI-O API is not served, and a cgroup has the name of its container', options, async () => {
   const plain = await pod('plain');
   const id = await container(plain, 'main');
   assert.equal(existsSync(socket), false);
@@ -116,13 +116,13 @@ test('by default nobody answers in the place of CRI-O, and a cgroup is called as
   await daemon.end('SIGTERM');
   appendFileSync(join(workspace.directory, 'config.toml'), `cadvisor_socket = "${socket}"\nmetrics_containers = true\n`);
   daemon = await startDaemon(workspace, flags);
-  // What was made under the other name goes on, and goes away.
+  // Containers with the other cgroup name keep running and can be removed.
   assert.equal(await exec(daemon.client, id, 'echo', 'here'), 'here\n');
   await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: plain.id });
   assert.deepEqual((await findLeftovers(workspace, daemon))['sandboxes'], []);
 });
 
-test('cAdvisor has labels and network of pods that were there before it, and of later ones', options, async () => {
+test('cAdvisor reports labels and network of pods that were started before it or later', options, async () => {
   assert.equal(statSync(socket).mode & 0o777, 0o600);
   const early = await pod('early');
   const earlyMain = await container(early, 'main');
@@ -133,7 +133,7 @@ test('cAdvisor has labels and network of pods that were there before it, and of 
     ['early', earlyMain],
     ['late', lateMain],
   ] as const) {
-    await eventually(`${name} is seen`, async () =>
+    await eventually(`cAdvisor reports ${name}`, async () =>
       (await seriesOf('container_memory_working_set_bytes', name, 'main')).some(({ value }) => value > 0),
     );
     const [series] = await seriesOf('container_memory_working_set_bytes', name, 'main');
@@ -146,7 +146,7 @@ test('cAdvisor has labels and network of pods that were there before it, and of 
   }
 });
 
-test("berth's own series of a container are cAdvisor's: names, labels and values", options, async () => {
+test("berth's series of a container equal cAdvisor's in names, labels and values", options, async () => {
   const ofContainer = (series: readonly Series[]) => series.filter(({ labels }) => labels['pod'] === 'early' && labels['container'] === 'main');
   const keyOf = ({ name, labels }: Series) => `${name} ${JSON.stringify(Object.entries(labels).sort())}`;
   const text = await (await fetch(`http://${flags.metrics}/metrics`)).text();
@@ -156,34 +156,34 @@ test("berth's own series of a container are cAdvisor's: names, labels and values
   assert.deepEqual(missing, ['container_health_state'], 'of health checks that only Docker has');
   assert.ok(theirs.length > 25, `${theirs.length} series`);
   for (const each of theirs.filter(({ name }) => name !== 'container_health_state')) {
-    // The two do not read at the same moment.
+    // The two read the values at different times.
     const tolerance = /^container_memory_(?!fail)/.test(each.name) ? 2 ** 20 : each.name === 'container_memory_failures_total' ? 2000 : 2;
     const value = own.get(keyOf(each)) ?? Number.NaN;
     assert.ok(Math.abs(value - each.value) <= tolerance, `${keyOf(each)}: ${value} beside ${each.value}`);
   }
   const { status, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
-  // 3: cAdvisor's names do not keep all rules of style.
+  // Exit code 3: cAdvisor's names violate some style rules.
   assert.ok(status === 0 || status === 3, stderr);
 });
 
-test("a pod's network is told on when its containers come and go, and the daemon too", options, async () => {
+test("a pod's network is reported across restarts of its containers and of the daemon", options, async () => {
   const changing = await pod('changing');
   const first = await container(changing, 'first');
   await knock(first);
-  await eventually('the network is seen', async () => ((await sentBytes('changing')) ?? 0) > 0);
+  await eventually('the network is reported', async () => ((await sentBytes('changing')) ?? 0) > 0);
   await daemon.client.call('StopContainer', { container_id: first, timeout: '0' });
   await daemon.end('SIGKILL');
   daemon = await startDaemon(workspace, flags);
   const second = await container(changing, 'second');
   const before = (await sentBytes('changing')) ?? 0;
   await knock(second);
-  await eventually('it counts on', async () => ((await sentBytes('changing')) ?? 0) > before);
+  await eventually('the counter continues', async () => ((await sentBytes('changing')) ?? 0) > before);
 });
 
-test("a pod on the node's network has none of its own", options, async () => {
+test('a pod with the host network has no network metrics', options, async () => {
   const onHost = await pod('on-host', { security_context: { namespace_options: { network: 'NODE' } } });
   await container(onHost, 'main');
-  await eventually('it is seen', async () => (await seriesOf('container_last_seen', 'on-host', 'main')).length > 0);
+  await eventually('the pod is reported', async () => (await seriesOf('container_last_seen', 'on-host', 'main')).length > 0);
   assert.deepEqual(await seriesOf('container_network_transmit_bytes_total', 'on-host', 'POD'), []);
 });
 
@@ -196,7 +196,7 @@ test('pods that are removed leave no cgroup', options, async () => {
   }
 });
 
-test('where CRI-O answers already, the daemon says so and does not serve', options, async () => {
+test('the daemon fails to start if CRI-O already listens on the socket', options, async () => {
   const other = join(workspace.directory, 'other');
   mkdirSync(other);
   const config = join(other, 'config.toml');

@@ -1,4 +1,4 @@
-/** Devices that a container asks for by name (CDI): what their vendors' files change about it, the programs they have run, and what is refused. */
+/** CDI devices: the edits of vendors' files to a container, their hooks, and errors. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -26,7 +26,7 @@ let deps: CriDeps;
 before(async () => {
   traces = findTraces();
   host = await startEngine();
-  // The root of a pod's user namespace reaches its bundle, as in /run.
+  // Root of a pod's user namespace must be able to access the bundle, as below /run.
   chmodSync(host.directory, 0o755);
   directory = join(host.directory, 'cdi');
   const { config, layerDirs, diffIds } = host.image;
@@ -45,19 +45,19 @@ after(async () => {
   assert.deepEqual(findTraces(), traces, 'nothing is left');
 });
 
-/** Mounts and cgroups of this test: what a leak would show in. */
+/** Returns mounts and cgroups of this test, to detect leaks. */
 function findTraces(): string[] {
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup');
   return [...readFileSync('/proc/self/mounts', 'utf8').split('\n'), ...cgroups.filter((name) => name === `berth-test-${process.pid}`)];
 }
 
-/** A file of one kind with one device, `v.com/dev=0`. */
+/** Returns a CDI file with one device, `v.com/dev=0`. */
 function writeDevice(edits: object, ofAll: object = {}): void {
   const file = { cdiVersion: '1.1.0', kind: 'v.com/dev', devices: [{ name: '0', containerEdits: edits }], containerEdits: ofAll };
   writeFileSync(join(directory, 'v.json'), JSON.stringify(file));
 }
 
-/** An executable of the host's. */
+/** Creates an executable on the host. */
 function writeProgram(name: string, script: string): string {
   const path = join(host.directory, name);
   writeFileSync(path, `#!/bin/sh\n${script}\n`);
@@ -123,7 +123,7 @@ for (const [way, config] of [
   ['an annotation', { annotations: { 'cdi.k8s.io/plugin_0': 'v.com/dev=0' } }],
   ['both, as kubelets do', { ...asked, annotations: { 'cdi.k8s.io/plugin_0': 'v.com/dev=0,v.com/dev=0' } }],
 ] as const) {
-  test(`a device asked for by ${way} brings its nodes, mounts, variables and groups`, async () => {
+  test(`a device requested by ${way} adds its nodes, mounts, variables and groups`, async () => {
     writeDevice(everything(), { env: ['OF_ALL=1', 'DEVICE=none'] });
     const id = await start(config);
     assert.equal(
@@ -144,10 +144,10 @@ for (const [way, config] of [
   });
 }
 
-/** In a user namespace no node can be made, whatever the file says of it. */
+/** Device nodes cannot be created in a user namespace. */
 const everythingMounted = () => ({ ...everything(), deviceNodes: everything().deviceNodes.filter(({ path }) => path !== '/dev/made') });
 
-test('a pod in a user namespace has the same, its devices as mounts', async () => {
+test('a pod in a user namespace gets its devices as bind mounts', async () => {
   writeDevice(everything());
   const refused = {
     code: 'FAILED_PRECONDITION',
@@ -163,7 +163,7 @@ test('a pod in a user namespace has the same, its devices as mounts', async () =
   assert.equal(await run(id, 'cat /usr/lib/vendor/lib; stat -c " %u" /usr/lib/vendor/lib'), 'library 0\n');
 });
 
-test('nodes belong to the user of the container unless the file says otherwise, and a device wins over one that was asked for by path', async () => {
+test('nodes belong to the container user unless the file sets an owner, and a CDI device overrides one requested by path', async () => {
   writeDevice({
     deviceNodes: [
       { path: '/dev/a', hostPath: '/dev/zero' },
@@ -175,8 +175,8 @@ test('nodes belong to the user of the container unless the file says otherwise, 
   assert.equal(await run(id, 'stat -c "%T %u:%g" /dev/a /dev/b'), '5 1000:1001\n5 0:7\n');
 });
 
-test('what is in the file decides what the cgroup allows, also after an update and in a privileged container', async () => {
-  // Of every kernel, and no container has it by itself; to write, it asks for no capability.
+test('the file determines the device cgroup rules, also after an update and in a privileged container', async () => {
+  // Exists on every kernel, is not a default device, and can be written without a capability.
   const open = 'cat > /dev/kmsg 2>&1 | head -1; true';
   writeDevice({ deviceNodes: [{ path: '/dev/kmsg', permissions: 'none' }] });
   const denied = await start();
@@ -192,7 +192,7 @@ test('what is in the file decides what the cgroup allows, also after an update a
   assert.equal(await run(privileged, ': > /dev/other && echo $A'), 'b\n');
 });
 
-test('unknown devices are all named, with the directories and the files that could not be read; these hide no others, and are logged once', async () => {
+test('the error lists all unknown devices, the directories and unreadable files; an unreadable file does not affect others and is logged once', async () => {
   writeDevice({ env: ['A=b'] });
   writeFileSync(join(directory, 'bad.yaml'), 'cdiVersion: 1.0.0\nkind: [');
   const CDI_devices = [{ name: 'v.com/dev=0' }, { name: 'v.com/dev=1' }, { name: 'other.com/gpu=all' }];
@@ -210,7 +210,7 @@ test('unknown devices are all named, with the directories and the files that cou
   );
 });
 
-test('a file that changes, comes or goes is seen by the next container', async () => {
+test('added, changed and removed files take effect for the next container', async () => {
   await assert.rejects(create(), /not found in/);
   writeFileSync(join(directory, 'v.yaml'), 'cdiVersion: "0.6.0"\nkind: v.com/dev\ndevices:\n- name: 0\n  containerEdits:\n    env: [A=b]\n');
   assert.equal(await run(await start(), 'echo $A'), 'b\n');
@@ -222,7 +222,7 @@ test('a file that changes, comes or goes is seen by the next container', async (
   await assert.rejects(create(), /not found in/);
 });
 
-test('what is missing on the host is an error, and nothing is made for it', async () => {
+test('a missing path on the host is an error and is not created', async () => {
   writeDevice({ deviceNodes: [{ path: '/dev/berth-none' }] });
   await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /\/dev\/berth-none: no such device/ });
   const path = join(host.directory, 'none');
@@ -237,12 +237,12 @@ for (const [kind, pod, owner] of [
   ['a container', {}, 0],
   ['one in a user namespace', { namespaces: inUserNamespace }, 100_000],
 ] as const) {
-  test(`hooks work on the finished root of ${kind} before its program starts, in the order of their points`, async () => {
+  test(`hooks run in the order of their points on the complete root of ${kind} before its program starts`, async () => {
     const seen = join(host.directory, 'seen');
     rmSync(seen, { force: true });
     writeFileSync(seen, '');
     chmodSync(seen, 0o666);
-    // By the state on stdin, as vendors' hooks do; bundle and root are the host's paths, also inside the container's namespaces.
+    // Reads the state from stdin, as vendors' hooks do. Bundle and root are paths of the host, also inside the container's namespaces.
     const hook = writeProgram(
       'hook',
       `state=$(cat)
@@ -279,7 +279,7 @@ true`,
   });
 }
 
-test('a hook that fails, or is late, ends the start with what it said; nothing of it goes on', async () => {
+test('a hook that fails or times out fails the start with its output, and its processes are killed', async () => {
   const failing = writeProgram('failing', 'echo first; echo "no driver" >&2; exit 3');
   writeDevice({ hooks: [{ hookName: 'createContainer', path: failing }] });
   const id = await create();
@@ -307,7 +307,7 @@ function sleepers(): string[] {
   return String(stdout).trim().split('\n').filter(Boolean);
 }
 
-test('a failure after the start changes nothing', async () => {
+test('failing poststart and poststop hooks do not affect the container', async () => {
   const failing = writeProgram('failing', 'exit 1');
   writeDevice({ hooks: ['poststart', 'poststop'].map((hookName) => ({ hookName, path: failing })) });
   const id = await start();

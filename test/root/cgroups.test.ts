@@ -1,7 +1,7 @@
 /**
- * Cgroups on the running kernel, v1 or v2, whichever it has: limits by their effect, updates that fail, killing, removal.
+ * Cgroups on the running kernel, v1 or v2: enforced limits, failed updates, killing and removal.
  *
- * Needs root. Makes cgroups below one of its own name only, and removes them.
+ * Needs root. Creates cgroups only below a parent with a unique name, and removes them.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -33,7 +33,7 @@ const parent = `/berth-test-${process.pid}`;
 const killTimeoutMs = 20_000;
 const MiB = 1024 * 1024;
 
-/** Runs the body with a fresh cgroup, which is killed and removed after it. */
+/** Runs the body with a new cgroup, which is killed and removed afterwards. */
 async function withCgroup(body: (path: string) => Promise<void>, of: CgroupFacts = facts): Promise<void> {
   const path = `${parent}/pod/${Math.random().toString(16).slice(2)}`;
   createCgroup(of, path);
@@ -60,11 +60,11 @@ describe(`cgroup v${facts.version}`, () => {
     assert.deepEqual(directoriesThere(parent), []);
   });
 
-  test('probeCgroups() finds the controllers that limits need', () => {
+  test('probeCgroups() finds the controllers for limits', () => {
     for (const controller of ['cpu', 'cpuset', 'memory', 'pids']) assert.ok(facts.controllers.has(controller), controller);
   });
 
-  test('createCgroup() makes the cgroup in every hierarchy, and takes one that is there', async () => {
+  test('createCgroup() creates the cgroup in every hierarchy, and accepts an existing one', async () => {
     await withCgroup(async (path) => {
       assert.deepEqual(directoriesThere(path), cgroupDirectories(facts, path));
       createCgroup(facts, path);
@@ -72,13 +72,13 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('createCgroup() leaves nothing of a cgroup that it cannot make', () => {
+  test('createCgroup() leaves nothing behind when it fails', () => {
     const path = `${parent}/two\nlines`;
     assert.throws(() => createCgroup(facts, path), /create cgroup .*: invalid argument \(EINVAL\)$/s);
     assert.deepEqual(directoriesThere(path), []);
   });
 
-  test('createCgroup() below a cgroup with processes makes one that takes processes, and a limit says what it lacks', {
+  test('createCgroup() below a cgroup with processes creates one without controllers, and setting a limit fails with the reason', {
     skip: !isV2 && 'cgroup v2 only',
   }, async () => {
     await withCgroup(async (path) => {
@@ -104,19 +104,19 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('openProcessCgroup() finds a process that moved into a cgroup of its own', async () => {
+  test('openProcessCgroup() finds a process that moved into another cgroup', async () => {
     await withCgroup(async (path) => {
       const own = `${controllerDirectory(facts, path, 'pids')}/own`;
       const delegate = isV2 ? `echo +pids >${own}/../cgroup.subtree_control;` : '';
       const child = startInCgroup(path, `mkdir ${own}; echo 0 >${own}/cgroup.procs; ${delegate} exec sleep 1000`);
       await bed.waitForSleep(child);
       const second = await startSleeper(path, openProcessCgroup(facts, path, child.pid ?? 0));
-      // v2 allows no process beside cgroups with controllers, so it can only be in the first one's.
+      // In v2, a cgroup that enables controllers for its children has no processes: the second one joins the first one's cgroup.
       assert.deepEqual(await processes(facts, `${path}/own`), isV2 ? [child.pid, second] : [child.pid]);
     });
   });
 
-  test("openProcessCgroup() opens the container's own cgroup when the process is elsewhere or gone", async () => {
+  test("openProcessCgroup() opens the container's cgroup if the process is elsewhere or has exited", async () => {
     await withCgroup(async (path) => {
       for (const pid of [process.pid, 0x3f_ffff]) {
         const sleeper = await startSleeper(path, openProcessCgroup(facts, path, pid));
@@ -125,11 +125,11 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('openCgroup() of an absent cgroup names it', () => {
+  test('openCgroup() names a missing cgroup in its error', () => {
     assert.throws(() => openCgroup(facts, `${parent}/none`), /open cgroup \/berth-test-\d+\/none: no such file or directory \(ENOENT\)$/);
   });
 
-  test('a container above its memory limit is killed, and the kill is counted', async () => {
+  test('a container that exceeds its memory limit is killed, and the kill is counted', async () => {
     await withCgroup(async (path) => {
       apply(path, { memoryLimitBytes: 24 * MiB });
       assert.equal(await oomKills(facts, path), 0);
@@ -139,7 +139,7 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('a kill in a cgroup that the container made itself is counted', async () => {
+  test('a kill in a cgroup created by the container is counted', async () => {
     await withCgroup(async (path) => {
       apply(path, { memoryLimitBytes: 24 * MiB });
       mkdirSync(`${controllerDirectory(facts, path, 'memory')}/own`);
@@ -149,15 +149,15 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('oomKills() and readMemoryUsage() know nothing of an absent cgroup', async () => {
+  test('oomKills() and readMemoryUsage() return null for a missing cgroup', async () => {
     assert.equal(await oomKills(facts, `${parent}/none`), null);
     assert.equal(readMemoryUsage(facts, `${parent}/none`), null);
   });
 
-  test('readMemoryUsage() counts what a process holds', async () => {
+  test('readMemoryUsage() includes memory of a process', async () => {
     await withCgroup(async (path) => {
       startInCgroup(path, 'held=$(head -c 8000000 /dev/zero | tr "\\0" x); sleep 1000; echo $held');
-      await bed.until('8 MB are held', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
+      await bed.until('8 MB are allocated', async () => (readMemoryUsage(facts, path) ?? 0) > 8_000_000);
     });
   });
 
@@ -170,14 +170,14 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('a container runs on the cpus given to it', async () => {
+  test('a container is restricted to its CPUs', async () => {
     await withCgroup(async (path) => {
       apply(path, { cpusetCpus: '0', cpusetMems: '0' });
       assert.match((await runInCgroup(path, 'cat /proc/self/status')).stdout, /^Cpus_allowed_list:\t0$/m);
     });
   });
 
-  test('cpu shares, quota and period are in the kernel', async () => {
+  test('CPU shares, quota and period are set in the kernel', async () => {
     await withCgroup(async (path) => {
       apply(path, { cpuShares: 512, cpuQuotaUs: 50_000, cpuPeriodUs: 20_000 });
       const found = isV2
@@ -187,7 +187,7 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('huge page limits are in the kernel where it has them, and 0 hurts nowhere', async () => {
+  test('huge page limits are set if the kernel supports them, and a limit of 0 is accepted everywhere', async () => {
     await withCgroup(async (path) => {
       apply(path, { hugepageLimits: [...facts.hugepageSizes, '3MB'].map((pageSize) => ({ pageSize, limitBytes: 0 })) });
       if (!facts.controllers.has('hugetlb') || !facts.hugepageSizes.includes('2MB')) return;
@@ -195,7 +195,7 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('unified values reach their files, and a name that no file has is in the error', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+  test('unified values are written to their files, and an unknown name is in the error', { skip: !isV2 && 'cgroup v2 only' }, async () => {
     await withCgroup(async (path) => {
       apply(path, { memoryLimitBytes: 64 * MiB, unified: { 'memory.high': String(32 * MiB), 'memory.oom.group': '1' } });
       assert.deepEqual([readValue(path, 'memory', 'memory.high'), readValue(path, 'memory', 'memory.oom.group')], [String(32 * MiB), '1']);
@@ -207,14 +207,14 @@ describe(`cgroup v${facts.version}`, () => {
   });
 
   describe('devices', () => {
-    // Not in /tmp, which newer systemd mounts nodev.
+    // Not in /tmp, which newer systemd versions mount with nodev.
     const directory = mkdtempSync('/var/tmp/berth-devices-');
     const node = join(directory, 'kmsg');
     after(() => rmSync(directory, { recursive: true }));
     const kmsg = { type: 'char', major: 1, minor: 11 } as const;
     const openForReading = `: <${node} && echo opened`;
 
-    test('a container makes any node, opens the standard ones, and no other', async () => {
+    test('a container can create any device node, but open only the standard ones', async () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
         assert.equal((await runInCgroup(path, `mknod ${node} c 1 11 && : >/dev/null && : </dev/urandom`)).code, 0);
@@ -224,7 +224,7 @@ describe(`cgroup v${facts.version}`, () => {
       });
     });
 
-    test('a requested device opens as far as it was asked for, by the rules set last', async () => {
+    test('a requested device can be opened with the requested access, by the latest rules', async () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [] }));
         setDevices(facts, path, deviceRules({ isPrivileged: false, requested: [{ ...kmsg, access: 'r' }] }));
@@ -233,14 +233,14 @@ describe(`cgroup v${facts.version}`, () => {
       });
     });
 
-    test('a privileged container opens every device', async () => {
+    test('a privileged container can open every device', async () => {
       await withCgroup(async (path) => {
         setDevices(facts, path, deviceRules({ isPrivileged: true, requested: [] }));
         assert.equal((await runInCgroup(path, openForReading)).stdout, 'opened\n');
       });
     });
 
-    test('a program that the kernel refuses is an error that says why', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+    test('a BPF program that the kernel rejects is an error with the reason', { skip: !isV2 && 'cgroup v2 only' }, async () => {
       await withCgroup(async (path) => {
         const policy = { kind: 'listed', v1Allows: [], v2Program: Buffer.alloc(16) } as const;
         assert.throws(() => setDevices(facts, path, policy), /set the devices of cgroup .*: load a device program of 2 instructions.*EINVAL/);
@@ -252,7 +252,7 @@ describe(`cgroup v${facts.version}`, () => {
     const limitFile = isV2 ? 'memory.max' : 'memory.limit_in_bytes';
     const quota = (path: string): string => readValue(path, 'cpu', isV2 ? 'cpu.max' : 'cpu.cfs_quota_us').split(' ')[0] ?? '';
 
-    test('grows and shrinks the limits of a running container', async () => {
+    test('raises and lowers the limits of a running container', async () => {
       await withCgroup(async (path) => {
         let resources: Resources = { memoryLimitBytes: 32 * MiB, cpuQuotaUs: 50_000 };
         apply(path, resources);
@@ -271,7 +271,7 @@ describe(`cgroup v${facts.version}`, () => {
       });
     });
 
-    test('puts back what it wrote when a later value is refused', async () => {
+    test('restores earlier values when a later value is rejected', async () => {
       await withCgroup(async (path) => {
         const resources = { memoryLimitBytes: 32 * MiB, cpuQuotaUs: 50_000 };
         apply(path, resources);
@@ -286,7 +286,7 @@ describe(`cgroup v${facts.version}`, () => {
       });
     });
 
-    test('puts back an empty cpuset', { skip: !isV2 && 'cgroup v2 only' }, async () => {
+    test('restores an empty cpuset', { skip: !isV2 && 'cgroup v2 only' }, async () => {
       await withCgroup(async (path) => {
         const { writes } = planCgroupUpdate({}, { cpusetCpus: '0' }, facts, null);
         const bad: CgroupWrite = { controller: 'memory', file: 'memory.nonsense', value: '1', note: '' };
@@ -298,7 +298,7 @@ describe(`cgroup v${facts.version}`, () => {
       });
     });
 
-    test('passes over a missing file only where that is tolerated', async () => {
+    test('ignores a missing file only if this is tolerated', async () => {
       await withCgroup(async (path) => {
         const missing: CgroupWrite = { controller: 'pids', file: 'pids.nonsense', value: '1', note: '' };
         await updateCgroup(facts, path, [{ ...missing, tolerate: 'missing' }]);
@@ -309,10 +309,10 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  /** Children that keep forking, one with a session of its own, one that ignores what it can. */
+  /** Children that keep forking: one in a new session, one that ignores signals. */
   const forking =
     'for i in 1 2 3 4; do (trap "" TERM HUP INT; while :; do sleep 0.05; done) & done; setsid sh -c "while :; do sleep 0.05; done" & wait';
-  /** v1: the ways with and without a unified hierarchy beside it, for only that one has cgroup.kill. */
+  /** v1: with and without an additional unified hierarchy, because only that has cgroup.kill. */
   const ways: readonly CgroupFacts[] = facts.version === 2 || facts.unifiedRoot === null ? [facts] : [facts, { ...facts, unifiedRoot: null }];
 
   for (const way of ways) {
@@ -322,7 +322,7 @@ describe(`cgroup v${facts.version}`, () => {
       await withCgroup(async (path) => {
         const nested = `${path}/nested/deeper`;
         startInCgroup(path, forking, way);
-        await bed.until('the first have started', async () => (await processes(way, path)).length >= 6);
+        await bed.until('the first processes have started', async () => (await processes(way, path)).length >= 6);
         createCgroup(way, nested);
         startInCgroup(nested, forking, way);
         await bed.until('all have started', async () => (await processes(way, nested)).length >= 6 && (await processes(way, path)).length >= 12);
@@ -342,13 +342,13 @@ describe(`cgroup v${facts.version}`, () => {
       }, way);
     });
 
-    test(`${name} of an empty or absent cgroup finds nothing to do`, async () => {
+    test(`${name} of an empty or missing cgroup does nothing`, async () => {
       await withCgroup(async (path) => assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []), way);
       assert.deepEqual(await killCgroup(way, `${parent}/none`, killTimeoutMs), []);
     });
   }
 
-  test('freeze() stops a container where it is and thaw() lets it go on', async () => {
+  test('freeze() stops a container and thaw() resumes it', async () => {
     await withCgroup(async (path) => {
       let [ticks, isFrozen, lateTicks] = [0, false, 0];
       const child = startInCgroup(path, 'while :; do echo tick; sleep 0.02; done');
@@ -358,7 +358,7 @@ describe(`cgroup v${facts.version}`, () => {
       });
       await bed.until('it ticks', async () => ticks > 2);
       await freeze(facts, path, killTimeoutMs);
-      // What was in the pipe before is read first.
+      // First read what was already in the pipe.
       await sleep(100);
       isFrozen = true;
       await sleep(200);
@@ -370,7 +370,7 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('freeze() of an absent cgroup is refused, thaw() succeeds', async () => {
+  test('freeze() of a missing cgroup fails, thaw() succeeds', async () => {
     await assert.rejects(
       freeze(facts, `${parent}/none`, 1000),
       isFailure('FAILED_PRECONDITION', `freeze cgroup ${parent}/none: it does not exist, or the node has no freezer`),
@@ -378,7 +378,7 @@ describe(`cgroup v${facts.version}`, () => {
     thaw(facts, `${parent}/none`);
   });
 
-  test('removeCgroup() removes what the container made below, in any hierarchy, and succeeds again', async () => {
+  test('removeCgroup() removes cgroups created by the container in any hierarchy, and is idempotent', async () => {
     await withCgroup(async (path) => {
       for (const directory of cgroupDirectories(facts, path)) mkdirSync(`${directory}/one/two/three`, { recursive: true });
       await removeCgroup(facts, path);
@@ -387,14 +387,14 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('removeCgroup() of a cgroup in use fails within its time and names the process', async () => {
+  test('removeCgroup() of a cgroup in use fails after its timeout and names the process', async () => {
     await withCgroup(async (path) => {
       const pid = await startSleeper(path);
       await assert.rejects(removeCgroup(facts, path, 50), new RegExp(`remove cgroup ${path}: .* is still busy \\(EBUSY\\), processes ${pid}$`));
     });
   });
 
-  test('removeIfEmpty() leaves a parent that has cgroups, and removes it later', async () => {
+  test('removeIfEmpty() removes a parent only when it has no cgroups', async () => {
     await withCgroup(async (path) => {
       const pod = path.slice(0, path.lastIndexOf('/'));
       removeIfEmpty(facts, pod);
@@ -405,7 +405,7 @@ describe(`cgroup v${facts.version}`, () => {
     });
   });
 
-  test('the root and paths that climb are never touched', async () => {
+  test('the root cgroup and non-canonical paths are rejected', async () => {
     for (const path of ['/', '', '/a/..', '/a//b', 'a']) {
       assert.throws(() => createCgroup(facts, path), /invalid cgroup path/);
       await assert.rejects(removeCgroup(facts, path), /invalid cgroup path/);

@@ -1,6 +1,6 @@
 /**
- * Checkpoints of containers: archives that checkpointctl reads, made by the real criu where it works on this kernel; and all that can go wrong, with
- * programs in its place. BERTH_TEST_CRIU names another criu than the one of the node.
+ * Checkpoints of containers: archives that checkpointctl can read, created by CRIU if it works on this kernel; and failures, with fake programs in
+ * place of CRIU. BERTH_TEST_CRIU selects another CRIU than the installed one.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -18,7 +18,7 @@ import { processStartTime } from '../../src/sys/process/processes.ts';
 import { prepareCheckpointTool } from '../checkpoint-tool/prepare.ts';
 import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
-// criu looks for what TCP can on the loopback device.
+// CRIU probes TCP features on the loopback device.
 spawnSync('ip', ['link', 'set', 'lo', 'up']);
 const never = new AbortController().signal;
 const searchPath = process.env.PATH ?? '';
@@ -26,7 +26,7 @@ const real = await findCriu({ program: process.env.BERTH_TEST_CRIU ?? 'criu', se
 const hasCriu = 'lack' in real ? { skip: real.lack } : {};
 const tool = checkpointTool();
 
-/** Null where it can neither be found nor built. */
+/** Null if it can be neither found nor built. */
 function checkpointTool(): string | null {
   try {
     return prepareCheckpointTool();
@@ -41,7 +41,7 @@ before(async () => {
 });
 after(() => host.end());
 
-/** Counts into a file and on its output. */
+/** Counts in a file and on stdout. */
 const counting = 'i=0; while true; do i=$((i+1)); echo $i > /tmp/n; echo $i; sleep 0.1; done';
 
 async function start(changes: Partial<ContainerSpec> = {}, sandbox: Partial<SandboxSpec> = {}, script = counting): Promise<string> {
@@ -71,7 +71,7 @@ async function assertRuns(id: string): Promise<void> {
   }
 }
 
-/** The engine with something else in criu's place. */
+/** Returns the engine with another program in place of CRIU. */
 function withCriu(script: string): EngineDeps {
   const path = join(host.directory, `criu-${archives++}`);
   writeFileSync(path, `#!/bin/sh\n${script}\n`);
@@ -79,7 +79,7 @@ function withCriu(script: string): EngineDeps {
   return { ...host.deps, settings: { ...host.deps.settings, criu: { program: path, searchPath } } };
 }
 
-/** Fails so, leaves nothing, and the container runs on. */
+/** Asserts that the checkpoint fails with this error and leaves nothing behind, and that the container keeps running. */
 async function assertFails(
   deps: EngineDeps,
   id: string,
@@ -101,7 +101,7 @@ const volume = (containerPath: string, hostPath: string): ContainerSpec['mounts'
   ...{ wantsSelinuxRelabel: false, options: [] },
 });
 
-/** All that an archive holds, and the archive of changes in it. */
+/** Returns the entries of the archive, and of the archive of changed files in it. */
 function unpack(location: string): {
   readonly names: readonly string[];
   readonly changes: readonly string[];
@@ -116,7 +116,7 @@ function unpack(location: string): {
   return { names: readdirSync(directory).sort(), changes, read: (name) => readFileSync(join(directory, name), 'utf8') };
 }
 
-test('a running container is saved into an archive that checkpointctl reads, and runs on', hasCriu, async (context) => {
+test('the checkpoint of a running container can be read by checkpointctl, and the container keeps running', hasCriu, async (context) => {
   mkdirSync(join(host.directory, 'data'));
   const masked = { maskedPaths: ['/proc/kcore', '/proc/keys', '/proc/acpi', '/sys/firmware', '/masked'], readonlyPaths: ['/proc/sys', '/proc/bus'] };
   const id = await start(
@@ -124,10 +124,10 @@ test('a running container is saved into an archive that checkpointctl reads, and
       logPath: join(host.directory, 'logs/0.log'),
       mounts: [volume('/data', join(host.directory, 'data')), volume('/tmp/file', '/etc/hostname')],
       security: { ...security, ...masked, seccomp: { kind: 'runtime-default' } },
-      // No child that comes and goes: checkpointctl does not know zombies.
+      // No short-lived children: checkpointctl does not handle zombies.
     },
     {},
-    // Newer busybox shells have sleep as a builtin, which a freeze ends early.
+    // In newer busybox shells sleep is a builtin, which returns early after a freeze.
     'echo 1 > /tmp/n; exec sleep 1000',
   );
   for (let waits = 0; waits < 100 && (await run(id, 'cat /tmp/n || true')) === ''; waits += 1) await sleep(50);
@@ -159,7 +159,7 @@ test('a running container is saved into an archive that checkpointctl reads, and
   }
 });
 
-test('a container with a terminal, in a shared pid namespace, with an exec beside it, is saved too', hasCriu, async () => {
+test('a container with a terminal and an exec, in a shared pid namespace, can be checkpointed', hasCriu, async () => {
   const namespaces = { network: 'pod', ipc: 'pod', pid: 'pod' } as const;
   const id = await start({ hasTerminal: true, hasStdin: true, security: { ...security, namespaces } }, { namespaces });
   const exec = host.engine.execSync(id, ['sleep', '2'], 20_000, never);
@@ -171,27 +171,27 @@ test('a container with a terminal, in a shared pid namespace, with an exec besid
   assert.ok(unpack(location).names.includes('checkpoint'));
 });
 
-test('without criu a checkpoint says what is missing and what to do', async () => {
+test('without CRIU a checkpoint fails with what is missing and how to fix it', async () => {
   const id = await start();
   const settings = { ...host.deps.settings, criu: { program: 'criu-of-nowhere', searchPath } };
   await assertFails({ ...host.deps, settings }, id, 'FAILED_PRECONDITION', /criu-of-nowhere not found; install criu/);
   await assertRuns(id);
 });
 
-test('a criu that does not work on this kernel is named, with its own reason', async () => {
+test('if CRIU does not work on this kernel, the error contains its reason', async () => {
   const id = await start();
   const deps = withCriu('echo "Error (criu/vdso.c:381): vdso: Unexpected bounds" >&2; exit 1');
   await assertFails(deps, id, 'FAILED_PRECONDITION', /does not support kernel .*: vdso: Unexpected bounds; install a newer criu/);
 });
 
-test('a dump that fails says why, and the container runs on', async () => {
+test('a failed dump reports the reason, and the container keeps running', async () => {
   const id = await start();
   const deps = withCriu(`${checked}; exit 1`);
   await assertFails(deps, id, 'INTERNAL', /^checkpoint container main: criu: exit code 1$/);
   await assertRuns(id);
 });
 
-test('a location that is taken is left as it is', async () => {
+test('an existing file at the location is not overwritten', async () => {
   const id = await start();
   const location = newLocation();
   writeFileSync(location, 'mine');
@@ -200,7 +200,7 @@ test('a location that is taken is left as it is', async () => {
   await assertFails(withCriu(checked), id, 'FAILED_PRECONDITION', /create a file in .*ENOENT/, { location: '/nowhere/at/all.tar' });
 });
 
-test('what does not run cannot be saved', async () => {
+test('a container that is not running cannot be checkpointed', async () => {
   const id = await start({}, {}, 'exit 0');
   await host.deps.watches.of(id)?.exited;
   await assertFails(withCriu(checked), id, 'FAILED_PRECONDITION', /^checkpoint container main: the container is exited$/);
@@ -208,7 +208,7 @@ test('what does not run cannot be saved', async () => {
 
 const hanging = `${checked}; sleep 1000`;
 
-test('a checkpoint that is late, or whose caller has gone, ends criu, and the container runs on', async () => {
+test('a timeout or a cancelled call kills CRIU, and the container keeps running', async () => {
   const id = await start();
   await assertFails(withCriu(hanging), id, 'DEADLINE_EXCEEDED', /timeout after 1 s; the container keeps running$/, { timeoutMs: 1000 });
   await assertRuns(id);
@@ -218,7 +218,7 @@ test('a checkpoint that is late, or whose caller has gone, ends criu, and the co
   await assertRuns(id);
 });
 
-test('a container runs on at whatever moment criu is killed', hasCriu, async () => {
+test('a container keeps running whenever CRIU is killed', hasCriu, async () => {
   const id = await start();
   for (const delayMs of [150, 200, 250, 300, 350, 400, 500]) {
     const caller = new AbortController();
@@ -238,7 +238,7 @@ test('a container runs on at whatever moment criu is killed', hasCriu, async () 
 
 test('a stop does not wait for a checkpoint', async () => {
   const id = await start({}, {}, `trap 'exit 7' TERM; ${counting}`);
-  // The first process of a pid namespace is not told of a signal that it has no trap for yet.
+  // Pid 1 of a pid namespace does not receive signals without a handler.
   await assertRuns(id);
   const failure = assertFails(withCriu(hanging), id, 'FAILED_PRECONDITION', /the container was stopped$/);
   while (!existsSync(join(workDirOf(id), 'criu.json'))) await sleep(20);
@@ -247,7 +247,7 @@ test('a stop does not wait for a checkpoint', async () => {
   await failure;
 });
 
-test('a full disk ends a checkpoint with nothing left of it', hasCriu, async () => {
+test('a checkpoint on a full disk fails and leaves nothing behind', hasCriu, async () => {
   const id = await start();
   const full = join(host.directory, 'full');
   mkdirSync(full);
@@ -260,7 +260,7 @@ test('a full disk ends a checkpoint with nothing left of it', hasCriu, async () 
   await assertRuns(id);
 });
 
-test('what a daemon that died has left of a checkpoint is ended: criu, frost and files', async () => {
+test('recovery cleans up an interrupted checkpoint: CRIU, frozen cgroup and files', async () => {
   const id = await start();
   const view = host.engine.container(id);
   mkdirSync(join(workDirOf(id), 'checkpoint'), { recursive: true });

@@ -1,7 +1,7 @@
 /**
- * The network with Debian's plugins, in a network and mount namespace of the test's own.
+ * Pod networks with Debian's CNI plugins, in separate network and mount namespaces.
  *
- * What the plugins keep between pods (their iptables chains, the bridge) stays; everything of a pod must go.
+ * Resources that the plugins share between pods (iptables chains, the bridge) may stay; everything that belongs to a pod must be removed.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -20,7 +20,7 @@ function run(command: string, ...args: readonly string[]): string {
   return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
-/** Directories that plugins and ip(8) write to are empty ones of the test's own; they end with its mount namespace. */
+/** Mounts empty directories where plugins and ip(8) write. They disappear with the mount namespace. */
 before(() => {
   const addresses = (JSON.parse(run('ip', '-json', 'address')) as { addr_info: unknown[] }[]).flatMap((link) => link.addr_info);
   assert.deepEqual(addresses, [], 'needs network and mount namespaces of its own: unshare --net --mount');
@@ -38,7 +38,7 @@ function nodeWith(t: TestContext, conf: object | string): Node {
   writeFileSync(join(confDir, '10-net.conflist'), typeof conf === 'string' ? conf : JSON.stringify(conf));
   const open = async () => {
     const network = await createNetwork({ confDir, binDirs: [binDir, pluginDir], cacheDir, addTimeoutMs: 60_000, delTimeoutMs: 60_000 });
-    // One failing test must not fail the next.
+    // A failed test must not affect the next one.
     t.after(async () => {
       for (const id of await network.attachedSandboxIds()) await network.remove(id, never).catch(() => {});
       network.close();
@@ -55,7 +55,7 @@ function sandbox(t: TestContext, sandboxId: string, overrides: Partial<NetworkAt
   return { sandboxId, metadata, netnsPath: `/run/netns/${sandboxId}`, portMappings: [], annotations: {}, cgroupParent: '', ...overrides };
 }
 
-/** Answers `hello` on a port inside a sandbox, once somebody listens there. */
+/** Starts a server in a sandbox that sends `hello`, and waits until it listens. */
 async function serve(t: TestContext, sandboxId: string, port: number): Promise<void> {
   const server = spawn('ip', ['netns', 'exec', sandboxId, 'busybox', 'nc', '-ll', '-p', String(port), '-e', '/bin/echo', 'hello'], {
     stdio: 'ignore',
@@ -86,7 +86,7 @@ function interfaces(): readonly string[] {
   return (JSON.parse(run('ip', '-json', 'link')) as { ifname: string }[]).map((link) => link.ifname).sort();
 }
 
-/** Rules and interfaces, without counters and comments. */
+/** Returns iptables rules and interfaces, without counters and comments. */
 function state(): string {
   const rules = run('iptables-save')
     .split('\n')
@@ -94,7 +94,7 @@ function state(): string {
   return [...interfaces(), ...rules.map((line) => line.replace(/\[\d+:\d+\]/, ''))].join('\n');
 }
 
-/** The state without sandboxes, once the plugins have made what they keep between them: the bridge and the common chains. */
+/** Returns the state without sandboxes, after the plugins have created what all sandboxes share: the bridge and common chains. */
 async function restingState(t: TestContext): Promise<string> {
   const network = await nodeWith(t, everyPlugin).open();
   await network.add(sandbox(t, 'warm', exposed), never);
@@ -110,7 +110,7 @@ function leases(network: string): readonly string[] {
 
 const tuned = { 'net.ipv4.conf.eth0.arp_filter': '1' };
 
-/** Every plugin that berth promises to work with. */
+/** All plugins that berth supports. */
 const everyPlugin = {
   cniVersion: '1.0.0',
   name: 'every',
@@ -135,7 +135,7 @@ const exposed = {
   annotations: { 'kubernetes.io/ingress-bandwidth': '50M', 'kubernetes.io/egress-bandwidth': '50M' },
 } as const;
 
-test('two sandboxes reach each other and a host port answers, with every plugin; DEL leaves nothing of a sandbox', async (t) => {
+test('with all plugins, sandboxes reach each other and a host port is reachable; DEL leaves nothing behind', async (t) => {
   const empty = await restingState(t);
   const network = await nodeWith(t, everyPlugin).open();
   assert.equal(network.notReadyReason(), null);
@@ -151,7 +151,7 @@ test('two sandboxes reach each other and a host port answers, with every plugin;
   assert.equal(ask('127.0.0.1', 8080), 'hello');
   assert.match(run('tc', 'qdisc'), /tbf .* rate 50Mbit/);
   assert.equal(run('ip', 'netns', 'exec', 'second', 'cat', '/proc/sys/net/ipv4/conf/eth0/arp_filter').trim(), '1');
-  // Not of `second`: Debian's portmap looks for IPv6 chains of a sandbox that has no IPv6 address.
+  // Not for `second`: Debian's portmap searches for IPv6 chains even if the sandbox has no IPv6 address.
   await network.check('first', never);
 
   await network.remove('second', never);
@@ -165,20 +165,20 @@ test('two sandboxes reach each other and a host port answers, with every plugin;
   assert.deepEqual(await network.attachedSandboxIds(), []);
 });
 
-test('the default configuration works with the plugins of the distribution', async (t) => {
+test('the sample configuration works with the plugins of the distribution', async (t) => {
   const conf = readFileSync(join(repository, 'deploy/10-berth.conflist'), 'utf8');
   const network = await nodeWith(t, conf).open();
   const { ips } = await network.add(sandbox(t, 'default', exposed), never);
   assert.deepEqual(ips, ['10.206.0.2']);
   await serve(t, 'default', 80);
   assert.equal(ask('127.0.0.1', 8080), 'hello');
-  // A pod reaches itself through its own host port.
+  // A pod reaches itself through its host port (hairpin).
   assert.equal(ask('10.206.0.1', 8080, ['ip', 'netns', 'exec', 'default']), 'hello');
   await network.remove('default', never);
   assert.deepEqual(leases('berth'), []);
 });
 
-test('check() finds that an interface is gone', async (t) => {
+test('check() detects a missing interface', async (t) => {
   const network = await nodeWith(t, everyPlugin).open();
   await network.add(sandbox(t, 'checked'), never);
   run('ip', 'netns', 'exec', 'checked', 'ip', 'link', 'delete', 'eth0');
@@ -187,7 +187,7 @@ test('check() finds that an interface is gone', async (t) => {
   assert.deepEqual(leases('every'), []);
 });
 
-test('remove() gives the address back when the namespace is gone', async (t) => {
+test('remove() releases the address if the namespace is gone', async (t) => {
   const network = await nodeWith(t, everyPlugin).open();
   await network.add(sandbox(t, 'gone', exposed), never);
   run('ip', 'netns', 'delete', 'gone');
@@ -200,7 +200,7 @@ test('remove() gives the address back when the namespace is gone', async (t) => 
   );
 });
 
-test('an ADD that fails late leaves no interface, rule or lease', async (t) => {
+test('an ADD that fails in the last plugin leaves no interface, rule or lease', async (t) => {
   const taken = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'tuning', sysctl: { 'net.no.such.key': '1' } }] };
   const network = await nodeWith(t, taken).open();
   const empty = await restingState(t);
@@ -211,7 +211,7 @@ test('an ADD that fails late leaves no interface, rule or lease', async (t) => {
   assert.deepEqual(leases('every'), []);
 });
 
-test('a full address range is told in the words of the IPAM plugin', async (t) => {
+test('a full address range is reported with the message of the IPAM plugin', async (t) => {
   const ipam = { type: 'host-local', ranges: [[{ subnet: '10.208.0.0/30' }]] };
   const network = await nodeWith(t, { cniVersion: '1.0.0', name: 'tiny', plugins: [{ type: 'bridge', bridge: 'tiny0', ipam }] }).open();
   await network.add(sandbox(t, 'fits'), never);
@@ -222,7 +222,7 @@ test('a full address range is told in the words of the IPAM plugin', async (t) =
   assert.deepEqual(leases('tiny'), []);
 });
 
-test('a daemon killed during ADD has left enough on disk to detach', async (t) => {
+test('the next daemon can detach a sandbox whose ADD was interrupted by SIGKILL', async (t) => {
   const stalled = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'stall' }] };
   const node = nodeWith(t, stalled);
   const pidFile = join(node.binDir, 'stall.pid');
@@ -248,7 +248,7 @@ test('a daemon killed during ADD has left enough on disk to detach', async (t) =
   assert.deepEqual(leases('every'), []);
 });
 
-test('a changed configuration directory does not leak what the old one attached', async (t) => {
+test('sandboxes are detached with the old configuration after the configuration directory has changed', async (t) => {
   const node = nodeWith(t, everyPlugin);
   const request = sandbox(t, 'moved', exposed);
   const network = await node.open();

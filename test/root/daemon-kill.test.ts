@@ -1,5 +1,5 @@
 /**
- * The real daemon killed with SIGKILL, or told to end, while its pods run: they run on, nothing of them is lost, and all of them can be removed.
+ * Kills or terminates the daemon while pods are running: the pods keep running, nothing is lost, and all of them can be removed.
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
@@ -25,7 +25,7 @@ before(async () => {
   workspace = createWorkspace();
   daemon = await startDaemon(workspace);
   image = await pullSample(daemon.client);
-  // The plugins keep the bridge and their chains; after the first pod they have them.
+  // The bridge and the plugins' common chains stay after the first pod.
   const first = await runPod(daemon.client, 'first', workspace.directory, {
     port_mappings: [{ protocol: 'TCP', container_port: 80, host_port: 18100 }],
   });
@@ -38,7 +38,7 @@ after(async () => {
   await workspace.remove();
 });
 
-/** One test that fails must not fail the next. */
+/** A failed test must not affect the next one. */
 afterEach(async () => {
   if (!isBuilt) return;
   const { items } = await daemon.client.call<{ items: { id: string }[] }>('ListPodSandbox', {});
@@ -56,7 +56,7 @@ async function removePod({ id: pod_sandbox_id }: Pick<Pod, 'id'>): Promise<void>
   await daemon.client.call('RemovePodSandbox', { pod_sandbox_id });
 }
 
-/** Numbers its lines; as fast as it goes for a while, then a short rest. */
+/** Prints numbered lines as fast as possible, with short pauses. */
 const writer = 'i=0; while :; do echo "n $i"; i=$((i+1)); [ $((i % 100)) = 0 ] && usleep 20000; done';
 const waitFor = (name: string) => `while [ ! -e /go/${name} ]; do usleep 20000; done`;
 const numbers = (lines: readonly string[]) => lines.map((line) => Number(/^n (\d+)\r?$/.exec(line)?.[1] ?? Number.NaN));
@@ -67,7 +67,7 @@ function assertComplete(lines: readonly string[]): void {
   assert.deepEqual(found, [...found.keys()], 'each line is there, once and whole');
 }
 
-test('containers outlive a killed daemon with their logs, and what ended meanwhile is told as it was', options, async () => {
+test('containers and their logs survive a killed daemon, and exits without a daemon are reported correctly', options, async () => {
   const { client } = daemon;
   const go = join(workspace.directory, 'go');
   mkdirSync(go);
@@ -89,14 +89,14 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
   const before = new Map<string, Details>();
   for (const id of Object.values(ids)) before.set(id, await detailsOf(client, id));
   const identities = running.map((id) => before.get(id)?.pid as number).map((pid) => [pid, processStartTime(pid)] as const);
-  // A stop that waits while the daemon dies.
+  // A stop that is waiting when the daemon is killed.
   const stop = client.call('StopContainer', { container_id: ids.stubborn, timeout: '60' }).catch((error: Error) => error);
 
   const killedAtNs = nowNs();
   await restart('SIGKILL', async () => {
     for (const name of ['exit', 'oom']) writeFileSync(join(go, name), '');
     process.kill(before.get(ids.orphan)?.monitorPid as number, 'SIGKILL');
-    for (const id of [ids.seven, ids.greedy]) await eventually(`${id} ends`, () => existsSync(join(workspace.state, 'containers', id, 'exit.json')));
+    for (const id of [ids.seven, ids.greedy]) await eventually(`${id} exits`, () => existsSync(join(workspace.state, 'containers', id, 'exit.json')));
   });
   const restartedAtNs = nowNs();
 
@@ -139,7 +139,7 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
     const [current, old] = [join(directory, `${name}.log`), join(directory, `${name}.log.old`)];
     renameSync(current, old);
     await daemon.client.call('ReopenContainerLog', { container_id: id });
-    await eventually(`${name} writes on`, () => statSync(current).size > 10_000);
+    await eventually(`${name} continues to write`, () => statSync(current).size > 10_000);
     await daemon.client.call('StopContainer', { container_id: id, timeout: '0' });
     const lines = logLines(old, current);
     assertComplete(lines);
@@ -153,7 +153,7 @@ test('containers outlive a killed daemon with their logs, and what ended meanwhi
   assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
-test('after a restart resources can be changed, and a container whose monitor is killed is ended', options, async () => {
+test('after a restart resources can be changed, and a container whose monitor is killed becomes EXITED', options, async () => {
   const pod = await runPod(daemon.client, 'changed', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', 'sleep 1000');
   await restart();
@@ -170,14 +170,14 @@ test('after a restart resources can be changed, and a container whose monitor is
   await restart();
   assert.equal((await statusOf(daemon.client, id)).resources.linux.cpu_shares, '512');
   process.kill(monitorPid, 'SIGKILL');
-  await eventually('it is EXITED', async () => (await statusOf(daemon.client, id)).state === 'CONTAINER_EXITED');
+  await eventually('the container is EXITED', async () => (await statusOf(daemon.client, id)).state === 'CONTAINER_EXITED');
   const { exit_code, reason } = await statusOf(daemon.client, id);
   assert.deepEqual([exit_code, reason, processStartTime(pid)], [255, 'Unknown', null]);
   await removePod(pod);
   assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
-test('what a pod may take in all is kept over a restart, and shown', options, async () => {
+test('the resources of a pod survive a restart and are shown', options, async () => {
   const pod = await runPod(daemon.client, 'resized', workspace.directory);
   const update = (values: object) => daemon.client.call('UpdatePodSandboxResources', { pod_sandbox_id: pod.id, ...values });
   await update({ overhead: { cpu_shares: '10' }, resources: { memory_limit_in_bytes: '1048576' } });
@@ -189,12 +189,12 @@ test('what a pod may take in all is kept over a restart, and shown', options, as
   await removePod(pod);
 });
 
-test('SIGTERM waits for the calls in flight, and leaves containers running', options, async () => {
+test('SIGTERM waits for calls in progress, and leaves containers running', options, async () => {
   const pod = await runPod(daemon.client, 'drained', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', writer);
   const { pid } = await detailsOf(daemon.client, id);
   const answer = exec(daemon.client, id, 'sh', '-c', 'echo begun >/begun; sleep 1; echo done');
-  await eventually('the call is in flight', () =>
+  await eventually('the call is in progress', () =>
     exec(daemon.client, id, 'cat', '/begun').then(
       () => true,
       () => false,
@@ -210,7 +210,7 @@ test('SIGTERM waits for the calls in flight, and leaves containers running', opt
   assert.deepEqual(await findLeftovers(workspace, daemon), leftoversBefore);
 });
 
-test('a second daemon is refused where another works, and changes nothing', options, async () => {
+test('a second daemon on the same directories or socket fails to start and changes nothing', options, async () => {
   const pod = await runPod(daemon.client, 'kept', workspace.directory);
   const id = await runContainer(daemon.client, pod, image, 'main', 'sleep 1000');
   const elsewhere = (name: string) => join(workspace.directory, `other-${name}`);

@@ -1,5 +1,5 @@
 /**
- * Project quotas: on file systems of their own that have them, ext4 and xfs, and on one that has none.
+ * Project quotas on ext4 and xfs, and on a file system without them.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -19,7 +19,7 @@ const kinds = {
   xfs: { make: ['mkfs.xfs', '-q'], module: 'xfs' },
 } as const;
 
-/** Mounts a new file system with project quotas. @returns why it cannot. */
+/** Mounts a new file system with project quotas. @returns why it cannot be mounted. */
 function mountWithQuotas(kind: keyof typeof kinds): string | undefined {
   const [image, mount] = [join(place, `${kind}.img`), join(place, kind)];
   const { make, module } = kinds[kind];
@@ -66,7 +66,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       if (lacks === undefined) execFileSync('umount', ['-l', mount]);
     });
 
-    test('a container cannot write more than its limit, and another is not held by it', async () => {
+    test('a container cannot write more than its limit, and other containers are not affected', async () => {
       const host = await startEngine(undefined, mkdtempSync(join(mount, 'engine-')));
       try {
         const limited = await start(host, { 'io.berth.disk-limit': '10Mi' });
@@ -86,7 +86,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       }
     });
 
-    test('what a container takes is known at once, and is what its directory has', async () => {
+    test('the usage of a container is known immediately and equals the size of its directory', async () => {
       const host = await startEngine(undefined, mkdtempSync(join(mount, 'engine-')));
       try {
         const id = await start(host);
@@ -95,7 +95,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
         execFileSync('sync', ['-f', mount]);
         const after = await statsOf(host, id);
         assert.ok(after.bytes - before.bytes >= 3 * MiB && after.bytes - before.bytes < 4 * MiB, `${after.bytes - before.bytes}`);
-        // The file, fifty more, and /tmp, which is copied up.
+        // The file, fifty others, and /tmp, which is copied up.
         assert.equal(after.inodes - before.inodes, 52);
         const walked = execFileSync('du', ['-s', '-B1', directoryOf(host, id)], { encoding: 'utf8' });
         assert.equal(after.bytes, Number(walked.split('\t')[0]));
@@ -104,7 +104,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       }
     });
 
-    test('a project is of one container, outlives the daemon, and is free after the removal', async () => {
+    test('a project id belongs to one container, survives the daemon, and is released by the removal', async () => {
       const directory = mkdtempSync(join(mount, 'engine-'));
       const host = await startEngine(undefined, directory);
       const fd = openSync(mount, 'r');
@@ -121,7 +121,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       restarted.deps.rootfs.create('later', []);
       assert.ok(!projects.includes(projectOf(directoryOf(host, 'later'))));
       await restarted.deps.rootfs.remove('later');
-      // Another daemon on the same file system.
+      // A second daemon on the same file system.
       const other = await startEngine(undefined, mkdtempSync(join(mount, 'engine-')));
       const theirs = projectOf(directoryOf(other, await start(other)));
       assert.ok(!projects.includes(theirs));
@@ -130,7 +130,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
       restarted.deps.oomKills.close();
       await host.end();
       for (const project of [...projects, theirs]) {
-        // xfs frees in the background what was removed.
+        // xfs frees removed files in the background.
         for (let waits = 0; waits < 500 && readProject(fd, project).inodes > 0; waits += 1) await sleep(20);
         assert.deepEqual(readProject(fd, project), { bytes: 0, inodes: 0, limitBytes: 0 });
       }
@@ -141,7 +141,7 @@ for (const kind of ['ext4', 'xfs'] as const) {
   });
 }
 
-test('without project quotas a limit is refused, with what to do, and nothing of the container stays', async () => {
+test('without project quotas a limit is rejected with a fix, and nothing of the container remains', async () => {
   const host = await startEngine();
   try {
     const refused = start(host, { 'disk-limit.io.berth/main': '10Mi' });

@@ -1,5 +1,5 @@
 /**
- * The engine's tests again, with roots by fuse-overlayfs.
+ * Repeats the engine's tests with the fuse-overlayfs snapshotter.
  */
 process.env.BERTH_SNAPSHOTTER = 'fuse-overlayfs';
 await import('./engine.test.ts');

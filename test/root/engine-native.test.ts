@@ -1,5 +1,5 @@
 /**
- * The engine's tests again, with roots that are copies instead of overlays.
+ * Repeats the engine's tests with the native snapshotter, which copies layers.
  */
 process.env.BERTH_SNAPSHOTTER = 'native';
 await import('./engine.test.ts');

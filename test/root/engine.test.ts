@@ -1,4 +1,4 @@
-/** Containers through the engine's functions: what a process sees of its root, namespaces, user and limits, and what is left when it has gone. */
+/** Containers through the engine's functions: root file system, namespaces, user and limits of a process, and leftovers after its removal. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import {
@@ -33,7 +33,7 @@ after(async () => {
   assert.deepEqual(findTraces(), traces, 'nothing is left');
 });
 
-/** Mounts, cgroups and open files of this process: what a leak would show in. */
+/** Returns mounts, cgroups and open files of this process, to detect leaks. */
 function findTraces(): string[] {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup').filter(
@@ -57,7 +57,7 @@ async function run(id: string, script: string): Promise<string> {
   return stdout.toString();
 }
 
-/** A container's whole output, once it has ended. */
+/** Runs a container until it exits. @returns its output. */
 async function output(spec: ContainerSpec, sandbox: Partial<SandboxSpec> = {}): Promise<string> {
   const logPath = join(host.directory, 'logs', `${Math.random()}`, '0.log');
   const { id } = await start({ ...spec, logPath }, sandbox);
@@ -65,7 +65,7 @@ async function output(spec: ContainerSpec, sandbox: Partial<SandboxSpec> = {}): 
   return readFileSync(logPath, 'utf8').replace(/^\S+ \S+ [FP] /gm, '');
 }
 
-test('startContainer() gives a process its own pid, mount, net, ipc and uts namespaces', async () => {
+test('startContainer() creates pid, mount, net, ipc and uts namespaces', async () => {
   const { id } = await start(idle());
   const inside = await run(id, 'ls -l /proc/self/ns');
   for (const kind of ['pid', 'mnt', 'net', 'ipc', 'uts']) {
@@ -100,7 +100,7 @@ test('a shared pid namespace has a reaper as pid 1, and ends with the sandbox', 
   assert.equal(isAlive(reaper.pid, reaper.startTime), false);
 });
 
-test('pid modes node and target join those namespaces', async () => {
+test('the pid modes node and target join the respective namespace', async () => {
   const { id, sandboxId } = await start(idle());
   const node = { ...security, namespaces: { ...security.namespaces, pid: 'node' } } as const;
   const target = { ...security, namespaces: { ...security.namespaces, pid: 'target', targetId: id } } as const;
@@ -113,7 +113,7 @@ test('pid modes node and target join those namespaces', async () => {
   assert.equal(await add('host', node), `${statSync('/proc/self/ns/pid').ino}\n`);
 });
 
-test('user, groups and home come from the image, and bounding capabilities go with drop ALL', async () => {
+test('user, groups and home come from the image, and drop ALL clears the bounding capabilities', async () => {
   const user = { username: 'web', supplementalGroups: [3000], groupsPolicy: 'merge' } as const;
   const text = await output(
     containerSpec(['sh', '-c', 'id; echo $HOME; grep CapBnd /proc/self/status'], { security: { ...security, user, dropCapabilities: ['ALL'] } }),
@@ -123,13 +123,13 @@ test('user, groups and home come from the image, and bounding capabilities go wi
   assert.match(text, /CapBnd:\t0000000000000000/);
 });
 
-test('ambient capabilities reach a program of another user', async () => {
+test('ambient capabilities apply to a program of a non-root user', async () => {
   const user = { uid: 1000, supplementalGroups: [], groupsPolicy: 'merge' } as const;
   const spec = { ...security, user, addAmbientCapabilities: ['NET_BIND_SERVICE'] };
   assert.match(await output(containerSpec(['grep', 'CapEff', '/proc/self/status'], { security: spec })), /CapEff:\t0000000000000400/);
 });
 
-test('no_new_privs, seccomp and a privileged container are as asked', async () => {
+test('no_new_privs, seccomp and privileged mode are applied', async () => {
   const status = (changes: Partial<typeof security>) =>
     output(containerSpec(['grep', '-E', 'NoNewPrivs|Seccomp:', '/proc/self/status'], { security: { ...security, ...changes } }), {
       isPrivileged: true,
@@ -139,7 +139,7 @@ test('no_new_privs, seccomp and a privileged container are as asked', async () =
   assert.equal(await status({ isPrivileged: true, seccomp: { kind: 'runtime-default' } }), 'NoNewPrivs:\t0\nSeccomp:\t0\n');
 });
 
-test('a read-only root refuses writes, and volumes, declared volumes and /dev/shm take them', async () => {
+test('a read-only root cannot be written; volumes, declared volumes and /dev/shm can', async () => {
   const volume = join(host.directory, 'volume');
   mkdirSync(volume);
   const mount = {
@@ -160,14 +160,14 @@ test('a read-only root refuses writes, and volumes, declared volumes and /dev/sh
   assert.ok(existsSync(join(volume, 'a')));
 });
 
-test('masked paths are empty, read-only paths refuse writes', async () => {
+test('masked paths are empty, read-only paths cannot be written', async () => {
   const paths = { maskedPaths: ['/masked', '/proc/version', '/etc/passwd', '/not/there'], readonlyPaths: ['/proc/sys', '/tmp'] };
   const { id } = await start(idle({ security: { ...security, ...paths } }));
   assert.equal(await run(id, 'ls /masked; cat /etc/passwd /proc/version'), '');
   await run(id, '! touch /masked/x 2>/dev/null; ! touch /tmp/x 2>/dev/null; ! echo 1 2>/dev/null > /proc/sys/kernel/hostname');
 });
 
-test("a link in the image does not lead a mount out of the container's root", async () => {
+test("a symlink in the image cannot redirect a mount outside the container's root", async () => {
   const layer = host.image.layerDirs[0] as string;
   symlinkSync(host.directory, join(layer, 'escape'));
   symlinkSync('/proc/self/root', join(layer, 'magic'));
@@ -186,7 +186,7 @@ test("a link in the image does not lead a mount out of the container's root", as
     }) as const;
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const id = await host.engine.createContainer(sandboxId, idle({ mounts: [at('/escape/target')] }), host.image);
-  // The link points at a directory that the container does not have: it gets one, and nothing is made on the host.
+  // The symlink points to a missing directory: it is created in the container, not on the host.
   await host.engine.startContainer(id);
   assert.equal(await run(id, `ls /escape/target ${host.directory}/target`), `/escape/target:\nseen\n\n${host.directory}/target:\nseen\n`);
   assert.equal(existsSync(join(host.directory, 'target')), false);
@@ -205,7 +205,7 @@ const volume = (hostPath: string, containerPath: string): ContainerSpec['mounts'
   options: [],
 });
 
-/** The test's image with one layer more. */
+/** Returns the test image with an additional layer. */
 function imageWith(fill: (layer: string) => void): ContainerImage {
   const layer = mkdtempSync(join(host.directory, 'layer-'));
   fill(layer);
@@ -219,7 +219,7 @@ async function startFrom(image: ContainerImage, changes: Partial<ContainerSpec>)
   return id;
 }
 
-test('where an image has a link to what is not there, it is made there: files of the sandbox, volumes, the working directory', async () => {
+test('the missing target of a dangling symlink is created for files of the sandbox, volumes and the working directory', async () => {
   const image = imageWith((layer) => {
     mkdirSync(join(layer, 'etc'));
     mkdirSync(join(layer, 'var'));
@@ -229,7 +229,7 @@ test('where an image has a link to what is not there, it is made there: files of
   });
   const source = mkdtempSync(join(host.directory, 'volume-'));
   writeFileSync(join(source, 'seen'), '');
-  // Shallower than the place of the link's end: it is there before.
+  // Mounted first, because it has fewer path components than the target of the link.
   const mounts = [volume(source, '/var/gone/v'), volume(mkdtempSync(join(host.directory, 'run-')), '/run')];
   const id = await startFrom(image, { mounts, workingDir: '/var/gone/w' });
   assert.equal(
@@ -239,14 +239,14 @@ test('where an image has a link to what is not there, it is made there: files of
   await assert.rejects(startFrom(image, { workingDir: '/loop/x' }), /ELOOP/);
 });
 
-test('an image whose /proc or /sys is no directory is refused', async () => {
+test('an image whose /proc or /sys is not a directory is rejected', async () => {
   const linked = imageWith((layer) => symlinkSync('/tmp', join(layer, 'proc')));
   await assert.rejects(startFrom(linked, {}), /mount on \/proc: it is a symbolic link/);
   const file = imageWith((layer) => writeFileSync(join(layer, 'sys'), ''));
   await assert.rejects(startFrom(file, {}), /mount on \/sys: it is a file/);
 });
 
-test('a device that is a volume, or lies in one, is the volume’s, and nothing is made or removed in it', async () => {
+test('a device path on or below a volume is left to the volume, in which nothing is created or removed', async () => {
   const devices = join(host.directory, 'devices');
   mkdirSync(join(devices, 'net'), { recursive: true });
   for (const [name, minor] of [
@@ -261,14 +261,14 @@ test('a device that is a volume, or lies in one, is the volume’s, and nothing 
     devices: [{ ...asked, containerPath: '/dev/zero' }, asked],
   });
   assert.equal(await run(id, "stat -c '%t,%T' /dev/random /dev/zero /dev/net/tun /dev/net/zero"), '1,9\n1,7\n1,3\n1,5\n');
-  // All of the host's, but not into a volume that is the host's /dev or a copy of it.
+  // Privileged: all host devices, but not in a volume that is the host's /dev or a copy of it.
   const privileged = { ...security, isPrivileged: true };
   const all = await startFrom(host.image, { mounts: [volume(devices, '/dev')], security: privileged });
   assert.equal(await run(all, 'ls /dev/net'), 'tun\nzero\n');
   assert.deepEqual([readdirSync(devices).sort(), statSync(join(devices, 'full')).ino], [['full', 'net'], before]);
 });
 
-test('a volume’s missing source is made at create, and missed at start', async () => {
+test('a missing volume source is created by CreateContainer, and is an error in StartContainer', async () => {
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const source = join(host.directory, 'made');
   const id = await host.engine.createContainer(sandboxId, idle({ mounts: [volume(source, '/v')] }), host.image);
@@ -277,7 +277,7 @@ test('a volume’s missing source is made at create, and missed at start', async
   assert.equal(existsSync(source), false);
 });
 
-test('a file and a directory are not mounted on each other, and the error says so', async () => {
+test('mounting a file on a directory or a directory on a file is an error', async () => {
   const file = join(host.directory, 'file');
   writeFileSync(file, '');
   await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), {
@@ -286,7 +286,7 @@ test('a file and a directory are not mounted on each other, and the error says s
   });
 });
 
-test('what cannot run is refused with the step and the reason, at create when it can be known', async () => {
+test('errors name the step and the reason, and are returned by CreateContainer if possible', async () => {
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const create = (name: string, changes: Partial<ContainerSpec>, command = ['sleep', '1']) =>
     host.engine.createContainer(sandboxId, containerSpec(command, { metadata: { name, attempt: 0 }, ...changes }), host.image);
@@ -311,7 +311,7 @@ test('what cannot run is refused with the step and the reason, at create when it
   assert.deepEqual([status.exitCode, status.reason], [128, 'StartError']);
 });
 
-test('stopContainer() sends the stop signal, then kills; the status says how it ended', async () => {
+test('stopContainer() sends the stop signal, then SIGKILL; the status has the exit code', async () => {
   const trap = (signal: string, code: number) =>
     containerSpec(['sh', '-c', `trap 'exit ${code}' ${signal}; echo ready; while :; do sleep 0.1; done`]);
   const { id } = await start({ ...trap('USR1', 7), stopSignal: 'SIGUSR1', logPath: join(host.directory, 'logs/trap.log') });
@@ -325,7 +325,7 @@ test('stopContainer() sends the stop signal, then kills; the status says how it 
   await host.engine.stopContainer(deaf.id, 100);
 });
 
-test('execSync() gives output and code, ends all of it at the timeout, and does not wait for what it leaves behind', async () => {
+test('execSync() returns output and exit code, kills all processes at the timeout, and does not wait for background processes', async () => {
   const { id } = await start(idle());
   const result = await host.engine.execSync(id, ['sh', '-c', 'echo out; echo err >&2; exit 3'], 0, never);
   assert.deepEqual([String(result.stdout), String(result.stderr), result.exitCode], ['out\n', 'err\n', 3]);
@@ -337,7 +337,7 @@ test('execSync() gives output and code, ends all of it at the timeout, and does 
   assert.ok(large.stdout.length <= 8 * 1024 * 1024 && large.stdout.length > 7 * 1024 * 1024);
 });
 
-test('a call that is repeated while it runs, or after, gets the same object', async () => {
+test('a repeated call returns the same object, during the first call or after it', async () => {
   const spec = sandboxSpec();
   const [first, second] = await Promise.all([host.engine.runSandbox(spec), host.engine.runSandbox(spec)]);
   assert.equal(first, second);
@@ -346,7 +346,7 @@ test('a call that is repeated while it runs, or after, gets the same object', as
   assert.equal(one, two);
 });
 
-test('stop and remove of what is not there succeed, and are the same twice', async () => {
+test('stop and remove are idempotent and succeed for missing objects', async () => {
   const { id, sandboxId } = await start(idle());
   await Promise.all([host.engine.removeContainer(id), host.engine.removeContainer(id)]);
   assert.throws(() => host.engine.container(id), { code: 'NOT_FOUND' });
@@ -358,7 +358,7 @@ test('stop and remove of what is not there succeed, and are the same twice', asy
   await host.engine.removeSandbox('0'.repeat(64));
 });
 
-test('sysctls are set in the sandbox, and a bad one fails it with nothing left', async () => {
+test('sysctls are set in the sandbox, and an invalid one fails without leftovers', async () => {
   const { id } = await start(idle(), { sysctls: { 'kernel.shm_rmid_forced': '1', 'net.ipv4.ip_forward': '1' } });
   assert.equal(await run(id, 'cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward'), '1\n1\n');
   const count = host.engine.sandboxes().length;
@@ -374,7 +374,7 @@ test('a terminal is the container’s stdin, stdout, stderr and console', async 
   assert.match(text, /136,/);
 });
 
-test('privileged: host devices, writable /sys, all capabilities the daemon has', async () => {
+test('privileged: host devices, writable /sys, all capabilities of the daemon', async () => {
   const { id } = await start(idle({ security: { ...security, isPrivileged: true } }), { isPrivileged: true });
   const held = /^CapBnd:.*$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[0] as string;
   assert.ok((await run(id, 'cat /proc/1/status')).includes(held));
@@ -393,7 +393,7 @@ test('an OOM kill is reported as such', async () => {
   assert.deepEqual([status.exitCode, status.reason], [137, 'OOMKilled']);
 });
 
-test('resources that the cgroup has are in force and shown, though the disk does not take them', async () => {
+test('updated resources are applied and shown even if they cannot be written to disk', async () => {
   const { id } = await start(idle({ resources: { cpuShares: 512 } }));
   const directory = host.deps.store.containers.directory(id);
   execFileSync('mount', ['--bind', directory, directory]);
@@ -407,7 +407,7 @@ test('resources that the cgroup has are in force and shown, though the disk does
   await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /invalid command: its name is missing or empty/);
 });
 
-test('an image that cannot have a volume at its place is refused when the container is created', async () => {
+test('CreateContainer rejects an image in which a volume cannot be mounted at its path', async () => {
   const layer = mkdtempSync(join(host.directory, 'faulty-'));
   writeFileSync(join(layer, 'file'), '');
   symlinkSync('circle', join(layer, 'circle'));
@@ -432,7 +432,7 @@ test('an image that cannot have a volume at its place is refused when the contai
   await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mount on \/file: it is a file/));
   await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mount on \/etc: it is a directory/));
   await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mount on \/circle\/x: too many levels of symbolic links/));
-  // Below another mount, also by a link, it is not the image's.
+  // A path below another mount, also through a symlink, does not depend on the image.
   const empty = join(host.directory, 'empty-volume');
   mkdirSync(empty);
   const id = await create({ ...readonly, mounts: [mount('/mounted', empty), mount('/link/sub'), mount('/mounted/sub/sub')] }, ['/mounted/sub']);

@@ -1,4 +1,4 @@
-/** Events through the engine's functions: what is told while pods come and go, and in which order. */
+/** Container events through the engine's functions: their content and order. */
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { podSandboxStatus } from '../../src/cri/rpc/sandbox/pod-sandbox-status.ts';
@@ -13,7 +13,7 @@ before(async () => {
 });
 after(() => host.end());
 
-/** Collects what a listener is told, until it is stopped. */
+/** Collects the events of a listener until it is stopped. */
 function collect(): { stop: () => Promise<LifeEvent[]> } {
   const controller = new AbortController();
   const told: LifeEvent[] = [];
@@ -40,7 +40,7 @@ async function livePod(command: readonly string[]): Promise<{ sandboxId: string;
 
 const steps = (told: readonly LifeEvent[], id: string): string[] => told.filter((event) => event.id === id).map(({ kind }) => kind);
 
-test('a container that ends by itself is told of after its status says EXITED, with its exit code', async () => {
+test('the stopped event of a container has its exit code and is sent after its status is EXITED', async () => {
   const listener = collect();
   const { sandboxId, id } = await livePod(['sh', '-c', 'exit 7']);
   await host.deps.watches.of(id)?.exited;
@@ -53,7 +53,7 @@ test('a container that ends by itself is told of after its status says EXITED, w
   assert.deepEqual([containerState(view.status), view.status.exitCode], ['exited', 7]);
 });
 
-test('each pod is told of completely and in order while many come and go', async () => {
+test('the events of each pod are complete and ordered while many pods are created and removed', async () => {
   const [first, second] = [collect(), collect()];
   const pods = await Promise.all(
     Array.from({ length: 8 }, async () => {
@@ -88,7 +88,7 @@ test('each pod is told of completely and in order while many come and go', async
   }
 });
 
-test('a status that is newer than an event never shows less than the event told', async () => {
+test('a status that is read after an event is never older than the event', async () => {
   const listener = collect();
   const deps = { engine: host.engine, nowNs: host.deps.clock.nowNs };
   const answers: { readonly timestamp?: string | undefined; readonly states: ReadonlyMap<string, string> }[] = [];
@@ -128,7 +128,7 @@ test('a status that is newer than an event never shows less than the event told'
   }
 });
 
-test('a sandbox is stopped in the event that says so', async () => {
+test('the stopped event of a sandbox contains a stopped sandbox', async () => {
   const listener = collect();
   const { sandboxId } = await livePod(['sleep', '1000']);
   await host.engine.stopSandbox(sandboxId);
@@ -141,7 +141,7 @@ test('a sandbox is stopped in the event that says so', async () => {
   );
 });
 
-test('a container that cannot start is told of as stopped, and never as started', async () => {
+test('a container that fails to start has a stopped event, but no started event', async () => {
   const listener = collect();
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const id = await host.engine.createContainer(sandboxId, containerSpec(['/no/such/program']), host.image);

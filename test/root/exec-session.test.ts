@@ -1,4 +1,4 @@
-/** Programs beside a container's own, with somebody to talk to: streams, terminals, volume, and both kinds of going away. */
+/** Interactive exec sessions: streams, terminals, large amounts of data, and the end of the program or of the client. */
 import assert from 'node:assert/strict';
 import { readdirSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,22 +23,22 @@ before(async () => {
   fds = openFds();
 });
 after(async () => {
-  // As the streaming server does: nobody reads what is left.
+  // As the streaming server does when the client has disconnected.
   for (const session of sessions) session.abandon();
   for (let tries = 0; tries < 100 && openFds() > fds; tries++) await sleep(20);
   const left = openFds();
   await host.end();
-  assert.ok(left <= fds, `${left} files are open, ${fds} before`);
+  assert.ok(left <= fds, `${left} open files, ${fds} before`);
 });
 
-/** Pipes, terminals and sockets of this process. */
+/** Returns the number of open pipes, terminals and sockets of this process. */
 const openFds = (): number => readdirSync('/proc/self/fd').filter((fd) => /^(pipe|socket):|ptmx$/.test(linkOf(fd))).length;
 
 function linkOf(fd: string): string {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`);
   } catch {
-    // That of the directory itself.
+    // The descriptor of the directory itself is closed.
     return '';
   }
 }
@@ -63,7 +63,7 @@ async function text(stream: Readable | undefined): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-/** Reads until the pattern has come. */
+/** Reads until the output matches the pattern. */
 async function expectOutput(stream: Readable, pattern: RegExp): Promise<string> {
   let seen = '';
   for (;;) {
@@ -87,29 +87,29 @@ async function untilGone(container: string, pattern: RegExp): Promise<void> {
   assert.fail(`still there: ${await processesIn(container)}`);
 }
 
-test('exec() gives stdin, takes stdout and stderr apart, and tells the exit code', async () => {
+test('exec() connects stdin, separate stdout and stderr, and returns the exit code', async () => {
   const session = await exec('read line; echo "got $line"; echo error >&2; exit 42');
   session.stdin?.end('hello\n');
   const [out, err, exit] = await Promise.all([text(session.stdout), text(session.stderr), session.exited]);
   assert.deepEqual([out, err, exit.exitCode], ['got hello\n', 'error\n', 42]);
 });
 
-test('streams that nobody wants are /dev/null', async () => {
+test('streams that are not requested are /dev/null', async () => {
   const session = await exec('cat; echo out; echo err >&2; exit 3', { tty: false, stdin: false, stdout: false, stderr: true });
   assert.deepEqual([session.stdin, session.stdout], [undefined, undefined]);
   assert.equal(await text(session.stderr), 'err\n');
   assert.equal((await session.exited).exitCode, 3);
 });
 
-test('the end of the client’s input is the end of the program’s', async () => {
+test('the end of the client’s input closes the program’s stdin', async () => {
   const session = await exec('cat; echo end');
   session.stdin?.write('some');
   session.stdin?.end(' text ');
   assert.equal(await text(session.stdout), 'some text end\n');
 });
 
-test('a gigabyte each way arrives intact, and the daemon does not grow', async () => {
-  // In a process with the flags of the daemon, for they decide how much garbage may lie about.
+test('1 GiB arrives intact in each direction, and the memory of the daemon does not grow', async () => {
+  // In a process with the daemon's Node flags, because they determine how much garbage may accumulate.
   const { stdout, stderr, exitCode } = await runProgram({
     path: process.execPath,
     argv: ['node', '--max-semi-space-size=1', join(import.meta.dirname, 'support/echo-through-exec.ts')],
@@ -124,17 +124,17 @@ test('a gigabyte each way arrives intact, and the daemon does not grow', async (
   assert.ok(growthBytes < 20 * 1024 * 1024, `grew by ${growthBytes >> 20} MiB`);
 });
 
-test('a reader that does not read stops the program, and loses nothing', async () => {
+test('a client that does not read blocks the program and loses nothing', async () => {
   const session = await exec('dd if=/dev/zero bs=64k count=160 2>/dev/null; echo done >&2');
   await sleep(300);
-  assert.equal(session.stderr?.read(), null, 'it waits for its reader');
+  assert.equal(session.stderr?.read(), null, 'the program is blocked');
   let bytes = 0;
   for await (const chunk of session.stdout as Readable) bytes += (chunk as Buffer).length;
   assert.equal(bytes, 160 * 65536);
   assert.equal(await text(session.stderr), 'done\n');
 });
 
-test('input that the program does not read any more is no failure', async () => {
+test('input after the program has closed stdin is not an error', async () => {
   const session = await exec('exec <&-; echo closed; sleep 0.3; exit 5');
   const stdin = session.stdin as Writable;
   stdin.on('error', () => {});
@@ -143,7 +143,7 @@ test('input that the program does not read any more is no failure', async () => 
   assert.equal((await session.exited).exitCode, 5);
 });
 
-test('what is left in the background does not hold the session, even when it writes on', async () => {
+test('background processes do not keep the session open, even if they write output', async () => {
   const quiet = await exec('sleep 600 & echo main; exit 6');
   assert.equal(await text(quiet.stdout), 'main\n');
   assert.equal((await quiet.exited).exitCode, 6);
@@ -155,7 +155,7 @@ test('what is left in the background does not hold the session, even when it wri
   assert.equal((await inTerminal.exited).exitCode, 8);
 });
 
-test('a terminal is the program’s own, has the size of the client’s window, and turns ^C into a signal', async () => {
+test('a terminal is the controlling terminal, has the size of the client’s window, and turns ^C into a signal', async () => {
   const session = await exec('trap "stty size" WINCH; tty; test -t 0 && test -t 2 && echo all; echo $TERM; while :; do sleep 0.1; done', terminal);
   const stdout = session.stdout as Readable;
   assert.match(await expectOutput(stdout, /xterm\r\n/), /^\/dev\/pts\/\d+\r\nall\r\nxterm\r\n$/);
@@ -165,7 +165,7 @@ test('a terminal is the program’s own, has the size of the client’s window, 
   assert.equal((await session.exited).exitCode, 130);
 });
 
-test('a terminal echoes, and hands on all that was written before the end', async () => {
+test('a terminal echoes input, and delivers all output before the exit', async () => {
   const session = await exec('read line; seq 1 20000; exit 9', terminal);
   session.stdin?.write('go\n');
   const lines = (await text(session.stdout)).split('\r\n');
@@ -173,14 +173,14 @@ test('a terminal echoes, and hands on all that was written before the end', asyn
   assert.equal((await session.exited).exitCode, 9);
 });
 
-test('a container’s command that is not there is an error, with a terminal too', async () => {
+test('a missing command is an error, with a terminal too', async () => {
   for (const wanted of [pipes, terminal])
     await assert.rejects(host.engine.exec(id, { argv: ['/bin/none'], ...wanted }), { code: 'FAILED_PRECONDITION', message: /\/bin\/none/ });
   const other = await host.engine.createContainer(await host.engine.runSandbox(sandboxSpec()), containerSpec(['sleep', '1']), host.image);
   await assert.rejects(host.engine.exec(other, { argv: ['true'], ...pipes }), { code: 'FAILED_PRECONDITION' });
 });
 
-test('a program whose client has gone is hung up on', async () => {
+test('a program gets SIGHUP when its client disconnects', async () => {
   const session = await exec('trap "echo hup > /tmp/hup; exit 0" HUP; echo ready; while :; do sleep 0.1; done');
   await expectOutput(session.stdout as Readable, /ready/);
   session.abandon();
@@ -192,7 +192,7 @@ test('a program whose client has gone is hung up on', async () => {
   assert.equal((await inTerminal.exited).exitCode, 129);
 });
 
-test('one that does not mind is killed, with its descendants', async () => {
+test('a program that ignores SIGHUP is killed with its descendants', async () => {
   const session = await exec('trap "" HUP; setsid sleep 603 & echo ready; while :; do sleep 0.1; done');
   await expectOutput(session.stdout as Readable, /ready/);
   session.abandon();
@@ -200,7 +200,7 @@ test('one that does not mind is killed, with its descendants', async () => {
   await untilGone(id, /sleep 603/);
 });
 
-test('the end of the container ends the session', async () => {
+test('the session ends when the container exits', async () => {
   const other = await start(containerSpec(['sleep', '1000']));
   for (const wanted of [pipes, terminal]) {
     const container = wanted === pipes ? other : await start(containerSpec(['sleep', '1000']));

@@ -1,9 +1,9 @@
 /**
- * Records that an older berth wrote (test/data/former-records.json, of version 0.1.0), and those of a later one that has fields nobody here knows: the
- * daemon takes them over with nothing lost.
+ * Compatibility of records: the daemon reads records of an older version (test/data/former-records.json, 0.1.0) and of a newer one with unknown fields
+ * without losing anything.
  *
- * Whatever is added to records is absent in the former: this test fails when the code counts on it. A change that cannot read them needs a new
- * recordVersion and a reader for the old.
+ * Fields that are added later are missing in the old records: this test fails if the code requires them. A change that cannot read old records needs a new
+ * recordVersion and a reader for the old one.
  */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -16,7 +16,7 @@ import { exec, logLines, pullSample, runPod, statusOf } from './support/pods.ts'
 const options = { skip: !isBuilt && 'berth is not built', timeout: 120_000 };
 if (isBuilt) enterIsolation();
 
-/** Of another version than the types are. */
+/** Records of another version, which do not match the types. */
 type Fields = Readonly<Record<string, unknown>>;
 type Kept = { readonly record: Fields & { readonly spec: Fields; readonly image?: Fields }; readonly status: Fields };
 
@@ -43,7 +43,7 @@ after(async () => {
   await workspace.remove();
 });
 
-/** What stands in the files of an object that exists, but for the object itself, is that of `kept`. */
+/** Replaces the files of an existing object. */
 function replace(kind: string, id: string, change: (now: Kept) => Kept): void {
   const path = (name: string) => join(workspace.state, kind, id, `${name}.json`);
   const read = (name: string) => JSON.parse(readFileSync(path(name), 'utf8'));
@@ -79,7 +79,7 @@ const kinds = [
 ] as const;
 
 for (const [age, name, ofSandbox, ofContainer] of kinds) {
-  test(`a pod whose records are of a berth that is ${age} is listed, its container starts, and all of it can be removed`, options, async () => {
+  test(`a pod with records of a berth that is ${age} is listed, its container starts, and everything can be removed`, options, async () => {
     const leftoversBefore = await findLeftovers(workspace, daemon);
     const linux = { security_context: { namespace_options: { pid: 'POD' } } };
     const pod = await runPod(daemon.client, name, workspace.directory, { linux });

@@ -1,5 +1,5 @@
 /**
- * RootfsDriver by fuse-overlayfs: the life of the process that serves each, and what is said when it is gone. That containers run on them, engine-fuse shows.
+ * The fuse-overlayfs snapshotter: lifetime of the process that serves a root file system, and errors when it is gone. engine-fuse runs containers on it.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ after(() => host.end());
 
 const never = new AbortController().signal;
 
-/** Of the processes that serve roots below the engine's directory. */
+/** Returns the pids of the processes that serve root file systems of this engine. */
 function servers(): number[] {
   return readdirSync('/proc').flatMap((name) => {
     try {
@@ -42,12 +42,12 @@ async function create(): Promise<string> {
 
 const fuseMounts = () => readFileSync('/proc/self/mountinfo', 'utf8').match(/fuse-overlayfs/g)?.length ?? 0;
 
-test('a process serves the root for as long as the container runs, without the daemon, and nothing is mounted on the host', async () => {
+test('a process serves the root while the container runs, also without the daemon, and nothing is mounted on the host', async () => {
   const id = await create();
   assert.equal(servers().length, 1);
   assert.equal(fuseMounts(), 0);
   await host.engine.startContainer(id);
-  // As a daemon that has ended: of the root it holds nothing.
+  // Simulates the exit of the daemon, which closes its fds of the root.
   host.deps.rootfs.release(id);
   assert.equal(servers().length, 1);
   assert.equal((await host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never)).exitCode, 0);
@@ -57,10 +57,10 @@ test('a process serves the root for as long as the container runs, without the d
   assert.deepEqual(host.deps.rootfs.ids(), []);
 });
 
-test('the process of a root that never starts ends with the fd, and another takes it up after a restart', async () => {
+test('the process of an unused root exits when its fd is closed, and another one serves it after a restart', async () => {
   const id = await create();
   const [first] = servers();
-  // What the end of a daemon does.
+  // Simulates the exit of the daemon.
   host.deps.rootfs.release(id);
   await until(() => servers().length === 0);
   await host.engine.startContainer(id);
@@ -69,17 +69,17 @@ test('the process of a root that never starts ends with the fd, and another take
   await until(() => servers().length === 0);
 });
 
-test('a container whose process was killed can be told from others, stopped and removed', async () => {
+test('a container whose file system process was killed has a clear error, and can be stopped and removed', async () => {
   const id = await create();
   await host.engine.startContainer(id);
   const [server] = servers();
   const pid = host.deps.store.containers.get(id)?.status.process?.pid;
   assert.ok(server !== undefined && pid !== undefined);
-  // As long as it still reads its program it would end with the file system.
+  // Wait until the program is loaded: while it is reading its file, it would exit with the file system.
   await until(() => readFileSync(`/proc/${pid}/wchan`, 'utf8').includes('nanosleep'));
   process.kill(server, 'SIGKILL');
   await until(() => servers().length === 0);
-  // The first while its connection still ends.
+  // ECONNABORTED while the connection is being closed.
   const message = /\((?:ECONNABORTED|ENOTCONN)\); the process that serves the file system has exited/;
   await assert.rejects(host.engine.execSync(id, ['cat', '/etc/group'], 10_000, never), { message });
   await host.engine.stopContainer(id, 0);
@@ -87,7 +87,7 @@ test('a container whose process was killed can be told from others, stopped and 
   assert.deepEqual(host.deps.rootfs.ids(), []);
 });
 
-test('without the program, and with a limit of the disk, it is refused with what to do', async () => {
+test('a missing program and a disk limit are rejected with a fix', async () => {
   const path = process.env.PATH;
   process.env.PATH = '/nonexistent';
   try {

@@ -1,5 +1,5 @@
 /**
- * Archives of images that are small, and would be large in memory, in open files or in work: each is refused, or done with as much as a good one takes.
+ * Small image archives that would need much memory, many open files or much work: each is rejected, or imported with normal resources.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -28,7 +28,7 @@ const describe = (mediaType: string, bytes: Buffer) => ({ mediaType, digest: dig
 const configOf = (diffIds: readonly string[], padding = ''): Buffer =>
   Buffer.from(JSON.stringify({ ...platform, padding, config: {}, rootfs: { type: 'layers', diff_ids: diffIds } }));
 
-/** Imports, and watches what the process takes meanwhile. */
+/** Imports an archive and measures memory and open files of the process. */
 async function bringIn(node: Node, archive: Buffer): Promise<{ images: readonly ImageRecord[]; grownBytes: number; files: number }> {
   const deps = { store: node.store, shared: createSharedLayers({ store: node.store, unpacker: bed.unpacker }), unpacker: bed.unpacker, platform };
   const pieces = (async function* () {
@@ -64,7 +64,7 @@ async function refuses(members: readonly Member[], code: BerthError['code'], mes
   assert.deepEqual([node.store.list(), layersOnDisk(node.root), readdirSync(`${node.root}/images`)], [[], [], []]);
 }
 
-test('a thousand names for one image of megabytes of documents', async () => {
+test('a thousand names of one image with documents of several megabytes', async () => {
   const config = configOf([digestOf(layer)], 'x'.repeat(7 << 20));
   const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, config: describe(types.config, config), layers: [describe(types.layer, layer)] }));
   const manifests = Array.from({ length: 1000 }, (_, at) => ({
@@ -75,7 +75,7 @@ test('a thousand names for one image of megabytes of documents', async () => {
   await refuses(members, 'RESOURCE_EXHAUSTED', /manifests and configs exceed 67108864 bytes/);
 });
 
-test('five hundred layers that are one compressed file are read once, one after the other', async () => {
+test('five hundred layers that are the same compressed file are read one after another', async () => {
   const blob = gzipSync(layer);
   const config = configOf(Array.from({ length: 500 }, () => digestOf(layer)));
   const image = { Config: blobPath(config), RepoTags: [], Layers: Array.from({ length: 500 }, () => 'layer.tar.gz') };
@@ -90,7 +90,7 @@ test('five hundred layers that are one compressed file are read once, one after 
   assert.ok(files < 200, `${files} open files`);
 });
 
-test('names and entries without end', async () => {
+test('too many names and too many members', async () => {
   const config = configOf([]);
   const image = (at: number) => ({ Config: blobPath(config), RepoTags: Array.from({ length: 600 }, (_, tag) => `x/y${at}:${tag}`), Layers: [] });
   await refuses(

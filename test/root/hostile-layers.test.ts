@@ -1,5 +1,5 @@
 /**
- * Layers that no honest tool makes, entry by entry: what becomes of each is told, or it is refused; nothing is written outside, and memory stays bounded.
+ * Malicious layers: each entry is unpacked in a defined way or rejected, nothing is written outside the layer, and memory is bounded.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -24,7 +24,7 @@ function residentBytes(): number {
   return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
 }
 
-/** Looks at the memory that the process has meanwhile. @returns the message of the failure. */
+/** Unpacks a layer and checks the memory usage. @returns the message of the failure. */
 async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promise<string> {
   const sizeBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
   const job = { directory: bed.newDir(), digest: digestOf(Buffer.from('x')), diffId: digestOf(Buffer.from('x')), sizeBytes };
@@ -45,10 +45,10 @@ async function unpackStream(pieces: readonly Buffer[], growthMax: number): Promi
   assert.fail('was not refused');
 }
 
-/** The digest is wrong in the end: by then all else was taken. */
+/** The digest is wrong, which is detected at the end: everything else was accepted. */
 const takenToTheEnd = /digest mismatch/;
 
-test('PAX headers of a megabyte each do not stay in memory, global ones neither', async () => {
+test('PAX headers of 1 MB each do not accumulate in memory, nor do global ones', async () => {
   const comment = paxRecords({ comment: 'x'.repeat((1 << 20) - 100) });
   const record = (at: number): Buffer => paxRecords({ [`key${1000 + at}`]: 'v' });
   const sizeBytes = record(0).length + comment.length;
@@ -62,14 +62,14 @@ test('PAX headers of a megabyte each do not stay in memory, global ones neither'
   await refuses([{ path: 'h', type: 'L', sizeBytes: 2 ** 33 - 1 }], /extended header of 8589934591 bytes/);
 });
 
-test('attributes in a global header are for no entry', async () => {
+test('attributes in a global header are ignored', async () => {
   const content = paxRecords({ ...Object.fromEntries(Array.from({ length: 100 }, (_, at) => [`SCHILY.xattr.user.a${at}`, 'v'])), mtime: '77' });
   const tree = await see([{ path: 'g', type: 'g', content }, { path: 'f' }]);
   assert.deepEqual(tree['f']?.xattrs, []);
   assert.equal(tree['f']?.mtimeNs, 77_000_000_000n);
 });
 
-test('paths that grow through links end where Linux can no longer name them', async () => {
+test('paths that grow through symlinks are rejected above the limit of Linux', async () => {
   const long = Array.from({ length: 15 }, () => 'x'.repeat(200)).join('/');
   const tree = await see([{ path: `${long}/f`, content: 'x' }]);
   assert.ok(`${long}/f` in tree);
@@ -80,14 +80,14 @@ test('paths that grow through links end where Linux can no longer name them', as
   assert.deepEqual(Object.keys(await see([{ path: './/./a//./b/.', type: '5' }, { path: '/' }])), ['', 'a', 'a/b']);
 });
 
-test('whiteouts in odd places', async () => {
+test('unusual whiteouts', async () => {
   for (const path of ['.wh.', 'a/.wh.', '.wh..', '.wh...', 'a/.wh...']) await refuses([{ path }], /names no file/);
   await refuses([{ path: '.wh../.wh.x/../../y' }], /"\.\."/);
-  // A slash ends a name: what stands before it is a directory with an odd name.
+  // With a slash it is not a whiteout, but a directory with an unusual name.
   assert.deepEqual(Object.keys(await see([{ path: '.wh.a/b' }])), ['', '.wh.a', '.wh.a/b']);
   assert.deepEqual(Object.keys(await see([{ path: 'd/.wh..wh..opq/', type: '5' }])), ['', 'd']);
   assert.deepEqual(Object.keys(await see([{ path: '.wh..wh..opq/deep/file', content: 'x' }])), ['']);
-  // Its type, content and target mean nothing.
+  // The type, content and link target of a whiteout are ignored.
   const odd = await see([
     { path: '.wh.a', type: '2', link: '/etc/passwd' },
     { path: '.wh.b', type: '3', major: 1, minor: 3 },
@@ -97,7 +97,7 @@ test('whiteouts in odd places', async () => {
   for (const name of ['a', 'b', 'c', 'd']) assert.equal(odd[name]?.device, 0n, name);
 });
 
-test('a hard link to what was replaced, comes later, or hides something', async () => {
+test('hard links to entries that were replaced, come later, or hide something', async () => {
   const replaced = await see([{ path: 'd/f', content: 'old' }, { path: 'd', content: 'a file now' }, { path: 'x' }]);
   assert.deepEqual(Object.keys(replaced), ['', 'd', 'x']);
   await refuses([{ path: 'd/f' }, { path: 'd', content: 'x' }, { path: 'h', type: '1', link: 'd/f' }], /not in this layer/);
@@ -121,7 +121,7 @@ test('a hard link to what was replaced, comes later, or hides something', async 
   assert.equal(soft['h']?.target, '/etc/shadow');
 });
 
-test('owner, mode and times of a directory hold, whenever its entry comes', async () => {
+test('owner, mode and times of a directory are applied regardless of the position of its entry', async () => {
   const late = await see([
     { path: 'd/a/f', content: 'x' },
     { path: 'd/a/', mode: 0, mtime: 5, uid: 7 },
@@ -140,7 +140,7 @@ test('owner, mode and times of a directory hold, whenever its entry comes', asyn
   }
 });
 
-test("an image cannot write overlayfs's bookkeeping, whatever it is called", async () => {
+test("an image cannot set overlayfs's internal attributes under any name", async () => {
   const names = ['opaque', 'redirect', 'metacopy', 'origin', 'nlink', 'whiteout', 'upper', 'uuid', 'overlay.opaque'];
   const overlay = ['trusted', 'user'].flatMap((prefix) => names.map((name) => `SCHILY.xattr.${prefix}.overlay.${name}`));
   const tree = await see([
@@ -151,7 +151,7 @@ test("an image cannot write overlayfs's bookkeeping, whatever it is called", asy
   await refuses([{ path: 'f', pax: { 'SCHILY.xattr.user.x\0trusted.overlay.opaque': 'y' } }], /PAX key contains a NUL/);
 });
 
-test('attributes that no file can have name their entry', async () => {
+test('errors of invalid attributes name the entry', async () => {
   await refuses([{ path: 'f', pax: { 'SCHILY.xattr.security.capability': 'not one' } }], /entry "f".*security\.capability.*EINVAL/);
   await refuses([{ path: 'f', pax: { 'SCHILY.xattr.': 'y' } }], /entry "f"/);
   await refuses([{ path: 'f', pax: { [`SCHILY.xattr.user.${'n'.repeat(300)}`]: 'y' } }], /entry "f"/);
@@ -163,7 +163,7 @@ test('attributes that no file can have name their entry', async () => {
   assert.deepEqual(layer.refusedXattrs, ['nonsense']);
 });
 
-test('ids, times and device numbers at their ends', async () => {
+test('minimum and maximum ids, times and device numbers', async () => {
   const base256 = (width: number, value: bigint): Buffer => {
     const bytes = Buffer.alloc(width);
     for (let at = width - 1, rest = BigInt.asUintN(8 * width, value); at >= 0; at -= 1, rest >>= 8n) bytes[at] = Number(rest & 0xffn);
@@ -176,21 +176,21 @@ test('ids, times and device numbers at their ends', async () => {
     { path: 'future', pax: { mtime: '999999999999999.5' } },
   ]);
   assert.equal(tree['big']?.owner, '4294967294:2147483648');
-  // As far as the file system goes.
+  // Up to the maximum of the file system.
   assert.ok((tree['past']?.mtimeNs ?? 0n) < 0n && (tree['future']?.mtimeNs ?? 0n) > 2n ** 31n * 1_000_000_000n);
   for (const uid of ['4294967295', '-1', '1e3', ' 7', '99999999999999999999']) await refuses([{ path: 'f', pax: { uid } }], /uid/);
   for (const mtime of ['NaN', 'Infinity', '1e9', '--1', '9'.repeat(30)]) await refuses([{ path: 'f', pax: { mtime } }], /invalid PAX mtime/);
   await refuses([{ path: 'f', patch: { at: 108, bytes: base256(8, -1n) } }], /uid is negative/);
   await refuses([{ path: 'f', patch: { at: 124, bytes: base256(12, -1n) } }], /size is negative/);
   await refuses([{ path: 'f', patch: { at: 124, bytes: base256(12, 2n ** 80n) } }], /53 bits/);
-  // 4097:1 would become 1:1, which is all of the memory.
+  // 4097:1 would become 1:1, which is /dev/mem.
   await refuses([{ path: 'mem', type: '3', patch: { at: 329, bytes: base256(8, 4097n) }, minor: 1 }], /major number 4097/);
   await refuses([{ path: 'mem', type: '4', patch: { at: 337, bytes: base256(8, 2n ** 20n) } }], /minor number 1048576/);
   const { mem } = await see([{ path: 'mem', type: '3', major: 0xfff, patch: { at: 337, bytes: base256(8, 0xfffffn) } }]);
   assert.equal(mem?.device, 0xffffffffn, 'the largest there is');
 });
 
-test('texts with a NUL in them are refused, or end there as in every tar', async () => {
+test('strings with a NUL are rejected, or end at the NUL as in other tar programs', async () => {
   await refuses([{ path: 'f', pax: { path: 'etc/passwd\0.txt' } }], /path contains a NUL/);
   await refuses([{ path: 's', type: '2', pax: { linkpath: '/etc\0x' } }], /link target contains a NUL/);
   const { length } = Object.keys(
@@ -202,7 +202,7 @@ test('texts with a NUL in them are refused, or end there as in every tar', async
   assert.equal(length, 2);
 });
 
-test('sizes that differ between headers: the extended one counts, and what follows it is read from there', async () => {
+test('the size in the extended header takes precedence and determines the position of the next header', async () => {
   const tree = await see([
     { path: 'f', sizeBytes: 1, content: 'four', pax: { size: '4' } },
     { path: 'g', content: 'after' },
@@ -213,7 +213,7 @@ test('sizes that differ between headers: the extended one counts, and what follo
   await refuses([{ path: 'f', content: 'four', pax: { size: '-1' } }], /PAX size/);
 });
 
-test('of archives one after the other the first counts; what follows is part of the digest, and bounded', async () => {
+test('of concatenated archives only the first is unpacked; the rest is part of the digest and limited in size', async () => {
   const first = makeTar([{ path: 'first' }]);
   const { root } = await bed.unpack(Buffer.concat([first, makeTar([{ path: 'second' }])]));
   assert.deepEqual(readdirSync(root), ['first']);
@@ -226,7 +226,7 @@ test('of archives one after the other the first counts; what follows is part of 
   );
 });
 
-test('gzip of ten thousand empty members, of a name without end, and with a window that is asked for', async () => {
+test('gzip with ten thousand empty members, an endless name, or a corrupt member', async () => {
   const tar = makeTar([{ path: 'f', content: 'x' }]);
   const empty = gzipSync(Buffer.alloc(0));
   const many = Buffer.concat([...Array.from({ length: 10_000 }, () => empty), gzipSync(tar), ...Array.from({ length: 10_000 }, () => empty)]);
@@ -242,7 +242,7 @@ test('gzip of ten thousand empty members, of a name without end, and with a wind
     await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => named(Buffer.alloc(8 << 20, 'n')).subarray(0, 7 << 20) }),
     /unexpected end|end of file/,
   );
-  // A member whose sum or length is wrong.
+  // A member whose checksum or length is wrong.
   const wrong = gzipSync(tar);
   wrong[wrong.length - 6] = (wrong[wrong.length - 6] ?? 0) ^ 1;
   assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => wrong }), /decompress/);
@@ -252,10 +252,10 @@ test('gzip of ten thousand empty members, of a name without end, and with a wind
   );
 });
 
-test('what follows the last member of gzip: zeros end it, all else is refused, and no decompressor waits for more', async () => {
+test('after the last gzip member zeros are accepted, other data is rejected, and no decompressor waits for more', async () => {
   const tar = makeTar([{ path: 'f', content: 'x'.repeat(10_000) }]);
   const plain = gzipSync(tar);
-  // With a sum of its header, for which only one decompressor serves.
+  // With a header checksum, which only one of the decompressors supports.
   const head = Buffer.from(plain.subarray(0, 10));
   head[3] = 2;
   const sum = Buffer.alloc(2);
@@ -271,23 +271,23 @@ test('what follows the last member of gzip: zeros end it, all else is refused, a
   }
 });
 
-test('zstd that wants gigabytes for its window is refused before they are taken', async () => {
+test('zstd with a window of gigabytes is rejected before memory is allocated', async () => {
   const tar = makeTar([{ path: 'f', content: 'x' }]);
   const before = residentBytes();
-  // Magic, no single segment, a window of 2 GiB (exponent 21), a raw block.
+  // Magic, no single segment flag, a window of 2 GiB (exponent 21), a raw block.
   const frame = Buffer.concat([
     Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 1 | ((tar.length & 0x1f) << 3), tar.length >> 5, tar.length >> 13]),
     tar,
   ]);
   assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: () => frame }), /decompress.*(?:memory|window)/i);
   assert.ok(residentBytes() - before < 100 << 20);
-  // And one that names a dictionary, which nobody has.
+  // A frame that requires a dictionary.
   const named = Buffer.from(zstdCompressSync(tar, { params: { [constants.ZSTD_c_contentSizeFlag]: 0 } }));
   named[4] = (named[4] ?? 0) | 1;
   await assert.rejects(bed.unpack(tar, { compress: () => Buffer.concat([named.subarray(0, 6), Buffer.from([9]), named.subarray(6)]) }), /decompress/);
 });
 
-test('the same bytes under either name of a compression are told by what they are', async () => {
+test('trailing data after gzip or zstd data is rejected', async () => {
   const tar = makeTar([{ path: 'f', content: 'x' }]);
   for (const compress of [gzipSync, zstdCompressSync]) {
     const blob = compress(tar);
@@ -295,7 +295,7 @@ test('the same bytes under either name of a compression are told by what they ar
   }
 });
 
-test('what one layer is in the place of another is what overlayfs shows: directory, file, link, directory with children', async () => {
+test('overlayfs shows an entry that replaces one of another type in a lower layer: directory, file, symlink, directory with children', async () => {
   const steps: readonly (readonly Member[])[] = [
     [{ path: 'n/deep/old', content: '1' }],
     [{ path: 'n', content: 'a file' }],
@@ -326,7 +326,7 @@ test('what one layer is in the place of another is what overlayfs shows: directo
   }
 });
 
-test('a link that a lower layer has leads no entry of a higher one anywhere', async () => {
+test('a symlink in a lower layer does not redirect entries of a higher layer', async () => {
   const prey = bed.newDir();
   const lower = await bed.unpack(makeTar([{ path: 'etc', type: '2', link: prey }]));
   const upper = await bed.unpack(makeTar([{ path: 'etc/evil', content: 'x' }, { path: 'etc/.wh.other' }]));
@@ -335,7 +335,7 @@ test('a link that a lower layer has leads no entry of a higher one anywhere', as
   assert.ok(existsSync(join(upper.root, 'etc/evil')));
 });
 
-test('the tree is that of GNU tar for constructed oddities too', async () => {
+test('the tree equals that of GNU tar for unusual archives', async () => {
   const oddities: readonly Member[] = [
     { path: './', type: '5', mode: 0o711, mtime: 3 },
     { path: 'dup', content: 'first', mode: 0o600 },

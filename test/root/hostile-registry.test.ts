@@ -1,5 +1,5 @@
 /**
- * Servers that break the protocols on purpose, byte by byte: each answer ends soon with a clear error, and no credential goes where it is sent.
+ * Servers that violate the protocols: each response leads to a clear error in time, and no credentials are sent to other hosts.
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -16,7 +16,7 @@ function residentBytes(): number {
   return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
 }
 
-/** Answers every request with these bytes, and again and again with the last of them while the other side listens. */
+/** Sends `first`, then sends `again` repeatedly while the client is connected. */
 function speaks(first: string, again = ''): (request: IncomingMessage) => boolean {
   return ({ socket }) => {
     socket.on('error', () => undefined);
@@ -34,32 +34,32 @@ const sized = (length: string): string => `${ok}Content-Type: ${manifestType}\r\
 
 type Lie = readonly [what: string, code: BerthError['code'], first: string, again?: string];
 const lies: readonly Lie[] = [
-  ['no HTTP at all', 'FAILED_PRECONDITION', 'SSH-2.0-OpenSSH_9.2\r\n'],
-  ['a header of a megabyte', 'FAILED_PRECONDITION', `${ok}X: ${'x'.repeat(1 << 20)}\r\n\r\n`],
-  ['a challenge of a megabyte', 'FAILED_PRECONDITION', `HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="${'x'.repeat(1 << 20)}"\r\n\r\n`],
-  ['headers without end', 'FAILED_PRECONDITION', ok, `X: ${'x'.repeat(4000)}\r\n`],
-  ['headers that come slowly', 'UNAVAILABLE', ok, 'X: y\r\n'],
-  ['early hints without end', 'UNAVAILABLE', '', 'HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n'],
-  ['one to go on, without end', 'UNAVAILABLE', '', 'HTTP/1.1 100 Continue\r\n\r\n'],
-  ['another protocol from here on', 'FAILED_PRECONDITION', 'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n'],
+  ['not HTTP', 'FAILED_PRECONDITION', 'SSH-2.0-OpenSSH_9.2\r\n'],
+  ['a header of 1 MiB', 'FAILED_PRECONDITION', `${ok}X: ${'x'.repeat(1 << 20)}\r\n\r\n`],
+  ['a challenge of 1 MiB', 'FAILED_PRECONDITION', `HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="${'x'.repeat(1 << 20)}"\r\n\r\n`],
+  ['endless headers', 'FAILED_PRECONDITION', ok, `X: ${'x'.repeat(4000)}\r\n`],
+  ['slow headers', 'UNAVAILABLE', ok, 'X: y\r\n'],
+  ['endless early hints', 'UNAVAILABLE', '', 'HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n'],
+  ['endless 100 Continue', 'UNAVAILABLE', '', 'HTTP/1.1 100 Continue\r\n\r\n'],
+  ['a switch to another protocol', 'FAILED_PRECONDITION', 'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n'],
   ['two lengths', 'FAILED_PRECONDITION', `${ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef`],
   ['a negative length', 'FAILED_PRECONDITION', sized('-5')],
-  ['a length beyond numbers', 'FAILED_PRECONDITION', sized('99999999999999999999999')],
-  ['more than it has', 'UNAVAILABLE', `${sized('100000')}{}`],
-  ['length and chunks at once', 'FAILED_PRECONDITION', `${ok}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`],
-  ['chunks of no size', 'UNAVAILABLE', `${chunked}zz\r\n{}`],
-  ['a chunk beyond numbers', 'UNAVAILABLE', `${chunked}ffffffffffffffffff\r\n{}`],
+  ['a length that exceeds integers', 'FAILED_PRECONDITION', sized('99999999999999999999999')],
+  ['a length larger than the body', 'UNAVAILABLE', `${sized('100000')}{}`],
+  ['length and chunked encoding', 'FAILED_PRECONDITION', `${ok}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`],
+  ['chunks without a valid size', 'UNAVAILABLE', `${chunked}zz\r\n{}`],
+  ['a chunk size that exceeds integers', 'UNAVAILABLE', `${chunked}ffffffffffffffffff\r\n{}`],
   ['a chunk of exabytes', 'FAILED_PRECONDITION', `${chunked}fffffffffffffff\r\n`, ' '.repeat(1 << 20)],
-  ['extensions of a chunk without end', 'UNAVAILABLE', `${chunked}1;`, 'x'.repeat(4000)],
-  ['trailers without end', 'UNAVAILABLE', `${chunked}1\r\n{\r\n0\r\n`, `X: ${'x'.repeat(4000)}\r\n`],
-  ['a status that there is not', 'FAILED_PRECONDITION', 'HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n'],
-  ['nothing, as a success', 'FAILED_PRECONDITION', 'HTTP/1.1 204 No Content\r\n\r\n'],
-  ['a part of a manifest', 'FAILED_PRECONDITION', 'HTTP/1.1 206 Part\r\nContent-Length: 0\r\n\r\n'],
+  ['endless chunk extensions', 'UNAVAILABLE', `${chunked}1;`, 'x'.repeat(4000)],
+  ['endless trailers', 'UNAVAILABLE', `${chunked}1\r\n{\r\n0\r\n`, `X: ${'x'.repeat(4000)}\r\n`],
+  ['an unknown status', 'FAILED_PRECONDITION', 'HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n'],
+  ['204 No Content', 'FAILED_PRECONDITION', 'HTTP/1.1 204 No Content\r\n\r\n'],
+  ['206 Partial Content', 'FAILED_PRECONDITION', 'HTTP/1.1 206 Part\r\nContent-Length: 0\r\n\r\n'],
 ];
 
-describe('a registry that answers', () => {
+describe('a registry that sends', () => {
   for (const [what, code, first, again] of lies) {
-    test(`${what}: ends in a clear error`, async () => {
+    test(`${what}: fails with a clear error`, async () => {
       bed.fake.misbehave = speaks(first, again);
       const before = residentBytes();
       await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), code)), { deps });
@@ -88,7 +88,7 @@ describe('a registry that redirects', () => {
     ['/run/../../etc/passwd#x', /more than 10 redirects/],
   ];
   for (const [location, message] of cases) {
-    test(`to ${location}: is told so`, async () => {
+    test(`to ${location}: fails with a clear error`, async () => {
       bed.fake.misbehave = to(location);
       await bed.withSession(
         async (session) => {
@@ -100,7 +100,7 @@ describe('a registry that redirects', () => {
     });
   }
 
-  test('to another address of the node: no credential goes there, and what is said there is not taken for a challenge', async () => {
+  test('to another address of the node: no credentials are sent there, and its challenge is ignored', async () => {
     bed.fake.misbehave = to(`http://user:word@${bed.other.host}/latest/meta-data/`);
     bed.other.misbehave = (_request, response) =>
       sendError(response, 401, 'DENIED', 'role-credentials', { 'www-authenticate': `Basic realm="${bed.other.host}"` });
@@ -116,19 +116,19 @@ describe('a registry that redirects', () => {
   });
 });
 
-describe('a registry that wants a token', () => {
+describe('a registry that requires a token', () => {
   const demanding = (realm: string) => (_request: IncomingMessage, response: ServerResponse) =>
     sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': `Bearer realm="${realm}",service="s"` });
 
   for (const realm of ['file:///etc/passwd', 'http://user:word@127.0.0.1:1/', '//127.0.0.1/', 'x'.repeat(8000), 'ftp://127.0.0.1/']) {
-    test(`from ${realm.slice(0, 40)}: nobody is asked`, async () => {
+    test(`from ${realm.slice(0, 40)}: no token is requested`, async () => {
       bed.fake.misbehave = demanding(realm);
       await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), 'UNAUTHENTICATED')), { auth: userAuth, deps });
       assert.ok(bed.fake.requests.every(({ headers }) => headers.authorization === undefined));
     });
   }
 
-  test('and takes none: the asking ends', async () => {
+  test('and accepts none: the number of requests is limited', async () => {
     bed.other.misbehave = (_request, response) => {
       response.end(JSON.stringify({ token: `t${bed.other.requests.length}` }));
       return true;
@@ -138,7 +138,7 @@ describe('a registry that wants a token', () => {
     assert.ok(bed.other.requests.length <= 3 && bed.fake.requests.length <= 4);
   });
 
-  test('of a gigabyte, of the wrong type, or from a service that redirects for ever: is told so', async () => {
+  test('of 1 GB, of the wrong type, or from a service that redirects endlessly: fails with a clear error', async () => {
     bed.fake.misbehave = demanding(`http://${bed.other.host}/token`);
     const before = residentBytes();
     let sent = 0;
@@ -170,7 +170,7 @@ describe('a registry that wants a token', () => {
     assert.ok(residentBytes() - before < 100 << 20);
   });
 
-  test('from a service that sends it on elsewhere: the password does not go along', async () => {
+  test('from a service that redirects: the password is not sent to the other host', async () => {
     bed.other.misbehave = (_request, response) => void response.writeHead(302, { location: `http://${bed.fake.host}/elsewhere` }).end() === undefined;
     bed.fake.misbehave = (request, response, body) => {
       if (request.url?.startsWith('/elsewhere') !== true) return demanding(`http://${bed.other.host}/token`)(request, response) && body === '';
@@ -183,7 +183,7 @@ describe('a registry that wants a token', () => {
   });
 });
 
-test('a blob that lies about where it goes on is refused, and one that comes byte by byte can be given up', async () => {
+test('a blob with a wrong content range is rejected, and a slow one can be cancelled', async () => {
   for (const range of ['bytes 0-9/10', 'bytes 5000-4999/1', 'items 5000-9/10', 'bytes */300000']) {
     bed.fake.misbehave = (_request, response) => void response.writeHead(206, { 'content-range': range }).end('x') === undefined;
     await bed.withSession(async (session) => void (await failure(session.openBlob(layer, { offset: 1234 }), 'FAILED_PRECONDITION')), { deps });

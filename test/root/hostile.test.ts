@@ -1,7 +1,7 @@
 /**
- * Images and registries that mean harm, whole pulls of them: each ends with a clear error, soon, in bounded memory, and leaves nothing.
+ * Complete pulls of malicious images from malicious registries: each fails with a clear error, in time, with bounded memory, and leaves nothing behind.
  *
- * What single entries, headers and documents can do is in unpack.test.ts, registry*.test.ts and beside the parsers.
+ * Single entries, headers and documents are tested in unpack.test.ts, registry*.test.ts and next to the parsers.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -28,7 +28,7 @@ const indexType = 'application/vnd.oci.image.index.v1+json';
 const layerType = 'application/vnd.oci.image.layer.v1.tar';
 const good = layerOf({ 'etc/os': 'good' });
 
-/** What is served by the ends of paths: bytes, or what answers. */
+/** The responses by path suffix: bytes, or a function that responds. */
 type Content = Readonly<Record<string, Buffer | string | ((response: ServerResponse) => void)>>;
 
 function serve(content: Content, mediaType = manifestType): void {
@@ -44,7 +44,7 @@ function serve(content: Content, mediaType = manifestType): void {
 
 const describe = (bytes: Buffer | string, mediaType: string) => ({ mediaType, digest: digestOf(bytes), size: Buffer.byteLength(bytes) });
 
-/** A manifest of these layers with a config that says so, under the tag `1`. */
+/** Serves an image with these layers and a matching config as tag `1`. */
 function imageOf(layers: readonly Buffer[], diffIds = layers.map(digestOf)): Content {
   const config = JSON.stringify({ ...platform, config: {}, rootfs: { type: 'layers', diff_ids: diffIds } });
   const described = layers.map((layer) => describe(layer, layerType));
@@ -72,7 +72,7 @@ function residentBytes(): number {
   return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
 }
 
-/** Sends the same bytes until nobody wants them any more. @returns what tells how many were taken. */
+/** Sends the same bytes until the client disconnects. @returns a function that returns the number of sent bytes. */
 function endless(
   piece: Buffer,
   headers: Record<string, string> = {},
@@ -91,21 +91,21 @@ function endless(
   return { answer, sentBytes: () => sent };
 }
 
-test('a manifest of a hundred megabytes and more is not read to its end', async () => {
+test('a manifest of more than 100 MB is not read to its end', async () => {
   const stream = endless(Buffer.alloc(64 << 10, ' '), { 'content-type': manifestType });
   serve({ '/manifests/1': stream.answer });
   await refuses('FAILED_PRECONDITION', /exceeds 8388608 bytes/);
   assert.ok(stream.sentBytes() < 64 << 20, `${stream.sentBytes()} bytes were taken`);
 });
 
-test('an image of ten thousand layers is refused by its manifest', async () => {
+test('an image with ten thousand layers is rejected from its manifest', async () => {
   const layer = describe(good, layerType);
   const config = describe('{}', 'application/vnd.oci.image.config.v1+json');
   serve({ '/manifests/1': JSON.stringify({ schemaVersion: 2, config, layers: Array.from({ length: 10_000 }, () => layer) }) });
   await refuses('FAILED_PRECONDITION', /10000 entries exceed the limit of 500/);
 });
 
-test('indexes within indexes, and one that names itself, come to an end', async () => {
+test('nested indexes, and one that references itself, are rejected', async () => {
   const content: Record<string, string> = {};
   let inner = describe('{}', manifestType);
   for (let depth = 0; depth < 6; depth += 1) {
@@ -117,13 +117,13 @@ test('indexes within indexes, and one that names itself, come to an end', async 
   serve(content, indexType);
   await refuses('FAILED_PRECONDITION', /more than 3 nested indexes/);
 
-  // No index can hold its own digest: a registry that says so lies, and is found out.
+  // An index cannot contain its own digest: the registry sends content with a wrong digest.
   const circle = JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests: [{ ...describe('x', indexType), platform }] });
   serve({ '/manifests/1': circle, [digestOf('x')]: circle }, indexType);
   await refuses('FAILED_PRECONDITION', /digest/);
 });
 
-test('JSON of the wrong types is refused, wherever it is', async () => {
+test('JSON values of the wrong type are rejected in any place', async () => {
   const wrong: readonly unknown[] = [
     null,
     [],
@@ -151,14 +151,14 @@ test('JSON of the wrong types is refused, wherever it is', async () => {
   }
 });
 
-test('a layer that never ends is ended where the manifest says', async () => {
+test('an endless layer is rejected at the size in the manifest', async () => {
   const stream = endless(Buffer.alloc(64 << 10));
   serve({ ...imageOf([good]), [digestOf(good)]: stream.answer });
   await refuses('FAILED_PRECONDITION', new RegExp(`${good.length} bytes`));
   assert.ok(stream.sentBytes() < 16 << 20, `${stream.sentBytes()} bytes were taken`);
 });
 
-test('a registry that stands still, or sends a byte now and then, holds up no other pull', async () => {
+test('a stalled or very slow registry does not block other pulls', async () => {
   const unpacker = createUnpacker({ workerFile, workersMax: 2, slowMs: 50 });
   const node = await openNode(bed.newDir(), unpacker);
   const slow = Array.from({ length: 8 }, (_, at) => layerOf({ [`slow${at}`]: 'x' }));
@@ -183,7 +183,7 @@ test('a registry that stands still, or sends a byte now and then, holds up no ot
   });
   await new Promise((resolve) => setTimeout(resolve, 200));
   await node.pull(`${registry.host}/good:2`, AbortSignal.timeout(20_000));
-  assert.equal(isOver, false, 'the other still waits');
+  assert.equal(isOver, false, 'the slow pull is still running');
   controller.abort(new BerthError('CANCELLED', 'enough'));
   await assert.rejects(evil, { code: 'CANCELLED' });
   for (let waits = 0; waits < 100 && layersOnDisk(node.root).length > 1; waits += 1) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -191,7 +191,7 @@ test('a registry that stands still, or sends a byte now and then, holds up no ot
   await unpacker.close();
 });
 
-test('URLs in a manifest are asked by nobody: layers come from the registry or not at all', async () => {
+test('URLs in a manifest are ignored: layers are fetched only from the registry', async () => {
   const other = await startFakeRegistry();
   try {
     const urls = [`http://${other.host}/layer`, 'file:///etc/passwd', 'http://169.254.169.254/latest/meta-data/'];
@@ -215,7 +215,7 @@ test('URLs in a manifest are asked by nobody: layers come from the registry or n
   }
 });
 
-test('what names the compression of a layer may lie; its bytes do not', async () => {
+test('the compression of a layer is detected from its bytes, not from its media type', async () => {
   for (const [compress, name] of [
     [gzipSync, '+zstd'],
     [zstdCompressSync, '+gzip'],
@@ -230,7 +230,7 @@ test('what names the compression of a layer may lie; its bytes do not', async ()
   }
 });
 
-test('documents of a few megabytes that would be hundreds in memory are refused unread', async () => {
+test('small documents that would use hundreds of megabytes in memory are rejected before they are parsed', async () => {
   for (const text of [
     `[${'[],'.repeat(2_700_000)}0]`,
     '['.repeat(4 << 20) + ']'.repeat(4 << 20),
@@ -248,13 +248,13 @@ test('documents of a few megabytes that would be hundreds in memory are refused 
   await refuses('FAILED_PRECONDITION', /104857600 bytes exceeds the limit of 8388608/);
 });
 
-test('of an image with one evil layer the good ones do not stay either', async () => {
+test('if one layer of an image is malicious, the other layers are removed', async () => {
   serve(imageOf([good, layerOf({ '../../up': 'evil' })]));
   await refuses('INVALID_ARGUMENT', /\.\./);
 });
 
-test('a tar of ten million entries is refused at its limit', async () => {
-  // Members of a gzip stream follow each other; the names are such that no file is made, or the test would run for hours.
+test('a tar with ten million entries is rejected at the limit', async () => {
+  // Concatenated gzip members. The names create no files, otherwise the test would take hours.
   const entries = 100_000;
   const header = makeTar([{ path: '.wh..wh.plnk/x' }], false);
   const part = gzipSync(Buffer.alloc(header.length * entries, header), { level: 1 });
@@ -267,7 +267,7 @@ test('a tar of ten million entries is refused at its limit', async () => {
   assert.ok(residentBytes() - before < 150 << 20);
 });
 
-test('a terabyte in one file, in many, or in no file at all, is refused before the disk is full', async () => {
+test('one terabyte in one file, in many files, or in no file is rejected before the disk is full', async () => {
   const directory = bed.newDir();
   const free = (): number => statfsSync(directory).bavail * statfsSync(directory).bsize;
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=160m', 'tmpfs', directory]);
@@ -297,13 +297,13 @@ test('a terabyte in one file, in many, or in no file at all, is refused before t
   }
 });
 
-test('extended headers without an entry come to an end', async () => {
+test('extended headers without an entry are rejected', async () => {
   const header = makeTar([{ path: 'x', type: 'x', content: `${'20 comment='.padEnd(19, 'x')}\n` }], false);
   const tar = Buffer.concat(Array.from({ length: 300_000 }, () => header));
   assert.match(await bed.rejection(tar, 'INVALID_ARGUMENT', { compress: gzipSync }), /extended headers/);
 });
 
-test('one name ten thousand times is one file', async () => {
+test('ten thousand entries with the same name create one file', async () => {
   const member = makeTar([{ path: 'same', content: 'x' }], false);
   const { root, layer } = await bed.unpack(Buffer.concat(Array.from({ length: 10_000 }, () => member)), { compress: gzipSync });
   assert.deepEqual(readdirSync(root), ['same']);

@@ -1,5 +1,6 @@
 /**
- * Archives of images in and out: what skopeo and umoci make is imported, what is exported they read, and all of it keeps its ids. Hostile ones leave nothing.
+ * Import and export of image archives: archives of Skopeo and umoci can be imported, they can read exported ones, and ids are preserved. Malicious archives
+ * are rejected and leave nothing behind.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -68,7 +69,7 @@ async function refuses(node: Node, archive: Buffer, code: BerthError['code'], me
   assert.deepEqual(layersOnDisk(node.root), layers, 'nothing is left');
 }
 
-test('what is exported skopeo reads both ways, and importing it gives the same image', async () => {
+test('Skopeo reads an exported archive in both formats, and importing it results in the same image', async () => {
   const directory = scratch('out');
   const pushed = await bed.push('team/out', '1', { layers: [base, upper, base], config: { Cmd: ['/bin/tool'] } });
   const node = await bed.node();
@@ -92,7 +93,7 @@ test('what is exported skopeo reads both ways, and importing it gives the same i
   assert.ok((await takeOut(other, image.id)).equals(archive));
 });
 
-test('several images are one archive, with what they share once', async () => {
+test('an archive of several images contains shared layers once', async () => {
   const node = await bed.node();
   await bed.push('many/a', '1', { layers: [base] });
   await bed.push('many/b', '2', { layers: [base, upper] });
@@ -108,7 +109,7 @@ test('several images are one archive, with what they share once', async () => {
   await refuses(await bed.node(), archive, 'INVALID_ARGUMENT', /contains 2 images; one name/, { name: 'x' });
 });
 
-test('archives of skopeo are imported: OCI and docker, as they are and compressed, under their names or one that is given', async () => {
+test('archives of Skopeo are imported: OCI and Docker, uncompressed and compressed, with their names or a given one', async () => {
   const directory = scratch('in');
   const pushed = await bed.push('team/in', '1', { layers: [base, upper] });
   const from = `docker://${bed.host}/team/in:1`;
@@ -132,13 +133,13 @@ test('archives of skopeo are imported: OCI and docker, as they are and compresse
   }
 });
 
-test('a layout of umoci, with a tag for a name, is imported without one, and kept by its id', async () => {
+test('an umoci layout, which has a tag instead of a name, is imported without a name and identified by its id', async () => {
   const directory = scratch('umoci');
   writeFileSync(join(directory, 'layer.tar'), base);
   run(directory, 'umoci', 'init', '--layout', 'oci');
   run(directory, 'umoci', 'new', '--image', 'oci:latest');
   run(directory, 'umoci', 'raw', 'add-layer', '--image', 'oci:latest', 'layer.tar');
-  // Members in an order of their own: the index last.
+  // In another order: the index last.
   run(directory, 'tar', '-cf', 'oci.tar', '-C', 'oci', 'blobs', 'oci-layout', 'index.json');
   const node = await bed.node();
   const [image] = await bringIn(node, readFileSync(join(directory, 'oci.tar')));
@@ -147,7 +148,7 @@ test('a layout of umoci, with a tag for a name, is imported without one, and kep
   assert.equal((await bed.node({ root: node.root })).store.find(image.id)?.id, image.id);
 });
 
-/** As Docker wrote it before it knew OCI: a directory a layer, and links for a layer that is there already. */
+/** Returns an archive in Docker's format before OCI: a directory for each layer, and symlinks for repeated layers. */
 function oldSave(
   layers: readonly Buffer[],
   change: { readonly config?: object; readonly manifest?: object } = {},
@@ -178,7 +179,7 @@ function oldSave(
   ]);
 }
 
-test('archives of an old Docker are imported, links and compressed layers among them', async () => {
+test('archives of old Docker versions are imported, including symlinks and compressed layers', async () => {
   const node = await bed.node();
   const [image] = await bringIn(node, oldSave([base, upper, base]));
   assert.deepEqual(image?.repoTags, ['docker.io/library/old:1', 'docker.io/library/old:2']);
@@ -214,7 +215,7 @@ function layoutOf(manifests: readonly object[], blobs: readonly Blob[]): Buffer 
   ]);
 }
 
-test("of a nested index, and of variants side by side, this node's platform is imported", async () => {
+test('the platform of the node is imported from a nested index and from several variants', async () => {
   const [mine, ...mineRest] = manifestFor(base);
   const [other, ...otherRest] = manifestFor(upper, 's390x');
   assert.ok(mine && other);
@@ -236,7 +237,7 @@ test("of a nested index, and of variants side by side, this node's platform is i
   await refuses(await bed.node(), layoutOf([entries[0] ?? {}], blobs), 'NOT_FOUND', /s390x/);
 });
 
-test('hostile and damaged archives are refused, and leave nothing', async () => {
+test('malicious and corrupt archives are rejected and leave nothing behind', async () => {
   const node = await bed.node();
   const [manifest, config, layer] = manifestFor(base);
   assert.ok(manifest && config && layer);
@@ -299,7 +300,7 @@ test('hostile and damaged archives are refused, and leave nothing', async () => 
   assert.equal((await bringIn(node, whole)).length, 1);
 });
 
-test('an import that is given up leaves nothing, also when its sender stands still', async () => {
+test('a cancelled import leaves nothing behind, also when its sender is stalled', async () => {
   const node = await bed.node();
   const controller = new AbortController();
   const { promise: never } = Promise.withResolvers<void>();
@@ -318,7 +319,7 @@ test('an import that is given up leaves nothing, also when its sender stands sti
   assert.deepEqual(layersOnDisk(node.root), []);
 });
 
-test('an archive that does not fit on the disk is refused, and its space is free again', async () => {
+test('an archive that does not fit on the disk is rejected, and its space is freed', async () => {
   const root = scratch('small');
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=100m', 'none', root]);
   try {
@@ -334,7 +335,7 @@ test('an archive that does not fit on the disk is refused, and its space is free
   }
 });
 
-test('an export of what is damaged, missing, or unpacked before its archive was kept, fails and says why', async () => {
+test('an export of a corrupt or missing layer, or of one without archive data, fails with the reason', async () => {
   await bed.push('team/bad', '1', { layers: [base] });
   const node = await bed.node();
   const name = `${bed.host}/team/bad:1`;
@@ -351,7 +352,7 @@ test('an export of what is damaged, missing, or unpacked before its archive was 
   });
 });
 
-test('an export keeps its layers while it goes on, also when the image is removed', async () => {
+test('an export keeps its layers until it is complete, also when the image is removed', async () => {
   await bed.push('team/kept', '1', { layers: [base, upper] });
   const node = await bed.node();
   const name = `${bed.host}/team/kept:1`;

@@ -1,5 +1,5 @@
 /**
- * `berth image import|export|pull` and `berth pulls` with the daemon itself: files and streams, broken ones too; what is under way, in the list and the metrics.
+ * `berth image import|export|pull` and `berth pulls` with the daemon: files and streams, errors, and the progress in lists and metrics.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -54,7 +54,7 @@ function archive(name: string): Buffer {
   ]);
 }
 
-test('an archive is imported and exported by files', async () => {
+test('an archive is imported from a file and exported to a file', async () => {
   writeFileSync(at('in.tar'), archive('files:1'));
   assert.deepEqual(await berth('image', 'import', at('in.tar')), { code: 0, output: `${id} docker.io/library/files:1\n` });
   assert.deepEqual(await berth('image', 'export', 'files:1', '-o', at('out.tar')), { code: 0, output: '' });
@@ -63,13 +63,13 @@ test('an archive is imported and exported by files', async () => {
   assert.match((await berth('image', 'verify', '--root', workspace.root)).output, /1 image, 1 layer,.*: ok/);
 });
 
-test('an archive is imported from one pipe and exported into another', async () => {
+test('an archive is imported from a pipe and exported to a pipe', async () => {
   const shell = `"$BERTH" image export other:2 ${socketFlags().join(' ')} | gzip -1 | "$BERTH" image import - --name piped ${socketFlags().join(' ')}`;
   const output = execFileSync('bash', ['-o', 'pipefail', '-c', shell], { encoding: 'utf8', env: { ...process.env, BERTH: program } });
   assert.ok(output.startsWith(`${id} `) && output.includes('docker.io/library/piped:latest'), output);
 });
 
-test('what fails says so, with exit code 1, and leaves no file', async () => {
+test('a failure prints an error, exits with 1, and leaves no file', async () => {
   writeFileSync(at('half.tar'), archive('half:1').subarray(0, 1 << 20));
   const cases: readonly (readonly [string[], RegExp])[] = [
     [['image', 'import', at('half.tar')], /^berth: import archive: .*unexpected end/],
@@ -87,14 +87,14 @@ test('what fails says so, with exit code 1, and leaves no file', async () => {
   assert.deepEqual(leftovers(), []);
 });
 
-test('an import or export that is killed leaves nothing in the store, and no layer leased', async () => {
+test('a killed import or export leaves nothing in the store and no leases', async () => {
   const files = () => readdirSync(join(workspace.root, 'layers'));
   const before = files();
   const reader = start('image', 'export', 'other:2');
   await new Promise((ready) => reader.stdout?.once('readable', ready));
   reader.kill('SIGKILL');
   const sender = start('image', 'import', '-');
-  // It dies before it has read all of it.
+  // It is killed before it has read everything.
   sender.stdin?.on('error', () => undefined);
   sender.stdin?.write(archive('killed:1').subarray(0, 8 << 20));
   await until(() => files().some((name) => name.startsWith('new-')));
@@ -110,7 +110,7 @@ test('an import or export that is killed leaves nothing in the store, and no lay
   await until(() => files().length === 0);
 });
 
-test('pulls that are under way are listed with their layers, bytes and host, and counted', async (t) => {
+test('pulls in progress are listed with layers, bytes and host, and counted in metrics', async (t) => {
   const retriesBefore = metricOf(await metrics(), 'berth_image_pull_retries_total');
   const { promise: held, resolve: release } = Promise.withResolvers<void>();
   const blobs = new Map([config, layer].map((bytes) => [`sha256:${sha256(bytes)}`, bytes]));
@@ -168,7 +168,7 @@ function start(...args: string[]): ChildProcess {
   return spawn(program, [...args, ...socketFlags()], { stdio: ['pipe', 'pipe', 'inherit'] });
 }
 
-/** Files that exports write before they have their name. */
+/** Returns the temporary files of exports. */
 function leftovers(): string[] {
   return readdirSync(workspace.directory).filter((name) => name.startsWith('.') || (name === 'x.tar' && existsSync(at(name))));
 }

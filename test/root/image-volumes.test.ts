@@ -1,4 +1,4 @@
-/** Images as volumes: what a container sees of one, what it cannot do to it, and which directories of it may be asked for. */
+/** Image volumes: their content in a container, read-only access, and sub paths. */
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -68,19 +68,19 @@ async function run(id: string, script: string): Promise<string> {
   return stdout.toString();
 }
 
-test('all layers of an image are seen as one, can be executed and not be written', async () => {
+test('an image volume shows all layers, is executable and read-only', async () => {
   const id = await start(volume());
   assert.equal(await run(id, 'cat /v/deep/above /v/deep/below; /v/bin/run'), 'abovebelowran\n');
   for (const write of ['touch /v/new', 'echo x > /v/deep/below', 'touch /v/deep/dir/new'])
     await assert.rejects(run(id, write), /Read-only file system/);
 });
 
-test('an image of one layer, and one of none, are volumes too', async () => {
+test('images with one layer and without layers can be volumes', async () => {
   assert.equal(await run(await start(volume('', layers.slice(1))), 'ls /v'), 'bin\ndeep\n');
   assert.equal(await run(await start(volume('', [])), 'ls /v'), '');
 });
 
-test('a sub path is a directory of the image, links in it lead nowhere else', async () => {
+test('a sub path is a directory of the image, and symlinks in it are resolved inside the image', async () => {
   for (const path of ['deep', '/deep/', './bin/../deep', 'link', '/link']) {
     const id = await start(volume(path));
     assert.equal(await run(id, 'ls /v; cat /v/above'), 'above\nbelow\ndir\nabove', path);
@@ -88,7 +88,7 @@ test('a sub path is a directory of the image, links in it lead nowhere else', as
   }
 });
 
-test('a sub path that is missing, no directory, or outside fails with the word that the kubelet knows', async () => {
+test('a sub path that is missing, not a directory, or outside fails with the reason that the kubelet expects', async () => {
   const wrong = {
     nowhere: /no such file/,
     'deep/above': /not a directory/,
@@ -107,19 +107,19 @@ test('a sub path that is missing, no directory, or outside fails with the word t
   }
 });
 
-test('an image that was not found is refused as a failed mount', async () => {
+test('a missing image is rejected as a failed mount', async () => {
   const mount = volume('', [join(host.directory, 'gone')]);
   await assert.rejects(start(mount), /ImageVolumeMountFailed: image example\.com\/volume: .*gone/);
 });
 
-test('a pod in a user namespace sees the owners that the image has; the layers stay as they are', async () => {
+test('a pod in a user namespace sees the owners of the image; the layers are not modified', async () => {
   const range = { hostId: 500_000, length: 65536 };
   const id = await start(volume('deep'), { uids: range, gids: range });
   assert.equal(await run(id, 'stat -c %u:%g /v /v/above /v/below'), '0:0\n0:0\n0:0\n');
   assert.equal(statSync(join(layers[0] ?? '', 'deep/above')).uid, 0);
 });
 
-test('a container keeps the layers of its volumes, also over a restart of the daemon', async () => {
+test('a container keeps the layers of its volumes, also across a restart of the daemon', async () => {
   const leased = new Map<string, readonly string[]>();
   const deps = { ...host.deps, layers: { ...host.deps.layers, lease: (owner: string, ids: readonly string[]) => leased.set(owner, ids) } };
   const id = await start(volume());

@@ -1,5 +1,5 @@
 /**
- * The real daemon with an ISA-L that has another layout: it logs this once, and unpacks gzip layers with zlib.
+ * Runs the daemon with an incompatible ISA-L library: it logs this once and unpacks gzip layers with zlib.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -12,7 +12,7 @@ import { pullSample } from './support/pods.ts';
 
 if (isBuilt) enterIsolation();
 
-/** Has the functions of the library, and writes none of the fields. */
+/** A library with the same functions that sets none of the fields. */
 const source = `
 #include <stdint.h>
 void isal_inflate_init(void *state) {}
@@ -20,7 +20,7 @@ int isal_inflate(void *state) { return 0; }
 uint32_t crc32_gzip_refl(uint32_t crc, const void *bytes, uint64_t length) { return 0; }
 `;
 
-test('a daemon with an unusable ISA-L logs this once, and unpacks layers with zlib', { skip: !isBuilt && 'berth is not built' }, async () => {
+test('a daemon with an incompatible ISA-L logs this once and unpacks layers with zlib', { skip: !isBuilt && 'berth is not built' }, async () => {
   const workspace = createWorkspace();
   execFileSync('cc', ['-shared', '-fPIC', '-x', 'c', '-o', join(workspace.directory, 'libisal.so.2'), '-'], { input: source });
   process.env['LD_LIBRARY_PATH'] = workspace.directory;

@@ -1,5 +1,5 @@
 /**
- * A layer's archive put together again from its files: bit by bit what was unpacked, whatever was in it; and damage named instead of handed out.
+ * Reassembles a layer's tar from its files: the result is bit-exact for any content, and corrupt files are reported instead of exported.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -20,7 +20,7 @@ async function unpack(tar: Buffer, blob = tar): Promise<Unpacked> {
   const place = { filesDir: join(directory, 'diff'), tarSplitFile: join(directory, 'archive') };
   mkdirSync(place.filesDir);
   const job = { directory: place.filesDir, tarSplitFile: place.tarSplitFile, digest: digestOf(blob), diffId: digestOf(tar), sizeBytes: blob.length };
-  // Odd pieces: headers and contents lie across them.
+  // Odd sizes, so that headers and contents cross the boundaries.
   const layer = await bed.unpacker.unpack(job, async () => toStream(blob, 77_777), new AbortController().signal);
   assert.equal(layer.tarBytes, tar.length);
   return { ...place, diffId: job.diffId };
@@ -92,14 +92,14 @@ const archives: Readonly<Record<string, Buffer>> = {
   ]),
 };
 
-for (const [name, tar] of Object.entries(archives)) test(`an archive is put together again to the bit: ${name}`, () => checkExact(name, tar));
+for (const [name, tar] of Object.entries(archives)) test(`a layer is reassembled bit-exactly: ${name}`, () => checkExact(name, tar));
 
-test('an archive is put together again to the bit: of several gzip members', async () => {
+test('a layer is reassembled bit-exactly: several gzip members', async () => {
   const tar = makeTar(plain);
   await checkExact('members', tar, Buffer.concat([gzipSync(tar.subarray(0, 5000)), gzipSync(tar.subarray(5000))]));
 });
 
-test('an archive is put together again to the bit: as tar makes them, in each of its formats, sparse files too', async () => {
+test('a layer is reassembled bit-exactly: all formats of GNU tar, including sparse files', async () => {
   const directory = bed.newDir();
   writeFileSync(join(directory, 'sparse'), 'start');
   truncateSync(join(directory, 'sparse'), 3 << 20);
@@ -119,14 +119,14 @@ test('an archive is put together again to the bit: as tar makes them, in each of
   }
 });
 
-test('an archive is put together again to the bit: thousands of files as Debian has them', async () => {
+test('a layer is reassembled bit-exactly: thousands of files of Debian', async () => {
   await checkExact(
     'doc',
     execFileSync('tar', ['-c', '-C', '/usr/share', 'doc', 'perl5'], { maxBuffer: 1 << 30, stdio: ['ignore', 'pipe', 'ignore'] }),
   );
 });
 
-test('what is damaged is not handed out as whole, and is named', async () => {
+test('corrupt files are reported and not exported', async () => {
   const tar = makeTar(plain);
   const kinds: readonly (readonly [(layer: Unpacked) => void, RegExp])[] = [
     [({ filesDir }) => writeFileSync(join(filesDir, 'etc/os'), 'bertH'), /^layer sha256:[0-9a-f]{64}: file "etc\/os": checksum mismatch$/],
@@ -168,7 +168,7 @@ test('what is damaged is not handed out as whole, and is named', async () => {
   }
 });
 
-test('a reader that leaves, or gives up, leaves nothing under way', async () => {
+test('a reader that stops or is cancelled leaves no work in progress', async () => {
   const layer = await unpack(makeTar([{ path: 'big', content: Buffer.alloc(16 << 20, 1) }]));
   for await (const piece of bed.unpacker.assemble(layer, new AbortController().signal)) {
     assert.ok(piece.length > 0);
