@@ -235,7 +235,7 @@ test('a terminal is logged as stdout, resized, and ends with its process', async
     ...[0, 1, 2].map((to) => stdio('slave', to)),
     execve(shell),
   ];
-  // The shell closes and opens its terminal anew: that must not look like its end.
+  // The shell closes and reopens its terminal: that must not look like its end.
   const script = `tty; exec <&- >&- 2>&-; sleep 0.1; exec > /dev/tty 2>&1 < /dev/tty; echo err >&2; while [ ! -e ${dir}/go ]; do sleep 0.02; done; stty size; seq 1 2000; exit 6`;
   const plan: Plan = {
     fds: ['dir'],

@@ -433,7 +433,7 @@ test('an image whose layer is not there is removed at start, and can be pulled a
   await restarted.pull(`${bed.host}/incomplete:1`);
 });
 
-test('layers that were not on disk when the machine ended are fetched anew; those of a daemon that ended alone stay', async () => {
+test('layers that were not on disk when the machine ended are re-fetched; those of a daemon that ended alone stay', async () => {
   await bed.push('power', 'v1', { layers: [layerOf({ 'etc/power': 'on' }), layerOf({ 'etc/more': 'on' })] });
   const reference = `${bed.host}/power:v1`;
   const neverSynced = { ...bed.unpacker, sync: () => Promise.reject(new Error('the disk is slow')) };

@@ -10,7 +10,7 @@ import { makeDirectoryAt, makeLinkAt, openDirectoryAt } from '../../sys/filesyst
 import { shownPath } from './layer-path.ts';
 
 /** Creates an entry. @param removeExisting removes an existing entry of the same name. */
-export function anew<T>(create: () => T, removeExisting: () => void): T {
+export function createReplacing<T>(create: () => T, removeExisting: () => void): T {
   try {
     return create();
   } catch (error) {
@@ -21,7 +21,7 @@ export function anew<T>(create: () => T, removeExisting: () => void): T {
 }
 
 /** Ignores EEXIST. A hard link of a name to itself creates nothing, but the name must exist. */
-export function unlessThere(link: () => void): void {
+export function ignoreExisting(link: () => void): void {
   try {
     link();
   } catch (error) {
@@ -30,7 +30,7 @@ export function unlessThere(link: () => void): void {
 }
 
 /** Creates a directory, replacing an entry of another type. @returns false when the directory existed. */
-export function makeUnlessDirectory(dir: number, name: string, removeExisting: () => void): boolean {
+export function ensureDirectory(dir: number, name: string, removeExisting: () => void): boolean {
   try {
     makeDirectoryAt(dir, name);
     return true;

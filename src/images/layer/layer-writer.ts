@@ -12,7 +12,7 @@ import { createFileAt, makeNodeAt, makeSymlinkAt, openDirectoryAt, setTimes, set
 import type { TarEntry, TarEntryKind, TarSink } from '../tar/tar.ts';
 import { named } from './layer-failure.ts';
 import { LayerMetadata } from './layer-metadata.ts';
-import { anew, linkTo, makeUnlessDirectory, unlessThere } from './layer-names.ts';
+import { createReplacing, ensureDirectory, ignoreExisting, linkTo } from './layer-names.ts';
 import { shownPath, splitPath, toCleanPath, toLayerPath } from './layer-path.ts';
 import { LayerTree } from './layer-tree.ts';
 import { blockBytes, type LayerLimits, LayerUsage } from './layer-usage.ts';
@@ -198,7 +198,7 @@ export class LayerWriter implements TarSink {
     const dir = this.#tree.enter(parent);
     const path = this.#pathOf(name);
     // A symbolic link of this name is replaced, not followed: the entry is a directory.
-    if (makeUnlessDirectory(dir, name, () => this.#contents.removeExisting(dir, name, path))) this.#usage.addInode(blockBytes);
+    if (ensureDirectory(dir, name, () => this.#contents.removeExisting(dir, name, path))) this.#usage.addInode(blockBytes);
     const fd = this.#tree.find(path);
     assert(fd !== undefined, 'the directory was just created');
     if (this.#whiteouts.delete(path)) markOpaque(fd);
@@ -245,7 +245,7 @@ export class LayerWriter implements TarSink {
       const target = splitPath(clean);
       const targetDir = targets.enter(target.parent);
       const link = (): void => linkTo(targetDir, target.name, dir, name, entry.linkPath);
-      if (joinPath(targets.path, target.name) === path) unlessThere(link);
+      if (joinPath(targets.path, target.name) === path) ignoreExisting(link);
       else this.#create(dir, name, link);
     } finally {
       targets.leave();
@@ -254,7 +254,7 @@ export class LayerWriter implements TarSink {
 
   /** Creates a node in the current directory in place of an existing one: of two entries with the same path, the last one wins. */
   #create<T>(dir: number, name: string, create: () => T): T {
-    return anew(create, () => this.#contents.removeExisting(dir, name, this.#pathOf(name)));
+    return createReplacing(create, () => this.#contents.removeExisting(dir, name, this.#pathOf(name)));
   }
 
   #countDirectory(path: string, fd: number): void {

@@ -143,7 +143,7 @@ export function oldExtents(block: Buffer, where: 'header' | 'block', parse: (at:
 }
 
 /** Reports whether an extension block with more extents follows. */
-export function goesOn(block: Buffer, where: 'header' | 'block'): boolean {
+export function isExtended(block: Buffer, where: 'header' | 'block'): boolean {
   return block[where === 'header' ? 482 : 504] !== 0;
 }
 

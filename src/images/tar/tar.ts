@@ -11,7 +11,7 @@ import {
   checkCount,
   createSparseReader,
   type Extent,
-  goesOn,
+  isExtended,
   oldExtents,
   paxLayout,
   type SparseLayout,
@@ -196,7 +196,7 @@ export class TarParser {
     const found = toFound(block, type, this.#pending, this.#globals);
     this.#pending = nothingPending;
     this.#metadataHeaders = 0;
-    if (type === 'S' && goesOn(block, 'header')) {
+    if (type === 'S' && isExtended(block, 'header')) {
       this.#unmapped = { found, extents: [...(found.layout?.extents ?? [])] };
       this.#begin('metadata', blockBytes);
     } else this.#beginEntry(found);
@@ -234,7 +234,7 @@ export class TarParser {
     const { found, extents } = this.#unmapped;
     extents.push(...oldExtents(this.#header, 'block', (at) => parseNumber(this.#header, at, 12, 'sparse map')));
     checkCount(extents);
-    if (goesOn(this.#header, 'block')) this.#begin('metadata', blockBytes);
+    if (isExtended(this.#header, 'block')) this.#begin('metadata', blockBytes);
     else {
       this.#unmapped = undefined;
       this.#beginEntry({ ...found, layout: { sizeBytes: found.entry.sizeBytes, extents } });
