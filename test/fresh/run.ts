@@ -1,7 +1,7 @@
 /**
  * Runs the commands of the README in a fresh root file system of each release: `npm start` until the sample pod has run, or the given command.
  *
- *   bin/node test/fresh/run.ts [--release CODENAME] [COMMAND ARG ...]     for example: --release trixie npm test
+ *   bin/node test/fresh/run.ts [--release CODENAME] [-- COMMAND ARG ...]     for example: --release trixie -- npm test
  *
  * The setup uses this machine's network, because it installs packages. `npm start` then runs in a separate network namespace.
  */
