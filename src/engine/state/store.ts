@@ -142,9 +142,11 @@ function toJson(value: unknown): string {
   });
 }
 
+/** Byte strings are the values of environment variables, which have a name beside them. A label may be called `base64` too. */
 function fromJson<T>(text: string): T {
-  return JSON.parse(text, (_, value: unknown) => {
-    if (typeof value !== 'object' || value === null || !('base64' in value) || Object.keys(value).length !== 1) return value;
+  return JSON.parse(text, function (this: { readonly [key: string]: unknown }, key, value: unknown) {
+    if (key !== 'value' || typeof this['name'] !== 'string') return value;
+    if (typeof value !== 'object' || value === null || !('base64' in value)) return value;
     return typeof value.base64 === 'string' ? Buffer.from(value.base64, 'base64') : value;
   }) as T;
 }
