@@ -327,10 +327,10 @@ test('overlayfs shows an entry that replaces one of another type in a lower laye
 });
 
 test('a symlink in a lower layer does not redirect entries of a higher layer', async () => {
-  const prey = bed.newDir();
-  const lower = await bed.unpack(makeTar([{ path: 'etc', type: '2', link: prey }]));
+  const outside = bed.newDir();
+  const lower = await bed.unpack(makeTar([{ path: 'etc', type: '2', link: outside }]));
   const upper = await bed.unpack(makeTar([{ path: 'etc/evil', content: 'x' }, { path: 'etc/.wh.other' }]));
-  assert.deepEqual(readdirSync(prey), []);
+  assert.deepEqual(readdirSync(outside), []);
   assert.deepEqual(readdirSync(lower.root), ['etc']);
   assert.ok(existsSync(join(upper.root, 'etc/evil')));
 });

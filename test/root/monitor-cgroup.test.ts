@@ -1,4 +1,4 @@
-/** Where monitors are accounted, by the setting, with the cgroup driver that berth would choose here. */
+/** The cgroup of monitors for each value of the setting monitor_cgroup, with the cgroup driver that berth chooses on this machine. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ before(async () => {
   parent = host.deps.cgroupDriver.name === 'systemd' ? `berthtest${process.pid}.slice` : `/berth-test-${process.pid}/named`;
 });
 after(async () => {
-  // Those of a test that failed, too.
+  // Also those of failed tests.
   for (const { record } of host.engine.sandboxes()) await withMonitors('pod').removeSandbox(record.id);
   if (host.deps.cgroupDriver.name === 'systemd') execFileSync('systemctl', ['stop', parent]);
   await removeCgroup(host.deps.cgroups, host.deps.cgroupDriver.parentPathOf(parent));
@@ -34,20 +34,20 @@ async function start(engine: Engine): Promise<{ id: string; sandboxId: string; m
   return { id, sandboxId, monitorPid: engine.container(id).status.monitor?.pid ?? 0 };
 }
 
-/** Of every hierarchy that is not another's. */
+/** Returns the cgroup of a process in each hierarchy. */
 const cgroupsOf = (pid: number | 'self') =>
   readFileSync(`/proc/${pid}/cgroup`, 'utf8')
     .trim()
     .split('\n')
     .map((line) => line.slice(line.lastIndexOf(':') + 1));
 
-test('monitors are in the cgroup of the daemon unless told otherwise', async () => {
+test('by default monitors are in the cgroup of the daemon', async () => {
   const { monitorPid, sandboxId } = await start(withMonitors('daemon'));
   assert.deepEqual(cgroupsOf(monitorPid), cgroupsOf('self'));
   await host.engine.removeSandbox(sandboxId);
 });
 
-test("monitors of a pod are beside its containers, outside of theirs, and the pod's end leaves nothing of it", async () => {
+test("pod: monitors are in a cgroup next to those of the pod's containers, which is removed with the pod", async () => {
   const engine = withMonitors('pod');
   const { id, sandboxId, monitorPid } = await start(engine);
   const path = host.deps.cgroupDriver.pathOf('', `monitors-${sandboxId.slice(0, 16)}`);
@@ -55,13 +55,13 @@ test("monitors of a pod are beside its containers, outside of theirs, and the po
   const { stdout } = await engine.execSync(id, ['cat', '/proc/self/cgroup'], 20_000, never);
   assert.doesNotMatch(stdout.toString(), /monitors/);
   const slow = engine.execSync(id, ['sleep', '1000'], 100_000, never);
-  await until('the monitor of the exec is there, too', async () => (await processes(host.deps.cgroups, path)).length === 2);
+  await until('the monitor of the exec has started', async () => (await processes(host.deps.cgroups, path)).length === 2);
   await engine.removeSandbox(sandboxId);
   await slow;
   assert.deepEqual(await findCgroups(host.deps.cgroups, path.slice(path.lastIndexOf('/') + 1)), []);
 });
 
-test('monitors are below the cgroup that is named, again after the last of them had gone', async () => {
+test('named cgroup: monitors are below it, and it is recreated after the last monitor has exited', async () => {
   await prepareMonitorCgroup(host.deps, parent);
   const path = host.deps.cgroupDriver.pathOf(parent, 'monitors');
   for (let round = 0; round < 2; round++) {
@@ -71,7 +71,7 @@ test('monitors are below the cgroup that is named, again after the last of them 
   }
 });
 
-test("a place of the other driver's is refused at the start", async () => {
+test('a cgroup in the format of the other driver is rejected at the start', async () => {
   const other = host.deps.cgroupDriver.name === 'systemd' ? '/monitors/of/berth' : 'berth.slice';
   await assert.rejects(prepareMonitorCgroup(host.deps, other), /^BerthError: monitor_cgroup: cgroup parent .* the cgroup driver is/);
 });

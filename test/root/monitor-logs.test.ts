@@ -1,4 +1,4 @@
-/** The monitor parents containers: logs, rotation, terminal, full disks, stuck clients, and the end. */
+/** The monitor as parent of containers: logs, rotation, terminal, full disks, stuck clients, and the exit. */
 import assert from 'node:assert/strict';
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -25,7 +25,7 @@ import {
   stdio,
 } from './support/monitor.ts';
 
-test('the log has a line for each line, tagged by its stream', async (t) => {
+test('the log has each output line with its stream', async (t) => {
   const { log } = await runContainer(await monitorDeps(t), scratch(t), { script: 'echo one; echo two >&2; echo; printf three' });
   const lines = linesOf(log);
   assert.deepEqual(
@@ -36,7 +36,7 @@ test('the log has a line for each line, tagged by its stream', async (t) => {
   assert.equal(lines.length, 4);
 });
 
-test('the log keeps every byte of the content', async (t) => {
+test('the log preserves every byte of the output', async (t) => {
   const dir = scratch(t);
   const bytes = Buffer.from(Array.from({ length: 256 }, (_, i) => i).filter((byte) => byte !== 10));
   writeFileSync(join(dir, 'bytes'), bytes);
@@ -44,7 +44,7 @@ test('the log keeps every byte of the content', async (t) => {
   assert.deepEqual(linesOf(log), [`stdout F ${bytes.toString('latin1')}`]);
 });
 
-test('lines longer than the bound are split, those of just the bound are not', async (t) => {
+test('lines longer than the limit are split, lines of exactly the limit are not', async (t) => {
   const line = (length: number) => `head -c ${length} /dev/zero | tr '\\0' x; echo;`;
   const script = `${line(16)} ${line(17)} ${line(40)} ${line(100000)}`;
   const { log } = await runContainer(await monitorDeps(t), scratch(t), { script, lineBytesMax: 16 });
@@ -53,7 +53,7 @@ test('lines longer than the bound are split, those of just the bound are not', a
   assert.deepEqual(sizes.slice(6), [...Array.from({ length: 6249 }, () => 'P16'), 'F16']);
 });
 
-test('no line is lost or torn when the log is rotated again and again', async (t) => {
+test('no line is lost or split when the log is rotated repeatedly', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const { monitorPid } = await startContainer(deps, dir, { script: 'seq 1 100000; sleep 0.2; seq 100001 120000' });
@@ -71,7 +71,7 @@ test('no line is lost or torn when the log is rotated again and again', async (t
   assert.ok(numbers.every((number, i) => number === String(i + 1)));
 });
 
-test('a log that cannot be reopened stays in use, and no new file appears', async (t) => {
+test('if the log cannot be reopened, the old file stays in use and no new file is created', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const logDir = join(dir, 'logs');
@@ -86,7 +86,7 @@ test('a log that cannot be reopened stays in use, and no new file appears', asyn
   assert.deepEqual(readdirSync(logDir).sort(), ['0.log', 'old']);
 });
 
-test('reopenLog() says when no monitor listens', async (t) => {
+test('reopenLog() fails if no monitor is listening', async (t) => {
   const dir = scratch(t);
   await assert.rejects(reopenLog(dir), { code: 'FAILED_PRECONDITION' });
   await assert.rejects(reopenLog(join(dir, 'absent')), { code: 'FAILED_PRECONDITION' });
@@ -99,7 +99,7 @@ test('output without a log is drained', async (t) => {
   assert.ok(!existsSync(join(dir, '0.log')));
 });
 
-test('the log file is for its owner to write and its group to read', async (t) => {
+test('the log file is writable by its owner and readable by its group', async (t) => {
   const dir = scratch(t);
   const mask = process.umask(0);
   t.after(() => process.umask(mask));
@@ -115,9 +115,9 @@ async function run(...argv: readonly string[]): Promise<void> {
   assert.equal(exitCode, 0, stderr.toString());
 }
 
-test('a full disk loses lines and counts them, holds whole lines only, and takes lines again when there is room', async (t) => {
+test('on a full disk only complete lines are written, lost lines are counted, and logging resumes when there is space', async (t) => {
   const deps = await monitorDeps(t);
-  // Hooks run in the order in which they are registered: first unmounted, then removed.
+  // Hooks run in the order of their registration: unmount first, then remove.
   let logDir = '';
   t.after(() => run('umount', '-l', logDir));
   const dir = scratch(t);
@@ -129,7 +129,7 @@ test('a full disk loses lines and counts them, holds whole lines only, and takes
   const { monitorPid } = await startContainer(deps, dir, { script, logDir });
   const isOver = ended(monitorPid);
   while (!existsSync(join(dir, 'full'))) await new Promise((resolve) => setTimeout(resolve, 10));
-  // An answer to a request comes after what was written before it: reopening flushes.
+  // The monitor responds after it has written earlier output, so reopening flushes the log.
   await reopenLog(dir);
   writeFileSync(join(logDir, 'filler'), '');
   writeFileSync(join(dir, 'go'), '');
@@ -146,7 +146,7 @@ test('a full disk loses lines and counts them, holds whole lines only, and takes
   assert.equal((record?.droppedLogBytes ?? 0) + written, whole);
 });
 
-test('a monitor that cannot leave its record tells by its exit code', async (t) => {
+test('a monitor that cannot write its exit record reports it by its exit code', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const gone = join(dir, 'gone');
@@ -157,7 +157,7 @@ test('a monitor that cannot leave its record tells by its exit code', async (t) 
   assert.equal((await ended(monitorPid)) >> 8, 3);
 });
 
-test('an exit record that is none is an error', async (t) => {
+test('an invalid exit record is an error', async (t) => {
   const dir = scratch(t);
   assert.equal(await readExitRecord(dir), null);
   for (const text of ['', '{}', '{"version":1,"pid":1,"exitCode":"0"}']) {
@@ -166,14 +166,14 @@ test('an exit record that is none is an error', async (t) => {
   }
 });
 
-test('processes that hold the output open do not delay the end', async (t) => {
+test('processes that keep the output open do not delay the exit', async (t) => {
   const deps = await monitorDeps(t);
-  // Before scratch()'s own hook, which removes the file.
+  // Registered before the hook of scratch(), which removes the file.
   t.after(() => process.kill(Number(readFileSync(join(dir, 'noise'), 'latin1')), 'SIGKILL'));
   const dir = scratch(t);
   const childDir = openSync(dir, 'r');
   const script = `(while :; do echo noise; done) & echo $! > ${dir}/noise; exit 4`;
-  // No pid namespace: what it leaves behind lives on, and writes on.
+  // No pid namespace: background processes keep running and writing.
   const plan: Plan = {
     fds: ['dir'],
     parent: [
@@ -192,7 +192,7 @@ test('processes that hold the output open do not delay the end', async (t) => {
   assert.equal((await readExitRecord(dir))?.exitCode, 4);
 });
 
-test('clients that say nothing, or nonsense, or do not read, block neither others nor the end', async (t) => {
+test('clients that send nothing or invalid data, or do not read, block neither other clients nor the exit', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const { monitorPid } = await startContainer(deps, dir, { script: `while [ ! -e ${dir}/go ]; do sleep 0.02; done; echo end` });
@@ -211,7 +211,7 @@ test('clients that say nothing, or nonsense, or do not read, block neither other
   assert.deepEqual(linesOf(readFileSync(join(dir, '0.log'), 'latin1')), ['stdout F end']);
 });
 
-test('a terminal is logged as stdout, resized, and ends with its process', async (t) => {
+test('a terminal is logged as stdout, can be resized, and ends with its process', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const zero = Buffer.alloc(4);
@@ -260,7 +260,7 @@ test('a terminal is logged as stdout, resized, and ends with its process', async
   assert.equal((await readExitRecord(dir))?.exitCode, 6);
 });
 
-test('a plan that promises a terminal and sends none fails', async (t) => {
+test('a plan with hasTerminal that sends no terminal fails', async (t) => {
   const deps = await monitorDeps(t);
   const fd = openSync(scratch(t), 'r');
   t.after(() => closeSync(fd));
@@ -268,7 +268,7 @@ test('a plan that promises a terminal and sends none fails', async (t) => {
   await assert.rejects(startMonitor(deps, { plan, fds: [fd], name: 'test' }), /wait for the terminal/);
 });
 
-/** A program that starts a container and is then killed, as a daemon may be. */
+/** A program that starts a container and is then killed like a daemon. */
 const standIn = `
   const [support, directory] = process.argv.slice(1);
   const { startContainer } = await import(support);
@@ -279,7 +279,7 @@ const standIn = `
   process.stdout.write(monitorPid + ' ' + pid + '\\n', () => process.kill(process.pid, 'SIGKILL'));
 `;
 
-test('a container outlives the daemon that started it, with its log, its control socket and its exit record', async (t) => {
+test('a container, its log, control socket and exit record survive the daemon that started it', async (t) => {
   const dir = scratch(t);
   const support = new URL('./support/monitor.ts', import.meta.url).href;
   const env = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);

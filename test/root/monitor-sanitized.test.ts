@@ -1,4 +1,4 @@
-/** The monitor's tests once more, against its build with address and undefined-behaviour sanitizers (`scripts/build-monitor.mjs --sanitize`). */
+/** Repeats the monitor's tests with AddressSanitizer and UndefinedBehaviorSanitizer (`scripts/build-monitor.mjs --sanitize`). */
 import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';

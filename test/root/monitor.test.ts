@@ -1,4 +1,4 @@
-/** The monitor runs plans: order, failures, absent registers, exec, reaping, refusals. */
+/** The monitor executes plans: order, failures, absent registers, exec, reaping, rejected plans. */
 import assert from 'node:assert/strict';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ import { spawnProcess } from '../../src/sys/process/spawn.ts';
 import { until } from '../support/in-cgroup.ts';
 import { barePlan, ended, execve, monitorDeps, ownProc, runContainer, scratch, shell, startContainer, stdio } from './support/monitor.ts';
 
-/** Runs an exec plan whose standard output is read. */
+/** Runs an exec plan and returns its standard output. */
 async function output(t: TestContext, plan: Plan, fds: readonly number[] = []): Promise<{ text: string; exitCode: number; signal: number }> {
   const deps = await monitorDeps(t);
   const [reader, writer] = pipe();
@@ -29,7 +29,7 @@ async function output(t: TestContext, plan: Plan, fds: readonly number[] = []): 
 
 const script = (text: string): Plan => barePlan([execve(shell)], { process: { argv: ['sh', '-c', text], env: ['PATH=/usr/bin:/bin'] } });
 
-test('a plan gives the process its arguments and its environment, and nothing else', async (t) => {
+test('the process gets the arguments and the environment of the plan, and nothing else', async (t) => {
   const plan = barePlan([execve('/usr/bin/busybox')], { process: { argv: ['env'], env: ['A=1', Buffer.from('B=\xff', 'latin1')] } });
   assert.deepEqual(await output(t, plan), { text: 'A=1\nB=\xff\n', exitCode: 0, signal: 0 });
 });
@@ -43,13 +43,13 @@ test('the process inherits no fd and no blocked or ignored signal', async (t) =>
   assert.equal(text, 'SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n');
 });
 
-test('exec reports the exit code, and the signal', async (t) => {
+test('exec reports the exit code and the signal', async (t) => {
   assert.equal((await output(t, script('echo; exit 42'))).exitCode, 42);
   const killed = await output(t, script('echo; kill -9 $$'));
   assert.deepEqual([killed.exitCode, killed.signal], [137, 9]);
 });
 
-test('a container gets its root from a plan: tmpfs, files, devices, pivot', async (t) => {
+test('a plan creates a root file system: tmpfs, files, devices, pivot_root', async (t) => {
   const dir = openSync('/', 'r');
   t.after(() => closeSync(dir));
   const put = (path: string, bytes: Buffer, mode: number): Op[] => [
@@ -120,7 +120,7 @@ function denyMkdir(): Buffer {
   return filter;
 }
 
-test('a seccomp filter is in force when the process starts, and a bad one fails the start', async (t) => {
+test('a seccomp filter is active when the process starts, and an invalid one fails the start', async (t) => {
   const dir = scratch(t);
   const filter = (bytes: Buffer): Op => ({ call: 'seccomp', flags: 0, filter: bytes, note: 'setting the seccomp filter' });
   const denied = await output(t, {
@@ -136,7 +136,7 @@ test('a seccomp filter is in force when the process starts, and a bad one fails 
   }
 });
 
-test('a process begins in the cgroup that the plan names', async (t) => {
+test('a process starts in the cgroup of the plan', async (t) => {
   const [mountPoint, name] = [scratch(t), `berth-monitor-test-${process.pid}`];
   const mounting: Op = { call: 'mount', source: 'cgroup2', target: mountPoint, type: 'cgroup2', flags: 0, data: '', note: 'mounting the cgroups' };
   const parent: Op[] = [
@@ -154,9 +154,9 @@ test('a process begins in the cgroup that the plan names', async (t) => {
 
 const impossible: Op = { call: 'mkdirat', dir: 'cwd', path: '/proc/no', mode: 0o755, note: 'making /proc/no' };
 
-test('a failing operation is told by its note and errno, whoever ran it', async (t) => {
+test('a failed operation is reported with its note and errno, in parent and child', async (t) => {
   const deps = await monitorDeps(t);
-  // Of a place in the container: whoever asks can see to it.
+  // FAILED_PRECONDITION: the path is in the container, so the caller can fix it.
   const failure = { code: 'FAILED_PRECONDITION', message: 'making /proc/no: no such file or directory (ENOENT)' };
   const start = (plan: Plan) => startExec(deps, { plan, fds: [], name: 'test' });
   await assert.rejects(start({ ...script(''), parent: [impossible] }), failure);
@@ -167,30 +167,30 @@ test('a failing operation is told by its note and errno, whoever ran it', async 
   });
 });
 
-test('a log that cannot be opened fails the start before anything is cloned', async (t) => {
+test('a log that cannot be opened fails the start before the child is created', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   await assert.rejects(startContainer(deps, dir, { script: 'touch ran', logDir: '/proc' }), /open the log: .*ENOENT/);
   assert.deepEqual(readdirSync(dir), ['control']);
 });
 
-test('a monitor that cannot be started, or ends without a report, is an error that says so', async (t) => {
+test('a monitor that cannot be started, or exits without a report, is an error', async (t) => {
   const deps = await monitorDeps(t);
   const start = (path: string) => startExec({ monitor: { ...deps.monitor, path } }, { plan: script(''), fds: [], name: 'pod-1' });
   await assert.rejects(start('/no/monitor'), { message: /^start the monitor of pod-1: .*ENOENT/ });
   await assert.rejects(start('/usr/bin/true'), { code: 'INTERNAL', message: 'start pod-1: the monitor exited without a report' });
 });
 
-test('exec fails when its monitor is killed before the process ends', async (t) => {
+test('exec fails if its monitor is killed before the process exits', async (t) => {
   const deps = await monitorDeps(t);
   const { pid, monitorPid, exited } = await startExec(deps, { plan: script('exec sleep 1000'), fds: [], name: 'pod-1' });
   deps.killAfter(pid);
   process.kill(monitorPid, 'SIGKILL');
   await assert.rejects(exited, { code: 'INTERNAL', message: 'wait for pod-1: the monitor exited before the process' });
-  assert.doesNotThrow(() => process.kill(pid, 0), 'the process goes on');
+  assert.doesNotThrow(() => process.kill(pid, 0), 'the process keeps running');
 });
 
-test('a tolerated failure leaves its register absent and skips what uses it', async (t) => {
+test('a tolerated failure leaves its register absent, and operations that use it are skipped', async (t) => {
   const dir = scratch(t);
   const child: Op[] = [
     {
@@ -212,7 +212,7 @@ test('a tolerated failure leaves its register absent and skips what uses it', as
   assert.deepEqual(readdirSync(dir), ['made']);
 });
 
-test('a run tells of each operation when it began and what came of it, up to the one that failed', async (t) => {
+test('a run reports start time and outcome of each operation up to the failed one', async (t) => {
   const { monitor } = await monitorDeps(t);
   const open = (path: string, more: Partial<Op> = {}): Op =>
     ({ call: 'openat', dir: 'cwd', path, flags: O.RDONLY | O.CLOEXEC, mode: 0, note: `opening ${path}`, ...more }) as Op;
@@ -239,13 +239,13 @@ test('a run tells of each operation when it began and what came of it, up to the
   ]);
 });
 
-test('an errno that is not in the list is not tolerated', async (t) => {
+test('an errno that is not listed is not tolerated', async (t) => {
   const deps = await monitorDeps(t);
   const plan = barePlan([{ ...impossible, tolerate: ['EEXIST', 'EPERM'] }, execve(shell)]);
   await assert.rejects(startExec(deps, { plan, fds: [], name: 'test' }), /ENOENT/);
 });
 
-test('execve in a row searches a PATH, and a denial outlives later absences', async (t) => {
+test('consecutive execve operations search a PATH, and EACCES takes precedence over a later ENOENT', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   writeFileSync(join(dir, 'tool'), '', { mode: 0o644 });
@@ -273,10 +273,10 @@ test('exec joins the namespaces of a running container by its pidfd', async (t) 
   assert.equal(text, `${namespace}\n${namespace}\nsleep\x001000\0`);
 });
 
-test('a start that takes too long is given up, and neither monitor nor process stays', async (t) => {
+test('a start is aborted after its timeout, and neither monitor nor process remains', async (t) => {
   const deps = await monitorDeps(t);
   const [reader, writer] = pipe();
-  // Opening a FIFO waits for its other end, for ever.
+  // Opening a FIFO blocks until its other end is opened.
   const dir = scratch(t);
   const child: Op[] = [
     { call: 'mknodat', dir: 'cwd', path: `${dir}/fifo`, mode: 0o10644, dev: 0, note: 'making a FIFO' },
@@ -286,20 +286,20 @@ test('a start that takes too long is given up, and neither monitor nor process s
   const plan = barePlan(child, { fds: ['held'] });
   await assert.rejects(startExec(deps, { plan, fds: [writer], name: 'test', timeoutMs: 200 }), { code: 'DEADLINE_EXCEEDED' });
   close(writer);
-  // Readable at the end of file: all holders of the other end are gone.
+  // EOF: all processes with the other end have exited.
   await whenReadable(reader);
   assert.equal(readSync(reader, Buffer.alloc(1)), 0);
   close(reader);
 });
 
-test('a held plan waits until it gets its byte; the daemon is told of the process', async (t) => {
+test('a held plan waits for its byte, and the daemon gets the pid of the process', async (t) => {
   const [reader, writer] = programPipe();
   const plan = { ...script('exit 7'), fds: ['go'] };
   const child: Op[] = [{ call: 'hold', from: 'go', note: 'waiting' }, ...plan.child];
   const namespaces: string[] = [];
   const held = async (pid: number) => {
-    // It reports before it waits.
-    await until('it waits', async () => /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
+    // The monitor reports the pid before it waits.
+    await until('the process is waiting', async () => /^State:\tS/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')));
     namespaces.push(readlinkSync(`/proc/${pid}/ns/pid`));
     writeSync(writer, '.');
   };
@@ -309,7 +309,7 @@ test('a held plan waits until it gets its byte; the daemon is told of the proces
   for (const fd of [reader, writer]) close(fd);
 });
 
-test('a held plan does not go on without its byte: not when the pipe ends, and not when the daemon gives it up', async (t) => {
+test('a held plan does not continue without its byte: neither when the pipe is closed nor when the daemon aborts it', async (t) => {
   const deps = await monitorDeps(t);
   const [reader, writer] = programPipe();
   const plan = { ...script('exit 7'), fds: ['go', 'kept'] };
@@ -322,13 +322,13 @@ test('a held plan does not go on without its byte: not when the pipe ends, and n
   const ended = { code: 'INTERNAL', message: 'waiting for hooks: broken pipe (EPIPE)' };
   await assert.rejects(startExec(deps, { plan: { ...plan, child }, fds: [reader, held], name: 'test', held: closed }), ended);
   close(held);
-  // Readable at the end of file: all holders of the other end are gone.
+  // EOF: all processes with the other end have exited.
   await whenReadable(alive);
   assert.equal(readSync(alive, Buffer.alloc(1)), 0);
   for (const fd of [reader, alive]) close(fd);
 });
 
-test('reap becomes a pid 1 that waits for orphans, until SIGTERM', async (t) => {
+test('reap becomes a pid 1 that waits for orphans until SIGTERM', async (t) => {
   const deps = await monitorDeps(t);
   const plan: Plan = barePlan([{ call: 'setsid', note: 'making a session' }, ...ownProc, { call: 'reap', note: 'reaping' }], {
     clone: { namespaces: CLONE.NEWPID | CLONE.NEWNS },
@@ -340,7 +340,7 @@ test('reap becomes a pid 1 that waits for orphans, until SIGTERM', async (t) => 
   const pidfd = pidfdOpen(pid);
   assert.deepEqual(readdirSync(`/proc/${pid}/fd`), ['0', '1', '2']);
   const join: Op = { call: 'setns', fd: 'target', namespaces: CLONE.NEWPID | CLONE.NEWNS, note: 'joining' };
-  // The orphan ends after its parent; once no other process is listed it has been waited for.
+  // The orphan exits after its parent. When no other process is listed, it has been reaped.
   const orphan =
     '(sleep 0.05 &) ; echo $$; while ls -d /proc/[0-9]* | grep -qvE "^/proc/(1|$$)$" && [ $((n+=1)) -lt 200 ]; do sleep 0.02; set -- /proc/[0-9]*; [ $# -le 2 ] && break; done; echo $#';
   const { text } = await output(t, { ...script(orphan), fds: ['target'], parent: [join] }, [pidfd]);
@@ -350,7 +350,7 @@ test('reap becomes a pid 1 that waits for orphans, until SIGTERM', async (t) => 
   close(pidfd);
 });
 
-/** Sends bytes that are no good plan to a monitor. @returns its report, or null. */
+/** Sends an invalid plan to a monitor. @returns its report, or null. */
 async function refusal(path: string, bytes: Buffer): Promise<Buffer | null> {
   const plan = memfd('plan');
   const nothing = openSync('/dev/null', 'r+');
@@ -365,14 +365,14 @@ async function refusal(path: string, bytes: Buffer): Promise<Buffer | null> {
   return length === 0 ? null : report.subarray(0, length);
 }
 
-test('a plan that is cut anywhere is refused before its first operation', async (t) => {
+test('a truncated plan is rejected before its first operation', async (t) => {
   const { monitor } = await monitorDeps(t);
   const dir = scratch(t);
   const made: Op = { call: 'mkdirat', dir: 'cwd', path: join(dir, 'made'), mode: 0o755, tolerate: ['EEXIST'], note: 'making a directory' };
   const whole = encodePlan(barePlan([execve(shell)], { parent: [made] }));
   for (let length = 0; length < whole.length; length += 1) {
     const cut = Buffer.from(whole.subarray(0, length));
-    // Also with a length that agrees: then the contents must be found wanting.
+    // Also with a matching length, so that the content must be detected as invalid.
     if (length >= 12) cut.writeUInt32LE(length, 8);
     assert.equal((await refusal(monitor.path, cut))?.readInt32LE(0), 4, `${length} bytes`);
   }
@@ -380,7 +380,7 @@ test('a plan that is cut anywhere is refused before its first operation', async 
   assert.ok(!existsSync(join(dir, 'made')));
 });
 
-test('the monitor cannot be written, and names its container', async (t) => {
+test('the monitor binary cannot be modified, and its command line names the container', async (t) => {
   const deps = await monitorDeps(t);
   const program = openSync(deps.monitor.path, 'r+');
   assert.throws(() => writeSync(program, 'x', 0), { code: 'EPERM' });
@@ -392,7 +392,7 @@ test('the monitor cannot be written, and names its container', async (t) => {
   await ended(monitorPid);
 });
 
-test('the exit record counts the OOM kills of the cgroup as they are when the process ends', async (t) => {
+test('the exit record contains the number of OOM kills of the cgroup when the process exits', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const memoryEvents = join(dir, 'memory.events');
@@ -401,7 +401,7 @@ test('the exit record counts the OOM kills of the cgroup as they are when the pr
   assert.equal((await runContainer(deps, dir, { script, memoryEvents })).record.oomKills, 12);
 });
 
-test('the exit record says what happened', async (t) => {
+test('the exit record contains exit code or signal', async (t) => {
   const deps = await monitorDeps(t);
   const dir = scratch(t);
   const before = BigInt(Date.now()) * 1_000_000n;
@@ -409,6 +409,6 @@ test('the exit record says what happened', async (t) => {
   assert.ok(record.finishedAtNs >= before && record.finishedAtNs <= BigInt(Date.now() + 1) * 1_000_000n);
   assert.deepEqual({ ...record, finishedAtNs: 0n }, { pid, exitCode: 7, signal: 0, finishedAtNs: 0n, droppedLogBytes: 0, oomKills: null });
   const killed = await runContainer(deps, scratch(t), { script: 'kill -9 $$; exit 3' });
-  assert.equal(killed.record.exitCode, 3, 'pid 1 of its namespace is not hit by its own signal');
+  assert.equal(killed.record.exitCode, 3, 'pid 1 of a namespace ignores its own SIGKILL');
   assert.deepEqual(readdirSync(dir).sort(), ['0.log', 'control', 'exit.json']);
 });

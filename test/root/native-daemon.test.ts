@@ -1,5 +1,5 @@
 /**
- * The real daemon on a file system that no overlay can write to: it says so, copies layers instead, and pods run.
+ * Runs the daemon on a file system that does not support overlayfs: it logs this and copies layers.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -12,7 +12,7 @@ import { exec, pullSample, runContainer, runPod } from './support/pods.ts';
 
 if (isBuilt) enterIsolation();
 
-test('a daemon without overlay runs pods on copies, and verifies its images', { skip: !isBuilt && 'berth is not built' }, async () => {
+test('a daemon without overlayfs runs pods on copied layers and verifies its images', { skip: !isBuilt && 'berth is not built' }, async () => {
   const workspace = createWorkspace();
   const [lower, upper, work] = ['lower', 'upper', 'work'].map((name) => join(workspace.directory, name)) as [string, string, string];
   for (const path of [lower, upper, work]) mkdirSync(path);

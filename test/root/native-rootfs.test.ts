@@ -1,5 +1,5 @@
 /**
- * RootfsDriver by copying: the same tree that overlayfs shows, entry by entry, with the ids of a user namespace where there is one.
+ * The native snapshotter, which copies layers: the tree equals that of overlayfs, with the ids of the user namespace if the pod has one.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -48,14 +48,14 @@ async function layersOf(...layers: readonly (readonly Member[])[]): Promise<stri
   return roots;
 }
 
-/** What a container would see, its top directory aside. */
+/** Returns the tree as a container sees it, without its top directory. */
 async function seen(rootfs: RootfsDriver, id: string, layers: readonly string[]): Promise<Record<string, unknown>> {
   const fd = await rootfs.open(id, layers);
   const { '': _top, ...tree } = describeTree(`/proc/${process.pid}/fd/${fd}/.`);
   return tree;
 }
 
-test('a copied root is what overlayfs shows', async () => {
+test('a copied root equals that of overlayfs', async () => {
   const layers = await layersOf(lower, upper);
   const native = createNativeRootfs(join(directory, 'native'));
   const overlay = createOverlayRootfs(join(directory, 'overlay'));
@@ -67,7 +67,7 @@ test('a copied root is what overlayfs shows', async () => {
   assert.deepEqual(native.ids(), []);
 });
 
-test('a root by fuse-overlayfs is what overlayfs shows', async () => {
+test('a root of fuse-overlayfs equals that of overlayfs', async () => {
   const layers = await layersOf(lower, upper);
   const fuse = await createFuseRootfs(join(directory, 'fuse'), true);
   const overlay = createOverlayRootfs(join(directory, 'overlay'));
@@ -76,7 +76,7 @@ test('a root by fuse-overlayfs is what overlayfs shows', async () => {
   for (const rootfs of [fuse, overlay]) await rootfs.remove('c1');
 });
 
-test('what is written to a copied root stays out of the layers and of other containers', async () => {
+test('writes to a copied root do not affect layers or other containers', async () => {
   const layers = await layersOf(lower);
   const rootfs = createNativeRootfs(join(directory, 'two'));
   for (const id of ['a', 'b']) rootfs.create(id, layers);
@@ -84,13 +84,13 @@ test('what is written to a copied root stays out of the layers and of other cont
   assert.equal(statSync(`/proc/self/fd/${await rootfs.open('b', layers)}/etc/os`).size, 5);
   assert.equal(statSync(join(layers[0] ?? '', 'etc/os')).size, 5);
   for (const id of ['a', 'b']) rootfs.release(id);
-  // Another daemon finds the copy as the container left it.
+  // The next daemon uses the copy with the container's changes.
   const restarted = createNativeRootfs(join(directory, 'two'));
   assert.equal(statSync(`/proc/self/fd/${await restarted.open('a', layers)}/etc/os`).size, 7);
   for (const id of ['a', 'b']) await restarted.remove(id);
 });
 
-test("what containers write is out of reach of the host's users, who could run what is setuid there", () => {
+test("containers' files are not accessible to users of the host, who could execute setuid programs there", () => {
   createOverlayRootfs(join(directory, 'modes'));
   assert.equal(statSync(join(directory, 'modes/containers')).mode & 0o7777, 0o700);
 });
@@ -114,7 +114,7 @@ test("a copied root has the ids of the pod's user namespace", async () => {
   await rootfs.remove('c');
 });
 
-test('a copied root works on a file system that overlay cannot write to', async () => {
+test('a copied root works on a file system that overlayfs cannot use as upper layer', async () => {
   const mount = join(directory, 'odd');
   execFileSync('mkdir', [mount]);
   execFileSync('mount', ['-t', 'overlay', '-o', `lowerdir=${bed.newDir()},upperdir=${bed.newDir()},workdir=${bed.newDir()}`, 'overlay', mount]);

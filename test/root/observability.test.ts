@@ -1,5 +1,5 @@
 /**
- * A daemon that works for a while, and all that shows it at work: metrics, log, time line, `berth explain`, `berth doctor`, and what deploy/ makes of them.
+ * Observability of a running daemon: metrics, log, timeline, `berth explain`, `berth doctor`, and the alerts and dashboard of deploy/.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -23,7 +23,7 @@ const berth = join(repository, 'bin/berth');
 const metricsAddress = '127.0.0.1:19418';
 const scrapeUrl = `http://${metricsAddress}/metrics`;
 
-/** None of these may show in a log, a metric or an explanation. */
+/** None of these may appear in a log, a metric or the output of `berth explain`. */
 const secrets = {
   environment: 'value-of-an-environment-variable',
   password: 'password-of-a-pull',
@@ -33,12 +33,12 @@ const secrets = {
   variable: 'value-behind-the-name-of-a-variable',
 };
 
-type Life = { readonly sandboxId: string; readonly containerId: string; readonly failedId: string };
+type TestObjects = { readonly sandboxId: string; readonly containerId: string; readonly failedId: string };
 
 let workDir: string;
 let runtime: Runtime;
 let client: CriClient;
-let life: Life;
+let objects: TestObjects;
 
 before(async () => {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
@@ -46,7 +46,7 @@ before(async () => {
   workDir = mkdtempSync('/var/tmp/berth-observability-');
   runtime = await startRuntime('berth', { workDir, settings: `metrics = "${metricsAddress}"\nmetrics_containers = true\nlog_level = "trace"\n` });
   client = connectCri(runtime.endpoint);
-  life = await live();
+  objects = await createObjects();
 });
 
 after(async () => {
@@ -57,8 +57,8 @@ after(async () => {
   rmSync(workDir, { recursive: true, force: true });
 });
 
-/** Two pulls that fail and one that does not; a container that runs, and one that cannot start; secrets wherever a kubelet may put them. */
-async function live(): Promise<Life> {
+/** Runs two failing pulls and a successful one, a container that runs and one that fails to start, with secrets wherever a kubelet may send them. */
+async function createObjects(): Promise<TestObjects> {
   const image = await pull();
   const env = Object.entries({ PASSWORD: secrets.environment }).map(([key, value]) => ({ key, value: Buffer.from(value) }));
   const sandbox = {
@@ -94,7 +94,7 @@ async function pull(): Promise<string> {
   const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
   const strict = await startFakeRegistry();
   strict.misbehave = ({ headers }, response) => {
-    // As careless as a registry can be.
+    // A careless registry that repeats the credentials in its error.
     const decoded = Buffer.from(headers.authorization?.split(' ')[1] ?? '', 'base64').toString();
     const said = `refused ${headers.authorization} ${decoded}`;
     return sendError(response, 401, 'UNAUTHORIZED', said, { 'www-authenticate': 'Basic realm="strict"' });
@@ -118,10 +118,10 @@ async function scrape(): Promise<string> {
   return await response.text();
 }
 
-/** Without what pods use, under cAdvisor's names and with its labels. */
+/** Without cAdvisor's series of pods. */
 const ownMetrics = (text: string) => text.replaceAll(/^(?:# \w+ )?container_.*\n/gm, '');
 
-/** Values of a metric's series, by their labels as they are written. */
+/** Returns the values of a metric's series by their labels as text. */
 function seriesOf(text: string, name: string): Record<string, number> {
   const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
   return Object.fromEntries(lines.map((line) => [/\{(.*)\}/.exec(line)?.[1] ?? '', Number(line.slice(line.lastIndexOf(' ')))]));
@@ -136,7 +136,7 @@ function assertNoSecret(text: string): void {
   for (const [kind, secret] of Object.entries(secrets)) assert.ok(!text.includes(secret), `the ${kind} shows`);
 }
 
-test('/metrics counts calls, pulls, plugins, states and steps as they were', async () => {
+test('/metrics counts calls, pulls, plugin calls, states and steps', async () => {
   const text = await scrape();
   const calls = seriesOf(text, 'berth_cri_calls_total');
   assert.equal(calls['method="RunPodSandbox",code="OK"'], 1);
@@ -181,16 +181,16 @@ test('/metrics counts calls, pulls, plugins, states and steps as they were', asy
   });
 });
 
-test('/metrics keeps the naming rules, and tells no id, image or secret', async () => {
+test('/metrics follows the naming rules and contains no ids, images or secrets', async () => {
   const text = ownMetrics(await scrape());
   assert.deepEqual(promtool(['check', 'metrics'], text), { status: 0, output: '' });
   assertNoSecret(text);
-  for (const word of [life.sandboxId, life.containerId, 'berth/sample', 'seen']) assert.ok(!text.includes(word), `${word} is in a series`);
+  for (const word of [objects.sandboxId, objects.containerId, 'berth/sample', 'seen']) assert.ok(!text.includes(word), `${word} is in a series`);
 });
 
-test('/metrics shows a session as open until its client has gone', async () => {
+test('/metrics counts a session as open until its client disconnects', async () => {
   const sessions = async () => seriesOf(await scrape(), 'berth_streaming_sessions')['kind="portforward"'];
-  const { url } = await client.call<{ url: string }>('PortForward', { pod_sandbox_id: life.sandboxId, port: [80] });
+  const { url } = await client.call<{ url: string }>('PortForward', { pod_sandbox_id: objects.sandboxId, port: [80] });
   assert.equal(await sessions(), 0);
   const headers = { connection: 'upgrade', upgrade: 'SPDY/3.1', 'x-stream-protocol-version': 'portforward.k8s.io' };
   const asked = request(url, { method: 'POST', headers }).end();
@@ -202,12 +202,12 @@ test('/metrics shows a session as open until its client has gone', async () => {
   assert.equal(seriesOf(await scrape(), 'berth_streaming_sessions_total')['kind="portforward"'], 1);
 });
 
-test('nothing but GET /metrics is answered', async () => {
+test('only GET /metrics is served', async () => {
   for (const path of ['/', '/metrics/', '/debug']) assert.equal((await fetch(`http://${metricsAddress}${path}`)).status, 404);
   assert.equal((await fetch(scrapeUrl, { method: 'POST', body: 'x' })).status, 405);
 });
 
-test('a scrape does not add series to the next', async () => {
+test('repeated scrapes return the same series', async () => {
   const names = (text: string) => text.split('\n').map((line) => line.slice(0, line.lastIndexOf(' ')));
   const first = names(await scrape());
   assert.deepEqual(
@@ -216,7 +216,7 @@ test('a scrape does not add series to the next', async () => {
   );
 });
 
-test('every query of the dashboard and the alerts is sound, and asks for metrics that are there', async () => {
+test('all queries of the dashboard and the alerts are valid and use existing metrics', async () => {
   const text = await scrape();
   const known = new Set([...text.matchAll(/^([a-z_]+)(?:\{| )/gm)].map(([, name]) => name ?? ''));
   const queries = dashboardPanels().flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
@@ -236,7 +236,7 @@ test('every query of the dashboard and the alerts is sound, and asks for metrics
   assert.equal(status, 0, output);
 });
 
-test('a Prometheus with the scrape configuration of deploy/ gets an answer for every query of the dashboard', async () => {
+test('Prometheus with the scrape configuration of deploy/ returns data for all queries of the dashboard', async () => {
   const { query, stop } = startPrometheus({ workDir, target: metricsAddress });
   try {
     // A rate needs two scrapes.
@@ -252,7 +252,7 @@ test('a Prometheus with the scrape configuration of deploy/ gets an answer for e
   }
 });
 
-test('the scrape configuration is sound, and each alert comes when it should', () => {
+test('the scrape configuration is valid, and the alert tests pass', () => {
   for (const args of [
     ['check', 'config', 'prometheus.yml'],
     ['test', 'rules', 'alerts.test.yml'],
@@ -262,11 +262,11 @@ test('the scrape configuration is sound, and each alert comes when it should', (
   }
 });
 
-test('the log has one line for each change, with ids, and no secret even at its most talkative', async () => {
-  const { url } = await client.call<{ url: string }>('Exec', { container_id: life.containerId, cmd: ['echo', secrets.argument], stdout: true });
+test('the log has one line with ids for each change, and no secrets even at level trace', async () => {
+  const { url } = await client.call<{ url: string }>('Exec', { container_id: objects.containerId, cmd: ['echo', secrets.argument], stdout: true });
   const text = readFileSync(runtime.logFile, 'utf8');
   assertNoSecret(text);
-  assert.ok(!text.includes(url.split('/').at(-1) ?? ''), 'the right to open a session shows');
+  assert.ok(!text.includes(url.split('/').at(-1) ?? ''), 'the log contains the token of a session');
   const lines = text
     .trim()
     .split('\n')
@@ -274,15 +274,15 @@ test('the log has one line for each change, with ids, and no secret even at its 
   const calls = lines.filter(({ msg }) => msg.startsWith('call'));
   const of = (rpc: string) => calls.filter((line) => line.rpc === rpc).map(({ id, code, level }) => ({ id, code, level }));
   const [info, warn, debug] = [30, 40, 20];
-  assert.deepEqual(of('RunPodSandbox'), [{ id: life.sandboxId, code: 'OK', level: info }]);
+  assert.deepEqual(of('RunPodSandbox'), [{ id: objects.sandboxId, code: 'OK', level: info }]);
   assert.deepEqual(of('StartContainer'), [
-    { id: life.containerId, code: 'OK', level: info },
-    { id: life.failedId, code: 'FAILED_PRECONDITION', level: warn },
+    { id: objects.containerId, code: 'OK', level: info },
+    { id: objects.failedId, code: 'FAILED_PRECONDITION', level: warn },
   ]);
   assert.deepEqual([...new Set(['ListContainers', 'ContainerStatus', 'ExecSync'].flatMap(of).map(({ level }) => level))], [debug]);
 });
 
-test('SIGHUP makes the log follow the configuration; a broken one changes nothing', async () => {
+test('SIGHUP reloads the log level; an invalid configuration changes nothing', async () => {
   const settings = readFileSync(runtime.configFile, 'utf8');
   const linesOf = async (method: string) => {
     const before = readFileSync(runtime.logFile, 'utf8').length;
@@ -303,15 +303,15 @@ test('SIGHUP makes the log follow the configuration; a broken one changes nothin
   assert.match(await linesOf('UpdateRuntimeConfig'), /UpdateRuntimeConfig/);
 });
 
-test('verbose status tells how long each step of a start took', async () => {
+test('the verbose status contains the duration of each start step', async () => {
   const infoOf = async (method: string, request: Message) => (await client.call<{ info: Record<string, string> }>(method, request)).info;
-  const sandbox = await infoOf('PodSandboxStatus', { pod_sandbox_id: life.sandboxId, verbose: true });
-  const container = await infoOf('ContainerStatus', { container_id: life.containerId, verbose: true });
+  const sandbox = await infoOf('PodSandboxStatus', { pod_sandbox_id: objects.sandboxId, verbose: true });
+  const container = await infoOf('ContainerStatus', { container_id: objects.containerId, verbose: true });
   const timeline = { ...JSON.parse(sandbox['timeline'] ?? '{}'), ...JSON.parse(container['timeline'] ?? '{}') } as Record<string, number>;
   const steps = ['files', 'namespaces', 'reaper', 'network'].map((step) => `sandbox.${step}`);
   assert.deepEqual(Object.keys(timeline), [...steps, 'create.root', 'create.cgroup', 'create.plan', 'start.root', 'start.plan', 'start.monitor']);
   assert.ok(Object.values(timeline).every((ms) => ms > 0 && ms < 60_000));
-  assert.deepEqual(await infoOf('ContainerStatus', { container_id: life.containerId }), {});
+  assert.deepEqual(await infoOf('ContainerStatus', { container_id: objects.containerId }), {});
 });
 
 function run(...words: readonly string[]) {
@@ -321,25 +321,25 @@ function run(...words: readonly string[]) {
 
 const socketFlag = () => `--socket=${runtime.endpoint.replace('unix://', '')}`;
 
-test('berth explain prints time line and plan of a container, with names of variables and no values', () => {
-  const { status, stdout, stderr } = run('explain', life.containerId.slice(0, 12), socketFlag());
+test('berth explain prints timeline and plan of a container, with names of environment variables but no values', () => {
+  const { status, stdout, stderr } = run('explain', objects.containerId.slice(0, 12), socketFlag());
   assert.equal(status, 0, stderr);
-  assert.match(stdout, new RegExp(`^container ${life.containerId} \\(main, attempt 0\\): running\n`));
+  assert.match(stdout, new RegExp(`^container ${objects.containerId} \\(main, attempt 0\\): running\n`));
   assert.match(stdout, /\n {2}start\.monitor +\d+\.\d{3}\n/);
   assert.match(stdout, /\n +[\d.]+ +child pivot_root/);
   assert.match(stdout, /\n +process argv=\["sleep","1000"\] env=\[.*"PASSWORD".*\]\n/);
   assertNoSecret(stdout);
 });
 
-test('berth explain shows the plan of a container that could not start, and why', () => {
-  const { stdout } = run('explain', life.failedId, socketFlag());
+test('berth explain shows the plan and the error of a container that failed to start', () => {
+  const { stdout } = run('explain', objects.failedId, socketFlag());
   assert.match(stdout, /\nmessage +.*no such file/);
   assert.match(stdout, /\n {2}start\.monitor +\d/);
   assert.match(stdout, /\n +[\d.]+ unfinished child execve/);
 });
 
-test('berth explain has a time for each operation', () => {
-  const { stdout } = run('explain', life.containerId, socketFlag());
+test('berth explain shows a duration for each operation', () => {
+  const { stdout } = run('explain', objects.containerId, socketFlag());
   const operations = stdout.split('\n').filter((line) => / (parent|clone|child) /.test(line));
   assert.ok(operations.length > 100);
   assert.deepEqual(
@@ -359,14 +359,14 @@ test('berth top prints the usage of pods and containers once if the output is no
   assert.match(run('top', '--socket=/run/nobody.sock').stderr, /no daemon answers/);
 });
 
-test('berth explain says what it cannot find, and where nobody answers', () => {
+test('berth explain fails for an unknown container and without a daemon', () => {
   const unknown = run('explain', 'ffff', socketFlag());
   assert.deepEqual([unknown.status, unknown.stderr], [1, 'berth: container ffff not found\n']);
   const silent = run('explain', 'ffff', '--socket=/run/nobody.sock');
   assert.deepEqual([silent.status, silent.stderr], [1, 'berth: no daemon answers on /run/nobody.sock\n']);
 });
 
-test('berth doctor names three broken things, each with its fix, and leaves nothing', () => {
+test('berth doctor reports three problems with their fixes and leaves nothing behind', () => {
   const [root, confDir] = [join(workDir, 'doctor'), join(workDir, 'no-networks')];
   mkdirSync(confDir);
   writeFileSync('/proc/sys/net/ipv4/ip_forward', '0');
@@ -401,8 +401,8 @@ test('berth doctor --json reports a missing plugin and a root that is too small'
   }
 });
 
-test('/metrics tells a container whose monitor was killed from those that ended', async () => {
-  const { info } = await client.call<{ info: Record<string, string> }>('ContainerStatus', { container_id: life.containerId, verbose: true });
+test('/metrics distinguishes a container whose monitor was killed from exited ones', async () => {
+  const { info } = await client.call<{ info: Record<string, string> }>('ContainerStatus', { container_id: objects.containerId, verbose: true });
   const { monitorPid } = JSON.parse(info['info'] ?? '{}') as { monitorPid: number };
   process.kill(monitorPid, 'SIGKILL');
   const lost = async () => seriesOf(await scrape(), 'berth_container_ends_total')['reason="Unknown"'];

@@ -1,4 +1,4 @@
-/** Real OOM kills through the engine's functions: who, at whose limit, told in the status, the log and the metric. */
+/** OOM kills through the engine's functions: process and limit in the status, the log and the metric. */
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,7 +15,7 @@ const podsCgroup = `/berth-test-${process.pid}-oom`;
 const isLogThere = openKernelLog() !== null;
 const options = { skip: !isLogThere && 'the kernel log cannot be read here' };
 const limited: Resources = { memoryLimitBytes: 20 * MiB, memorySwapLimitBytes: 20 * MiB };
-/** Grows as one process until it is stopped. */
+/** A single process that allocates memory until it is killed. */
 const greedy = 'x=a; while :; do x=$x$x$x; done';
 
 type Line = Record<string, unknown> & { message: string };
@@ -36,7 +36,7 @@ after(async () => {
   for (const path of [`${podsCgroup}/pod1`, podsCgroup]) await removeCgroup(host.deps.cgroups, path);
 });
 
-/** The engine's own, with what they tell kept here. */
+/** The engine's OOM reports, recorded by the test. */
 function useLog(isReadable: boolean): void {
   lines = [];
   counts = {};
@@ -63,7 +63,7 @@ async function ended(id: string): Promise<ContainerStatus> {
   return host.engine.container(id).status;
 }
 
-test('a container killed at its own limit says so, with its process and what memory was used for', options, async () => {
+test('an OOM kill at the container limit is reported with its process and the memory usage', options, async () => {
   const { exitCode, reason, message, oom } = await ended(await start(greedy, limited));
   assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
   assert.match(
@@ -77,12 +77,12 @@ test('a container killed at its own limit says so, with its process and what mem
   );
 });
 
-test('tmpfs that fills a limit is told from anonymous memory', options, async () => {
+test('tmpfs usage is distinguished from anonymous memory', options, async () => {
   const { message } = await ended(await start(`dd if=/dev/zero of=/dev/shm/x bs=1M count=14; ${greedy}`, limited));
   assert.match(message ?? '', /1\d(\.\d)? MiB tmpfs and shared/);
 });
 
-test('a child that is killed is told while the container goes on, and is not its end', options, async () => {
+test('an OOM-killed child is reported while the container keeps running, and is not its exit reason', options, async () => {
   const id = await start(`sh -c '${greedy}'; sleep 1000`, limited);
   for (let waits = 0; waits < 400 && lines.length === 0; waits += 1) await sleep(50);
   assert.match(lines[0]?.message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit of 20 MiB; /);
@@ -93,13 +93,13 @@ test('a child that is killed is told while the container goes on, and is not its
   assert.deepEqual(counts, { container: 1 });
 });
 
-test('a shell that ends for its child was killed says OOMKilled, and whose process it was', options, async () => {
+test('a shell that exits because its child was OOM-killed has the reason OOMKilled and names the process', options, async () => {
   const { exitCode, reason, message } = await ended(await start(`sh -c '${greedy}'; exit $?`, limited));
   assert.deepEqual([exitCode, reason], [137, 'OOMKilled']);
   assert.match(message ?? '', /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit/);
 });
 
-test("the pod's limit is told from the container's", options, async () => {
+test("the pod's limit is distinguished from the container's", options, async () => {
   const { cgroups } = host.deps;
   const path = `${podsCgroup}/pod1`;
   createCgroup(cgroups, path);
@@ -116,7 +116,7 @@ test("the pod's limit is told from the container's", options, async () => {
   await host.engine.removeSandbox(host.engine.container(id).record.sandboxId);
 });
 
-test('a daemon that starts later reads back what it has missed, and counts nothing twice', options, async () => {
+test('a daemon that is started later reads missed OOM kills and counts none twice', options, async () => {
   host.deps.oomKills.close();
   const id = await start(`sh -c '${greedy}'; sleep 1000`, limited);
   for (let waits = 0; waits < 400 && (await kills(id)) === 0; waits += 1) await sleep(50);
@@ -129,7 +129,7 @@ test('a daemon that starts later reads back what it has missed, and counts nothi
   assert.deepEqual([counts, host.engine.container(id).status.oom?.kills], [{}, 1]);
 });
 
-test('without the kernel log the verdict is the same, and the number is told', async () => {
+test('without the kernel log the verdict is the same, with the number of kills', async () => {
   host.deps.oomKills.close();
   useLog(false);
   const { exitCode, reason, message } = await ended(await start(greedy, limited));

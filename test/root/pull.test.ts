@@ -1,5 +1,5 @@
 /**
- * Pulling from a real registry into a store: names, sharing, removal, failures that leave nothing, and death at any moment.
+ * Pulls from a real registry into a store: names, shared layers, removal, failures that leave nothing behind, and kills at any moment.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -35,7 +35,7 @@ function checkNothingLeft(node: Node): void {
   assert.deepEqual(readdirSync(join(node.root, 'images')), []);
 }
 
-test('a pull by tag gives an image that is found by every name, also by the next daemon', async () => {
+test('an image pulled by tag is found by all its names, also by the next daemon', async () => {
   const pushed = await bed.push('team/tagged', '1.0', { layers: [base, upper], config: { User: '1003:50', Cmd: ['/bin/tool'], Env: ['A=b'] } });
   const node = await bed.node();
   const name = `${bed.host}/team/tagged`;
@@ -64,14 +64,14 @@ test('a pull by tag gives an image that is found by every name, also by the next
   assert.deepEqual(layersOnDisk(node.root), [...pushed.diffIds].sort());
 });
 
-test('a name without tag means latest, and a user by name is told as such', async () => {
+test('a name without a tag means latest, and a user name is reported as such', async () => {
   await bed.push('users', 'latest', { layers: [base], config: { User: 'www-data:www' } });
   const image = await (await bed.node()).pull(`${bed.host}/users`);
   assert.deepEqual(image.repoTags, [`${bed.host}/users:latest`]);
   assert.deepEqual([image.uid, image.username], [undefined, 'www-data']);
 });
 
-test('a pull by digest records no tag, also when it names one', async () => {
+test('a pull by digest records no tag, even if the reference has one', async () => {
   const pushed = await bed.push('team/digest', 'x', { layers: [base] });
   const node = await bed.node();
   for (const reference of [`${bed.host}/team/digest@${pushed.digest}`, `${bed.host}/team/digest:x@${pushed.digest}`]) {
@@ -84,7 +84,7 @@ test('a pull by digest records no tag, also when it names one', async () => {
   assert.equal(node.store.list().length, 1);
 });
 
-test('an index gives the image of this platform, under the digest of the index', async () => {
+test('an index resolves to the image of this platform, with the digest of the index', async () => {
   const own = await bed.push('multi', 'own', { layers: [base] });
   const foreign = await bed.push('multi', 'foreign', { layers: [upper], architecture: 's390x' });
   const entries = [
@@ -102,7 +102,7 @@ test('an index gives the image of this platform, under the digest of the index',
   assert.deepEqual(image.repoDigests, [`${bed.host}/multi@${digest}`]);
 });
 
-test('one content under two names is one image with two tags, and its layers are fetched once', async () => {
+test('the same content with two names is one image with two tags, and its layers are fetched once', async () => {
   const first = await bed.push('same/one', 'a', { layers: [base, upper] });
   await bed.push('same/two', 'b', { layers: [base, upper] });
   const node = await bed.node();
@@ -113,7 +113,7 @@ test('one content under two names is one image with two tags, and its layers are
   assert.deepEqual(node.unpacked.toSorted(), [...first.diffIds].sort());
 });
 
-test('a tag that moves leaves the older image without it, and both stay', async () => {
+test('a moved tag is removed from the older image, and both images stay', async () => {
   const older = await bed.push('moving', 'latest', { layers: [base] });
   const node = await bed.node();
   await node.pull(`${bed.host}/moving`);
@@ -126,7 +126,7 @@ test('a tag that moves leaves the older image without it, and both stay', async 
   }
 });
 
-test('a pull of what is here asks the registry, and fetches nothing', async () => {
+test('a pull of a present image checks the registry and fetches no layers', async () => {
   await bed.push('known', '1', { layers: [base] });
   const node = await bed.node();
   const image = await node.pull(`${bed.host}/known:1`);
@@ -135,7 +135,7 @@ test('a pull of what is here asks the registry, and fetches nothing', async () =
   await failsWith(node.pull(`${bed.host}/known:absent`), 'NOT_FOUND', /not found/);
 });
 
-test('a layer whose files somebody deleted is brought back by the next pull', async () => {
+test('the next pull re-fetches a layer whose files were deleted', async () => {
   await bed.push('team/deleted', '1', { layers: [base, upper] });
   const node = await bed.node();
   const name = `${bed.host}/team/deleted:1`;
@@ -146,7 +146,7 @@ test('a layer whose files somebody deleted is brought back by the next pull', as
   assert.equal(readFileSync(join(lowest, 'bin/tool'), 'utf8'), 'old');
 });
 
-test('a layer that an image has twice is fetched once, and stacked once', async () => {
+test('a layer that occurs twice in an image is fetched once and stacked once', async () => {
   const pushed = await bed.push('twice', '1', { layers: [base, upper, base] });
   const node = await bed.node();
   const image = await node.pull(`${bed.host}/twice:1`);
@@ -158,7 +158,7 @@ test('a layer that an image has twice is fetched once, and stacked once', async 
   assert.equal(node.unpacked.length, 2);
 });
 
-test('an image without layers is pulled: a config, and an empty root', async () => {
+test('an image without layers can be pulled and has an empty root', async () => {
   const node = await bed.node();
   const { id } = await bed.push('configonly', '1', { layers: [], config: { Cmd: ['/program'] } });
   const image = await node.pull(`${bed.host}/configonly:1`);
@@ -172,7 +172,7 @@ test('an image without layers is pulled: a config, and an empty root', async () 
   assert.deepEqual(node.store.list(), []);
 });
 
-test('layers below one that is opaque at its top are left out of the root', async () => {
+test('layers below one with an opaque top directory are not part of the root', async () => {
   await bed.push('opaque', '1', { layers: [base, layerOf({ only: '1' }, [{ path: '.wh..wh..opq' }]), upper] });
   const node = await bed.node();
   const image = await node.pull(`${bed.host}/opaque:1`);
@@ -180,7 +180,7 @@ test('layers below one that is opaque at its top are left out of the root', asyn
   for (const { store } of [node, restarted]) assert.equal(store.rootOf(image).layerDirs.length, 2);
 });
 
-/** An unpacker that waits before each layer, so that tests can act in between. */
+/** Creates an unpacker that waits before each layer until the test continues. */
 function gated(): { readonly unpacker: Unpacker; readonly open: () => void; readonly arrived: Promise<void> } {
   const gate = Promise.withResolvers<void>();
   const arrived = Promise.withResolvers<void>();
@@ -198,7 +198,7 @@ function gated(): { readonly unpacker: Unpacker; readonly open: () => void; read
 
 const pulledLines = (node: Node): number => node.logged.filter((line) => line.message === 'image pulled').length;
 
-test('equal pulls at once are one', async () => {
+test('concurrent pulls of the same image are joined', async () => {
   await bed.push('joined', '1', { layers: [base, upper] });
   const gate = gated();
   const node = await bed.node({ unpacker: gate.unpacker });
@@ -234,7 +234,7 @@ test('equal pulls at once are one', async () => {
   assert.deepEqual(node.puller.pulls(), []);
 });
 
-test('a joined pull goes on while anybody waits, and leaves nothing when nobody does', async () => {
+test('a joined pull continues while a caller waits, and leaves nothing when all have cancelled', async () => {
   await bed.push('waiters', '1', { layers: [base, upper] });
   const gate = gated();
   const node = await bed.node({ unpacker: gate.unpacker });
@@ -252,13 +252,13 @@ test('a joined pull goes on while anybody waits, and leaves nothing when nobody 
   await node.pull(`${bed.host}/waiters:1`);
 });
 
-test('a signal that is over before the pull begins is told as the deadline that it was', async () => {
+test('a deadline that has passed before the pull starts is reported as such', async () => {
   const node = await bed.node();
   await failsWith(node.pull(`${bed.host}/waiters:1`, AbortSignal.timeout(0)), 'DEADLINE_EXCEEDED', /deadline exceeded/);
   await failsWith(node.pull('no such//name', AbortSignal.abort()), 'INVALID_ARGUMENT', /image name/);
 });
 
-test('pulls of different images share the layer that both are fetching', async () => {
+test('concurrent pulls of different images share a layer in progress', async () => {
   await bed.push('share/a', '1', { layers: [base, layerOf({ a: 'a' })] });
   await bed.push('share/b', '1', { layers: [base, layerOf({ b: 'b' })] });
   const node = await bed.node();
@@ -269,7 +269,7 @@ test('pulls of different images share the layer that both are fetching', async (
   assert.equal(layersOnDisk(node.root).length, 3);
 });
 
-test('a pull goes on with a layer that another one was fetching when it was given up', async () => {
+test('a pull takes over the layer of a cancelled pull', async () => {
   await bed.push('over/a', '1', { layers: [base, layerOf({ a: 'over' })] });
   await bed.push('over/b', '1', { layers: [base] });
   const gate = gated();
@@ -289,7 +289,7 @@ test('a pull goes on with a layer that another one was fetching when it was give
   assert.deepEqual(layersOnDisk(node.root), [digestOf(base)]);
 });
 
-test('an image that is not what its digests say leaves nothing', async () => {
+test('an image that does not match its digests leaves nothing behind', async () => {
   const other = digestOf(Buffer.from('other'));
   await bed.push('wrong/diff', '1', { layers: [base, upper], diffIds: [digestOf(base), other] });
   await bed.push('wrong/count', '1', { layers: [base, upper], diffIds: [digestOf(base)] });
@@ -303,7 +303,7 @@ test('an image that is not what its digests say leaves nothing', async () => {
   checkNothingLeft(node);
 });
 
-test('a blob that the registry has damaged is refused', async () => {
+test('a corrupt blob is rejected', async () => {
   const pushed = await bed.push('damaged', '1', { layers: [layerOf({ f: 'precious'.repeat(1000) })], compress: (tar) => tar });
   const hex = pushed.diffIds[0]?.slice('sha256:'.length) ?? '';
   const file = join(bed.directory, 'registry/docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex, 'data');
@@ -315,7 +315,7 @@ test('a blob that the registry has damaged is refused', async () => {
   checkNothingLeft(node);
 });
 
-test('a layer goes on where the connection broke, again and again', async () => {
+test('a layer is resumed after each broken connection', async () => {
   const noise = randomBytes(1 << 20);
   const pushed = await bed.push('breaking', '1', { layers: [layerOf({ noise }), base] });
   let breaks = 0;
@@ -330,7 +330,7 @@ test('a layer goes on where the connection broke, again and again', async () => 
   assert.ok(readFileSync(join(node.store.rootOf(image).layerDirs[1] ?? '', 'noise')).equals(noise));
 });
 
-test('of a mirror that sends wrong bytes nothing stays, and the registry itself is asked', async () => {
+test('a corrupt layer of a mirror is discarded and fetched from the registry', async () => {
   await bed.push('mirrored', '1', { layers: [layerOf({ noise: randomBytes(100_000) })] });
   const host = await startProxy(bed.host, (blob) => Buffer.concat([blob.subarray(0, -1), Buffer.from([(blob.at(-1) ?? 0) ^ 1])]));
   const node = await bed.node();
@@ -345,7 +345,7 @@ test('of a mirror that sends wrong bytes nothing stays, and the registry itself 
   await failsWith((await bed.node()).pull(`${host}/mirrored:1`), 'INVALID_ARGUMENT', /^layer sha256:.*decompress/);
 });
 
-test('removal by any name takes the image with all its names, its layers when nobody else has them, and succeeds again', async () => {
+test('removal by any name removes the image, all its names and its unshared layers, and is idempotent', async () => {
   const shared = await bed.push('remove/a', '1', { layers: [base, upper] });
   await bed.push('remove/other', '2', { layers: [base, upper] });
   await bed.push('remove/b', '1', { layers: [base] });
@@ -367,7 +367,7 @@ test('removal by any name takes the image with all its names, its layers when no
   checkNothingLeft(node);
 });
 
-test('layers of a container stay when its image goes, until they are released', async () => {
+test('layers leased by a container survive the removal of the image until they are released', async () => {
   const pushed = await bed.push('leased', '1', { layers: [base, upper] });
   const node = await bed.node();
   const image = await node.pull(`${bed.host}/leased:1`);
@@ -387,7 +387,7 @@ test('layers of a container stay when its image goes, until they are released', 
   assert.deepEqual(await node.store.fsInfo(), { mountpoint: node.root, usedBytes: 0, inodesUsed: 0 });
 });
 
-test('leases given at start keep the layers of images that are gone', async () => {
+test('leases at startup keep the layers of removed images', async () => {
   const pushed = await bed.push('restart', '1', { layers: [base] });
   const node = await bed.node();
   await node.pull(`${bed.host}/restart:1`);
@@ -400,7 +400,7 @@ test('leases given at start keep the layers of images that are gone', async () =
   assert.deepEqual(layersOnDisk(node.root), []);
 });
 
-test('a record that cannot be read keeps its layers, and is replaced by the next pull', async () => {
+test('an unreadable record keeps its layers and is replaced by the next pull', async () => {
   const pushed = await bed.push('unreadable', '1', { layers: [base] });
   const node = await bed.node();
   await node.pull(`${bed.host}/unreadable:1`);
@@ -420,7 +420,7 @@ test('a record that cannot be read keeps its layers, and is replaced by the next
   }
 });
 
-test('an image whose layer is not there is removed at start, and can be pulled again', async () => {
+test('an image with a missing layer is removed at startup and can be pulled again', async () => {
   const pushed = await bed.push('incomplete', '1', { layers: [base, upper] });
   const node = await bed.node();
   await node.pull(`${bed.host}/incomplete:1`);
@@ -433,7 +433,7 @@ test('an image whose layer is not there is removed at start, and can be pulled a
   await restarted.pull(`${bed.host}/incomplete:1`);
 });
 
-test('layers that were not on disk when the machine ended are re-fetched; those of a daemon that ended alone stay', async () => {
+test('unsynced layers are re-fetched after a reboot, but not after a restart of the daemon', async () => {
   await bed.push('power', 'v1', { layers: [layerOf({ 'etc/power': 'on' }), layerOf({ 'etc/more': 'on' })] });
   const reference = `${bed.host}/power:v1`;
   const neverSynced = { ...bed.unpacker, sync: () => Promise.reject(new Error('the disk is slow')) };
@@ -452,7 +452,7 @@ test('layers that were not on disk when the machine ended are re-fetched; those 
   assert.ok((await bed.node({ root, bootId: 'third' })).store.find(reference), 'synced layers outlive the machine');
 });
 
-test('a pull that failed goes on with the layers that it had whole, also with the next daemon; in the end they are removed', async () => {
+test('the complete layers of a failed pull are reused, also by the next daemon, and removed after a timeout', async () => {
   const layers = [layerOf({ one: 'kept' }), layerOf({ two: randomBytes(200_000) })];
   const pushed = await bed.push('unfinished', '1', { layers });
   const reference = `${bed.host}/unfinished:1`;
@@ -479,7 +479,7 @@ test('a pull that failed goes on with the layers that it had whole, also with th
   while (layersOnDisk(impatient.root).length > 0) await sleep(20);
 });
 
-test('collecting removes what a dead daemon left half done, and nothing of a pull under way', async () => {
+test('collect() removes incomplete layers of a killed daemon, and nothing of a pull in progress', async () => {
   await bed.push('leftover', '1', { layers: [base] });
   const gate = gated();
   const node = await bed.node({ unpacker: gate.unpacker });
@@ -497,8 +497,8 @@ test('collecting removes what a dead daemon left half done, and nothing of a pul
   assert.deepEqual(layersOnDisk(node.root), [digestOf(base)]);
 });
 
-/** A daemon that pulls, and is killed when it has printed what the caller waits for, or after some time. */
-async function pullAndDie(root: string, reference: string, afterMs: number): Promise<void> {
+/** Starts a pull in another process and kills it after the given time. */
+async function pullAndKill(root: string, reference: string, afterMs: number): Promise<void> {
   const child = spawn(process.execPath, [new URL('./support/pull-once.ts', import.meta.url).pathname, root, reference], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -509,14 +509,14 @@ async function pullAndDie(root: string, reference: string, afterMs: number): Pro
   await ended;
 }
 
-test('a daemon killed at any moment of a pull leaves whole images or none, and collect() removes the rest', async () => {
+test('a daemon killed at any moment of a pull leaves complete images or none, and collect() removes the rest', async () => {
   const layers = Array.from({ length: 4 }, (_, at) => layerOf({ [`f${at}`]: randomBytes(3 << 20), [`many/${at}`]: 'x' }));
   const pushed = await bed.push('killed', '1', { layers });
   const reference = `${bed.host}/killed:1`;
   const { root } = await bed.node();
   let interrupted = 0;
   for (const afterMs of [0, 10, 25, 40, 60, 80, 110, 150, 200, 260, 330, 410]) {
-    await pullAndDie(root, reference, afterMs);
+    await pullAndKill(root, reference, afterMs);
     const node = await bed.node({ root });
     const images = node.store.list();
     const before = layersOnDisk(root);
@@ -541,7 +541,7 @@ function checkWhole(node: Node, image: ImageRecord | undefined): void {
   assert.deepEqual(sizes, [3 << 20, 3 << 20, 3 << 20, 3 << 20]);
 }
 
-test('memory does not grow with the layers', async () => {
+test('memory usage does not depend on the size of the layers', async () => {
   const zeros = Buffer.alloc(120 << 20);
   await bed.push('large', '1', { layers: [layerOf({ zeros }), layerOf({ noise: randomBytes(60 << 20) }), layerOf({ zeros, more: 'x' })] });
   const node = await bed.node();
@@ -555,6 +555,6 @@ test('memory does not grow with the layers', async () => {
   assert.equal(await new Promise((resolve) => child.once('exit', resolve)), 0);
   const peakKiB = Number(/peak (\d+)/.exec(output)?.[1]);
   const startKiB = Number(/start (\d+)/.exec(output)?.[1]);
-  // 300 MiB pass through; two workers with their buffers are allowed.
+  // The image has 300 MiB; the limit allows two workers with their buffers.
   assert.ok(peakKiB - startKiB < 90 << 10, `grew from ${startKiB} to ${peakKiB} KiB`);
 });

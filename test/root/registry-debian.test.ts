@@ -1,7 +1,7 @@
 /**
- * The registry client against Debian's docker-registry, with and without passwords: what a good registry says is understood.
+ * The registry client with Debian's docker-registry, with and without passwords.
  *
- * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ * Runs in a separate network namespace; connects only to 127.0.0.1.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -61,7 +61,7 @@ async function stopRegistry({ child }: { child: ChildProcess }): Promise<void> {
   await ended;
 }
 
-/** Pushes the test image the way every client does. */
+/** Pushes the test image like other clients. */
 async function push(host: string, headers: Record<string, string>): Promise<void> {
   for (const [bytes, { digest }] of [
     [layerBytes, layer],
@@ -109,7 +109,7 @@ async function pullWhole(session: RegistrySession): Promise<void> {
 const withCode = (code: string) => (error: unknown) => error instanceof BerthError && error.code === code && !error.message.includes(password);
 
 describe('docker-registry', () => {
-  test('an open one gives the whole image, and tells what it does not have', async () => {
+  test('without authentication: returns the image, and NOT_FOUND for a missing one', async () => {
     const registry = await startRegistry('open');
     try {
       await push(registry.host, {});
@@ -128,7 +128,7 @@ describe('docker-registry', () => {
     }
   });
 
-  test('one with passwords gives it to who knows one', async () => {
+  test('with passwords: returns the image only with valid credentials', async () => {
     execFileSync('htpasswd', ['-Bbc', `${directory}/htpasswd`, 'kim', password], { stdio: 'ignore' });
     const registry = await startRegistry('closed', `${directory}/htpasswd`);
     const base64 = Buffer.from(`kim:${password}`).toString('base64');

@@ -1,7 +1,7 @@
 /**
- * The registry client against fake servers on the loopback: mirrors, certificates and proxies.
+ * The registry client with fake servers on loopback: mirrors, certificates and proxies.
  *
- * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ * Runs in a separate network namespace; connects only to 127.0.0.1.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -15,7 +15,7 @@ import { failure, readAll, readLayer, useRegistries, userAuth } from '../support
 const bed = useRegistries();
 
 describe('mirrors', () => {
-  test('a dead one, one that refuses or lacks it, then the registry: it works, and mirrors see no credentials', async () => {
+  test('the registry is used after mirrors that are down, fail or lack the image, and mirrors get no credentials', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${bed.other.host}/prefix"]\n`);
     bed.fake.misbehave = (request, response) =>
       request.headers.authorization === undefined && sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="x"' });
@@ -35,7 +35,7 @@ describe('mirrors', () => {
     );
   });
 
-  test('one that may only pull is not asked what a tag means', async () => {
+  test('a mirror without the capability resolve is not used to resolve tags', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\ncapabilities = ["pull"]\n`);
     await bed.withSession(
       async (session) => {
@@ -48,7 +48,7 @@ describe('mirrors', () => {
     );
   });
 
-  test('one with wrong bytes is passed over for manifests, and can be avoided for blobs', async () => {
+  test('a mirror with corrupt content is skipped for manifests and can be excluded for blobs', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n`);
     bed.other.misbehave = (request, response) => {
       response.end(request.url?.includes('/blobs/') ? Buffer.alloc(layer.sizeBytes) : 'not what was asked for');
@@ -66,7 +66,7 @@ describe('mirrors', () => {
     );
   });
 
-  test('the error of all names every host and its reason; the registry decides the code', async () => {
+  test('if all hosts fail, the error names each host with its reason and has the code of the registry', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://127.0.0.1:1"]\n[host."http://${bed.other.host}"]\n`);
     bed.other.misbehave = (_request, response) => sendError(response, 503, 'UNAVAILABLE', 'under repair');
     await bed.withSession(
@@ -125,7 +125,7 @@ describe('TLS', () => {
     }
   }
 
-  test('a private authority is trusted by hosts.toml alone', async () => {
+  test('a private CA is trusted only through hosts.toml', async () => {
     await withSecure(false, async () => {
       bed.hostsToml(`127.0.0.1_${secure.port}_`, `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`);
       await bed.withSession(async (session) => readLayer(session), { name: `${secure.host}/team/app:1` });
@@ -148,7 +148,7 @@ describe('TLS', () => {
     });
   });
 
-  test('a client certificate is shown where one is configured', async () => {
+  test('a client certificate is sent if one is configured', async () => {
     await withSecure(true, async () => {
       const hosts = `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`;
       bed.hostsToml(secure.host, hosts);
@@ -160,7 +160,7 @@ describe('TLS', () => {
     });
   });
 
-  test('a token service without TLS gets no credentials of a registry with TLS, and neither does a redirect', async () => {
+  test('credentials of a registry with TLS are not sent to a token service or redirect without TLS', async () => {
     await withSecure(false, async () => {
       bed.hostsToml(secure.host, `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`);
       secure.misbehave = (request, response) => {
@@ -179,7 +179,7 @@ describe('TLS', () => {
     });
   });
 
-  test('a proxy is used for http and https, but not for the loopback and what NO_PROXY names', async () => {
+  test('a proxy is used for http and https, except for loopback and hosts in NO_PROXY', async () => {
     await withSecure(false, async () => {
       const asked: string[] = [];
       const proxy = http.createServer((request, response) => {

@@ -1,8 +1,8 @@
 /**
- * Whole pulls from real servers as people run them: Debian's docker-registry behind Debian's nginx, with mirrors, tokens, passwords, a private
- * authority, client certificates, storage elsewhere, and a network that breaks.
+ * Complete pulls from Debian's docker-registry behind Debian's nginx: mirrors, tokens, passwords, a private CA, client certificates, external blob storage
+ * and broken connections.
  *
- * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ * Runs in a separate network namespace; connects only to 127.0.0.1.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -45,7 +45,7 @@ async function serve(servers: readonly (string | { tls: true; block: string })[]
   return nginx;
 }
 
-/** A node with a hosts.toml for each registry. */
+/** Opens a node with a hosts.toml for each registry. */
 async function nodeWith(files: Readonly<Record<string, string>>): Promise<Node> {
   const node = await bed.node();
   for (const [domain, text] of Object.entries(files)) {
@@ -78,7 +78,7 @@ async function refusal(node: Node, host: string, code: string, auth?: RegistryAu
 
 const toRegistry = (): string => `location / { proxy_pass http://${bed.host}; }`;
 
-test('a mirror that is out of order, and one that lacks a layer: the rest comes from the registry, and the log says why', async () => {
+test('with a failing mirror and one that lacks a layer, the rest is fetched from the registry and the reason is logged', async () => {
   const broken = 'location / { return 503; }';
   const lacking = `location ~ /blobs/ { if ($request_uri ~ "[02468ace]\\?ns") { return 404; } proxy_pass http://${bed.host}; } ${toRegistry()}`;
   const { hosts, accessLog } = await serve([broken, lacking, toRegistry()]);
@@ -95,14 +95,14 @@ test('a mirror that is out of order, and one that lacks a layer: the rest comes 
   );
 });
 
-test('when no host has it the error says what each answered', async () => {
+test('if no host has the image, the error contains the response of each host', async () => {
   const { hosts } = await serve(['location / { return 503; }', 'location / { return 404; }']);
   const node = await nodeWith({ 'registry.test': `server = "http://${hosts[1]}"\n[host."http://${hosts[0]}"]\n` });
   const message = await refusal(node, 'registry.test', 'NOT_FOUND');
   assert.match(message, new RegExp(`not found on http://${hosts[1]}: status 404; also tried http://${hosts[0]}: status 503`));
 });
 
-test('passwords of nginx: those who know one get the image', async () => {
+test('basic authentication of nginx: the image is available only with valid credentials', async () => {
   execFileSync('htpasswd', ['-Bbc', join(bed.directory, 'htpasswd'), 'kim', userAuth.password], { stdio: 'ignore' });
   const { hosts, accessLog } = await serve([`auth_basic realm; auth_basic_user_file ${bed.directory}/htpasswd; ${toRegistry()}`]);
   const host = hosts[0] ?? '';
@@ -112,7 +112,7 @@ test('passwords of nginx: those who know one get the image', async () => {
   assert.ok(accessLog().some(({ status }) => status === '401'));
 });
 
-test("tokens of docker-registry's own kind, signed and for one repository, from a service that wants a password", async () => {
+test("docker-registry's token authentication: signed tokens for one repository, from a service that requires a password", async () => {
   const service = await startTokenService();
   const registry = await startTokenRegistry(service.realm);
   try {
@@ -129,7 +129,7 @@ test("tokens of docker-registry's own kind, signed and for one repository, from 
   }
 });
 
-test('a private authority and a client certificate by certs.d: without either nothing is given out', async () => {
+test('a private CA and a client certificate in certs.d: without either the pull fails', async () => {
   makeCertificates();
   const file = (name: string) => join(bed.directory, name);
   const tls = `ssl_certificate ${file('server.pem')}; ssl_certificate_key ${file('server.key')};`;
@@ -144,7 +144,7 @@ test('a private authority and a client certificate by certs.d: without either no
   await pullWhole(await nodeWith({ [domain]: `${server}${ca}client = [["${file('client.pem')}", "${file('client.key')}"]]\n` }), host);
 });
 
-test('blobs by redirect (307) from storage elsewhere, which sees no credentials', async () => {
+test('blobs are redirected (307) to external storage, which gets no credentials', async () => {
   execFileSync('htpasswd', ['-Bbc', join(bed.directory, 'htpasswd'), 'kim', userAuth.password], { stdio: 'ignore' });
   const storage = `location / { rewrite ^/storage(.*) $1 break; proxy_pass http://${bed.host}; }`;
   const front = `auth_basic realm; auth_basic_user_file ${bed.directory}/htpasswd;
@@ -157,7 +157,7 @@ test('blobs by redirect (307) from storage elsewhere, which sees no credentials'
   assert.ok(accessLog().some(({ host, authorization }) => host === hosts[0] && authorization.startsWith('Basic ')));
 });
 
-test('connections that break at random: every layer goes on where it was, and is right in the end', async (t) => {
+test('connections that break at random: every layer is resumed and correct', async (t) => {
   const seed = Number(process.env.BERTH_SEED ?? Date.now() % 1_000_000);
   t.diagnostic(`BERTH_SEED=${seed}`);
   const { hosts, accessLog } = await serve([toRegistry()]);
@@ -176,7 +176,7 @@ test('connections that break at random: every layer goes on where it was, and is
   }
 });
 
-test('a registry that answers many requests at once with 429 and Retry-After, and refuses HEAD, gives its image all the same', async () => {
+test('an image can be pulled from a registry with rate limits (429 and Retry-After) and without HEAD', async () => {
   const { hosts, accessLog } = await serve([
     `limit_req_status 429; error_page 429 = @slow; location @slow { add_header Retry-After 1 always; return 429; }
      if ($request_method = HEAD) { return 405; } limit_req zone=few burst=1 nodelay; ${toRegistry()}`,
@@ -188,7 +188,7 @@ test('a registry that answers many requests at once with 429 and Retry-After, an
   assert.ok(statuses.has('405') && statuses.has('429'), [...statuses].join());
 });
 
-/** A token service as docker-registry knows it: gives who has the password a token for what was asked. */
+/** A token service for docker-registry: returns a token for the requested scope if the password is correct. */
 async function startTokenService(): Promise<{ realm: string; scopes: string[]; close: () => void }> {
   const file = (name: string) => join(bed.directory, name);
   execFileSync(
@@ -221,7 +221,7 @@ async function startTokenService(): Promise<{ realm: string; scopes: string[]; c
   return { realm: `http://127.0.0.1:${(server.address() as AddressInfo).port}/token`, scopes, close };
 }
 
-/** Over the same store as the test file's registry. */
+/** Starts a registry with the same storage as the registry of the test bed. */
 async function startTokenRegistry(realm: string): Promise<{ host: string; child: ChildProcess }> {
   const host = `127.0.0.1:${await freePort()}`;
   const auth = `auth:\n  token:\n    realm: ${realm}\n    service: registry.test\n    issuer: test\n    rootcertbundle: ${bed.directory}/token.pem\n`;
@@ -248,7 +248,7 @@ function makeCertificates(): void {
   }
 }
 
-/** Stands before a server, and cuts two connections in three after some bytes of its answers. */
+/** Starts a proxy that breaks two of three connections after some bytes of the response. */
 async function startCutter(target: string, random: () => number): Promise<{ host: string; cuts: () => number; close: () => void }> {
   let cuts = 0;
   const sockets = new Set<{ destroy: () => void }>();
@@ -262,7 +262,7 @@ async function startCutter(target: string, random: () => number): Promise<{ host
     upstream.on('data', (bytes) => {
       if (left < bytes.length) {
         cuts += 1;
-        // Half of them as a reset, half as an end in the middle of a body.
+        // Half of them with a reset, half with an early end of the body.
         if (random() < 0.5) client.resetAndDestroy();
         else client.end(bytes.subarray(0, left));
         upstream.destroy();

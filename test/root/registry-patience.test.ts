@@ -1,7 +1,7 @@
 /**
- * The registry client against fake servers on the loopback: retries, broken connections and silence.
+ * The registry client with fake servers on loopback: retries, broken connections and timeouts.
  *
- * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ * Runs in a separate network namespace; connects only to 127.0.0.1.
  */
 import assert from 'node:assert/strict';
 import type http from 'node:http';
@@ -11,8 +11,8 @@ import { failure, readLayer, timing, useRegistries } from '../support/registry-b
 
 const bed = useRegistries();
 
-describe('patience', () => {
-  test('429 with Retry-After and 503 are waited out', async () => {
+describe('retries', () => {
+  test('429 with Retry-After and 503 are retried', async () => {
     const answers = [
       { status: 429, headers: { 'retry-after': '0' } },
       { status: 503, headers: {} },
@@ -29,7 +29,7 @@ describe('patience', () => {
     });
   });
 
-  test('a Retry-After beyond a minute is told instead of waited for', async () => {
+  test('a Retry-After above one minute is an error', async () => {
     bed.fake.misbehave = (_request, response) => sendError(response, 429, 'TOOMANYREQUESTS', 'pull rate limit', { 'retry-after': '3600' });
     await bed.withSession(async (session) => {
       assert.match(
@@ -40,7 +40,7 @@ describe('patience', () => {
     });
   });
 
-  test('five attempts are made, not more', async () => {
+  test('there are at most five attempts', async () => {
     bed.fake.misbehave = (_request, response) => sendError(response, 500, 'UNKNOWN', '');
     await bed.withSession(async (session) => {
       await failure(session.fetchManifest('1'), 'UNAVAILABLE');
@@ -49,7 +49,7 @@ describe('patience', () => {
   });
 
   for (const knowsRanges of [true, false]) {
-    test(`a blob goes on after broken connections, from a registry ${knowsRanges ? 'with' : 'without'} ranges`, async () => {
+    test(`a blob is resumed after broken connections, from a registry ${knowsRanges ? 'with' : 'without'} range requests`, async () => {
       let breaks = 2;
       bed.fake.misbehave = (request, response) => {
         if (!knowsRanges) delete request.headers.range;
@@ -70,7 +70,7 @@ describe('patience', () => {
     });
   }
 
-  test('a blob without an announced length that ends early goes on', async () => {
+  test('a blob without Content-Length that ends early is resumed', async () => {
     bed.fake.misbehave = (request, response) => {
       if (request.headers.range !== undefined) return false;
       response.write(layerBytes.subarray(0, 12_345));
@@ -83,7 +83,7 @@ describe('patience', () => {
     });
   });
 
-  test('a stalled blob goes on over a new connection, and fails when it always stalls', async () => {
+  test('a stalled blob is resumed over a new connection, and fails if it always stalls', async () => {
     const stall = (_request: http.IncomingMessage, response: http.ServerResponse): boolean => {
       response.writeHead(200, { 'content-length': layerBytes.length });
       response.write(layerBytes.subarray(0, 1000));
@@ -101,7 +101,7 @@ describe('patience', () => {
     });
   });
 
-  test('a reader that takes its time is no stall', async () => {
+  test('a slow reader does not count as a stall', async () => {
     const bytes = Buffer.alloc(4 << 20, 'x');
     bed.fake.misbehave = (_request, response) => {
       response.writeHead(200, { 'content-length': bytes.length });
@@ -120,14 +120,14 @@ describe('patience', () => {
     });
   });
 
-  test('no answer at all is RegistryUnavailable', async () => {
+  test('no response is RegistryUnavailable', async () => {
     bed.fake.misbehave = () => true;
     await bed.withSession(async (session) => assert.match(await failure(session.fetchManifest('1'), 'UNAVAILABLE'), /no response within 0.05 s/), {
       deps: { timing: { ...timing, responseTimeoutMs: 50 } },
     });
   });
 
-  test('a stream that is thrown away ends its connection', async () => {
+  test('destroying a stream closes its connection', async () => {
     await bed.withSession(async (session) => {
       bed.fake.misbehave = (_request, response) => {
         response.writeHead(200, { 'content-length': layerBytes.length });

@@ -1,7 +1,7 @@
 /**
- * The registry client against fake servers on the loopback: what it fetches, refuses, and to whom it shows credentials.
+ * The registry client with fake servers on loopback: fetching, rejected responses, and credentials.
  *
- * Runs in a network namespace of its own; contacts nothing but 127.0.0.1.
+ * Runs in a separate network namespace; connects only to 127.0.0.1.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -22,7 +22,7 @@ import { basicHeader, failure, noAuth, readAll, readLayer, timing, useRegistries
 
 const bed = useRegistries();
 
-/** Turns the fake into one that wants a token from its own /token; `tokens` are handed out in turn. */
+/** Makes the fake registry require a token from its /token endpoint, which returns `tokens` in turn. */
 function demandToken(registry: FakeRegistry, tokens: string[], isValid: (header: string | undefined) => boolean): void {
   let handedOut = 0;
   registry.misbehave = (request, response) => {
@@ -39,7 +39,7 @@ function demandToken(registry: FakeRegistry, tokens: string[], isValid: (header:
 }
 
 describe('fetching', () => {
-  test('a manifest comes by tag and by digest, with its media type and digest', async () => {
+  test('a manifest is fetched by tag and by digest, with its media type and digest', async () => {
     await bed.withSession(async (session) => {
       const expected = { bytes: manifestBytes, mediaType: manifestType, digest: manifestDigest };
       assert.deepEqual(await session.fetchManifest('1'), expected);
@@ -51,7 +51,7 @@ describe('fetching', () => {
     });
   });
 
-  test('a blob comes whole, from an offset, and empty from its end', async () => {
+  test('a blob is fetched completely, from an offset, and empty from its end', async () => {
     await bed.withSession(async (session) => {
       await readLayer(session);
       await readLayer(session, 100_001);
@@ -62,7 +62,7 @@ describe('fetching', () => {
     });
   });
 
-  test('connections are kept within a pull and closed with it', async () => {
+  test('connections are reused within a session and closed with it', async () => {
     let connections = 0;
     bed.fake.server.on('connection', () => {
       connections += 1;
@@ -80,7 +80,7 @@ describe('fetching', () => {
     });
   });
 
-  test('an odd content type is replaced by what the document says', async () => {
+  test('an unknown content type is replaced by the media type in the document', async () => {
     bed.fake.misbehave = (_request, response) => {
       response.writeHead(200, { 'content-type': 'text/plain' });
       response.end(manifestBytes);
@@ -97,7 +97,7 @@ describe('fetching', () => {
     'an etag in the place of a digest': { 'content-type': manifestType, etag: `"${manifestDigest}"`, 'docker-content-digest': '' },
   };
   for (const [name, headers] of Object.entries(habits)) {
-    test(`a manifest comes from a registry that answers with ${name}`, async () => {
+    test(`a manifest is fetched from a registry that responds with ${name}`, async () => {
       bed.fake.misbehave = (request, response) => {
         if (request.url?.includes('/manifests/') !== true) return false;
         response.writeHead(200, headers);
@@ -114,14 +114,14 @@ describe('fetching', () => {
     });
   }
 
-  test('resolveTag() says nothing when the registry knows no HEAD', async () => {
+  test('resolveTag() returns nothing if the registry does not support HEAD', async () => {
     bed.fake.misbehave = (request, response) => request.method === 'HEAD' && sendError(response, 405, 'UNSUPPORTED', '');
     await bed.withSession(async (session) => assert.equal(await session.resolveTag('1'), undefined));
   });
 });
 
-describe('refusals', () => {
-  test('an absent image is NOT_FOUND and names image and host', async () => {
+describe('rejected responses', () => {
+  test('a missing image is NOT_FOUND with image and host', async () => {
     await bed.withSession(
       async (session) => {
         const message = await failure(session.fetchManifest('2'), 'NOT_FOUND');
@@ -135,7 +135,7 @@ describe('refusals', () => {
     );
   });
 
-  test('a registry where nothing listens is RegistryUnavailable', async () => {
+  test('a registry that is down is RegistryUnavailable', async () => {
     const { host } = bed.fake;
     await bed.fake.close();
     await bed.withSession(
@@ -146,7 +146,7 @@ describe('refusals', () => {
     );
   });
 
-  test('bytes of another digest are refused: manifest by digest, by tag with a claim, and small blob', async () => {
+  test('content with another digest is rejected: manifest by digest, by tag with a digest header, and small blob', async () => {
     bed.fake.misbehave = (request, response) => {
       const isManifest = request.url?.includes('/manifests/') === true;
       response.writeHead(200, isManifest ? { 'content-type': manifestType, 'docker-content-digest': manifestDigest } : {});
@@ -160,7 +160,7 @@ describe('refusals', () => {
     });
   });
 
-  test('a blob of another length is refused, announced or not', async () => {
+  test('a blob with another length is rejected, with and without Content-Length', async () => {
     await bed.withSession(async (session) => {
       bed.fake.misbehave = (_request, response) => {
         response.writeHead(200, { 'content-length': 5 });
@@ -177,7 +177,7 @@ describe('refusals', () => {
     });
   });
 
-  test('a manifest above 8 MiB is refused while it arrives', async () => {
+  test('a manifest above 8 MiB is rejected during the download', async () => {
     bed.fake.misbehave = (_request, response) => {
       response.writeHead(200, { 'content-type': manifestType });
       response.end(Buffer.alloc((8 << 20) + 1, ' '));
@@ -186,7 +186,7 @@ describe('refusals', () => {
     await bed.withSession(async (session) => assert.match(await failure(session.fetchManifest('1'), 'FAILED_PRECONDITION'), /exceeds 8388608 bytes/));
   });
 
-  test('a cancelled pull is CANCELLED and a late one DEADLINE_EXCEEDED, also in the middle of a blob', async () => {
+  test('a cancelled pull is CANCELLED and a timeout is DEADLINE_EXCEEDED, also in the middle of a blob', async () => {
     bed.fake.misbehave = (request, response) => {
       if (!request.url?.includes('/blobs/')) return true;
       response.writeHead(200, { 'content-length': layerBytes.length });
@@ -212,7 +212,7 @@ describe('refusals', () => {
 });
 
 describe('credentials', () => {
-  test('a token is fetched with the credentials once, and used for everything', async () => {
+  test('a token is fetched once with the credentials and used for all requests', async () => {
     demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(
       async (session) => {
@@ -236,7 +236,7 @@ describe('credentials', () => {
     });
   });
 
-  test('a token that is refused in the middle of a pull is replaced', async () => {
+  test('a token that is rejected in the middle of a pull is replaced', async () => {
     let valid = 'Bearer token-one';
     demandToken(bed.fake, ['token-one', 'token-two'], (header) => header === valid);
     await bed.withSession(
@@ -284,7 +284,7 @@ describe('credentials', () => {
     await bed.withSession(async (session) => void (await session.fetchManifest('1')), { auth: { ...noAuth, registryToken: 'token-one' } });
   });
 
-  test('wrong ones are UNAUTHENTICATED, name the host and show no secret even when the registry repeats it', async () => {
+  test('wrong credentials are UNAUTHENTICATED with the host, without secrets even if the registry repeats them', async () => {
     bed.fake.misbehave = (request, response) =>
       sendError(response, 401, 'UNAUTHORIZED', `bad ${request.headers.authorization}`, { 'www-authenticate': 'Basic realm="fake"' });
     await bed.withSession(
@@ -297,7 +297,7 @@ describe('credentials', () => {
     );
   });
 
-  test('those refused by the token service are UNAUTHENTICATED', async () => {
+  test('credentials rejected by the token service are UNAUTHENTICATED', async () => {
     demandToken(bed.fake, ['x'], () => false);
     const demand = bed.fake.misbehave;
     bed.fake.misbehave = (request, response, body) =>
@@ -310,7 +310,7 @@ describe('credentials', () => {
     );
   });
 
-  test('those for another server are not sent', async () => {
+  test('credentials for another server are not sent', async () => {
     bed.fake.misbehave = (_request, response) => sendError(response, 401, 'UNAUTHORIZED', 'no', { 'www-authenticate': 'Basic realm="fake"' });
     await bed.withSession(
       async (session) => {
@@ -323,7 +323,7 @@ describe('credentials', () => {
 });
 
 describe('redirects', () => {
-  test("a blob elsewhere is fetched without the registry's credentials and headers", async () => {
+  test("a blob on another host is fetched without the registry's credentials and headers", async () => {
     bed.hostsToml(bed.fake.host, `server = "http://${bed.fake.host}"\n[header]\nx-operator = "inner"\n`);
     bed.fake.misbehave = (request, response) => {
       if (request.headers.authorization !== basicHeader)
@@ -346,7 +346,7 @@ describe('redirects', () => {
     );
   });
 
-  test('ten are followed and eleven are not', async () => {
+  test('ten redirects are followed, eleven are not', async () => {
     let hops = 10;
     bed.fake.misbehave = (request, response) => {
       const hop = Number(/hop=([0-9]+)/.exec(request.url ?? '')?.[1] ?? 0);
@@ -361,7 +361,7 @@ describe('redirects', () => {
     });
   });
 
-  test('one to something else than http is refused', async () => {
+  test('a redirect to another scheme than http is rejected', async () => {
     bed.fake.misbehave = (_request, response) => {
       response.writeHead(302, { location: 'file:///etc/shadow' }).end();
       return true;

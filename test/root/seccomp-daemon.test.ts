@@ -1,5 +1,5 @@
 /**
- * The seccomp filter that a container started through the daemon's socket really has: which calls reach the kernel, told apart by errno.
+ * The seccomp filter of containers started through the daemon: tests by errno which system calls reach the kernel.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -16,7 +16,7 @@ if (!skip) enterIsolation();
 
 const [EPERM, EBADF, EFAULT, EINVAL, ENOSYS] = [-1, -9, -14, -22, -38];
 
-/** Calls of x86-64 with arguments that the kernel refuses: by the filter, and without it. unshare() comes last: what follows would run in a new user namespace. */
+/** x86-64 calls whose arguments fail with different errnos with and without the filter. unshare() is last: it may create a user namespace. */
 const calls: readonly { readonly name: string; readonly call: string; readonly filtered: number; readonly unfiltered: number }[] = [
   { name: 'mount(NULL)', call: '64:165:0:0', filtered: EPERM, unfiltered: EFAULT },
   { name: 'setns(-1)', call: '64:308:-1:0', filtered: EPERM, unfiltered: EBADF },
@@ -30,7 +30,7 @@ const expected = (kind: 'filtered' | 'unfiltered') => Object.fromEntries(calls.m
 const answersIn = (output: string) =>
   Object.fromEntries(output.split('\n').flatMap((line, index) => (line === '' ? [] : [[calls[index]?.name, Number(line)]])));
 
-test('containers get the filter that goes with their own capabilities, in the first process and in every exec', { skip }, async () => {
+test('containers get the filter for their capabilities, in the first process and in every exec', { skip }, async () => {
   const workspace = createWorkspace();
   const probes = join(workspace.directory, 'probes');
   mkdirSync(probes);
@@ -72,7 +72,7 @@ test('containers get the filter that goes with their own capabilities, in the fi
   }
 });
 
-/** What the first process of a container got, from its log. */
+/** Returns the results of a container's first process from its log. */
 async function firstAnswers(pod: Pod, name: string): Promise<Record<string, number>> {
   const file = join(pod.logDirectory, `${name}.log`);
   await eventually(`${name} has made its calls`, () => readFileSync(file, 'utf8').split('\n').length > calls.length);

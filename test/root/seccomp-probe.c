@@ -1,9 +1,9 @@
 /*
- * Installs a seccomp program from a file and then makes the system calls it is given, for seccomp.test.ts. x86-64 only.
- * With `-` for the program it installs none and shows the filter it was started with, for seccomp-daemon.test.ts.
+ * Installs a seccomp program from a file, then makes the given system calls, for seccomp.test.ts. x86-64 only.
+ * If the program is `-`, it installs none and tests the filter it was started with, for seccomp-daemon.test.ts.
  *
  * usage: seccomp-probe PROGRAM FLAGS ABI:NUMBER[:ARGUMENT...]...
- * ABI is 64, 32 (int 0x80) or x32. One line a call: its result, negative errno included. Never makes a call that is not named.
+ * ABI is 64, 32 (int 0x80) or x32. Prints a line with the result of each call; errors are negative errnos.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* linux/filter.h and linux/seccomp.h, which musl does not bring along. */
+/* From linux/filter.h and linux/seccomp.h, which musl does not include. */
 struct sock_filter { unsigned short code; unsigned char jt, jf; unsigned k; };
 struct sock_fprog { unsigned short len; struct sock_filter *filter; };
 enum { SECCOMP_SET_MODE_FILTER = 1 };
@@ -29,7 +29,7 @@ static void install(const char *path, unsigned flags)
 
 	close(file);
 	if (bytes <= 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program)) {
-		fprintf(stderr, "installing %s: %s\n", path, strerror(errno));
+		fprintf(stderr, "install %s: %s\n", path, strerror(errno));
 		exit(99);
 	}
 }

@@ -1,5 +1,5 @@
 /**
- * Seccomp programs as libseccomp makes them: each against its rules call by call, and on the running kernel by a process that makes the calls.
+ * Seccomp programs of libseccomp: compares each program with its rules for every call, and tests it on the running kernel with a probe.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -27,17 +27,17 @@ function resolved(document: object, changes: Partial<typeof context> = {}): Reso
   return resolveProfile(parseSeccompProfile(JSON.stringify(document), 'p'), { ...context, ...changes });
 }
 
-describe('a program', { skip: process.arch !== 'x64' && 'numbers are of x86-64' }, () => {
+describe('a program', { skip: process.arch !== 'x64' && 'the numbers are for x86-64' }, () => {
   const nativeOnly = (profile: ResolvedProfile): ResolvedProfile => ({ ...profile, architectures: ['x86_64'] });
 
   for (const [name, capabilities] of Object.entries({ 'no capability': 0n, 'the ordinary ones': ordinary, SYS_ADMIN, all: (1n << 41n) - 1n })) {
-    test(`of the default profile with ${name} returns for each call what its rules say`, () => {
+    test(`of the default profile with ${name} matches its rules for each call`, () => {
       const profile = resolveProfile(defaultProfile, { ...context, capabilities });
       for (const each of [profile, nativeOnly(profile)]) assertFollowsRules(each);
     });
   }
 
-  test('of a profile with every comparison returns for each call what its rules say', () => {
+  test('of a profile with all comparisons matches its rules for each call', () => {
     const arg = (index: number, op: string, value: number, valueTwo = 0) => ({ index, op: `SCMP_CMP_${op}`, value, valueTwo });
     const rule = (name: string, ...args: object[]) => ({ names: [name], action: 'SCMP_ACT_ERRNO', errnoRet: 77, args });
     const syscalls = [
@@ -48,7 +48,7 @@ describe('a program', { skip: process.arch !== 'x64' && 'numbers are of x86-64' 
     for (const defaultAction of ['SCMP_ACT_ALLOW', 'SCMP_ACT_KILL_PROCESS']) assertFollowsRules(resolved({ defaultAction, syscalls }));
   });
 
-  test('lets every way to the same call meet the same rule: x86-64, i386, x32', () => {
+  test('applies the same rule to a call on all ABIs: x86-64, i386, x32', () => {
     const { program } = compile(resolveProfile(defaultProfile, context));
     const x32 = 0x40000000;
     const i386 = 0x40000003;
@@ -83,20 +83,20 @@ describe('a program', { skip: process.arch !== 'x64' && 'numbers are of x86-64' 
     for (const call of read) assert.equal(runFilter(program, call), 0x7fff0000);
   });
 
-  test('ends the thread on a call of an architecture that the profile does not have', () => {
+  test('kills the thread on a call of an architecture that is not in the profile', () => {
     const { program } = compile(resolveProfile(defaultProfile, context));
     assert.equal(runFilter(program, { arch: 0xc00000b7, number: 63 }), 0);
   });
 });
 
-test('compile() refuses different actions for the same arguments, and names the call', () => {
+test('compile() rejects different actions for the same arguments and names the call', () => {
   const rule = (action: string) => ({ names: ['mount'], action, args: [{ index: 0, value: 1, op: 'SCMP_CMP_EQ' }] });
   const contradiction = { defaultAction: 'SCMP_ACT_ALLOW', syscalls: [rule('SCMP_ACT_ERRNO'), rule('SCMP_ACT_KILL')] };
   const isExpected = (error: unknown) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && /rules for mount/.test(error.message);
   assert.throws(() => compile(resolved(contradiction)), isExpected);
 });
 
-test('compile() takes the rule without conditions before those with, and the first before the second', () => {
+test('compile() prefers rules without conditions, and earlier rules', () => {
   const rule = (errnoRet: number, ...values: number[]) => ({
     names: ['mount'],
     action: 'SCMP_ACT_ERRNO',
@@ -107,12 +107,12 @@ test('compile() takes the rule without conditions before those with, and the fir
   for (const args of [[0n], [1n]]) assert.equal(runFilter(program, { arch: X86_64, number: 165, args }), 0x50006);
 });
 
-test('compile() passes over names that no library knows', () => {
+test('compile() ignores unknown names', () => {
   const syscalls = [{ names: ['no_such_call', 'mount'], action: 'SCMP_ACT_ERRNO' }];
   assert.equal(runFilter(compile(resolved({ defaultAction: 'SCMP_ACT_ALLOW', syscalls })).program, { arch: X86_64, number: 165 }), 0x50001);
 });
 
-/** Compares a program with a plain reading of its rules, over all numbers and telling arguments. */
+/** Compares a program with a simple interpretation of its rules, for all numbers and selected arguments. */
 function assertFollowsRules(profile: ResolvedProfile): void {
   const { program } = compile(profile);
   const rulesOf = new Map<number, ResolvedProfile['rules'][number][]>();
@@ -185,7 +185,7 @@ describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe i
       ['64:435', ENOSYS],
       ['64:56:0x10000000', EPERM],
       ['64:56:0x20000', EPERM],
-      // CLONE_SIGHAND without CLONE_VM: past the filter, refused by the kernel.
+      // CLONE_SIGHAND without CLONE_VM: passes the filter, rejected by the kernel.
       ['64:56:0x800', EINVAL],
     ],
     'has no sockets of AF_ALG and AF_VSOCK, also with a bit above the family': [
@@ -206,7 +206,7 @@ describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe i
     'lets calls newer than libseccomp through, and says of newer ones that they do not exist': [
       ['64:452:-1:0', EFAULT],
       ['32:452:-1:0', EFAULT],
-      // lsm_list_modules is known to the profile, and refused.
+      // The profile has lsm_list_modules and rejects it.
       ['64:461', EPERM],
       ['64:467', ENOSYS],
       ['64:470', ENOSYS],
@@ -219,12 +219,12 @@ describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe i
     });
   }
 
-  test('the default profile lets a process work on three ABIs', () => {
+  test('the default profile allows calls of three ABIs', () => {
     const { results } = run(resolveProfile(defaultProfile, context), '64:39', '32:20', '64:41:1:1');
     assert.ok(results.every((result) => result > 0) && results.length === 3 && results[0] === results[1], String(results));
   });
 
-  test('the default profile with SYS_ADMIN lets mount, unshare and clone3 through to the kernel', () => {
+  test('the default profile with SYS_ADMIN allows mount, unshare and clone3', () => {
     const { results } = run(
       resolveProfile(defaultProfile, { ...context, capabilities: ordinary | SYS_ADMIN }),
       '64:272:0',
@@ -234,7 +234,7 @@ describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe i
     assert.deepEqual(results, [0, EFAULT, EINVAL]);
   });
 
-  test('a profile without i386 ends a process that makes a call of it', () => {
+  test('a profile without i386 kills a process that makes an i386 call', () => {
     const { results, signal } = run(
       resolved({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mount'], action: 'SCMP_ACT_ERRNO' }] }),
       '64:39',
@@ -244,7 +244,7 @@ describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe i
     assert.deepEqual([results.length, signal], [1, 'SIGSYS']);
   });
 
-  test('actions do what they say: errno, kill, log', () => {
+  test('the actions errno, kill and log work', () => {
     const rule = (name: string, action: string, more: object = {}) => ({ names: [name], action: `SCMP_ACT_${action}`, ...more });
     const syscalls = [rule('getppid', 'ERRNO', { errnoRet: 42 }), rule('getpgrp', 'LOG'), rule('getsid', 'KILL_PROCESS')];
     const { results, signal } = run(

@@ -1,5 +1,5 @@
 /**
- * The real daemon under a signature policy: what the kubelet is told of a pull and of a container that the policy does not let be.
+ * The daemon with a signature policy: errors for pulls and containers that the policy rejects.
  */
 import assert from 'node:assert/strict';
 import { appendFileSync, writeFileSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { pullSample, runContainer, runPod } from './support/pods.ts';
 
 if (isBuilt) enterIsolation();
 
-test('a policy holds for pulls and for containers, from the moment it is written', { skip: !isBuilt && 'berth is not built' }, async () => {
+test('a policy applies to pulls and containers as soon as it is written', { skip: !isBuilt && 'berth is not built' }, async () => {
   const workspace = createWorkspace();
   const file = join(workspace.directory, 'policy.json');
   const say = (type: string) => writeFileSync(file, JSON.stringify({ default: [{ type }] }));
@@ -22,7 +22,7 @@ test('a policy holds for pulls and for containers, from the moment it is written
     assert.match((await runBerth(serveArguments(workspace))).output, /policy\.json: signature policy default: must be a list/);
     say('reject');
     const daemon = await startDaemon(workspace);
-    // Its beginning is what the kubelet looks at.
+    // The kubelet checks the prefix of the message.
     const refused = { code: status.UNKNOWN, details: /^SignatureValidationFailed: image .*: rejected \(signature policy, scope "default"\)$/ };
     await assert.rejects(pullSample(daemon.client), refused);
     say('insecureAcceptAnything');

@@ -1,5 +1,5 @@
 /**
- * Signature policies against images that the library of CRI-O and skopeo has signed: berth accepts what it accepts, and unpacks nothing of the others.
+ * Signature policies with images signed by the library of CRI-O and Skopeo: berth accepts the same images as the library and does not unpack others.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -49,7 +49,7 @@ function findTool(): string {
   }
 }
 
-/** Copies the plain image with a signature. */
+/** Copies the unsigned image and signs it. */
 function signCopy(name: string, identity?: string): void {
   const names = [`${bed.host}/plain/app:1`, `${bed.host}/${name}`, ...(identity === undefined ? [] : [identity])];
   execFileSync(tool, ['sign', join(data, 'cosign.key'), 'test', ...names], { stdio: 'pipe' });
@@ -70,7 +70,7 @@ function open(file: string): SignaturePolicy {
 const refusal = (reason: RegExp) => (error: Error & { code?: string }) =>
   error.code === 'FAILED_PRECONDITION' && /^SignatureValidationFailed: image \S+: /.test(error.message) && reason.test(error.message);
 
-/** Pulls under the policy, and asks the library. */
+/** Pulls with the policy, and checks the image with the library. */
 async function pullAndAsk(file: string, name: string): Promise<{ node: Node; error: unknown; libraryAccepts: boolean }> {
   const libraryAccepts = spawnSync(tool, ['accepts', file, join(bed.directory, 'registries.d'), `${bed.host}/${name}`]).status === 0;
   const node = await bed.node({ policy: open(file) });
@@ -106,7 +106,7 @@ const cases: readonly Case[] = [
 ];
 
 for (const [what, name, requirements, reason] of cases) {
-  test(`${what}, by berth as by the library`, { skip }, async () => {
+  test(`${what}, with berth and with the library`, { skip }, async () => {
     const { node, error, libraryAccepts } = await pullAndAsk(policyFile({ [bed.host]: requirements }), name);
     assert.equal(libraryAccepts, reason === undefined);
     if (reason === undefined) return assert.equal(error, undefined, String(error));
@@ -115,7 +115,7 @@ for (const [what, name, requirements, reason] of cases) {
   });
 }
 
-test('the most specific scope decides, else the default, by berth as by the library', { skip }, async () => {
+test('the most specific scope applies, else the default, with berth and with the library', { skip }, async () => {
   const specific = policyFile({ [bed.host]: [reject], [`${bed.host}/plain/app`]: [accept] });
   assert.deepEqual(
     [await pullAndAsk(specific, 'plain/app:1'), await pullAndAsk(specific, 'signed/app:1')].map(({ error, libraryAccepts }) => [
@@ -132,7 +132,7 @@ test('the most specific scope decides, else the default, by berth as by the libr
   assert.equal(libraryAccepts, false);
 });
 
-test('a name by digest needs the repository alone, but not with matchExact, by berth as by the library', { skip }, async () => {
+test('a reference by digest matches by repository, except with matchExact, with berth and with the library', { skip }, async () => {
   const name = `signed/app@${plain.digest}`;
   const [loose, exact] = [
     await pullAndAsk(policyFile({ [bed.host]: [signedBy()] }), name),
@@ -142,7 +142,7 @@ test('a name by digest needs the repository alone, but not with matchExact, by b
   assert.ok(refusal(/another name/)(exact.error as Error));
 });
 
-test("another image's signature, and a payload that was changed, are refused, by berth as by the library", { skip }, async () => {
+test('the signature of another image and a modified payload are rejected, with berth and with the library', { skip }, async () => {
   const signature = await manifestOf('signed/app', `sha256-${plain.digest.slice(7)}.sig`);
   const other = await bed.push('signed/app', 'other', { layers: [layerOf({ file: 'other' })] });
   await pushSignature('signed/app', other.digest, signature);
@@ -161,7 +161,7 @@ test("another image's signature, and a payload that was changed, are refused, by
   assert.deepEqual([stolen.libraryAccepts, tampered.libraryAccepts], [false, false]);
 });
 
-test('signatures that are too large to be any are refused', { skip }, async () => {
+test('signatures that are too large are rejected', { skip }, async () => {
   const image = await bed.push('large/app', '1', { layers: [layerOf({ file: 'large' })] });
   const template = await manifestOf('signed/app', `sha256-${plain.digest.slice(7)}.sig`);
   const payload = Buffer.alloc(70_000, ' ');
@@ -174,7 +174,7 @@ test('signatures that are too large to be any are refused', { skip }, async () =
   await assert.rejects(node.pull(`${bed.host}/large/app:1`), refusal(/size of 70000 bytes exceeds/));
 });
 
-test('a signature of the index is as good as one of the manifest in it', { skip }, async () => {
+test('a signature of the index or of the manifest in it is sufficient', { skip }, async () => {
   const { privateKey, publicKey } = generateKeyPairSync('ed25519');
   const image = await bed.push('multi/app', 'single', { layers: [layerOf({ file: 'multi' })] });
   const index = await bed.pushIndex('multi/app', '1', [{ image, platform }]);
@@ -182,7 +182,7 @@ test('a signature of the index is as good as one of the manifest in it', { skip 
   const requirement = {
     type: 'sigstoreSigned',
     keyData: Buffer.from(key).toString('base64'),
-    // As cosign does it: the name is the repository's.
+    // Like cosign: the identity is the repository.
     signedIdentity: { type: 'matchRepository' },
   };
   const policy = open(policyFile({ [bed.host]: [requirement] }));
@@ -211,7 +211,7 @@ test('a signature of the index is as good as one of the manifest in it', { skip 
   assert.equal((await (await bed.node({ policy })).pull(name)).id, image.id);
 });
 
-test('a mirror gives image and signature under the name of the origin', { skip }, async () => {
+test('image and signature from a mirror are checked with the name of the origin', { skip }, async () => {
   signCopy('mirrored/app:1', 'origin.example/mirrored/app:1');
   const node = await bed.node({ policy: open(policyFile({ 'origin.example': [signedBy()] })) });
   mkdirSync(join(node.root, 'certs.d/origin.example'), { recursive: true });
@@ -220,7 +220,7 @@ test('a mirror gives image and signature under the name of the origin', { skip }
   assert.equal((await node.pull('origin.example/mirrored/app:1')).id, plain.id);
 });
 
-test('an image on the node is used as far as its kept signatures allow, also after a restart', { skip }, async () => {
+test('an image on the node is allowed according to its stored signatures, also after a restart', { skip }, async () => {
   const file = policyFile({ [bed.host]: [signedBy()] });
   const policy = open(file);
   const name = `${bed.host}/signed/app:1`;
@@ -233,7 +233,7 @@ test('an image on the node is used as far as its kept signatures allow, also aft
   assert.match(policy.refusal([`${bed.host}/signed/app:2`], image.signatures)?.message ?? '', /another name/);
   assert.match(policy.refusal([], image.signatures)?.message ?? '', /without a name: rejected .*scope "default"/);
   assert.equal(policy.refusal([`${bed.host}/signed/app:2`, name], image.signatures), undefined);
-  // The policy changes under the running daemon.
+  // Change the policy while the daemon is running.
   policyFile({ [bed.host]: [wrongly] });
   assert.match(policy.refusal([name], image.signatures)?.message ?? '', /not signed by a key/);
   await assert.rejects(restarted.pull(name), refusal(/not signed by a key/));
@@ -241,7 +241,7 @@ test('an image on the node is used as far as its kept signatures allow, also aft
   assert.throws(() => policy.refusal([name], image.signatures), { code: 'FAILED_PRECONDITION', message: /policy.json: .*invalid JSON/ });
 });
 
-test('an image of before the policy is refused until a pull has brought its signatures, without its layers', { skip }, async () => {
+test('an image pulled before the policy is rejected until a pull has fetched its signatures, without its layers', { skip }, async () => {
   const name = `${bed.host}/signed/app:1`;
   const node = await bed.node();
   const image = await node.pull(name);
@@ -252,7 +252,7 @@ test('an image of before the policy is refused until a pull has brought its sign
   assert.deepEqual(later.unpacked, []);
 });
 
-test('a policy that cannot be read or understood, or a key of it, is an error that names it', { skip }, async () => {
+test('an unreadable or invalid policy or key is an error with its path', { skip }, async () => {
   assert.equal(openSignaturePolicy(''), undefined);
   assert.throws(() => openSignaturePolicy(join(bed.directory, 'absent.json')), { code: 'FAILED_PRECONDITION', message: /absent.json: ENOENT/ });
   const missing = open(policyFile({ [bed.host]: [{ type: 'sigstoreSigned', keyPath: '/no/key.pub' }] }));

@@ -1,4 +1,4 @@
-/** Statistics through the engine's functions, held against the kernel's own files: containers, pods, network and what is written. */
+/** Statistics through the engine's functions, compared with the kernel's files: containers, pods, network and writable layer. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
@@ -61,14 +61,14 @@ async function podStats(sandboxId: string): Promise<SandboxStats> {
   assert.fail('the sandbox is listed');
 }
 
-/** A number in a file of the container's cgroup. */
+/** Reads a number from a file of the container's cgroup. */
 function kernelSays(cgroupPath: string, v1: readonly [string, string], v2: string): number {
   const { cgroups } = host.deps;
   const [controller, file] = cgroups.version === 1 ? v1 : ['memory', v2];
   return Number(readFileSync(`${controllerDirectory(cgroups, cgroupPath, controller)}/${file}`, 'utf8'));
 }
 
-test('statistics of a container are those of its cgroup', async () => {
+test('statistics of a container equal those of its cgroup', async () => {
   const { id } = await start(idle({ resources: { memoryLimitBytes: 64 * MiB } }));
   const { record, counters } = await statsOf(id);
   const memory = counters.memory;
@@ -80,9 +80,9 @@ test('statistics of a container are those of its cgroup', async () => {
   assert.equal(counters.tasks, 1);
 });
 
-test('anonymous memory and page faults show once the kernel has added them up', async () => {
+test('anonymous memory and page faults are reported after the kernel has flushed its counters', async () => {
   const { id } = await start(idle());
-  // It does so every two seconds, or when there is enough of it.
+  // It does so every two seconds or after enough changes.
   const patience = AbortSignal.timeout(20_000);
   for (;;) {
     const { memory } = (await statsOf(id)).counters;
@@ -95,7 +95,7 @@ test('anonymous memory and page faults show once the kernel has added them up', 
 test('CPU time is counted in nanoseconds', async () => {
   const { id } = await start(idle());
   const before = (await statsOf(id)).counters.cpuUsageNs ?? 0n;
-  // As many turns as take a tenth of a second at least, anywhere; the shell's own account is the measure.
+  // Enough iterations for at least 100 ms on any machine, measured by the shell.
   const script = 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; read a b c </proc/self/schedstat; echo $a';
   const { stdout } = await host.engine.execSync(id, ['sh', '-c', script], 120_000, never);
   const used = ((await statsOf(id)).counters.cpuUsageNs ?? 0n) - before;
@@ -104,30 +104,30 @@ test('CPU time is counted in nanoseconds', async () => {
   assert.ok(used > shell / 2n && used < shell * 20n, `${used} ns are of the order of ${shell}`);
 });
 
-test('the rate of CPU use is unknown at the first question, and is there at the second', async () => {
+test('the CPU usage rate is unknown in the first call and set in the second', async () => {
   const { id } = await start(containerSpec(['sh', '-c', 'while true; do :; done'], { resources: { cpuPeriodUs: 100_000, cpuQuotaUs: 20_000 } }));
   assert.equal((await statsOf(id)).nanoCores, null);
   await sleep(2_500);
   const rate = (await statsOf(id)).nanoCores;
   await host.engine.stopContainer(id, 0);
-  // Its quota is a fifth of a core; a busy machine may give less.
+  // Its quota is 20 % of a core; it may get less on a busy machine.
   assert.ok(rate !== null && rate > 5_000_000 && rate < 300_000_000, `${rate} nanocores`);
 });
 
-test('only running containers are listed, and one whose cgroup has just gone is left out', async () => {
+test('only running containers are listed, without one whose cgroup has just been removed', async () => {
   const { id, sandboxId } = await start(idle());
   const created = await host.engine.createContainer(sandboxId, idle({ metadata: { name: 'created', attempt: 0 } }), host.image);
   const views = host.engine.containers();
   assert.deepEqual([(await allStats()).has(id), (await allStats()).has(created)], [true, false]);
   await host.engine.stopContainer(id, 0);
   assert.equal((await allStats()).has(id), false);
-  // With the views from before, in which it still ran.
+  // With the earlier views, in which it was running.
   const late: ContainerStats[] = [];
   for await (const portion of host.engine.stats.containers(views)) late.push(...portion);
   assert.ok(!late.some(({ record }) => record.id === id));
 });
 
-test('statistics go on while containers come and go', async () => {
+test('statistics work while containers are started and removed', async () => {
   const stays = await start(idle());
   let isOver = false;
   const churn = (async () => {
@@ -145,7 +145,7 @@ test('statistics go on while containers come and go', async () => {
   await churn;
 });
 
-test('the writable layer is what the container wrote, counted once it was measured', async () => {
+test('the writable layer contains the usage of the container after it has been measured', async () => {
   const { id } = await start(idle());
   const empty = (await statsOf(id)).writableLayer;
   assert.ok(empty !== null && empty.bytes <= 64 * 1024, 'an empty layer is measured at the first question');
@@ -154,11 +154,11 @@ test('the writable layer is what the container wrote, counted once it was measur
   while (!existsSync(join(upper, 'tmp/b'))) await sleep(20);
   const written = (await statsOf(other.id)).writableLayer;
   assert.ok(written !== null && written.bytes >= 3 * MiB && written.bytes < 3.5 * MiB, `${written?.bytes} bytes`);
-  // The directory itself, /file, /tmp and two files in it; and the mount points that were made.
+  // The directory itself, /file, /tmp and two files in it, and the created mount points.
   assert.ok(written.inodes >= 5, `${written.inodes} inodes`);
 });
 
-test('measureTree() counts hard links once, sparse files by their blocks, and names that are no text', async () => {
+test('measureTree() counts hard links once, sparse files by their blocks, and files with names that are not UTF-8', async () => {
   const top = mkdtempSync('/var/tmp/berth-test-tree-');
   try {
     mkdirSync(join(top, 'below'));
@@ -174,28 +174,28 @@ test('measureTree() counts hard links once, sparse files by their blocks, and na
   }
 });
 
-test("a pod with a cgroup of its own has that cgroup's figures, what lies beside its containers included", async () => {
+test('a pod with its own cgroup has the statistics of that cgroup, including processes outside its containers', async () => {
   const { id, sandboxId } = await start(idle(), { cgroupParent: podCgroup, namespaces: { network: 'pod', ipc: 'pod', pid: 'pod' } });
   const stats = await podStats(sandboxId);
   assert.deepEqual(
     stats.containers.map(({ record }) => record.id),
     [id],
   );
-  // The reaper is in the pod's cgroup and in no container.
+  // The reaper is in the pod's cgroup, but in no container.
   assert.equal(stats.counters?.tasks, 2);
   const usage = kernelSays(podCgroup, ['memory', 'memory.usage_in_bytes'], 'memory.current');
   assert.ok(Math.abs((stats.counters?.memory?.usageBytes ?? 0) - usage) < MiB);
   await host.engine.removeSandbox(sandboxId);
 });
 
-test('a pod without a cgroup of its own is the sum of its containers', async () => {
+test('a pod without its own cgroup has the sum of its containers', async () => {
   const { sandboxId } = await start(idle());
   const second = await host.engine.createContainer(sandboxId, idle({ metadata: { name: 'second', attempt: 0 } }), host.image);
   await host.engine.startContainer(second);
   assert.equal((await podStats(sandboxId)).counters?.tasks, 2);
 });
 
-test("readInterfaces() counts in each namespace by itself, and comes back to the daemon's", () => {
+test("readInterfaces() reads the counters of each namespace and returns to the daemon's namespace", () => {
   const directory = mkdtempSync('/var/tmp/berth-test-netns-');
   const pins = ['a', 'b'].map((name) => join(directory, name));
   const inNs = (pin: string, ...args: string[]) => execFileSync('nsenter', [`--net=${pin}`, ...args], { encoding: 'utf8' });
@@ -222,9 +222,9 @@ test("readInterfaces() counts in each namespace by itself, and comes back to the
   }
 });
 
-test('details count processes, open files and sockets as /proc shows them', async () => {
+test('details contain processes, open files and sockets as in /proc', async () => {
   const { id, sandboxId } = await start(idle(), { cgroupParent: podCgroup });
-  // The shell works for several ticks of the clock: v1 counts user and system time by them.
+  // The shell runs for several clock ticks, because v1 counts user and system time in ticks.
   await run(id, 'sleep 1000 </dev/null >/dev/null 2>&1 & i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done');
   let details: SandboxMetrics | undefined;
   for await (const each of host.engine.podMetrics([host.engine.sandbox(sandboxId)])) details = each;
@@ -241,20 +241,20 @@ test('details count processes, open files and sockets as /proc shows them', asyn
   await host.engine.removeSandbox(sandboxId);
 });
 
-test('this kernel tells every metric that is described, but for what it need not count', async () => {
+test('all described metrics are reported, except those that depend on the machine', async () => {
   const { sandboxId } = await start(idle({ resources: { memoryLimitBytes: 64 * MiB, cpuPeriodUs: 100_000, cpuQuotaUs: 50_000 } }));
   const told = new Set<string>();
   for await (const details of host.engine.podMetrics([host.engine.sandbox(sandboxId)])) {
     const { metrics = [], container_metrics = [] } = podSandboxMetrics(details);
     for (const { name = '' } of [...metrics, ...container_metrics.flatMap((each) => each.metrics ?? [])]) told.add(name);
   }
-  // No interface but loopback here; devices, huge pages and pressure depend on the machine.
+  // There is only the loopback interface; devices, huge pages and pressure depend on the machine.
   const mayBeMissing = /^container_(network|fs_(reads|writes)|blkio|hugetlb|pressure|ulimits)_/;
   const missing = metricDescriptors().flatMap(({ name = '' }) => (told.has(name) || mayBeMissing.test(name) ? [] : [name]));
   assert.deepEqual(missing, []);
 });
 
-test('pressure is told where the kernel counts it', async () => {
+test('pressure is reported if the kernel supports it', async () => {
   const { id } = await start(idle());
   const { pressure } = (await statsOf(id)).counters;
   const { cgroups } = host.deps;

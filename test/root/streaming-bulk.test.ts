@@ -1,4 +1,4 @@
-/** A gigabyte each way through exec, intact, by a server whose memory does not grow with it. */
+/** 1 GiB in each direction through exec arrives intact, and the server's memory does not grow. */
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -12,9 +12,9 @@ import type { HostAnswer, HostRequest } from '../support/streaming-host.ts';
 raiseLoopback();
 
 const bytesTotal = 1_073_741_824;
-/** The growth that is allowed. */
+/** The allowed growth. */
 const growthBytesMax = 20_000_000;
-/** Enough for the collector's young generation to have its full size, whatever is done. */
+/** Enough for the young generation of the garbage collector to reach its full size. */
 const warmUpBytes = 268_435_456;
 const chunkBytes = 65_536;
 
@@ -61,7 +61,7 @@ async function upload(transport: string, total: number): Promise<void> {
 }
 
 for (const transport of ['spdy', 'websocket']) {
-  clientTest(`${transport}: 1 GiB each way arrives intact and costs no memory`, async () => {
+  clientTest(`${transport}: 1 GiB in each direction arrives intact without memory growth`, async () => {
     await download(transport, warmUpBytes);
     await upload(transport, warmUpBytes);
     const before = await ask({ measure: true });

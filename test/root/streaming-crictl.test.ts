@@ -1,4 +1,4 @@
-/** crictl's exec, attach and port-forward over both transports, through a CRI socket that only hands out URLs. */
+/** crictl exec, attach and port-forward over both transports, with a CRI server that only returns URLs. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -55,7 +55,7 @@ async function startCri(): Promise<Server> {
 const base = ['--runtime-endpoint', socketPath, '--image-endpoint', socketPath];
 
 for (const transport of ['spdy', 'websocket']) {
-  test(`crictl exec over ${transport} gives the outputs and the exit code`, { skip }, async () => {
+  test(`crictl exec over ${transport} returns the output and the exit code`, { skip }, async () => {
     const exec = (...argv: string[]) => run(crictl, [...base, 'exec', '-r', transport, 'the-container', ...argv], '');
     const { code, stdout, stderr } = await exec('both');
     assert.equal(code, 0, stderr);
@@ -64,27 +64,27 @@ for (const transport of ['spdy', 'websocket']) {
     assert.match((await exec('exit', '42')).stderr, /exit code 42|exit status 42|code: 42/);
   });
 
-  test(`crictl exec -i over ${transport} passes stdin and its end`, { skip }, async () => {
+  test(`crictl exec -i over ${transport} sends stdin and its end`, { skip }, async () => {
     const { code, stdout, stderr } = await run(crictl, [...base, 'exec', '-r', transport, '-i', 'the-container', 'cat'], 'through crictl');
     assert.equal(code, 0, stderr);
     assert.equal(stdout, 'through crictl');
     assert.equal(backend.events.at(-1), 'stdin end');
   });
 
-  test(`crictl exec -it over ${transport} tells the terminal's size`, { skip }, async () => {
-    // script(1) gives crictl a terminal; its size is that of stty.
+  test(`crictl exec -it over ${transport} sends the terminal size`, { skip }, async () => {
+    // script(1) provides a terminal for crictl; stty sets its size.
     const command = `stty rows 33 cols 111; ${crictl} ${base.join(' ')} exec -r ${transport} -it the-container sizes 1`;
     const { stdout } = await run('script', ['-qec', command, '/dev/null'], null);
     assert.match(stdout, /111x33/);
   });
 
-  test(`crictl attach over ${transport} talks to the container and ends with it`, { skip }, async () => {
+  test(`crictl attach over ${transport} connects to the container and exits with it`, { skip }, async () => {
     const { code, stdout, stderr } = await run(crictl, [...base, 'attach', '-r', transport, '-i', 'the-container'], 'hi');
     assert.equal(code, 0, stderr);
     assert.equal(stdout, 'you said hi');
   });
 
-  test(`crictl port-forward over ${transport} reaches the port`, { skip }, async () => {
+  test(`crictl port-forward over ${transport} connects to the port`, { skip }, async () => {
     const child = spawn(crictl, [...base, 'port-forward', '-r', transport, 'the-sandbox', `0:${echo.port}`], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });

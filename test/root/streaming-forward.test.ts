@@ -1,4 +1,4 @@
-/** Port-forward through the streaming server, by client-go over SPDY and over SPDY inside of WebSocket, and by old WebSocket clients. */
+/** Port-forward through the streaming server with client-go over SPDY and SPDY over WebSocket, and with old WebSocket clients. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -7,7 +7,7 @@ import { after, test } from 'node:test';
 import { clientTest, goClient, listenOnLoopback, raiseLoopback, startBed, startGoClient, until } from '../support/streaming-bed.ts';
 
 raiseLoopback();
-/** Two: with the grace of the product, and with one that tests need not wait for so long. */
+/** Two servers: one with the default grace period, one with a short one. */
 const { server } = await startBed();
 const { server: hasty } = await startBed({ halfCloseGraceMs: 500 });
 const echo = await listenOnLoopback((socket) => socket.pipe(socket));
@@ -19,7 +19,7 @@ after(async () => {
 
 const transports = ['spdy', 'websocket'] as const;
 
-/** A port on which nobody listens. */
+/** A port without listener. */
 async function refusedPort(): Promise<number> {
   const { server, port } = await listenOnLoopback(() => {});
   server.close();
@@ -46,7 +46,7 @@ async function startForward(
   return { localPort: Number(String(line)), stop, stderr: () => stderr };
 }
 
-/** Sends, half-closes, and @returns what came until the end. */
+/** Sends data and half-closes the connection. @returns the response. */
 async function exchange(port: number, bytes: Buffer): Promise<Buffer> {
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
   const parts: Buffer[] = [];
@@ -57,7 +57,7 @@ async function exchange(port: number, bytes: Buffer): Promise<Buffer> {
 }
 
 for (const transport of transports) {
-  clientTest(`${transport}: 200 connections at a time carry their bytes`, async () => {
+  clientTest(`${transport}: 200 concurrent connections transfer their data`, async () => {
     const { localPort, stop, stderr } = await startForward(transport, echo.port);
     const sent = Array.from({ length: 200 }, () => randomBytes(40_000));
     const came = await Promise.all(sent.map((bytes) => exchange(localPort, bytes)));
@@ -66,7 +66,7 @@ for (const transport of transports) {
     assert.doesNotMatch(stderr(), /error/i);
   });
 
-  clientTest(`${transport}: a refused port is told, and the connection stays usable`, async () => {
+  clientTest(`${transport}: a refused port is reported, and the connection stays usable`, async () => {
     const refused = await refusedPort();
     const args = ['pairs', '-transport', transport, '-url', server.preparePortForward('the-sandbox'), '-ports', `${refused},${echo.port},${refused}`];
     const { code, stdout, stderr } = await goClient(args);
@@ -83,8 +83,8 @@ for (const transport of transports) {
     assert.equal(results[1].error, '');
   });
 
-  clientTest(`${transport}: an answer that goes on after the client's half-close arrives whole`, async () => {
-    // Longer than the grace altogether, never silent for as long.
+  clientTest(`${transport}: a response that continues after the client's half-close arrives completely`, async () => {
+    // Takes longer than the grace period in total, but is never silent for that long.
     const slow = await listenOnLoopback((socket) => {
       socket.on('data', () => {});
       socket.on('end', () => {
@@ -104,7 +104,7 @@ for (const transport of transports) {
     slow.server.close();
   });
 
-  clientTest(`${transport}: a connection that stays silent after one side's end is closed`, async () => {
+  clientTest(`${transport}: a half-closed connection is closed after the grace period without data`, async () => {
     const mute = await listenOnLoopback((socket) => socket.on('data', () => {}));
     const { localPort, stop } = await startForward(transport, mute.port, hasty);
     assert.equal((await exchange(localPort, Buffer.from('anybody?'))).length, 0);
@@ -112,7 +112,7 @@ for (const transport of transports) {
     mute.server.close();
   });
 
-  clientTest(`${transport}: a connection that the container resets ends alone`, async () => {
+  clientTest(`${transport}: a connection reset by the container does not affect others`, async () => {
     const open: Socket[] = [];
     const harsh = await listenOnLoopback((socket) => {
       open.push(socket);
@@ -136,7 +136,7 @@ for (const transport of transports) {
     harsh.server.close();
   });
 
-  clientTest(`${transport}: the container's connections end with the client`, async () => {
+  clientTest(`${transport}: the container's connections are closed when the client disconnects`, async () => {
     let count = 0;
     const held = await listenOnLoopback((socket) => {
       count += 1;
@@ -152,12 +152,12 @@ for (const transport of transports) {
     for (const socket of sockets) socket.write('x');
     await until('five connections', () => count === 5);
     child.kill('SIGKILL');
-    await until('no connection', () => count === 0);
+    await until('all connections are closed', () => count === 0);
     held.server.close();
   });
 }
 
-test('an old WebSocket client gets its ports first, then bytes, and a refusal on the error channel', async () => {
+test('an old WebSocket client gets the ports first, then data, and a refused connection on the error channel', async () => {
   const refused = await refusedPort();
   const url = `${server.preparePortForward('s').replace('http:', 'ws:')}?port=${echo.port}&port=${refused}`;
   const socket = new WebSocket(url, 'v4.channel.k8s.io');

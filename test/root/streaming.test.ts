@@ -1,4 +1,4 @@
-/** Exec and attach through the streaming server, by client-go over every transport and version, and by raw requests. */
+/** Exec and attach through the streaming server with client-go over all transports and protocol versions, and with raw requests. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -56,26 +56,26 @@ for (const [transport, protocol] of spoken) {
     return goClient(argsOf(transport, protocol, urlOf(bed, argv, flags), ...streams.map((stream) => `-${stream}`)), input);
   };
 
-  clientTest(`${name}: stdout and stderr come apart`, async () => {
+  clientTest(`${name}: stdout and stderr are separate`, async () => {
     const { code, stdout, stderr } = await exec(['both'], ['stdout', 'stderr'], '');
     assert.deepEqual([code, stdout, stderr], [0, 'to stdout', 'to stderr']);
   });
 
-  clientTest(`${name}: the process is ended when the client is gone`, async () => {
+  clientTest(`${name}: the process is killed when the client disconnects`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['sleep', name]), '-stdin', '-stdout', '-stderr'));
     await until('the exec', () => backend.events.includes(`exec sleep ${name}`));
     const before = backend.events.length;
     child.kill('SIGKILL');
     await until('the end', () => backend.events.slice(before).includes('abandon'));
-    // Gone is not the end of input.
-    await until('stdin let go', () => backend.events.slice(before).includes('stdin closed'));
+    // A disconnect is not the end of stdin.
+    await until('stdin is closed', () => backend.events.slice(before).includes('stdin closed'));
     assert.ok(!backend.events.slice(before).includes('stdin end'));
   });
 
-  // client-go of version 1 waits neither for the status nor closes stdin.
+  // With protocol version 1, client-go neither waits for the status nor closes stdin.
   if (protocol === 'channel.k8s.io') continue;
 
-  clientTest(`${name}: a failure is told`, async () => {
+  clientTest(`${name}: a failure is reported`, async () => {
     const { code, stderr } = await exec(['exit', '42'], ['stdout', 'stderr'], '');
     if (/v[45]/.test(protocol)) assert.equal(code, 42);
     else assert.match(stderr, /exit status 42/);
@@ -85,14 +85,14 @@ for (const [transport, protocol] of spoken) {
   // Before version 5, WebSocket has no half-close.
   const canHalfClose = transport === 'spdy' || protocol === 'v5.channel.k8s.io';
   const stdinTest = canHalfClose ? clientTest : () => {};
-  stdinTest(`${name}: stdin goes to the process, and its end is told`, async () => {
+  stdinTest(`${name}: stdin and its end reach the process`, async () => {
     const { code, stdout } = await exec(['cat'], ['stdin', 'stdout'], 'hello, container');
     assert.deepEqual([code, stdout], [0, 'hello, container']);
     assert.equal(backend.events.at(-1), 'stdin end');
   });
 
   const resizeTest = protocol === 'v2.channel.k8s.io' ? () => {} : clientTest;
-  resizeTest(`${name}: a terminal is told its sizes`, async () => {
+  resizeTest(`${name}: terminal sizes reach the process`, async () => {
     const url = urlOf(bed, ['sizes', '3'], { tty: true, stderr: false });
     const args = argsOf(transport, protocol, url, '-stdin', '-stdout', '-tty', '-sizes', '80x24,100x40,132x50');
     assert.equal((await goClient(args)).stdout, '80x24 100x40 132x50');
@@ -100,13 +100,13 @@ for (const [transport, protocol] of spoken) {
 }
 
 for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1))) {
-  clientTest(`${transport}: attach gives input and output, and ends with success when the container does`, async () => {
+  clientTest(`${transport}: attach connects input and output, and exits with 0 when the container exits`, async () => {
     const url = server.prepareAttach({ ...all, stderr: false });
     const { code, stdout } = await goClient(argsOf(transport, protocol, url, '-stdin', '-stdout'), 'hi');
     assert.deepEqual([code, stdout], [0, 'you said hi']);
   });
 
-  clientTest(`${transport}: a client that does not read stops the output`, async () => {
+  clientTest(`${transport}: a client that does not read blocks the output`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['endless'], { stderr: false }), '-stdin', '-stdout'));
     const before = backend.producedBytes();
     await until('some output', () => backend.producedBytes() > before);
@@ -118,13 +118,13 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
       last = now;
       return stillFor > 20;
     });
-    // What sockets and pipes between them hold; the kernel's share of it is up to 6 MB.
+    // The buffers of sockets and pipes, up to 6 MB of them in the kernel.
     assert.ok(last - before < 32_000_000, `${last - before}`);
     child.kill('SIGKILL');
     await until('the end', () => backend.events.at(-1) === 'abandon');
   });
 
-  clientTest(`${transport}: a process that does not read stops the client, which is still missed when it goes`, async () => {
+  clientTest(`${transport}: a process that does not read blocks the client, whose disconnect is still detected`, async () => {
     const child = startGoClient(argsOf(transport, protocol, urlOf(bed, ['sleep'], { stderr: false }), '-stdin', '-stdout'));
     let sentBytes = 0;
     const send = () => {
@@ -146,7 +146,7 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
     await until('the end', () => backend.events.slice(before).includes('abandon'));
   });
 
-  clientTest(`${transport}: a process that closes its input does not hold up its end`, async () => {
+  clientTest(`${transport}: a process that closes its stdin does not delay the exit`, async () => {
     const { code } = await goClient(
       argsOf(transport, protocol, urlOf(bed, ['closeStdin'], { stderr: false }), '-stdin', '-stdout'),
       'x'.repeat(1_000_000),
@@ -155,14 +155,14 @@ for (const [transport, protocol] of spoken.slice(-4, -3).concat(spoken.slice(-1)
   });
 }
 
-clientTest('an output that something left behind holds open ends soon after the process', async () => {
+clientTest('an output that a background process keeps open is closed soon after the exit', async () => {
   const patient = await startBed({ outputGraceMs: 200 });
   const { code, stdout } = await goClient(argsOf('spdy', 'v4.channel.k8s.io', urlOf(patient, ['leaveOpen'], { stderr: false }), '-stdin', '-stdout'));
   assert.deepEqual([code, stdout], [7, 'the last words']);
   await patient.server.close();
 });
 
-test('a URL serves once, and only for what it was made', async () => {
+test('a URL can be used once and only for its kind of session', async () => {
   const url = urlOf(bed, ['exit', '0']);
   assert.match(await rawRequest(url.replace('/exec/', '/attach/'), spdyUpgrade), /^HTTP\/1.1 404 /);
   assert.match(await rawRequest(url, spdyUpgrade), /^HTTP\/1.1 404 /);
@@ -171,7 +171,7 @@ test('a URL serves once, and only for what it was made', async () => {
   assert.match(await rawRequest(`${server.baseUrl}/`, { Connection: 'close' }), /^HTTP\/1.1 404 /);
 });
 
-test('a client that offers no protocol is refused, and one whose protocols are unknown is told ours', async () => {
+test('a client that offers no protocol is rejected, and one with unknown protocols gets the supported ones', async () => {
   assert.match(await rawRequest(urlOf(bed, ['exit', '0']), spdyUpgrade), /^HTTP\/1.1 400 /);
   const refused = await rawRequest(urlOf(bed, ['exit', '0']), { ...spdyUpgrade, 'X-Stream-Protocol-Version': 'v9.channel.k8s.io' });
   assert.match(refused, /^HTTP\/1.1 403 /);
@@ -180,7 +180,7 @@ test('a client that offers no protocol is refused, and one whose protocols are u
   assert.match(await rawRequest(urlOf(bed, ['exit', '0']), { ...webSocket, 'Sec-WebSocket-Protocol': 'v9.channel.k8s.io' }), /^HTTP\/1.1 403 /);
 });
 
-test('a client that opens no streams is closed, and nothing is started for it', async () => {
+test('a client that opens no streams is disconnected, and nothing is started', async () => {
   const hasty = await startBed({ creationTimeoutMs: 200 });
   const answer = await rawRequest(urlOf(hasty, ['exit', '0']), { ...spdyUpgrade, 'X-Stream-Protocol-Version': 'v4.channel.k8s.io' });
   assert.match(answer, /^HTTP\/1.1 101 [\s\S]*X-Stream-Protocol-Version: v4.channel.k8s.io/);
@@ -188,21 +188,21 @@ test('a client that opens no streams is closed, and nothing is started for it', 
   await hasty.server.close();
 });
 
-test('a connection on which nothing moves is closed', async () => {
+test('an idle connection is closed', async () => {
   const hasty = await startBed({ idleTimeoutMs: 200 });
   const url = hasty.server.preparePortForward('s');
   assert.match(await rawRequest(url, { ...spdyUpgrade, 'X-Stream-Protocol-Version': 'portforward.k8s.io' }), /^HTTP\/1.1 101 /);
   await hasty.server.close();
 });
 
-test('flags that make no sense are refused', () => {
+test('invalid flags are rejected', () => {
   assert.throws(() => urlOf(bed, ['sh'], { tty: true }), { code: 'INVALID_ARGUMENT' });
   assert.throws(() => server.prepareAttach({ containerId: 'c', tty: true, stdin: false, stdout: false, stderr: false }), {
     code: 'INVALID_ARGUMENT',
   });
 });
 
-test('base64 WebSocket clients get and give text', async () => {
+test('base64 WebSocket clients receive and send text', async () => {
   const socket = new WebSocket(urlOf(bed, ['cat'], { stderr: false }).replace('http:', 'ws:'), 'v4.base64.channel.k8s.io');
   const messages: string[] = [];
   socket.addEventListener('message', ({ data }) => {
@@ -210,7 +210,7 @@ test('base64 WebSocket clients get and give text', async () => {
   });
   await once(socket, 'open');
   socket.send(`0${Buffer.from('hello').toString('base64')}`);
-  await until('an answer', () => messages.includes(`1${Buffer.from('hello').toString('base64')}`));
+  await until('a response', () => messages.includes(`1${Buffer.from('hello').toString('base64')}`));
   assert.equal(messages[0], '1');
   socket.close();
   await once(socket, 'close');

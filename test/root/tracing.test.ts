@@ -1,5 +1,5 @@
 /**
- * A daemon whose calls are traced, and a receiver of its spans: whose child each is, what it tells, and what a receiver that is away costs.
+ * Traces calls of a daemon and receives its spans: their parents and attributes, and the effect of an unavailable receiver.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -15,7 +15,7 @@ import { type Runtime, startRuntime } from '../support/runtime.ts';
 
 const secrets = { environment: 'value-of-an-environment-variable', password: 'password-of-a-pull', word: 'argument-of-an-exec' };
 
-/** As a kubelet sends them: its trace, its span, and whether it is sampled. */
+/** Headers of a kubelet: trace id, span id, and the sampled flag. */
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736';
 const kubeletSpan = '00f067aa0ba902b7';
 const sampled = { traceparent: `00-${traceId}-${kubeletSpan}-01`, tracestate: 'vendor=value' };
@@ -43,7 +43,7 @@ async function startDaemon(t: TestContext, endpoint: string, settings = ''): Pro
   return { runtime, client };
 }
 
-/** A pod with one container, from the pull of its image to its removal. */
+/** Runs a pod with one container, from the image pull to its removal. */
 async function live({ client, runtime }: Daemon, headers: Readonly<Record<string, string>>) {
   const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
   const call = <Answer>(method: string, request: object) => client.call<Answer>(method, request as never, 60_000, headers);
@@ -71,7 +71,7 @@ async function live({ client, runtime }: Daemon, headers: Readonly<Record<string
   return { sandboxId, containerId, failedId, image };
 }
 
-test('a pod start is a trace below the caller’s span: every call, and in it every step, plugin run, layer and cgroup', async (t) => {
+test('a pod start is a trace below the caller’s span: all calls with their steps, plugin calls, layers and cgroups', async (t) => {
   const receiver = await startOtlpReceiver();
   t.after(receiver.stop);
   const daemon = await startDaemon(t, receiver.url);
@@ -84,7 +84,7 @@ test('a pod start is a trace below the caller’s span: every call, and in it ev
   const tree = treeOf(spans, kubeletSpan);
   assert.equal(tree.length, spans.length, 'every span is below that of the caller');
   const names = tree.map(({ span, depth }) => `${'  '.repeat(depth)}${span.name.replace('runtime.v1.', '')}`);
-  // Whether a plugin's version was asked for before the first pod is chance.
+  // The version of a plugin may have been requested before the first pod.
   const until = names.indexOf('RuntimeService/ExecSync');
   assert.deepEqual(
     names.slice(0, until).filter((name) => !name.includes('CNI VERSION')),
@@ -159,7 +159,7 @@ test('a pod start is a trace below the caller’s span: every call, and in it ev
   for (const [kind, secret] of Object.entries(secrets)) assert.ok(!sent.includes(secret), `the ${kind} shows`);
 });
 
-test('what the caller does not sample is not traced; without a word of the caller, the rate decides', async (t) => {
+test('calls that the caller does not sample are not traced; without a parent, the sampling rate applies', async (t) => {
   const receiver = await startOtlpReceiver();
   t.after(receiver.stop);
   const rare = await startDaemon(t, receiver.url);
@@ -179,7 +179,7 @@ test('what the caller does not sample is not traced; without a word of the calle
   );
 });
 
-/** Takes connections and is silent, or refuses them. */
+/** An unavailable receiver: it accepts connections without responding, or refuses them. */
 async function startSilent(t: TestContext): Promise<string> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => sockets.add(socket));
@@ -191,11 +191,11 @@ async function startSilent(t: TestContext): Promise<string> {
   return `http://127.0.0.1:${(server.address() as { port: number }).port}`;
 }
 
-test('a receiver that hangs or refuses fails no call, is told of once in the log, and does not keep the daemon from ending', async (t) => {
+test('an unavailable receiver affects no call, is logged once, and does not block the exit of the daemon', async (t) => {
   for (const endpoint of [await startSilent(t), 'http://127.0.0.1:1']) {
     const daemon = await startDaemon(t, endpoint, `metrics = "${metricsAddress}"\n`);
     await live(daemon, sampled);
-    // More than may wait.
+    // More spans than the queue holds.
     const polls = Array.from({ length: 5000 }, (_, index) => index);
     for (const poll of polls)
       if (poll % 50 === 0) await Promise.all(polls.slice(0, 50).map(() => daemon.client.call('Version', {}, 10_000, sampled)));

@@ -1,5 +1,5 @@
 /**
- * A tree of several thousand files as Debian's packages installed them, unpacked by berth, by GNU tar and by umoci: entry by entry the same.
+ * Unpacks several thousand files of Debian packages with berth, GNU tar and umoci: all entries must be equal.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -11,7 +11,7 @@ import { describeTree, useLayers } from '../support/layer-bed.ts';
 
 const bed = useLayers();
 
-/** Parents first, which have times too. Among what is in them: set-id programs, hard and symbolic links, alternatives, groups of their own. */
+/** Parents first, because they have times too. They contain setuid programs, hard links, symlinks, alternatives, and files of special groups. */
 const parents = ['usr', 'usr/bin', 'usr/share', 'var', 'var/lib'];
 const parts = ['etc', 'var/lib/dpkg', 'usr/share/perl5', 'usr/share/zoneinfo', 'usr/bin/su', 'usr/bin/mount', 'usr/bin/chage', 'usr/bin/perl'];
 const filesMin = 3000;
@@ -25,10 +25,10 @@ const tar = execFileSync('tar', ['-c', '--format=posix', '--sort=name', '--one-f
 
 const trees = new Map<string, Record<string, unknown>>();
 
-test('GNU tar and berth make the same tree', async () => {
+test('GNU tar and berth create the same tree', async () => {
   const expected = bed.newDir();
   execFileSync('tar', ['-x', '-p', '--delay-directory-restore', '--warning=no-timestamp', ...attributes, '-C', expected], { input: tar });
-  // The archive has no entry for the root itself.
+  // The archive has no entry for the root directory.
   const { '': _root, ...tree } = describeTree(expected);
   assert.ok(Object.keys(tree).length > filesMin, `only ${Object.keys(tree).length} entries`);
   trees.set('tar', tree);
@@ -36,7 +36,7 @@ test('GNU tar and berth make the same tree', async () => {
   assert.deepEqual(own, tree);
 });
 
-test('umoci makes the same tree', () => {
+test('umoci creates the same tree', () => {
   const directory = bed.newDir();
   const umoci = (...args: string[]): void => void execFileSync('umoci', args, { cwd: directory, stdio: 'pipe' });
   execFileSync('tee', [join(directory, 'layer.tar')], { input: tar, stdio: ['pipe', 'ignore', 'pipe'] });

@@ -1,5 +1,5 @@
 /**
- * Unpacking against tar and umoci, entry by entry, and against archives that mean harm: nothing is ever written outside.
+ * Unpacking compared with GNU tar and umoci, and with malicious archives: nothing is written outside the layer.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -30,7 +30,7 @@ import { type Member, makeTar } from '../support/tar-maker.ts';
 
 const bed = useLayers();
 
-/** One of everything that a layer may hold. */
+/** One entry of each kind that a layer may contain. */
 function makeSource(root: string): void {
   mkdirSync(join(root, 'bin'));
   writeFileSync(join(root, 'bin/su'), 'setuid');
@@ -87,7 +87,7 @@ const compressions: Readonly<Record<string, (tar: Buffer) => Buffer>> = {
 };
 
 for (const [name, compress] of Object.entries(compressions)) {
-  test(`unpacking gives the tree that tar gives, compression: ${name}`, async () => {
+  test(`unpacking creates the same tree as GNU tar, compression: ${name}`, async () => {
     const source = bed.newDir();
     makeSource(source);
     const tar = tarOf(source, '--format=posix');
@@ -102,10 +102,10 @@ for (const [name, compress] of Object.entries(compressions)) {
   });
 }
 
-test('unpacking gives the tree that umoci gives, whiteouts as overlayfs has them apart', async () => {
+test('unpacking creates the same tree as umoci, except for whiteouts in the format of overlayfs', async () => {
   const source = bed.newDir();
   makeSource(source);
-  // umoci keeps neither of these as an extended attribute.
+  // umoci stores neither of these extended attributes.
   const tar = tarOf(source, '--format=posix', '--exclude=./null', '--exclude=./disk', '--sort=name');
   const directory = bed.newDir();
   writeFileSync(join(directory, 'layer.tar'), tar);
@@ -118,7 +118,7 @@ test('unpacking gives the tree that umoci gives, whiteouts as overlayfs has them
   assert.deepEqual(describeTree(root), describeTree(join(directory, 'rootfs')));
 });
 
-test('unpacking reads old formats and pieces of any size', async () => {
+test('unpacking supports old formats and chunks of any size', async () => {
   const source = bed.newDir();
   makeSource(source);
   for (const format of ['gnu', 'oldgnu']) {
@@ -137,7 +137,7 @@ const see = async (members: readonly Member[]): Promise<Record<string, Seen>> =>
   return describeTree(root, { hasTimes: false }) as Record<string, Seen>;
 };
 
-test('a whiteout becomes a character device 0:0, an opaque mark the attribute of overlayfs', async () => {
+test('a whiteout becomes a character device 0:0, an opaque marker becomes an attribute of overlayfs', async () => {
   const tree = await see([
     { path: 'a/.wh.gone' },
     { path: 'b/' },
@@ -152,7 +152,7 @@ test('a whiteout becomes a character device 0:0, an opaque mark the attribute of
   assert.deepEqual(Object.keys(tree), ['', 'a', 'a/gone', 'b', 'c']);
 });
 
-test('a whiteout of a name that the layer has too hides only what lies below', async () => {
+test('a whiteout of a name in the same layer hides only lower layers', async () => {
   for (const members of [
     [{ path: 'd/' }, { path: 'd/new' }, { path: '.wh.d' }],
     [{ path: '.wh.d' }, { path: 'd/' }, { path: 'd/new' }],
@@ -170,12 +170,12 @@ test('a whiteout of a name that the layer has too hides only what lies below', a
   }
 });
 
-test('an opaque mark at the top is told, for overlayfs does not read it there', async () => {
+test('an opaque marker in the top directory is reported, because overlayfs ignores it there', async () => {
   assert.equal((await bed.unpack(makeTar([{ path: '.wh..wh..opq' }]))).layer.isRootOpaque, true);
   assert.equal((await bed.unpack(makeTar([{ path: 'a/.wh..wh..opq' }]))).layer.isRootOpaque, false);
 });
 
-test('overlayfs shows the layers as the images mean them', async () => {
+test('overlayfs shows the layers as specified by the image', async () => {
   const below = await bed.unpack(makeTar([{ path: 'keep' }, { path: 'gone' }, { path: 'd/old' }, { path: 'e/old' }, { path: 'f/old' }]));
   const above = await bed.unpack(
     makeTar([{ path: '.wh.gone' }, { path: 'd/.wh..wh..opq' }, { path: 'd/new' }, { path: 'e/new' }, { path: '.wh.f' }]),
@@ -191,14 +191,14 @@ test('overlayfs shows the layers as the images mean them', async () => {
   }
 });
 
-test('parents that have no entry, or a late one, are made as root has them', async () => {
+test('missing parents are created with owner root and mode 755, and late entries of parents are applied', async () => {
   const tree = await see([{ path: 'a/b/file' }, { path: 'c/file' }, { path: 'c/', mode: 0o700, uid: 5, gid: 6 }]);
   assert.equal(tree['a']?.mode, '40755');
   assert.equal(tree['a/b']?.owner, '0:0');
   assert.deepEqual([tree['c']?.mode, tree['c']?.owner], ['40700', '5:6']);
 });
 
-test('of two entries of one name the last wins, whatever their types', async () => {
+test('the last of two entries with the same name wins, regardless of their types', async () => {
   const kinds: Member[][] = [
     [{ path: 'n', content: 'file' }],
     [{ path: 'n/' }, { path: 'n/deep/file', content: 'inner' }],
@@ -219,7 +219,7 @@ test('of two entries of one name the last wins, whatever their types', async () 
   }
 });
 
-test("attributes of another machine's overlay and policy are left out", async () => {
+test('attributes of overlayfs and of security policies are not unpacked', async () => {
   const names = ['trusted.overlay.redirect', 'trusted.overlay.opaque', 'user.overlay.metacopy', 'security.selinux', 'security.ima'];
   const pax = Object.fromEntries(names.map((name) => [`SCHILY.xattr.${name}`, 'y']));
   const tree = await see([
@@ -230,39 +230,39 @@ test("attributes of another machine's overlay and policy are left out", async ()
   assert.deepEqual(tree['f']?.xattrs, ['user.mine=0x7a']);
 });
 
-/** A directory beside the layers that archives try to reach. */
-function makePrey(): { path: string; intact: () => void } {
+/** A directory outside the layers that archives try to reach. */
+function createOutsideDir(): { path: string; assertUnchanged: () => void } {
   const path = bed.newDir();
   writeFileSync(join(path, 'secret'), 'untouched');
   const before = describeTree(path);
-  return { path, intact: () => assert.deepEqual(describeTree(path), before) };
+  return { path, assertUnchanged: () => assert.deepEqual(describeTree(path), before) };
 }
 
-test('paths with .. are refused and write nothing', async () => {
-  const prey = makePrey();
-  const up = `../${prey.path.split('/').at(-1)}/secret`;
+test('paths with .. are rejected and write nothing', async () => {
+  const outside = createOutsideDir();
+  const up = `../${outside.path.split('/').at(-1)}/secret`;
   for (const members of [
     [{ path: up, content: 'evil' }],
     [{ path: `a/../${up}`, content: 'evil' }],
     [{ path: 'hard', type: '1', link: up }],
-    [{ path: `../${prey.path.split('/').at(-1)}/.wh.secret` }],
+    [{ path: `../${outside.path.split('/').at(-1)}/.wh.secret` }],
   ]) {
     assert.match(await bed.rejection(makeTar(members), 'INVALID_ARGUMENT'), /"\.\."/);
-    prey.intact();
+    outside.assertUnchanged();
   }
 });
 
-test('absolute paths lie below the layer', async () => {
-  const prey = makePrey();
-  const { root } = await bed.unpack(makeTar([{ path: `${prey.path}/secret`, content: 'evil' }]));
-  assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
-  prey.intact();
+test('absolute paths are inside the layer', async () => {
+  const outside = createOutsideDir();
+  const { root } = await bed.unpack(makeTar([{ path: `${outside.path}/secret`, content: 'evil' }]));
+  assert.equal(readFileSync(join(root, outside.path, 'secret'), 'utf8'), 'evil');
+  outside.assertUnchanged();
 });
 
-test('entries through symbolic links stay within the layer', async () => {
-  const prey = makePrey();
+test('entries through symlinks stay inside the layer', async () => {
+  const outside = createOutsideDir();
   const deep = '../'.repeat(20);
-  for (const link of [prey.path, `${deep}${prey.path.slice(1)}`, `/./..${prey.path}`]) {
+  for (const link of [outside.path, `${deep}${outside.path.slice(1)}`, `/./..${outside.path}`]) {
     const through: Member[] = [
       { path: 'to', type: '2', link },
       { path: 'to/secret', content: 'evil' },
@@ -272,60 +272,60 @@ test('entries through symbolic links stay within the layer', async () => {
       { path: 'to/soft', type: '2', link: '/etc' },
     ];
     const { root } = await bed.unpack(makeTar(through));
-    assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
+    assert.equal(readFileSync(join(root, outside.path, 'secret'), 'utf8'), 'evil');
     assert.ok(lstatSync(join(root, 'to')).isSymbolicLink());
-    prey.intact();
+    outside.assertUnchanged();
   }
 });
 
-test('a link in the place of a file is replaced, not written through', async () => {
-  const prey = makePrey();
+test('a symlink at the path of a file is replaced, not followed', async () => {
+  const outside = createOutsideDir();
   const { root } = await bed.unpack(
     makeTar([
-      { path: 'f', type: '2', link: `${prey.path}/secret` },
+      { path: 'f', type: '2', link: `${outside.path}/secret` },
       { path: 'f', content: 'mine', mode: 0o777, uid: 9, pax: { 'SCHILY.xattr.user.x': 'y' } },
-      { path: 'd', type: '2', link: prey.path },
+      { path: 'd', type: '2', link: outside.path },
       { path: 'd/', mode: 0o777, uid: 9 },
     ]),
   );
   assert.ok(lstatSync(join(root, 'f')).isFile());
   assert.ok(lstatSync(join(root, 'd')).isDirectory());
-  prey.intact();
+  outside.assertUnchanged();
 });
 
-test('owner, mode, times and attributes of a link are its own', async () => {
-  const prey = makePrey();
+test('owner, times and attributes are applied to the symlink, not to its target', async () => {
+  const outside = createOutsideDir();
   await bed.unpack(
-    makeTar([{ path: 'l', type: '2', link: `${prey.path}/secret`, uid: 9, mode: 0o777, pax: { 'SCHILY.xattr.trusted.x': 'y', mtime: '5' } }]),
+    makeTar([{ path: 'l', type: '2', link: `${outside.path}/secret`, uid: 9, mode: 0o777, pax: { 'SCHILY.xattr.trusted.x': 'y', mtime: '5' } }]),
   );
-  prey.intact();
+  outside.assertUnchanged();
 });
 
-test('a directory swapped for a link in the middle leads nowhere else', async () => {
-  const prey = makePrey();
+test('a directory that is replaced by a symlink does not redirect later entries', async () => {
+  const outside = createOutsideDir();
   const { root } = await bed.unpack(
     makeTar([
       { path: 'd/' },
       { path: 'd/one', content: '1' },
-      { path: 'd', type: '2', link: prey.path },
+      { path: 'd', type: '2', link: outside.path },
       { path: 'd/secret', content: 'evil' },
       { path: 'd/e/', mtime: 77 },
     ]),
   );
-  assert.equal(readFileSync(join(root, prey.path, 'secret'), 'utf8'), 'evil');
-  prey.intact();
+  assert.equal(readFileSync(join(root, outside.path, 'secret'), 'utf8'), 'evil');
+  outside.assertUnchanged();
 });
 
-test('hard links reach nothing outside the layer', async () => {
-  const prey = makePrey();
-  const secret = `${prey.path}/secret`;
+test('hard links cannot reference files outside the layer', async () => {
+  const outside = createOutsideDir();
+  const secret = `${outside.path}/secret`;
   assert.match(await bed.rejection(makeTar([{ path: 'h', type: '1', link: secret }]), 'INVALID_ARGUMENT'), /not in this layer/);
   const through: Member[] = [
-    { path: 'to', type: '2', link: prey.path },
+    { path: 'to', type: '2', link: outside.path },
     { path: 'h', type: '1', link: 'to/secret' },
   ];
   assert.match(await bed.rejection(makeTar(through), 'INVALID_ARGUMENT'), /not in this layer/);
-  // The link itself is linked, and writing to that name replaces it.
+  // The symlink itself is linked, and an entry with that name replaces it.
   const linked: Member[] = [
     { path: 'soft', type: '2', link: secret },
     { path: 'h', type: '1', link: 'soft' },
@@ -335,10 +335,10 @@ test('hard links reach nothing outside the layer', async () => {
   assert.match(await bed.rejection(makeTar([{ path: 'd/' }, { path: 'h', type: '1', link: 'd' }]), 'INVALID_ARGUMENT'), /which is not a file/);
   assert.match(await bed.rejection(makeTar([{ path: 'h', type: '1', link: 'h' }]), 'INVALID_ARGUMENT'), /not in this layer/);
   await bed.unpack(makeTar([{ path: 'h' }, { path: 'h', type: '1', link: './h' }]));
-  prey.intact();
+  outside.assertUnchanged();
 });
 
-test('links in a circle, and names that are too long, are refused', async () => {
+test('circular symlinks and names that are too long are rejected', async () => {
   const circle: Member[] = [{ path: 'a', type: '2', link: 'b' }, { path: 'b', type: '2', link: 'a' }, { path: 'a/f' }];
   assert.match(await bed.rejection(makeTar(circle), 'INVALID_ARGUMENT'), /more than 40 symbolic links/);
   assert.match(await bed.rejection(makeTar([{ path: 'n'.repeat(65_536) }]), 'INVALID_ARGUMENT'), /path of 65536 bytes/);
@@ -355,7 +355,7 @@ test('links in a circle, and names that are too long, are refused', async () => 
   );
 });
 
-test('a layer whose bytes are not what was promised is refused', async () => {
+test('a layer with a wrong digest, diff id or size is rejected', async () => {
   const tar = makeTar([{ path: 'f', content: 'x'.repeat(200_000) }]);
   const gzip = { compress: (bytes: Buffer) => gzipSync(bytes) };
   const wrong = digestOf(Buffer.from('other'));
@@ -365,7 +365,7 @@ test('a layer whose bytes are not what was promised is refused', async () => {
   assert.match(await bed.rejection(tar, 'FAILED_PRECONDITION', { sizeBytes: tar.length + 1 }), /bytes instead of the/);
 });
 
-test('a truncated layer is refused in every compression', async () => {
+test('a truncated layer is rejected with every compression', async () => {
   const tar = makeTar([{ path: 'f', content: 'x'.repeat(200_000) }], false);
   for (const compress of Object.values(compressions)) {
     const bytes = compress(tar);
@@ -377,7 +377,7 @@ test('a truncated layer is refused in every compression', async () => {
   }
 });
 
-test('what is no known compression is refused by name', async () => {
+test('an unknown compression is rejected by name', async () => {
   const tar = makeTar([{ path: 'f' }]);
   const piped = (program: string) => (bytes: Buffer) => execFileSync(program, ['-c'], { input: bytes });
   assert.match(await bed.rejection(tar, 'UNIMPLEMENTED', { compress: piped('xz') }), /compression xz/);
@@ -389,7 +389,7 @@ test('what is no known compression is refused by name', async () => {
   );
 });
 
-test('a source that breaks ends the layer with its own reason, and the worker serves the next', async () => {
+test('an error of the source fails the layer with its reason, and the worker continues with the next job', async () => {
   const job = { directory: bed.newDir(), digest: digestOf(Buffer.from('')), diffId: digestOf(Buffer.from('')), sizeBytes: 1 << 20 };
   const broken = async () => {
     const stream = toStream(makeTar([{ path: 'f', content: Buffer.alloc(1 << 20) }]), 1000, 1);
@@ -404,7 +404,7 @@ test('a source that breaks ends the layer with its own reason, and the worker se
   await bed.unpack(makeTar([{ path: 'f' }]));
 });
 
-test('a layer that is given up stops, closes its files, and leaves the worker to others', async () => {
+test('a cancelled layer stops, closes its files, and releases the worker', async () => {
   const fdsBefore = readdirSync('/proc/self/fd').length;
   for (let turn = 0; turn < 5; turn += 1) {
     const controller = new AbortController();
@@ -418,7 +418,7 @@ test('a layer that is given up stops, closes its files, and leaves the worker to
   assert.ok(readdirSync('/proc/self/fd').length <= fdsBefore + 2);
 });
 
-test('device nodes are made, left out or refused, as the node has it', () => {
+test('device nodes are created, skipped or rejected, depending on the node', () => {
   const write = (devices: 'keep' | 'skip' | 'refuse'): string[] => {
     const root = bed.newDir();
     const writer = new LayerWriter(root, layerLimits, () => 1e12, noTarSplit, devices);
@@ -444,7 +444,7 @@ test('device nodes are made, left out or refused, as the node has it', () => {
   assert.throws(() => write('refuse'), /entry "dev\/null": is a device node, which this node refuses/);
 });
 
-test('limits on entries, memory and disk end a bomb', () => {
+test('limits on entries, memory and disk stop decompression bombs', () => {
   const write = (members: readonly Member[], limits: LayerLimits, freeBytes: number): void => {
     const writer = new LayerWriter(bed.newDir(), limits, () => freeBytes);
     try {
@@ -466,7 +466,7 @@ test('limits on entries, memory and disk end a bomb', () => {
   assert.throws(() => write([{ path: 'big', sizeBytes: 2 ** 33 - 1 }], wide, 2 ** 32), isExhausted(/does not fit on the disk/));
 });
 
-test('a sparse file stays one on the disk; one of a terabyte is refused', async () => {
+test('a sparse file stays sparse on disk; one of 1 TB is rejected', async () => {
   const sparse = (size: number, map: string, content: string): Member => ({
     path: `s${size}`,
     content,
@@ -483,7 +483,7 @@ test('a sparse file stays one on the disk; one of a terabyte is refused', async 
   assert.match(await bed.rejection(makeTar(many), 'RESOURCE_EXHAUSTED'), /more than 8589934592 bytes of holes/);
 });
 
-test('removing a tree succeeds also when there is none', async () => {
+test('removing a missing tree succeeds', async () => {
   const { root } = await bed.unpack(makeTar([{ path: 'a/b/c/f' }, { path: 'l', type: '2', link: '/etc' }]));
   await bed.unpacker.remove(root);
   assert.equal(existsSync(root), false);

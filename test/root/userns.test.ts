@@ -1,4 +1,4 @@
-/** Pods in user namespaces of their own: what a container sees and may do, whose files are written on the host, and what is left of it. */
+/** Pods with user namespaces: ids and permissions of containers, owners of files on the host, and leftovers. */
 import assert from 'node:assert/strict';
 import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } fr
 const never = new AbortController().signal;
 const ids = (hostId: number): IdMap => ({ uids: { hostId, length: 65536 }, gids: { hostId: hostId + 1000, length: 65536 } });
 const first = ids(100_000);
-/** Beyond 2^31, as kubelets choose them. */
+/** Above 2^31, like those of the kubelet. */
 const second = ids(4_220_715_008);
 let host: TestEngine;
 let traces: string[];
@@ -31,7 +31,7 @@ after(async () => {
   assert.deepEqual(findTraces(), traces, 'nothing is left');
 });
 
-/** Mounts, cgroups and processes of this test: what a leak would show in. */
+/** Returns mounts, cgroups and processes of this test, to detect leaks. */
 function findTraces(): string[] {
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup');
   return [...readFileSync('/proc/self/mounts', 'utf8').split('\n'), ...cgroups.filter((name) => name === `berth-test-${process.pid}`)];
@@ -66,7 +66,7 @@ async function run(id: string, script: string): Promise<string> {
 const upperOf = (id: string) => host.deps.rootfs.upperDir(id);
 const owner = (path: string) => [statSync(path).uid, statSync(path).gid];
 
-test('a container has the ids of its pod, and root of it is nobody on the host', async () => {
+test('a container has the ids of its pod, and its root is an unprivileged user on the host', async () => {
   const id = await start(await runPod(modes(first)));
   assert.match(await run(id, 'cat /proc/self/uid_map'), /^\s*0\s+100000\s+65536\s*$/);
   assert.match(await run(id, 'cat /proc/1/gid_map'), /^\s*0\s+101000\s+65536\s*$/);
@@ -76,7 +76,7 @@ test('a container has the ids of its pod, and root of it is nobody on the host',
   assert.match(await run(id, 'cat /proc/1/stat'), /^1 \(sleep\)/, 'pid 1 of its own pid namespace');
 });
 
-test('files of the image have their owners inside, and what is written belongs to the mapped ids on the host', async () => {
+test('files of the image have their owners in the container, and new files belong to the mapped ids on the host', async () => {
   const id = await start(await runPod(modes(first)));
   assert.equal(await run(id, 'stat -c %u:%g /bin/busybox /etc/passwd /tmp'), '0:0\n0:0\n1000:1001\n');
   await run(id, 'echo x > /etc/passwd && echo y > /etc/new && touch /tmp/z');
@@ -86,7 +86,7 @@ test('files of the image have their owners inside, and what is written belongs t
   assert.deepEqual(owner(join(host.directory, 'layer/etc/passwd')), [0, 0], 'the layer stays as it is');
 });
 
-test('two pods with other ids, and one without, share the layers', async () => {
+test('two pods with different ids and one without a user namespace share the layers', async () => {
   const pods = [await runPod(modes(first)), await runPod(modes(second)), await host.engine.runSandbox(sandboxSpec())];
   const [one = '', two = '', plain = ''] = await Promise.all(pods.map((pod) => start(pod)));
   for (const id of [one, two, plain]) assert.equal(await run(id, 'stat -c %u /bin/busybox && touch /made && stat -c %u /made'), '0\n0\n');
@@ -96,7 +96,7 @@ test('two pods with other ids, and one without, share the layers', async () => {
   );
 });
 
-test('where a kernel takes only attached mounts, the layers lie on the staging directory for that moment', async () => {
+test('on kernels that accept only attached mounts, the layers are mounted temporarily on the staging directory', async () => {
   const { pins } = sandboxPaths(host.deps, host.engine.sandbox(await runPod(modes(first))).record);
   const { shelf } = host.deps.rootfs;
   const layers = ['bin', 'etc'].map((name) => join(host.directory, 'layer', name));
@@ -109,7 +109,7 @@ test('where a kernel takes only attached mounts, the layers lie on the staging d
   assert.equal(staged(), 0);
 });
 
-test('a user of the image runs as its mapped id, in its groups', async () => {
+test('a user of the image has its mapped id and groups', async () => {
   const user = { username: 'web', supplementalGroups: [77], groupsPolicy: 'merge' } as const;
   const id = await start(await runPod(modes(first)), { security: { ...security, namespaces: modes(first), user } });
   assert.match(await run(id, 'id'), /^uid=1000\(web\) gid=1001\(web\) groups=77,1001\(web\),2000\(extra\)/);
@@ -118,7 +118,7 @@ test('a user of the image runs as its mapped id, in its groups', async () => {
   assert.match(status, /^CapEff:\t0+$/m);
 });
 
-test('root of the pod owns its network, hostname and ipc: sysctls are set, and NET_ADMIN works', async () => {
+test('root of the pod owns its network, hostname and IPC: sysctls are set, and NET_ADMIN works', async () => {
   const sysctls = { 'net.ipv4.ip_forward': '1', 'kernel.shm_rmid_forced': '1', 'fs.mqueue.msg_max': '11' };
   const pod = await runPod(modes(first), { sysctls, hostname: 'mapped' });
   const security_ = { ...security, namespaces: modes(first), addCapabilities: ['NET_ADMIN', 'SYS_ADMIN'] };
@@ -129,7 +129,7 @@ test('root of the pod owns its network, hostname and ipc: sysctls are set, and N
   assert.equal(readFileSync('/proc/sys/kernel/hostname', 'utf8').trim(), host.deps.facts.hostname);
 });
 
-test('a sysctl that cannot be set fails the sandbox, with nothing left', async () => {
+test('a sysctl that cannot be set fails the sandbox without leftovers', async () => {
   const before = findTraces();
   const unused = ids(7_000_000);
   await assert.rejects(runPod(modes(unused), { sysctls: { 'net.ipv4.nonsense': '1' } }), /set sysctl net.ipv4.nonsense to 1: /);
@@ -140,7 +140,7 @@ test('a sysctl that cannot be set fails the sandbox, with nothing left', async (
   );
 });
 
-test('/dev, /proc, /sys and the files of the sandbox are there and belong to the pod', async () => {
+test('/dev, /proc, /sys and the files of the sandbox exist and belong to the pod', async () => {
   const id = await start(await runPod(modes(first)));
   await run(id, 'echo x > /dev/null && dd if=/dev/zero of=/dev/shm/z bs=1 count=1 && dd if=/dev/urandom of=/dev/null bs=1 count=1');
   assert.equal(await run(id, 'stat -c %u:%g /dev /dev/shm /dev/pts /dev/mqueue /etc/hosts /etc/resolv.conf'), '0:0\n'.repeat(6));
@@ -151,7 +151,7 @@ test('/dev, /proc, /sys and the files of the sandbox are there and belong to the
   await assert.rejects(run(id, 'mount -t tmpfs none /tmp'), /permission denied|not permitted/i);
 });
 
-test('masked and read-only paths, a read-only root and declared volumes hold', async () => {
+test('masked and read-only paths, a read-only root and declared volumes work', async () => {
   const { image } = host;
   const pod = await runPod(modes(first));
   const given = {
@@ -169,7 +169,7 @@ test('masked and read-only paths, a read-only root and declared volumes hold', a
   for (const path of ['/x', '/proc/sys/net/ipv4/ip_forward', '/masked/x']) await assert.rejects(run(id, `echo 1 > ${path}`), /Read-only/, path);
 });
 
-test('a volume with mappings shows the host’s ids as the pod’s; one without shows nobody', async () => {
+test('a volume with mappings shows the host’s ids as the pod’s; one without mappings shows nobody', async () => {
   const directory = join(host.directory, 'volume');
   mkdirSync(directory);
   for (const [name, uid] of [
@@ -200,7 +200,7 @@ test('a volume with mappings shows the host’s ids as the pod’s; one without 
   await assert.rejects(run(id, 'touch /plain/made'), /Permission denied/);
 });
 
-test('a tmpfs, and what is mounted in a volume, are shown with the pod’s ids too; one volume serves pods with other ids', async () => {
+test('a tmpfs and mounts inside a volume have the pod’s ids; pods with different ids can share a volume', async () => {
   const directory = join(host.directory, 'memory');
   mkdirSync(directory);
   for (const path of [directory, join(directory, 'below')]) {
@@ -228,7 +228,7 @@ test('a tmpfs, and what is mounted in a volume, are shown with the pod’s ids t
   }
 });
 
-test('a volume on a file system without ID-mapped mounts is refused, by its name', async () => {
+test('a volume on a file system without ID-mapped mounts is rejected by name', async () => {
   const mount = {
     containerPath: '/v',
     hostPath: '/proc/fs',
@@ -260,7 +260,7 @@ test('a terminal is the container’s console, and belongs to its user', async (
   assert.match(readFileSync(logPath, 'utf8'), /0:5[\s\S]*tty[\s\S]*x/);
 });
 
-test('a terminal beside the container’s own belongs to the pod too', async () => {
+test('the terminal of an exec belongs to the pod', async () => {
   const id = await start(await runPod(modes(first)));
   const session = await host.engine.exec(id, {
     argv: ['sh', '-c', 'id; tty; stat -c %u:%g $(tty)'],
@@ -285,19 +285,19 @@ test('a shared pid namespace belongs to the pod, and its reaper is pid 1', async
   assert.match(await run(await start(pod, { metadata: { name: 'third', attempt: 0 }, security: target }), 'ps'), /berth-reaper/);
 });
 
-test('with the host’s network, /sys is the host’s, read-only all through', async () => {
+test('with the host network, /sys is the host’s and recursively read-only', async () => {
   const id = await start(await runPod(modes(first, { network: 'node' })));
   await assert.rejects(run(id, 'echo 1 > /sys/kernel/profiling'), /Read-only|Permission/);
   assert.match(await run(id, 'mount'), /on \/sys type sysfs \(ro,/);
 });
 
-test('with the host’s pid and ipc namespaces, /proc is the host’s', async () => {
+test('with the host’s pid and IPC namespaces, /proc is the host’s', async () => {
   const id = await start(await runPod(modes(first, { pid: 'node', ipc: 'node' })));
   assert.match(await run(id, 'cat /proc/self/uid_map'), /100000/);
   assert.equal(Number((await run(id, 'echo $$')).trim()) > 1, true);
 });
 
-test('a privileged container has all capabilities in its user namespace, and the host’s devices as mounts', async () => {
+test('a privileged container has all capabilities in its user namespace and the host’s devices as bind mounts', async () => {
   const pod = await runPod(modes(first), { isPrivileged: true });
   const id = await start(pod, { security: { ...security, namespaces: modes(first), isPrivileged: true } });
   const effective = /CapEff:\s*(\w+)/.exec(await run(id, 'cat /proc/self/status'))?.[1];
@@ -306,14 +306,14 @@ test('a privileged container has all capabilities in its user namespace, and the
   await assert.rejects(run(id, 'mount -t ext4 /dev/vda /tmp'), /denied|not permitted|No such/i);
 });
 
-test('a device that was asked for is the host’s node', async () => {
+test('a requested device is the host’s node', async () => {
   symlinkSync('/dev/zero', join(host.directory, 'zero'));
   const devices = [{ containerPath: '/dev/my/zero', hostPath: join(host.directory, 'zero'), permissions: 'rwm' }];
   const id = await start(await runPod(modes(first)), { devices });
   assert.match(await run(id, 'stat -c "%F %t %T" /dev/my/zero && dd if=/dev/my/zero of=/dev/null bs=1 count=1'), /^character special file 1 5/);
 });
 
-test('a start that fails after the plan has gone on in the pod’s namespaces names its step and leaves no process', async () => {
+test('a start that fails in the pod’s namespaces names its step and leaves no process', async () => {
   const pod = await runPod(modes(first));
   const spec = containerSpec(['nowhere'], { security: { ...security, namespaces: modes(first) } });
   const id = await host.engine.createContainer(pod, spec, host.image);
@@ -327,7 +327,7 @@ test('a start that fails after the plan has gone on in the pod’s namespaces na
   await assert.rejects(host.engine.createContainer(pod, beyond, host.image), /user 65536 is not mapped in the user namespace of the pod/);
 });
 
-test('stop kills, exit is recorded, remove leaves nothing, and a restarted daemon takes up a pod with its namespaces', async () => {
+test('stop and remove work, the exit is recorded, and a restarted daemon keeps a pod with its namespaces', async () => {
   const pod = await runPod(modes(second));
   const id = await start(pod);
   await host.engine.stopContainer(id, 0);

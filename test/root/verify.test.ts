@@ -1,5 +1,5 @@
 /**
- * The store read again, file by file: whole after pulls of every kind of layer, and damage found where it is.
+ * Verification of the store: it is intact after pulls of all kinds of layers, and corrupt data is found.
  */
 import assert from 'node:assert/strict';
 import { chownSync, existsSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -21,7 +21,7 @@ function relink(path: string): void {
   symlinkSync('other', path);
 }
 
-/** Names that are made again as something else, through links, and with whiteouts. */
+/** Entries that replace others of another type, go through symlinks, or have whiteouts. */
 const odd = layerOf({ 'a/b/c': 'gone', x: 'first' }, [
   { path: 'x', content: 'second' },
   { path: 'a/b', content: 'a file now' },
@@ -35,7 +35,7 @@ const odd = layerOf({ 'a/b/c': 'gone', x: 'first' }, [
   { path: 'etc/.wh..wh..opq', content: '' },
 ]);
 
-test('a store is whole after a pull, whatever its layers do', async () => {
+test('a store is intact after a pull of unusual layers', async () => {
   await bed.push('whole', '1', { layers: [layer, odd] });
   const { root, pull } = await bed.node();
   await pull(`${bed.host}/whole:1`);
@@ -44,11 +44,11 @@ test('a store is whole after a pull, whatever its layers do', async () => {
     { images, layers, damages, badImages, unrecorded, temporary },
     { images: 1, layers: 2, damages: [], badImages: [], unrecorded: [], temporary: [] },
   );
-  // Of the second, also the three that later entries replaced.
+  // For the second layer, including the three that later entries replaced.
   assert.equal(files, 6 + 8);
 });
 
-test('damage of every kind is found, and mended by removing the image and pulling it again', async () => {
+test('all kinds of corruption are found, and repaired by removing the image and pulling it again', async () => {
   const pushed = await bed.push('broken', '1', { layers: [layer] });
   const { root, pull, store } = await bed.node();
   const reference = `${bed.host}/broken:1`;
@@ -75,7 +75,7 @@ test('damage of every kind is found, and mended by removing the image and pullin
   }
 });
 
-test('a record whose layers are gone, one that cannot be read, and what no layer has, are named', async () => {
+test('records with missing layers, unreadable records and temporary files are reported', async () => {
   const pushed = await bed.push('gone', '1', { layers: [layer] });
   const { root, pull } = await bed.node();
   await pull(`${bed.host}/gone:1`);
