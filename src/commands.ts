@@ -32,22 +32,22 @@ const commands = [
   {
     words: 'top',
     usage: 'top [--once] [--interval SECONDS] [--sort KEY] [FLAGS]',
-    meaning: `Show the resource usage of pods and containers, refreshed every two seconds (q quits). Prints once if the output is not a terminal. KEY is one of ${sortKeys.join(', ')}.`,
+    meaning: `Show the resource usage of pods and containers, refreshed every two seconds; press q to quit. If the output is not a terminal, print it once. KEY is one of ${sortKeys.join(', ')}.`,
   },
   {
     words: 'doctor',
     usage: 'doctor [--json] [FLAGS]',
     meaning:
-      'Check the node, and print a fix for each problem; with --json, print an array of { check, verdict, what, fix }. The exit code is 1 if something is broken.',
+      'Check the node and print a fix for each problem, or with --json an array of { check, verdict, what, fix }. The exit code is 1 if something is broken.',
   },
   { words: 'image ls', usage: 'image ls [FLAGS]', meaning: 'List the images on this node.' },
-  { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Pull an image, without credentials, and show the progress.' },
+  { words: 'image pull', usage: 'image pull IMAGE [FLAGS]', meaning: 'Pull an image without credentials and show the progress.' },
   { words: 'pulls', usage: 'pulls [FLAGS]', meaning: 'List the pulls in progress. Alias: image pulls.' },
   {
     words: 'image import',
     usage: 'image import FILE|- [--name NAME] [FLAGS]',
     meaning:
-      'Import images from an archive (OCI image layout or docker save, optionally compressed) in a file or on standard input. --name names the image, if there is only one.',
+      'Import images from an archive (OCI image layout or docker save, optionally compressed) in a file or on standard input. --name sets the name if the archive has one image.',
   },
   {
     words: 'image export',
@@ -58,14 +58,14 @@ const commands = [
   {
     words: 'image verify',
     usage: 'image verify [FLAGS]',
-    meaning: 'Check every file of every image, and list corrupt layers. Does not need the daemon. The exit code is 1 if something is corrupt.',
+    meaning: 'Check every file of every image and list corrupt layers. Does not need the daemon. The exit code is 1 if something is corrupt.',
   },
   {
     words: 'image repair',
     usage: 'image repair [FLAGS]',
-    meaning: 'Like image verify, and remove corrupt images through the daemon. The next pull downloads them again.',
+    meaning: 'Like image verify, but also remove corrupt images through the daemon. The next pull downloads them again.',
   },
-  { words: 'config default', usage: 'config default', meaning: 'Print a configuration file with all settings at their defaults.' },
+  { words: 'config default', usage: 'config default', meaning: 'Print a configuration file with every setting, its default and its meaning.' },
   { words: 'version', usage: 'version', meaning: 'Print the version.' },
   { words: 'help', usage: 'help', meaning: 'Print this help.' },
 ] as const;
@@ -161,7 +161,7 @@ function parseTop(words: readonly string[]): Command {
 export function helpText(): string {
   const list = (entries: readonly (readonly [string, string])[]) => entries.map(([name, meaning]) => `  ${name}\n      ${meaning}`).join('\n');
   const flags = flagSettings.map(({ flag, meaning }) => [`--${flag}`, meaning] as const);
-  const configFlag = ['--config', `Configuration file; default ${defaultConfigFile}. Flags take precedence over it.`] as const;
+  const configFlag = ['--config', `Configuration file (default ${defaultConfigFile}). Flags override it.`] as const;
   return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
 }
 

@@ -48,7 +48,7 @@ const table = [
     flag: 'root',
     default: '/var/lib/berth',
     format: absolutePath,
-    meaning: 'Directory of images, layers and writable layers. It survives a reboot.',
+    meaning: 'Directory of images, layers and writable layers. It must survive a reboot.',
   },
   {
     key: 'state',
@@ -62,28 +62,28 @@ const table = [
     flag: 'cni-conf-dir',
     default: '/etc/cni/net.d',
     format: absolutePath,
-    meaning: 'Directory of network configuration lists. The first valid one, by name, is used.',
+    meaning: 'Directory of CNI configuration files. The first valid file in lexical order is used.',
   },
   {
     key: 'cni_bin_dirs',
     flag: 'cni-bin-dir',
     default: ['/opt/cni/bin', '/usr/lib/cni'],
     format: absolutePath,
-    meaning: 'Directories of network plugins, searched in this order. The flag may be repeated, or list several directories joined by colons.',
+    meaning: 'Directories of CNI plugins, searched in this order. The flag may be repeated, or list several directories separated by colons.',
   },
   {
     key: 'registry_dir',
     flag: 'registry-dir',
     default: '/etc/berth/certs.d',
     format: absolutePath,
-    meaning: 'Directory with one subdirectory for each registry host, HOST/hosts.toml: mirrors and certificates, in the format of containerd.',
+    meaning: "Directory of registry mirrors and certificates: one HOST/hosts.toml for each registry host, in containerd's format.",
   },
   {
     key: 'signature_policy',
     default: '',
     format: pathOrEmpty,
     meaning:
-      'Policy file in the format of containers-policy.json(5), such as /etc/containers/policy.json: which images may be pulled and run (accept, reject, or signed with a sigstore key). Empty: every image may run.',
+      'Signature policy file, such as /etc/containers/policy.json, in the format of containers-policy.json(5). It restricts which images may be pulled and run. Empty: all images may run.',
   },
   {
     key: 'metrics',
@@ -97,7 +97,7 @@ const table = [
     key: 'metrics_containers',
     default: false,
     meaning:
-      'true: /metrics also has the resource usage of each pod and container, under the names and labels of cAdvisor. About 80 series per container, read at each scrape.',
+      'true: /metrics also has the resource usage of each pod and container, with the metric names and labels of cAdvisor. About 80 series per container, read at each scrape.',
   },
   {
     key: 'cadvisor_socket',
@@ -105,21 +105,21 @@ const table = [
     format: pathOrEmpty,
     read: emptyIsNull,
     meaning:
-      'Socket on which berth answers the cAdvisor inside the kubelet in place of CRI-O, so that /metrics/cadvisor has pod labels and network metrics. Set it to /var/run/crio/crio.sock: cAdvisor checks only this path, once, when the kubelet starts. New cgroups are then named crio-ID.scope. Empty: off.',
+      'Socket on which berth answers the requests that the cAdvisor inside the kubelet sends to CRI-O, so that /metrics/cadvisor has pod labels and network metrics. Set it to /var/run/crio/crio.sock: cAdvisor checks only this path, once, when the kubelet starts. New cgroups are then named crio-ID.scope. Empty: off.',
   },
   {
     key: 'tracing_endpoint',
     default: '',
     format: { pattern: /^($|https?:\/\/[^\s/])/, text: 'an http or https URL' },
     meaning:
-      'OTLP over HTTP endpoint for spans, such as http://127.0.0.1:4318 (/v1/traces is appended). Empty: tracing is off. The environment variables OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES apply.',
+      'Endpoint to which spans are exported (OTLP over HTTP), such as http://127.0.0.1:4318 (/v1/traces is appended). Empty: tracing is off. The environment variables OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES apply.',
   },
   {
     key: 'tracing_sampling_rate_per_million',
     default: 0,
     min: 0,
     max: 1_000_000,
-    meaning: "How many of a million calls without a caller's trace are traced. For calls with one, the caller has decided.",
+    meaning: 'How many calls per million are traced if the caller sends no trace context. Otherwise the caller decides.',
   },
   {
     key: 'stream_address',
@@ -132,36 +132,35 @@ const table = [
     key: 'stream_tls_cert',
     default: '',
     format: pathOrEmpty,
-    meaning: 'PEM certificate of the streaming server, re-read when it changes. Empty: no TLS.',
+    meaning: 'PEM certificate of the streaming server. It is reloaded when the file changes. Empty: no TLS.',
   },
-  { key: 'stream_tls_key', default: '', format: pathOrEmpty, meaning: 'Private key of stream_tls_cert.' },
+  { key: 'stream_tls_key', default: '', format: pathOrEmpty, meaning: 'PEM private key for stream_tls_cert.' },
   {
     key: 'log_level',
     flag: 'log-level',
     default: 'info',
     choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
-    meaning: 'The least severe level that is logged: trace, debug, info, warn, error, fatal or silent. SIGHUP makes a running daemon re-read it.',
+    meaning: 'The lowest level that is logged: trace, debug, info, warn, error, fatal or silent. SIGHUP reloads it.',
   },
   {
     key: 'cgroup_driver',
     default: 'auto',
     choices: ['auto', 'systemd', 'cgroupfs'],
     meaning:
-      'The cgroup driver: systemd (scopes in its slices, cgroup v2), cgroupfs (directories), or auto: systemd where it is the init system. The kubelet asks berth which driver is in use.',
+      'The cgroup driver: systemd (cgroup v2 only), cgroupfs or auto. auto uses systemd if it is the init system and the node has cgroup v2, otherwise cgroupfs. The kubelet detects the driver.',
   },
   {
     key: 'cgroup_parent',
     default: '/berth',
     format: absolutePath,
-    meaning:
-      'Parent cgroup of sandboxes for which the kubelet sets none. With the systemd driver a slice; if it is not a slice, system.slice is used.',
+    meaning: 'Parent cgroup of pods for which the kubelet sets none. With the systemd driver it must be a slice; otherwise system.slice is used.',
   },
   {
     key: 'monitor_cgroup',
     default: 'daemon',
     format: { pattern: /^(daemon|pod|\/.+|[^/]+\.slice)$/, text: 'daemon, pod, an absolute path or a slice' },
     meaning:
-      'Cgroup to which the memory of the monitors (about 100 KB per container) is charged: daemon, pod, or a cgroup path (with the systemd driver a slice).',
+      'Cgroup of the monitors, to which their memory (about 100 KB per container) is charged: daemon, pod or a cgroup path (with the systemd driver, a slice).',
   },
   {
     key: 'blockio_config_file',
@@ -169,27 +168,27 @@ const table = [
     format: pathOrEmpty,
     read: emptyIsNull,
     meaning:
-      'Block I/O classes, in the format of containerd and CRI-O, as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
+      'File with block I/O classes: the format of containerd and CRI-O, but as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
   },
   {
     key: 'netns_dir',
     default: '/run/netns',
     format: absolutePath,
-    meaning: 'Directory in which network namespaces are pinned, where network agents look for them. berth makes it a shared mount.',
+    meaning: 'Directory in which network namespaces are pinned, and where network agents look for them. berth makes it a shared mount.',
   },
   {
     key: 'cni_timeout_ms',
     default: 120_000,
     min: 1000,
     max: 3_600_000,
-    meaning: 'Timeout for attaching or detaching a sandbox, all plugins together, in milliseconds.',
+    meaning: 'Timeout for attaching or detaching a pod, for all plugins together, in milliseconds.',
   },
   {
     key: 'pull_idle_timeout_ms',
     default: 60_000,
     min: 1000,
     max: 3_600_000,
-    meaning: 'A download that receives no data for this long is aborted, in milliseconds.',
+    meaning: 'A download that receives no data for this many milliseconds is aborted.',
   },
   {
     key: 'max_concurrent_downloads',
@@ -197,7 +196,7 @@ const table = [
     default: 3,
     min: 1,
     max: 32,
-    meaning: 'Layers of one image that are downloaded and unpacked at the same time.',
+    meaning: 'How many layers of one image are downloaded and unpacked at the same time.',
   },
   {
     key: 'max_container_log_line_size',
@@ -205,7 +204,7 @@ const table = [
     default: 16_384,
     min: 512,
     max: 65_536,
-    meaning: 'Longer lines of a container log are split into parts of this size, in bytes.',
+    meaning: 'Maximum size of a line in a container log, in bytes. Longer lines are split.',
   },
   {
     key: 'snapshotter',
@@ -213,29 +212,29 @@ const table = [
     default: 'auto',
     choices: ['auto', 'overlay', 'native', 'fuse-overlayfs'],
     meaning:
-      'How root file systems are created: overlay stacks layers with overlayfs; native copies them (slow, no image volumes), for file systems without overlayfs; fuse-overlayfs stacks them with one process per container, and must be installed; auto uses overlay, and native where overlayfs does not work.',
+      'How root file systems are created: overlay mounts the layers with overlayfs; native copies them (slow, no image volumes); fuse-overlayfs mounts them with one fuse-overlayfs process per container; auto uses overlay, or native if overlayfs does not work.',
   },
   {
     key: 'image_devices',
     default: 'keep',
     choices: ['keep', 'skip', 'refuse'],
     meaning:
-      'Device nodes in image layers: keep creates them (a container can open only the devices that its pod grants), skip leaves them out, refuse fails the pull. Applies to layers unpacked from then on.',
+      'Device nodes in image layers: keep creates them (a container can open only the devices that its pod grants), skip omits them, refuse fails the pull. A change affects only layers that are unpacked afterwards.',
   },
   {
     key: 'cdi_spec_dirs',
     default: ['/etc/cdi', '/var/run/cdi'],
     format: absolutePath,
     meaning:
-      'Directories of Container Device Interface files (.json, .yaml), which define devices that are requested by name. Read at each use; a later directory overrides an earlier one. Empty: containers that request such devices are refused.',
+      'Directories of Container Device Interface (CDI) files (.json, .yaml), which define devices that pods request by name. The files are read at each use; later directories override earlier ones. Empty: containers that request such devices are refused.',
   },
-  { key: 'pinned_images', default: [], meaning: 'References of images that the kubelet must not garbage-collect.' },
+  { key: 'pinned_images', default: [], meaning: 'Images that the kubelet must not garbage-collect. A trailing * matches any suffix.' },
   {
     key: 'default_ulimits',
     default: ['nofile=1024:524288'],
     format: { pattern: /^[a-z]+=\d+:\d+$/, text: 'NAME=SOFT:HARD' },
     read: (list: readonly string[]): readonly Ulimit[] => Object.freeze(list.map(toUlimit)),
-    meaning: "Resource limits of containers, each NAME=SOFT:HARD. A hard limit above the daemon's own is lowered to it.",
+    meaning: "Default ulimits of containers, each NAME=SOFT:HARD. A hard limit above the daemon's own is lowered to it.",
   },
   {
     key: 'default_sysctls',
@@ -243,7 +242,7 @@ const table = [
     format: { pattern: /^[a-z0-9_./-]+=.+$/i, text: 'NAME=VALUE' },
     read: (list: readonly string[]): Readonly<Record<string, string>> =>
       Object.freeze(Object.fromEntries(list.map((entry) => splitAtEquals(entry) as [string, string]))),
-    meaning: 'Kernel parameters of each sandbox with its own network namespace, unless the pod sets them, each NAME=VALUE.',
+    meaning: 'Default sysctls of pods with their own network namespace, each NAME=VALUE. Sysctls that the pod sets take precedence.',
   },
 ] as const satisfies readonly Setting[];
 

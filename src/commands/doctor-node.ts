@@ -52,6 +52,7 @@ async function factsOf(config: Config, monitorPath: string): Promise<NodeFacts> 
     kernel: release(),
     missingSystemCalls: missingSystemCalls(),
     ...mounts,
+    requiresOverlay: config.snapshotter === 'overlay',
     cgroups: cgroupFacts(),
     cgroupDriver: await driverFacts(config),
     hasBridgeFilter: hasModule('br_netfilter'),

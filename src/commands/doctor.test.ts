@@ -11,6 +11,7 @@ const healthy: NodeFacts = {
   kernel: '6.8.0-41-generic',
   missingSystemCalls: [],
   overlayFailure: null,
+  requiresOverlay: false,
   userNamespaceFailure: null,
   cgroups: { version: 2, controllers: ['cpuset', 'cpu', 'io', 'memory', 'pids'] },
   cgroupDriver: 'systemd',
@@ -113,8 +114,12 @@ test('diagnose() names missing system calls and unsupported architectures', () =
 
 test('diagnose() distinguishes failing overlay mounts from failing user namespaces', () => {
   assert.match(
-    onlyProblem({ overlayFailure: 'invalid argument' }),
+    onlyProblem({ overlayFailure: 'invalid argument', requiresOverlay: true }),
     /^broken: overlay mounts do not work on \/var\/lib\/berth: invalid argument -> .*modprobe overlay/,
+  );
+  assert.match(
+    onlyProblem({ overlayFailure: 'invalid argument' }),
+    /^warning: overlay mounts do not work on .*copying layers.* -> .*modprobe overlay/,
   );
   assert.match(onlyProblem({ userNamespaceFailure: 'no' }), /^warning: pods with hostUsers: false do not start: no -> .*Linux 6\.3/);
   const forbidden = { userNamespaceFailure: 'no space left', ...sysctls({ 'user.max_user_namespaces': '0' }) };
@@ -124,14 +129,14 @@ test('diagnose() distinguishes failing overlay mounts from failing user namespac
 test('diagnose() names missing cgroup controllers, and warns of cgroup v1', () => {
   assert.match(
     onlyProblem({ cgroups: { version: 2, controllers: ['cpu', 'cpuset', 'pids'] } }),
-    /^broken: cgroup v2 lacks memory: .* -> .*cgroup\.controllers/,
+    /^broken: missing cgroup v2 controllers: memory; .* -> .*cgroup\.controllers/,
   );
   assert.match(onlyProblem({ cgroups: { version: 1, controllers: ['cpu', 'cpuset', 'memory', 'pids'] } }), /^warning: cgroup v1/);
   assert.match(onlyProblem({ cgroups: { failure: 'none' } }), /^broken: cgroups are not available: none -> mount/);
 });
 
 test('diagnose() requires IP forwarding for IPv4 or IPv6', () => {
-  assert.match(onlyProblem(sysctls({ 'net.ipv4.ip_forward': '0' })), /^broken: .*ip_forward is 0 -> sysctl -w net\.ipv4\.ip_forward=1/);
+  assert.match(onlyProblem(sysctls({ 'net.ipv4.ip_forward': '0' })), /^broken: IP forwarding is disabled.* -> sysctl -w net\.ipv4\.ip_forward=1/);
   assert.deepEqual(problems(sysctls({ 'net.ipv4.ip_forward': null, 'net.ipv6.conf.all.forwarding': '1' })), []);
 });
 
@@ -180,7 +185,7 @@ test('diagnose() checks what seccomp and AppArmor profiles need', () => {
 });
 
 test('diagnose() requires a sufficient limit of open files', () => {
-  assert.match(onlyProblem({ openFilesMax: 4095n }), /^broken: the limit of open files is only 4095/);
+  assert.match(onlyProblem({ openFilesMax: 4095n }), /^broken: the limit on open files is only 4095/);
   assert.match(onlyProblem({ openFilesMax: 65_535n }), /^warning/);
   assert.deepEqual(problems({ openFilesMax: 65_536n }), []);
 });

@@ -12,6 +12,8 @@ export type NodeFacts = {
   readonly kernel: string;
   readonly missingSystemCalls: readonly string[];
   readonly overlayFailure: string | null;
+  /** The configured snapshotter is overlay, which has no fallback. */
+  readonly requiresOverlay: boolean;
   readonly userNamespaceFailure: string | null;
   readonly cgroups: { readonly version: 1 | 2; readonly controllers: readonly string[] } | { readonly failure: string };
   /** The driver that berth will use; a failure if the configured one is not available. */
@@ -82,11 +84,13 @@ type Check = (facts: NodeFacts) => Finding | readonly Finding[];
 /** In the order in which problems should be fixed. */
 const checks: Readonly<Record<string, Check>> = {
   root: ({ isRoot }) =>
-    isRoot ? ok('running as root') : broken('not running as root', 'run berth as root: it creates namespaces, mounts and cgroups'),
+    isRoot ? ok('running as root') : broken('not running as root', 'run berth as root, which it needs to create namespaces, mounts and cgroups'),
   kernel: kernelFinding,
   overlay: overlayFinding,
   fuse: ({ fuseFailure }) =>
-    fuseFailure === null ? [] : broken(fuseFailure, 'apt-get install fuse-overlayfs (dnf install fuse-overlayfs), and modprobe fuse'),
+    fuseFailure === null
+      ? []
+      : broken(fuseFailure, 'install fuse-overlayfs (apt-get install fuse-overlayfs, or dnf install fuse-overlayfs) and run modprobe fuse'),
   'user-namespaces': userNamespaceFinding,
   cgroups: cgroupFindings,
   'cgroup-driver': cgroupDriverFinding,
@@ -97,15 +101,18 @@ const checks: Readonly<Record<string, Check>> = {
   'disk-quotas': ({ hasDiskQuotas }) =>
     ok(
       hasDiskQuotas
-        ? 'project quotas are enabled on root: disk limits of containers work'
-        : 'project quotas are not enabled on root: disk limits of containers do not work (optional; see docs/kubelet.md)',
+        ? 'project quotas are enabled on the file system of root: disk limits of containers work'
+        : 'project quotas are not enabled on the file system of root: disk limits of containers do not work (optional; see docs/kubelet.md)',
     ),
   'open-files': openFilesFinding,
   inotify: inotifyFinding,
   seccomp: ({ libseccompFailure }) =>
     libseccompFailure === null
       ? ok('seccomp profiles can be compiled')
-      : broken(`pods with a seccomp profile do not start: ${libseccompFailure}`, 'apt-get install libseccomp2 (dnf install libseccomp)'),
+      : broken(
+          `pods with a seccomp profile do not start: ${libseccompFailure}`,
+          'install libseccomp (apt-get install libseccomp2, or dnf install libseccomp)',
+        ),
   apparmor: appArmorFinding,
   swap: swapFinding,
   kubelet: kubeletFinding,
@@ -113,7 +120,7 @@ const checks: Readonly<Record<string, Check>> = {
     hasKernelLog
       ? ok('/dev/kmsg is readable: OOM reports name the killed process')
       : warning(
-          '/dev/kmsg cannot be read: OOM reports lack the killed process and the limit that was reached',
+          '/dev/kmsg cannot be read: OOM reports do not name the killed process and the limit that was reached',
           'give berth CAP_SYSLOG and access to /dev/kmsg',
         ),
   clock: clockFinding,
@@ -149,20 +156,19 @@ function kernelFinding({ kernel, arch, missingSystemCalls }: NodeFacts): Finding
   );
 }
 
-function overlayFinding({ overlayFailure, disks }: NodeFacts): Finding {
+function overlayFinding({ overlayFailure, requiresOverlay, disks }: NodeFacts): Finding {
   const root = disks.find(({ name }) => name === 'root')?.path ?? '';
   if (overlayFailure === null) return ok(`overlay mounts work on ${root}`);
-  return broken(
-    `overlay mounts do not work on ${root}: ${overlayFailure}`,
-    'load the module (modprobe overlay), or set root to a directory on ext4, xfs or btrfs',
-  );
+  const what = `overlay mounts do not work on ${root}: ${overlayFailure}`;
+  const fix = 'load the overlay module (modprobe overlay), or set root to a directory on ext4, xfs or btrfs';
+  return requiresOverlay ? broken(what, fix) : warning(`${what}; snapshotter auto falls back to copying layers, which is slow`, fix);
 }
 
 function userNamespaceFinding({ userNamespaceFailure, sysctls }: NodeFacts): Finding {
   if (userNamespaceFailure === null) return ok('pods with hostUsers: false can run: user namespaces and ID-mapped mounts work');
   const what = `pods with hostUsers: false do not start: ${userNamespaceFailure}`;
   if (sysctls['user.max_user_namespaces'] === '0') return warning(what, 'sysctl -w user.max_user_namespaces=65536');
-  return warning(what, 'use Linux 6.3 or newer, and for root a file system with ID-mapped mounts (ext4, xfs, btrfs)');
+  return warning(what, 'use Linux 6.3 or newer, and put root on a file system that supports ID-mapped mounts (ext4, xfs or btrfs)');
 }
 
 function cgroupFindings({ cgroups }: NodeFacts): Finding[] {
@@ -174,10 +180,10 @@ function cgroupFindings({ cgroups }: NodeFacts): Finding[] {
     missing.length === 0
       ? ok(`cgroup v${version} has the controllers ${requiredControllers.join(', ')}`)
       : broken(
-          `cgroup v${version} lacks ${missing.join(', ')}: these limits have no effect`,
-          `compare ${where} with cgroup_disable= and cgroup_enable= on the kernel command line`,
+          `missing cgroup v${version} controllers: ${missing.join(', ')}; these limits cannot be enforced`,
+          `enable them: compare ${where} with cgroup_disable= and cgroup_enable= on the kernel command line`,
         );
-  const old = warning('cgroup v1 is deprecated in Linux and in Kubernetes', 'boot with systemd.unified_cgroup_hierarchy=1');
+  const old = warning('cgroup v1 is deprecated in Linux and Kubernetes', 'boot with systemd.unified_cgroup_hierarchy=1 to use cgroup v2');
   return version === 1 ? [found, old] : [found];
 }
 
@@ -187,7 +193,7 @@ function forwardingFinding({ sysctls }: NodeFacts): Finding {
   return isForwarding
     ? ok('IP forwarding is enabled')
     : broken(
-        'IP forwarding is disabled: net.ipv4.ip_forward is 0',
+        'IP forwarding is disabled: pods cannot reach other nodes',
         'sysctl -w net.ipv4.ip_forward=1, and add net.ipv4.ip_forward=1 to /etc/sysctl.d/99-kubernetes.conf',
       );
 }
@@ -196,11 +202,14 @@ function bridgeFilterFinding({ sysctls, hasBridgeFilter }: NodeFacts): Finding {
   if (!hasBridgeFilter) {
     return warning(
       'kernel module br_netfilter is not loaded: pods may not reach Services whose pods are on the same bridge',
-      'modprobe br_netfilter, and add it to /etc/modules-load.d/kubernetes.conf; not needed if the network plugin does not use a bridge',
+      'modprobe br_netfilter, and add it to /etc/modules-load.d/kubernetes.conf (not needed if the network add-on does not use a bridge)',
     );
   }
   if (sysctls['net.bridge.bridge-nf-call-iptables'] === '1') return ok('iptables sees bridged traffic');
-  return warning('iptables does not see bridged traffic', 'sysctl -w net.bridge.bridge-nf-call-iptables=1');
+  return warning(
+    'iptables does not see bridged traffic: pods may not reach Services whose pods are on the same bridge',
+    'sysctl -w net.bridge.bridge-nf-call-iptables=1',
+  );
 }
 
 function cgroupDriverFinding({ cgroupDriver, kubelet }: NodeFacts): Finding {
@@ -208,13 +217,13 @@ function cgroupDriverFinding({ cgroupDriver, kubelet }: NodeFacts): Finding {
   const { cgroupDriver: configured } = kubelet;
   if (configured === null || configured === cgroupDriver) return ok(`cgroup driver ${cgroupDriver}`);
   return warning(
-    `the kubelet is configured with the cgroup driver ${configured}, but berth uses ${cgroupDriver}: kubelets before 1.34 do not detect berth's`,
+    `the kubelet is configured with the cgroup driver ${configured}, but berth uses ${cgroupDriver}: a kubelet older than 1.34 does not detect berth's driver`,
     `set cgroupDriver: ${cgroupDriver} in the kubelet's configuration, or cgroup_driver = "${configured}" in berth's`,
   );
 }
 
 function appArmorFinding({ appArmor }: NodeFacts): Finding {
-  if (!appArmor.isEnabled) return ok('AppArmor is not enabled: pods that request a profile are rejected');
+  if (!appArmor.isEnabled) return ok('AppArmor is not enabled: pods that request a profile do not start');
   if (appArmor.hasParser) return ok('AppArmor is enabled, and apparmor_parser is installed');
   return broken('AppArmor is enabled, but apparmor_parser is not installed: berth cannot load its default profile', 'apt-get install apparmor');
 }
@@ -230,7 +239,8 @@ function swapFinding({ hasSwap, kubelet }: NodeFacts): Finding {
 
 function kubeletFinding({ kubelet, socket }: NodeFacts): Finding {
   const { endpoint } = kubelet;
-  if (endpoint === null) return ok(`no kubelet on this node is configured with a runtime; its flag is --container-runtime-endpoint=unix://${socket}`);
+  if (endpoint === null)
+    return ok(`no kubelet on this node is configured with a runtime; to use berth, set containerRuntimeEndpoint: unix://${socket}`);
   // /var/run is a link to /run on all current distributions.
   const pathOf = (address: string) => address.replace(/^unix:\/\//, '').replace(/^\/var\/run\//, '/run/');
   if (pathOf(endpoint) === pathOf(socket)) return ok(`the kubelet uses ${endpoint}`);
@@ -244,7 +254,7 @@ function networkFinding({ network }: NodeFacts): Finding {
   if (network.failure === null) return ok(`pod network: the configuration in ${network.confDir} is valid, and its plugins are ready`);
   return broken(
     `pod network: ${network.failure}`,
-    `install a network add-on (its DaemonSet writes to ${network.confDir}), or put a .conflist there and its plugins into ${network.binDirs.join(' or ')}`,
+    `install a network add-on, or put a .conflist into ${network.confDir} and its plugins into ${network.binDirs.join(' or ')}`,
   );
 }
 
@@ -268,17 +278,17 @@ function diskFinding({ name, path, space }: Disk): Finding {
 const fixOfDisk = (name: string) => `remove unused images (crictl rmi --prune) and logs, or move ${name} to a larger file system`;
 
 function openFilesFinding({ openFilesMax }: NodeFacts): Finding {
-  if (openFilesMax >= openFilesGood) return ok(`the limit of open files is ${openFilesMax}`);
+  if (openFilesMax >= openFilesGood) return ok(`the limit on open files is ${openFilesMax}`);
   const finding = openFilesMax < openFilesMin ? broken : warning;
-  const fix = `set LimitNOFILE=1048576 in the unit that starts berth, or ulimit -n to at least ${openFilesGood}`;
-  return finding(`the limit of open files is only ${openFilesMax}`, fix);
+  const fix = `set LimitNOFILE=1048576 in the systemd unit of berth, or raise ulimit -n to at least ${openFilesGood}`;
+  return finding(`the limit on open files is only ${openFilesMax}`, fix);
 }
 
 function inotifyFinding({ sysctls }: NodeFacts): Finding {
   const instances = Number(sysctls['fs.inotify.max_user_instances'] ?? inotifyInstancesMin);
-  if (instances >= inotifyInstancesMin) return ok(`the limit of inotify instances is ${instances}`);
+  if (instances >= inotifyInstancesMin) return ok(`the limit on inotify instances is ${instances}`);
   return warning(
-    `the limit of inotify instances is only ${instances}: programs that watch files fail, such as the kubelet`,
+    `the limit on inotify instances is only ${instances}: programs that watch files, such as the kubelet, may fail`,
     'sysctl -w fs.inotify.max_user_instances=8192',
   );
 }
@@ -286,7 +296,7 @@ function inotifyFinding({ sysctls }: NodeFacts): Finding {
 function clockFinding({ clock }: NodeFacts): Finding {
   const time = new Date(clock.nowMs).toISOString();
   if (clock.nowMs < clockMinMs)
-    return broken(`the clock is wrong (${time}): certificates are not valid yet`, 'set the clock, and start chrony or systemd-timesyncd');
+    return broken(`the clock is wrong (${time}): certificates are not valid yet`, 'set the time, and start chrony or systemd-timesyncd');
   if (clock.isSynchronized === false) return warning(`the clock is not synchronized (${time})`, 'start chrony or systemd-timesyncd');
   return ok(`the time is ${time}`);
 }

@@ -83,7 +83,7 @@ export function createMetrics(build: { readonly version: string; readonly node: 
   const registers = [registry];
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 10_000 });
   for (const { name } of registry.getMetricsAsArray()) if (unwantedDefaults.test(name)) registry.removeSingleMetric(name);
-  new Gauge({ name: 'berth_build_info', help: 'Version of berth and Node.js as labels; always 1.', labelNames: ['version', 'node'], registers }).set(
+  new Gauge({ name: 'berth_build_info', help: 'Versions of berth and Node.js as labels; always 1.', labelNames: ['version', 'node'], registers }).set(
     build,
     1,
   );
@@ -139,14 +139,14 @@ function observeCalls(registers: Registers): Pick<Observers, 'callBegins' | 'cal
   });
   const duration = new Histogram({
     name: 'berth_cri_call_duration_seconds',
-    help: 'Duration of CRI calls.',
+    help: 'Duration of CRI calls, by method.',
     labelNames: ['method'],
     buckets: callSeconds,
     registers,
   });
   const running = new Gauge({
     name: 'berth_cri_calls_running',
-    help: 'CRI calls in progress; with evented PLEG, the kubelet keeps one GetContainerEvents call open.',
+    help: 'CRI calls in progress, by method. With evented PLEG, the kubelet keeps one GetContainerEvents call open.',
     labelNames: ['method'],
     registers,
   });
@@ -180,12 +180,12 @@ function observePulls(registers: Registers): Observers['pull'] {
   });
   const pullRetries = new Counter({
     name: 'berth_image_pull_retries_total',
-    help: 'Retries of image pulls: requests repeated on the same or another host, and broken connections.',
+    help: 'Retries in image pulls: requests repeated on the same or another host, and broken connections.',
     registers,
   });
   const pullLayers = new Counter({
     name: 'berth_image_pull_layers_total',
-    help: 'Layers downloaded; layers already on the node do not count.',
+    help: 'Layers downloaded; layers already on the node are not counted.',
     registers,
   });
   return ({ result, seconds, bytes, layers, retries }) => {
@@ -200,7 +200,7 @@ function observePulls(registers: Registers): Observers['pull'] {
 function observeSteps(registers: Registers): Observers['step'] {
   const steps = new Histogram({
     name: 'berth_pod_start_step_duration_seconds',
-    help: 'Duration of each step of creating a pod sandbox and of creating and starting a container.',
+    help: 'Duration of each step of creating a pod sandbox, creating a container and starting it.',
     labelNames: ['step'],
     buckets: stepSeconds,
     registers,
@@ -214,7 +214,7 @@ const oomLimits = ['container', 'inner', 'pod', 'outer', 'node', 'unknown'] as c
 function observeOomKills(registers: Registers): Observers['oomKills'] {
   const kills = new Counter({
     name: 'berth_container_oom_kills_total',
-    help: `Container processes killed by the kernel's OOM killer, by the cgroup whose limit was reached: ${oomLimits.join(', ')}.`,
+    help: `Container processes killed by the kernel's OOM killer, by the limit that was reached: ${oomLimits.join(', ')}.`,
     labelNames: ['limit'],
     registers,
   });
@@ -226,7 +226,7 @@ function observeOomKills(registers: Registers): Observers['oomKills'] {
 function observeEnds(registers: Registers): Observers['containerEnd'] {
   const ends = new Counter({
     name: 'berth_container_ends_total',
-    help: `Containers that terminated, by reason: ${endReasons.join(', ')}. Unknown: the monitor was lost, so the exit code is not known.`,
+    help: `Containers that terminated, by reason: ${endReasons.join(', ')}. Unknown means that the monitor, and with it the exit code, was lost.`,
     labelNames: ['reason'],
     registers,
   });
@@ -237,7 +237,7 @@ function observeEnds(registers: Registers): Observers['containerEnd'] {
 function observeSpans(registers: Registers): Observers['spans'] {
   const sent = new Counter({
     name: 'berth_trace_spans_total',
-    help: 'Trace spans: exported; failed, because the receiver did not accept them; or dropped, because the queue was full.',
+    help: 'Trace spans by result: exported, failed (the collector did not accept them) or dropped (the queue was full).',
     labelNames: ['result'],
     registers,
   });
@@ -294,14 +294,14 @@ function createGauges(registers: Registers, sources: Sources): void {
   perLabel('state', 'berth_sandboxes', 'Pod sandboxes on this node, by state.', sources.sandboxes);
   perLabel('state', 'berth_containers', 'Containers on this node, by state.', sources.containers);
   single('berth_monitors', 'Running monitors; each running container has one.', sources.monitors);
-  single('berth_monitors_memory_bytes', 'Memory of all monitors; shared pages count once.', sources.monitorBytes);
+  single('berth_monitors_memory_bytes', 'Memory used by all monitors; shared pages are counted once.', sources.monitorBytes);
   single('berth_queued_operations', 'Operations on sandboxes and containers that are running or queued.', sources.queuedOperations);
   single('berth_image_pulls_running', 'Image pulls in progress.', sources.pulls);
   single('berth_images', 'Images on this node.', sources.images);
   single('berth_store_bytes', 'Disk space used by images and their layers.', async () => (await sources.storage()).usedBytes);
   single('berth_store_inodes', 'Inodes used by images and their layers.', async () => (await sources.storage()).inodesUsed);
   const perDirectory = (name: string, help: string, key: keyof DiskSpace) =>
-    perLabel('directory', name, `${help}, by the name of the setting: root contains images and writable layers, state contains the records.`, () =>
+    perLabel('directory', name, `${help}. directory is the name of the setting: root (images and writable layers) or state (records).`, () =>
       Object.fromEntries(Object.entries(sources.disks()).map(([directory, space]) => [directory, space[key]])),
     );
   perDirectory('berth_filesystem_size_bytes', "Size of the file system of each of the daemon's directories", 'totalBytes');
@@ -314,7 +314,7 @@ function createGauges(registers: Registers, sources: Sources): void {
 function measureLag(registers: Registers): NodeJS.Timeout {
   const lag = new Histogram({
     name: 'berth_event_loop_lag_seconds',
-    help: 'Lag of the event loop, sampled four times per second.',
+    help: "Lag of the daemon's event loop, sampled four times per second.",
     buckets: lagSeconds,
     registers,
   });

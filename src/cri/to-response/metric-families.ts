@@ -45,52 +45,56 @@ const usageFamilies: readonly Family<Usage>[] = [
   ),
   counter('container_cpu_user_seconds_total', 'CPU time used in user mode, in seconds.', ({ cgroup }) => seconds(cgroup.userNs)),
   counter('container_cpu_system_seconds_total', 'CPU time used in the kernel, in seconds.', ({ cgroup }) => seconds(cgroup.systemNs)),
-  counter('container_cpu_cfs_periods_total', 'Periods of the CPU quota that have passed.', ({ cgroup }) => cgroup.throttling?.periods ?? null),
+  counter('container_cpu_cfs_periods_total', 'Elapsed CPU quota periods.', ({ cgroup }) => cgroup.throttling?.periods ?? null),
   counter(
     'container_cpu_cfs_throttled_periods_total',
-    'Periods in which the CPU quota was used up.',
+    'CPU quota periods in which the container was throttled.',
     ({ cgroup }) => cgroup.throttling?.throttledPeriods ?? null,
   ),
-  counter('container_cpu_cfs_throttled_seconds_total', 'Time spent waiting for the next period of the CPU quota, in seconds.', ({ cgroup }) =>
+  counter('container_cpu_cfs_throttled_seconds_total', 'Time for which the container was throttled by the CPU quota, in seconds.', ({ cgroup }) =>
     seconds(cgroup.throttling?.throttledNs),
   ),
   counter(
     'container_cpu_cfs_burst_periods_total',
-    'Periods in which saved CPU quota (burst) was used.',
+    'CPU quota periods in which burst was used.',
     ({ cgroup }) => cgroup.throttling?.burstPeriods ?? null,
   ),
-  counter('container_cpu_cfs_burst_seconds_total', 'CPU time used from saved CPU quota (burst), in seconds.', ({ cgroup }) =>
+  counter('container_cpu_cfs_burst_seconds_total', 'CPU time used above the quota (burst), in seconds.', ({ cgroup }) =>
     seconds(cgroup.throttling?.burstNs),
   ),
-  gauge('container_memory_usage_bytes', 'Memory in use, including caches.', ({ counters }) => counters.memory?.usageBytes ?? null),
+  gauge('container_memory_usage_bytes', 'Memory in use, including the page cache, in bytes.', ({ counters }) => counters.memory?.usageBytes ?? null),
   gauge(
     'container_memory_working_set_bytes',
-    'Memory in use, without inactive file pages.',
+    'Memory in use, without inactive file pages, in bytes.',
     ({ counters }) => counters.memory?.workingSetBytes ?? null,
   ),
   gauge('container_memory_rss', 'Anonymous memory, in bytes.', ({ counters }) => counters.memory?.rssBytes ?? null),
   gauge('container_memory_cache', 'Page cache, in bytes.', ({ cgroup }) => cgroup.memory?.cacheBytes ?? null),
   gauge('container_memory_total_active_file_bytes', 'Active file pages, in bytes.', ({ cgroup }) => cgroup.memory?.activeFileBytes ?? null),
   gauge('container_memory_total_inactive_file_bytes', 'Inactive file pages, in bytes.', ({ cgroup }) => cgroup.memory?.inactiveFileBytes ?? null),
-  gauge('container_memory_mapped_file', 'Memory-mapped files, in bytes.', ({ cgroup }) => cgroup.memory?.mappedFileBytes ?? null),
+  gauge('container_memory_mapped_file', 'Memory used by mapped files, in bytes.', ({ cgroup }) => cgroup.memory?.mappedFileBytes ?? null),
   gauge('container_memory_kernel_usage', 'Kernel memory charged to the container, in bytes.', ({ cgroup }) => cgroup.memory?.kernelBytes ?? null),
-  gauge('container_memory_swap', 'Swap in use, in bytes; 0 where the kernel does not count it.', ({ counters }) => counters.swap?.usageBytes ?? 0),
+  gauge(
+    'container_memory_swap',
+    'Swap in use, in bytes; 0 if the kernel does not account for swap.',
+    ({ counters }) => counters.swap?.usageBytes ?? 0,
+  ),
   gauge('container_memory_max_usage_bytes', 'Maximum memory usage, in bytes.', ({ cgroup }) => cgroup.memory?.maxUsageBytes ?? null),
   counter('container_memory_failcnt', 'Number of times the memory limit was reached.', ({ cgroup }) => cgroup.memory?.limitHits ?? null),
-  counter('container_memory_failures_total', 'Page faults by type, of the cgroup itself and of its hierarchy.', pageFaults, [
+  counter('container_memory_failures_total', 'Page faults, by type and scope: the container itself or its whole cgroup hierarchy.', pageFaults, [
     'failure_type',
     'scope',
   ]),
   counter('container_oom_events_total', 'Processes killed by the OOM killer.', ({ cgroup }) => cgroup.oomKills),
   gauge(
     'container_hugetlb_usage_bytes',
-    'Huge pages in use, by page size.',
+    'Huge page usage in bytes, by page size.',
     ({ cgroup }) => cgroup.hugepages.map(({ pageSize, usageBytes }) => ({ labels: [pageSize], value: usageBytes })),
     ['pagesize'],
   ),
   gauge(
     'container_hugetlb_max_usage_bytes',
-    'Maximum huge page usage, by page size.',
+    'Maximum huge page usage in bytes, by page size.',
     ({ cgroup }) => cgroup.hugepages.map(({ pageSize, maxUsageBytes }) => ({ labels: [pageSize], value: maxUsageBytes })),
     ['pagesize'],
   ),
@@ -131,10 +135,10 @@ const usageFamilies: readonly Family<Usage>[] = [
 
 function pressureFamilies(what: string, of: (usage: Usage) => Pressure | null): Family<Usage>[] {
   return [
-    counter(`container_pressure_${what}_waiting_seconds_total`, `Time in which at least one task waited for ${what}, in seconds.`, (usage) =>
+    counter(`container_pressure_${what}_waiting_seconds_total`, `Time during which at least one task waited for ${what}, in seconds.`, (usage) =>
       seconds(of(usage)?.some.totalNs),
     ),
-    counter(`container_pressure_${what}_stalled_seconds_total`, `Time in which all tasks waited for ${what}, in seconds.`, (usage) =>
+    counter(`container_pressure_${what}_stalled_seconds_total`, `Time during which all tasks waited for ${what}, in seconds.`, (usage) =>
       seconds(of(usage)?.full.totalNs),
     ),
   ];
@@ -143,7 +147,7 @@ function pressureFamilies(what: string, of: (usage: Usage) => Pressure | null): 
 const containerFamilies: readonly Family<ContainerSource>[] = [
   gauge(
     'container_fs_usage_bytes',
-    "Disk usage of the container's writable layer; 0 until it is measured.",
+    "Disk usage of the container's writable layer, in bytes; 0 until it is measured.",
     ({ stats, filesystem }) => onDisk(filesystem, stats.writableLayer?.bytes ?? 0),
     ['device'],
   ),
@@ -163,13 +167,13 @@ const containerFamilies: readonly Family<ContainerSource>[] = [
     ['device'],
   ),
   gauge('container_processes', 'Number of processes.', ({ processes }) => processes.processes),
-  gauge('container_threads', 'Number of processes and threads.', ({ stats }) => stats.counters.tasks),
-  gauge('container_threads_max', 'Limit of processes and threads; 0 means no limit.', ({ cgroup }) => cgroup.tasksMax ?? 0),
+  gauge('container_threads', 'Number of threads in all processes.', ({ stats }) => stats.counters.tasks),
+  gauge('container_threads_max', 'Limit on the number of threads; 0 means no limit.', ({ cgroup }) => cgroup.tasksMax ?? 0),
   gauge('container_file_descriptors', 'Open files of all processes.', ({ processes }) => processes.fds),
   gauge('container_sockets', 'Open sockets of all processes.', ({ processes }) => processes.sockets),
   gauge(
     'container_ulimits_soft',
-    "Soft limits of the container's first process.",
+    "Soft ulimits of the container's first process.",
     ({ openFilesMax }) => [{ labels: ['max_open_files'], value: openFilesMax }],
     ['ulimit'],
   ),
@@ -178,13 +182,13 @@ const containerFamilies: readonly Family<ContainerSource>[] = [
   ),
   gauge('container_last_seen', 'Time of this reading, in seconds since 1970.', ({ stats }) => seconds(BigInt(stats.atNs))),
   gauge('container_spec_cpu_period', 'Period of the CPU quota, in microseconds.', ({ status }) => status.resources.cpuPeriodUs ?? 100_000),
-  gauge('container_spec_cpu_quota', 'CPU time per period, in microseconds.', ({ status }) => positive(status.resources.cpuQuotaUs)),
-  gauge('container_spec_cpu_shares', 'CPU shares: the weight of the container.', ({ status }) => status.resources.cpuShares ?? 1024),
+  gauge('container_spec_cpu_quota', 'CPU quota per period, in microseconds.', ({ status }) => positive(status.resources.cpuQuotaUs)),
+  gauge('container_spec_cpu_shares', 'CPU shares of the container.', ({ status }) => status.resources.cpuShares ?? 1024),
   gauge('container_spec_memory_limit_bytes', 'Memory limit, in bytes; 0 means no limit.', ({ stats }) => stats.counters.memory?.limitBytes ?? 0),
   gauge('container_spec_memory_reservation_limit_bytes', 'Memory reservation, in bytes; 0 means none.', () => 0),
   gauge(
     'container_spec_memory_swap_limit_bytes',
-    'Limit of memory plus swap, in bytes; 0 means no limit.',
+    'Limit on memory plus swap, in bytes; 0 means no limit.',
     ({ status }) => positive(status.resources.memorySwapLimitBytes) ?? 0,
   ),
 ];
@@ -201,8 +205,8 @@ const networkFamilies: readonly Family<readonly InterfaceCounters[]>[] = (['rece
   return [
     family('bytes', `Bytes ${verb}`, (packets) => packets.bytes),
     family('packets', `Packets ${verb}`, (packets) => packets.packets),
-    family('packets_dropped', `Packets dropped instead of ${verb}`, (packets) => packets.dropped),
-    family('errors', `Packets not ${verb} because of an error`, (packets) => packets.errors),
+    family('packets_dropped', `Packets dropped instead of being ${verb}`, (packets) => packets.dropped),
+    family('errors', `Errors while packets were ${verb}`, (packets) => packets.errors),
   ];
 });
 
