@@ -62,7 +62,7 @@ async function untilLogged(logPath: string, line: string): Promise<void> {
 }
 
 /** Runs a program in the container and waits until it exits. */
-async function inside(id: string, script: string): Promise<string> {
+async function runInside(id: string, script: string): Promise<string> {
   return String((await host.engine.execSync(id, ['sh', '-c', script], 20_000, new AbortController().signal)).stdout);
 }
 
@@ -72,7 +72,7 @@ test('attach() returns later output by stream until it ends, and the log has the
   const { id, logPath } = await start(`echo before; ${untilGo} echo out; echo err >&2; seq 1 20000; exit 7`);
   await untilLogged(logPath, 'stdout F before');
   const session = await host.engine.attach(id, outputs);
-  await inside(id, 'touch /tmp/go');
+  await runInside(id, 'touch /tmp/go');
   const [out, err, exit] = await Promise.all([text(session.stdout), text(session.stderr), session.exited]);
   const lines = out.split('\n');
   assert.deepEqual([lines[0], lines[1], lines[20_000], lines.length], ['out', '1', '20000', 20_002]);
@@ -85,7 +85,7 @@ test('several clients can attach at once, and one that disconnects does not affe
   const { id } = await start(`${untilGo} seq 1 50000; echo err >&2`);
   const [one, two, three] = await Promise.all([outputs, outputs, { ...outputs, stdout: false }].map((wanted) => host.engine.attach(id, wanted)));
   two?.abandon();
-  await inside(id, 'touch /tmp/go');
+  await runInside(id, 'touch /tmp/go');
   const [out, err] = await Promise.all([text(one?.stdout), text(three?.stderr), text(one?.stderr)]);
   assert.equal(out.split('\n').length, 50_001);
   assert.equal(err, 'err\n');
@@ -156,8 +156,8 @@ test('input that the container does not read at once is buffered and arrives com
   });
   stdin.end();
   await sleep(200);
-  assert.equal(isTaken, false, 'nobody reads it yet');
-  await inside(id, 'touch /tmp/go');
+  assert.equal(isTaken, false, 'the container has not read it yet');
+  await runInside(id, 'touch /tmp/go');
   const { createHash } = await import('node:crypto');
   assert.equal((await text(session.stdout)).split(' ')[0], createHash('md5').update(block).digest('hex'));
 });
@@ -188,7 +188,7 @@ test('a client that does not read blocks neither the container, its log nor othe
   const slow = await host.engine.attach(id, { ...outputs, stderr: false });
   const quick = await host.engine.attach(id, outputs);
   const rejected = assert.rejects(slow.exited, { code: 'RESOURCE_EXHAUSTED', message: /output was dropped; the container's log is complete/ });
-  await inside(id, 'touch /tmp/go');
+  await runInside(id, 'touch /tmp/go');
   const [out] = await Promise.all([text(quick.stdout), text(quick.stderr)]);
   assert.equal((await quick.exited).exitCode, 3);
   const lines = linesOf(logPath);
@@ -203,14 +203,14 @@ test('a client that does not read blocks neither the container, its log nor othe
 test('with a terminal, a slow client misses part of the output and stays attached', async () => {
   const { id, logPath } = await start(`${untilGo} seq 1 400000; while read line; do echo "got $line"; done`, { hasStdin: true, hasTerminal: true });
   const session = await host.engine.attach(id, { tty: true, stdin: true, stdout: true, stderr: false });
-  await inside(id, 'touch /tmp/go');
+  await runInside(id, 'touch /tmp/go');
   await untilLogged(logPath, 'stdout F 400000\r');
   // Output that arrives before the client has read its buffer is also dropped.
   const typing = setInterval(() => session.stdin?.write('hello\n'), 50);
   const seen = await expectOutput(session.stdout, /got hello\r\n/);
   clearInterval(typing);
   assert.match(seen, /^1\r\n2\r\n/);
-  assert.ok(!seen.includes('\n399999\r'), 'a part is missing');
+  assert.ok(!seen.includes('\n399999\r'), 'part of the output is missing');
   session.abandon();
 });
 
@@ -285,7 +285,7 @@ const isSanitized = process.env.BERTH_MONITOR?.endsWith('-asan') === true;
 test('an idle monitor uses little memory, also after serving clients', { skip: isSanitized }, async () => {
   const { id, logPath } = await start(`${untilGo} seq 1 200000; sleep 1000`, { hasStdin: true });
   const slow = await host.engine.attach(id, all);
-  await inside(id, 'touch /tmp/go');
+  await runInside(id, 'touch /tmp/go');
   await untilLogged(logPath, 'stdout F 200000');
   slow.abandon();
   const pid = host.engine.container(id).status.monitor?.pid;

@@ -16,11 +16,11 @@ import { detailsOf, eventually, exec, type Pod, pullSample, runContainer, runPod
 /** This path is compiled into cAdvisor. */
 const socket = '/var/run/crio/crio.sock';
 const flags = { metrics: '127.0.0.1:19419' };
-const lack = isBuilt ? lacking() : 'berth is not built';
+const lack = isBuilt ? whyNoCadvisor() : 'berth is not built';
 const options = { skip: lack, timeout: 180_000 };
 if (lack === false) enterIsolation();
 
-function lacking(): string | false {
+function whyNoCadvisor(): string | false {
   try {
     prepareCadvisorClient();
     return false;
@@ -106,7 +106,7 @@ const container = (sandbox: Pod, name: string): Promise<string> =>
 const sentBytes = async (name: string) =>
   (await seriesOf('container_network_transmit_bytes_total', name, 'POD')).find(({ labels }) => labels['interface'] === 'eth0')?.value;
 /** Sends to a port of the gateway on which nobody listens. */
-const knock = (id: string) => exec(daemon.client, id, 'sh', '-c', 'nc -w 1 10.77.0.1 9 </dev/null; true');
+const sendPacket = (id: string) => exec(daemon.client, id, 'sh', '-c', 'nc -w 1 10.77.0.1 9 </dev/null; true');
 
 test('by default the CRI-O API is not served, and a cgroup has the name of its container', options, async () => {
   const plain = await pod('plain');
@@ -140,9 +140,9 @@ test('cAdvisor reports labels and network of pods that were started before it or
     const cgroupPath = `${podParent(name)}/crio-${id}.scope`;
     assert.deepEqual(series?.labels, { container: 'main', id: cgroupPath, image, name: id, namespace: 'test', pod: name });
     assert.equal((await detailsOf(daemon.client, id)).cgroupPath, cgroupPath);
-    await knock(id);
+    await sendPacket(id);
     await eventually(`${name} has a network`, async () => ((await sentBytes(name)) ?? 0) > 0);
-    assert.deepEqual(await seriesOf('container_network_transmit_bytes_total', name, 'main'), [], 'only once a pod');
+    assert.deepEqual(await seriesOf('container_network_transmit_bytes_total', name, 'main'), [], 'reported once per pod');
   }
 });
 
@@ -153,13 +153,13 @@ test("berth's series of a container equal cAdvisor's in names, labels and values
   const own = new Map(ofContainer(parseSeries(text.split('\n'))).map((each) => [keyOf(each), each.value]));
   const theirs = ofContainer(await scrape());
   const missing = theirs.filter((each) => !own.has(keyOf(each))).map(({ name }) => name);
-  assert.deepEqual(missing, ['container_health_state'], 'of health checks that only Docker has');
+  assert.deepEqual(missing, ['container_health_state'], 'health checks exist only in Docker');
   assert.ok(theirs.length > 25, `${theirs.length} series`);
   for (const each of theirs.filter(({ name }) => name !== 'container_health_state')) {
     // The two read the values at different times.
     const tolerance = /^container_memory_(?!fail)/.test(each.name) ? 2 ** 20 : each.name === 'container_memory_failures_total' ? 2000 : 2;
     const value = own.get(keyOf(each)) ?? Number.NaN;
-    assert.ok(Math.abs(value - each.value) <= tolerance, `${keyOf(each)}: ${value} beside ${each.value}`);
+    assert.ok(Math.abs(value - each.value) <= tolerance, `${keyOf(each)}: ${value} instead of ${each.value}`);
   }
   const { status, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
   // Exit code 3: cAdvisor's names violate some style rules.
@@ -169,14 +169,14 @@ test("berth's series of a container equal cAdvisor's in names, labels and values
 test("a pod's network is reported across restarts of its containers and of the daemon", options, async () => {
   const changing = await pod('changing');
   const first = await container(changing, 'first');
-  await knock(first);
+  await sendPacket(first);
   await eventually('the network is reported', async () => ((await sentBytes('changing')) ?? 0) > 0);
   await daemon.client.call('StopContainer', { container_id: first, timeout: '0' });
   await daemon.end('SIGKILL');
   daemon = await startDaemon(workspace, flags);
   const second = await container(changing, 'second');
   const before = (await sentBytes('changing')) ?? 0;
-  await knock(second);
+  await sendPacket(second);
   await eventually('the counter continues', async () => ((await sentBytes('changing')) ?? 0) > before);
 });
 
@@ -192,7 +192,7 @@ test('pods that are removed leave no cgroup', options, async () => {
   for (const { id } of items) await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: id });
   for (const name of ['early', 'late', 'changing', 'on-host']) {
     const roots = ['/sys/fs/cgroup', '/sys/fs/cgroup/memory'].map((root) => `${root}${podParent(name)}`).filter((path) => existsSync(path));
-    for (const path of roots) assert.equal(statSync(path).nlink, 2, `nothing is below ${path}`);
+    for (const path of roots) assert.equal(statSync(path).nlink, 2, `${path} has no child cgroups`);
   }
 });
 

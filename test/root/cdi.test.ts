@@ -18,13 +18,13 @@ const never = new AbortController().signal;
 const user = { uids: { hostId: 100_000, length: 65536 }, gids: { hostId: 101_000, length: 65536 } };
 const inUserNamespace: NamespaceModes = { network: 'pod', ipc: 'pod', pid: 'container', user };
 let host: TestEngine;
-let traces: string[];
+let leftoversBefore: string[];
 let directory: string;
 const log = fakeLog();
 let deps: CriDeps;
 
 before(async () => {
-  traces = findTraces();
+  leftoversBefore = findLeftovers();
   host = await startEngine();
   // Root of a pod's user namespace must be able to access the bundle, as below /run.
   chmodSync(host.directory, 0o755);
@@ -42,11 +42,11 @@ beforeEach(() => {
 });
 after(async () => {
   await host.end();
-  assert.deepEqual(findTraces(), traces, 'nothing is left');
+  assert.deepEqual(findLeftovers(), leftoversBefore, 'nothing is left');
 });
 
 /** Returns mounts and cgroups of this test, to detect leaks. */
-function findTraces(): string[] {
+function findLeftovers(): string[] {
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup');
   return [...readFileSync('/proc/self/mounts', 'utf8').split('\n'), ...cgroups.filter((name) => name === `berth-test-${process.pid}`)];
 }
@@ -102,7 +102,7 @@ async function run(id: string, script: string): Promise<string> {
   return `${stdout}${stderr}`;
 }
 
-const everything = () => {
+const allEdits = () => {
   const shared = join(host.directory, 'shared');
   mkdirSync(shared, { recursive: true });
   writeFileSync(join(shared, 'lib'), 'library');
@@ -124,7 +124,7 @@ for (const [way, config] of [
   ['both, as kubelets do', { ...asked, annotations: { 'cdi.k8s.io/plugin_0': 'v.com/dev=0,v.com/dev=0' } }],
 ] as const) {
   test(`a device requested by ${way} adds its nodes, mounts, variables and groups`, async () => {
-    writeDevice(everything(), { env: ['OF_ALL=1', 'DEVICE=none'] });
+    writeDevice(allEdits(), { env: ['OF_ALL=1', 'DEVICE=none'] });
     const id = await start(config);
     assert.equal(
       await run(id, 'stat -c "%t:%T %a %F" /dev/vendor/zero /dev/made /dev/pipe'),
@@ -145,16 +145,16 @@ for (const [way, config] of [
 }
 
 /** Device nodes cannot be created in a user namespace. */
-const everythingMounted = () => ({ ...everything(), deviceNodes: everything().deviceNodes.filter(({ path }) => path !== '/dev/made') });
+const allEditsMounted = () => ({ ...allEdits(), deviceNodes: allEdits().deviceNodes.filter(({ path }) => path !== '/dev/made') });
 
 test('a pod in a user namespace gets its devices as bind mounts', async () => {
-  writeDevice(everything());
+  writeDevice(allEdits());
   const refused = {
     code: 'FAILED_PRECONDITION',
     message: /device \/dev\/made does not exist on the host, and cannot be created in a user namespace/,
   };
   await assert.rejects(create(asked, { namespaces: inUserNamespace }), refused);
-  writeDevice(everythingMounted());
+  writeDevice(allEditsMounted());
   const id = await start(asked, { namespaces: inUserNamespace });
   assert.equal(
     await run(id, 'stat -c "%t:%T %F" /dev/vendor/zero && echo gone > /dev/null && stat -c %F /dev/pipe'),
@@ -180,7 +180,7 @@ test('the file determines the device cgroup rules, also after an update and in a
   const open = 'cat > /dev/kmsg 2>&1 | head -1; true';
   writeDevice({ deviceNodes: [{ path: '/dev/kmsg', permissions: 'none' }] });
   const denied = await start();
-  assert.match(await run(denied, open), /Operation not permitted/, 'as it was made');
+  assert.match(await run(denied, open), /Operation not permitted/, 'as before the update');
   writeDevice({ deviceNodes: [{ path: '/dev/kmsg' }] });
   const id = await start();
   assert.doesNotMatch(await run(id, ': > /dev/kmsg 2>&1'), /not permitted/);
@@ -255,7 +255,7 @@ true`,
     );
     const hookAt = (hookName: string) => ({ hookName, path: hook, args: ['hook', hookName, 'arg'], env: [`VAR=v${hookName}`] });
     const points = ['poststop', 'poststart', 'createContainer', 'createRuntime', 'prestart'];
-    writeDevice({ ...everythingMounted(), hooks: points.map(hookAt) });
+    writeDevice({ ...allEditsMounted(), hooks: points.map(hookAt) });
     const id = await start({ ...asked, linux: { security_context: { readonly_rootfs: true } } }, pod);
     assert.equal(
       await run(id, 'cat /etc/made/cache && ls -l /etc/made/link | grep -c -- "-> /target" && head -n 1 /proc/version'),

@@ -52,12 +52,12 @@ const runInCgroup = (path: string, script: string) => bed.runInCgroup(facts, pat
 const apply = (path: string, resources: Resources): void => writeCgroup(facts, path, planCgroup(resources, facts));
 const readValue = (path: string, controller: string, file: string): string =>
   readFileSync(`${controllerDirectory(facts, path, controller)}/${file}`, 'utf8').trim();
-const directoriesThere = (path: string): string[] => cgroupDirectories(facts, path).filter((directory) => existsSync(directory));
+const existingDirectories = (path: string): string[] => cgroupDirectories(facts, path).filter((directory) => existsSync(directory));
 
 describe(`cgroup v${facts.version}`, () => {
   after(async () => {
     await removeCgroup(facts, parent);
-    assert.deepEqual(directoriesThere(parent), []);
+    assert.deepEqual(existingDirectories(parent), []);
   });
 
   test('probeCgroups() finds the controllers for limits', () => {
@@ -66,7 +66,7 @@ describe(`cgroup v${facts.version}`, () => {
 
   test('createCgroup() creates the cgroup in every hierarchy, and accepts an existing one', async () => {
     await withCgroup(async (path) => {
-      assert.deepEqual(directoriesThere(path), cgroupDirectories(facts, path));
+      assert.deepEqual(existingDirectories(path), cgroupDirectories(facts, path));
       createCgroup(facts, path);
       assert.notEqual(readValue(path, 'cpuset', isV2 ? 'cpuset.cpus.effective' : 'cpuset.cpus'), '');
     });
@@ -75,7 +75,7 @@ describe(`cgroup v${facts.version}`, () => {
   test('createCgroup() leaves nothing behind when it fails', () => {
     const path = `${parent}/two\nlines`;
     assert.throws(() => createCgroup(facts, path), /create cgroup .*: invalid argument \(EINVAL\)$/s);
-    assert.deepEqual(directoriesThere(path), []);
+    assert.deepEqual(existingDirectories(path), []);
   });
 
   test('createCgroup() below a cgroup with processes creates one without controllers, and setting a limit fails with the reason', {
@@ -243,7 +243,7 @@ describe(`cgroup v${facts.version}`, () => {
     test('a BPF program that the kernel rejects is an error with the reason', { skip: !isV2 && 'cgroup v2 only' }, async () => {
       await withCgroup(async (path) => {
         const policy = { kind: 'listed', v1Allows: [], v2Program: Buffer.alloc(16) } as const;
-        assert.throws(() => setDevices(facts, path, policy), /set the devices of cgroup .*: load a device program of 2 instructions.*EINVAL/);
+        assert.throws(() => setDevices(facts, path, policy), /set the device rules of cgroup .*: load a device program of 2 instructions.*EINVAL/);
       });
     });
   });
@@ -329,7 +329,7 @@ describe(`cgroup v${facts.version}`, () => {
         assert.deepEqual(await killCgroup(way, path, killTimeoutMs), []);
         assert.deepEqual(await processes(way, path), []);
         await removeCgroup(way, path);
-        assert.deepEqual(directoriesThere(path), []);
+        assert.deepEqual(existingDirectories(path), []);
       }, way);
     });
 
@@ -382,7 +382,7 @@ describe(`cgroup v${facts.version}`, () => {
     await withCgroup(async (path) => {
       for (const directory of cgroupDirectories(facts, path)) mkdirSync(`${directory}/one/two/three`, { recursive: true });
       await removeCgroup(facts, path);
-      assert.deepEqual(directoriesThere(path), []);
+      assert.deepEqual(existingDirectories(path), []);
       await removeCgroup(facts, path);
     });
   });
@@ -398,10 +398,10 @@ describe(`cgroup v${facts.version}`, () => {
     await withCgroup(async (path) => {
       const pod = path.slice(0, path.lastIndexOf('/'));
       removeIfEmpty(facts, pod);
-      assert.deepEqual(directoriesThere(pod), cgroupDirectories(facts, pod));
+      assert.deepEqual(existingDirectories(pod), cgroupDirectories(facts, pod));
       await removeCgroup(facts, path);
       removeIfEmpty(facts, pod);
-      assert.deepEqual(directoriesThere(pod), []);
+      assert.deepEqual(existingDirectories(pod), []);
     });
   });
 

@@ -63,10 +63,10 @@ const newLocation = (): string => join(host.directory, `checkpoint-${archives++}
 const workDirOf = (id: string): string => join(host.directory, 'root/containers', id, 'checkpoint');
 
 async function assertRuns(id: string): Promise<void> {
-  assert.equal(host.engine.container(id).status.finishedAtNs, undefined, 'it has not ended');
+  assert.equal(host.engine.container(id).status.finishedAtNs, undefined, 'the container has not exited');
   const before = Number(await run(id, 'cat /tmp/n || echo 0'));
   for (let waits = 0; Number((await run(id, 'cat /tmp/n')) || before) <= before; waits += 1) {
-    assert.ok(waits < 100, 'it counts on');
+    assert.ok(waits < 100, 'the container continues to count');
     await sleep(50);
   }
 }
@@ -91,7 +91,7 @@ async function assertFails(
   const wasThere = existsSync(location);
   await assert.rejects(checkpointContainer(deps, id, { location, timeoutMs: 30_000, signal: never, ...request }), { code, message });
   assert.equal(existsSync(location), wasThere, 'no archive');
-  assert.equal(existsSync(workDirOf(id)), false, 'nothing of the attempt');
+  assert.equal(existsSync(workDirOf(id)), false, 'the work directory is removed');
 }
 
 const checked = 'if [ "$1" = check ]; then echo Looks good.; exit 0; fi';
@@ -127,14 +127,14 @@ test('the checkpoint of a running container can be read by checkpointctl, and th
       // No short-lived children: checkpointctl does not handle zombies.
     },
     {},
-    // In newer busybox shells sleep is a builtin, which returns early after a freeze.
-    'echo 1 > /tmp/n; exec sleep 1000',
+    // The sleep of busybox 1.37 ends early when it was interrupted by a dump.
+    'echo 1 > /tmp/n; exec tail -f /dev/null',
   );
   for (let waits = 0; waits < 100 && (await run(id, 'cat /tmp/n || true')) === ''; waits += 1) await sleep(50);
   await run(id, 'echo changed > /etc/changed; rm /etc/group; rm -r /masked/../bin/md5sum');
   const location = newLocation();
   await host.engine.checkpoint(id, { location, timeoutMs: 0, signal: never });
-  assert.match(await run(id, 'cat /proc/1/status'), /^State:\s+S/m, 'it runs on');
+  assert.match(await run(id, 'cat /proc/1/status'), /^State:\s+S/m, 'the container keeps running');
   assert.equal(existsSync(workDirOf(id)), false);
   assert.equal(statSync(location).mode & 0o7777, 0o600);
   const { names, changes, read } = unpack(location);

@@ -95,7 +95,7 @@ function state(): string {
 }
 
 /** Returns the state without sandboxes, after the plugins have created what all sandboxes share: the bridge and common chains. */
-async function restingState(t: TestContext): Promise<string> {
+async function stateWithoutSandboxes(t: TestContext): Promise<string> {
   const network = await nodeWith(t, everyPlugin).open();
   await network.add(sandbox(t, 'warm', exposed), never);
   await network.remove('warm', never);
@@ -136,7 +136,7 @@ const exposed = {
 } as const;
 
 test('with all plugins, sandboxes reach each other and a host port is reachable; DEL leaves nothing behind', async (t) => {
-  const empty = await restingState(t);
+  const empty = await stateWithoutSandboxes(t);
   const network = await nodeWith(t, everyPlugin).open();
   assert.equal(network.notReadyReason(), null);
   const first = await network.add(sandbox(t, 'first', { annotations: exposed.annotations }), never);
@@ -203,7 +203,7 @@ test('remove() releases the address if the namespace is gone', async (t) => {
 test('an ADD that fails in the last plugin leaves no interface, rule or lease', async (t) => {
   const taken = { ...everyPlugin, plugins: [...everyPlugin.plugins.slice(0, 5), { type: 'tuning', sysctl: { 'net.no.such.key': '1' } }] };
   const network = await nodeWith(t, taken).open();
-  const empty = await restingState(t);
+  const empty = await stateWithoutSandboxes(t);
   await assert.rejects(network.add(sandbox(t, 'failing', exposed), never), {
     message: /^CNI plugin tuning \(network every\): ADD failed: .*net\/no\/such\/key/,
   });
@@ -229,7 +229,7 @@ test('the next daemon can detach a sandbox whose ADD was interrupted by SIGKILL'
   const answers = `VERSION) echo '{"supportedVersions":["1.0.0"]}';;\nADD) echo $$ > ${pidFile}.new; mv ${pidFile}.new ${pidFile}; exec sleep 1000;;`;
   writeFileSync(join(node.binDir, 'stall'), `#!/bin/sh\ncase $CNI_COMMAND in\n${answers}\nesac\n`);
   chmodSync(join(node.binDir, 'stall'), 0o755);
-  const empty = await restingState(t);
+  const empty = await stateWithoutSandboxes(t);
   const request = sandbox(t, 'crashed', exposed);
   const program = `
     import { createNetwork } from '${repository}/src/cni/network.ts';
@@ -252,7 +252,7 @@ test('sandboxes are detached with the old configuration after the configuration 
   const node = nodeWith(t, everyPlugin);
   const request = sandbox(t, 'moved', exposed);
   const network = await node.open();
-  const empty = await restingState(t);
+  const empty = await stateWithoutSandboxes(t);
   await network.add(request, never);
   rmSync(join(node.confDir, '10-net.conflist'));
   cpSync(join(repository, 'deploy/10-berth.conflist'), join(node.confDir, '10-other.conflist'));

@@ -45,9 +45,9 @@ afterEach(async () => {
   for (const { id } of items) await removePod({ id });
 });
 
-async function restart(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL', meanwhile: () => void | Promise<void> = () => {}): Promise<void> {
+async function restart(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL', whileDown: () => void | Promise<void> = () => {}): Promise<void> {
   await daemon.end(signal);
-  await meanwhile();
+  await whileDown();
   daemon = await startDaemon(workspace);
 }
 
@@ -64,7 +64,7 @@ const nowNs = () => BigInt(Date.now()) * 1_000_000n;
 
 function assertComplete(lines: readonly string[]): void {
   const found = numbers(lines);
-  assert.deepEqual(found, [...found.keys()], 'each line is there, once and whole');
+  assert.deepEqual(found, [...found.keys()], 'each line is logged once and completely');
 }
 
 test('containers and their logs survive a killed daemon, and exits without a daemon are reported correctly', options, async () => {
@@ -117,20 +117,20 @@ test('containers and their logs survive a killed daemon, and exits without a dae
       `${name} ended while the daemon was dead`,
     );
   }
-  const told =
+  const message =
     openKernelLog() === null
       ? /^OOM-killed: 1 process/
       : /^OOM-killed: process \d+ \(sh\) of the container, at the container's memory limit of 24 MiB;/;
-  assert.match((await statusOf(daemon.client, ids.greedy)).message, told);
+  assert.match((await statusOf(daemon.client, ids.greedy)).message, message);
   assert.deepEqual(logLines(join(pod.logDirectory, 'seven.log')), ['last words']);
-  assert.equal(processStartTime(before.get(ids.orphan)?.pid as number), null, 'a container without its monitor is ended');
+  assert.equal(processStartTime(before.get(ids.orphan)?.pid as number), null, 'a container without its monitor is killed');
 
   const { items } = await daemon.client.call<{ items: { state: string }[] }>('ListPodSandbox', {});
   assert.deepEqual(
     items.map(({ state }) => state),
     ['SANDBOX_READY', 'SANDBOX_READY'],
   );
-  assert.match(await exec(daemon.client, ids.sharing, 'ps'), /^ +1 root +.*berth-/m, 'the reaper is there');
+  assert.match(await exec(daemon.client, ids.sharing, 'ps'), /^ +1 root +.*berth-/m, 'the reaper is running');
   assert.equal(await exec(daemon.client, ids.writing, 'hostname'), 'alone\n');
 
   for (const id of [ids.writing, ids.terminal, ids.sharing]) {

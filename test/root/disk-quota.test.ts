@@ -50,7 +50,7 @@ async function statsOf(host: TestEngine, id: string) {
   for await (const portion of host.engine.stats.containers([host.engine.container(id)])) {
     for (const { writableLayer } of portion) if (writableLayer !== null) return writableLayer;
   }
-  assert.fail('was not measured');
+  assert.fail('the usage was not measured');
 }
 
 const diskOf = (host: TestEngine, id: string) =>

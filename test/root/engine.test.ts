@@ -22,19 +22,19 @@ import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } fr
 
 const never = new AbortController().signal;
 let host: TestEngine;
-let traces: string[];
+let leftoversBefore: string[];
 
 before(async () => {
-  traces = findTraces();
+  leftoversBefore = findLeftovers();
   host = await startEngine();
 });
 after(async () => {
   await host.end();
-  assert.deepEqual(findTraces(), traces, 'nothing is left');
+  assert.deepEqual(findLeftovers(), leftoversBefore, 'nothing is left');
 });
 
 /** Returns mounts, cgroups and open files of this process, to detect leaks. */
-function findTraces(): string[] {
+function findLeftovers(): string[] {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup').filter(
     (name) => name === `berth-test-${process.pid}`,
@@ -404,7 +404,7 @@ test('updated resources are applied and shown even if they cannot be written to 
     execFileSync('umount', [directory]);
   }
   assert.equal(host.engine.container(id).status.resources.cpuShares, 300);
-  await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /invalid command: its name is missing or empty/);
+  await assert.rejects(host.engine.execSync(id, [''], 20_000, never), /invalid command: argument 0 is missing or empty/);
 });
 
 test('CreateContainer rejects an image in which a volume cannot be mounted at its path', async () => {

@@ -16,38 +16,38 @@ after(() => host.end());
 /** Collects the events of a listener until it is stopped. */
 function collect(): { stop: () => Promise<LifeEvent[]> } {
   const controller = new AbortController();
-  const told: LifeEvent[] = [];
+  const received: LifeEvent[] = [];
   const events = host.engine.events(controller.signal);
   const done = (async () => {
-    for await (const event of events) told.push(event);
+    for await (const event of events) received.push(event);
   })();
   return {
     stop: async () => {
       await new Promise((resolve) => setImmediate(resolve));
       controller.abort();
       await done;
-      return told;
+      return received;
     },
   };
 }
 
-async function livePod(command: readonly string[]): Promise<{ sandboxId: string; id: string }> {
+async function runPod(command: readonly string[]): Promise<{ sandboxId: string; id: string }> {
   const sandboxId = await host.engine.runSandbox(sandboxSpec());
   const id = await host.engine.createContainer(sandboxId, containerSpec(command), host.image);
   await host.engine.startContainer(id);
   return { sandboxId, id };
 }
 
-const steps = (told: readonly LifeEvent[], id: string): string[] => told.filter((event) => event.id === id).map(({ kind }) => kind);
+const steps = (received: readonly LifeEvent[], id: string): string[] => received.filter((event) => event.id === id).map(({ kind }) => kind);
 
 test('the stopped event of a container has its exit code and is sent after its status is EXITED', async () => {
   const listener = collect();
-  const { sandboxId, id } = await livePod(['sh', '-c', 'exit 7']);
+  const { sandboxId, id } = await runPod(['sh', '-c', 'exit 7']);
   await host.deps.watches.of(id)?.exited;
   await host.engine.removeSandbox(sandboxId);
-  const told = await listener.stop();
-  assert.deepEqual(steps(told, id), ['created', 'started', 'stopped', 'deleted']);
-  const stopped = told.find((event) => event.id === id && event.kind === 'stopped');
+  const received = await listener.stop();
+  assert.deepEqual(steps(received, id), ['created', 'started', 'stopped', 'deleted']);
+  const stopped = received.find((event) => event.id === id && event.kind === 'stopped');
   const [view] = stopped?.containers ?? [];
   assert.ok(view);
   assert.deepEqual([containerState(view.status), view.status.exitCode], ['exited', 7]);
@@ -57,16 +57,16 @@ test('the events of each pod are complete and ordered while many pods are create
   const [first, second] = [collect(), collect()];
   const pods = await Promise.all(
     Array.from({ length: 8 }, async () => {
-      const pod = await livePod(['sleep', '1000']);
+      const pod = await runPod(['sleep', '1000']);
       await host.engine.stopContainer(pod.id, 0);
       await host.engine.removeSandbox(pod.sandboxId);
       return pod;
     }),
   );
-  const [told, other] = [await first.stop(), await second.stop()];
-  assert.deepEqual(other, told, 'both listeners are told the same');
+  const [received, other] = [await first.stop(), await second.stop()];
+  assert.deepEqual(other, received, 'both listeners receive the same events');
   for (const { sandboxId, id } of pods) {
-    const own = told.filter((event) => event.id === sandboxId || event.id === id);
+    const own = received.filter((event) => event.id === sandboxId || event.id === id);
     assert.deepEqual(
       own.map((event) => `${event.id === id ? 'container' : 'sandbox'} ${event.kind}`),
       [
@@ -113,28 +113,28 @@ test('a status that is read after an event is never older than the event', async
     isOver = true;
   }
   await polling;
-  const told = (await listener.stop()).filter((event) => event.sandbox?.record.id === sandboxId && event.id !== sandboxId);
+  const received = (await listener.stop()).filter((event) => event.sandbox?.record.id === sandboxId && event.id !== sandboxId);
   const progress: Readonly<Record<string, number>> = { CONTAINER_CREATED: 1, CONTAINER_RUNNING: 2, CONTAINER_EXITED: 3, gone: 4 };
   const least: Readonly<Record<EventKind, number>> = { created: 1, started: 2, stopped: 3, deleted: 4 };
-  assert.equal(told.length, 20);
+  assert.equal(received.length, 20);
   for (const { timestamp, states } of answers) {
-    const before = told.filter(({ atNs }) => BigInt(atNs) <= BigInt(timestamp ?? 0));
+    const before = received.filter(({ atNs }) => BigInt(atNs) <= BigInt(timestamp ?? 0));
     for (const { id, kind } of before)
-      assert.ok((progress[states.get(id) ?? 'gone'] ?? 0) >= least[kind], `${kind} was told, ${states.get(id)} is shown`);
+      assert.ok((progress[states.get(id) ?? 'gone'] ?? 0) >= least[kind], `event ${kind}, but the status is ${states.get(id)}`);
     assert.ok(
       [...states.keys()].every((id) => before.some((event) => event.id === id)),
-      'what is shown was told',
+      'the statuses match the received events',
     );
   }
 });
 
 test('the stopped event of a sandbox contains a stopped sandbox', async () => {
   const listener = collect();
-  const { sandboxId } = await livePod(['sleep', '1000']);
+  const { sandboxId } = await runPod(['sleep', '1000']);
   await host.engine.stopSandbox(sandboxId);
   await host.engine.stopSandbox(sandboxId);
-  const told = await listener.stop();
-  const stops = told.filter((event) => event.id === sandboxId && event.kind === 'stopped');
+  const received = await listener.stop();
+  const stops = received.filter((event) => event.id === sandboxId && event.kind === 'stopped');
   assert.deepEqual(
     stops.map(({ sandbox }) => sandbox && sandboxState(sandbox.status)),
     ['not-ready'],

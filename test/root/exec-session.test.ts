@@ -79,12 +79,12 @@ async function processesIn(container: string): Promise<string> {
   return String((await host.engine.execSync(container, ['ps'], 10_000, new AbortController().signal)).stdout);
 }
 
-async function untilGone(container: string, pattern: RegExp): Promise<void> {
+async function waitUntilGone(container: string, pattern: RegExp): Promise<void> {
   for (let tries = 0; tries < 500; tries++) {
     if (!pattern.test(await processesIn(container))) return;
     await sleep(50);
   }
-  assert.fail(`still there: ${await processesIn(container)}`);
+  assert.fail(`still running: ${await processesIn(container)}`);
 }
 
 test('exec() connects stdin, separate stdout and stderr, and returns the exit code', async () => {
@@ -197,7 +197,7 @@ test('a program that ignores SIGHUP is killed with its descendants', async () =>
   await expectOutput(session.stdout as Readable, /ready/);
   session.abandon();
   assert.equal((await session.exited).exitCode, 137);
-  await untilGone(id, /sleep 603/);
+  await waitUntilGone(id, /sleep 603/);
 });
 
 test('the session ends when the container exits', async () => {

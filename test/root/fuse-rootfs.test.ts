@@ -30,7 +30,7 @@ function servers(): number[] {
 
 async function until(isDone: () => boolean): Promise<void> {
   for (let waits = 0; !isDone(); waits += 1) {
-    assert.ok(waits < 500, 'did not come to be within 10 s');
+    assert.ok(waits < 500, 'timeout after 10 s');
     await sleep(20);
   }
 }
@@ -98,5 +98,5 @@ test('a missing program and a disk limit are rejected with a fix', async () => {
   }
   const pod = await host.engine.runSandbox(sandboxSpec({ annotations: { 'io.berth.disk-limit': '1Gi' } }));
   const refused = host.engine.createContainer(pod, containerSpec(['sleep', '1']), host.image);
-  await assert.rejects(refused, { code: 'FAILED_PRECONDITION', message: /not with the snapshotter fuse-overlayfs/ });
+  await assert.rejects(refused, { code: 'FAILED_PRECONDITION', message: /not supported by the snapshotter fuse-overlayfs/ });
 });

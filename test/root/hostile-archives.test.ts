@@ -29,7 +29,7 @@ const configOf = (diffIds: readonly string[], padding = ''): Buffer =>
   Buffer.from(JSON.stringify({ ...platform, padding, config: {}, rootfs: { type: 'layers', diff_ids: diffIds } }));
 
 /** Imports an archive and measures memory and open files of the process. */
-async function bringIn(node: Node, archive: Buffer): Promise<{ images: readonly ImageRecord[]; grownBytes: number; files: number }> {
+async function importArchive(node: Node, archive: Buffer): Promise<{ images: readonly ImageRecord[]; grownBytes: number; files: number }> {
   const deps = { store: node.store, shared: createSharedLayers({ store: node.store, unpacker: bed.unpacker }), unpacker: bed.unpacker, platform };
   const pieces = (async function* () {
     yield archive;
@@ -53,9 +53,9 @@ function residentBytes(): number {
   return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) << 10;
 }
 
-async function refuses(members: readonly Member[], code: BerthError['code'], message: RegExp): Promise<void> {
+async function expectRejection(members: readonly Member[], code: BerthError['code'], message: RegExp): Promise<void> {
   const node = await openNode(bed.newDir(), bed.unpacker);
-  await assert.rejects(bringIn(node, gzipSync(makeTar(members), { level: 1 })), (error) => {
+  await assert.rejects(importArchive(node, gzipSync(makeTar(members), { level: 1 })), (error) => {
     assert.ok(error instanceof BerthError, String(error));
     assert.match(error.message, message);
     assert.equal(error.code, code, error.message);
@@ -72,7 +72,7 @@ test('a thousand names of one image with documents of several megabytes', async 
     annotations: { 'io.containerd.image.name': `x.example/n:${at}` },
   }));
   const members = [blobOf(config), blobOf(manifest), blobOf(layer), { path: 'index.json', content: JSON.stringify({ schemaVersion: 2, manifests }) }];
-  await refuses(members, 'RESOURCE_EXHAUSTED', /manifests and configs exceed 67108864 bytes/);
+  await expectRejection(members, 'RESOURCE_EXHAUSTED', /manifests and configs exceed 67108864 bytes/);
 });
 
 test('five hundred layers that are the same compressed file are read one after another', async () => {
@@ -85,7 +85,7 @@ test('five hundred layers that are the same compressed file are read one after a
     { path: 'manifest.json', content: JSON.stringify([image, image, image, image]) },
   ];
   const node = await openNode(bed.newDir(), bed.unpacker);
-  const { images, files } = await bringIn(node, makeTar(members));
+  const { images, files } = await importArchive(node, makeTar(members));
   assert.equal(images[0]?.diffIds.length, 500);
   assert.ok(files < 200, `${files} open files`);
 });
@@ -93,12 +93,12 @@ test('five hundred layers that are the same compressed file are read one after a
 test('too many names and too many members', async () => {
   const config = configOf([]);
   const image = (at: number) => ({ Config: blobPath(config), RepoTags: Array.from({ length: 600 }, (_, tag) => `x/y${at}:${tag}`), Layers: [] });
-  await refuses(
+  await expectRejection(
     [blobOf(config), { path: 'manifest.json', content: JSON.stringify([image(0), image(1)]) }],
     'FAILED_PRECONDITION',
     /more than 1000 names/,
   );
-  await refuses(
+  await expectRejection(
     Array.from({ length: 100_001 }, () => ({ path: './' })),
     'RESOURCE_EXHAUSTED',
     /more than 100000 members/,

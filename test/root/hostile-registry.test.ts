@@ -17,7 +17,7 @@ function residentBytes(): number {
 }
 
 /** Sends `first`, then sends `again` repeatedly while the client is connected. */
-function speaks(first: string, again = ''): (request: IncomingMessage) => boolean {
+function sendsBytes(first: string, again = ''): (request: IncomingMessage) => boolean {
   return ({ socket }) => {
     socket.on('error', () => undefined);
     const more = (): void => {
@@ -32,8 +32,8 @@ const ok = 'HTTP/1.1 200 OK\r\n';
 const chunked = `${ok}Content-Type: ${manifestType}\r\nTransfer-Encoding: chunked\r\n\r\n`;
 const sized = (length: string): string => `${ok}Content-Type: ${manifestType}\r\nContent-Length: ${length}\r\n\r\n`;
 
-type Lie = readonly [what: string, code: BerthError['code'], first: string, again?: string];
-const lies: readonly Lie[] = [
+type BadResponse = readonly [what: string, code: BerthError['code'], first: string, again?: string];
+const badResponses: readonly BadResponse[] = [
   ['not HTTP', 'FAILED_PRECONDITION', 'SSH-2.0-OpenSSH_9.2\r\n'],
   ['a header of 1 MiB', 'FAILED_PRECONDITION', `${ok}X: ${'x'.repeat(1 << 20)}\r\n\r\n`],
   ['a challenge of 1 MiB', 'FAILED_PRECONDITION', `HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="${'x'.repeat(1 << 20)}"\r\n\r\n`],
@@ -58,9 +58,9 @@ const lies: readonly Lie[] = [
 ];
 
 describe('a registry that sends', () => {
-  for (const [what, code, first, again] of lies) {
+  for (const [what, code, first, again] of badResponses) {
     test(`${what}: fails with a clear error`, async () => {
-      bed.fake.misbehave = speaks(first, again);
+      bed.fake.misbehave = sendsBytes(first, again);
       const before = residentBytes();
       await bed.withSession(async (session) => void (await failure(session.fetchManifest('1'), code)), { deps });
       assert.ok(residentBytes() - before < 100 << 20);
@@ -188,7 +188,7 @@ test('a blob with a wrong content range is rejected, and a slow one can be cance
     bed.fake.misbehave = (_request, response) => void response.writeHead(206, { 'content-range': range }).end('x') === undefined;
     await bed.withSession(async (session) => void (await failure(session.openBlob(layer, { offset: 1234 }), 'FAILED_PRECONDITION')), { deps });
   }
-  bed.fake.misbehave = speaks(`${ok}Content-Length: ${layer.sizeBytes}\r\n\r\n`, 'x');
+  bed.fake.misbehave = sendsBytes(`${ok}Content-Length: ${layer.sizeBytes}\r\n\r\n`, 'x');
   const controller = new AbortController();
   await bed.withSession(
     async (session) => {

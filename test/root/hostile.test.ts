@@ -52,7 +52,7 @@ function imageOf(layers: readonly Buffer[], diffIds = layers.map(digestOf)): Con
   return { '/manifests/1': manifest, [digestOf(config)]: config, ...Object.fromEntries(layers.map((layer) => [digestOf(layer), layer])) };
 }
 
-async function refuses(code: BerthError['code'], message: RegExp, node?: Node): Promise<void> {
+async function expectRejection(code: BerthError['code'], message: RegExp, node?: Node): Promise<void> {
   const { root, pull, store } = node ?? (await openNode(bed.newDir(), bed.unpacker, { keepUnfinishedMs: 60_000 }));
   const before = residentBytes();
   await assert.rejects(pull(`${registry.host}/evil:1`), (error) => {
@@ -94,7 +94,7 @@ function endless(
 test('a manifest of more than 100 MB is not read to its end', async () => {
   const stream = endless(Buffer.alloc(64 << 10, ' '), { 'content-type': manifestType });
   serve({ '/manifests/1': stream.answer });
-  await refuses('FAILED_PRECONDITION', /exceeds 8388608 bytes/);
+  await expectRejection('FAILED_PRECONDITION', /exceeds 8388608 bytes/);
   assert.ok(stream.sentBytes() < 64 << 20, `${stream.sentBytes()} bytes were taken`);
 });
 
@@ -102,7 +102,7 @@ test('an image with ten thousand layers is rejected from its manifest', async ()
   const layer = describe(good, layerType);
   const config = describe('{}', 'application/vnd.oci.image.config.v1+json');
   serve({ '/manifests/1': JSON.stringify({ schemaVersion: 2, config, layers: Array.from({ length: 10_000 }, () => layer) }) });
-  await refuses('FAILED_PRECONDITION', /10000 entries exceed the limit of 500/);
+  await expectRejection('FAILED_PRECONDITION', /10000 entries exceed the limit of 500/);
 });
 
 test('nested indexes, and one that references itself, are rejected', async () => {
@@ -115,12 +115,12 @@ test('nested indexes, and one that references itself, are rejected', async () =>
     inner = describe(text, indexType);
   }
   serve(content, indexType);
-  await refuses('FAILED_PRECONDITION', /more than 3 nested indexes/);
+  await expectRejection('FAILED_PRECONDITION', /more than 3 nested indexes/);
 
   // An index cannot contain its own digest: the registry sends content with a wrong digest.
   const circle = JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests: [{ ...describe('x', indexType), platform }] });
   serve({ '/manifests/1': circle, [digestOf('x')]: circle }, indexType);
-  await refuses('FAILED_PRECONDITION', /digest/);
+  await expectRejection('FAILED_PRECONDITION', /digest/);
 });
 
 test('JSON values of the wrong type are rejected in any place', async () => {
@@ -135,10 +135,10 @@ test('JSON values of the wrong type are rejected in any place', async () => {
   ];
   for (const document of wrong) {
     serve({ '/manifests/1': JSON.stringify(document) });
-    await refuses('FAILED_PRECONDITION', /manifest/);
+    await expectRejection('FAILED_PRECONDITION', /manifest/);
   }
   serve({ '/manifests/1': `${'['.repeat(200_000)}` });
-  await refuses('FAILED_PRECONDITION', /manifest/);
+  await expectRejection('FAILED_PRECONDITION', /manifest/);
   for (const config of [
     '[]',
     '{"rootfs":7}',
@@ -147,14 +147,14 @@ test('JSON values of the wrong type are rejected in any place', async () => {
   ]) {
     const manifest = { schemaVersion: 2, config: describe(config, 'application/vnd.oci.image.config.v1+json'), layers: [describe(good, layerType)] };
     serve({ '/manifests/1': JSON.stringify(manifest), [digestOf(config)]: config });
-    await refuses('FAILED_PRECONDITION', /config/);
+    await expectRejection('FAILED_PRECONDITION', /config/);
   }
 });
 
 test('an endless layer is rejected at the size in the manifest', async () => {
   const stream = endless(Buffer.alloc(64 << 10));
   serve({ ...imageOf([good]), [digestOf(good)]: stream.answer });
-  await refuses('FAILED_PRECONDITION', new RegExp(`${good.length} bytes`));
+  await expectRejection('FAILED_PRECONDITION', new RegExp(`${good.length} bytes`));
   assert.ok(stream.sentBytes() < 16 << 20, `${stream.sentBytes()} bytes were taken`);
 });
 
@@ -207,7 +207,7 @@ test('URLs in a manifest are ignored: layers are fetched only from the registry'
         '/manifests/1': JSON.stringify(document),
         [digestOf(good)]: (response) => void sendError(response, 404, 'BLOB_UNKNOWN', 'x'),
       });
-      await refuses('NOT_FOUND', /not found/);
+      await expectRejection('NOT_FOUND', /not found/);
     }
     assert.deepEqual(other.requests, []);
   } finally {
@@ -237,20 +237,20 @@ test('small documents that would use hundreds of megabytes in memory are rejecte
     `{"a":${'{"":'.repeat(1_000_000)}0${'}'.repeat(1_000_001)}`,
   ]) {
     serve({ '/manifests/1': text });
-    await refuses('FAILED_PRECONDITION', /manifest: more than/);
+    await expectRejection('FAILED_PRECONDITION', /manifest: more than/);
     const config = `{"history":${text}}`.slice(0, 8 << 20);
     const manifest = { schemaVersion: 2, config: describe(config, 'application/vnd.oci.image.config.v1+json'), layers: [] };
     serve({ '/manifests/1': JSON.stringify(manifest), [digestOf(config)]: config });
-    await refuses('FAILED_PRECONDITION', /image config: more than/);
+    await expectRejection('FAILED_PRECONDITION', /image config: more than/);
   }
   const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digestOf('x'), size: 100 << 20 };
   serve({ '/manifests/1': JSON.stringify({ schemaVersion: 2, config, layers: [] }), [digestOf('x')]: endless(Buffer.alloc(64 << 10)).answer });
-  await refuses('FAILED_PRECONDITION', /104857600 bytes exceeds the limit of 8388608/);
+  await expectRejection('FAILED_PRECONDITION', /104857600 bytes exceeds the limit of 8388608/);
 });
 
 test('if one layer of an image is malicious, the other layers are removed', async () => {
   serve(imageOf([good, layerOf({ '../../up': 'evil' })]));
-  await refuses('INVALID_ARGUMENT', /\.\./);
+  await expectRejection('INVALID_ARGUMENT', /\.\./);
 });
 
 test('a tar with ten million entries is rejected at the limit', async () => {
@@ -289,7 +289,7 @@ test('one terabyte in one file, in many files, or in no file is rejected before 
       serve({ ...imageOf([blob], [digestOf(tar)]) });
       const root = join(directory, `node${at}`);
       mkdirSync(root);
-      await refuses('RESOURCE_EXHAUSTED', /does not fit on the disk/, await openNode(root, bed.unpacker));
+      await expectRejection('RESOURCE_EXHAUSTED', /does not fit on the disk/, await openNode(root, bed.unpacker));
       assert.ok(before - free() < 1 << 20, 'nothing is left on the disk');
     }
   } finally {

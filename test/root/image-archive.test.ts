@@ -26,7 +26,7 @@ const upper = layerOf({ 'bin/tool': 'new' }, [{ path: 'bin/tool', content: 'newe
 
 type Options = { readonly name?: string; readonly signal?: AbortSignal; readonly onStart?: (progress: () => Transfer) => void };
 
-function bringIn(node: Node, archive: Buffer | AsyncIterable<Buffer>, options: Options = {}): Promise<readonly ImageRecord[]> {
+function importArchive(node: Node, archive: Buffer | AsyncIterable<Buffer>, options: Options = {}): Promise<readonly ImageRecord[]> {
   const shared = createSharedLayers({ store: node.store, unpacker: bed.unpacker });
   const deps = { store: node.store, shared, unpacker: bed.unpacker, platform };
   return importImages(deps, { signal: new AbortController().signal, ...options, archive: Buffer.isBuffer(archive) ? inPieces(archive) : archive });
@@ -36,7 +36,7 @@ async function* inPieces(bytes: Buffer): AsyncGenerator<Buffer> {
   for (let at = 0; at < bytes.length; at += 99_999) yield bytes.subarray(at, at + 99_999);
 }
 
-async function takeOut(node: Node, ...references: string[]): Promise<Buffer> {
+async function exportArchive(node: Node, ...references: string[]): Promise<Buffer> {
   const { totalBytes, bytes } = exportImages({ store: node.store, unpacker: bed.unpacker }, references, new AbortController().signal);
   const pieces: Buffer[] = [];
   for await (const piece of bytes) pieces.push(piece);
@@ -55,10 +55,10 @@ const run = (cwd: string, command: string, ...args: string[]): string =>
   execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 const skopeo = (cwd: string, ...args: string[]): string => run(cwd, 'skopeo', '--insecure-policy', ...args);
 
-async function refuses(node: Node, archive: Buffer, code: BerthError['code'], message: RegExp, options: Options = {}): Promise<void> {
+async function expectRejection(node: Node, archive: Buffer, code: BerthError['code'], message: RegExp, options: Options = {}): Promise<void> {
   const before = node.store.list();
   const layers = layersOnDisk(node.root);
-  await assert.rejects(bringIn(node, archive, options), (error: unknown) => {
+  await assert.rejects(importArchive(node, archive, options), (error: unknown) => {
     assert.ok(error instanceof BerthError, String(error));
     assert.equal(error.code, code, error.message);
     assert.match(error.message, message);
@@ -75,8 +75,8 @@ test('Skopeo reads an exported archive in both formats, and importing it results
   const node = await bed.node();
   const name = `${bed.host}/team/out:1`;
   const image = await node.pull(name);
-  const archive = await takeOut(node, name);
-  assert.ok(archive.equals(await takeOut(node, name)), 'the same bytes each time');
+  const archive = await exportArchive(node, name);
+  assert.ok(archive.equals(await exportArchive(node, name)), 'exports are deterministic');
   writeFileSync(join(directory, 'a.tar'), archive);
   for (const from of ['oci-archive:a.tar', 'docker-archive:a.tar', `docker-archive:a.tar:${name}`]) {
     assert.equal(digestOf(Buffer.from(skopeo(directory, 'inspect', '--config', '--raw', from))), pushed.id, from);
@@ -85,12 +85,12 @@ test('Skopeo reads an exported archive in both formats, and importing it results
     rmSync(join(directory, 'copied'), { recursive: true });
   }
   const other = await bed.node();
-  const [again, ...more] = await bringIn(other, archive);
+  const [again, ...more] = await importArchive(other, archive);
   assert.deepEqual(more, []);
   assert.deepEqual([again?.id, again?.repoTags, again?.diffIds], [image.id, [name], image.diffIds]);
   const { damages, badImages, temporary, unrecorded } = await verifyStore(other.root);
   assert.deepEqual([damages, badImages, temporary, unrecorded], [[], [], [], []]);
-  assert.ok((await takeOut(other, image.id)).equals(archive));
+  assert.ok((await exportArchive(other, image.id)).equals(archive));
 });
 
 test('an archive of several images contains shared layers once', async () => {
@@ -99,14 +99,14 @@ test('an archive of several images contains shared layers once', async () => {
   await bed.push('many/b', '2', { layers: [base, upper] });
   const names = [`${bed.host}/many/a:1`, `${bed.host}/many/b:2`];
   for (const name of names) await node.pull(name);
-  const archive = await takeOut(node, ...names);
+  const archive = await exportArchive(node, ...names);
   assert.ok(archive.length < base.length * 2);
   const other = await bed.node();
   assert.deepEqual(
-    (await bringIn(other, archive)).map(({ repoTags }) => repoTags[0]),
+    (await importArchive(other, archive)).map(({ repoTags }) => repoTags[0]),
     names,
   );
-  await refuses(await bed.node(), archive, 'INVALID_ARGUMENT', /contains 2 images; one name/, { name: 'x' });
+  await expectRejection(await bed.node(), archive, 'INVALID_ARGUMENT', /contains 2 images; one name/, { name: 'x' });
 });
 
 test('archives of Skopeo are imported: OCI and Docker, uncompressed and compressed, with their names or a given one', async () => {
@@ -122,11 +122,11 @@ test('archives of Skopeo are imported: OCI and Docker, uncompressed and compress
     const tar = readFileSync(join(directory, file));
     for (const archive of [tar, gzipSync(tar), zstdCompressSync(tar)]) {
       const node = await bed.node();
-      const [image] = await bringIn(node, archive);
+      const [image] = await importArchive(node, archive);
       assert.deepEqual([image?.id, image?.repoTags], [pushed.id, [tag]]);
       assert.equal(image?.repoDigests.length, file === 'oci.tar' ? 1 : 0);
       assert.deepEqual(layersOnDisk(node.root), [...pushed.diffIds].sort());
-      const [renamed] = await bringIn(node, archive, { name: 'given/name:x' });
+      const [renamed] = await importArchive(node, archive, { name: 'given/name:x' });
       assert.deepEqual(renamed?.repoTags, [tag, 'docker.io/given/name:x']);
       assert.equal(node.store.find('given/name:x')?.id, pushed.id);
     }
@@ -142,7 +142,7 @@ test('an umoci layout, which has a tag instead of a name, is imported without a 
   // In another order: the index last.
   run(directory, 'tar', '-cf', 'oci.tar', '-C', 'oci', 'blobs', 'oci-layout', 'index.json');
   const node = await bed.node();
-  const [image] = await bringIn(node, readFileSync(join(directory, 'oci.tar')));
+  const [image] = await importArchive(node, readFileSync(join(directory, 'oci.tar')));
   assert.deepEqual([image?.repoTags, image?.repoDigests], [[], []]);
   assert.deepEqual(image?.diffIds, [digestOf(base)]);
   assert.equal((await bed.node({ root: node.root })).store.find(image.id)?.id, image.id);
@@ -181,11 +181,11 @@ function oldSave(
 
 test('archives of old Docker versions are imported, including symlinks and compressed layers', async () => {
   const node = await bed.node();
-  const [image] = await bringIn(node, oldSave([base, upper, base]));
+  const [image] = await importArchive(node, oldSave([base, upper, base]));
   assert.deepEqual(image?.repoTags, ['docker.io/library/old:1', 'docker.io/library/old:2']);
   assert.deepEqual(image?.diffIds, [base, upper, base].map(digestOf));
   const zipped = gzipSync(upper);
-  const [other] = await bringIn(await bed.node(), oldSave([zipped], { config: { rootfs: { type: 'layers', diff_ids: [digestOf(upper)] } } }));
+  const [other] = await importArchive(await bed.node(), oldSave([zipped], { config: { rootfs: { type: 'layers', diff_ids: [digestOf(upper)] } } }));
   assert.deepEqual(other?.layers, [{ diffId: digestOf(upper), digest: digestOf(zipped), compressedBytes: zipped.length }]);
 });
 
@@ -223,53 +223,53 @@ test('the platform of the node is imported from a nested index and from several 
   const index = asBlob({ schemaVersion: 2, mediaType: ociIndex, manifests: entries }, ociIndex);
   const annotations = { 'io.containerd.image.name': 'docker.io/library/nested:1', 'org.opencontainers.image.ref.name': '1' };
   const blobs = [mine, ...mineRest, other, ...otherRest, index];
-  const nested = await bringIn(await bed.node(), layoutOf([asDescriptor(index, { annotations })], blobs));
+  const nested = await importArchive(await bed.node(), layoutOf([asDescriptor(index, { annotations })], blobs));
   assert.deepEqual(
     nested.map(({ repoTags, diffIds }) => [repoTags, diffIds]),
     [[['docker.io/library/nested:1'], [digestOf(base)]]],
   );
   assert.deepEqual(nested[0]?.repoDigests, [`docker.io/library/nested@${digestOf(index.bytes)}`]);
-  const flat = await bringIn(await bed.node(), layoutOf(entries, blobs));
+  const flat = await importArchive(await bed.node(), layoutOf(entries, blobs));
   assert.deepEqual(
     flat.map(({ diffIds }) => diffIds),
     [[digestOf(base)]],
   );
-  await refuses(await bed.node(), layoutOf([entries[0] ?? {}], blobs), 'NOT_FOUND', /s390x/);
+  await expectRejection(await bed.node(), layoutOf([entries[0] ?? {}], blobs), 'NOT_FOUND', /s390x/);
 });
 
 test('malicious and corrupt archives are rejected and leave nothing behind', async () => {
   const node = await bed.node();
   const [manifest, config, layer] = manifestFor(base);
   assert.ok(manifest && config && layer);
-  const whole = layoutOf([asDescriptor(manifest)], [manifest, config, layer]);
+  const complete = layoutOf([asDescriptor(manifest)], [manifest, config, layer]);
   const without = (absent: Blob) =>
     layoutOf(
       [asDescriptor(manifest)],
       [manifest, config, layer].filter((blob) => blob !== absent),
     );
   const swapped = (from: Blob, bytes: Buffer) => {
-    const at = whole.indexOf(from.bytes);
-    return Buffer.concat([whole.subarray(0, at), bytes, whole.subarray(at + bytes.length)]);
+    const at = complete.indexOf(from.bytes);
+    return Buffer.concat([complete.subarray(0, at), bytes, complete.subarray(at + bytes.length)]);
   };
   const cyclic = asBlob({ schemaVersion: 2, mediaType: ociIndex, manifests: [] }, ociIndex);
   const cases: readonly (readonly [what: string, archive: Buffer, code: BerthError['code'], message: RegExp])[] = [
-    ['no tar', randomBytes(5000), 'INVALID_ARGUMENT', /not a tar archive/],
-    ['nothing', Buffer.alloc(0), 'INVALID_ARGUMENT', /empty archive/],
+    ['not a tar', randomBytes(5000), 'INVALID_ARGUMENT', /not a tar archive/],
+    ['an empty archive', Buffer.alloc(0), 'INVALID_ARGUMENT', /empty archive/],
     ['no image', makeTar([{ path: 'x', content: 'y' }]), 'INVALID_ARGUMENT', /neither an index.json .* nor a manifest.json/],
     ['an empty index', layoutOf([], []), 'INVALID_ARGUMENT', /contains no image/],
-    ['cut off', whole.subarray(0, 100_000), 'INVALID_ARGUMENT', /unexpected end/],
-    ['cut off and compressed', gzipSync(whole).subarray(0, 100_000), 'INVALID_ARGUMENT', /archive/],
-    ['a name that leads out', makeTar([{ path: '../../index.json', content: '{}' }]), 'INVALID_ARGUMENT', /"\.\."/],
+    ['truncated', complete.subarray(0, 100_000), 'INVALID_ARGUMENT', /unexpected end/],
+    ['truncated and compressed', gzipSync(complete).subarray(0, 100_000), 'INVALID_ARGUMENT', /archive/],
+    ['a name with ..', makeTar([{ path: '../../index.json', content: '{}' }]), 'INVALID_ARGUMENT', /"\.\."/],
     ['a missing layer', without(layer), 'FAILED_PRECONDITION', /missing member/],
     ['a missing config', without(config), 'FAILED_PRECONDITION', /missing member/],
     ['another layer', swapped(layer, Buffer.from('x')), 'INVALID_ARGUMENT', /layer sha256:.*not a tar/],
     ['another config', swapped(config, Buffer.from(' ')), 'FAILED_PRECONDITION', /digest/],
     ['another manifest', swapped(manifest, Buffer.from(' ')), 'FAILED_PRECONDITION', /digest/],
-    ['an index of nothing', layoutOf([asDescriptor(cyclic)], [cyclic]), 'NOT_FOUND', /no image for platform/],
+    ['an index without images', layoutOf([asDescriptor(cyclic)], [cyclic]), 'NOT_FOUND', /no image for platform/],
     ['JSON of the wrong type', makeTar([{ path: 'index.json', content: '[]' }]), 'FAILED_PRECONDITION', /must be an object/],
     ['a huge index', makeTar([{ path: 'index.json', content: Buffer.alloc(9 << 20, ' ') }]), 'FAILED_PRECONDITION', /exceeds the limit/],
     [
-      'links in a circle',
+      'circular symlinks',
       oldSave([base], { manifest: { Layers: ['a'] } }, [
         { path: 'a', type: '2', link: 'b' },
         { path: 'b', type: '2', link: 'a' },
@@ -278,35 +278,35 @@ test('malicious and corrupt archives are rejected and leave nothing behind', asy
       /missing member "a"/,
     ],
     [
-      'a link to the outside',
+      'a symlink to the outside',
       oldSave([base], { manifest: { Layers: ['a'] } }, [{ path: 'a', type: '2', link: '../../../../etc/passwd' }]),
       'FAILED_PRECONDITION',
       /missing member/,
     ],
     [
-      'a config of another digest',
+      'a config with another digest',
       oldSave([base], { manifest: { Config: `${'0'.repeat(64)}.json` } }, [{ path: `${'0'.repeat(64)}.json`, content: config.bytes }]),
       'FAILED_PRECONDITION',
       /digest mismatch/,
     ],
     ['too few layers', oldSave([base], { manifest: { Layers: [] } }), 'FAILED_PRECONDITION', /lists 1 layers/],
-    ['a layer that leads out', oldSave([layerOf({ '../up': 'evil' })]), 'INVALID_ARGUMENT', /"\.\."/],
+    ['a layer with a path with ..', oldSave([layerOf({ '../up': 'evil' })]), 'INVALID_ARGUMENT', /"\.\."/],
   ];
-  for (const [, archive, code, message] of cases) await refuses(node, archive, code, message);
+  for (const [, archive, code, message] of cases) await expectRejection(node, archive, code, message);
   assert.deepEqual(node.store.list(), []);
   assert.deepEqual(layersOnDisk(node.root), []);
   for (const name of ['x@sha256:0', `x@${digestOf(base)}`, 'x/UPPER'])
-    await assert.rejects(bringIn(node, whole, { name }), { code: 'INVALID_ARGUMENT' });
-  assert.equal((await bringIn(node, whole)).length, 1);
+    await assert.rejects(importArchive(node, complete, { name }), { code: 'INVALID_ARGUMENT' });
+  assert.equal((await importArchive(node, complete)).length, 1);
 });
 
 test('a cancelled import leaves nothing behind, also when its sender is stalled', async () => {
   const node = await bed.node();
   const controller = new AbortController();
   const { promise: never } = Promise.withResolvers<void>();
-  const whole = oldSave([base]);
+  const complete = oldSave([base]);
   async function* stalled(): AsyncGenerator<Buffer> {
-    yield whole.subarray(0, 200_000);
+    yield complete.subarray(0, 200_000);
     setTimeout(() => controller.abort(new BerthError('CANCELLED', 'the caller has gone')), 50);
     await Promise.race([never, new Promise((resolve) => controller.signal.addEventListener('abort', resolve))]);
   }
@@ -314,7 +314,7 @@ test('a cancelled import leaves nothing behind, also when its sender is stalled'
   const onStart = (now: () => Transfer): void => {
     progress = now;
   };
-  await assert.rejects(bringIn(node, stalled(), { signal: controller.signal, onStart }), { code: 'CANCELLED', message: 'the caller has gone' });
+  await assert.rejects(importArchive(node, stalled(), { signal: controller.signal, onStart }), { code: 'CANCELLED', message: 'the caller has gone' });
   assert.equal(progress?.().receivedBytes, 200_000);
   assert.deepEqual(layersOnDisk(node.root), []);
 });
@@ -328,7 +328,7 @@ test('an archive that does not fit on the disk is rejected, and its space is fre
       yield makeTar([{ path: 'big', sizeBytes: 1e12 }], false);
       for (;;) yield Buffer.alloc(1 << 20);
     }
-    await assert.rejects(bringIn(node, endless()), { code: 'RESOURCE_EXHAUSTED', message: /^import archive: archive.*does not fit/ });
+    await assert.rejects(importArchive(node, endless()), { code: 'RESOURCE_EXHAUSTED', message: /^import archive: archive.*does not fit/ });
     assert.deepEqual(layersOnDisk(root), []);
   } finally {
     execFileSync('umount', [root]);
@@ -341,12 +341,12 @@ test('an export of a corrupt or missing layer, or of one without archive data, f
   const name = `${bed.host}/team/bad:1`;
   await node.pull(name);
   const layer = join(node.root, 'layers', digestOf(base).slice(7));
-  await assert.rejects(takeOut(node, name, 'nothere'), { code: 'NOT_FOUND', message: 'image nothere is not on this node' });
+  await assert.rejects(exportArchive(node, name, 'nothere'), { code: 'NOT_FOUND', message: 'image nothere is not on this node' });
   writeFileSync(join(layer, 'diff/etc/os'), 'debiaN');
-  await assert.rejects(takeOut(node, name), { code: 'FAILED_PRECONDITION', message: /^export: layer sha256:.*"etc\/os": checksum mismatch/ });
+  await assert.rejects(exportArchive(node, name), { code: 'FAILED_PRECONDITION', message: /^export: layer sha256:.*"etc\/os": checksum mismatch/ });
   const facts = JSON.parse(readFileSync(join(layer, 'layer.json'), 'utf8'));
   writeFileSync(join(layer, 'layer.json'), JSON.stringify({ ...facts, tarBytes: undefined }));
-  await assert.rejects(takeOut(await bed.node({ root: node.root }), name), {
+  await assert.rejects(exportArchive(await bed.node({ root: node.root }), name), {
     code: 'FAILED_PRECONDITION',
     message: /earlier version.*pull it again/,
   });
@@ -357,7 +357,7 @@ test('an export keeps its layers until it is complete, also when the image is re
   const node = await bed.node();
   const name = `${bed.host}/team/kept:1`;
   await node.pull(name);
-  const wanted = await takeOut(node, name);
+  const wanted = await exportArchive(node, name);
   const { bytes } = exportImages({ store: node.store, unpacker: bed.unpacker }, [name], new AbortController().signal);
   const pieces = [(await bytes.next()).value ?? Buffer.alloc(0)];
   await node.store.remove(name);

@@ -175,7 +175,7 @@ function leftovers(): string[] {
 
 async function until(isSo: () => boolean | Promise<boolean>): Promise<void> {
   for (let waits = 0; !(await isSo()); waits += 1) {
-    assert.ok(waits < 200, 'it takes too long');
+    assert.ok(waits < 200, 'timeout');
     await sleep(50);
   }
 }

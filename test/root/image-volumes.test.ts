@@ -10,11 +10,11 @@ import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } fr
 
 const never = new AbortController().signal;
 let host: TestEngine;
-let traces: string[];
+let leftoversBefore: string[];
 let layers: string[];
 
 before(async () => {
-  traces = findTraces();
+  leftoversBefore = findLeftovers();
   host = await startEngine();
   layers = ['top', 'bottom'].map((name) => join(host.directory, `volume-${name}`));
   const [top = '', bottom = ''] = layers;
@@ -30,10 +30,10 @@ before(async () => {
 });
 after(async () => {
   await host.end();
-  assert.deepEqual(findTraces(), traces, 'nothing is left');
+  assert.deepEqual(findLeftovers(), leftoversBefore, 'nothing is left');
 });
 
-function findTraces(): string[] {
+function findLeftovers(): string[] {
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup');
   return [...readFileSync('/proc/self/mounts', 'utf8').split('\n'), ...cgroups.filter((name) => name === `berth-test-${process.pid}`)];
 }

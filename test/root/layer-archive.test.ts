@@ -32,7 +32,7 @@ async function assembled(layer: Unpacked, signal = new AbortController().signal)
   return Buffer.concat(pieces);
 }
 
-async function checkExact(name: string, tar: Buffer, blob = tar): Promise<void> {
+async function assertBitExact(name: string, tar: Buffer, blob = tar): Promise<void> {
   const again = await assembled(await unpack(tar, blob));
   assert.ok(again.equals(tar), `${name}: ${again.length} bytes of ${tar.length}`);
 }
@@ -59,19 +59,19 @@ const archives: Readonly<Record<string, Buffer>> = {
     { path: 'g', type: 'g', content: '13 comment=x\n' },
     { path: 'after', content: 'y' },
   ]),
-  'long names as GNU has them': makeTar([
+  'long names in GNU format': makeTar([
     { path: '././@LongLink', type: 'L', content: `${'n'.repeat(200)}\0` },
     { path: 'n'.repeat(100), content: 'long' },
   ]),
-  'padding that is not zeros': Buffer.concat([makeTar([{ path: 'f', content: 'abc' }], false).fill(0x2a, 515, 1024), Buffer.alloc(1024)]),
-  'something after the end': Buffer.concat([makeTar(plain), Buffer.alloc(9000, 'rest')]),
+  'padding other than zeros': Buffer.concat([makeTar([{ path: 'f', content: 'abc' }], false).fill(0x2a, 515, 1024), Buffer.alloc(1024)]),
+  'data after the end': Buffer.concat([makeTar(plain), Buffer.alloc(9000, 'rest')]),
   'whiteouts, also with content': makeTar([
     { path: 'a/.wh.gone', content: 'content of a whiteout' },
     { path: 'a/.wh..wh..opq', content: '' },
     { path: '.wh..wh.plnk/1.2', content: 'bookkeeping' },
   ]),
-  'one name many times': makeTar(Array.from({ length: 50 }, (_, number) => ({ path: 'same', content: `content ${number}` }))),
-  'names that become something else': makeTar([
+  'the same name many times': makeTar(Array.from({ length: 50 }, (_, number) => ({ path: 'same', content: `content ${number}` }))),
+  'entries replaced by other types': makeTar([
     { path: 'a/b/c', content: 'first' },
     { path: 'a/b/d', content: 'second' },
     { path: 'a/b/c', content: 'third' },
@@ -86,17 +86,17 @@ const archives: Readonly<Record<string, Buffer>> = {
     { path: 'same/x', content: 'kept' },
     { path: 'same/', type: '5' },
   ]),
-  'paths that are not clean': makeTar([
+  'non-canonical paths': makeTar([
     { path: './x//y/./z', content: '1' },
     { path: '/abs', content: '2' },
   ]),
 };
 
-for (const [name, tar] of Object.entries(archives)) test(`a layer is reassembled bit-exactly: ${name}`, () => checkExact(name, tar));
+for (const [name, tar] of Object.entries(archives)) test(`a layer is reassembled bit-exactly: ${name}`, () => assertBitExact(name, tar));
 
 test('a layer is reassembled bit-exactly: several gzip members', async () => {
   const tar = makeTar(plain);
-  await checkExact('members', tar, Buffer.concat([gzipSync(tar.subarray(0, 5000)), gzipSync(tar.subarray(5000))]));
+  await assertBitExact('members', tar, Buffer.concat([gzipSync(tar.subarray(0, 5000)), gzipSync(tar.subarray(5000))]));
 });
 
 test('a layer is reassembled bit-exactly: all formats of GNU tar, including sparse files', async () => {
@@ -115,12 +115,12 @@ test('a layer is reassembled bit-exactly: all formats of GNU tar, including spar
       },
     );
     assert.ok(!isSparse || tar.length < 2 << 20, `${format} is sparse`);
-    await checkExact(format, tar);
+    await assertBitExact(format, tar);
   }
 });
 
 test('a layer is reassembled bit-exactly: thousands of files of Debian', async () => {
-  await checkExact(
+  await assertBitExact(
     'doc',
     execFileSync('tar', ['-c', '-C', '/usr/share', 'doc', 'perl5'], { maxBuffer: 1 << 30, stdio: ['ignore', 'pipe', 'ignore'] }),
   );
@@ -153,8 +153,8 @@ test('corrupt files are reported and not exported', async () => {
       },
       /open "etc\/os"/,
     ],
-    [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /record of the files is corrupt/],
-    [({ tarSplitFile }) => writeFileSync(tarSplitFile, flipped(readFileSync(tarSplitFile))), /record of the files is corrupt|diff id/],
+    [({ tarSplitFile }) => truncateSync(tarSplitFile, 100), /tar metadata of the layer is corrupt/],
+    [({ tarSplitFile }) => writeFileSync(tarSplitFile, withBitFlip(readFileSync(tarSplitFile))), /tar metadata of the layer is corrupt|diff id/],
     [({ tarSplitFile }) => rmSync(tarSplitFile), /ENOENT/],
   ];
   for (const [damage, message] of kinds) {
@@ -182,7 +182,7 @@ test('a reader that stops or is cancelled leaves no work in progress', async () 
   assert.equal((await assembled(layer)).length, (16 << 20) + 512 + 1024);
 });
 
-function flipped(bytes: Buffer): Buffer {
+function withBitFlip(bytes: Buffer): Buffer {
   const at = bytes.length >> 1;
   bytes[at] = (bytes[at] ?? 0) ^ 0xff;
   return bytes;

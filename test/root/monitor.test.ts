@@ -217,7 +217,7 @@ test('a run reports start time and outcome of each operation up to the failed on
   const open = (path: string, more: Partial<Op> = {}): Op =>
     ({ call: 'openat', dir: 'cwd', path, flags: O.RDONLY | O.CLOEXEC, mode: 0, note: `opening ${path}`, ...more }) as Op;
   const parent = [open('/no/such', { out: 'absent', tolerate: ['ENOENT'] }), { call: 'fchdir', fd: 'absent', note: 'entering' } satisfies Op];
-  const told: string[][] = [];
+  const runs: string[][] = [];
   const run = (child: readonly Op[]) =>
     startExec(
       { monitor },
@@ -225,7 +225,7 @@ test('a run reports start time and outcome of each operation up to the failed on
         plan: barePlan(child, { parent }),
         fds: [],
         name: 'test',
-        ran: ({ run }) => void told.push(run.map(({ us, outcome }) => `${us === undefined ? 'untimed' : us > 0} ${outcome}`)),
+        ran: ({ run }) => void runs.push(run.map(({ us, outcome }) => `${us === undefined ? 'untimed' : us > 0} ${outcome}`)),
       },
     );
   const setsid: Op = { call: 'setsid', note: 'making a session' };
@@ -233,7 +233,7 @@ test('a run reports start time and outcome of each operation up to the failed on
   const filter: Op = { call: 'seccomp', flags: 0, filter: denyMkdir(), note: 'setting the seccomp filter' };
   await (await run([setsid, filter, umask, execve('/no/such', ['ENOENT']), execve(shell)])).exited;
   await assert.rejects(run([setsid, open('/no/such'), execve(shell)]), /opening \/no\/such/);
-  assert.deepEqual(told, [
+  assert.deepEqual(runs, [
     ['true ENOENT', 'true skipped', 'true done', 'true done', 'true done', 'untimed done', 'untimed ENOENT', 'untimed unfinished'],
     ['true ENOENT', 'true skipped', 'true done', 'true done', 'true unfinished'],
   ]);
@@ -336,7 +336,7 @@ test('reap becomes a pid 1 that waits for orphans until SIGTERM', async (t) => {
     supervise: { mode: 'none' },
   });
   const { pid, monitorPid } = await startMonitor(deps, { plan, fds: [], name: 'pod' });
-  assert.equal(processStartTime(monitorPid), null, 'the monitor has ended');
+  assert.equal(processStartTime(monitorPid), null, 'the monitor has exited');
   const pidfd = pidfdOpen(pid);
   assert.deepEqual(readdirSync(`/proc/${pid}/fd`), ['0', '1', '2']);
   const join: Op = { call: 'setns', fd: 'target', namespaces: CLONE.NEWPID | CLONE.NEWNS, note: 'joining' };
@@ -344,14 +344,14 @@ test('reap becomes a pid 1 that waits for orphans until SIGTERM', async (t) => {
   const orphan =
     '(sleep 0.05 &) ; echo $$; while ls -d /proc/[0-9]* | grep -qvE "^/proc/(1|$$)$" && [ $((n+=1)) -lt 200 ]; do sleep 0.02; set -- /proc/[0-9]*; [ $# -le 2 ] && break; done; echo $#';
   const { text } = await output(t, { ...script(orphan), fds: ['target'], parent: [join] }, [pidfd]);
-  assert.match(text, /^\d+\n2\n$/, 'pid 1 and the shell are left');
+  assert.match(text, /^\d+\n2\n$/, 'only pid 1 and the shell remain');
   pidfdSendSignal(pidfd, 15);
   await whenReadable(pidfd);
   close(pidfd);
 });
 
 /** Sends an invalid plan to a monitor. @returns its report, or null. */
-async function refusal(path: string, bytes: Buffer): Promise<Buffer | null> {
+async function rejectionReport(path: string, bytes: Buffer): Promise<Buffer | null> {
   const plan = memfd('plan');
   const nothing = openSync('/dev/null', 'r+');
   const [reader, writer] = pipe();
@@ -369,14 +369,14 @@ test('a truncated plan is rejected before its first operation', async (t) => {
   const { monitor } = await monitorDeps(t);
   const dir = scratch(t);
   const made: Op = { call: 'mkdirat', dir: 'cwd', path: join(dir, 'made'), mode: 0o755, tolerate: ['EEXIST'], note: 'making a directory' };
-  const whole = encodePlan(barePlan([execve(shell)], { parent: [made] }));
-  for (let length = 0; length < whole.length; length += 1) {
-    const cut = Buffer.from(whole.subarray(0, length));
+  const complete = encodePlan(barePlan([execve(shell)], { parent: [made] }));
+  for (let length = 0; length < complete.length; length += 1) {
+    const cut = Buffer.from(complete.subarray(0, length));
     // Also with a matching length, so that the content must be detected as invalid.
     if (length >= 12) cut.writeUInt32LE(length, 8);
-    assert.equal((await refusal(monitor.path, cut))?.readInt32LE(0), 4, `${length} bytes`);
+    assert.equal((await rejectionReport(monitor.path, cut))?.readInt32LE(0), 4, `${length} bytes`);
   }
-  assert.equal((await refusal(monitor.path, Buffer.concat([whole, Buffer.alloc(8)])))?.readInt32LE(4), 1, 'trailing bytes');
+  assert.equal((await rejectionReport(monitor.path, Buffer.concat([complete, Buffer.alloc(8)])))?.readInt32LE(4), 1, 'trailing bytes');
   assert.ok(!existsSync(join(dir, 'made')));
 });
 

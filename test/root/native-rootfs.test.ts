@@ -49,7 +49,7 @@ async function layersOf(...layers: readonly (readonly Member[])[]): Promise<stri
 }
 
 /** Returns the tree as a container sees it, without its top directory. */
-async function seen(rootfs: RootfsDriver, id: string, layers: readonly string[]): Promise<Record<string, unknown>> {
+async function visibleTree(rootfs: RootfsDriver, id: string, layers: readonly string[]): Promise<Record<string, unknown>> {
   const fd = await rootfs.open(id, layers);
   const { '': _top, ...tree } = describeTree(`/proc/${process.pid}/fd/${fd}/.`);
   return tree;
@@ -60,7 +60,7 @@ test('a copied root equals that of overlayfs', async () => {
   const native = createNativeRootfs(join(directory, 'native'));
   const overlay = createOverlayRootfs(join(directory, 'overlay'));
   for (const rootfs of [native, overlay]) rootfs.create('c1', layers);
-  const [copied, stacked] = [await seen(native, 'c1', layers), await seen(overlay, 'c1', layers)];
+  const [copied, stacked] = [await visibleTree(native, 'c1', layers), await visibleTree(overlay, 'c1', layers)];
   assert.deepEqual(copied, stacked);
   assert.ok(Object.keys(copied).length > 15);
   for (const rootfs of [native, overlay]) await rootfs.remove('c1');
@@ -72,7 +72,7 @@ test('a root of fuse-overlayfs equals that of overlayfs', async () => {
   const fuse = await createFuseRootfs(join(directory, 'fuse'), true);
   const overlay = createOverlayRootfs(join(directory, 'overlay'));
   for (const rootfs of [fuse, overlay]) rootfs.create('c1', layers);
-  assert.deepEqual(await seen(fuse, 'c1', layers), await seen(overlay, 'c1', layers));
+  assert.deepEqual(await visibleTree(fuse, 'c1', layers), await visibleTree(overlay, 'c1', layers));
   for (const rootfs of [fuse, overlay]) await rootfs.remove('c1');
 });
 

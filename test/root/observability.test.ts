@@ -133,7 +133,7 @@ function promtool(args: readonly string[], input?: string) {
 }
 
 function assertNoSecret(text: string): void {
-  for (const [kind, secret] of Object.entries(secrets)) assert.ok(!text.includes(secret), `the ${kind} shows`);
+  for (const [kind, secret] of Object.entries(secrets)) assert.ok(!text.includes(secret), `the text contains the ${kind}`);
 }
 
 test('/metrics counts calls, pulls, plugin calls, states and steps', async () => {

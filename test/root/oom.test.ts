@@ -13,7 +13,7 @@ import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './supp
 const MiB = 1024 * 1024;
 const podsCgroup = `/berth-test-${process.pid}-oom`;
 const isLogThere = openKernelLog() !== null;
-const options = { skip: !isLogThere && 'the kernel log cannot be read here' };
+const options = { skip: !isLogThere && 'the kernel log cannot be read' };
 const limited: Resources = { memoryLimitBytes: 20 * MiB, memorySwapLimitBytes: 20 * MiB };
 /** A single process that allocates memory until it is killed. */
 const greedy = 'x=a; while :; do x=$x$x$x; done';

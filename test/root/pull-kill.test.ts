@@ -21,10 +21,10 @@ const bed = useImages();
 const workspace = createWorkspace();
 after(() => workspace.remove());
 
-async function checkWhole(moment: string, images: number): Promise<void> {
+async function assertIntact(when: string, images: number): Promise<void> {
   const { damages, badImages, temporary, unrecorded, ...found } = await verifyStore(workspace.root);
-  assert.deepEqual({ damages, badImages, temporary, unrecorded }, { damages: [], badImages: [], temporary: [], unrecorded: [] }, moment);
-  assert.equal(found.images, images, moment);
+  assert.deepEqual({ damages, badImages, temporary, unrecorded }, { damages: [], badImages: [], temporary: [], unrecorded: [] }, when);
+  assert.equal(found.images, images, when);
 }
 
 test('a daemon killed during pulls leaves nothing incomplete, and the next one can pull the image', {
@@ -54,9 +54,9 @@ test('a daemon killed during pulls leaves nothing incomplete, and the next one c
 
     const daemon = await startDaemon(workspace);
     const { images = [] } = await daemon.client.call<{ images: unknown[] }>('ListImages', {});
-    await checkWhole(`after kill ${kill}`, images.length);
+    await assertIntact(`after kill ${kill}`, images.length);
     await daemon.client.call('PullImage', request);
-    await checkWhole(`after the pull that followed kill ${kill}`, 1);
+    await assertIntact(`after the pull that followed kill ${kill}`, 1);
     await daemon.client.call('RemoveImage', request);
     if (kill === 0) {
       const startedAt = performance.now();
@@ -65,7 +65,7 @@ test('a daemon killed during pulls leaves nothing incomplete, and the next one c
       pullMs = 2 * (performance.now() - startedAt);
       await daemon.client.call('RemoveImage', request);
     }
-    await checkWhole(`after the removal that followed kill ${kill}`, 0);
+    await assertIntact(`after the removal that followed kill ${kill}`, 0);
     assert.equal(await daemon.end('SIGTERM'), 0);
   }
   t.diagnostic(`${interrupted} of ${kills} pulls were interrupted`);

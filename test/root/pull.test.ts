@@ -29,7 +29,7 @@ async function failsWith(promise: Promise<unknown>, code: BerthError['code'], me
   });
 }
 
-function checkNothingLeft(node: Node): void {
+function assertNoLeftovers(node: Node): void {
   assert.deepEqual(node.store.list(), []);
   assert.deepEqual(layersOnDisk(node.root), []);
   assert.deepEqual(readdirSync(join(node.root, 'images')), []);
@@ -96,7 +96,7 @@ test('an index resolves to the image of this platform, with the digest of the in
   const node = await bed.node();
   await failsWith(node.pull(`${bed.host}/multi:none`), 'NOT_FOUND', /s390x/);
   await failsWith(node.pull(`${bed.host}/multi:foreign`), 'NOT_FOUND', /s390x/);
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
   const image = await node.pull(`${bed.host}/multi:all`);
   assert.equal(image.id, own.id);
   assert.deepEqual(image.repoDigests, [`${bed.host}/multi@${digest}`]);
@@ -181,7 +181,7 @@ test('layers below one with an opaque top directory are not part of the root', a
 });
 
 /** Creates an unpacker that waits before each layer until the test continues. */
-function gated(): { readonly unpacker: Unpacker; readonly open: () => void; readonly arrived: Promise<void> } {
+function createGate(): { readonly unpacker: Unpacker; readonly open: () => void; readonly arrived: Promise<void> } {
   const gate = Promise.withResolvers<void>();
   const arrived = Promise.withResolvers<void>();
   const unpacker: Unpacker = {
@@ -200,7 +200,7 @@ const pulledLines = (node: Node): number => node.logged.filter((line) => line.me
 
 test('concurrent pulls of the same image are joined', async () => {
   await bed.push('joined', '1', { layers: [base, upper] });
-  const gate = gated();
+  const gate = createGate();
   const node = await bed.node({ unpacker: gate.unpacker });
   let progress: (() => Transfer) | undefined;
   const first = node.puller.pullImage({
@@ -236,7 +236,7 @@ test('concurrent pulls of the same image are joined', async () => {
 
 test('a joined pull continues while a caller waits, and leaves nothing when all have cancelled', async () => {
   await bed.push('waiters', '1', { layers: [base, upper] });
-  const gate = gated();
+  const gate = createGate();
   const node = await bed.node({ unpacker: gate.unpacker });
   const [one, two] = [new AbortController(), new AbortController()];
   const late = node.pull(`${bed.host}/waiters:1`, one.signal);
@@ -247,7 +247,7 @@ test('a joined pull continues while a caller waits, and leaves nothing when all 
   two.abort();
   await failsWith(patient, 'CANCELLED', /canceled/);
   while (layersOnDisk(node.root).length > 0) await sleep(20);
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
   gate.open();
   await node.pull(`${bed.host}/waiters:1`);
 });
@@ -272,7 +272,7 @@ test('concurrent pulls of different images share a layer in progress', async () 
 test('a pull takes over the layer of a cancelled pull', async () => {
   await bed.push('over/a', '1', { layers: [base, layerOf({ a: 'over' })] });
   await bed.push('over/b', '1', { layers: [base] });
-  const gate = gated();
+  const gate = createGate();
   const node = await bed.node({ unpacker: gate.unpacker });
   const controller = new AbortController();
   const first = node.pull(`${bed.host}/over/a:1`, controller.signal);
@@ -300,7 +300,7 @@ test('an image that does not match its digests leaves nothing behind', async () 
   await failsWith(node.pull(`${bed.host}/wrong/count:1`), 'FAILED_PRECONDITION', /1 layers.* 2/);
   await failsWith(node.pull(`${bed.host}/wrong/tar:1`), 'INVALID_ARGUMENT', /^layer sha256:.*not a tar/);
   await failsWith(node.pull(`${bed.host}/wrong/path:1`), 'INVALID_ARGUMENT', /^layer sha256:.*"\.\."/);
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
 });
 
 test('a corrupt blob is rejected', async () => {
@@ -312,7 +312,7 @@ test('a corrupt blob is rejected', async () => {
   writeFileSync(file, bytes);
   const node = await bed.node();
   await failsWith(node.pull(`${bed.host}/damaged:1`), 'FAILED_PRECONDITION', /digest mismatch/);
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
 });
 
 test('a layer is resumed after each broken connection', async () => {
@@ -364,7 +364,7 @@ test('removal by any name removes the image, all its names and its unshared laye
     assert.deepEqual((await bed.node({ root: node.root })).store.list().length, 1);
   }
   await node.store.remove(`${bed.host}/remove/b:1`);
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
 });
 
 test('layers leased by a container survive the removal of the image until they are released', async () => {
@@ -383,7 +383,7 @@ test('layers leased by a container survive the removal of the image until they a
   assert.deepEqual(layersOnDisk(node.root), pushed.diffIds.slice(0, 1));
   await node.store.release('container-2');
   await node.store.release('container-2');
-  checkNothingLeft(node);
+  assertNoLeftovers(node);
   assert.deepEqual(await node.store.fsInfo(), { mountpoint: node.root, usedBytes: 0, inodesUsed: 0 });
 });
 
@@ -429,7 +429,7 @@ test('an image with a missing layer is removed at startup and can be pulled agai
   const restarted = await bed.node({ root: node.root });
   assert.deepEqual(restarted.store.list(), []);
   await restarted.store.collect();
-  checkNothingLeft(restarted);
+  assertNoLeftovers(restarted);
   await restarted.pull(`${bed.host}/incomplete:1`);
 });
 
@@ -441,7 +441,7 @@ test('unsynced layers are re-fetched after a reboot, but not after a restart of 
   await pull(reference);
 
   const restarted = await bed.node({ root, bootId: 'first', unpacker: neverSynced });
-  assert.ok(restarted.store.find(reference), 'what is in the memory of the kernel is there');
+  assert.ok(restarted.store.find(reference), 'the kernel still has unsynced data');
 
   const rebooted = await bed.node({ root, bootId: 'second' });
   assert.equal(rebooted.store.find(reference), undefined);
@@ -449,7 +449,7 @@ test('unsynced layers are re-fetched after a reboot, but not after a restart of 
   assert.deepEqual(layersOnDisk(root), []);
   await rebooted.pull(reference);
   await rebooted.store.layers.synced();
-  assert.ok((await bed.node({ root, bootId: 'third' })).store.find(reference), 'synced layers outlive the machine');
+  assert.ok((await bed.node({ root, bootId: 'third' })).store.find(reference), 'synced layers survive a reboot');
 });
 
 test('the complete layers of a failed pull are reused, also by the next daemon, and removed after a timeout', async () => {
@@ -481,7 +481,7 @@ test('the complete layers of a failed pull are reused, also by the next daemon, 
 
 test('collect() removes incomplete layers of a killed daemon, and nothing of a pull in progress', async () => {
   await bed.push('leftover', '1', { layers: [base] });
-  const gate = gated();
+  const gate = createGate();
   const node = await bed.node({ unpacker: gate.unpacker });
   mkdirSync(join(node.root, 'layers/new-dead/diff/d'), { recursive: true });
   mkdirSync(join(node.root, 'layers/old-dead/diff'), { recursive: true });
@@ -523,19 +523,19 @@ test('a daemon killed at any moment of a pull leaves complete images or none, an
     await node.store.collect();
     if (images.length === 0) {
       if (before.length > 0) interrupted += 1;
-      checkNothingLeft(node);
+      assertNoLeftovers(node);
       continue;
     }
-    checkWhole(node, images[0]);
+    assertComplete(node, images[0]);
     assert.deepEqual(layersOnDisk(root), [...pushed.diffIds].sort());
     await node.store.remove(reference);
   }
-  assert.ok(interrupted > 0, 'some were killed midway');
+  assert.ok(interrupted > 0, 'some pulls were interrupted');
   const node = await bed.node({ root });
-  checkWhole(node, await node.pull(reference));
+  assertComplete(node, await node.pull(reference));
 });
 
-function checkWhole(node: Node, image: ImageRecord | undefined): void {
+function assertComplete(node: Node, image: ImageRecord | undefined): void {
   assert.ok(image !== undefined);
   const sizes = node.store.rootOf(image).layerDirs.map((directory, at) => readFileSync(join(directory, `f${3 - at}`)).length);
   assert.deepEqual(sizes, [3 << 20, 3 << 20, 3 << 20, 3 << 20]);

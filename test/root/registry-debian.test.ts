@@ -94,7 +94,7 @@ async function readAll(stream: Readable): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-async function pullWhole(session: RegistrySession): Promise<void> {
+async function pullImage(session: RegistrySession): Promise<void> {
   assert.deepEqual(await session.resolveTag('1'), { digest: manifestDigest, mediaType: manifestType });
   const fetched = await session.fetchManifest('1');
   const manifest = parseManifest(fetched.bytes, fetched.mediaType);
@@ -113,7 +113,7 @@ describe('docker-registry', () => {
     const registry = await startRegistry('open');
     try {
       await push(registry.host, {});
-      await withSession(`${registry.host}/team/app:1`, undefined, pullWhole);
+      await withSession(`${registry.host}/team/app:1`, undefined, pullImage);
       await withSession(`${registry.host}/team/app@${manifestDigest}`, undefined, async (session) => {
         assert.equal((await session.fetchManifest(manifestDigest)).digest, manifestDigest);
         await assert.rejects(session.fetchManifest(`sha256:${'0'.repeat(64)}`), withCode('NOT_FOUND'));
@@ -136,7 +136,7 @@ describe('docker-registry', () => {
       await push(registry.host, { authorization: `Basic ${base64}` });
       const name = `${registry.host}/team/app:1`;
       for (const auth of [userAuth, { ...noAuth, auth: base64 }, { ...userAuth, serverAddress: `http://${registry.host}` }]) {
-        await withSession(name, auth, pullWhole);
+        await withSession(name, auth, pullImage);
       }
       for (const auth of [undefined, noAuth, { ...userAuth, password: 'guess' }, { ...userAuth, serverAddress: 'elsewhere.example' }]) {
         await withSession(name, auth, async (session) => {

@@ -51,7 +51,7 @@ describe('mirrors', () => {
   test('a mirror with corrupt content is skipped for manifests and can be excluded for blobs', async () => {
     bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n`);
     bed.other.misbehave = (request, response) => {
-      response.end(request.url?.includes('/blobs/') ? Buffer.alloc(layer.sizeBytes) : 'not what was asked for');
+      response.end(request.url?.includes('/blobs/') ? Buffer.alloc(layer.sizeBytes) : 'other content');
       return true;
     };
     await bed.withSession(

@@ -24,8 +24,8 @@ describe('retries', () => {
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
       assert.equal(bed.fake.requests.length, 3);
-      const told = bed.logged.slice(-2).join();
-      assert.match(told, new RegExp(`"host":"http://${bed.fake.host}","attempt":0,.*status 429 .*slow down.*"attempt":1,.*status 503`));
+      const messages = bed.logged.slice(-2).join();
+      assert.match(messages, new RegExp(`"host":"http://${bed.fake.host}","attempt":0,.*status 429 .*slow down.*"attempt":1,.*status 503`));
     });
   });
 

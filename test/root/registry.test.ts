@@ -23,7 +23,7 @@ import { basicHeader, failure, noAuth, readAll, readLayer, timing, useRegistries
 const bed = useRegistries();
 
 /** Makes the fake registry require a token from its /token endpoint, which returns `tokens` in turn. */
-function demandToken(registry: FakeRegistry, tokens: string[], isValid: (header: string | undefined) => boolean): void {
+function requireToken(registry: FakeRegistry, tokens: string[], isValid: (header: string | undefined) => boolean): void {
   let handedOut = 0;
   registry.misbehave = (request, response) => {
     if (request.url?.startsWith('/token') === true) {
@@ -213,7 +213,7 @@ describe('rejected responses', () => {
 
 describe('credentials', () => {
   test('a token is fetched once with the credentials and used for all requests', async () => {
-    demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
+    requireToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(
       async (session) => {
         await Promise.all([session.fetchManifest('1'), session.fetchManifest(manifestDigest), session.fetchSmallBlob(config, 1000)]);
@@ -229,7 +229,7 @@ describe('credentials', () => {
   });
 
   test('an anonymous token is fetched without credentials', async () => {
-    demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
+    requireToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(async (session) => {
       await session.fetchManifest('1');
       assert.equal(bed.fake.requests.find((request) => request.url.startsWith('/token'))?.headers.authorization, undefined);
@@ -238,7 +238,7 @@ describe('credentials', () => {
 
   test('a token that is rejected in the middle of a pull is replaced', async () => {
     let valid = 'Bearer token-one';
-    demandToken(bed.fake, ['token-one', 'token-two'], (header) => header === valid);
+    requireToken(bed.fake, ['token-one', 'token-two'], (header) => header === valid);
     await bed.withSession(
       async (session) => {
         await session.fetchManifest('1');
@@ -250,7 +250,7 @@ describe('credentials', () => {
   });
 
   test('a token is renewed before it expires', async () => {
-    demandToken(bed.fake, ['token-one', 'token-two'], (header) => header !== undefined);
+    requireToken(bed.fake, ['token-one', 'token-two'], (header) => header !== undefined);
     const demand = bed.fake.misbehave;
     bed.fake.misbehave = (request, response, body) => {
       if (request.url?.startsWith('/token') !== true) return demand(request, response, body);
@@ -266,7 +266,7 @@ describe('credentials', () => {
   });
 
   test('an identity token is exchanged by POST', async () => {
-    demandToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
+    requireToken(bed.fake, ['token-one'], (header) => header === 'Bearer token-one');
     await bed.withSession(
       async (session) => {
         await session.fetchManifest('1');
@@ -280,7 +280,7 @@ describe('credentials', () => {
   });
 
   test('a registry token is sent as it is', async () => {
-    demandToken(bed.fake, ['other'], (header) => header === 'Bearer token-one');
+    requireToken(bed.fake, ['other'], (header) => header === 'Bearer token-one');
     await bed.withSession(async (session) => void (await session.fetchManifest('1')), { auth: { ...noAuth, registryToken: 'token-one' } });
   });
 
@@ -291,14 +291,14 @@ describe('credentials', () => {
       async (session) => {
         const message = await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
         assert.match(message, new RegExp(`^http://${bed.fake.host} denied access to image .*: status 401`));
-        assert.equal(bed.fake.requests.at(-1)?.headers.authorization, basicHeader, 'they were tried');
+        assert.equal(bed.fake.requests.at(-1)?.headers.authorization, basicHeader, 'the credentials were sent');
       },
       { auth: userAuth },
     );
   });
 
   test('credentials rejected by the token service are UNAUTHENTICATED', async () => {
-    demandToken(bed.fake, ['x'], () => false);
+    requireToken(bed.fake, ['x'], () => false);
     const demand = bed.fake.misbehave;
     bed.fake.misbehave = (request, response, body) =>
       request.url?.startsWith('/token') === true

@@ -27,7 +27,7 @@ const calls: readonly { readonly name: string; readonly call: string; readonly f
 ];
 const words = calls.map(({ call }) => call);
 const expected = (kind: 'filtered' | 'unfiltered') => Object.fromEntries(calls.map((each) => [each.name, each[kind]]));
-const answersIn = (output: string) =>
+const parseResults = (output: string) =>
   Object.fromEntries(output.split('\n').flatMap((line, index) => (line === '' ? [] : [[calls[index]?.name, Number(line)]])));
 
 test('containers get the filter for their capabilities, in the first process and in every exec', { skip }, async () => {
@@ -51,16 +51,16 @@ test('containers get the filter for their capabilities, in the first process and
       admin: await start('admin', { ...runtimeDefault, capabilities: { add_capabilities: ['SYS_ADMIN', 'BPF', 'PERFMON'] } }),
       unconfined: await start('unconfined', { seccomp: { profile_type: 'Unconfined' }, capabilities: { add_capabilities: ['BPF', 'PERFMON'] } }),
     };
-    const probe = async (id: string) => answersIn(await exec(daemon.client, id, '/probes/probe', '-', '0', ...words));
+    const probe = async (id: string) => parseResults(await exec(daemon.client, id, '/probes/probe', '-', '0', ...words));
     const assertFilters = async () => {
       assert.deepEqual(await probe(ids.ordinary), expected('filtered'));
       assert.deepEqual(await probe(ids.restricted), expected('filtered'));
       assert.deepEqual(await probe(ids.admin), expected('unfiltered'));
       assert.deepEqual(await probe(ids.unconfined), expected('unfiltered'));
     };
-    assert.deepEqual(await firstAnswers(pod, 'ordinary'), expected('filtered'));
-    assert.deepEqual(await firstAnswers(pod, 'restricted'), expected('filtered'));
-    assert.deepEqual(await firstAnswers(pod, 'admin'), expected('unfiltered'));
+    assert.deepEqual(await firstProcessResults(pod, 'ordinary'), expected('filtered'));
+    assert.deepEqual(await firstProcessResults(pod, 'restricted'), expected('filtered'));
+    assert.deepEqual(await firstProcessResults(pod, 'admin'), expected('unfiltered'));
     await assertFilters();
     await daemon.end('SIGKILL');
     daemon = await startDaemon(workspace);
@@ -73,8 +73,8 @@ test('containers get the filter for their capabilities, in the first process and
 });
 
 /** Returns the results of a container's first process from its log. */
-async function firstAnswers(pod: Pod, name: string): Promise<Record<string, number>> {
+async function firstProcessResults(pod: Pod, name: string): Promise<Record<string, number>> {
   const file = join(pod.logDirectory, `${name}.log`);
   await eventually(`${name} has made its calls`, () => readFileSync(file, 'utf8').split('\n').length > calls.length);
-  return answersIn(logLines(file).join('\n'));
+  return parseResults(logLines(file).join('\n'));
 }

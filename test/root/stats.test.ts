@@ -62,7 +62,7 @@ async function podStats(sandboxId: string): Promise<SandboxStats> {
 }
 
 /** Reads a number from a file of the container's cgroup. */
-function kernelSays(cgroupPath: string, v1: readonly [string, string], v2: string): number {
+function kernelValue(cgroupPath: string, v1: readonly [string, string], v2: string): number {
   const { cgroups } = host.deps;
   const [controller, file] = cgroups.version === 1 ? v1 : ['memory', v2];
   return Number(readFileSync(`${controllerDirectory(cgroups, cgroupPath, controller)}/${file}`, 'utf8'));
@@ -74,7 +74,7 @@ test('statistics of a container equal those of its cgroup', async () => {
   const memory = counters.memory;
   assert.ok(memory);
   assert.equal(memory.limitBytes, 64 * MiB);
-  const usage = kernelSays(record.cgroupPath, ['memory', 'memory.usage_in_bytes'], 'memory.current');
+  const usage = kernelValue(record.cgroupPath, ['memory', 'memory.usage_in_bytes'], 'memory.current');
   assert.ok(Math.abs(memory.usageBytes - usage) < MiB, `${memory.usageBytes} is about ${usage}`);
   assert.ok(memory.workingSetBytes > 0 && memory.workingSetBytes <= memory.usageBytes);
   assert.equal(counters.tasks, 1);
@@ -148,7 +148,7 @@ test('statistics work while containers are started and removed', async () => {
 test('the writable layer contains the usage of the container after it has been measured', async () => {
   const { id } = await start(idle());
   const empty = (await statsOf(id)).writableLayer;
-  assert.ok(empty !== null && empty.bytes <= 64 * 1024, 'an empty layer is measured at the first question');
+  assert.ok(empty !== null && empty.bytes <= 64 * 1024, 'an empty layer is measured in the first call');
   const other = await start(containerSpec(['sh', '-c', `dd if=/dev/zero of=/file bs=${MiB} count=3 && touch /tmp/a /tmp/b && sleep 1000`]));
   const upper = host.deps.rootfs.upperDir(other.id);
   while (!existsSync(join(upper, 'tmp/b'))) await sleep(20);
@@ -183,7 +183,7 @@ test('a pod with its own cgroup has the statistics of that cgroup, including pro
   );
   // The reaper is in the pod's cgroup, but in no container.
   assert.equal(stats.counters?.tasks, 2);
-  const usage = kernelSays(podCgroup, ['memory', 'memory.usage_in_bytes'], 'memory.current');
+  const usage = kernelValue(podCgroup, ['memory', 'memory.usage_in_bytes'], 'memory.current');
   assert.ok(Math.abs((stats.counters?.memory?.usageBytes ?? 0) - usage) < MiB);
   await host.engine.removeSandbox(sandboxId);
 });
@@ -213,7 +213,7 @@ test("readInterfaces() reads the counters of each namespace and returns to the d
     const eth0 = counters?.find(({ name }) => name === 'eth0');
     const far0 = counters?.find(({ name }) => name === 'far0');
     assert.ok(eth0 !== undefined && eth0.transmit.packets > 0 && eth0.transmit.bytes > 0);
-    assert.ok(far0 !== undefined && far0.receive.packets > 0, 'what one end sends the other receives');
+    assert.ok(far0 !== undefined && far0.receive.packets > 0, 'packets sent by one end are received by the other');
     assert.deepEqual([none, gone], [[], null]);
     assert.equal(readlinkSync('/proc/thread-self/ns/net'), home);
   } finally {
@@ -243,14 +243,14 @@ test('details contain processes, open files and sockets as in /proc', async () =
 
 test('all described metrics are reported, except those that depend on the machine', async () => {
   const { sandboxId } = await start(idle({ resources: { memoryLimitBytes: 64 * MiB, cpuPeriodUs: 100_000, cpuQuotaUs: 50_000 } }));
-  const told = new Set<string>();
+  const reported = new Set<string>();
   for await (const details of host.engine.podMetrics([host.engine.sandbox(sandboxId)])) {
     const { metrics = [], container_metrics = [] } = podSandboxMetrics(details);
-    for (const { name = '' } of [...metrics, ...container_metrics.flatMap((each) => each.metrics ?? [])]) told.add(name);
+    for (const { name = '' } of [...metrics, ...container_metrics.flatMap((each) => each.metrics ?? [])]) reported.add(name);
   }
   // There is only the loopback interface; devices, huge pages and pressure depend on the machine.
   const mayBeMissing = /^container_(network|fs_(reads|writes)|blkio|hugetlb|pressure|ulimits)_/;
-  const missing = metricDescriptors().flatMap(({ name = '' }) => (told.has(name) || mayBeMissing.test(name) ? [] : [name]));
+  const missing = metricDescriptors().flatMap(({ name = '' }) => (reported.has(name) || mayBeMissing.test(name) ? [] : [name]));
   assert.deepEqual(missing, []);
 });
 

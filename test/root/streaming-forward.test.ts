@@ -60,8 +60,8 @@ for (const transport of transports) {
   clientTest(`${transport}: 200 concurrent connections transfer their data`, async () => {
     const { localPort, stop, stderr } = await startForward(transport, echo.port);
     const sent = Array.from({ length: 200 }, () => randomBytes(40_000));
-    const came = await Promise.all(sent.map((bytes) => exchange(localPort, bytes)));
-    for (const [i, bytes] of came.entries()) assert.ok(bytes.equals(sent[i] as Buffer), `connection ${i}: ${bytes.length} bytes`);
+    const received = await Promise.all(sent.map((bytes) => exchange(localPort, bytes)));
+    for (const [i, bytes] of received.entries()) assert.ok(bytes.equals(sent[i] as Buffer), `connection ${i}: ${bytes.length} bytes`);
     await stop();
     assert.doesNotMatch(stderr(), /error/i);
   });

@@ -44,7 +44,7 @@ async function startDaemon(t: TestContext, endpoint: string, settings = ''): Pro
 }
 
 /** Runs a pod with one container, from the image pull to its removal. */
-async function live({ client, runtime }: Daemon, headers: Readonly<Record<string, string>>) {
+async function runPodLifecycle({ client, runtime }: Daemon, headers: Readonly<Record<string, string>>) {
   const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
   const call = <Answer>(method: string, request: object) => client.call<Answer>(method, request as never, 60_000, headers);
   const image = `${registry.host}/berth/sample:1`;
@@ -75,14 +75,14 @@ test('a pod start is a trace below the caller’s span: all calls with their ste
   const receiver = await startOtlpReceiver();
   t.after(receiver.stop);
   const daemon = await startDaemon(t, receiver.url);
-  const ids = await live(daemon, sampled);
+  const ids = await runPodLifecycle(daemon, sampled);
   await daemon.runtime.stop();
 
   const { spans } = receiver;
   assert.deepEqual(new Set(spans.map((span) => span.traceId)), new Set([traceId]));
   assert.deepEqual(new Set(spans.map((span) => span.traceState)), new Set([sampled.tracestate]));
   const tree = treeOf(spans, kubeletSpan);
-  assert.equal(tree.length, spans.length, 'every span is below that of the caller');
+  assert.equal(tree.length, spans.length, "all spans are descendants of the caller's span");
   const names = tree.map(({ span, depth }) => `${'  '.repeat(depth)}${span.name.replace('runtime.v1.', '')}`);
   // The version of a plugin may have been requested before the first pod.
   const until = names.indexOf('RuntimeService/ExecSync');
@@ -156,7 +156,7 @@ test('a pod start is a trace below the caller’s span: all calls with their ste
   assert.equal(find('/CreateContainer')[0]?.status.code, 0);
 
   const sent = Buffer.concat(receiver.bodies).toString('latin1');
-  for (const [kind, secret] of Object.entries(secrets)) assert.ok(!sent.includes(secret), `the ${kind} shows`);
+  for (const [kind, secret] of Object.entries(secrets)) assert.ok(!sent.includes(secret), `the spans contain the ${kind}`);
 });
 
 test('calls that the caller does not sample are not traced; without a parent, the sampling rate applies', async (t) => {
@@ -180,7 +180,7 @@ test('calls that the caller does not sample are not traced; without a parent, th
 });
 
 /** An unavailable receiver: it accepts connections without responding, or refuses them. */
-async function startSilent(t: TestContext): Promise<string> {
+async function startSilentReceiver(t: TestContext): Promise<string> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => sockets.add(socket));
   await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
@@ -192,16 +192,16 @@ async function startSilent(t: TestContext): Promise<string> {
 }
 
 test('an unavailable receiver affects no call, is logged once, and does not block the exit of the daemon', async (t) => {
-  for (const endpoint of [await startSilent(t), 'http://127.0.0.1:1']) {
+  for (const endpoint of [await startSilentReceiver(t), 'http://127.0.0.1:1']) {
     const daemon = await startDaemon(t, endpoint, `metrics = "${metricsAddress}"\n`);
-    await live(daemon, sampled);
+    await runPodLifecycle(daemon, sampled);
     // More spans than the queue holds.
     const polls = Array.from({ length: 5000 }, (_, index) => index);
     for (const poll of polls)
       if (poll % 50 === 0) await Promise.all(polls.slice(0, 50).map(() => daemon.client.call('Version', {}, 10_000, sampled)));
     const text = await (await fetch(`http://${metricsAddress}/metrics`)).text();
     const dropped = Number(/^berth_trace_spans_total\{result="dropped"\} (\d+)$/m.exec(text)?.[1] ?? 0);
-    assert.ok(dropped > 0, 'what is above the bound is dropped and counted');
+    assert.ok(dropped > 0, 'spans above the limit are dropped and counted');
     await daemon.runtime.stop();
     const lines = readFileSync(daemon.runtime.logFile, 'utf8').split('\n');
     assert.ok(lines.filter((line) => line.includes('failed to export spans')).length <= 1);

@@ -18,21 +18,21 @@ const first = ids(100_000);
 /** Above 2^31, like those of the kubelet. */
 const second = ids(4_220_715_008);
 let host: TestEngine;
-let traces: string[];
+let leftoversBefore: string[];
 
 before(async () => {
-  traces = findTraces();
+  leftoversBefore = findLeftovers();
   host = await startEngine();
   assert.equal(host.deps.userNamespaceFailure, null);
   chownSync(join(host.directory, 'layer/tmp'), 1000, 1001);
 });
 after(async () => {
   await host.end();
-  assert.deepEqual(findTraces(), traces, 'nothing is left');
+  assert.deepEqual(findLeftovers(), leftoversBefore, 'nothing is left');
 });
 
 /** Returns mounts, cgroups and processes of this test, to detect leaks. */
-function findTraces(): string[] {
+function findLeftovers(): string[] {
   const cgroups = readdirSync(existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup');
   return [...readFileSync('/proc/self/mounts', 'utf8').split('\n'), ...cgroups.filter((name) => name === `berth-test-${process.pid}`)];
 }
@@ -83,7 +83,7 @@ test('files of the image have their owners in the container, and new files belon
   assert.deepEqual(owner(join(upperOf(id), 'etc/passwd')), [100_000, 101_000], 'copied up');
   assert.deepEqual(owner(join(upperOf(id), 'etc/new')), [100_000, 101_000]);
   assert.deepEqual(owner(join(upperOf(id), 'tmp')), [101_000, 102_001], 'a directory of another user');
-  assert.deepEqual(owner(join(host.directory, 'layer/etc/passwd')), [0, 0], 'the layer stays as it is');
+  assert.deepEqual(owner(join(host.directory, 'layer/etc/passwd')), [0, 0], 'the layer is not modified');
 });
 
 test('two pods with different ids and one without a user namespace share the layers', async () => {
@@ -130,10 +130,10 @@ test('root of the pod owns its network, hostname and IPC: sysctls are set, and N
 });
 
 test('a sysctl that cannot be set fails the sandbox without leftovers', async () => {
-  const before = findTraces();
+  const before = findLeftovers();
   const unused = ids(7_000_000);
   await assert.rejects(runPod(modes(unused), { sysctls: { 'net.ipv4.nonsense': '1' } }), /set sysctl net.ipv4.nonsense to 1: /);
-  assert.deepEqual(findTraces(), before);
+  assert.deepEqual(findLeftovers(), before);
   assert.deepEqual(
     host.engine.sandboxes().filter(({ record }) => record.spec.namespaces.user?.uids.hostId === unused.uids.hostId),
     [],

@@ -60,7 +60,7 @@ test('all kinds of corruption are found, and repaired by removing the image and 
     ['a missing file', () => rmSync(at('etc/os')), /^etc\/os: .*ENOENT/],
     ['the owner', () => chownSync(at('bin/suid'), 0, 0), /^bin\/suid: mode 755 instead of 4755$/],
     ['a link', () => relink(at('bin/link')), /^bin\/link: link target changed$/],
-    ['the record', () => writeFileSync(join(root, 'layers', hex, 'archive'), 'f 1 2'), /record of the files is corrupt/],
+    ['the record', () => writeFileSync(join(root, 'layers', hex, 'archive'), 'f 1 2'), /tar metadata of the layer is corrupt/],
   ];
   for (const [name, damage, message] of kinds) {
     await pull(reference);
