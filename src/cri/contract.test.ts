@@ -31,6 +31,8 @@ const addedLater: readonly string[] = [
   'RestoredContainer.container_id = 2: string',
   'RestorePodResponse.pod_sandbox_id = 1: string',
   'RestorePodResponse.restored_containers = 2: repeated RestoredContainer',
+  'Metric.double_value = 6: DoubleValue',
+  'DoubleValue.value = 1: double',
 ];
 
 for (const [file, target] of Object.entries(generatedFiles)) {

@@ -147,7 +147,7 @@ function cancelReason(rpc: string, deadline: Date | number): BerthError {
   const isLate = Date.now() >= Number(deadline);
   return isLate
     ? new BerthError('DEADLINE_EXCEEDED', `${rpc}: the caller's deadline expired`)
-    : new BerthError('CANCELLED', `${rpc}: cancelled by the caller`);
+    : new BerthError('CANCELLED', `${rpc}: canceled by the caller`);
 }
 
 function report(

@@ -74,7 +74,7 @@ const change = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: '
 const poll = <Request, Result>(handle: Handler<Request, Result>) => ({ kind: 'poll', handle }) as const;
 const missing = (reason: string) => ({ kind: 'missing', reason }) as const;
 
-const noPodCheckpoints = 'unsupported: berth checkpoints single containers (CheckpointContainer), and does not restore checkpoints';
+const noPodCheckpoints = 'not supported: only single containers can be checkpointed (CheckpointContainer), and checkpoints cannot be restored';
 
 export const runtimeMethods: Table<RuntimeService> = {
   Version: poll(version),

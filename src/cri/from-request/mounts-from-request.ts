@@ -24,7 +24,7 @@ const propagations: Readonly<Record<cri.MountPropagation, Propagation>> = {
 export function mountFrom(message: cri.Mount, facts: RequestFacts, sandboxIds?: IdMap): Mount {
   const containerPath = absolutePath('mounts: container_path', message.container_path);
   // It would be mounted over the root, where nothing sees it.
-  if (posix.normalize(containerPath).replace(/\/+$/, '') === '') throw invalidArgument('mounts: container_path: cannot be mounted on /');
+  if (posix.normalize(containerPath).replace(/\/+$/, '') === '') throw invalidArgument('mounts: container_path: must not be /');
   const image = message.image?.image ? imageVolume(containerPath, message.image.image, message) : undefined;
   const propagation = propagations[message.propagation ?? 'PROPAGATION_PRIVATE'];
   if (propagation === undefined) throw invalidArgument(`mount ${containerPath}: unknown propagation ${message.propagation}`);

@@ -79,7 +79,7 @@ const idCount = 0xffffffff;
 /** @throws {BerthError} INVALID_ARGUMENT unless there is exactly one mapping, which starts at id 0 of the container. */
 export function idRange(field: string, mappings: readonly cri.IDMapping[]): IdRange {
   const [mapping] = mappings;
-  if (mapping === undefined || mappings.length > 1) throw invalidArgument(`${field}: ${mappings.length} mappings, must be one`);
+  if (mapping === undefined || mappings.length > 1) throw invalidArgument(`${field}: must have exactly one mapping, not ${mappings.length}`);
   const { container_id = 0, host_id: hostId = 0, length = 0 } = mapping;
   if (container_id !== 0 || length === 0) throw invalidArgument(`${field}: id 0 of the container is not mapped`);
   if (hostId + length > idCount) throw invalidArgument(`${field}: ${length} ids from ${hostId} exceed the largest id`);

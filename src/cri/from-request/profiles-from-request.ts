@@ -77,6 +77,6 @@ export function checkSelinux(options: cri.SELinuxOption | undefined, facts: Requ
     throw invalidArgument(`selinux_options.level: invalid level ${quoted(level)}`);
   }
   if (facts.hasSelinux && !isPrivileged && `${user}${role}${type}${level}` !== '') {
-    throw unimplemented('selinux_options: SELinux labels are not supported yet');
+    throw unimplemented('selinux_options: SELinux labels are not supported');
   }
 }

@@ -51,7 +51,7 @@ test('resourcesFrom() refuses a limit of memory and swap below the memory limit'
     ['100', '99'],
     ['-1', '100'],
   ] as const) {
-    assert.throws(both(memory, swap), { code: 'INVALID_ARGUMENT', message: /includes memory and swap/ });
+    assert.throws(both(memory, swap), { code: 'INVALID_ARGUMENT', message: /limits memory plus swap/ });
   }
 });
 

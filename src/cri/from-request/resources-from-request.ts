@@ -16,7 +16,7 @@ export function resourcesFrom(message: cri.LinuxContainerResources = {}): Resour
   const memorySwapLimitBytes = byteLimit('memory_swap_limit_in_bytes', message.memory_swap_limit_in_bytes);
   if (memoryLimitBytes !== undefined && memorySwapLimitBytes !== undefined && isBelow(memorySwapLimitBytes, memoryLimitBytes)) {
     throw invalidArgument(
-      `memory_swap_limit_in_bytes: ${memorySwapLimitBytes} is below memory_limit_in_bytes ${memoryLimitBytes}, but includes memory and swap`,
+      `memory_swap_limit_in_bytes: ${memorySwapLimitBytes} limits memory plus swap, and must not be below memory_limit_in_bytes ${memoryLimitBytes}`,
     );
   }
   return present({

@@ -97,7 +97,7 @@ function hostIp(address: string): string {
 /** Refuses a parent that is invalid for any cgroup driver; the engine checks that it exists. */
 function cgroupParent(parent: string): string {
   if (singleLine('linux.cgroup_parent', parent).split('/').includes('..')) {
-    throw invalidArgument(`linux.cgroup_parent: ${quoted(parent)} leaves its hierarchy`);
+    throw invalidArgument(`linux.cgroup_parent: ${quoted(parent)} must not contain ".."`);
   }
   return parent;
 }

@@ -14,7 +14,7 @@ type UserFields = Pick<
 /** @throws {BerthError} INVALID_ARGUMENT for a group without a user, a name together with a number, and invalid ids. */
 export function userSpec(fields: UserFields): UserSpec {
   const { run_as_user: user, run_as_group: group, run_as_username: username = '', supplemental_groups_policy: policy = 'Merge' } = fields;
-  if (user !== undefined && username !== '') throw invalidArgument(`run_as_username: ${quoted(username)}, but run_as_user is also set`);
+  if (user !== undefined && username !== '') throw invalidArgument(`run_as_username: ${quoted(username)} conflicts with run_as_user`);
   if (group !== undefined && user === undefined && username === '') {
     throw invalidArgument('run_as_group: requires run_as_user or run_as_username');
   }

@@ -95,11 +95,12 @@ test('the combination of name and labels is unique', () => {
   assert.equal(new Set(names).size, names.length);
 });
 
-test('seconds are truncated to integers', () => {
+test('seconds are truncated to integers in value, and exact in double_value', () => {
   const values = ['cpu_usage_seconds_total', 'pressure_cpu_waiting_seconds_total', 'start_time_seconds', 'last_seen'].map(
     (name) => ofContainer(`container_${name}`)?.[0]?.value?.value,
   );
   assert.deepEqual(values, ['3', '534', '1795246692', '1795246700']);
+  assert.equal(ofContainer('container_cpu_usage_seconds_total')?.[0]?.double_value?.value, 3.999999999);
 });
 
 test("a container has cAdvisor's labels", () => {
@@ -109,6 +110,7 @@ test("a container has cAdvisor's labels", () => {
       metric_type: 'GAUGE',
       label_values: ['main', '/kubepods/podu1/c1', 'docker.io/library/busybox:latest', 'c1', 'default', 'web'],
       value: { value: '1310720' },
+      double_value: { value: 1310720 },
     },
   ]);
 });

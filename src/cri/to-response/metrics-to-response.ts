@@ -1,7 +1,7 @@
 /**
  * Converts the metrics of pods to CRI messages. Pure.
  *
- * Values in the CRI are integers, so seconds are truncated, as in other runtimes.
+ * `value` is an integer, so seconds are truncated there, as in other runtimes. `double_value`, which the kubelet reads from 1.38 on, is exact.
  */
 import type { SandboxMetrics } from '../../engine/usage/pod-metrics.ts';
 import type * as cri from '../wire/messages.ts';
@@ -22,7 +22,15 @@ export function podSandboxMetrics(details: SandboxMetrics): cri.PodSandboxMetric
 
 /** Without a timestamp: the values are current. */
 function metric({ family, labels, value }: Series): cri.Metric {
-  return { name: family.name, metric_type: family.type, label_values: [...labels], value: { value: whole(value) } };
+  return {
+    name: family.name,
+    metric_type: family.type,
+    label_values: [...labels],
+    value: { value: whole(value) },
+    double_value: { value: exact(value) },
+  };
 }
+
+const exact = (value: MetricValue): number => (typeof value === 'object' ? Number(value.ns) / 1e9 : Number(value));
 
 const whole = (value: MetricValue): string => String(typeof value === 'object' ? value.ns / 1_000_000_000n : value);

@@ -1011,6 +1011,12 @@ export type Metric = {
   readonly metric_type?: MetricType | undefined;
   readonly label_values?: readonly string[] | undefined;
   readonly value?: UInt64Value | undefined;
+  /** The exact value. `value` is set too, for older readers. */
+  readonly double_value?: DoubleValue | undefined;
+};
+
+export type DoubleValue = {
+  readonly value?: number | undefined;
 };
 
 export type RuntimeConfigRequest = Readonly<Record<string, never>>;
