@@ -94,7 +94,7 @@ export function parseArguments(argv: readonly string[]): Command {
   }
   const unknown = argv.join(' ');
   const known = commands.map(({ words }) => words);
-  throw invalidArgument(unknown === '' ? `missing command: one of ${known.join(', ')}` : unknownText('command', unknown, known));
+  throw invalidArgument(unknown === '' ? `missing command: want one of ${known.join(', ')}` : unknownText('command', unknown, known));
 }
 
 /** @returns undefined for an unknown action. */
@@ -135,7 +135,7 @@ function takeOption(words: readonly string[], names: readonly string[]): { reado
 }
 
 function parseExplain([container = '', ...flags]: readonly string[]): Command {
-  if (container === '' || container.startsWith('--')) throw invalidArgument('explain: missing container id, or a prefix of it, before the flags');
+  if (container === '' || container.startsWith('--')) throw invalidArgument('explain: missing container id (or a prefix of it) before the flags');
   return { command: 'explain', container, ...parseSource(flags) };
 }
 

@@ -51,7 +51,10 @@ test('loadConfig() takes a former name with a warning, but not beside the curren
     const value = former === 'pull_parallel_layers' ? 7 : 777;
     const { config, warnings } = loadConfig(`${former} = ${value}`, {});
     assert.deepEqual([config[field], warnings], [value, [`${former} is deprecated: use ${key}`]]);
-    refuses(() => loadConfig(`${former} = ${value}\n${key} = ${value}`, {}), new RegExp(`${former} is the former name of ${key}: set only ${key}`));
+    refuses(
+      () => loadConfig(`${former} = ${value}\n${key} = ${value}`, {}),
+      new RegExp(`${former} is the deprecated name of ${key}: set only ${key}`),
+    );
     refuses(() => loadConfig(`${former} = 0`, {}), new RegExp(`^${key}: 0 is not between`));
   }
   assert.deepEqual(loadConfig('max_concurrent_downloads = 7', {}).warnings, []);
@@ -73,7 +76,7 @@ test('loadConfig() names an unknown key and the nearest known one', () => {
 });
 
 test('loadConfig() refuses text that is no TOML, in one line', () => {
-  refuses(() => loadConfig('root = ', {}), /^reading the configuration: [^\n]+$/);
+  refuses(() => loadConfig('root = ', {}), /^read configuration: [^\n]+$/);
 });
 
 test('loadConfig() refuses wrong types, formats and values beyond both limits', () => {

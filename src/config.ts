@@ -328,7 +328,7 @@ function parseToml(text: string): Record<string, unknown> {
   try {
     return parse(text);
   } catch (error) {
-    throw invalidArgument(`reading the configuration: ${reasonOf(error)}`.split('\n')[0] ?? '', error);
+    throw invalidArgument(`read configuration: ${reasonOf(error)}`.split('\n')[0] ?? '', error);
   }
 }
 
@@ -339,7 +339,8 @@ function withCurrentKeys(given: Readonly<Record<string, unknown>>): { readonly f
   const warnings: string[] = [];
   for (const [key, value] of Object.entries(given)) {
     const current = settings.find(({ aliases }) => aliases?.includes(key))?.key;
-    if (current !== undefined && given[current] !== undefined) throw invalidArgument(`${key} is the former name of ${current}: set only ${current}`);
+    if (current !== undefined && given[current] !== undefined)
+      throw invalidArgument(`${key} is the deprecated name of ${current}: set only ${current}`);
     if (current !== undefined) warnings.push(`${key} is deprecated: use ${current}`);
     else if (key in removed) warnings.push(`${key} has no effect: ${removed[key]}`);
     else if (!known.includes(key)) throw invalidArgument(unknownText('key', key, known));

@@ -77,7 +77,7 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve(signal));
   });
   const log = createLog(config.logLevel);
-  for (const warning of warnings) log.warn({ config: warning }, 'configuration uses a deprecated setting');
+  for (const warning of warnings) log.warn({ config: warning }, 'deprecated setting');
   adjustOnHangup(log, () => readConfig().logLevel);
   const observability = await openObservability(config, version);
   const { observers } = observability;

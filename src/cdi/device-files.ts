@@ -33,7 +33,7 @@ export function createDeviceFiles({ log }: Deps, directories: readonly string[])
     const cached = cache.get(path);
     if (cached?.stamp === stamp) return cached;
     const found = await readOne(path, directory);
-    if (found.failure !== undefined) log.warn({ path, reason: found.failure }, 'invalid CDI file, its devices are unavailable');
+    if (found.failure !== undefined) log.warn({ path, reason: found.failure }, 'invalid CDI file: its devices are unavailable');
     return { stamp, found };
   };
 

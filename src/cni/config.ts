@@ -162,11 +162,11 @@ function pathOf(inodeAndPath: string): string {
 function watchOnce(path: string, onEvent: () => void, log: Log): FSWatcher | undefined {
   try {
     const watcher = watch(path, { persistent: false }, onEvent);
-    watcher.on('error', (error) => log.warn({ path, reason: error.message }, 'watching the CNI configuration failed'));
+    watcher.on('error', (error) => log.warn({ path, reason: error.message }, 'failed to watch the CNI configuration'));
     return watcher;
   } catch (error) {
     // No inotify watches left, or the directory was removed: current() still notices changes.
-    log.warn({ path, reason: reasonOf(error) }, 'watching the CNI configuration failed');
+    log.warn({ path, reason: reasonOf(error) }, 'failed to watch the CNI configuration');
     return undefined;
   }
 }

@@ -172,7 +172,7 @@ async function add(context: Context, request: NetworkAttachment, signal: AbortSi
   } catch (error) {
     // If DEL fails, the entry stays on disk for the sandbox's removal; the caller needs the first error.
     await remove(context, request.sandboxId).catch((leftover: unknown) =>
-      context.log.warn({ sandboxId: request.sandboxId, reason: reasonOf(leftover) }, 'CNI DEL after a failed ADD failed'),
+      context.log.warn({ sandboxId: request.sandboxId, reason: reasonOf(leftover) }, 'failed to run CNI DEL after a failed CNI ADD'),
     );
     throw error;
   }

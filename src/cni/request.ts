@@ -50,7 +50,7 @@ function planCniArgs({ sandboxId, metadata }: NetworkAttachment): readonly (read
   ];
   for (const [key, value] of args) {
     // CNI_ARGS has no escaping: a ";" would let the pod add an argument, such as IP.
-    if (/[;=\0]/.test(value)) throw invalidArgument(`${key} "${value}" contains a character that CNI_ARGS cannot carry (";", "=" or NUL)`);
+    if (/[;=\0]/.test(value)) throw invalidArgument(`${key} "${value}" contains a character that is not allowed in CNI_ARGS (";", "=" or NUL)`);
   }
   return args;
 }

@@ -48,7 +48,7 @@ async function guarded(deps: EngineDeps, id: string, task: () => Promise<void>):
   try {
     await task();
   } catch (error) {
-    deps.log.error({ id, reason: reasonOf(error) }, 'recovery failed');
+    deps.log.error({ id, reason: reasonOf(error) }, 'failed to recover');
   }
 }
 

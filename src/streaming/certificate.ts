@@ -38,7 +38,7 @@ export function watchCertificate(
       log.info({ certFile: files.certFile }, 'streaming certificate reloaded');
     } catch (error) {
       // Half written or invalid: keep the old certificate until the next change.
-      log.warn({ error: String(error) }, 'streaming certificate reload failed');
+      log.warn({ error: String(error) }, 'failed to reload the streaming certificate');
     }
   };
   const names = [files.certFile, files.keyFile];

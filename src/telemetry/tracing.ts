@@ -130,7 +130,7 @@ function createProcessor({ endpoint, log, observe }: TracingOptions): SpanProces
     isFailing = error !== undefined;
     // Logs only the first failure, and the recovery.
     if (isFailing && !wasFailing) log.warn({ reason: reasonOf(error) }, 'failed to export spans');
-    if (!isFailing && wasFailing) log.info({}, 'exporting spans works again');
+    if (!isFailing && wasFailing) log.info({}, 'span export recovered');
   };
   const counting: SpanExporter = {
     export: (spans, done) => {

@@ -241,9 +241,9 @@ test('the missing target of a dangling symlink is created for files of the sandb
 
 test('an image whose /proc or /sys is not a directory is rejected', async () => {
   const linked = imageWith((layer) => symlinkSync('/tmp', join(layer, 'proc')));
-  await assert.rejects(startFrom(linked, {}), /mount on \/proc: it is a symbolic link/);
+  await assert.rejects(startFrom(linked, {}), /mount on \/proc: must be a directory in the image, but is a symbolic link/);
   const file = imageWith((layer) => writeFileSync(join(layer, 'sys'), ''));
-  await assert.rejects(startFrom(file, {}), /mount on \/sys: it is a file/);
+  await assert.rejects(startFrom(file, {}), /mount on \/sys: must be a directory in the image, but is not/);
 });
 
 test('a device path on or below a volume is left to the volume, in which nothing is created or removed', async () => {
@@ -282,7 +282,7 @@ test('mounting a file on a directory or a directory on a file is an error', asyn
   writeFileSync(file, '');
   await assert.rejects(startFrom(host.image, { mounts: [volume(file, '/tmp')] }), {
     code: 'FAILED_PRECONDITION',
-    message: /mount on \/tmp: it is a directory in the image; it must be a file/,
+    message: /mount on \/tmp: must be a file in the image, but is a directory/,
   });
 });
 
@@ -427,10 +427,10 @@ test('CreateContainer rejects an image in which a volume cannot be mounted at it
   const create = (spec: Partial<ContainerSpec>, volumes: readonly string[] = []) =>
     host.engine.createContainer(sandboxId, idle(spec), image(volumes));
   const refused = (message: RegExp) => ({ code: 'FAILED_PRECONDITION', message });
-  await assert.rejects(create(readonly, ['/file']), refused(/mount on \/file: it is a file in the image/));
+  await assert.rejects(create(readonly, ['/file']), refused(/mount on \/file: must be a directory in the image, but is a file/));
   await assert.rejects(create(readonly, ['/file/below']), refused(/mount on \/file\/below: its parent is a file/));
-  await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mount on \/file: it is a file/));
-  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mount on \/etc: it is a directory/));
+  await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mount on \/file: must be a directory in the image/));
+  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mount on \/etc: must be a file in the image, but is a directory/));
   await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mount on \/circle\/x: too many levels of symbolic links/));
   // A path below another mount, also through a symlink, does not depend on the image.
   const empty = join(host.directory, 'empty-volume');

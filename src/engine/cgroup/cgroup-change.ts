@@ -84,14 +84,12 @@ export type MemoryLimits = { readonly memory: number | undefined; readonly total
 export function memoryLimits(resources: Resources): MemoryLimits {
   const { memoryLimitBytes: memory, memorySwapLimitBytes: total } = resources;
   if (memory === undefined) {
-    if (total !== undefined && total >= 0) throw invalidArgument(`invalid limit of memory plus swap ${total} bytes: requires a memory limit`);
+    if (total !== undefined && total >= 0) throw invalidArgument(`invalid memory plus swap limit ${total} bytes: requires a memory limit`);
     return { memory: undefined, total: undefined };
   }
   if (total === undefined) return { memory, total: memory };
   if (total >= 0 && (memory < 0 || total < memory)) {
-    throw invalidArgument(
-      `invalid limit of memory plus swap ${total} bytes: below the memory limit (${memory < 0 ? 'unlimited' : `${memory} bytes`})`,
-    );
+    throw invalidArgument(`invalid memory plus swap limit ${total} bytes: below the memory limit (${memory < 0 ? 'unlimited' : `${memory} bytes`})`);
   }
   return { memory, total };
 }

@@ -123,7 +123,7 @@ function streamsOf(deps: EngineDeps, record: ContainerRecord, socket: Socket, fl
     resize: (columns, rows) => {
       if (!record.spec.hasTerminal) return;
       resizeTerminal(directory, { rows, columns }).catch((error: unknown) =>
-        deps.log.debug({ id: record.id, reason: reasonOf(error) }, 'terminal resize failed'),
+        deps.log.debug({ id: record.id, reason: reasonOf(error) }, 'failed to resize the terminal'),
       );
     },
     exited,

@@ -169,7 +169,7 @@ function sessionOf(deps: EngineDeps, view: ContainerView, { pid, exited }: Runni
   const abandon = () => {
     if (hasEnded) return ends.close();
     ends.hangUp();
-    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'killing an exec process failed'));
+    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'failed to kill an exec process'));
   };
   const { stdin, stdout, stderr, resize } = ends;
   return { ...(stdin ? { stdin } : {}), ...(stdout ? { stdout } : {}), ...(stderr ? { stderr } : {}), resize, exited: settled, abandon };

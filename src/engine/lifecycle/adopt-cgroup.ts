@@ -45,7 +45,7 @@ async function logged(deps: EngineDeps, id: string, adopt: () => Promise<void>):
   try {
     await adopt();
   } catch (error) {
-    deps.log.error({ id, reason: reasonOf(error) }, 'cgroup driver failed for a cgroup; its limits remain as written');
+    deps.log.error({ id, reason: reasonOf(error) }, 'failed to register a cgroup with the cgroup driver; its limits stay in effect');
   }
 }
 

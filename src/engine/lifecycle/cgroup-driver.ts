@@ -75,7 +75,7 @@ export async function chooseCgroupDriver(
     return createSystemdDriver(facts, await connectSystemd(), { defaultParent, prefix });
   } catch (error) {
     if (wanted === 'systemd') throw failedPrecondition(`cgroup driver systemd: ${reasonOf(error)}`, error);
-    log.warn({ reason: reasonOf(error) }, 'systemd is running but not reachable; using cgroup driver cgroupfs');
+    log.warn({ reason: reasonOf(error) }, 'failed to connect to systemd: using cgroup driver cgroupfs');
     return cgroupfs;
   }
 }

@@ -110,7 +110,7 @@ async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: Cont
     return id;
   } catch (error) {
     await discard(deps, id).catch((leftover: unknown) =>
-      deps.log.warn({ id, reason: reasonOf(leftover) }, 'removing a failed container failed; recovery retries'),
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'failed to clean up a container that was not created; recovery retries'),
     );
     throw failedTo(`create container ${spec.metadata.name}`, error);
   }
@@ -222,7 +222,9 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
 
 /** Runs hooks whose failure has no effect, but is logged. */
 async function runHooksBestEffort(deps: EngineDeps, record: ContainerRecord, point: 'poststart' | 'poststop', pid: number): Promise<void> {
-  await runHooks(deps, record, [point], pid).catch((error: unknown) => deps.log.warn({ id: record.id, reason: reasonOf(error) }, 'hook failed'));
+  await runHooks(deps, record, [point], pid).catch((error: unknown) =>
+    deps.log.warn({ id: record.id, reason: reasonOf(error) }, 'failed to run a hook'),
+  );
 }
 
 /** The start time of a process that has already exited is '', so that it is never considered alive. */
@@ -242,11 +244,11 @@ export async function recordStartFailure(deps: EngineDeps, id: string, message: 
     const times = { startedAtNs: status.startedAtNs ?? now, finishedAtNs: now, timeline: { ...status.timeline, ...timeline } };
     return { ...status, ...times, ...startFailure, message };
   });
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of a failed start not written');
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'failed to write the status of a container that did not start');
   deps.rootfs.release(id);
   await deps.cgroupDriver
     .remove(cgroupPath)
-    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'removing the cgroup failed; it is removed with the container'));
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'failed to remove the cgroup; it is removed with the container'));
 }
 
 /**
@@ -357,7 +359,7 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
     // Best effort: the cgroup has been updated, even if the status cannot be written to a full disk.
     const unwritten = deps.store.containers.updateBestEffort(id, (before) => ({ ...before, resources }));
-    if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status with new resources not written');
+    if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'failed to write the status of a container with new resources');
   });
 }
 

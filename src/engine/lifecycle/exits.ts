@@ -20,7 +20,7 @@ export function watchExit(deps: EngineDeps, id: string, monitor: ProcessIdentity
   deps.watches.add(id, () => {
     const exited = monitorEnded(monitor).then(() => recordExit(deps, id));
     // If the exit cannot be recorded, the status remains RUNNING, and the next start of the daemon tries again.
-    exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, 'recording the exit of a container failed'));
+    exited.catch((error: unknown) => deps.log.error({ id, reason: reasonOf(error) }, 'failed to record the exit of a container'));
     return exited;
   });
 }
@@ -60,12 +60,12 @@ export async function recordExit(deps: EngineDeps, id: string): Promise<void> {
   deps.oomKills.countUntold(kills - loggedKills);
   const end = describeEnd(current, record, kills, deps.clock.nowNs());
   const unwritten = deps.store.containers.updateBestEffort(id, (status) => ({ ...status, ...end }));
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of an exited container not written');
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'failed to write the status of an exited container');
   deps.observeEnd?.(end.reason);
   deps.log.info({ id, name: view.record.spec.metadata.name, exitCode: end.exitCode, reason: end.reason }, 'container ended');
   await deps.cgroupDriver
     .remove(cgroupPath)
-    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'removing the cgroup failed; it is removed with the container'));
+    .catch((error: unknown) => deps.log.warn({ id, reason: reasonOf(error) }, 'failed to remove the cgroup; it is removed with the container'));
 }
 
 /** Exit code of a container whose exit was not recorded. */

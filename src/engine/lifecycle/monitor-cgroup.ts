@@ -31,7 +31,7 @@ export function monitorPlacer(deps: Deps & Pick<EngineDeps, 'store'>, { record }
 }
 
 function place(deps: Deps, path: string, pid: number): void {
-  const warn = (error: unknown) => deps.log.warn({ path, pid, reason: reasonOf(error) }, 'moving a monitor into its cgroup failed');
+  const warn = (error: unknown) => deps.log.warn({ path, pid, reason: reasonOf(error) }, 'failed to move a monitor into its cgroup');
   try {
     const isNew = enterCgroup(deps.cgroups, path, pid);
     if (isNew) deps.cgroupDriver.adopt(path, []).catch(warn);
@@ -47,7 +47,7 @@ export async function removeMonitorCgroup(deps: Deps, pod: SandboxRecord): Promi
     const path = monitorCgroupPath(deps, pod);
     if (path !== null) await deps.cgroupDriver.remove(path);
   } catch (error) {
-    deps.log.warn({ id: pod.id, reason: reasonOf(error) }, "removing the cgroup of a pod's monitors failed");
+    deps.log.warn({ id: pod.id, reason: reasonOf(error) }, "failed to remove the cgroup of a pod's monitors");
   }
 }
 

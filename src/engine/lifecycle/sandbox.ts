@@ -90,7 +90,7 @@ async function createNew(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
     return id;
   } catch (error) {
     await discardSandbox(deps, id).catch((leftover: unknown) =>
-      deps.log.warn({ id, reason: reasonOf(leftover) }, 'removing a failed sandbox failed; it remains not ready'),
+      deps.log.warn({ id, reason: reasonOf(leftover) }, 'failed to clean up a sandbox that did not start; it remains not ready'),
     );
     throw failedTo(`run sandbox ${spec.metadata.namespace}/${spec.metadata.name}`, error);
   }
@@ -218,7 +218,7 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
     ...status,
     stoppedAtNs: status.stoppedAtNs ?? deps.clock.nowNs(),
   }));
-  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'status of a stopped sandbox not written');
+  if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'failed to write the status of a stopped sandbox');
   await Promise.all(containersOf(deps, id).map((containerId) => stopContainer(deps, containerId, 0)));
   const record = isUnreadable(view) ? { ...view.record, netnsPath: netnsPathOf(deps, id) } : view.record;
   await killOwnProcesses(deps, await ownCgroups(deps, view));

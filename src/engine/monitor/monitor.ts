@@ -70,7 +70,7 @@ export async function openMonitorBinary(path: string): Promise<MonitorBinary> {
   try {
     program = await readFile(path);
   } catch (error) {
-    throw failedPrecondition(`read the executable of the monitor: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`read the monitor binary: ${reasonOf(error)}`, error);
   }
   const writable = memfd('berth-monitor');
   for (let done = 0; done < program.length; ) done += writeSync(writable, program, done);

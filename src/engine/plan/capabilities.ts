@@ -93,7 +93,7 @@ function parseNames(names: readonly string[], verb: string): { hasAll: boolean; 
 function checkHeld(requested: bigint, held: bigint): void {
   const missing = capabilityNumbers(requested & ~held).map((number) => capabilityNames[number]);
   if (missing.length === 0) return;
-  throw failedPrecondition(`add capability ${missing.join(', ')}: the daemon does not hold it on this node`);
+  throw failedPrecondition(`add capability ${missing.join(', ')}: the daemon does not have it`);
 }
 
 function maskOf(names: readonly string[]): bigint {

@@ -19,7 +19,7 @@ export function mergeCommand(
   const cmd = hasCommand ? [] : image.cmd;
   const argv = [...(hasCommand ? request.command : image.entrypoint), ...(request.args.length > 0 ? request.args : cmd)];
   if (argv.length === 0) throw invalidArgument('missing command: neither the request nor the image specifies one');
-  if (argv[0] === '') throw invalidArgument('invalid command: its name is empty');
+  if (argv[0] === '') throw invalidArgument('invalid command: argument 0 is empty');
   const invalid = argv.findIndex((arg) => arg.includes('\0'));
   if (invalid !== -1) throw invalidArgument(`invalid command: argument ${invalid} contains NUL`);
   return argv;

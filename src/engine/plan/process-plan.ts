@@ -54,7 +54,7 @@ export function planProcess(
   const { spec, image, identity } = record;
   const argv = options.argv ?? mergeCommand(spec, image.config);
   const [argv0] = argv;
-  if (argv0 === undefined || argv0 === '') throw invalidArgument('invalid command: its name is missing or empty');
+  if (argv0 === undefined || argv0 === '') throw invalidArgument('invalid command: argument 0 is missing or empty');
   const workingDir = spec.workingDir || image.config.workingDir || '/';
   const env = composeEnvironment({
     hasTerminal: spec.hasTerminal || options.hasTerminal === true,

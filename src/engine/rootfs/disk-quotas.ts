@@ -86,5 +86,5 @@ function freeProject(fd: number, first: number, taken: ReadonlySet<number>): num
   for (let project = first; project < first + rangeLength; project += 1) {
     if (!taken.has(project) && readProject(fd, project).inodes === 0) return project;
   }
-  throw new BerthError('RESOURCE_EXHAUSTED', `no free project id for a disk quota among the ${rangeLength} from ${first}`);
+  throw new BerthError('RESOURCE_EXHAUSTED', `allocate a project id for a disk quota: all ${rangeLength} ids from ${first} are in use`);
 }

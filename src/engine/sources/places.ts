@@ -54,8 +54,8 @@ export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet
 export function requireDirectories(root: number, paths: readonly string[]): void {
   for (const path of paths) {
     const kind = kindOf(root, path);
-    if (kind === 'link') throw failedPrecondition(`mount on ${path}: it is a symbolic link in the image; it must be a directory`);
-    if (kind === 'other') throw failedPrecondition(`mount on ${path}: it is a file in the image; it must be a directory`);
+    if (kind === 'link') throw failedPrecondition(`mount on ${path}: must be a directory in the image, but is a symbolic link`);
+    if (kind === 'other') throw failedPrecondition(`mount on ${path}: must be a directory in the image, but is not`);
   }
 }
 
@@ -87,7 +87,7 @@ function mismatchOf(root: number, path: string, isDirectory: boolean, mountPoint
     const fd = openat2(root, path, { flags: O_PATH, resolve });
     try {
       if (fstatSync(fd).isDirectory() === isDirectory || isBelowAny(readlinkSync(`/proc/self/fd/${fd}`), mountPoints)) return null;
-      return isDirectory ? 'it is a file in the image; it must be a directory' : 'it is a directory in the image; it must be a file';
+      return isDirectory ? 'must be a directory in the image, but is a file' : 'must be a file in the image, but is a directory';
     } finally {
       close(fd);
     }

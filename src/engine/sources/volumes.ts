@@ -83,7 +83,7 @@ function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;
     throw failedPrecondition(
-      `mount ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted below it, does not support ID-mapped mounts; use another one, or hostUsers: true`,
+      `mount ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted below it, does not support ID-mapped mounts; use another file system, or hostUsers: true`,
       error,
     );
   } finally {
@@ -117,10 +117,10 @@ function checkPropagation(table: readonly MountInfo[], mount: Mount, source: str
   const place = mountOf(table, source);
   const has = (kind: string) => place?.propagation.some((tag) => tag.startsWith(kind)) ?? false;
   if (mount.propagation === 'bidirectional' && !has('shared:')) {
-    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: its mount ${place?.mountPoint} is not shared`);
+    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: the host's mount ${place?.mountPoint} is not shared`);
   }
   if (mount.propagation === 'host-to-container' && !has('shared:') && !has('master:')) {
-    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: its mount ${place?.mountPoint} is neither shared nor slave`);
+    throw invalidArgument(`mount ${mount.hostPath} on ${mount.containerPath}: the host's mount ${place?.mountPoint} is neither shared nor slave`);
   }
 }
 

@@ -85,7 +85,7 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
 async function readRange(spool: FileHandle, offset: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length);
   const { bytesRead } = await spool.read(bytes, 0, length, offset);
-  if (bytesRead !== length) throw failedPrecondition('the spooled archive was truncated');
+  if (bytesRead !== length) throw failedPrecondition('the spooled archive is truncated');
   return bytes;
 }
 

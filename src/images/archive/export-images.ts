@@ -90,6 +90,6 @@ function tarBytesOf({ layers }: ImageStore, image: ImageRecord, diffId: string):
   if (facts === undefined) throw failedPrecondition(`export image ${image.id}: missing layer ${diffId}`);
   if (facts.tarBytes !== undefined) return facts.tarBytes;
   throw failedPrecondition(
-    `export image ${image.id}: layer ${diffId} was unpacked by an earlier version, which did not record its archive; remove the image and pull it again`,
+    `export image ${image.id}: layer ${diffId} was unpacked by an earlier version, which did not store its tar metadata; remove the image and pull it again`,
   );
 }

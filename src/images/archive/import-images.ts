@@ -135,7 +135,8 @@ function withName(found: readonly Found[], name: Reference | undefined): readonl
   if (found.length === 0) throw invalidArgument('the archive contains no image');
   if (name === undefined) return found;
   const [only] = found;
-  if (only === undefined || found.length > 1) throw invalidArgument(`the archive contains ${found.length} images; one name fits only one image`);
+  if (only === undefined || found.length > 1)
+    throw invalidArgument(`the archive contains ${found.length} images; a name can be set only for a single image`);
   return [{ ...only, names: [name] }];
 }
 

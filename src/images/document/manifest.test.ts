@@ -76,9 +76,9 @@ describe('parseManifest()', () => {
     ['schema 1 by version', { schemaVersion: 1 }, /schema 1/],
     ['a missing schema version', { ...manifest, schemaVersion: undefined }, /schemaVersion must be 2/],
     ['a schema version that is a string', { ...manifest, schemaVersion: '2' }, /schemaVersion must be 2/],
-    ['another media type', manifest, /media type "text\/html" is not/, 'text/html'],
-    ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /contradicts/],
-    ['a document that is both index and manifest', { ...manifest, manifests: [entry] }, /both an index and a manifest/],
+    ['another media type', manifest, /unsupported media type "text\/html"/, 'text/html'],
+    ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /does not match mediaType/],
+    ['a document that is both index and manifest', { ...manifest, manifests: [entry] }, /both an image index and an image manifest/],
     ['a missing config', { ...manifest, config: undefined }, /manifest config: must be an object/],
     ['an artifact', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, /not a container image: .*helm/],
     ['an empty config', { ...manifest, config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, /not a container image/],
@@ -208,7 +208,7 @@ test('checkPlatform() accepts an unset or equal platform, and refuses another on
   checkPlatform({ os: 'linux', architecture: 'x86_64' }, node);
   refuses(
     () => checkPlatform({ os: 'linux', architecture: 'arm64' }, node),
-    /platform of the image is "linux\/arm64", of this node linux\/amd64/,
+    /image platform "linux\/arm64" does not match node platform linux\/amd64/,
     'NOT_FOUND',
   );
   refuses(() => checkPlatform({ os: 'windows', architecture: 'amd64' }, node), /windows/, 'NOT_FOUND');
@@ -298,5 +298,5 @@ test('checkLayerCount() requires as many layers as diff ids', () => {
   const configOf = (count: number) => parseImageConfig(toBytes({ rootfs: { type: 'layers', diff_ids: Array(count).fill(digest('d')) } }));
   const layers = [{ mediaType: layer.mediaType, digest: layer.digest, sizeBytes: 20 }];
   checkLayerCount(layers, configOf(1));
-  refuses(() => checkLayerCount(layers, configOf(2)), /lists 2 layers, the manifest 1/);
+  refuses(() => checkLayerCount(layers, configOf(2)), /2 layers, but the manifest has 1/);
 });

@@ -98,7 +98,7 @@ export function parseManifest(bytes: Buffer, mediaType: string): ParsedManifest 
   const kind = kindOf(document, mediaType);
   // Different readers would see different images. Source: CVE-2021-41190.
   if (document.manifests !== undefined && (document.layers !== undefined || document.config !== undefined)) {
-    throw failedPrecondition('manifest: both an index and a manifest');
+    throw failedPrecondition('manifest: is both an image index and an image manifest');
   }
   return kind === 'index' ? parseIndex(document) : parseImageManifest(document);
 }
@@ -139,11 +139,11 @@ function kindOf(document: JsonObject, mediaType: string): 'index' | 'manifest' {
   if (kind === 'schema1' || document.schemaVersion === 1) {
     throw failedPrecondition('manifest: Docker schema 1 is not supported; push the image again with a current tool');
   }
-  if (kind === undefined) throw failedPrecondition(`manifest: media type ${quoted(mediaType)} is not that of an image`);
+  if (kind === undefined) throw failedPrecondition(`manifest: unsupported media type ${quoted(mediaType)}`);
   if (document.schemaVersion !== 2) throw failedPrecondition('manifest: schemaVersion must be 2');
   const inBody = toOptionalText(document.mediaType, 'manifest mediaType');
   if (inBody !== '' && kindOfType(inBody) !== kind) {
-    throw failedPrecondition(`manifest: Content-Type ${quoted(mediaType)} contradicts mediaType ${quoted(inBody)}`);
+    throw failedPrecondition(`manifest: Content-Type ${quoted(mediaType)} does not match mediaType ${quoted(inBody)}`);
   }
   return kind;
 }
@@ -266,7 +266,7 @@ function toWord(value: unknown, what: string, lengthMax = wordLengthMax): string
 /** Checks that manifest and config have the same number of layers. @throws {BerthError} FAILED_PRECONDITION when they do not. */
 export function checkLayerCount(layers: readonly Descriptor[], config: ImageConfigBlob): void {
   if (layers.length !== config.diffIds.length) {
-    throw failedPrecondition(`image config: lists ${config.diffIds.length} layers, the manifest ${layers.length}`);
+    throw failedPrecondition(`image config: ${config.diffIds.length} layers, but the manifest has ${layers.length}`);
   }
 }
 

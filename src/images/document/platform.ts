@@ -52,5 +52,5 @@ export function checkPlatform(config: { readonly os: string; readonly architectu
   const image = normalized(config);
   const node = normalized(platform);
   const fits = (image.os === '' || image.os === node.os) && (image.architecture === '' || image.architecture === node.architecture);
-  if (!fits) throw notFound(`platform of the image is ${quoted(platformText(config))}, of this node ${platformText(platform)}`);
+  if (!fits) throw notFound(`image platform ${quoted(platformText(config))} does not match node platform ${platformText(platform)}`);
 }

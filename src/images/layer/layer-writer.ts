@@ -160,7 +160,7 @@ export class LayerWriter implements TarSink {
 
   #isSkipped(kind: TarEntryKind): boolean {
     const isDevice = kind === 'char' || kind === 'block';
-    if (isDevice && this.#devices === 'refuse') throw failedPrecondition('is a device node, which this node refuses (image_devices)');
+    if (isDevice && this.#devices === 'refuse') throw failedPrecondition('device nodes are refused on this node (image_devices)');
     return isDevice && this.#devices === 'skip';
   }
 

@@ -203,7 +203,7 @@ function writeAll(fd: number, bytes: Buffer): void {
   try {
     for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
   } catch (error) {
-    throw failedTo('write the record of the files', error);
+    throw failedTo('write the tar metadata of the layer', error);
   }
 }
 
@@ -233,7 +233,7 @@ function decompressed(bytes: Buffer): Buffer {
   try {
     return zstdDecompressSync(bytes, { maxOutputLength: frameBytesMax });
   } catch (error) {
-    throw failedPrecondition(`the record of the files is corrupt: ${reasonOf(error)}`, error);
+    throw failedPrecondition(`the tar metadata of the layer is corrupt: ${reasonOf(error)}`, error);
   }
 }
 
@@ -281,5 +281,5 @@ function pathAt(frame: Buffer, at: number): { readonly path: string; readonly ne
 }
 
 function corrupt(cause?: unknown): Error {
-  return failedPrecondition('the record of the files is corrupt', cause);
+  return failedPrecondition('the tar metadata of the layer is corrupt', cause);
 }

@@ -47,7 +47,7 @@ export async function streamBlob(
   offset: number,
 ): Promise<{ stream: Readable; offset: number }> {
   if (!Number.isSafeInteger(offset) || offset < 0 || offset > blob.sizeBytes) {
-    throw failedPrecondition(`${deps.subject}: offset ${offset} is beyond the end at ${blob.sizeBytes} bytes`);
+    throw failedPrecondition(`${deps.subject}: offset ${offset} is beyond the size of ${blob.sizeBytes} bytes`);
   }
   // No request: a range cannot be empty.
   if (offset === blob.sizeBytes) return { stream: Readable.from([], { objectMode: false }), offset };

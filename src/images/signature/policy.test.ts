@@ -74,7 +74,7 @@ test('parsePolicy() refuses invalid policies', () => {
     ['{"default":[{"type":"reject"}],"transports":{"docker":{"a":[{"type":"reject"}],"\\u0061":[{"type":"reject"}]}}}', /duplicate key "a"/],
     [JSON.stringify({ default: [{ type: 'sigstoreSigned' }] }), /must have exactly one of keyPath/],
     [JSON.stringify({ default: [{ ...signed, keyData: 'eA==' }] }), /must have exactly one of keyPath/],
-    [JSON.stringify({ default: [{ type: 'sigstoreSigned', keyPaths: [] }] }), /no keys/],
+    [JSON.stringify({ default: [{ type: 'sigstoreSigned', keyPaths: [] }] }), /missing keys/],
     [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'any' } }] }), /unknown identity type "any"/],
     [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'exactReference', dockerReference: 'a' } }] }), /name with a tag or digest/],
     [JSON.stringify({ default: [{ ...signed, signedIdentity: { type: 'remapIdentity', prefix: 'a/b:1', signedPrefix: 'c' } }] }), /prefix "a\/b:1"/],

@@ -96,7 +96,7 @@ function parseKeys({ keyPath, keyPaths, keyData, keyDatas }: JsonObject, what: s
     paths === undefined
       ? toTexts(texts, `${what} keyData`, entriesMax).map((text) => ({ pem: Buffer.from(text, 'base64').toString('utf8') }))
       : toTexts(paths, `${what} keyPath`, entriesMax).map((path) => ({ path }));
-  if (keys.length === 0) throw failedPrecondition(`${what}: no keys`);
+  if (keys.length === 0) throw failedPrecondition(`${what}: missing keys`);
   return keys;
 }
 

@@ -74,7 +74,7 @@ function parseClaim(bytes: Buffer): SignedClaim {
   onlyFields(document, ['critical', 'optional'], 'signature');
   const critical = toObject(document.critical, 'signature critical');
   onlyFields(critical, ['type', 'image', 'identity'], 'signature critical');
-  if (critical.type !== 'cosign container image signature') throw failedPrecondition('signature: not of a container image');
+  if (critical.type !== 'cosign container image signature') throw failedPrecondition('signature: not a container image signature');
   const image = toObject(critical.image, 'signature image');
   onlyFields(image, ['docker-manifest-digest'], 'signature image');
   const identity = toObject(critical.identity, 'signature identity');

@@ -63,7 +63,7 @@ export type ImageRecord = {
 export function parseStoredImage(bytes: Buffer): StoredImage {
   const document = parseJsonObject(bytes, 'image record');
   if (document.version !== imageRecordVersion)
-    throw failedPrecondition(`image record: unsupported version ${String(document.version)}; supported is ${imageRecordVersion}`);
+    throw failedPrecondition(`image record: unsupported version ${String(document.version)}; supported: ${imageRecordVersion}`);
   const configText = toText(document.configText, 'image record configText');
   const id = toText(document.id, 'image record id');
   if (id !== idOfConfig(Buffer.from(configText))) throw failedPrecondition('image record: digest of the config does not match the id');

@@ -243,11 +243,11 @@ async function readLayers(root: string, bootId: string, log: Log | undefined): P
     }
     try {
       const mark = await readMark(join(root, name, unsyncedFile));
-      if (mark !== undefined && mark !== bootId) throw failedPrecondition('it was not synced to disk before the machine stopped');
+      if (mark !== undefined && mark !== bootId) throw failedPrecondition('not synced to disk before the last reboot');
       layers.set(diffId, await readFacts(join(root, name, factsFile)));
       if (mark !== undefined) unsynced.add(diffId);
     } catch (error) {
-      log?.warn({ diffId, reason: reasonOf(error) }, 'unreadable layer moved aside, it will be re-fetched on demand');
+      log?.warn({ diffId, reason: reasonOf(error) }, 'unreadable layer moved aside; it is re-fetched when needed');
       // The name must be free for the re-fetched layer.
       const aside = `old-${randomName()}`;
       renameSync(join(root, name), join(root, aside));
@@ -270,7 +270,7 @@ async function readMark(path: string): Promise<string | undefined> {
 async function readFacts(path: string): Promise<LayerFacts> {
   const document = parseJsonObject(await readFile(path), 'layer record');
   if (document.version !== layerVersion)
-    throw failedPrecondition(`layer record: unsupported version ${String(document.version)}; supported is ${layerVersion}`);
+    throw failedPrecondition(`layer record: unsupported version ${String(document.version)}; supported: ${layerVersion}`);
   return {
     sizeBytes: toSizeBytes(document.sizeBytes, 'layer record sizeBytes'),
     inodes: toSizeBytes(document.inodes, 'layer record inodes'),

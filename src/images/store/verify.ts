@@ -107,7 +107,7 @@ async function verifyLayer(directory: string, buffer: Buffer, totals: { files: n
     return isErrno(error, 'ENOENT') ? undefined : [reasonOf(error)];
   }
   // All files are intact, so the bytes between them, which come from the record, are wrong.
-  return reasons.length === 0 && hash.digest('hex') !== hex ? ['the record of the files is corrupt: diff id mismatch'] : reasons;
+  return reasons.length === 0 && hash.digest('hex') !== hex ? ['the tar metadata of the layer is corrupt: diff id mismatch'] : reasons;
 }
 
 async function reasonAgainst(part: Exclude<ArchivePart, { kind: 'bytes' }>, buffer: Buffer, hash: Hash): Promise<string | undefined> {

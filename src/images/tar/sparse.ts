@@ -88,7 +88,7 @@ export function createSparseReader(layout: SparseLayout, storedBytes: number, si
     let rest = extents === undefined ? readMap(bytes) : bytes;
     while (rest.length > 0) {
       const extent = extents?.[next];
-      if (extent === undefined) throw invalidArgument('tar: sparse file with more content than in its map');
+      if (extent === undefined) throw invalidArgument('tar: sparse file with more data than its map describes');
       if (position < extent.offset) holeTo(extent.offset);
       const length = Math.min(rest.length, extent.offset + extent.sizeBytes - position);
       if (length > 0) sink.content(rest.subarray(0, length));
@@ -168,7 +168,7 @@ function checkExtents(extents: readonly Extent[], sizeBytes: number, storedBytes
     stored += extent.sizeBytes;
   }
   if (end > sizeBytes) throw invalidArgument('tar: extents beyond the end of a sparse file');
-  if (stored !== storedBytes) throw invalidArgument(`tar: sparse file with ${storedBytes} bytes of content, but ${stored} in its map`);
+  if (stored !== storedBytes) throw invalidArgument(`tar: sparse file with ${storedBytes} bytes of data, but ${stored} in its map`);
 }
 
 function toCount(text: string | undefined): number {

@@ -272,7 +272,7 @@ test('TarParser refuses sparse files whose map does not match their content', ()
       .indexOf('x'),
     5,
   );
-  refused(sparse('5,9'), 'INVALID_ARGUMENT', /10 bytes of content, but 9 in its map/);
+  refused(sparse('5,9'), 'INVALID_ARGUMENT', /10 bytes of data, but 9 in its map/);
   refused(sparse('5,10', '14'), 'INVALID_ARGUMENT', /beyond the end/);
   refused(sparse('5,5,9,5'), 'INVALID_ARGUMENT', /overlapping extents/);
   refused(sparse('5,10,7'), 'INVALID_ARGUMENT', /invalid map/);

@@ -292,7 +292,7 @@ function kindOf(type: string, path: string): TarEntryKind {
   const kinds: Readonly<Record<string, TarEntryKind>> = { '1': 'link', '2': 'symlink', '3': 'char', '4': 'block', '5': 'directory', '6': 'fifo' };
   const kind = Object.hasOwn(kinds, type) ? kinds[type] : undefined;
   if (kind !== undefined) return kind;
-  throw unimplemented(`tar: entry ${JSON.stringify(path.slice(0, 200))} has the unsupported type ${JSON.stringify(type)}`);
+  throw unimplemented(`tar: entry ${JSON.stringify(path.slice(0, 200))}: unsupported type ${JSON.stringify(type)}`);
 }
 
 function xattrsOf(pax: PaxValues): ReadonlyMap<string, Buffer> {

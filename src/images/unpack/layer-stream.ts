@@ -56,7 +56,7 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
   const write = async (bytes: Buffer): Promise<void> => {
     watch.enter('digest');
     receivedBytes += bytes.length;
-    if (receivedBytes > job.sizeBytes) throw failedPrecondition(`larger than the ${job.sizeBytes} bytes in the manifest`);
+    if (receivedBytes > job.sizeBytes) throw failedPrecondition(`exceeds the ${job.sizeBytes} bytes in the manifest`);
     compressedHash.update(bytes);
     watch.enter('decompress');
     await decoder.write(bytes);

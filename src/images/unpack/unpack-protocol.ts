@@ -31,7 +31,7 @@ export type UnpackedLayer = WrittenLayer & { readonly tarBytes: number; readonly
 export type LayerJob = {
   /** An empty directory, created for this layer. */
   readonly directory: string;
-  /** File for the record of the files, by which they are verified later; absent: no record. */
+  /** File for the tar metadata, by which the layer is verified later; absent: not recorded. */
   readonly tarSplitFile?: string;
   /** Of the compressed bytes. */
   readonly digest: string;

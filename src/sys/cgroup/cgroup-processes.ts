@@ -166,7 +166,7 @@ export async function freeze(facts: CgroupFacts, path: string, timeoutMs: number
   for (let pauseMs = 1; !isFrozen(facts, path); pauseMs = Math.min(2 * pauseMs, pauseMsMax)) {
     if (performance.now() >= deadline) {
       setFrozen(facts, path, false);
-      throw internal(`freeze cgroup ${path}: some processes did not stop within ${timeoutMs} ms`);
+      throw internal(`freeze cgroup ${path}: some processes were not frozen within ${timeoutMs} ms`);
     }
     await sleep(pauseMs);
     // v1 signals each process once, and a process may miss it: kernel/cgroup/legacy_freezer.c, freeze_cgroup().

@@ -177,13 +177,13 @@ export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolic
     else if (policy.kind === 'listed') setDevicesV1(facts, path, policy.v1Allows);
     // v1, all: a new cgroup inherits its parent's devices.
   } catch (error) {
-    throw internal(`set the devices of cgroup ${path}: ${kernelReason(error)}`, error);
+    throw internal(`set the device rules of cgroup ${path}: ${kernelReason(error)}`, error);
   }
 }
 
 function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly string[]): void {
   const mount = facts.mounts.get('devices');
-  if (mount === undefined) throw failedPrecondition('the cgroup controller devices is not available');
+  if (mount === undefined) throw failedPrecondition('the node has no cgroup controller devices');
   writeFile(`${mount}${path}/devices.deny`, 'a');
   const fd = openSync(`${mount}${path}/devices.allow`, constants.O_WRONLY);
   try {

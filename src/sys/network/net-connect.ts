@@ -71,7 +71,7 @@ function createSocket(pin: string | null, { domain, host }: Family): number {
   const create = () => checked(c_socket(domain, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), () => `create a socket for ${host}`);
   if (pin === null) return create();
   const [fd] = visitNetNamespaces([pin], create);
-  if (fd === undefined || fd === null) throw new BerthError('FAILED_PRECONDITION', 'the network namespace is gone');
+  if (fd === undefined || fd === null) throw new BerthError('FAILED_PRECONDITION', 'the network namespace no longer exists');
   return fd;
 }
 
