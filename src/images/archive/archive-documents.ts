@@ -4,7 +4,6 @@
  * Deterministic, without side effects: the same images give the same bytes. Sources: OCI image spec, image-layout.md; Docker's manifest.json (facts).
  */
 import { createHash } from 'node:crypto';
-import { type TarEntry, tarHeader } from '../../lib/tar-header.ts';
 import { blobPath } from './archive-index.ts';
 
 export type ExportedImage = {
@@ -16,8 +15,10 @@ export type ExportedImage = {
   readonly layers: readonly { readonly diffId: string; readonly tarBytes: number }[];
 };
 
-/** `content`: the bytes, or the layer whose archive is the content. */
-export type ArchiveMember = { readonly header: Buffer; readonly sizeBytes: number; readonly content: Buffer | { readonly diffId: string } };
+export type ArchiveMember =
+  | { readonly kind: 'directory'; readonly path: string }
+  /** `content`: the bytes, or the layer whose archive is the content. */
+  | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number; readonly content: Buffer | { readonly diffId: string } };
 
 const types = {
   manifest: 'application/vnd.oci.image.manifest.v1+json',
@@ -45,7 +46,8 @@ export function archiveMembers(images: readonly ExportedImage[]): readonly Archi
   const blobs = new Map<string, ArchiveMember>();
   for (const { image, bytes } of manifests) {
     for (const document of [bytes, Buffer.from(image.configText)]) blobs.set(digestOf(document), fileOf(blobPath(digestOf(document)), document));
-    for (const { diffId, tarBytes } of image.layers) blobs.set(diffId, memberOf(blobPath(diffId), tarBytes, { diffId }));
+    for (const { diffId, tarBytes } of image.layers)
+      blobs.set(diffId, { kind: 'file', path: blobPath(diffId), sizeBytes: tarBytes, content: { diffId } });
   }
   const algorithms = new Set([...blobs.keys()].map((digest) => digest.slice(0, digest.indexOf(':'))));
   return [
@@ -85,15 +87,9 @@ function toBytes(document: unknown): Buffer {
 }
 
 function fileOf(path: string, bytes: Buffer): ArchiveMember {
-  return memberOf(path, bytes.length, bytes);
-}
-
-function memberOf(path: string, sizeBytes: number, content: ArchiveMember['content']): ArchiveMember {
-  return { header: tarHeader({ ...common, kind: 'file', mode: 0o644, path, size: sizeBytes }), sizeBytes, content };
+  return { kind: 'file', path, sizeBytes: bytes.length, content: bytes };
 }
 
 function directory(path: string): ArchiveMember {
-  return { header: tarHeader({ ...common, kind: 'directory', mode: 0o755, path, size: 0 }), sizeBytes: 0, content: Buffer.alloc(0) };
+  return { kind: 'directory', path };
 }
-
-const common: Pick<TarEntry, 'uid' | 'gid' | 'mtimeSeconds'> = { uid: 0, gid: 0, mtimeSeconds: 0 };

@@ -1,11 +1,14 @@
 /**
  * Exports images as one archive. Layers are reassembled bit for bit from their files, so that an import gives the same ids.
  *
- * A lease keeps the layers until the last byte is sent. Writes nothing.
+ * A lease keeps the layers until the last byte is sent. Writes nothing to disk. The limits of tar-stream do not matter here: all names are ASCII, all
+ * owners are root, and all sizes are known in advance (compare src/lib/tar-header.ts).
  */
+import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { pipeline } from 'node:stream/promises';
+import { type Pack, pack } from 'tar-stream';
 import { failedPrecondition, failedTo, notFound } from '../../lib/errors.ts';
-import { tarEnd, tarPadding } from '../../lib/tar-header.ts';
 import { findReference, formatTag } from '../document/reference.ts';
 import type { ImageRecord } from '../store/image-record.ts';
 import type { ImageStore } from '../store/store.ts';
@@ -30,41 +33,70 @@ export function exportImages(deps: ExportDeps, references: readonly string[], si
   const images = imagesOf(deps.store, references);
   const members = archiveMembers(images);
   const diffIds = images.flatMap(({ layers }) => layers.map(({ diffId }) => diffId));
-  const totalBytes = members.reduce(
-    (total, { header, sizeBytes }) => total + header.length + sizeBytes + tarPadding(sizeBytes).length,
-    tarEnd.length,
-  );
-  return { totalBytes, bytes: archive(deps, members, diffIds, signal) };
+  const totalBytes = members.reduce((total, member) => total + archivedBytes(member), endBytes);
+  return { totalBytes, bytes: archive(deps, { members, diffIds, totalBytes }, signal) };
 }
 
-async function* archive(
-  { store, unpacker }: ExportDeps,
-  members: readonly ArchiveMember[],
-  diffIds: readonly string[],
-  signal: AbortSignal,
-): AsyncGenerator<Buffer, undefined> {
+type Contents = { readonly members: readonly ArchiveMember[]; readonly diffIds: readonly string[]; readonly totalBytes: number };
+
+async function* archive(deps: ExportDeps, { members, diffIds, totalBytes }: Contents, signal: AbortSignal): AsyncGenerator<Buffer, undefined> {
   const ownerId = `export ${randomUUID()}`;
-  store.lease(ownerId, diffIds);
+  deps.store.lease(ownerId, diffIds);
+  const stop = new AbortController();
+  const tar = pack();
+  const writing = writeMembers(tar, deps, members, AbortSignal.any([signal, stop.signal])).catch((error: Error) => tar.destroy(error));
+  let sentBytes = 0;
   try {
-    for (const { header, sizeBytes, content } of members) {
-      yield header;
-      if (Buffer.isBuffer(content)) yield content;
-      else yield* layer({ store, unpacker }, content.diffId, signal);
-      yield tarPadding(sizeBytes);
+    for await (const bytes of tar as AsyncIterable<Buffer>) {
+      sentBytes += bytes.length;
+      yield bytes;
     }
-    yield tarEnd;
-  } finally {
-    await store.release(ownerId);
-  }
-}
-
-async function* layer({ store: { layers }, unpacker }: ExportDeps, diffId: string, signal: AbortSignal): AsyncGenerator<Buffer, undefined> {
-  try {
-    yield* unpacker.assemble({ filesDir: layers.filesDir(diffId), tarSplitFile: layers.tarSplitFile(diffId), diffId }, signal);
+    assert.equal(sentBytes, totalBytes);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     throw failedTo('export', error);
+  } finally {
+    // If the reader stopped early, the writer may be waiting for bytes of a layer.
+    stop.abort();
+    await writing;
+    await deps.store.release(ownerId);
   }
+}
+
+/** Writes at the pace of the reader: each write waits until the reader has received the previous one. */
+async function writeMembers(tar: Pack, deps: ExportDeps, members: readonly ArchiveMember[], signal: AbortSignal): Promise<void> {
+  for (const member of members) await pipeline(contentOf(deps, member, signal), tar.entry(headersOf(member)));
+  tar.finalize();
+}
+
+function contentOf(
+  { store: { layers }, unpacker }: ExportDeps,
+  member: ArchiveMember,
+  signal: AbortSignal,
+): Iterable<Buffer> | AsyncIterable<Buffer> {
+  if (member.kind === 'directory') return [];
+  const { content } = member;
+  if (Buffer.isBuffer(content)) return [content];
+  const { diffId } = content;
+  return unpacker.assemble({ filesDir: layers.filesDir(diffId), tarSplitFile: layers.tarSplitFile(diffId), diffId }, signal);
+}
+
+function headersOf(member: ArchiveMember): Parameters<Pack['entry']>[0] {
+  const common = { uid: 0, gid: 0, mtime: new Date(0) };
+  if (member.kind === 'directory') return { ...common, name: `${member.path}/`, type: 'directory', mode: 0o755 };
+  return { ...common, name: member.path, type: 'file', mode: 0o644, size: member.sizeBytes };
+}
+
+const blockBytes = 512;
+/** Two blocks of zeros. */
+const endBytes = 2 * blockBytes;
+const nameBytesMax = 100;
+
+/** Returns the bytes of a member in the archive. A path of a SHA-512 digest needs a pax header, which takes two blocks. */
+function archivedBytes(member: ArchiveMember): number {
+  const headerBlocks = member.path.length > nameBytesMax ? 3 : 1;
+  const contentBlocks = member.kind === 'file' ? Math.ceil(member.sizeBytes / blockBytes) : 0;
+  return (headerBlocks + contentBlocks) * blockBytes;
 }
 
 function imagesOf(store: ImageStore, references: readonly string[]): readonly ExportedImage[] {
