@@ -143,7 +143,7 @@ test('every setting in the prose exists, and its value is accepted', () => {
 });
 
 test('every metric that is named exists, and docs/monitoring.md describes every metric', () => {
-  const metrics = new Set([...read('src/lib/metrics.ts').matchAll(/'(berth_[a-z_]+)'/g)].map(([, name = '']) => name));
+  const metrics = new Set([...read('src/telemetry/metrics.ts').matchAll(/'(berth_[a-z_]+)'/g)].map(([, name = '']) => name));
   const named = (text: string) => [...text.matchAll(/\bberth_[a-z_]+[a-z]/g)].map(([name]) => name.replace(/_(bucket|sum|count)$/, ''));
   const wrong = pages.flatMap(({ path, text }) =>
     named(text)

@@ -8,12 +8,12 @@
  */
 import { failedTo, invalidArgument, reasonOf } from '../lib/errors.ts';
 import { Inbound } from './inbound.ts';
+import type { Link, LinkHandlers } from './link.ts';
 import type { ForwardDeps } from './port-forward.ts';
 import { relay } from './relay.ts';
 import { ChannelParser, type WebSocketProtocol } from './remote-command.ts';
 import { sendOn } from './remote-websocket.ts';
 import { type MessagePart, WebSocketConnection } from './websocket-connection.ts';
-import type { Link, LinkHandlers } from './wire.ts';
 
 /** Channel numbers are one byte; 255 has a special meaning in other protocols. */
 const portsMax = 100;

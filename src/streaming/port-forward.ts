@@ -9,10 +9,10 @@
  */
 import { failedTo, reasonOf } from '../lib/errors.ts';
 import type { StreamingBackend } from './backend.ts';
+import type { Link, LinkHandlers } from './link.ts';
 import { relay } from './relay.ts';
-import { resetStatus } from './spdy.ts';
 import { SpdyConnection, type SpdyStream } from './spdy-connection.ts';
-import type { Link, LinkHandlers } from './wire.ts';
+import { resetStatus } from './spdy-frames.ts';
 
 export type ForwardDeps = {
   readonly backend: Pick<StreamingBackend, 'connect'>;

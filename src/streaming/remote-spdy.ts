@@ -2,11 +2,11 @@
  * The streams of a remote command over SPDY: one SPDY stream each, identified by its `streamType` header. Pure: it uses only the given link.
  */
 import type { StreamFlags } from './backend.ts';
+import type { Link, LinkHandlers } from './link.ts';
 import { expectedStreams } from './remote-command.ts';
 import type { RemoteClient, RemoteStreams, Sink } from './remote-streams.ts';
-import { resetStatus } from './spdy.ts';
 import { SpdyConnection, type SpdyStream } from './spdy-connection.ts';
-import type { Link, LinkHandlers } from './wire.ts';
+import { resetStatus } from './spdy-frames.ts';
 
 /**
  * Accepts a client over SPDY.

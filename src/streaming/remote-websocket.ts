@@ -3,10 +3,10 @@
  */
 import type { StreamFlags } from './backend.ts';
 import { Inbound } from './inbound.ts';
+import type { Link, LinkHandlers } from './link.ts';
 import { ChannelParser, channel, encodeChannelMessage, type WebSocketProtocol } from './remote-command.ts';
 import type { RemoteClient, RemoteStreams, Sink } from './remote-streams.ts';
 import { type MessagePart, WebSocketConnection } from './websocket-connection.ts';
-import type { Link, LinkHandlers } from './wire.ts';
 
 /** The connection is not read while its channels hold more than this. */
 const heldBytesMax = 262_144;

@@ -13,6 +13,7 @@ import type { Log } from '../lib/log.ts';
 import type { AttachTarget, ContainerStreams, ExecTarget, StreamFlags, StreamingBackend } from './backend.ts';
 import { type CertificateFiles, readCertificate, watchCertificate } from './certificate.ts';
 import { type Agreement, agreeOnSpdy, agreeOnWebSocket, headerOf, type Refusal, writeRefusal, writeSwitch } from './handshake.ts';
+import { type Link, type LinkHandlers, Wire } from './link.ts';
 import { forwardOverSpdy } from './port-forward.ts';
 import { forwardOverWebSocket, portsOfQuery } from './port-forward-websocket.ts';
 import {
@@ -29,7 +30,6 @@ import { receiveWebSocketClient } from './remote-websocket.ts';
 import { runSession } from './session.ts';
 import { createTokens, type Tokens } from './tokens.ts';
 import { tunnelThrough, WebSocketConnection } from './websocket-connection.ts';
-import { type Link, type LinkHandlers, Wire } from './wire.ts';
 
 export type StreamingSettings = {
   /** IP address to listen on and to use in URLs. The kubelet must be able to reach it. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { encodeDataHead, encodePing, encodeRstStream, encodeWindowUpdate, type SpdyFrame, SpdyParser } from './spdy.ts';
 import { SpdyConnection, type SpdyStream } from './spdy-connection.ts';
+import { encodeDataHead, encodePing, encodeRstStream, encodeWindowUpdate, type SpdyFrame, SpdyParser } from './spdy-frames.ts';
 
 /** SYN_STREAM 1 and 3 as client-go sends them. */
 const synStreams = Buffer.from(

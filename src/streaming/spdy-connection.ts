@@ -5,6 +5,7 @@
  * implement flow control per stream, so only that of TCP works. Pure: it uses only the given link.
  */
 import { Inbound } from './inbound.ts';
+import type { Link } from './link.ts';
 import {
   encodeDataHead,
   encodeGoAway,
@@ -17,8 +18,7 @@ import {
   type SpdyFrame,
   type SpdyHeaders,
   SpdyParser,
-} from './spdy.ts';
-import type { Link } from './wire.ts';
+} from './spdy-frames.ts';
 
 /** Open streams per client. A port-forward uses two for each connection. */
 const streamsMax = 2048;

@@ -3,8 +3,9 @@
  *
  * Answers pings and closes. Independent of the meaning of the messages. Pure: it uses only the given link.
  */
+
+import type { Link } from './link.ts';
 import { closeCode, encodeClose, encodeMessageHead, encodePong, type WebSocketEvent, WebSocketParser } from './websocket.ts';
-import type { Link } from './wire.ts';
 
 export type MessagePart = WebSocketEvent & { readonly type: 'part' };
 

@@ -4,7 +4,7 @@
  * Answers only GET and HEAD of /metrics, and uses only the path and method of a request.
  */
 import { createServer, type Server } from 'node:http';
-import { createMetrics, type Metrics, type Sources } from '../lib/metrics.ts';
+import { createMetrics, type Metrics, type Sources } from './metrics.ts';
 
 export type MetricsServer = {
   readonly observers: Metrics['observers'];

@@ -14,9 +14,9 @@ import type { ImagePuller } from '../images/pull/pull.ts';
 import type { ImageStore } from '../images/store/store.ts';
 import { codeOf, failedPrecondition, reasonOf } from '../lib/errors.ts';
 import type { AdjustableLog, Log } from '../lib/log.ts';
-import type { Sources } from '../lib/metrics.ts';
 import { diskSpace } from '../sys/node-probes.ts';
 import { isAlive, proportionalBytes } from '../sys/process/processes.ts';
+import type { Sources } from './metrics.ts';
 import type { createMetricsServer, MetricsServer } from './metrics-server.ts';
 import type { createTracing, Tracing } from './tracing.ts';
 

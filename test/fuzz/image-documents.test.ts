@@ -12,7 +12,7 @@ import { importImages } from '../../src/images/archive/import-images.ts';
 import { parseImageConfig, parseManifest, selectPlatform, toMediaType } from '../../src/images/document/manifest.ts';
 import { formatReference, isDigest, parseReference } from '../../src/images/document/reference.ts';
 import { createSharedLayers } from '../../src/images/pull/shared-layers.ts';
-import { parseChallenges, parseTokenResponse, toTokenRequest } from '../../src/images/registry/auth.ts';
+import { parseChallenges, parseTokenResponse, toTokenRequest } from '../../src/images/registry/challenges.ts';
 import { parseHostsFile } from '../../src/images/registry/hosts.ts';
 import { explanationOf } from '../../src/images/registry/registry-error.ts';
 import { BerthError } from '../../src/lib/errors.ts';

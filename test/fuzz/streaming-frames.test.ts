@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { BerthError } from '../../src/lib/errors.ts';
 import { HeaderInflater } from '../../src/streaming/header-inflater.ts';
 import { ChannelParser, ResizeParser } from '../../src/streaming/remote-command.ts';
-import { encodeDataHead, encodePing, encodeWindowUpdate, SpdyParser } from '../../src/streaming/spdy.ts';
+import { encodeDataHead, encodePing, encodeWindowUpdate, SpdyParser } from '../../src/streaming/spdy-frames.ts';
 import { SpdyConnection } from '../../src/streaming/spdy-connection.ts';
 import { spdyDictionary } from '../../src/streaming/spdy-dictionary.ts';
 import { encodeMessageHead, WebSocketParser } from '../../src/streaming/websocket.ts';

@@ -12,7 +12,7 @@ import type { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { parseManifest } from '../../src/images/document/manifest.ts';
 import { parseReference } from '../../src/images/document/reference.ts';
-import type { RegistryAuth } from '../../src/images/registry/auth.ts';
+import type { RegistryAuth } from '../../src/images/registry/challenges.ts';
 import { createRegistryClient, type RegistrySession } from '../../src/images/registry/registry.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { config, configBytes, layer, layerBytes, manifestBytes, manifestDigest, manifestType } from '../support/fake-registry.ts';

@@ -13,7 +13,7 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { RegistryAuth } from '../../src/images/registry/auth.ts';
+import type { RegistryAuth } from '../../src/images/registry/challenges.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { layerOf, layersOnDisk, type Node, type PushedImage, useImages } from '../support/image-bed.ts';
 import { createRandom } from '../support/mutate.ts';

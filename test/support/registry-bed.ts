@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import type { Readable } from 'node:stream';
 import { after, afterEach, before, beforeEach } from 'node:test';
 import { parseReference } from '../../src/images/document/reference.ts';
-import type { RegistryAuth } from '../../src/images/registry/auth.ts';
+import type { RegistryAuth } from '../../src/images/registry/challenges.ts';
 import { createRegistryClient, type RegistryDeps, type RegistrySession } from '../../src/images/registry/registry.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { type FakeRegistry, layer, layerBytes, startFakeRegistry } from './fake-registry.ts';

@@ -4,9 +4,9 @@
  * Pure. Which devices a process may open is decided by its cgroup: device-rules.ts.
  */
 import { AT, IOCTL, MOUNT_ATTR, O, RESOLVE, S_IF } from './abi.ts';
+import { inRoot, makeInRoot, rootReg } from './enter-rootfs.ts';
 import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
-import { inRoot, makeInRoot, rootReg } from './rootfs.ts';
 
 /** A device node or a FIFO. */
 export type DeviceNode = {

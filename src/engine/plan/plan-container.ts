@@ -8,20 +8,11 @@ import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
 import { type Credentials, planCredentials, planRlimits } from './credentials.ts';
 import { type DeviceNode, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
+import { attachRoot, enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './enter-rootfs.ts';
 import { joinUser } from './join-user.ts';
-import {
-  cloneOf,
-  type MaskedPath,
-  moveOnto,
-  normalPath,
-  orderMounts,
-  planMaskedPaths,
-  planMounts,
-  planReadonlyPaths,
-  type RootMount,
-} from './mounts.ts';
+import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
+import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-import { attachRoot, enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './rootfs.ts';
 
 /** How a process enters its cgroup. v1: it writes to `cgroup.procs` in each hierarchy. v2: it is cloned into the directory (CLONE_INTO_CGROUP). */
 export type CgroupEntry = { readonly version: 1; readonly procs: readonly Reg[] } | { readonly version: 2; readonly directory: Reg };

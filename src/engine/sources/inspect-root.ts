@@ -6,7 +6,7 @@
 import { fstatSync, readSync, statSync } from 'node:fs';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close, O_NONBLOCK, O_PATH, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
-import type { MaskedPath } from '../plan/mounts.ts';
+import type { MaskedPath } from '../plan/masked-paths.ts';
 
 /** Maximum size of /etc/passwd and /etc/group. The largest in real images have tens of KiB. */
 const fileBytesMax = 4 * 1024 * 1024;

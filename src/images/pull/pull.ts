@@ -11,7 +11,7 @@ import { type Trace, untraced } from '../../lib/spans.ts';
 import type { Platform } from '../document/platform.ts';
 import { formatDigest, formatReference, formatTag, parseReference, type Reference } from '../document/reference.ts';
 import { openTransfer, type Transfer, type TransferAccount } from '../document/transfer.ts';
-import type { RegistryAuth } from '../registry/auth.ts';
+import type { RegistryAuth } from '../registry/challenges.ts';
 import type { RegistryClient, RegistrySession } from '../registry/registry.ts';
 import type { SignaturePolicy } from '../signature/signature-policy.ts';
 import type { ImageRecord } from '../store/image-record.ts';

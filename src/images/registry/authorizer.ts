@@ -3,6 +3,8 @@
  *
  * Tokens are kept until they expire, and never longer than one pull: credentials of one pod never serve another. Never logs or shows a credential.
  */
+
+import { readBody, readExplanation } from './body.ts';
 import {
   basicAuthorization,
   type Challenge,
@@ -12,8 +14,7 @@ import {
   secretsOf,
   type TokenRequest,
   toTokenRequest,
-} from './auth.ts';
-import { readBody, readExplanation } from './body.ts';
+} from './challenges.ts';
 import type { RegistryHost } from './hosts.ts';
 import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
 import { discard, type HttpRequest, type Transport } from './transport.ts';

@@ -5,9 +5,9 @@
  */
 import type { IncomingMessage } from 'node:http';
 import type { Reference } from '../document/reference.ts';
-import type { Credentials } from './auth.ts';
 import { createAuthorizer } from './authorizer.ts';
 import { readExplanation } from './body.ts';
+import type { Credentials } from './challenges.ts';
 import { needsNamespace, type RegistryHost } from './hosts.ts';
 import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
 import type { Transport } from './transport.ts';

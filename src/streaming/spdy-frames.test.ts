@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../lib/errors.ts';
-import { encodeDataHead, encodeGoAway, encodePing, encodeRstStream, encodeSynReply, encodeWindowUpdate, type SpdyFrame, SpdyParser } from './spdy.ts';
+import {
+  encodeDataHead,
+  encodeGoAway,
+  encodePing,
+  encodeRstStream,
+  encodeSynReply,
+  encodeWindowUpdate,
+  type SpdyFrame,
+  SpdyParser,
+} from './spdy-frames.ts';
 
 /** What client-go 0.36 sends first for an exec with stdin: SYN_STREAM 1 (streamType: error), SYN_STREAM 3 (streamType: stdin). */
 const fromClientGo = Buffer.from(

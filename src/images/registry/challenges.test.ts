@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { createRandom, mutated } from '../../../test/support/mutate.ts';
 import { BerthError } from '../../lib/errors.ts';
-import { credentialsFrom, isAddressOf, parseChallenges, parseTokenResponse, type RegistryAuth, secretsOf, toTokenRequest } from './auth.ts';
+import { credentialsFrom, isAddressOf, parseChallenges, parseTokenResponse, type RegistryAuth, secretsOf, toTokenRequest } from './challenges.ts';
 
 const none: RegistryAuth = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
 const base64 = (text: string): string => Buffer.from(text).toString('base64');

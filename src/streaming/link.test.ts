@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { Duplex } from 'node:stream';
 import { test } from 'node:test';
-import { Wire } from './wire.ts';
+import { Wire } from './link.ts';
 
 /** A connection whose client reads only in readAll(). */
 function open() {
