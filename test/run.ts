@@ -20,14 +20,14 @@ import { vmParts, vmSpecs } from './vm/parts.ts';
 
 type Counts = { readonly passed: number; readonly failed: number; readonly skipped: number };
 
-/** What is said again at the end of all, line by line: what failed, and how. */
+/** Failures, repeated at the end of the output. */
 const failures: string[] = [];
 
 type Part = {
   readonly name: string;
   /** Why this machine cannot run it; undefined when it can. */
   readonly lacks?: string | undefined;
-  /** What it needs from the network, before it runs without one. */
+  /** Downloads and builds what the part needs; the part itself runs without a network. */
   readonly prepare?: () => void;
   readonly run: () => Promise<Counts>;
 };
@@ -90,7 +90,12 @@ const partsOfVm: readonly Part[] = [
   },
 ];
 
-process.exitCode = await main(process.argv.slice(2));
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  process.stderr.write(`test: ${(error as Error).message}\n`);
+  process.exitCode = 1;
+}
 
 async function main(names: readonly string[]): Promise<number> {
   const chosen = names.length === 0 ? parts : [...new Set(names.flatMap(partsCalled))];
@@ -105,8 +110,9 @@ async function main(names: readonly string[]): Promise<number> {
   return sum('failed') > 0 || sum('passed') === 0 ? 1 : 0;
 }
 
-/** @throws Error when nothing has that name. */
-function partsCalled(name: string): readonly Part[] {
+/** @param word a kind, a part, or a part of a file's path. @throws Error when nothing has that name. */
+function partsCalled(word: string): readonly Part[] {
+  const name = nameOf(word);
   const exact = [...parts, ...partsOfVm].filter((part) => part.name === name || part.name.startsWith(`${name}/`));
   if (exact.length > 0) return exact;
   const units = unitFiles.filter((file) => file.includes(name));
@@ -211,7 +217,7 @@ async function execute(name: string, command: readonly string[], timeoutMs: numb
   return { isGood: code === 0, output };
 }
 
-/** A test that leaves a cgroup behind, or an interface of this machine, has failed. */
+/** A test that leaves a cgroup behind has failed. */
 function leftovers(cgroupsBefore: ReadonlySet<string>): Counts {
   const left = [...cgroups()].filter((path) => !cgroupsBefore.has(path));
   failures.push(...left.map((path) => `left behind: cgroup ${path}`));

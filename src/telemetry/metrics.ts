@@ -1,5 +1,6 @@
 /**
- * All Prometheus metrics of the daemon: name, unit, labels. Loaded only if metrics are served.
+ * All Prometheus metrics of the daemon: name, unit, labels. Loaded only if metrics are served. The metrics of pods and containers are in
+ * src/cri/to-response/metric-families.ts.
  *
  * The number of series is bounded: no label contains an id, pod, image or error message. Names and units follow prometheus.io, "Metric and label naming".
  */

@@ -45,7 +45,7 @@ function capability(name: string): string {
   return short;
 }
 
-/** Returns exactly the given paths, without any defaults; none for a privileged container. */
+/** Masked and read-only paths: the kubelet decides which ones, and berth adds none. A privileged container has none. */
 function paths(field: string, given: readonly string[] = [], isPrivileged: boolean): readonly string[] {
   const checked = given.map((path) => absolutePath(field, path));
   return isPrivileged ? [] : checked;

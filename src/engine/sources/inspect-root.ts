@@ -35,7 +35,7 @@ export function readInRoot(root: number, path: string): Buffer | null {
 
 /**
  * Returns the paths that exist, and whether each is a directory. Paths below /proc and /sys belong to the kernel and are looked up on the host.
- * Paths that exist only in a volume are not found.
+ * A path that exists only in a volume is not masked.
  */
 export function inspectMaskedPaths(root: number, paths: readonly string[]): MaskedPath[] {
   return paths.flatMap((path) => {

@@ -1,7 +1,7 @@
 /**
  * Answers the authentication challenges of one registry host, with basic credentials or with a token from its token service.
  *
- * Tokens are kept until they expire, and never longer than one pull: credentials of one pod never serve another. Never logs or shows a credential.
+ * host-client.ts repeats the request. Tokens are kept until they expire, and never longer than one pull: credentials of one pod never serve another. Never logs or shows a credential.
  */
 
 import { readBody, readExplanation } from './body.ts';

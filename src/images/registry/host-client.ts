@@ -1,7 +1,8 @@
 /**
  * Sends requests for one repository to one host: URL and headers, authorization, and the meaning of error responses.
  *
- * Tries once, except after a challenge; registry.ts decides about retries and other hosts.
+ * Sends each request once. After a 401 the authorizer answers the challenge, and the request is sent again, at most twice. registry.ts decides about
+ * other retries and other hosts.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Reference } from '../document/reference.ts';
