@@ -69,7 +69,9 @@ test('helpText() names every command and every flag', () => {
   for (const word of ['serve', 'explain CONTAINER', 'doctor', 'config default', 'version', '--config', '--socket', '--metrics', '--log-level']) {
     assert.ok(helpText().includes(`  ${word}`), word);
   }
-  for (const word of ['help', '--help', '-h']) assert.deepEqual(parseArguments([word]), { command: 'help' });
+  for (const words of [['help'], ['--help'], ['-h'], ['serve', '--help'], ['image', 'pull', '--help']]) {
+    assert.deepEqual(parseArguments(words), { command: 'help' });
+  }
 });
 
 test('parseArguments() reads the actions of image, and requires a name for pull and rm', () => {

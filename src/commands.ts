@@ -67,7 +67,7 @@ const commands = [
   },
   { words: 'config default', usage: 'config default', meaning: 'Print a configuration file with every setting, its default and its meaning.' },
   { words: 'version', usage: 'version', meaning: 'Print the version.' },
-  { words: 'help', usage: 'help', meaning: 'Print this help.' },
+  { words: 'help', usage: 'help', meaning: 'Print this help. Alias: --help.' },
 ] as const;
 
 /** Former names of image actions: accepted, but not in the help. */
@@ -80,9 +80,10 @@ const imageActionAliases: Readonly<Record<string, string>> = { mend: 'repair' };
  */
 export function parseArguments(argv: readonly string[]): Command {
   const [command = '', ...rest] = argv;
+  if (argv.at(-1) === '--help') return { command: 'help' };
   if (command === 'version' && rest.length === 0) return { command: 'version' };
   if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
-  if (['help', '--help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
+  if (['help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
   if (command === 'serve') return { command, ...parseSource(rest) };
   if (command === 'doctor') return { command, isJson: rest.includes('--json'), ...parseSource(rest.filter((word) => word !== '--json')) };
   if (command === 'explain') return parseExplain(rest);

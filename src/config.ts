@@ -147,7 +147,7 @@ const table = [
     default: 'auto',
     choices: ['auto', 'systemd', 'cgroupfs'],
     meaning:
-      'The cgroup driver: systemd (cgroup v2 only), cgroupfs or auto. auto uses systemd if it is the init system and the node has cgroup v2, otherwise cgroupfs. The kubelet detects the driver.',
+      'The cgroup driver: systemd (cgroup v2 only), cgroupfs or auto. auto uses systemd if it is the init system and the node has cgroup v2, otherwise cgroupfs. The kubelet gets the driver from berth.',
   },
   {
     key: 'cgroup_parent',
@@ -168,7 +168,7 @@ const table = [
     format: pathOrEmpty,
     read: emptyIsNull,
     meaning:
-      'File with block I/O classes: the format of containerd and CRI-O, but as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
+      'File with block I/O classes, with the fields of containerd and CRI-O, but as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
   },
   {
     key: 'netns_dir',
@@ -196,7 +196,7 @@ const table = [
     default: 3,
     min: 1,
     max: 32,
-    meaning: 'How many layers of one image are downloaded and unpacked at the same time.',
+    meaning: 'How many layers of an image are downloaded and unpacked at the same time.',
   },
   {
     key: 'max_container_log_line_size',

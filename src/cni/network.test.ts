@@ -317,7 +317,7 @@ test('ADD and DEL use the highest version that the list and all plugins support'
 test('notReadyReason() names the plugin that does not support the version, until it is replaced', async (t) => {
   const node = twoPlugins(t, { VERSION: `echo '{"supportedVersions":["0.3.1"]}'` });
   const network = await node.open();
-  assert.match(network.notReadyReason() ?? '', /10-net.conflist: network net: plugin two speaks CNI 0.3.1, not 1.0.0$/);
+  assert.match(network.notReadyReason() ?? '', /10-net.conflist: network net: plugin two supports CNI 0.3.1, but not 1.0.0$/);
   await assert.rejects(network.add(attachment(), never), { code: 'FAILED_PRECONDITION' });
   node.plugin('two');
   await until(() => network.notReadyReason() === null);

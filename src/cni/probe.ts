@@ -57,5 +57,5 @@ function mismatchText(list: NetworkList, answers: readonly { plugin: PluginConfi
   const configured = list.versions.join(', ');
   const limiting = answers.find(({ versions }) => !list.versions.some((version) => versions?.includes(version)));
   if (limiting === undefined) return `network ${list.name}: no CNI version of ${configured} is supported by all plugins`;
-  return `network ${list.name}: plugin ${limiting.plugin.type} speaks CNI ${limiting.versions?.join(', ')}, not ${configured}`;
+  return `network ${list.name}: plugin ${limiting.plugin.type} supports CNI ${limiting.versions?.join(', ')}, but not ${configured}`;
 }

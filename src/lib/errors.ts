@@ -41,9 +41,18 @@ export function codeOf(error: unknown): ErrorCode {
   return error instanceof BerthError ? error.code : 'INTERNAL';
 }
 
-/** Returns the message of any thrown value, for use as the cause at the end of another message. */
+/** A file system error of Node: `ENOENT: no such file or directory, open '/x'`. */
+const nodeError = /^(E[A-Z0-9]+): (.+?), (\w+)(?: '(.*?)'(?: -> '(.*)')?)?$/s;
+
+/**
+ * Returns the message of any thrown value, for use as the cause at the end of another message. File system errors of Node get the form of all other
+ * messages: `open /x: no such file or directory (ENOENT)`.
+ */
 export function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Error)) return String(error);
+  const [, code, text, call, path, target] = nodeError.exec(error.message) ?? [];
+  if (code === undefined) return error.message;
+  return `${[call, path, target === undefined ? undefined : `to ${target}`].filter(Boolean).join(' ')}: ${text} (${code})`;
 }
 
 /** Returns true if a system call (ours or Node's) failed because a shared resource is temporarily exhausted: disk space, memory, open files. */

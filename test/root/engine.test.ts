@@ -430,7 +430,10 @@ test('CreateContainer rejects an image in which a volume cannot be mounted at it
   await assert.rejects(create(readonly, ['/file']), refused(/mount on \/file: must be a directory in the image, but is a file/));
   await assert.rejects(create(readonly, ['/file/below']), refused(/mount on \/file\/below: its parent is a file/));
   await assert.rejects(create({ mounts: [mount('/file')] }), refused(/mount on \/file: must be a directory in the image/));
-  await assert.rejects(create({ mounts: [mount('/etc', '/etc/hostname')] }), refused(/mount on \/etc: must be a file in the image, but is a directory/));
+  await assert.rejects(
+    create({ mounts: [mount('/etc', '/etc/hostname')] }),
+    refused(/mount on \/etc: must be a file in the image, but is a directory/),
+  );
   await assert.rejects(create({ mounts: [mount('/circle/x')] }), refused(/mount on \/circle\/x: too many levels of symbolic links/));
   // A path below another mount, also through a symlink, does not depend on the image.
   const empty = join(host.directory, 'empty-volume');
