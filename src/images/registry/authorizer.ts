@@ -34,7 +34,7 @@ export type Authorizer = {
    * @param used the header of the refused request.
    * @returns true if the request should be repeated with the new header.
    */
-  learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean>;
+  answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<boolean>;
   /** Returns the strings that must not appear in any message. */
   secrets(): readonly string[];
 };
@@ -56,7 +56,7 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
     return granted?.header;
   }
 
-  async function learn(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
+  async function answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
     if (running !== undefined) await running;
     if (granted !== undefined && granted.header !== used) return true;
     const answer = answerTo(parseChallenges(wwwAuthenticate), host, credentials, scope);
@@ -79,7 +79,7 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
 
   return {
     authorization,
-    learn,
+    answerChallenge,
     secrets: () => [...secretsOf(credentials), ...(granted === undefined ? [] : [granted.header.replace(/^\w+ /, '')])],
   };
 }

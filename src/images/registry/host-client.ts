@@ -56,7 +56,7 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
       // After a redirect to other storage, a 401 is not a challenge of the registry.
       const isChallenge = message.statusCode === 401 && challenges < challengesMax && url.host === host.host;
       const failure = await failureOf(message, url);
-      if (!isChallenge || !(await authorizer.learn(message.headers['www-authenticate'] ?? '', authorization))) throw failure;
+      if (!isChallenge || !(await authorizer.answerChallenge(message.headers['www-authenticate'] ?? '', authorization))) throw failure;
     }
   }
 
