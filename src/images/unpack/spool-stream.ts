@@ -2,6 +2,9 @@
  * Spools an image archive, compressed or not: writes the content of all members to one file, and lists where each is. Runs in a worker.
  *
  * The members may come in any order, so none is used before the last one has arrived. Checks no digest: users of the content do.
+ *
+ * Uses the parser of layers and not tar-stream 3.2.2, which checks less, and does not end for some damaged archives. It also keeps the buffers it
+ * receives, so that every chunk must be copied: spooling needs 1.6 times the CPU.
  */
 import { closeSync, openSync, statfsSync, writeSync } from 'node:fs';
 import { BerthError, invalidArgument, unimplemented } from '../../lib/errors.ts';
