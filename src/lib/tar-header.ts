@@ -3,8 +3,8 @@
  *
  * Names and link targets are byte strings (`latin1`: one character per byte), because they need not be UTF-8.
  *
- * For checkpoints, whose archives tar-stream 3.2.2 cannot write. It writes names and extended attributes as UTF-8, and needs the size of an entry before
- * its contents. Without an error, it replaces every id above 262143 by 262143, and every time after 2038-01-19 by a wrong one
+ * For checkpoints, whose archives tar-stream 3.2.2 cannot write. It writes names and extended attributes as UTF-8, and needs the size of an entry
+ * before its contents. Without an error, it replaces every id above 262143 by 262143, and every time after 2038-01-19 by a wrong one
  * (findings/tar-stream-large-ids.sh). Archives of exported images do not need this and are written with tar-stream.
  */
 
