@@ -4,9 +4,9 @@ import { test } from 'node:test';
 import { BerthError } from '../../src/lib/errors.ts';
 import { HeaderInflater } from '../../src/streaming/header-inflater.ts';
 import { ChannelParser, ResizeParser } from '../../src/streaming/remote-command.ts';
-import { encodeDataHead, encodePing, encodeWindowUpdate, SpdyParser } from '../../src/streaming/spdy-frames.ts';
 import { SpdyConnection } from '../../src/streaming/spdy-connection.ts';
 import { spdyDictionary } from '../../src/streaming/spdy-dictionary.ts';
+import { encodeDataHead, encodePing, encodeWindowUpdate, SpdyParser } from '../../src/streaming/spdy-frames.ts';
 import { encodeMessageHead, WebSocketParser } from '../../src/streaming/websocket.ts';
 import { createRandom } from '../support/mutate.ts';
 
