@@ -73,7 +73,7 @@ test('a failure prints an error, exits with 1, and leaves no file', async () => 
   writeFileSync(at('half.tar'), archive('half:1').subarray(0, 1 << 20));
   const cases: readonly (readonly [string[], RegExp])[] = [
     [['image', 'import', at('half.tar')], /^berth: import archive: .*unexpected end/],
-    [['image', 'import', at('nothere.tar')], /^berth: read .*nothere.tar: ENOENT/],
+    [['image', 'import', at('nothere.tar')], /^berth: read .*nothere.tar: no such file or directory/],
     [['image', 'import', at('in.tar'), '--name', 'A b'], /^berth: invalid image name "A b"/],
     [['image', 'export', 'nothere', '-o', at('x.tar')], /^berth: image nothere is not on this node/],
     [['image', 'export', 'other:2', '-o', '/nothere/x.tar'], /^berth: write .*ENOENT/],
