@@ -43,7 +43,8 @@ const minute = 60_000;
 const notRoot = process.getuid?.() === 0 ? undefined : 'not root';
 const hasGo = spawnSync('go', ['version']).status === 0;
 const noGo = hasGo || hasTools() ? undefined : 'no Go to build critest and crictl with (Debian: a golang of 1.26 or newer)';
-const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the daemon is not built';
+const noDaemon = existsSync(join(root, 'dist/berth.mjs')) ? undefined : 'the daemon is not built: npm run build';
+const noMonitor = existsSync(join(root, 'build/monitor')) ? undefined : 'the monitor is not built: npm run build';
 
 /** A mount and a network namespace of its own. */
 const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
@@ -51,7 +52,7 @@ const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
 /** The tests of modules, which need nothing but Node. */
 const unitFiles = testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts', 'test/docs.test.ts');
 const isolatedParts = [...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
-  return { name: nameOf(file), lacks: notRoot, prepare: () => prepareFor(file), run: () => nodeTests(file, [file], isolated, 15 * minute) };
+  return { name: nameOf(file), lacks: notRoot ?? noMonitor, prepare: () => prepareFor(file), run: () => nodeTests(file, [file], isolated, 15 * minute) };
 });
 
 const parts: readonly Part[] = [
@@ -98,7 +99,8 @@ try {
 }
 
 async function main(names: readonly string[]): Promise<number> {
-  const chosen = names.length === 0 ? parts : [...new Set(names.flatMap(partsCalled))];
+  if (names[0] === '--one' && names.length === 1) throw new Error('name a part or a word of a file path: npm run test:one -- spdy');
+  const chosen = names.length === 0 ? parts : [...new Set(names.filter((name) => name !== '--one').flatMap(partsCalled))];
   mkdirSync(outputDir, { recursive: true });
   const cgroupsBefore = cgroups();
   const results: Counts[] = [];

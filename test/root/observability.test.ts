@@ -376,7 +376,7 @@ test('berth doctor reports three problems with their fixes and leaves nothing be
   assert.equal(status, 1, stdout);
   const broken = [...stdout.matchAll(/^broken +(.*)\n +fix: (.*)$/gm)].map(([, what, fix]) => `${what} -> ${fix}`);
   assert.equal(broken.length, 3, stdout);
-  assert.match(broken[0] ?? '', /net\.ipv4\.ip_forward is 0 -> sysctl -w net\.ipv4\.ip_forward=1/);
+  assert.match(broken[0] ?? '', /IP forwarding is disabled: .* -> sysctl -w net\.ipv4\.ip_forward=1/);
   assert.match(broken[1] ?? '', /pod network: .*no-networks.* -> .*\.conflist/);
   assert.match(broken[2] ?? '', /open files is only 1024 -> set LimitNOFILE=/);
   assert.ok(!readdirSync(workDir).includes('doctor'));
