@@ -52,7 +52,12 @@ const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
 /** The tests of modules, which need nothing but Node. */
 const unitFiles = testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts', 'test/docs.test.ts');
 const isolatedParts = [...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
-  return { name: nameOf(file), lacks: notRoot ?? noMonitor, prepare: () => prepareFor(file), run: () => nodeTests(file, [file], isolated, 15 * minute) };
+  return {
+    name: nameOf(file),
+    lacks: notRoot ?? noMonitor,
+    prepare: () => prepareFor(file),
+    run: () => nodeTests(file, [file], isolated, 15 * minute),
+  };
 });
 
 const parts: readonly Part[] = [
