@@ -123,7 +123,7 @@ export function toTokenRequest(challenge: Challenge, registryScheme: 'http' | 'h
 
 /**
  * Parses the response of a token service: the token and its lifetime.
- * Source: distribution spec of tokens: "token" or "access_token", 60 s by default.
+ * Source: CNCF Distribution, "Token Authentication Specification": "token" or "access_token", 60 s by default.
  *
  * @returns undefined when there is no valid token.
  */

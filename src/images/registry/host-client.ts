@@ -1,8 +1,7 @@
 /**
  * Sends requests for one repository to one host: URL and headers, authorization, and the meaning of error responses.
  *
- * Sends each request once. After a 401 the authorizer answers the challenge, and the request is sent again, at most twice. registry.ts decides about
- * other retries and other hosts.
+ * Repeats a request only after a 401 whose challenge the authorizer answered, at most twice. registry.ts decides about other retries and other hosts.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Reference } from '../document/reference.ts';
