@@ -254,7 +254,10 @@ test('an image pulled before the policy is rejected until a pull has fetched its
 
 test('an unreadable or invalid policy or key is an error with its path', { skip }, async () => {
   assert.equal(openSignaturePolicy(''), undefined);
-  assert.throws(() => openSignaturePolicy(join(bed.directory, 'absent.json')), { code: 'FAILED_PRECONDITION', message: /absent.json: .*no such file/ });
+  assert.throws(() => openSignaturePolicy(join(bed.directory, 'absent.json')), {
+    code: 'FAILED_PRECONDITION',
+    message: /absent.json: .*no such file/,
+  });
   const missing = open(policyFile({ [bed.host]: [{ type: 'sigstoreSigned', keyPath: '/no/key.pub' }] }));
   const message = /read public key \/no\/key.pub of the signature policy: .*no such file/;
   await assert.rejects((await bed.node({ policy: missing })).pull(`${bed.host}/signed/app:1`), { code: 'FAILED_PRECONDITION', message });
