@@ -266,7 +266,7 @@ export async function stopContainer(deps: EngineDeps, id: string, timeoutMs: num
 async function endContainer(deps: EngineDeps, id: string, timeoutMs: number): Promise<void> {
   const view = deps.store.containers.get(id);
   const watch = deps.watches.of(id);
-  // An unreadable record does not tell the process or its stop signal.
+  // An unreadable record does not contain the process or its stop signal.
   if (view !== undefined && containerState(view.status) === 'unknown') return killAll(deps, view, 'stop');
   if (view === undefined || watch === undefined || containerState(view.status) !== 'running') return;
   const isFirst = !watch.stopping.signal.aborted;

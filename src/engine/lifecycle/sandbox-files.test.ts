@@ -11,7 +11,7 @@ test("resolvConf() copies the host's file only without a DNS configuration", () 
   );
 });
 
-test('sandboxSysctls() adds the defaults with an own network, unless the request sets them in either notation', () => {
+test('sandboxSysctls() adds the defaults with its own network, unless the request sets them in either notation', () => {
   const defaults = { 'net.ipv4.ip_unprivileged_port_start': '0' };
   assert.deepEqual(sandboxSysctls({ 'net/ipv4/ip_unprivileged_port_start': '80' }, defaults, true), { 'net/ipv4/ip_unprivileged_port_start': '80' });
   assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), { ...defaults, 'kernel.sem': '1' });
