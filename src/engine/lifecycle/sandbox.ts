@@ -225,7 +225,7 @@ async function endSandbox(deps: EngineDeps, id: string): Promise<void> {
   await removeMonitorCgroup(deps, record);
   if (record.netnsPath !== undefined) await deps.network.remove(id, AbortSignal.timeout(deps.settings.networkTimeoutMs));
   const paths = sandboxPaths(deps, record);
-  // `user` explicitly, because an unreadable record does not contain whether there is a user namespace.
+  // `user` explicitly, because an unreadable record does not say whether there is a user namespace.
   unpinNamespaces([...Object.values(paths.pins), join(paths.directory, 'user')]);
   if (paths.pins.net !== undefined) rmSync(paths.pins.net, { force: true });
   if (paths.hasOwnShm) while (unmount(paths.shm));
