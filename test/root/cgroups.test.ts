@@ -4,7 +4,9 @@
  * Needs root. Creates cgroups only below a parent with a unique name, and removes them.
  */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -12,6 +14,7 @@ import { planCgroup, planCgroupUpdate } from '../../src/engine/cgroup/cgroup.ts'
 import { deviceRules } from '../../src/engine/cgroup/device-rules.ts';
 import type { Resources } from '../../src/engine/state/spec.ts';
 import { BerthError } from '../../src/lib/errors.ts';
+import { setDeviceProgram } from '../../src/sys/cgroup/bpf.ts';
 import { type CgroupFacts, type CgroupWrite, cgroupDirectories, controllerDirectory } from '../../src/sys/cgroup/cgroup-facts.ts';
 import { freeze, killCgroup, processes, thaw } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { oomKills, readMemoryUsage, updateCgroup, writeCgroup } from '../../src/sys/cgroup/cgroup-values.ts';
@@ -30,6 +33,7 @@ import * as bed from '../support/in-cgroup.ts';
 const facts = probeCgroups();
 const isV2 = facts.version === 2;
 const parent = `/berth-test-${process.pid}`;
+const unifiedDirectory = facts.version === 2 ? facts.root : facts.unifiedRoot;
 const killTimeoutMs = 20_000;
 const MiB = 1024 * 1024;
 
@@ -246,6 +250,26 @@ describe(`cgroup v${facts.version}`, () => {
         assert.throws(() => setDevices(facts, path, policy), /set the device rules of cgroup .*: load a device program of 2 instructions.*EINVAL/);
       });
     });
+  });
+
+  // Needs only a cgroup2 mount, which a hybrid host has too.
+  test('device programs load while signals arrive', { skip: unifiedDirectory === null && 'no cgroup2 mount' }, async () => {
+    const directory = `${unifiedDirectory}${parent.replace('/', '/signals-')}`;
+    const ignore = (): void => {};
+    process.on('SIGWINCH', ignore);
+    const sender = spawn('python3', ['-c', `import os, signal, time\nwhile True:\n  os.kill(${process.pid}, signal.SIGWINCH)\n  time.sleep(0.0002)`]);
+    mkdirSync(directory);
+    try {
+      await once(process, 'SIGWINCH');
+      // r0 = 1 many times, and exit: long enough that signals arrive while the kernel checks it.
+      const allowAll = Buffer.concat([...Array(2000).fill(Buffer.from('b700000001000000', 'hex')), Buffer.from('9500000000000000', 'hex')]);
+      for (let i = 0; i < 500; i += 1) setDeviceProgram(directory, allowAll);
+    } finally {
+      sender.kill('SIGKILL');
+      await once(sender, 'exit');
+      process.off('SIGWINCH', ignore);
+      rmdirSync(directory);
+    }
   });
 
   describe('updateCgroup()', () => {

@@ -24,8 +24,8 @@ const BPF_F_ALLOW_MULTI = 2;
 const instructionBytes = 8;
 /** The most that a cgroup can have: kernel/bpf/cgroup.c, BPF_CGROUP_MAX_PROGS. */
 const programsMax = 64;
-/** Size of the verifier's log, for the error. */
-const logBytesMax = 4096;
+/** Size of the verifier's log, for the error. A program fails with ENOSPC if its log does not fit: some 60 bytes an instruction on each of its paths. */
+const logBytesMax = 256 << 10;
 
 koffi.struct('bpf_load_attr', {
   prog_type: 'uint32',
@@ -48,7 +48,14 @@ koffi.struct('bpf_query_attr', {
   attach_flags: 'uint32',
   prog_ids: 'void *',
   prog_cnt: 'uint32',
+  // Newer kernels write results behind the fields above even if the caller's struct ends before them: `revision` since 6.6, unconditionally since 6.17.
+  rest: koffi.array('uint32', 9),
 });
+/** A sigset_t of glibc: 1024 bits. */
+const signalSetBytes = 128;
+const SIG_BLOCK = 0;
+const SIG_SETMASK = 2;
+const c_sigmask = libc.func('int pthread_sigmask(int how, _In_ void *set, _Out_ void *oldset)');
 const c_load = libc.func('long syscall(long nr, long command, _In_ bpf_load_attr *attr, long size)');
 const c_attach = libc.func('long syscall(long nr, long command, _In_ bpf_attach_attr *attr, long size)');
 const c_getFd = libc.func('long syscall(long nr, long command, _In_ bpf_id_attr *attr, long size)');
@@ -84,7 +91,6 @@ function attach(cgroup: number, program: Buffer, directory: string): void {
 }
 
 function load(program: Buffer): number {
-  const log = Buffer.alloc(logBytesMax);
   const license = Buffer.from('Apache-2.0\0');
   const attr = {
     prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -99,11 +105,24 @@ function load(program: Buffer): number {
     prog_name: 'berth_devices',
   };
   const size = koffi.sizeof('bpf_load_attr');
-  const fd = c_load(SYS_bpf, BPF_PROG_LOAD, attr, size);
-  if (fd >= 0) return Number(fd);
-  // Retry with a log. If the first attempt had a log, a long program would fail because the log is too short.
-  const retried = c_load(SYS_bpf, BPF_PROG_LOAD, { ...attr, log_level: 1, log_size: log.length, log_buf: log }, size);
-  return checked(retried, () => `load a device program of ${attr.insn_cnt} instructions${lastLine(log)}`);
+  return withoutSignals(() => {
+    const fd = c_load(SYS_bpf, BPF_PROG_LOAD, attr, size);
+    if (fd >= 0) return Number(fd);
+    const log = Buffer.alloc(logBytesMax);
+    const retried = c_load(SYS_bpf, BPF_PROG_LOAD, { ...attr, log_level: 1, log_size: log.length, log_buf: log }, size);
+    return checked(retried, () => `load a device program of ${attr.insn_cnt} instructions${lastLine(log)}`);
+  });
+}
+
+/** Calls with all signals of this thread blocked: the verifier fails with EAGAIN as soon as one is pending, such as the SIGCHLD of a process that ends. */
+function withoutSignals<T>(call: () => T): T {
+  const before = Buffer.alloc(signalSetBytes);
+  c_sigmask(SIG_BLOCK, Buffer.alloc(signalSetBytes, 0xff), before);
+  try {
+    return call();
+  } finally {
+    c_sigmask(SIG_SETMASK, before, null);
+  }
 }
 
 function lastLine(log: Buffer): string {
@@ -114,7 +133,15 @@ function lastLine(log: Buffer): string {
 /** Returns the ids of the programs attached to this cgroup, without those of its ancestors. */
 function attachedPrograms(cgroup: number): number[] {
   const ids = Buffer.alloc(4 * programsMax);
-  const attr = { target_fd: cgroup, attach_type: BPF_CGROUP_DEVICE, query_flags: 0, attach_flags: 0, prog_ids: ids, prog_cnt: programsMax };
+  const attr = {
+    target_fd: cgroup,
+    attach_type: BPF_CGROUP_DEVICE,
+    query_flags: 0,
+    attach_flags: 0,
+    prog_ids: ids,
+    prog_cnt: programsMax,
+    rest: new Array(9).fill(0),
+  };
   checked(c_query(SYS_bpf, BPF_PROG_QUERY, attr, koffi.sizeof('bpf_query_attr')), () => 'query the device programs of a cgroup');
   return Array.from({ length: attr.prog_cnt }, (_, index) => ids.readUInt32LE(4 * index));
 }
