@@ -1,11 +1,16 @@
 /**
- * Fuzzes seccomp profiles: a profile with an unusual value in any place is accepted, or rejected with a BerthError that names the field.
+ * Fuzzes seccomp profiles: a profile with an unusual value in any place is accepted, or rejected with a BerthError that names the field. Random profiles
+ * are compiled with libseccomp, and random changes are made to their text.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { resolveProfile } from '../../src/engine/seccomp/seccomp.ts';
-import { parseSeccompProfile } from '../../src/engine/seccomp/seccomp-profile.ts';
+import { createSeccompCompiler } from '../../src/engine/seccomp/seccomp-compiler.ts';
+import { actions, compares, parseSeccompProfile } from '../../src/engine/seccomp/seccomp-profile.ts';
 import { BerthError } from '../../src/lib/errors.ts';
+import { createLibseccomp } from '../../src/sys/library/libseccomp.ts';
+import { mutated, pick } from '../support/mutate.ts';
+import { rounds } from './support/rounds.ts';
 
 const arg = { index: 0, op: 'SCMP_CMP_MASKED_EQ', value: 1, valueTwo: 2 };
 const condition = { caps: ['CAP_SYS_ADMIN'], arches: ['amd64'], minKernel: '4.8' };
@@ -64,4 +69,51 @@ test('parseSeccompProfile() accepts or rejects any value in any place, and accep
       assert.ok(error instanceof BerthError && /^seccomp profile p\.json: \S/.test(error.message), `${json}: ${String(error)}`);
     }
   }
+});
+
+const context = { capabilities: 1n << 21n, arch: process.arch, kernel: '6.18' };
+const names = ['read', 'socket', 'clone', 'clone3', 'ioctl', 'socketcall', 'ipc', 'mmap2', 'arm_fadvise64_64', 'nosuchcall'];
+const conditions = [{}, {}, { caps: ['CAP_SYS_ADMIN'] }, { caps: ['CAP_NET_RAW'] }, { arches: ['amd64', 'arm64'] }, { minKernel: '4.8' }];
+const numbers = [0, 1, 2, 38, 255, 4094, 2 ** 31, 2 ** 32, 2 ** 53];
+const architectures = ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32', 'SCMP_ARCH_AARCH64', 'SCMP_ARCH_ARM', 'SCMP_ARCH_S390'];
+
+/** Mostly valid, so that most profiles reach the compiler. */
+function randomProfile(random: () => number): object {
+  const several = <T>(max: number, each: () => T): T[] => Array.from({ length: Math.floor(random() * (max + 1)) }, each);
+  const usually = <T>(values: readonly T[], other: T): T => (random() < 0.02 ? other : pick(random, values));
+  const action = () => pick(random, Object.keys(actions));
+  const arg = () => ({
+    index: usually([0, 1, 2, 3, 4, 5], 6),
+    op: pick(random, Object.keys(compares)),
+    value: pick(random, numbers),
+    valueTwo: pick(random, numbers),
+  });
+  const rule = () => ({
+    names: several(3, () => usually(names, '')).concat('write'),
+    action: action(),
+    ...(random() < 0.3 ? { errnoRet: usually([0, 1, 38, 4094], 4095) } : {}),
+    args: several(3, arg),
+    includes: usually(conditions, { minKernel: 'x' } as object),
+    excludes: usually(conditions, { caps: ['CAP_NOSUCH'] } as object),
+  });
+  return { defaultAction: action(), architectures: several(4, () => pick(random, architectures)), syscalls: several(random() < 0.1 ? 300 : 6, rule) };
+}
+
+test('random profiles are compiled to a program within the kernel limits, or rejected with a BerthError', async (t) => {
+  const { compile } = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
+  const outcomes = { compiled: 0, rejected: 0 };
+  await rounds(t, (random) => {
+    const json = JSON.stringify(randomProfile(random));
+    const text = random() < 0.7 ? json : mutated(random, json, oddValues);
+    try {
+      const { program } = compile(resolveProfile(parseSeccompProfile(text, 'p.json'), context));
+      assert.ok(program.length > 0 && program.length % 8 === 0 && program.length <= 8 * 4096, `${program.length} bytes`);
+      outcomes.compiled += 1;
+    } catch (error) {
+      assert.ok(error instanceof BerthError && error.code !== 'INTERNAL' && !error.message.includes('\n'), `${text}: ${String(error)}`);
+      outcomes.rejected += 1;
+    }
+  });
+  t.diagnostic(JSON.stringify(outcomes));
+  assert.ok(outcomes.compiled > 10 && outcomes.rejected > 10);
 });

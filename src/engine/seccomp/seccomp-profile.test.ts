@@ -74,7 +74,7 @@ const rejected: [string, unknown, string, ErrorCode?][] = [
   ['a name that is a number', rule({ names: ['read', 5] }), 'syscalls[0].names[1]: must be a name'],
   ['a name with NUL', rule({ names: ['a\0'] }), 'syscalls[0].names[0]: must be a name'],
   ['a name that is too long', rule({ names: ['a'.repeat(65)] }), 'syscalls[0].names[0]: must be a name'],
-  ['an errno that is too large', rule({ errnoRet: 4096 }), 'syscalls[0].errnoRet: must be an integer from 0 to 4095'],
+  ['an errno that is too large', rule({ errnoRet: 4095 }), 'syscalls[0].errnoRet: must be an integer from 0 to 4094'],
   ['an errno with a fraction', profile({ defaultErrnoRet: 1.5 }), 'defaultErrnoRet: must be an integer'],
   ['an argument that does not exist', rule({ args: [{ index: 6, op: 'SCMP_CMP_EQ' }] }), 'syscalls[0].args[0].index: must be an integer from 0 to 5'],
   ['an argument without an index', rule({ args: [{ op: 'SCMP_CMP_EQ' }] }), 'syscalls[0].args[0].index: must be'],

@@ -72,8 +72,8 @@ export type SeccompRules = {
 };
 
 const EPERM = 1;
-/** MAX_ERRNO. The kernel caps larger numbers. */
-const errnoMax = 4095;
+/** libseccomp's limit: below MAX_ERRNO, which is 4095 (src/db.c, src/system.c). The kernel caps larger numbers. */
+const errnoMax = 4094;
 /** Limits of a profile. One that lists every known system call with arguments needs a tenth of them. */
 const jsonCharsMax = 1024 * 1024;
 const rulesMax = 2048;
