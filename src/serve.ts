@@ -1,7 +1,7 @@
 /**
  * Wires the daemon: host facts, stores, network, engine, recovery, socket; and shuts it down.
  */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createDeviceFiles } from './cdi/device-files.ts';
 import { createNetwork } from './cni/network.ts';
@@ -42,12 +42,14 @@ import { failedPrecondition, reasonOf } from './lib/errors.ts';
 import { createLog, type Log } from './lib/log.ts';
 import { createKeyedQueue } from './lib/queue.ts';
 import type { Trace } from './lib/spans.ts';
+import { requireTrustedPath } from './lib/trusted-path.ts';
 import { monitorPath } from './monitor-path.ts';
 import { createNodeImages } from './node-images.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
 import { probeCgroups } from './sys/cgroup/cgroups.ts';
 import { lockDirectory } from './sys/filesystem/lock.ts';
+import { makeOwnDirectory } from './sys/filesystem/private-directory.ts';
 import { type HostFacts, probeHost } from './sys/host.ts';
 import { isalSoname, probeIsal } from './sys/library/libisal.ts';
 import { createLibseccomp } from './sys/library/libseccomp.ts';
@@ -159,8 +161,12 @@ function startStreaming(engine: Engine, settings: StreamSettings, deps: Pick<Str
 /** Checks hard requirements before anything else: root, exclusive directories, overlayfs if it is configured. */
 function checkNode(config: Config): HostFacts {
   if (process.getuid?.() !== 0) throw failedPrecondition('not running as root: berth creates namespaces, mounts and cgroups; run it as root');
+  // Whatever the service manager or a shell has set: sockets must not be writable by others, and containers must be able to read their files.
+  process.umask(0o022);
   for (const path of new Set([config.root, config.state])) {
-    mkdirSync(path, { recursive: true, mode: 0o711 });
+    // The socket is in the state directory, and its group may be given access to it.
+    makeOwnDirectory(path, path === config.state ? 0o711 : 0o700);
+    requireTrustedPath(path);
     lockDirectory(path, 'stop it, or give each daemon its own --root, --state and --socket');
   }
   const facts = probeHost(config.root);

@@ -4,9 +4,10 @@
  * The directory must belong to berth alone: every entry in it counts as a sandbox of this node.
  * Never runs a plugin.
  */
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { failedTo } from '../lib/errors.ts';
+import { makePrivateDirectory } from '../sys/filesystem/private-directory.ts';
 import { type CacheEntry, encodeEntry, entryName, parseEntry, parseEntryName } from './cache-entry.ts';
 
 /** An entry as identified by its file name, which is known even if the content cannot be read. */
@@ -35,7 +36,7 @@ export type Cache = {
 export async function openCache(cacheDir: string): Promise<Cache> {
   const dir = join(cacheDir, 'results');
   // Private: entries contain arguments of pods.
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  for (const each of [cacheDir, dir]) makePrivateDirectory(each);
   await removeTemporaries(dir);
   return {
     put: (entry, options) => put(dir, entry, options),

@@ -75,7 +75,7 @@ async function factsOf(config: Config, monitorPath: string): Promise<NodeFacts> 
 
 /** Mounts in a temporary directory below root, because overlayfs and ID-mapped mounts depend on the file system. */
 async function mountFacts(root: string, monitorPath: string): Promise<Pick<NodeFacts, 'overlayFailure' | 'userNamespaceFailure'>> {
-  const created = mkdirSync(root, { recursive: true, mode: 0o711 });
+  const created = mkdirSync(root, { recursive: true, mode: 0o700 });
   const monitor = await openMonitorBinary(monitorPath);
   try {
     const { overlayFailure } = probeHost(root);

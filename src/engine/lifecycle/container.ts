@@ -4,7 +4,7 @@
  * Calls for one container run one after another, but waiting for its exit does not block its queue.
  */
 import { randomBytes } from 'node:crypto';
-import { writeSync } from 'node:fs';
+import { chmodSync, chownSync, writeSync } from 'node:fs';
 import { endsWithin } from '../../lib/deadline.ts';
 import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
@@ -36,7 +36,7 @@ import {
   type SandboxView,
   sandboxState,
 } from '../state/records.ts';
-import { type ContainerSpec, hasStartHooks, type Resources, type UserSpec } from '../state/spec.ts';
+import { type ContainerSpec, hasStartHooks, type IdMap, type Resources, type UserSpec } from '../state/spec.ts';
 import { createStopwatch, type Stopwatch, type Timeline } from '../state/timeline.ts';
 import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { watchExit } from './exits.ts';
@@ -185,9 +185,20 @@ export function startContainer(deps: EngineDeps, id: string): Promise<void> {
   });
 }
 
+/**
+ * Lets root of a pod's user namespace pass to the container's directory, where its plan attaches the root file system and its hooks run. All other users
+ * stay out: no user of the node has its group.
+ */
+function admitPodRoot(directory: string, { gids }: IdMap): void {
+  chownSync(directory, 0, gids.hostId);
+  chmodSync(directory, 0o710);
+}
+
 async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxView, { step, timeline }: Stopwatch): Promise<void> {
   const { record } = view;
   const { id } = record;
+  const { user } = sandbox.record.spec.namespaces;
+  if (user !== undefined) admitPodRoot(deps.store.containers.directory(id), user);
   const root = await step('start.root', () => deps.rootfs.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const spawned = monitorPlacer(deps, view);

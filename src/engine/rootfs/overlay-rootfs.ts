@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { failedPrecondition } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close } from '../../sys/call/syscalls.ts';
+import { makePrivateDirectory } from '../../sys/filesystem/private-directory.ts';
 import type { ProjectUse } from '../../sys/filesystem/quota.ts';
 import { cloneIdmapped, cloneTree, unmount, whileAttached } from '../../sys/mount/mounts.ts';
 import { createOverlay } from '../../sys/mount/overlay.ts';
@@ -104,7 +105,7 @@ export function openShelf(directory: string): Shelf {
 export function makeShelf(directory: string): Shelf {
   const [emptyLayer, staging] = [join(directory, 'empty-layer'), join(directory, 'staging')];
   mkdirSync(emptyLayer, { recursive: true, mode: 0o755 });
-  mkdirSync(staging, { recursive: true, mode: 0o700 });
+  makePrivateDirectory(staging);
   while (unmount(staging));
   return { emptyLayer, staging, takesDetached: false };
 }

@@ -3,10 +3,11 @@
  *
  * Never mounts anything itself.
  */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { close } from '../../sys/call/syscalls.ts';
 import { removeTree } from '../../sys/filesystem/files.ts';
+import { makePrivateDirectory } from '../../sys/filesystem/private-directory.ts';
 import type { ProjectUse } from '../../sys/filesystem/quota.ts';
 import type { IdMap } from '../state/spec.ts';
 import { openDiskQuotas } from './disk-quotas.ts';
@@ -33,9 +34,8 @@ const idsFile = 'ids.json';
 
 export function openPreparedRootfs(rootDir: string): PreparedRootfs {
   const containers = join(rootDir, 'containers');
-  mkdirSync(containers, { recursive: true });
   // Users of the host must not run setuid programs that a container created.
-  chmodSync(containers, 0o700);
+  makePrivateDirectory(containers);
   const quotas = openDiskQuotas(containers);
   const held = new Map<string, number>();
   const path = (id: string, name: string) => join(containers, id, name);

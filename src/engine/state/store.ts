@@ -3,11 +3,12 @@
  *
  * The directories are on /run, a tmpfs. Like the objects, they do not survive a reboot, so nothing waits for a disk.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { reasonOf } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { removeTree, replaceFile } from '../../sys/filesystem/files.ts';
+import { makePrivateDirectory } from '../../sys/filesystem/private-directory.ts';
 import type { ContainerRecord, ContainerStatus, SandboxRecord, SandboxStatus } from './records.ts';
 import { recordVersion } from './records.ts';
 import { unreadableContainer, unreadableSandbox } from './unreadable-record.ts';
@@ -55,12 +56,14 @@ function openObjects<StoredRecord extends Versioned, Status>(
   root: string,
   placeholder: Placeholder<StoredRecord, Status>,
 ): ObjectStore<StoredRecord, Status> {
-  mkdirSync(root, { recursive: true, mode: 0o711 });
+  makePrivateDirectory(root, 0o711);
   const views = new Map<string, { readonly record: StoredRecord; readonly status: Status }>();
   const directory = (id: string) => join(root, id);
   const writeStatus = (id: string, status: Status) => replaceFile(join(directory(id), 'status.json'), toJson(status), { survivesPowerLoss: false });
 
   for (const id of readdirSync(root)) {
+    // Earlier versions let every user pass who knew the id. The group is root, or that of a pod's user namespace: lifecycle/container.ts.
+    chmodSync(directory(id), statSync(directory(id)).mode & 0o710);
     const view = readOrRemove(directory(id), id, placeholder);
     if (view !== null) views.set(id, view);
   }
@@ -68,7 +71,7 @@ function openObjects<StoredRecord extends Versioned, Status>(
   return {
     directory,
     create: (record, status) => {
-      mkdirSync(directory(record.id), { mode: 0o711 });
+      mkdirSync(directory(record.id), { mode: 0o700 });
       writeStatus(record.id, status);
       replaceFile(join(directory(record.id), 'record.json'), toJson(record), { survivesPowerLoss: false });
       views.set(record.id, { record, status });

@@ -12,6 +12,7 @@ import { failedPrecondition, reasonOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
 import { createKeyedQueue } from '../../lib/queue.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
+import { makePrivateDirectory } from '../../sys/filesystem/private-directory.ts';
 import { readBootId } from '../../sys/process/boot-id.ts';
 import { isDigest } from '../document/reference.ts';
 import { parseJsonObject, toSizeBytes } from '../document/untrusted-json.ts';
@@ -51,7 +52,7 @@ export type LayerStoreDeps = {
 export async function openLayerStore(deps: LayerStoreDeps): Promise<LayerStore> {
   const root = join(deps.root, 'layers');
   // Set-id programs of images are below. Users of the node must not reach them.
-  await mkdir(root, { recursive: true, mode: 0o700 });
+  makePrivateDirectory(root);
   const bootId = deps.bootId ?? readBootId();
   return new LayerStore({ ...deps, root, bootId }, await readLayers(root, bootId, deps.log));
 }

@@ -3,12 +3,13 @@
  *
  * Never contacts a registry. A record is replaced atomically, and is on disk before it is visible. Then other images lose the tags that it took over.
  */
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageRoot } from '../../engine/state/spec.ts';
 import { reasonOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
 import { createKeyedQueue } from '../../lib/queue.ts';
+import { makePrivateDirectory } from '../../sys/filesystem/private-directory.ts';
 import { findReference, formatDigest, formatTag, isImageId, toImageIdPrefix } from '../document/reference.ts';
 import type { Signature } from '../signature/signature.ts';
 import type { Unpacker } from '../unpack/unpack.ts';
@@ -61,7 +62,7 @@ export type NewImage = {
  */
 export async function createImageStore(deps: ImageStoreDeps): Promise<ImageStore> {
   const directory = join(deps.root, 'images');
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  makePrivateDirectory(directory);
   const layers = await openLayerStore(deps);
   return new ImageStore(deps, layers, await readImages(directory, layers, deps));
 }
