@@ -20,7 +20,7 @@ export async function serveRegistry(images: ReadonlyMap<string, Image>): Promise
 }
 
 function handle(images: ReadonlyMap<string, Image>, request: IncomingMessage, response: ServerResponse): void {
-  const [, repository = '', kind, reference = ''] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)$/.exec(request.url ?? '') ?? [];
+  const [, repository = '', kind, reference = ''] = /^\/v2\/(.+)\/(manifests|blobs)\/([^/?]+)(?:\?|$)/.exec(request.url ?? '') ?? [];
   if (request.url === '/v2/') return void response.writeHead(200).end('{}');
   const image = kind === 'manifests' ? findImage(images, repository, reference) : undefined;
   const data = image?.data ?? [...images.values()].map((each) => each.blobs.get(reference)).find((blob) => blob !== undefined);

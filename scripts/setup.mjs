@@ -52,6 +52,9 @@ const testPackages = [
   ['apache2-utils', ['htpasswd']],
   ['criu', ['criu']],
   ['openssl', ['openssl']],
+  // The commands of docs/ use these.
+  ['curl', ['curl']],
+  ['procps', ['sysctl']],
   // promtool checks metrics, rules and queries.
   ['prometheus', ['promtool']],
   ...(process.arch === 'x64' ? vmPackages() : []),

@@ -1,12 +1,12 @@
 /**
- * Holds the documentation against the code: commands, flags, settings, metrics, alerts, messages, files and links.
+ * Compares the documentation with the code: commands, flags, settings, metrics, alerts, messages, files and links.
  *
- * Fenced blocks: `sh` is run, or checked word for word where running it takes long; `sh root` (needs root) and `sh cluster` (needs a cluster) are checked only.
- * `toml` is a configuration of berth, `toml hosts` a hosts.toml, `json policy` a signature policy, `json cni` a network list: each must be accepted.
+ * Every fenced block has a mark that docs/development.md explains. Here, `sh` is run, and the names in all other commands are checked; test/root/docs.test.ts
+ * runs `sh root`. Examples of files must be accepted by the code that reads them.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { test } from 'node:test';
 import { parse as parseYaml } from 'yaml';
@@ -16,21 +16,16 @@ import { loadConfig, settings } from '../src/config.ts';
 import { describeVictim } from '../src/engine/oom/oom-report.ts';
 import { parseHostsFile } from '../src/images/registry/hosts.ts';
 import { parsePolicy } from '../src/images/signature/policy.ts';
+import { docNames, type Page, readPages } from './support/doc-pages.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
-type Block = { readonly kind: string; readonly text: string };
-type Page = { readonly path: string; readonly text: string; readonly prose: string; readonly blocks: readonly Block[] };
-
-const docs = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'));
-const pages = ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'CHANGELOG.md', ...docs.map((name) => join('docs', name))].map(readPage);
+const pages = readPages();
 const scripts = (JSON.parse(read('package.json')) as { scripts: Readonly<Record<string, string>> }).scripts;
 const testFiles = ['src', 'test', 'scripts', 'bench'].flatMap((top) => globSync(`${top}/**/*.test.ts`, { cwd: root }));
 const settingNames = settings.flatMap(({ key, aliases = [] }) => [key, ...aliases]);
 const sources = ['src/**/*.ts', 'src/**/*.c', 'src/**/*.h', 'bin/*'].flatMap((pattern) => globSync(pattern, { cwd: root }));
 const sourceText = sources.filter((path) => !path.endsWith('.test.ts')).map(read);
-
-const kinds = ['sh', 'sh root', 'sh cluster', 'toml', 'toml hosts', 'json', 'json policy', 'json cni', 'yaml', 'text'];
 
 /** Programs of the system that the pages may use. A name that is not here is a typing error, or belongs here. */
 const systemPrograms: readonly string[] = [
@@ -49,22 +44,37 @@ const foreignFlags: readonly string[] = [
 
 /** Words with underscores in the prose that are no settings of berth. */
 const foreignWords: readonly string[] = [
-  ...['override_path', 'skip_verify', 'node_modules', 'apparmor_parser', 'log_path', 'pivot_root'],
+  ...['override_path', 'skip_verify', 'node_modules', 'apparmor_parser', 'log_path', 'pivot_root', 'br_netfilter'],
   ...['container_cpu_usage_seconds_total', 'container_memory_working_set_bytes', 'container_fs_usage_bytes'],
 ];
 
-test('every fenced block says what it is', () => {
-  const wrong = pages.flatMap(({ path, blocks }) => blocks.filter(({ kind }) => !kinds.includes(kind)).map(({ kind }) => `${path}: \`\`\`${kind}`));
-  assert.deepEqual(wrong, []);
+test('docs/development.md explains the mark of every fenced block', () => {
+  const explained = [...pageAt('docs/development.md').prose.matchAll(/^\| `((?:sh|text|toml|json|yaml)[ a-z]*)` \|/gm)].map(([, mark = '']) => mark);
+  const used = pages.flatMap(({ path, blocks }) => blocks.map(({ kind }) => ({ path, kind })));
+  assert.deepEqual(
+    used.filter(({ kind }) => !explained.includes(kind)),
+    [],
+  );
+  assert.deepEqual(
+    explained.filter((mark) => !used.some(({ kind }) => kind === mark)),
+    [],
+  );
 });
 
-test('every command in an unmarked sh block is run, or is a script, a test or a file that exists', () => {
+test('every command in an sh block without another mark is run', () => {
   assertEach(commandsIn('sh'), ({ command }) => runCommand(command));
 });
 
-test('every command in a block that needs root or a cluster names programs, commands, flags, scripts and files that exist', () => {
-  assertEach(commandsIn('sh root'), ({ command }) => checkCommand(command, systemPrograms));
+test('every command in another sh block names programs, commands, flags, scripts and files that exist', () => {
+  for (const kind of ['sh root', 'sh machine', 'sh npm']) assertEach(commandsIn(kind), ({ command }) => checkCommand(command, systemPrograms));
   assertEach(commandsIn('sh cluster'), ({ command }) => checkCommand(command, [...systemPrograms, ...clusterPrograms]));
+});
+
+test('a block shows output only after a block that test/root/docs.test.ts runs', () => {
+  const wrong = pages.flatMap(({ path, blocks }) =>
+    blocks.filter(({ kind }, index) => kind === 'text output' && blocks[index - 1]?.kind !== 'sh root').map(({ text }) => `${path}: ${text}`),
+  );
+  assert.deepEqual(wrong, []);
 });
 
 test('every example of a configuration, a hosts.toml, a policy, a network list, JSON and YAML is accepted', () => {
@@ -197,7 +207,7 @@ test('docs/monitoring.md shows an OOM report and log messages as the daemon writ
 test('the index links every page, and README every command and flag', () => {
   const index = pageAt('docs/README.md').text;
   assert.deepEqual(
-    docs.filter((name) => name !== 'README.md' && !index.includes(`(${name})`)),
+    docNames.filter((name) => name !== 'README.md' && !index.includes(`(${name})`)),
     [],
   );
   const readme = pageAt('README.md').text;
@@ -212,7 +222,9 @@ test('the index links every page, and README every command and flag', () => {
 
 test('the exceptions above are needed', () => {
   const words = pages.flatMap(({ prose }) => codeSpans(prose)).join('\n');
-  const commands = ['sh', 'sh root', 'sh cluster'].flatMap((kind) => commandsIn(kind)).map(({ command }) => wordsOf(command)[0]);
+  const commands = ['sh', 'sh root', 'sh machine', 'sh npm', 'sh cluster']
+    .flatMap((kind) => commandsIn(kind))
+    .map(({ command }) => wordsOf(command)[0]);
   assert.deepEqual(
     [...foreignFlags, ...foreignWords].filter((each) => !words.includes(each)),
     [],
@@ -236,16 +248,13 @@ function assertEach<T extends { readonly path: string }>(items: readonly T[], ch
   assert.deepEqual(wrong, []);
 }
 
-/** Runs what is quick and changes nothing; checks the names of the rest. */
+/** promtool comes with the packages of the tests. Where it is missing, only the names are checked. */
 function runCommand(command: string): void {
   const [program = '', ...words] = wordsOf(command);
-  if (program === 'berth' && ['help', 'version', 'config'].includes(words[0] ?? '')) run(process.execPath, [join(root, 'src/main.ts'), ...words]);
+  if (program === 'berth') run(process.execPath, [join(root, 'src/main.ts'), ...words]);
   else if (program === 'promtool' && spawnSync('promtool', ['--version']).status === 0) run('promtool', words);
-  else {
-    const isChecked = ['npm', 'bin/node', 'promtool'].includes(program);
-    assert.ok(isChecked, 'nothing runs this: mark the block with root or cluster, or teach this test to run it');
-    checkCommand(command, ['promtool']);
-  }
+  else if (program === 'promtool') checkCommand(command, ['promtool']);
+  else assert.fail('nothing runs this: give the block a mark');
 }
 
 function run(program: string, words: readonly string[]): void {
@@ -378,16 +387,6 @@ function pageAt(path: string): Page {
   const page = pages.find((each) => each.path === path);
   assert.ok(page, `there is no ${path}`);
   return page;
-}
-
-function readPage(path: string): Page {
-  const text = read(path);
-  const fence = /^( *)```(.*)\n([\s\S]*?)^\1```$/gm;
-  const blocks = [...text.matchAll(fence)].map(([, indent = '', kind = '', body = '']) => ({
-    kind,
-    text: body.replaceAll(new RegExp(`^${indent}`, 'gm'), ''),
-  }));
-  return { path, text, prose: text.replace(fence, ''), blocks };
 }
 
 function read(path: string): string {
