@@ -56,6 +56,7 @@
   X(bind, SYS_bind, "FBN") \
   X(listen, SYS_listen, "FL") \
   X(keyctl, SYS_keyctl, "LS") \
+  X(keyctl_setperm, SYS_keyctl, "5LL") \
   X(seccomp, -1, "LB") \
   X(execve, -1, "S") \
   X(reap, -1, "") \

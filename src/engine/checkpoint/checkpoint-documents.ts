@@ -6,7 +6,7 @@
  */
 import { posix } from 'node:path';
 import { capabilityNames } from '../plan/capabilities.ts';
-import type { ProcessPlan } from '../plan/plan-container.ts';
+import type { ProcessPlan } from '../plan/process-setup.ts';
 import type { ContainerView, SandboxView } from '../state/records.ts';
 import type { IdRange, Mount, Resources } from '../state/spec.ts';
 

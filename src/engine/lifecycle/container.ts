@@ -147,6 +147,7 @@ function composeRecord(
     identity: resolveIdentity({ userSpec: withGroups(spec), imageUser: image.config.user, ...(ids ? { ids } : {}) }, files),
     stopSignal: parseSignal(spec.stopSignal ?? (image.config.stopSignal || 'SIGTERM')),
     cgroupPath: deps.cgroupDriver.pathOf(sandbox.record.spec.cgroupParent, id),
+    keyringSecret: newId(),
     createdAtNs: deps.clock.nowNs(),
   };
 }

@@ -4,7 +4,7 @@
  * Knows plans, but not containers. A report contains an operation and an errno; the operation's note supplies the text of the error.
  */
 import assert from 'node:assert/strict';
-import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fchmodSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { constants } from 'node:os';
@@ -74,6 +74,8 @@ export async function openMonitorBinary(path: string): Promise<MonitorBinary> {
   }
   const writable = memfd('berth-monitor');
   for (let done = 0; done < program.length; ) done += writeSync(writable, program, done);
+  // As `#!/proc/self/exe`, an image can execute it in a container: not as another user, and never so that it can be read or changed.
+  fchmodSync(writable, 0o500);
   sealMemfd(writable);
   // execve(2) fails with ETXTBSY while the file is open for writing.
   const fd = openSync(`/proc/self/fd/${writable}`, 'r');

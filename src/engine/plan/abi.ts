@@ -134,6 +134,12 @@ export const RLIMIT = {
 /** keyctl(2): operations, not bits. */
 export const KEYCTL = { JOIN_SESSION_KEYRING: 1 } as const;
 
+/** keyctl(2): keys by relation to the caller, not bits. */
+export const KEY_SPEC = { SESSION_KEYRING: -3 } as const;
+
+/** keyctl_setperm(3): permissions of those who possess a key, and of its user. */
+export const KEY = { POS_ALL: 0x3f000000, USR_SEARCH: 0x80000 } as const;
+
 /** socket(2). */
 export const AF = { UNIX: 1, INET: 2, NETLINK: 16 } as const;
 export const SOCK = { STREAM: 1, DGRAM: 2, SEQPACKET: 5, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;

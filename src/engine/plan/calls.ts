@@ -85,6 +85,7 @@ export const calls = {
   bind: { kinds: 'FBN', args: { socket: 'fd', address: 'bytes' } },
   listen: { kinds: 'FL', args: { socket: 'fd', backlog: 'number' } },
   keyctl: { kinds: 'LS', args: { operation: 'number', name: 'text' } },
+  keyctl_setperm: { kinds: '5LL', args: { key: 'number', permissions: 'number' } },
   /** SECCOMP_SET_MODE_FILTER with a program of 8-byte instructions. */
   seccomp: { kinds: 'LB', args: { flags: 'number', filter: 'bytes' } },
   /** Starts the process of the plan. The plan ends if it succeeds. */

@@ -3,7 +3,26 @@
  *
  * Pure. Shows only the names of environment variables: their values may be secrets.
  */
-import { AT, CLONE, CLOSE_RANGE, FSOPEN, IOCTL, KEYCTL, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, O, OPEN_TREE, PR, RESOLVE, RLIMIT, S_IF } from './abi.ts';
+import {
+  AT,
+  CLONE,
+  CLOSE_RANGE,
+  FSOPEN,
+  IOCTL,
+  KEY,
+  KEY_SPEC,
+  KEYCTL,
+  MNT,
+  MOUNT_ATTR,
+  MOVE_MOUNT,
+  MS,
+  O,
+  OPEN_TREE,
+  PR,
+  RESOLVE,
+  RLIMIT,
+  S_IF,
+} from './abi.ts';
 import type { ArgKind, ArgValues } from './calls.ts';
 import { argsOf, type Bytes, type Op, type Plan } from './plan.ts';
 
@@ -37,6 +56,9 @@ function describeSupervise(plan: Plan): string {
 const envName = (variable: Bytes): string => String(variable).split('=', 1)[0] ?? '';
 
 function describeArg(op: Op, name: string, kind: ArgKind, value: unknown): string {
+  // It is a secret: process-setup.ts.
+  if (op.call === 'keyctl' && name === 'name') return '…';
+  if (op.call === 'keyctl_setperm' && name === 'permissions') return flagNames(KEY, Number(value));
   const set = kind === 'number' ? enumOf(op, name) : undefined;
   if (set !== undefined) return Object.entries(set).find(([, number]) => number === value)?.[0] ?? String(value);
   return describers[kind](value as never);
@@ -47,6 +69,7 @@ function enumOf(op: Op, name: string): Readonly<Record<string, number>> | undefi
   if (op.call === 'prctl' && name === 'option') return PR;
   if (op.call === 'prlimit64' && name === 'resource') return RLIMIT;
   if (op.call === 'keyctl' && name === 'operation') return KEYCTL;
+  if (op.call === 'keyctl_setperm' && name === 'key') return KEY_SPEC;
   if (name === 'request') return IOCTL;
   return undefined;
 }

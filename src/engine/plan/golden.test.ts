@@ -9,11 +9,12 @@ import type { Credentials } from './credentials.ts';
 import { describePlan } from './describe-plan.ts';
 import { deviceMount, standardDevicePaths } from './devices.ts';
 import { encodePlan, type Plan } from './plan.ts';
-import { type ContainerPlan, type ProcessPlan, planContainer } from './plan-container.ts';
+import { type ContainerPlan, planContainer } from './plan-container.ts';
 import { planExec } from './plan-exec.ts';
 import { planHook } from './plan-hook.ts';
 import { planPodNamespaces } from './plan-namespaces.ts';
 import { planReaper } from './plan-reaper.ts';
+import type { ProcessPlan } from './process-setup.ts';
 import { standardMounts } from './standard-mounts.ts';
 
 const all = (1n << 41n) - 1n;
@@ -33,6 +34,7 @@ const process: ProcessPlan = {
   workingDir: '/srv/app',
   credentials,
   oomScoreAdj: 1000,
+  keyringSecret: 'secret',
   cgroup: { version: 2, directory: 'cgroup' },
   stdio: ['stdin', 'stdout', 'stderr'],
 };

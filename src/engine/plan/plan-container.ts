@@ -4,37 +4,17 @@
  * Pure. External resources (mounts, namespaces, cgroups, logs) are registers that the daemon has opened.
  */
 
-import { AF, CLONE, CLOSE_RANGE, KEYCTL, O, SOCK } from './abi.ts';
-import { planAppArmor } from './apparmor.ts';
-import { type Credentials, planCredentials, planRlimits } from './credentials.ts';
+import { AF, CLONE, O, SOCK } from './abi.ts';
 import { type DeviceNode, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import { attachRoot, enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './enter-rootfs.ts';
 import { joinUser } from './join-user.ts';
 import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
 import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-
-/** How a process enters its cgroup. v1: it writes to `cgroup.procs` in each hierarchy. v2: it is cloned into the directory (CLONE_INTO_CGROUP). */
-export type CgroupEntry = { readonly version: 1; readonly procs: readonly Reg[] } | { readonly version: 2; readonly directory: Reg };
+import { type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 /** A namespace to join. `flag` is its CLONE bit, `what` its name in messages. */
 export type JoinedNamespace = { readonly reg: Reg; readonly flag: number; readonly what: string };
-
-/** A process, in a new or a running container. */
-export type ProcessPlan = {
-  readonly argv: readonly string[];
-  readonly env: readonly Buffer[];
-  /** Paths to try in this order until one can be executed. Never empty. */
-  readonly executables: readonly string[];
-  readonly workingDir: string;
-  readonly credentials: Credentials;
-  /** Clamped to what the daemon may set. */
-  readonly oomScoreAdj: number;
-  readonly appArmorProfile?: string;
-  readonly cgroup: CgroupEntry;
-  /** Registers of fds 0, 1, 2; null: the terminal of planTerminal(). If a container does not inherit the first, its plan opens /dev/null in its root. */
-  readonly stdio: readonly [Reg, Reg, Reg] | null;
-};
 
 export type ContainerPlan = {
   /** All inherited registers, in the order of the fds passed to the monitor. */
@@ -83,15 +63,12 @@ export function planContainer(container: ContainerPlan): Plan {
     ...planLinks(container.links),
     ...mounts.seal,
   ];
-  const child: Op[] = [
-    ...planCgroupEntry(process.cgroup),
-    ...planOomScore(process.oomScoreAdj),
-    ...planAppArmor(process.appArmorProfile),
+  const enter: Op[] = [
     ...container.namespaces.map(planJoin),
-    ...(user === undefined ? [] : planUser(user, process, container.pid)),
+    ...(user === undefined ? [] : planUser(user, container.pid)),
     ...(container.hasOwnCgroupNamespace && isV2 ? [ownCgroupNamespace] : []),
-    { call: 'setsid', note: 'start a session' },
-    joinKeyring,
+  ];
+  const prepare: Op[] = [
     { call: 'umask', mask: 0, note: 'clear the umask' },
     isolateMounts(),
     ...mounts.make,
@@ -104,7 +81,6 @@ export function planContainer(container: ContainerPlan): Plan {
     ...(process.stdio !== null && !container.fds.includes(process.stdio[0]) ? [openNull(process.stdio[0])] : []),
     ...planWorkingDir(process.workingDir),
     ...(container.hasReadonlyRoot ? [...planVolumes(container.volumes), sealRoot()] : []),
-    ...planStart(user === undefined ? process : withoutLimits(process)),
   ];
   return {
     fds: container.fds,
@@ -113,7 +89,7 @@ export function planContainer(container: ContainerPlan): Plan {
       namespaces: user === undefined ? ownNamespaces(container.pid) : 0,
       ...(process.cgroup.version === 2 ? { cgroup: process.cgroup.directory } : {}),
     },
-    child,
+    child: planProcessSetup(process, { entersUser: user !== undefined, enter, prepare }),
     process: { argv: process.argv, env: process.env },
     supervise: { ...container.supervise, control: 'control' },
   };
@@ -142,20 +118,11 @@ function planControlSocket(): Op[] {
 
 const ownNamespaces = (pid: ContainerPlan['pid']): number => CLONE.NEWNS | (pid === 'new' ? CLONE.NEWPID : 0);
 
-/** The limits come first, because they need privilege on the host. Only children enter a new pid namespace, so the plan continues in one (`move`). */
-function planUser(user: Reg, process: ProcessPlan, pid: ContainerPlan['pid']): Op[] {
+/** Only children enter a new pid namespace, so the plan continues in one (`move`). */
+function planUser(user: Reg, pid: ContainerPlan['pid']): Op[] {
   const namespaces = ownNamespaces(pid);
   const note = 'create the namespaces of the container';
-  return [
-    ...planRlimits(process.credentials.rlimits),
-    ...joinUser(user),
-    pid === 'new' ? { call: 'move', namespaces, note } : { call: 'unshare', namespaces, note },
-  ];
-}
-
-/** Returns the process without limits, for a process in a user namespace, whose limits planRlimits() has already set. */
-export function withoutLimits(process: ProcessPlan): ProcessPlan {
-  return { ...process, credentials: { ...process.credentials, rlimits: [] } };
+  return [...joinUser(user), pid === 'new' ? { call: 'move', namespaces, note } : { call: 'unshare', namespaces, note }];
 }
 
 /** Joins a pid namespace, which takes effect for children created afterwards: pid_namespaces(7). */
@@ -163,35 +130,11 @@ function joinPid(reg: Reg): Op {
   return { call: 'setns', fd: reg, namespaces: CLONE.NEWPID, note: 'join the pid namespace' };
 }
 
-/** Must come first, so that all memory is charged to the cgroup. With v2 the process is cloned into its cgroup. */
-export function planCgroupEntry(cgroup: CgroupEntry): Op[] {
-  if (cgroup.version === 2) return [];
-  return cgroup.procs.map((fd): Op => ({ call: 'write', fd, bytes: Buffer.from('0'), note: `join the cgroup of ${fd}` }));
-}
-
-/** Must run while the host's /proc is visible. */
-export function planOomScore(score: number): Op[] {
-  return [
-    { call: 'openat', dir: 'cwd', path: '/proc/self/oom_score_adj', flags: O.WRONLY | O.CLOEXEC, mode: 0, out: 'oom', note: 'open oom_score_adj' },
-    { call: 'write', fd: 'oom', bytes: Buffer.from(String(score)), note: `set oom_score_adj to ${score}` },
-    { call: 'close', fd: 'oom', note: 'close oom_score_adj' },
-  ];
-}
-
 function planJoin(namespace: JoinedNamespace): Op {
   return { call: 'setns', fd: namespace.reg, namespaces: namespace.flag, note: `join the ${namespace.what} namespace of the sandbox` };
 }
 
 const ownCgroupNamespace: Op = { call: 'unshare', namespaces: CLONE.NEWCGROUP, note: 'create a cgroup namespace' };
-
-/** Without it the container would see the daemon's keys. Tolerates kernels and seccomp filters without keyrings: keyrings(7). */
-const joinKeyring: Op = {
-  call: 'keyctl',
-  operation: KEYCTL.JOIN_SESSION_KEYRING,
-  name: '_ses.berth',
-  tolerate: ['ENOSYS', 'EPERM', 'EACCES', 'EDQUOT'],
-  note: 'start a session keyring',
-};
 
 function waitForHooks(from: Reg): Op {
   return { call: 'hold', from, note: 'wait for hooks' };
@@ -222,20 +165,4 @@ function planVolumes(paths: readonly string[]): Op[] {
     { call: 'close', fd: `declared${i}`, note: `close volume ${path}` },
     { call: 'close', fd: `declared${i}@`, note: `close volume ${path}` },
   ]);
-}
-
-/** Returns the last operations of every plan that starts a program in a container. */
-export function planStart(process: ProcessPlan): Op[] {
-  const stdio: readonly Reg[] = process.stdio ?? ['tty', 'tty', 'tty'];
-  return [
-    ...stdio.map((fd, to): Op => ({ call: 'dup3', fd, to, flags: 0, note: `set fd ${to}` })),
-    // The program must not inherit any other fd of the host.
-    { call: 'close_range', first: 3, last: 0xffffffff, flags: CLOSE_RANGE.CLOEXEC, note: 'set close-on-exec on all other fds' },
-    { call: 'umask', mask: 0o022, note: 'set the umask' },
-    ...planCredentials(process.credentials),
-    ...process.executables.map((path, i): Op => {
-      const isLast = i === process.executables.length - 1;
-      return { call: 'execve', path, note: `start ${JSON.stringify(path)}`, ...(isLast ? {} : { tolerate: ['ENOENT', 'ENOTDIR', 'EACCES'] }) };
-    }),
-  ];
 }

@@ -5,12 +5,10 @@
  */
 
 import { CLONE, O, RESOLVE } from './abi.ts';
-import { planAppArmor } from './apparmor.ts';
-import { planRlimits } from './credentials.ts';
 import { planExecTerminal } from './devices.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type ProcessPlan, planCgroupEntry, planOomScore, planStart, withoutLimits } from './plan-container.ts';
+import { type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 export type ExecPlan = {
   readonly fds: readonly Reg[];
@@ -34,19 +32,11 @@ export function planExec(exec: ExecPlan): Plan {
     fds: exec.fds,
     parent: [{ call: 'setns', fd: target, namespaces: CLONE.NEWPID, note: 'join the pid namespace of the container' }],
     clone: { namespaces: 0, ...(process.cgroup.version === 2 ? { cgroup: process.cgroup.directory } : {}) },
-    child: [
-      ...planCgroupEntry(process.cgroup),
-      ...planOomScore(process.oomScoreAdj),
-      ...planAppArmor(process.appArmorProfile),
-      { call: 'setsid', note: 'start a session' },
-      // Limits need privilege on the host.
-      ...(isInUserNamespace ? planRlimits(process.credentials.rlimits) : []),
-      { call: 'setns', fd: target, namespaces, note: 'join the namespaces of the container' },
-      ...(isInUserNamespace ? becomeRoot() : []),
-      ...planTerminal(exec),
-      ...planWorkingDir(process.workingDir),
-      ...planStart(isInUserNamespace ? withoutLimits(process) : process),
-    ],
+    child: planProcessSetup(process, {
+      entersUser: isInUserNamespace,
+      enter: [{ call: 'setns', fd: target, namespaces, note: 'join the namespaces of the container' }, ...(isInUserNamespace ? becomeRoot() : [])],
+      prepare: [...planTerminal(exec), ...planWorkingDir(process.workingDir)],
+    }),
     process: { argv: process.argv, env: process.env },
     supervise: { mode: 'exec' },
   };

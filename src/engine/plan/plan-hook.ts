@@ -8,7 +8,7 @@ import type { Hook } from '../state/spec.ts';
 import { CLONE, CLOSE_RANGE } from './abi.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type CgroupEntry, planCgroupEntry } from './plan-container.ts';
+import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
 
 export type HookPlan = {
   /** All inherited registers. `state` is its stdin, `output` its stdout and stderr. */

@@ -6,7 +6,7 @@
 import { AF, CLONE, CLOSE_RANGE, IOCTL, O, SOCK } from './abi.ts';
 import { joinUser } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type CgroupEntry, planCgroupEntry } from './plan-container.ts';
+import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
 
 /** Returns the plan that creates a user namespace. The daemon writes its id maps: only root of the parent namespace may map other ids than its own. */
 export function planUserNamespace(fds: readonly Reg[], cgroup: CgroupEntry): Plan {

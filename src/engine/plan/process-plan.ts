@@ -11,7 +11,7 @@ import { executableCandidates, mergeCommand } from './command.ts';
 import type { Credentials, Rlimit } from './credentials.ts';
 import { composeEnvironment, environmentValue } from './environment.ts';
 import type { Reg } from './plan.ts';
-import type { CgroupEntry, ProcessPlan } from './plan-container.ts';
+import type { CgroupEntry, ProcessPlan } from './process-setup.ts';
 
 /** The daemon's own privileges, which it cannot exceed. */
 export type ProcessFacts = {
@@ -79,6 +79,7 @@ export function planProcess(
     },
     oomScoreAdj: clampOomScore(options.resources.oomScoreAdj ?? 0, facts),
     ...(spec.security.appArmorProfile === undefined ? {} : { appArmorProfile: spec.security.appArmorProfile }),
+    ...(record.keyringSecret === undefined ? {} : { keyringSecret: record.keyringSecret }),
     cgroup: fds.cgroup,
     stdio: fds.stdio,
   };

@@ -17,8 +17,9 @@ import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devic
 import { rootReg } from '../plan/enter-rootfs.ts';
 import { normalPath, type RootMount } from '../plan/mounts.ts';
 import type { Plan, Reg, Supervise } from '../plan/plan.ts';
-import { type CgroupEntry, type ContainerPlan, planContainer, stateReg } from '../plan/plan-container.ts';
+import { type ContainerPlan, planContainer, stateReg } from '../plan/plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from '../plan/process-plan.ts';
+import type { CgroupEntry } from '../plan/process-setup.ts';
 import { type CgroupView, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from '../plan/standard-mounts.ts';
 import { type ContainerRecord, type ContainerView, containerState, type SandboxView } from '../state/records.ts';
 import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';

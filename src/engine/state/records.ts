@@ -77,6 +77,8 @@ export type ContainerRecord = {
   readonly stopSignal: number;
   /** The container's cgroup, relative to the root of each hierarchy. */
   readonly cgroupPath: string;
+  /** Part of the name of its session keyring, as only its processes may know it. Absent in records of older versions. */
+  readonly keyringSecret?: string;
   readonly createdAtNs: string;
 };
 

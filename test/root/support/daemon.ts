@@ -69,10 +69,21 @@ export function serveArguments(workspace: Workspace, changes: Readonly<Record<st
   return ['serve', ...Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value])];
 }
 
-/** Starts the daemon and waits until it serves. @throws Error with the daemon's log if it exits or does not serve within 30 s. */
-export async function startDaemon(workspace: Workspace, changes: Readonly<Record<string, string>> = {}): Promise<Daemon> {
+/**
+ * Starts the daemon and waits until it serves.
+ *
+ * @param changes flags by name, which override the default ones.
+ * @param wrapper a program with arguments that executes the daemon.
+ * @throws Error with the daemon's log if it exits or does not serve within 30 s.
+ */
+export async function startDaemon(
+  workspace: Workspace,
+  changes: Readonly<Record<string, string>> = {},
+  wrapper: readonly string[] = [],
+): Promise<Daemon> {
   const log = openSync(workspace.logFile, 'a');
-  const child = spawn(program, serveArguments(workspace, changes), { stdio: ['ignore', log, log] });
+  const [command = program, ...args] = [...wrapper, program, ...serveArguments(workspace, changes)];
+  const child = spawn(command, args, { stdio: ['ignore', log, log] });
   const exited = new Promise<number | null>((settle) => child.once('exit', settle));
   for (let waits = 0; !(await accepts(workspace.socket)); waits += 1) {
     if (waits > 600 || child.exitCode !== null) throw new Error(`the daemon did not start:\n${readFileSync(workspace.logFile, 'utf8')}`);

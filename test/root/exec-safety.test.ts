@@ -1,0 +1,158 @@
+/**
+ * Attacks from inside containers on the processes that start them, through a daemon's socket: first process, exec, and the reaper of a pod.
+ *
+ * The attacks are those of known vulnerabilities of container runtimes; the payloads are our own, and harmless.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import type { Message } from '../../scripts/cri-client.ts';
+import { enterIsolation } from '../support/isolation.ts';
+import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
+import { eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
+
+const skip = isBuilt ? false : 'berth is not built';
+if (!skip) enterIsolation();
+
+type Bed = { readonly workspace: Workspace; readonly daemon: Daemon; readonly image: string; readonly pod: Pod; readonly shared: string };
+let bed: Bed;
+
+const unconfined = { seccomp: { profile_type: 'Unconfined' } };
+
+before(async () => {
+  if (skip) return;
+  const workspace = createWorkspace();
+  const shared = join(workspace.directory, 'shared');
+  mkdirSync(shared);
+  const probe = join(shared, 'probe');
+  execFileSync('musl-gcc', ['-static', '-O1', '-o', probe, join(import.meta.dirname, 'exec-probe.c')]);
+  // The kernel runs the monitor's program instead of the script: /proc/self/exe is the program that calls execve(2).
+  writeFileSync(join(shared, 'script'), '#!/proc/self/exe\n');
+  chmodSync(join(shared, 'script'), 0o755);
+  const daemon = await startDaemon(workspace, {}, [probe, 'key-run', 'of-daemon']);
+  const image = await pullSample(daemon.client);
+  bed = { workspace, daemon, image, pod: await runPod(daemon.client, 'safety', workspace.directory), shared };
+});
+
+after(async () => {
+  if (skip) return;
+  const { daemon, pod, workspace } = bed;
+  for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
+  await daemon.end('SIGTERM');
+  await workspace.remove();
+});
+
+/** Runs a container with the probe and the test's shared directory in `/shared`. */
+function run(name: string, script: string, changes: Message = {}, pod = bed.pod): Promise<string> {
+  const mounts = [{ host_path: bed.shared, container_path: '/shared' }];
+  return runContainer(bed.daemon.client, pod, bed.image, name, script, { mounts, linux: { security_context: unconfined }, ...changes });
+}
+
+const probe = async (id: string, ...args: string[]) => parse(await exec(bed.daemon.client, id, '/shared/probe', ...args));
+const parse = (text: string) =>
+  Object.fromEntries(text.split('\n').flatMap((line) => (line === '' ? [] : [/^(\S+)\s+(.*)$/.exec(line)?.slice(1) ?? [line, '']])));
+
+/** Returns what a container's first process has printed, when it has printed the name `last`. */
+async function printed(name: string, last: string, pod = bed.pod): Promise<Record<string, string>> {
+  const file = join(pod.logDirectory, `${name}.log`);
+  await eventually(`${name} prints ${last}`, () => last in parse(logLines(file).join('\n')));
+  return parse(logLines(file).join('\n'));
+}
+
+const [EACCES, ENOKEY] = ['-13', '-126'];
+
+test('the processes of a container share one session keyring, which no other container and not even its number leads to, and which has no key of the daemon', {
+  skip,
+}, async () => {
+  const victim = await run('victim', '/shared/probe key-add of-first; exec sleep 1000');
+  const thief = await run('thief', '/shared/probe key-find of-daemon; exec sleep 1000');
+  const { ring = '' } = await printed('victim', 'ring');
+  assert.deepEqual(await printed('thief', 'key'), { key: ENOKEY }, 'the first process has a key of the daemon');
+  for (const id of [victim, thief]) assert.deepEqual(await probe(id, 'key-find', 'of-daemon'), { key: ENOKEY }, 'an exec has a key of the daemon');
+  assert.equal((await probe(victim, 'key-add', 'of-exec')).ring, ring, 'an exec has another keyring than its container');
+  for (const name of ['of-first', 'of-exec']) {
+    assert.notEqual((await probe(victim, 'key-find', name)).key, ENOKEY);
+    assert.deepEqual(await probe(thief, 'key-find', name), { key: ENOKEY });
+  }
+  const refused = { describe: EACCES, read: EACCES, setperm: EACCES, link: EACCES };
+  const { search, ...stolen } = await probe(thief, 'key-steal', ring, 'of-first');
+  assert.deepEqual(stolen, refused);
+  assert.ok(search === EACCES || search === ENOKEY, `search by number: ${search}`);
+});
+
+test('an exec has what the first process has, and neither inherits an fd of the host', { skip }, async () => {
+  const limits = { no_new_privs: true, seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['NET_RAW'] } };
+  const user = { run_as_user: { value: '1000' }, run_as_group: { value: '100' }, supplemental_groups: ['7'] };
+  const linux = { security_context: { ...limits, ...user }, resources: { oom_score_adj: '321' } };
+  const id = await run('equal', 'exec /shared/probe self-and-wait', { linux, command: ['/shared/probe', 'self', 'wait'] });
+  const { fd0, fd1, fd2, session, ...first } = await printed('equal', 'oom');
+  const { fd0: in0, fd1: out0, fd2: err0, session: own, ...second } = await probe(id, 'self');
+  assert.deepEqual([fd0, fd1, fd2, session], ['/dev/null', 'pipe', 'pipe', '1']);
+  assert.deepEqual([in0, out0, err0, own], ['/dev/null', 'pipe', 'pipe', '1']);
+  assert.deepEqual(second, first);
+  assert.deepEqual(
+    Object.keys(first).filter((name) => name.startsWith('fd')),
+    [],
+    'fds of the host',
+  );
+  assert.equal(first.cwd, '/');
+  assert.equal(first.oom, '321');
+  assert.equal(first.NoNewPrivs, '1');
+  assert.equal(first.dumpable, '1');
+});
+
+test('CVE-2024-21626: a working directory that leads out through an fd of the runtime is refused, at the start and after the container has replaced it', {
+  skip,
+}, async () => {
+  for (let fd = 3; fd < 10; fd += 1) {
+    const start = run(`magic${fd}`, 'true', { working_dir: `/proc/self/fd/${fd}` });
+    await assert.rejects(start, /proc\/self\/fd/, `fd ${fd}`);
+  }
+  const links = 'while :; do for fd in 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do ln -sn /proc/self/fd/$fd /next; mv -T /next /place; done; done';
+  const id = await run('linked', `cd /; rmdir /place; ${links}`, { working_dir: '/place' });
+  await assert.rejects(exec(bed.daemon.client, id, 'true'), /place/);
+  // The link leads to another fd each time.
+  for (let tries = 0; tries < 40; tries += 1)
+    await assert.rejects(exec(bed.daemon.client, id, 'ls', '-a'), /open \/place: (too many levels|no such file)/);
+});
+
+test('CVE-2019-5736: a container cannot write to the program that starts its processes, nor open anything of a process that enters it', {
+  skip,
+}, async () => {
+  const end = join(bed.shared, 'end');
+  const id = await run('attacked', '/shared/probe watch /shared/end & /shared/probe overwrite /shared/end; wait; echo done');
+  for (let i = 0; i < 30; i += 1) {
+    await exec(bed.daemon.client, id, 'true');
+    await exec(bed.daemon.client, id, '/shared/script').then(
+      () => assert.fail('the script must fail'),
+      () => {},
+    );
+  }
+  await run('scripted', '', { command: ['/shared/script'] });
+  writeFileSync(end, '');
+  const { seen, held, writable, written, done, ...opened } = await printed('attacked', 'done');
+  rmSync(end);
+  assert.equal(written, '0');
+  assert.deepEqual([...new Set(Object.values(opened))], ['0'], JSON.stringify(opened));
+  assert.ok(Number(seen) > 0, 'the attack saw no process that enters the container');
+  // The kernel refuses to open a program for writing while a process runs it (ETXTBSY), and a monitor always does: `writable` may be 0.
+  assert.ok(Number(held) > 0 && Number(writable) >= 0, 'the attack held no program of the monitor');
+  await run('afterwards', 'exec sleep 1000');
+});
+
+test('a container that may trace processes sees nothing of the host through pid 1 of its pod', { skip }, async () => {
+  const pidMode = { namespace_options: { pid: 'POD' } };
+  const pod = await runPod(bed.daemon.client, 'shared-pid', bed.workspace.directory, { linux: { security_context: pidMode } });
+  const security_context = { ...unconfined, ...pidMode, capabilities: { add_capabilities: ['SYS_PTRACE', 'SYS_ADMIN'] } };
+  const id = await run('tracer', 'exec sleep 1000', { linux: { security_context } }, pod);
+  const look = (command: string) => exec(bed.daemon.client, id, 'sh', '-c', `${command} 2>&1 || true`);
+  assert.equal(await look('cat /proc/1/comm'), 'berth-reaper\n');
+  assert.equal(await look('ls -A /proc/1/root/'), '');
+  assert.equal(await look('ls -A /proc/1/cwd/'), '');
+  assert.equal(await look('wc -l </proc/1/mountinfo'), '1\n');
+  assert.equal(await look('ls /proc/1/fd'), '0\n1\n2\n');
+  assert.match(await look('grep -E "CapPrm|CapEff|NoNewPrivs" /proc/1/status'), /^CapPrm:\t0+\nCapEff:\t0+\nNoNewPrivs:\t1\n$/);
+  for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await bed.daemon.client.call(method, { pod_sandbox_id: pod.id });
+});
