@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { takeFromPackage } from './debian.ts';
-import { buildImage, buildLayer, type Entry, type Image } from './image-builder.ts';
+import { buildImage, buildLayer, type Entry, type Image, type Layer } from './image-builder.ts';
 
 const busyboxFile = resolve(import.meta.dirname, '../build/sample/busybox');
 
@@ -16,8 +16,7 @@ function fetchProgram(): void {
   if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', ['usr/bin/busybox', 'bin/busybox'], busyboxFile);
 }
 
-/** Builds the sample image for the architecture of this machine. */
-export async function buildSampleImage(): Promise<Image> {
+async function buildSampleLayer(): Promise<Layer> {
   fetchProgram();
   const applets = execFileSync(busyboxFile, ['--list'], { encoding: 'utf8' }).trim().split('\n');
   const entries: Entry[] = [
@@ -27,6 +26,11 @@ export async function buildSampleImage(): Promise<Image> {
     { kind: 'file', path: 'etc/passwd', data: 'root:x:0:0:root:/:/bin/sh\n' },
     { kind: 'file', path: 'etc/group', data: 'root:x:0:\n' },
   ];
+  return buildLayer(entries);
+}
+
+/** Builds the sample image for the architecture of this machine. @param above layers above the one of busybox. */
+export async function buildSampleImage(above: readonly Layer[] = []): Promise<Image> {
   const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
-  return buildImage([await buildLayer(entries)], { Env: ['PATH=/bin'], Cmd: ['sh'] }, undefined, architecture);
+  return buildImage([await buildSampleLayer(), ...above], { Env: ['PATH=/bin'], Cmd: ['sh'] }, undefined, architecture);
 }

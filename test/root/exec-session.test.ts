@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ProcessStreams, WantedStreams } from '../../src/engine/exec/process-streams.ts';
 import type { ContainerSpec } from '../../src/engine/state/spec.ts';
 import { runProgram } from '../../src/sys/process/spawn.ts';
-import { containerSpec, sandboxSpec, startEngine, type TestEngine } from './support/engine.ts';
+import { containerSpec, sandboxSpec, security, startEngine, type TestEngine } from './support/engine.ts';
 
 const pipes = { tty: false, stdin: true, stdout: true, stderr: true };
 const terminal = { tty: true, stdin: true, stdout: true, stderr: false };
@@ -99,6 +99,14 @@ test('streams that are not requested are /dev/null', async () => {
   assert.deepEqual([session.stdin, session.stdout], [undefined, undefined]);
   assert.equal(await text(session.stderr), 'err\n');
   assert.equal((await session.exited).exitCode, 3);
+});
+
+test('a user other than root can open its streams again', async () => {
+  const user = { uid: 1000, supplementalGroups: [], groupsPolicy: 'merge' } as const;
+  const container = await start(containerSpec(['sleep', '1000'], { security: { ...security, user } }));
+  const session = await execIn(container, 'cat /dev/stdin >/dev/stdout; echo error >/dev/stderr', pipes);
+  session.stdin?.end('input');
+  assert.deepEqual(await Promise.all([text(session.stdout), text(session.stderr)]), ['input', 'error\n']);
 });
 
 test('the end of the client’s input closes the program’s stdin', async () => {

@@ -19,6 +19,7 @@ import { monitorPlacer } from '../lifecycle/monitor-cgroup.ts';
 import { type Exit, startExec } from '../monitor/monitor.ts';
 import { planParts } from '../monitor/plan-spans.ts';
 import type { Reg } from '../plan/plan.ts';
+import { giveToUser } from '../sources/process-streams.ts';
 import { createRegisters, type Registers } from '../sources/registers.ts';
 import type { ContainerView } from '../state/records.ts';
 import { composeExec, failedExec } from './exec.ts';
@@ -43,6 +44,7 @@ export async function startExecSession(deps: EngineDeps, id: string, request: Se
   const registers = createRegisters();
   const own = request.tty ? openSocket(registers) : openPipes(registers, request);
   try {
+    if (!('socket' in own)) giveToUser(view.record, Object.values(own));
     const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
     const { trace = untraced } = deps;
     const { pid, exited } = await trace('exec.start', (span) =>

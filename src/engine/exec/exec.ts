@@ -22,6 +22,7 @@ import type { Plan, Reg } from '../plan/plan.ts';
 import { planExec } from '../plan/plan-exec.ts';
 import { containerCapabilities, planProcess } from '../plan/process-plan.ts';
 import { addCgroupEntry, processFacts } from '../sources/container-sources.ts';
+import { giveToUser } from '../sources/process-streams.ts';
 import { createRegisters, type Registers } from '../sources/registers.ts';
 import { type ContainerView, containerState, type ProcessIdentity } from '../state/records.ts';
 
@@ -68,6 +69,7 @@ async function start(deps: EngineDeps, view: ContainerView, argv: readonly strin
     registers.add('stdin', openSync('/dev/null', 'r'));
     registers.add('stdout', outputs[0]);
     registers.add('stderr', outputs[1]);
+    giveToUser(view.record, outputs);
     const plan = composeExec(deps, view, argv, registers);
     return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) });
   } catch (error) {

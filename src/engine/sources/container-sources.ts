@@ -27,6 +27,7 @@ import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
 import { placeInRoot, requireDirectories, requireKinds } from './mount-targets.ts';
 import { openPins } from './open-pins.ts';
+import { giveToUser } from './process-streams.ts';
 import { createRegisters, type Registers } from './registers.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
 import { openVolumes } from './volumes.ts';
@@ -169,6 +170,8 @@ function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registe
   if (spec.hasTerminal) return { stdio: null, supervise: { ...base, hasTerminal: true } };
   const pipeOf = (reader: Reg, writer: Reg): void => {
     const [read, write] = programPipe();
+    // Both ends have the same owner: they are one inode.
+    giveToUser(record, [read]);
     registers.add(reader, read);
     registers.add(writer, write);
   };

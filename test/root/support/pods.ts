@@ -5,14 +5,15 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CriClient, Message } from '../../../scripts/cri-client.ts';
+import type { Layer } from '../../../scripts/image-builder.ts';
 import { serveRegistry } from '../../../scripts/mini-registry.ts';
 import { buildSampleImage } from '../../../scripts/sample-image.ts';
 
 export type Pod = { readonly id: string; readonly config: Message; readonly logDirectory: string };
 
-/** Pulls the sample image from a temporary registry. @returns its name. */
-export async function pullSample(client: CriClient): Promise<string> {
-  const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage()]]));
+/** Pulls the sample image from a temporary registry. @param above layers to add to it. @returns its name. */
+export async function pullSample(client: CriClient, above: readonly Layer[] = []): Promise<string> {
+  const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage(above)]]));
   try {
     const image = `${registry.host}/berth/sample:1`;
     await client.call('PullImage', { image: { image } });
