@@ -34,6 +34,7 @@ test('a user namespace has one mapping of uids and one of gids, which start at i
     { uids: [{ host_id: 1, container_id: 1, length: 10 }], gids: map },
     { uids: map, gids: [{ host_id: 1, length: 0 }] },
     { uids: map, gids: [{ host_id: 0xfffffffe, length: 2 }] },
+    { uids: map, gids: [{ host_id: 0, length: 65536 }] },
   ];
   for (const options of wrong) assert.throws(userns(options), refusal('INVALID_ARGUMENT', /^userns_options/), JSON.stringify(options));
 });

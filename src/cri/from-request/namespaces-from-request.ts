@@ -76,12 +76,14 @@ function userNamespace(userns: cri.UserNamespace | undefined): IdMap | undefined
 /** The number of ids: 2^32 - 1 is not a valid id. */
 const idCount = 0xffffffff;
 
-/** @throws {BerthError} INVALID_ARGUMENT unless there is exactly one mapping, which starts at id 0 of the container. */
+/** @throws {BerthError} INVALID_ARGUMENT unless there is exactly one mapping, which starts at id 0 of the container and above id 0 of the host. */
 export function idRange(field: string, mappings: readonly cri.IDMapping[]): IdRange {
   const [mapping] = mappings;
   if (mapping === undefined || mappings.length > 1) throw invalidArgument(`${field}: must have exactly one mapping, not ${mappings.length}`);
   const { container_id = 0, host_id: hostId = 0, length = 0 } = mapping;
   if (container_id !== 0 || length === 0) throw invalidArgument(`${field}: id 0 of the container is not mapped`);
+  // Root of the host would be a user of the pod.
+  if (hostId === 0) throw invalidArgument(`${field}: id 0 of the host must not be mapped`);
   if (hostId + length > idCount) throw invalidArgument(`${field}: ${length} ids from ${hostId} exceed the largest id`);
   return { hostId, length };
 }

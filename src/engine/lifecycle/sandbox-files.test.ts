@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
+import { defaultSysctls, resolvConf, sandboxSysctls } from './sandbox-files.ts';
 
 test("resolvConf() copies the host's file only without a DNS configuration", () => {
   assert.equal(resolvConf(undefined, 'nameserver 1.1.1.1\n'), 'nameserver 1.1.1.1\n');
@@ -16,4 +16,12 @@ test('sandboxSysctls() adds the defaults with its own network, unless the reques
   assert.deepEqual(sandboxSysctls({ 'net/ipv4/ip_unprivileged_port_start': '80' }, defaults, true), { 'net/ipv4/ip_unprivileged_port_start': '80' });
   assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), { ...defaults, 'kernel.sem': '1' });
   assert.deepEqual(sandboxSysctls({}, defaults, false), {});
+});
+
+test('defaultSysctls() ends the range of groups that may ping at the last group of the user namespace', () => {
+  const defaults = { 'net.ipv4.ping_group_range': '0 2147483647', 'net.ipv4.ip_unprivileged_port_start': '0' };
+  const range = { hostId: 65_536, length: 1000 };
+  assert.deepEqual(defaultSysctls(defaults, undefined), defaults);
+  assert.deepEqual(defaultSysctls(defaults, { uids: range, gids: range }), { ...defaults, 'net.ipv4.ping_group_range': '0 999' });
+  assert.deepEqual(defaultSysctls({ 'net/ipv4/ping_group_range': '1 0' }, { uids: range, gids: range }), { 'net/ipv4/ping_group_range': '1 0' });
 });

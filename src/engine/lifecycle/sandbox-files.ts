@@ -1,7 +1,7 @@
 /**
  * Text of the files and sysctls of a sandbox. Pure.
  */
-import type { DnsConfig } from '../state/spec.ts';
+import type { DnsConfig, IdMap } from '../state/spec.ts';
 
 /**
  * Returns the resolv.conf(5) of a sandbox.
@@ -34,3 +34,19 @@ export function sandboxSysctls(
   const kept = Object.entries(hasOwnNetwork ? defaults : {}).filter(([name]) => !requestedNames.has(name.replaceAll('/', '.')));
   return { ...Object.fromEntries(kept), ...requested };
 }
+
+/**
+ * Returns the default sysctls of a pod. In a user namespace, net.ipv4.ping_group_range ends at its last group: the kernel rejects groups without a
+ * mapping (ipv4_ping_group_range in net/ipv4/sysctl_net_ipv4.c).
+ *
+ * @param ids of the pod's user namespace; undefined: the host's.
+ */
+export function defaultSysctls(defaults: Readonly<Record<string, string>>, ids: IdMap | undefined): Readonly<Record<string, string>> {
+  if (ids === undefined) return defaults;
+  const last = ids.gids.length - 1;
+  const inNamespace = ([name, value]: [string, string]): [string, string] =>
+    name.replaceAll('/', '.') === pingGroupRange ? [name, value.replace(/\d+$/, (high) => String(Math.min(Number(high), last)))] : [name, value];
+  return Object.fromEntries(Object.entries(defaults).map(inNamespace));
+}
+
+const pingGroupRange = 'net.ipv4.ping_group_range';

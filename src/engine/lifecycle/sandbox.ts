@@ -27,7 +27,7 @@ import { adoptReaper } from './adopt-cgroup.ts';
 import { newId, removeContainer, stopContainer } from './container.ts';
 import { removeMonitorCgroup } from './monitor-cgroup.ts';
 import { createPodNamespaces } from './pod-namespaces.ts';
-import { resolvConf, sandboxSysctls } from './sandbox-files.ts';
+import { defaultSysctls, resolvConf, sandboxSysctls } from './sandbox-files.ts';
 
 /** Size of a pod's /dev/shm, as in containerd and CRI-O. */
 const shmSize = '65536k';
@@ -99,7 +99,7 @@ async function createNew(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
 async function createOwnNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
   const { id, spec } = record;
   const { network, user: ids, pid } = spec.namespaces;
-  const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps, ids !== undefined), network === 'pod');
+  const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps.settings.defaultSysctls, ids), network === 'pod');
   const { user: _, ...others } = pins;
   if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
   if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
@@ -107,12 +107,6 @@ async function createOwnNamespaces(deps: EngineDeps, record: SandboxRecord, { pi
   await deps.cgroupDriver.create(cgroupPath);
   await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
   if (pid !== 'pod') await killOwnProcesses(deps, [cgroupPath]);
-}
-
-/** Omits net.ipv4.ping_group_range in a user namespace, where the kernel rejects groups without a mapping: icmp(7). */
-function defaultSysctls(deps: EngineDeps, isInUserNamespace: boolean): Readonly<Record<string, string>> {
-  const defaults = Object.entries(deps.settings.defaultSysctls);
-  return Object.fromEntries(defaults.filter(([name]) => !isInUserNamespace || name.replaceAll('/', '.') !== 'net.ipv4.ping_group_range'));
 }
 
 /** `cni-<uuid>`, the usual name, which network agents look for. It is derived from the id, so that it is known without the record. */
