@@ -67,6 +67,12 @@ const parts: readonly Part[] = [
   ...isolatedParts,
   { name: 'walk', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('walk', [node, 'test/critest/walk.ts'], 15 * minute) },
   { name: 'critest', lacks: notRoot ?? noGo ?? noDaemon, prepare: tools, run: () => counting('critest', [node, 'test/critest/run.ts'], 25 * minute) },
+  {
+    name: 'critest/user-namespaces',
+    lacks: notRoot ?? noGo ?? noDaemon,
+    prepare: tools,
+    run: () => counting('critest/user-namespaces', [node, 'test/critest/run.ts', '--user-namespaces', ...userNamespaceSpecs], 10 * minute),
+  },
   { name: 'fresh', lacks: whyNoFreshRoot(), run: () => counting('fresh', [node, 'test/fresh/run.ts'], 20 * minute) },
   {
     name: 'vm',
@@ -78,6 +84,9 @@ const parts: readonly Part[] = [
     run: () => counting('vm', [...inVm, node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
   },
 ];
+
+/** Specs whose objects a user namespace changes most. All specs take three minutes. */
+const userNamespaceSpecs = ['Networking', 'Streaming', 'NamespaceOption', 'Container Mount', 'SupplementalGroups', 'support exec'];
 
 /** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
 const inVm = [node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1440'];

@@ -2,13 +2,15 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { countStates, readReport, type Spec, unexpectedResults, unknownNames } from './report.ts';
 
-const spec = (name: string, state: Spec['state'], message = ''): Spec => ({ name, state, seconds: 1, message });
+const spec = (name: string, state: Spec['state'], message = ''): Spec => ({ name, state, seconds: 1, startedAtMs: 0, endedAtMs: 1000, message });
 const ginkgo = (LeafNodeText: string, State: string, Message?: string) => ({
   ContainerHierarchyTexts: ['[k8s.io] Container'],
   LeafNodeText,
   LeafNodeType: 'It',
   State,
   RunTime: 2e9,
+  StartTime: '2026-11-28T12:00:00.123456789Z',
+  EndTime: '2026-11-28T12:00:02.123456789Z',
   Failure: Message === undefined ? {} : { Message },
 });
 
@@ -24,6 +26,7 @@ test('readReport() returns specs that ran or skipped themselves, without those t
       ['[k8s.io] Container c', 'skipped'],
     ],
   );
+  assert.equal((report[0]?.endedAtMs ?? 0) - (report[0]?.startedAtMs ?? 0), 2000);
   assert.deepEqual(countStates(report), { passed: 1, failed: 1, skipped: 1 });
 });
 

@@ -6,6 +6,9 @@ export type Spec = {
   readonly name: string;
   readonly state: 'passed' | 'failed' | 'skipped';
   readonly seconds: number;
+  /** Milliseconds since 1970. */
+  readonly startedAtMs: number;
+  readonly endedAtMs: number;
   /** Why it failed or was skipped; '' if it passed. */
   readonly message: string;
 };
@@ -24,6 +27,8 @@ type GinkgoSpec = {
   readonly LeafNodeType: string;
   readonly State: string;
   readonly RunTime: number;
+  readonly StartTime: string;
+  readonly EndTime: string;
   readonly Failure?: { readonly Message?: string };
 };
 
@@ -41,7 +46,8 @@ function isExcluded(spec: GinkgoSpec): boolean {
 function toSpec(spec: GinkgoSpec): Spec {
   const name = [...(spec.ContainerHierarchyTexts ?? []), spec.LeafNodeText].join(' ');
   const state = spec.State === 'passed' || spec.State === 'skipped' ? spec.State : 'failed';
-  return { name, state, seconds: spec.RunTime / 1e9, message: spec.Failure?.Message ?? '' };
+  const times = { seconds: spec.RunTime / 1e9, startedAtMs: Date.parse(spec.StartTime), endedAtMs: Date.parse(spec.EndTime) };
+  return { name, state, ...times, message: spec.Failure?.Message ?? '' };
 }
 
 /** Compares the specs with the expected results. @returns one line for each unexpected result. */
