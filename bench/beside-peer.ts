@@ -56,15 +56,20 @@ async function measureOne<Figures>(
   }
 }
 
-/** Prints the rows: a column for each runtime, and with two runtimes a column with the ratio of the second to the first. */
-export function printFigures<Figures>(title: string, figures: readonly [RuntimeName, Figures][], rows: readonly Row<Figures>[]): void {
-  const cells = (texts: readonly string[]) => texts.map((text) => text.padStart(12)).join('');
+/** Prints the rows: a column for each of the figures, and with two a column with the ratio of the second to the first. */
+export function printFigures<Figures>(
+  title: string,
+  figures: readonly (readonly [string, Figures])[],
+  rows: readonly Row<Figures>[],
+  ratioName = 'peer/berth',
+): void {
+  const cells = (texts: readonly string[]) => texts.map((text) => text.padStart(13)).join('');
   const label = (text: string) => text.padEnd(52);
   say(`${title}; load average at the end ${loadavg()[0]?.toFixed(1)}`);
-  say(label('figure') + cells([...figures.map(([name]) => name), ...(figures.length > 1 ? ['peer/berth'] : [])]));
+  say(label('figure') + cells([...figures.map(([name]) => name), ...(figures.length > 1 ? [ratioName] : [])]));
   for (const [name, value] of rows) {
     const [own = 0, other] = figures.map(([, each]) => value(each));
-    const ratio = other === undefined ? [] : [other.toFixed(2), own === 0 ? '-' : (other / own).toFixed(1)];
+    const ratio = other === undefined ? [] : [other.toFixed(2), own === 0 ? '-' : (other / own).toFixed(2)];
     say(label(name) + cells([own.toFixed(2), ...ratio]));
   }
 }

@@ -2,14 +2,19 @@
  * Measures the cost of pods through the CRI socket, in separate namespaces: memory per pod, latency of each call, and a burst of pods.
  *
  *   npm run bench -- [--pods N] [--burst N] [--runtime berth|containerd] [--peer containerd]
+ *   npm run bench -- --user-namespaces [--pods N]
  *
- * With --peer, the peer is measured after berth in the same run, and the ratios are printed. Do not compare results of different machines.
+ * With --peer, the peer is measured after berth in the same run, and the ratios are printed. With --user-namespaces, pods without and with a user
+ * namespace are created and removed in turn, with an image of many layers, and their times are compared. Do not compare results of different machines.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import type { CriClient } from '../scripts/cri-client.ts';
+import type { CriClient, Message } from '../scripts/cri-client.ts';
+import { buildLayer } from '../scripts/image-builder.ts';
+import { serveRegistry } from '../scripts/mini-registry.ts';
+import { buildSampleImage } from '../scripts/sample-image.ts';
 import type { Runtime } from '../test/support/runtime.ts';
-import { measureEach, printFigures, processes, type Row, readProc } from './beside-peer.ts';
+import { cpuWithChildrenMs, measureEach, printFigures, processes, type Row, readProc } from './beside-peer.ts';
 import { percentile } from './statistics.ts';
 
 /** The program of each container. Its command line distinguishes the containers' processes from the runtime's. */
@@ -17,6 +22,11 @@ const idleCommand = ['sleep', '86399'];
 const inFlight = 8;
 /** Time for the daemon to collect garbage and for the kernel to free the resources of exited processes. */
 const settleMs = 10_000;
+/** Pods whose times are dropped, because the code of a new daemon is not compiled yet. */
+const warmUpRounds = 5;
+const idsPerPod = 65_536;
+/** Layers above that of busybox. Each is a mount with mapped ids. */
+const layerCount = 11;
 
 type Pod = { readonly sandboxId: string; readonly containerId: string };
 type Samples = Map<string, number[]>;
@@ -38,24 +48,30 @@ const { values } = parseArgs({
     burst: { type: 'string', default: '40' },
     runtime: { type: 'string', default: 'berth' },
     peer: { type: 'string' },
+    'user-namespaces': { type: 'boolean', default: false },
   },
 });
 const podCount = Number(values.pods);
 const burstCount = Number(values.burst);
 const names = [values.runtime, ...(values.peer === undefined ? [] : [values.peer])];
 
-const figures = await measureEach(names, measure);
-printFigures(`${podCount} pods with one idle container each`, figures, [
-  ...memoryRows('first pods', (each) => each.first),
-  ...memoryRows('second pods', (each) => each.second),
-  ['new daemon, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
-  ['daemon with pods, MiB PSS', (each) => each.second.daemonKib[1] / 1024],
-  ['runtime processes per pod, without the daemon', (each) => each.second.otherProcesses / podCount],
-  ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
-    [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
-  ),
-  [`burst of ${burstCount}, ${inFlight} in flight, pods/s`, (each) => each.burstPodsPerSecond],
-]);
+if (values['user-namespaces']) await compareUserNamespaces();
+else await compareRuntimes();
+
+async function compareRuntimes(): Promise<void> {
+  const figures = await measureEach(names, measure);
+  printFigures(`${podCount} pods with one idle container each`, figures, [
+    ...memoryRows('first pods', (each) => each.first),
+    ...memoryRows('second pods', (each) => each.second),
+    ['new daemon, MiB PSS', (each) => each.first.daemonKib[0] / 1024],
+    ['daemon with pods, MiB PSS', (each) => each.second.daemonKib[1] / 1024],
+    ['runtime processes per pod, without the daemon', (each) => each.second.otherProcesses / podCount],
+    ...[...(figures[0]?.[1].samples.keys() ?? [])].flatMap((method) =>
+      [50, 99].map((percent) => [`${method} p${percent}, ms`, (each: Figures) => percentile(each.samples.get(method) ?? [], percent)] as const),
+    ),
+    [`burst of ${burstCount}, ${inFlight} in flight, pods/s`, (each) => each.burstPodsPerSecond],
+  ]);
+}
 
 async function measure(client: CriClient, { pid: daemonPid }: Runtime, image: string): Promise<Figures> {
   const first = await measureMemory(client, daemonPid, image, 'first', new Map());
@@ -68,14 +84,68 @@ async function measure(client: CriClient, { pid: daemonPid }: Runtime, image: st
   return { samples, first, second, burstPodsPerSecond };
 }
 
+type Kind = 'plain' | 'mapped';
+/** Milliseconds of each pod's life; those of the daemon's CPU time include its children. */
+type Lives = { readonly samples: Samples; readonly totals: number[]; readonly cpu: number[] };
+
+async function compareUserNamespaces(): Promise<void> {
+  const [[, lives] = [undefined, undefined]] = await measureEach(['berth'], measureInTurn);
+  if (lives === undefined) return;
+  const methods = [...lives.plain.samples.keys()];
+  const rows: Row<Lives>[] = [
+    ...methods.map((method) => [`${method} p50, ms`, (each: Lives) => percentile(each.samples.get(method) ?? [], 50)] as const),
+    ['all calls of a pod p50, ms', (each) => percentile(each.totals, 50)],
+    ['all calls of a pod p25, ms', (each) => percentile(each.totals, 25)],
+    ['CPU time of daemon, monitors, plugins, ms per pod', (each) => each.cpu.reduce((sum, ms) => sum + ms, 0) / each.cpu.length],
+  ];
+  const figures = [
+    ['plain', lives.plain],
+    ['mapped', lives.mapped],
+  ] as const;
+  printFigures(`${podCount} pods without and ${podCount} with a user namespace, in turn, ${layerCount + 1} layers`, figures, rows, 'mapped/plain');
+}
+
+async function measureInTurn(client: CriClient, { pid }: Runtime): Promise<Record<Kind, Lives>> {
+  const image = await pullLayers(client);
+  const newLives = (): Lives => ({ samples: new Map(), totals: [], cpu: [] });
+  const lives = { plain: newLives(), mapped: newLives() };
+  for (let round = -warmUpRounds; round < podCount; round += 1) {
+    for (const kind of ['plain', 'mapped'] as const) {
+      const { samples, totals, cpu } = round < 0 ? newLives() : lives[kind];
+      const [startedAt, cpuBefore] = [performance.now(), cpuWithChildrenMs(pid)];
+      const pod = await createPod(client, image, `${kind}-${round}`, samples, kind === 'mapped' ? idsOfPod(round) : {});
+      await execTrue(client, pod, samples);
+      await removePods(client, [pod], samples);
+      totals.push(performance.now() - startedAt);
+      cpu.push(cpuWithChildrenMs(pid) - cpuBefore);
+    }
+  }
+  return lives;
+}
+
+/** Pulls an image of many layers. */
+async function pullLayers(client: CriClient): Promise<string> {
+  const layers = await Promise.all(Array.from({ length: layerCount }, (_, n) => buildLayer([{ kind: 'file', path: `files/${n}`, data: `${n}` }])));
+  const registry = await serveRegistry(new Map([['berth/layers:1', await buildSampleImage(layers)]]));
+  const image = `${registry.host}/berth/layers:1`;
+  await client.call('PullImage', { image: { image } });
+  registry.stop();
+  return image;
+}
+
+/** Returns the namespace options with which a kubelet requests a user namespace. */
+function idsOfPod(round: number): Message {
+  const range = [{ host_id: idsPerPod * (1 + warmUpRounds + round), container_id: 0, length: idsPerPod }];
+  return { userns_options: { mode: 'POD', uids: range, gids: range } };
+}
+
 /** Creates the pods, measures memory, and removes them. */
 async function measureMemory(client: CriClient, daemonPid: number, image: string, prefix: string, samples: Samples): Promise<Memory> {
   await sleep(settleMs);
   const known = new Set(processes());
   const daemonBefore = pssKib(daemonPid);
   const pods = await createPods(client, image, podCount, prefix, 1, samples);
-  for (const pod of pods)
-    await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
+  for (const pod of pods) await execTrue(client, pod, samples);
   await sleep(settleMs);
   const daemonWith = pssKib(daemonPid);
   const others = processes().filter((pid) => !known.has(pid) && !isIdleCommand(pid));
@@ -94,14 +164,19 @@ async function createPods(client: CriClient, image: string, count: number, prefi
   return pods;
 }
 
-async function createPod(client: CriClient, image: string, name: string, samples: Samples): Promise<Pod> {
+async function execTrue(client: CriClient, pod: Pod, samples: Samples): Promise<void> {
+  await timed(samples, 'ExecSync', () => client.call('ExecSync', { container_id: pod.containerId, cmd: ['true'], timeout: '10' }));
+}
+
+async function createPod(client: CriClient, image: string, name: string, samples: Samples, namespace_options: Message = {}): Promise<Pod> {
+  const linux = { security_context: { namespace_options } };
   const sandbox = {
     metadata: { name, namespace: 'bench', uid: `uid-${name}`, attempt: 0 },
     hostname: name,
     log_directory: `/run/bench-logs/${name}`,
-    linux: {},
+    linux,
   };
-  const config = { metadata: { name, attempt: 0 }, image: { image }, command: idleCommand, log_path: 'log', linux: {} };
+  const config = { metadata: { name, attempt: 0 }, image: { image }, command: idleCommand, log_path: 'log', linux };
   const run = () => client.call<{ pod_sandbox_id: string }>('RunPodSandbox', { config: sandbox });
   const { pod_sandbox_id: sandboxId } = await timed(samples, 'RunPodSandbox', run);
   const creation = { pod_sandbox_id: sandboxId, config, sandbox_config: sandbox };
