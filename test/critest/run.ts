@@ -5,7 +5,7 @@
  *
  * Each FOCUS is a regular expression for spec names. Writes the state of every spec to build/critest/report-RUNTIME.json. With berth, exits with 1 if a
  * spec fails or skips itself that is not listed in not-passing.json, or if a listed spec passes. With --all, the listed specs must pass too: use it on a
- * machine with all features that they need. With --user-namespaces, each pod has a user namespace, except with namespaces of the host; the specs
+ * machine with all features that they need. With --user-namespaces, each pod has a user namespace, except with the host's pid or IPC namespace; the specs
  * of which no pod got one are printed, and not-passing-in-user-namespaces.json is added to the list.
  */
 import { spawn } from 'node:child_process';

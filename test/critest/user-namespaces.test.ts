@@ -3,10 +3,11 @@ import { test } from 'node:test';
 import type { NamespaceOption } from '../../src/cri/wire/messages.ts';
 import { containerWithIds, whyUnchanged } from './user-namespaces.ts';
 
-test('whyUnchanged() leaves pods alone that use a namespace of the host, or request a user namespace', () => {
+test('whyUnchanged() leaves pods alone that use the host’s processes or IPC, or request a user namespace', () => {
   assert.equal(whyUnchanged({}), undefined);
   assert.equal(whyUnchanged({ network: 'POD', pid: 'CONTAINER', ipc: 'POD' }), undefined);
-  assert.equal(whyUnchanged({ network: 'NODE', pid: 'NODE' }), "uses the host's network and pid");
+  assert.equal(whyUnchanged({ network: 'NODE' }), undefined);
+  assert.equal(whyUnchanged({ network: 'NODE', pid: 'NODE', ipc: 'NODE' }), "uses the host's pid and ipc");
   assert.equal(whyUnchanged({ userns_options: { mode: 'NODE' } }), 'requests a user namespace itself');
 });
 

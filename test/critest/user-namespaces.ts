@@ -120,10 +120,15 @@ function idsOfPod(number: number): Ids {
   return { uids: range(0), gids: range(1) };
 }
 
-/** Kubernetes does not allow a user namespace together with a namespace of the host. @returns undefined if the pod can have a user namespace. */
-export function whyUnchanged({ network, pid, ipc, userns_options }: NamespaceOption): string | undefined {
+/**
+ * Kubernetes does not allow a user namespace together with the host's pid or IPC namespace. It does with the host's network, if the runtime reports
+ * `user_namespaces_host_network`.
+ *
+ * @returns undefined if the pod can have a user namespace.
+ */
+export function whyUnchanged({ pid, ipc, userns_options }: NamespaceOption): string | undefined {
   if (userns_options !== undefined) return 'requests a user namespace itself';
-  const ofHost = Object.entries({ network, pid, ipc }).flatMap(([name, mode]) => (mode === 'NODE' ? [name] : []));
+  const ofHost = Object.entries({ pid, ipc }).flatMap(([name, mode]) => (mode === 'NODE' ? [name] : []));
   return ofHost.length === 0 ? undefined : `uses the host's ${ofHost.join(' and ')}`;
 }
 

@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -227,6 +227,33 @@ test('a volume on a file system without ID-mapped mounts is refused by name; wit
     await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: pod.id });
   } finally {
     for (const place of [fuse, overlay]) execFileSync('umount', ['-l', place]);
+  }
+});
+
+test('mounts made later are propagated in both directions on request, without mapped ids', { skip }, async () => {
+  const [volume = '', source = ''] = ['propagated', 'later'].map((name) => join(workspace.directory, name));
+  for (const path of [volume, join(volume, 'host'), join(volume, 'pod'), source]) mkdirSync(path);
+  execFileSync('mount', ['--bind', volume, volume]);
+  execFileSync('mount', ['--make-shared', volume]);
+  try {
+    const pod = await podOf('propagation', first);
+    const mounts = (propagation: string) => [
+      { host_path: volume, container_path: '/v', propagation, uidMappings: first.uids, gidMappings: first.gids },
+    ];
+    const security = { capabilities: { add_capabilities: ['SYS_ADMIN'] } };
+    const slave = await start(pod, 'slave', first, { security, mounts: mounts('PROPAGATION_HOST_TO_CONTAINER') });
+    const shared = await start(pod, 'shared', first, { security, mounts: mounts('PROPAGATION_BIDIRECTIONAL') });
+    writeFileSync(join(source, 'file'), '');
+    execFileSync('mount', ['--bind', source, join(volume, 'host')]);
+    for (const id of [slave, shared]) assert.equal(await run(id, 'stat -c %u:%g /v /v/host/file'), '0:0\n65534:65534\n');
+    await run(slave, 'mount -t tmpfs tmpfs /v/pod && touch /v/pod/slave');
+    assert.deepEqual(readdirSync(join(volume, 'pod')), []);
+    await run(shared, 'mount -t tmpfs tmpfs /v/pod && touch /v/pod/shared');
+    assert.deepEqual(readdirSync(join(volume, 'pod')), ['shared']);
+    assert.equal(statSync(join(volume, 'pod/shared')).uid, 65_536);
+    await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: pod.id });
+  } finally {
+    execFileSync('umount', ['-R', '-l', volume]);
   }
 });
 
