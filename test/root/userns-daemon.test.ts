@@ -218,7 +218,7 @@ test('a volume on a file system without ID-mapped mounts is refused by name; wit
       const mount = { host_path: place, container_path: '/odd', uidMappings: first.uids, gidMappings: first.gids };
       await assert.rejects(start(pod, 'mapped', first, { mounts: [mount] }), (error: Error & { code: number; details: string }) => {
         assert.equal(error.code, 9, error.details);
-        assert.match(error.details, new RegExp(`mount ${place} on /odd: its file system.*does not support ID-mapped mounts`));
+        assert.match(error.details, new RegExp(`mount ${place} on /odd: the file system of ${place}.*does not support ID-mapped mounts`));
         return true;
       });
       const id = await start(pod, `plain-${place === fuse}`, first, { mounts: [{ host_path: place, container_path: '/odd' }] });
@@ -281,9 +281,9 @@ test('invalid mappings are refused with a sentence', { skip }, async () => {
   const cases: readonly (readonly [Partial<Ids>, RegExp])[] = [
     [{ uids: [] }, /userns_options\.uids: must have exactly one mapping, not 0/],
     [{ gids: [mapping, { ...mapping, container_id: 65_536 }] }, /userns_options\.gids: must have exactly one mapping, not 2/],
-    [{ uids: [{ ...mapping, container_id: 1 }] }, /userns_options\.uids: id 0 of the container is not mapped/],
-    [{ uids: [{ ...mapping, length: 0 }] }, /userns_options\.uids: id 0 of the container is not mapped/],
-    [{ gids: [{ ...mapping, host_id: 4_294_967_000 }] }, /userns_options\.gids: 65536 ids from 4294967000 exceed the largest id/],
+    [{ uids: [{ ...mapping, container_id: 1 }] }, /userns_options\.uids: the mapping must start at container_id 0, and its length must not be 0/],
+    [{ uids: [{ ...mapping, length: 0 }] }, /userns_options\.uids: the mapping must start at container_id 0, and its length must not be 0/],
+    [{ gids: [{ ...mapping, host_id: 4_294_967_000 }] }, /userns_options\.gids: 65536 ids from host_id 4294967000 exceed the largest id/],
     [{ uids: range(0) }, /userns_options\.uids: id 0 of the host must not be mapped/],
     [{ gids: range(0) }, /userns_options\.gids: id 0 of the host must not be mapped/],
   ];
@@ -295,5 +295,8 @@ test('invalid mappings are refused with a sentence', { skip }, async () => {
     });
   }
   const pod = await podOf('differs', first);
-  await assert.rejects(start(pod, 'main', second), /userns_options: uids 65536 from 4220715008.*, but the sandbox has uids 65536 from 65536/);
+  await assert.rejects(
+    start(pod, 'main', second),
+    /userns_options: the container requests uids 65536 from 4220715008.*, but the sandbox has uids 65536 from 65536/,
+  );
 });

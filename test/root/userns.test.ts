@@ -241,7 +241,7 @@ test('a volume on a file system without ID-mapped mounts is rejected by name', a
   } as const;
   await assert.rejects(
     start(await runPod(modes(first)), { mounts: [mount] }),
-    /mount \/proc\/fs on \/v: its file system.*does not support ID-mapped mounts/,
+    /mount \/proc\/fs on \/v: the file system of \/proc\/fs.*does not support ID-mapped mounts/,
   );
 });
 

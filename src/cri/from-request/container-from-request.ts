@@ -56,7 +56,9 @@ function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
     const value = values[index] ?? Buffer.alloc(0);
     // The text after the first "=" may be a value.
     if (key === '' || /[=\0]/.test(key))
-      throw invalidArgument(`envs: a name is empty, or contains "=" or NUL after ${quoted(key.split(/[=\0]/, 1)[0] ?? '')}`);
+      throw invalidArgument(
+        `envs: invalid name that starts with ${quoted(key.split(/[=\0]/, 1)[0] ?? '')}: a name must not be empty, or contain "=" or NUL`,
+      );
     if (value.includes(0)) throw invalidArgument(`envs: the value of ${quoted(key)} contains NUL`);
     return { name: key, value };
   });

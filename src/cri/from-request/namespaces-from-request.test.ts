@@ -73,7 +73,7 @@ test("a container may use its own pid namespace, the host's, or that of another 
 });
 
 test('a container cannot leave the network or ipc namespace of its sandbox', () => {
-  assert.throws(() => containerNamespaces({ network: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /network: NODE/));
-  assert.throws(() => containerNamespaces({ ipc: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /ipc: NODE/));
+  assert.throws(() => containerNamespaces({ network: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /network: the container requests NODE/));
+  assert.throws(() => containerNamespaces({ ipc: 'NODE' }, pod), refusal('INVALID_ARGUMENT', /ipc: the container requests NODE/));
   assert.equal(containerNamespaces({ pid: 'CONTAINER' }, { ...pod, network: 'node' }).network, 'node');
 });

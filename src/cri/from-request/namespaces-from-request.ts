@@ -40,7 +40,9 @@ function containerPid(requested: PidMode, sandbox: PidMode): PidMode {
   if (requested !== 'pod') return requested;
   // A pod may use the host's pid namespace.
   if (sandbox === 'container') {
-    throw failedPrecondition('namespace_options.pid: POD, but the sandbox was created with CONTAINER and has no pid namespace to share');
+    throw failedPrecondition(
+      'namespace_options.pid: the container requests POD, but the sandbox has mode CONTAINER: it has no pid namespace to share',
+    );
   }
   return sandbox;
 }
@@ -58,7 +60,7 @@ function podOrNode(field: 'network' | 'ipc', mode: cri.NamespaceMode = 'POD'): '
 
 function refuseNodeInPod(field: string, requested: 'pod' | 'node', sandbox: 'pod' | 'node'): void {
   if (requested === 'node' && sandbox === 'pod')
-    throw invalidArgument(`namespace_options.${field}: NODE, but the sandbox has a namespace of its own`);
+    throw invalidArgument(`namespace_options.${field}: the container requests NODE, but the sandbox has its own ${field} namespace`);
 }
 
 /** @returns undefined for the host's user namespace. */
@@ -81,16 +83,16 @@ export function idRange(field: string, mappings: readonly cri.IDMapping[]): IdRa
   const [mapping] = mappings;
   if (mapping === undefined || mappings.length > 1) throw invalidArgument(`${field}: must have exactly one mapping, not ${mappings.length}`);
   const { container_id = 0, host_id: hostId = 0, length = 0 } = mapping;
-  if (container_id !== 0 || length === 0) throw invalidArgument(`${field}: id 0 of the container is not mapped`);
+  if (container_id !== 0 || length === 0) throw invalidArgument(`${field}: the mapping must start at container_id 0, and its length must not be 0`);
   // Root of the host would be a user of the pod.
   if (hostId === 0) throw invalidArgument(`${field}: id 0 of the host must not be mapped`);
-  if (hostId + length > idCount) throw invalidArgument(`${field}: ${length} ids from ${hostId} exceed the largest id`);
+  if (hostId + length > idCount) throw invalidArgument(`${field}: ${length} ids from host_id ${hostId} exceed the largest id ${idCount - 1}`);
   return { hostId, length };
 }
 
 function checkSameIds(requested: IdMap | undefined, sandbox: IdMap | undefined): void {
   if (isSameIds(requested, sandbox)) return;
-  throw invalidArgument(`userns_options: ${shown(requested)}, but the sandbox has ${shown(sandbox)}`);
+  throw invalidArgument(`userns_options: the container requests ${shown(requested)}, but the sandbox has ${shown(sandbox)}`);
 }
 
 /** Whether two maps are equal, or both absent. */

@@ -29,11 +29,11 @@ test('blockioValues() merges the entries of a class for each disk, and later ent
 
 test('parseBlockioClasses() reports what is invalid', () => {
   assert.throws(() => parseBlockioClasses('Classes:'), refusal(/invalid JSON/));
-  assert.throws(() => parseBlockioClasses('{}'), refusal(/missing object Classes/));
+  assert.throws(() => parseBlockioClasses('{}'), refusal(/missing field Classes/));
   for (const [rule, message] of [
     [{ Devices: ['/dev/sda'], ThrottleReadBps: 'much' }, /ThrottleReadBps: "much" is not a quantity/],
     [{ Devices: ['/dev/sda'], ThrottleReadBps: 0 }, /rate 0 must be greater than 0/],
-    [{ ThrottleReadBps: 1 }, /rates require Devices/],
+    [{ ThrottleReadBps: 1 }, /a rate requires the field Devices/],
     [{ Weight: 5 }, /invalid Weight 5: must be from 10 to 1000/],
     [{ Wait: 5 }, /unknown field Wait/],
     ['x', /entries must be objects/],

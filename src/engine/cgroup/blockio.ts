@@ -37,7 +37,7 @@ export function parseBlockioClasses(text: string): BlockioClasses {
     throw invalidArgument(`block I/O classes: invalid JSON: ${reasonOf(error)}`, error);
   }
   const classes = isRecord(document) ? document['Classes'] : undefined;
-  if (!isRecord(classes)) throw invalidArgument('block I/O classes: missing object Classes');
+  if (!isRecord(classes)) throw invalidArgument('block I/O classes: missing field Classes');
   return new Map(Object.entries(classes).map(([name, rules]) => [name, listOf(name, rules).map((rule) => toRule(name, rule))]));
 }
 
@@ -63,7 +63,7 @@ function toRule(name: string, value: unknown): BlockioRule {
   const zero = rates.find(([, amount]) => amount <= 0);
   if (zero !== undefined) throw invalid(`rate ${zero[1]} must be greater than 0`);
   const devices = value['Devices'] === undefined ? null : listOf(name, value['Devices']).map(String);
-  if (devices === null && rates.length > 0) throw invalid('rates require Devices');
+  if (devices === null && rates.length > 0) throw invalid('a rate requires the field Devices');
   if (value['Weight'] === undefined) return { devices, rates: Object.fromEntries(rates) };
   const weight = amountOf('Weight');
   if (weight < weightMin || weight > weightMax) throw invalid(`invalid Weight ${weight}: must be from ${weightMin} to ${weightMax}`);

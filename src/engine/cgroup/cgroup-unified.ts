@@ -43,7 +43,7 @@ function checkName(file: string): void {
   // A write to a pressure file creates a trigger that exists only as long as the file is open.
   const isAction = actionFiles.has(file) || (file.endsWith('.pressure') && file !== 'cgroup.pressure');
   if (!/^[a-z]\w*(\.[\w-]+)+$/.test(file) || isAction)
-    throw invalidArgument(`invalid unified cgroup value ${JSON.stringify(file)}: not a cgroup setting`);
+    throw invalidArgument(`invalid unified cgroup value ${JSON.stringify(file)}: this file does not store a setting`);
 }
 
 const controllerOf = (file: string): string => file.slice(0, file.indexOf('.'));

@@ -178,7 +178,7 @@ test('planCgroup() checks the names of unified values', () => {
     'memory.reclaim',
     'cpu.pressure',
   ]) {
-    assert.throws(() => planCgroup({ unified: { [name]: '1' } }, v2), refusal('INVALID_ARGUMENT', /not a cgroup setting/), name);
+    assert.throws(() => planCgroup({ unified: { [name]: '1' } }, v2), refusal('INVALID_ARGUMENT', /this file does not store a setting/), name);
   }
   assert.throws(() => planCgroup({ unified: { 'rdma.max': '1' } }, v2), refusal('FAILED_PRECONDITION', /set rdma.max.*controller rdma/));
   assert.throws(() => planCgroup({ unified: { 'memory.high': '1' } }, v1), refusal('FAILED_PRECONDITION', /memory.high.*requires cgroup v2/));

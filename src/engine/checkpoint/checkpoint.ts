@@ -136,7 +136,7 @@ async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string
   const imagesDir = join(workDir, 'checkpoint');
   const mounts = mountsOf(pid);
   if (mounts.find(({ mountPoint }) => mountPoint === '/')?.type !== 'overlay')
-    throw failedPrecondition('its rootfs is not on overlayfs, so its changes cannot be determined; set snapshotter to overlay');
+    throw failedPrecondition('the root file system is not on overlayfs, so the changed files cannot be determined; set snapshotter to overlay');
   // A restore needs to know what the process's standard streams were connected to.
   writeFileSync(join(imagesDir, 'descriptors.json'), JSON.stringify([0, 1, 2].map((fd) => connectionOf(pid, fd))), { mode: 0o600 });
   await dumpProcesses(criu, {

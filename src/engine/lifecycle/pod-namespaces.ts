@@ -76,7 +76,7 @@ function writeMap(pid: number, file: 'uid_map' | 'gid_map', { hostId, length }: 
   try {
     writeFileSync(`/proc/${pid}/${file}`, `0 ${hostId} ${length}\n`);
   } catch (error) {
-    throw failedTo(`map ${length} ids from 0 to ${hostId} (${file})`, error);
+    throw failedTo(`write ${file}: map ${length} ids, starting with 0, to ids of the host, starting with ${hostId}`, error);
   }
 }
 

@@ -65,7 +65,7 @@ export function planProcessSetup(process: ProcessPlan, { entersUser, enter, prep
 /** Must come first, so that all memory is charged to the cgroup. With v2 the process is cloned into its cgroup. */
 export function planCgroupEntry(cgroup: CgroupEntry): Op[] {
   if (cgroup.version === 2) return [];
-  return cgroup.procs.map((fd): Op => ({ call: 'write', fd, bytes: Buffer.from('0'), note: `join the cgroup of ${fd}` }));
+  return cgroup.procs.map((fd): Op => ({ call: 'write', fd, bytes: Buffer.from('0'), note: `join the cgroup (${fd})` }));
 }
 
 /** Must run while the host's /proc is visible. */
@@ -84,7 +84,7 @@ export function planOomScore(score: number): Op[] {
  * Keyrings are not namespaced: other containers run as the same user. The kernel's default permissions let them list, read and link the keyring by its
  * number. Only its members may do so here; the user may only search it, which joining by name requires, and which finds no key without possession.
  */
-export function planKeyring(secret: string | undefined): Op[] {
+function planKeyring(secret: string | undefined): Op[] {
   return [
     {
       call: 'keyctl',

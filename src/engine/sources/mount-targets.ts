@@ -55,7 +55,7 @@ export function requireDirectories(root: number, paths: readonly string[]): void
   for (const path of paths) {
     const kind = kindOf(root, path);
     if (kind === 'link') throw failedPrecondition(`mount on ${path}: must be a directory in the image, but is a symbolic link`);
-    if (kind === 'other') throw failedPrecondition(`mount on ${path}: must be a directory in the image, but is not`);
+    if (kind === 'other') throw failedPrecondition(`mount on ${path}: must be a directory in the image, but is not a directory`);
   }
 }
 

@@ -83,7 +83,7 @@ function cloneSource(facts: VolumeFacts, mount: Mount, source: string): number {
   } catch (error) {
     if (!isErrno(error, 'EINVAL')) throw error;
     throw failedPrecondition(
-      `mount ${mount.hostPath} on ${mount.containerPath}: its file system, or one mounted below it, does not support ID-mapped mounts; use another file system, or hostUsers: true`,
+      `mount ${mount.hostPath} on ${mount.containerPath}: the file system of ${mount.hostPath}, or one mounted below it, does not support ID-mapped mounts; use another file system, or hostUsers: true`,
       error,
     );
   } finally {

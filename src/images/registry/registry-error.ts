@@ -97,7 +97,11 @@ function parseRetryAfter(header: string | undefined, nowMs: number): number | un
  */
 export function errorOfAttempts(subject: string, attempts: readonly Attempt[]): BerthError {
   const deciding = attempts.findLast((attempt) => !attempt.isMirror) ?? attempts.at(-1);
-  if (deciding === undefined) return new BerthError('FAILED_PRECONDITION', `pull ${subject}: no configured host has the required capability`);
+  if (deciding === undefined)
+    return new BerthError(
+      'FAILED_PRECONDITION',
+      `pull ${subject}: no host in hosts.toml has the required capability (pull; for a tag, also resolve)`,
+    );
   const others = attempts.filter((attempt) => attempt !== deciding).map((attempt) => `${attempt.host}: ${attempt.failure.message}`);
   const tail = others.length === 0 ? '' : `; also tried ${others.join('; ')}`;
   const { host, failure } = deciding;
