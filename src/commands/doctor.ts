@@ -98,11 +98,11 @@ const checks: Readonly<Record<string, Check>> = {
   'bridge-filter': bridgeFilterFinding,
   network: networkFinding,
   disk: ({ disks }) => disks.flatMap(diskFinding),
-  'disk-quotas': ({ hasDiskQuotas }) =>
+  'disk-quotas': ({ hasDiskQuotas, disks }) =>
     ok(
       hasDiskQuotas
-        ? 'project quotas are enabled on the file system of root: disk limits of containers work'
-        : 'project quotas are not enabled on the file system of root: disk limits of containers do not work (optional; see docs/kubelet.md)',
+        ? `project quotas are enabled for ${rootOf(disks)}: disk limits of containers work`
+        : `project quotas are not enabled for ${rootOf(disks)}: disk limits of containers do not work (optional; see docs/kubelet.md)`,
     ),
   'open-files': openFilesFinding,
   inotify: inotifyFinding,
@@ -157,18 +157,22 @@ function kernelFinding({ kernel, arch, missingSystemCalls }: NodeFacts): Finding
 }
 
 function overlayFinding({ overlayFailure, requiresOverlay, disks }: NodeFacts): Finding {
-  const root = disks.find(({ name }) => name === 'root')?.path ?? '';
+  const root = rootOf(disks);
   if (overlayFailure === null) return ok(`overlay mounts work on ${root}`);
   const what = `overlay mounts do not work on ${root}: ${overlayFailure}`;
   const fix = 'load the overlay module (modprobe overlay), or set root to a directory on ext4, xfs or btrfs';
   return requiresOverlay ? broken(what, fix) : warning(`${what}; snapshotter auto falls back to copying layers, which is slow`, fix);
 }
 
+function rootOf(disks: readonly Disk[]): string {
+  return disks.find(({ name }) => name === 'root')?.path ?? '';
+}
+
 function userNamespaceFinding({ userNamespaceFailure, sysctls }: NodeFacts): Finding {
   if (userNamespaceFailure === null) return ok('pods with hostUsers: false can run: user namespaces and ID-mapped mounts work');
   const what = `pods with hostUsers: false do not start: ${userNamespaceFailure}`;
   if (sysctls['user.max_user_namespaces'] === '0') return warning(what, 'sysctl -w user.max_user_namespaces=65536');
-  return warning(what, 'use Linux 6.3 or newer, and put root on a file system that supports ID-mapped mounts (ext4, xfs or btrfs)');
+  return warning(what, 'use Linux 6.3 or newer, and set root to a directory on a file system that supports ID-mapped mounts (ext4, xfs or btrfs)');
 }
 
 function cgroupFindings({ cgroups }: NodeFacts): Finding[] {
@@ -180,8 +184,8 @@ function cgroupFindings({ cgroups }: NodeFacts): Finding[] {
     missing.length === 0
       ? ok(`cgroup v${version} has the controllers ${requiredControllers.join(', ')}`)
       : broken(
-          `missing cgroup v${version} controllers: ${missing.join(', ')}; these limits cannot be enforced`,
-          `enable them: compare ${where} with cgroup_disable= and cgroup_enable= on the kernel command line`,
+          `missing cgroup v${version} controllers: ${missing.join(', ')}; their limits cannot be enforced`,
+          `enable them on the kernel command line: remove them from cgroup_disable=, or add them to cgroup_enable=; ${where} lists the enabled ones`,
         );
   const old = warning('cgroup v1 is deprecated in Linux and Kubernetes', 'boot with systemd.unified_cgroup_hierarchy=1 to use cgroup v2');
   return version === 1 ? [found, old] : [found];
@@ -217,7 +221,7 @@ function cgroupDriverFinding({ cgroupDriver, kubelet }: NodeFacts): Finding {
   const { cgroupDriver: configured } = kubelet;
   if (configured === null || configured === cgroupDriver) return ok(`cgroup driver ${cgroupDriver}`);
   return warning(
-    `the kubelet is configured with the cgroup driver ${configured}, but berth uses ${cgroupDriver}: a kubelet older than 1.34 does not detect berth's driver`,
+    `the kubelet is configured with the cgroup driver ${configured}, but berth uses ${cgroupDriver}: a kubelet older than 1.31 does not detect berth's driver`,
     `set cgroupDriver: ${cgroupDriver} in the kubelet's configuration, or cgroup_driver = "${configured}" in berth's`,
   );
 }
@@ -246,7 +250,7 @@ function kubeletFinding({ kubelet, socket }: NodeFacts): Finding {
   if (pathOf(endpoint) === pathOf(socket)) return ok(`the kubelet uses ${endpoint}`);
   return warning(
     `the kubelet uses another runtime: ${endpoint}`,
-    `set containerRuntimeEndpoint: unix://${socket} in the kubelet's configuration (kubeadm: /var/lib/kubelet/kubeadm-flags.env), and restart it`,
+    `set containerRuntimeEndpoint: unix://${socket} in the kubelet's configuration (kubeadm: instance-config.yaml or kubeadm-flags.env in /var/lib/kubelet), and restart it`,
   );
 }
 
