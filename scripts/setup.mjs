@@ -3,7 +3,7 @@
  *
  *   node scripts/setup.mjs [--test]     --test: also what only the tests need
  *
- * Without root no system package is installed: set-up builds what it can, and lists what is missing.
+ * Without root, no system package is installed: set-up lists the missing packages, and builds what it can.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -62,14 +62,14 @@ const testPackages = [
 
 try {
   if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
-    fail(`berth runs on Linux on x86-64 and arm64; this is ${process.platform} on ${process.arch}`);
+    fail(`unsupported platform ${process.platform} on ${process.arch}: berth runs on Linux on x86-64 and arm64`);
   }
   const isForTests = process.argv.includes('--test');
   const leftOut = installSystemPackages(isForTests ? [...runPackages, ...testPackages] : runPackages);
   installNpmPackages();
   const canCompile = isThere('musl-gcc') || isThere('gcc');
   run(pinnedNode, [join(root, 'scripts/build.mjs'), ...(canCompile ? [] : ['--without-monitor'])], 'building berth');
-  if (isRoot || isThere('apt-get')) run(pinnedNode, [join(root, 'scripts/sample-image.ts')], 'fetching the program of the sample image');
+  if (isRoot || isThere('apt-get')) run(pinnedNode, [join(root, 'scripts/sample-image.ts')], 'downloading busybox for the sample image');
   if (isForTests && leftOut.length === 0) {
     run(pinnedNode, [join(root, 'scripts/build-monitor.mjs'), '--sanitize', '--fuzz'], 'building the monitor with sanitizers, and its fuzzer');
   }
@@ -100,27 +100,27 @@ function hasSanitizers(directory) {
   return existsSync(directory) && readdirSync(directory).some((version) => existsSync(join(directory, version, 'lib/linux')));
 }
 
-/** @returns the packages that are missing and cannot be installed, because that takes root. */
+/** @returns the packages that are missing and that only root can install. */
 function installSystemPackages(packages) {
   const missing = packages.filter(([, places]) => !places.some(isThere)).map(([name]) => name);
   if (missing.length === 0) return [];
   const names = missing.join(' ');
   if (!isRoot) return missing;
-  if (!isThere('apt-get')) fail(`missing packages, and no apt-get to install them (Debian's names): ${names}`);
+  if (!isThere('apt-get')) fail(`cannot install missing packages without apt-get; install them (names in Debian): ${names}`);
   say(`installing ${names}`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const update = spawnSync('apt-get', ['-qq', 'update'], { stdio: ['ignore', 'ignore', 'inherit'], env });
   const options = ['-qq', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', 'install'];
   const install = withoutServices(() => spawnSync('apt-get', [...options, ...missing], { stdio: ['ignore', 'ignore', 'inherit'], env }));
-  const hint = update.status === 0 ? '' : ' (its package lists could not be fetched either: is there a network?)';
+  const hint = update.status === 0 ? '' : ' (apt-get update failed, too: check the network)';
   if (install.status !== 0) fail(`apt-get could not install ${names}${hint}`);
   return [];
 }
 
 function reportLeftOut(packages, canCompile, isForTests) {
-  say(`left out, because installing packages takes root: apt-get install ${packages.join(' ')}`);
-  if (!canCompile) say('left out: the monitor (no C compiler), so no container can be started');
-  if (isForTests) say('left out: the sanitizer builds of the monitor; tests that need a missing program are skipped or fail');
+  say(`missing packages, which only root can install; run: apt-get install ${packages.join(' ')}`);
+  if (!canCompile) say('not built: the monitor (there is no C compiler); without it, no container can start');
+  if (isForTests) say('not built: the monitor with sanitizers; tests that need a missing program are skipped or fail');
 }
 
 /** Installs packages without starting their services, by Debian's policy-rc.d. */

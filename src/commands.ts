@@ -32,7 +32,7 @@ const commands = [
   {
     words: 'top',
     usage: 'top [--once] [--interval SECONDS] [--sort KEY] [FLAGS]',
-    meaning: `Show the resource usage of pods and containers, refreshed every two seconds; press q to quit. If the output is not a terminal, print it once. KEY is one of ${sortKeys.join(', ')}.`,
+    meaning: `Show the resource usage of pods and containers, refreshed every two seconds; press q to quit. If input or output is not a terminal, print it once. KEY is one of ${sortKeys.join(', ')}.`,
   },
   {
     words: 'doctor',

@@ -48,7 +48,7 @@ const table = [
     flag: 'root',
     default: '/var/lib/berth',
     format: absolutePath,
-    meaning: 'Directory of images, layers and writable layers. It must survive a reboot.',
+    meaning: 'Directory of images, their layers, and the writable layers of containers. It must survive a reboot.',
   },
   {
     key: 'state',
@@ -153,14 +153,15 @@ const table = [
     key: 'cgroup_parent',
     default: '/berth',
     format: absolutePath,
-    meaning: 'Parent cgroup of pods for which the kubelet sets none. With the systemd driver it must be a slice; otherwise system.slice is used.',
+    meaning:
+      'Parent cgroup of pods for which the kubelet sets none. With the systemd driver, it must be a slice; if it is not, system.slice is used.',
   },
   {
     key: 'monitor_cgroup',
     default: 'daemon',
     format: { pattern: /^(daemon|pod|\/.+|[^/]+\.slice)$/, text: 'daemon, pod, an absolute path or a slice' },
     meaning:
-      'Cgroup of the monitors, to which their memory (about 100 KB per container) is charged: daemon, pod or a cgroup path (with the systemd driver, a slice).',
+      'Cgroup in which the monitors run: daemon, pod, or a cgroup path (with the systemd driver, a slice). It is charged for the memory of the monitors, about 100 KB per container.',
   },
   {
     key: 'blockio_config_file',
@@ -168,7 +169,7 @@ const table = [
     format: pathOrEmpty,
     read: emptyIsNull,
     meaning:
-      'File with block I/O classes, with the fields of containerd and CRI-O, but as JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
+      'File with block I/O classes. It has the same fields as the file of containerd or CRI-O, but must be JSON. Pods select a class with the annotation blockio.resources.beta.kubernetes.io/pod. Empty: the annotation is ignored.',
   },
   {
     key: 'netns_dir',

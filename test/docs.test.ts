@@ -112,6 +112,16 @@ test('every file and directory of the repository that is named exists', () => {
   assert.deepEqual(wrong, []);
 });
 
+test('every root test that CONTRIBUTING.md lists by folder exists', () => {
+  const [, table = ''] = pageAt('CONTRIBUTING.md').prose.split('## Root tests by folder');
+  const names = [...table.matchAll(/^\| `src.*?\| (.*) \|$/gm)].flatMap(([, cell = '']) => codeSpans(cell)).filter((span) => /^[a-z-]+$/.test(span));
+  assert.ok(names.length > 50);
+  assert.deepEqual(
+    names.filter((name) => !testFiles.includes(`test/root/${name}.test.ts`)),
+    [],
+  );
+});
+
 test('every command of berth, npm and crictl in the prose exists', () => {
   const spans = pages
     .filter(({ path }) => path !== 'CHANGELOG.md')
