@@ -27,7 +27,7 @@ export type MediaTypes = typeof dockerTypes | typeof ociTypes;
 export type Entry =
   | { readonly kind: 'directory'; readonly path: string; readonly mode?: number }
   | { readonly kind: 'file'; readonly path: string; readonly data: Buffer | string; readonly mode?: number }
-  | { readonly kind: 'hardlink'; readonly path: string; readonly target: string };
+  | { readonly kind: 'hardlink' | 'symlink'; readonly path: string; readonly target: string };
 
 export type Layer = { readonly blob: Buffer; readonly diffId: string };
 
@@ -41,6 +41,7 @@ export type RunConfig = {
   readonly StopSignal?: string;
   readonly ExposedPorts?: Readonly<Record<string, object>>;
   readonly Labels?: Readonly<Record<string, string>>;
+  readonly Volumes?: Readonly<Record<string, object>>;
 };
 
 /** A manifest or an index, with everything it references. */
@@ -80,7 +81,7 @@ function addEntry(tar: ReturnType<typeof pack>, directories: Set<string>, entry:
   } else if (entry.kind === 'file') {
     tar.entry({ ...common, type: 'file', mode: entry.mode ?? 0o644 }, entry.data);
   } else {
-    tar.entry({ ...common, type: 'link', mode: 0o755, linkname: entry.target });
+    tar.entry({ ...common, type: entry.kind === 'symlink' ? 'symlink' : 'link', mode: 0o755, linkname: entry.target });
   }
 }
 

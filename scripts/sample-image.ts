@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { takeFromPackage } from './debian.ts';
-import { buildImage, buildLayer, type Entry, type Image, type Layer } from './image-builder.ts';
+import { buildImage, buildLayer, type Entry, type Image, type Layer, type RunConfig } from './image-builder.ts';
 
 const busyboxFile = resolve(import.meta.dirname, '../build/sample/busybox');
 
@@ -29,8 +29,8 @@ async function buildSampleLayer(): Promise<Layer> {
   return buildLayer(entries);
 }
 
-/** Builds the sample image for the architecture of this machine. @param above layers above the one of busybox. */
-export async function buildSampleImage(above: readonly Layer[] = []): Promise<Image> {
+/** Builds the sample image for the architecture of this machine. @param above layers above the one of busybox. @param config changes of its config. */
+export async function buildSampleImage(above: readonly Layer[] = [], config: RunConfig = {}): Promise<Image> {
   const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
-  return buildImage([await buildSampleLayer(), ...above], { Env: ['PATH=/bin'], Cmd: ['sh'] }, undefined, architecture);
+  return buildImage([await buildSampleLayer(), ...above], { Env: ['PATH=/bin'], Cmd: ['sh'], ...config }, undefined, architecture);
 }

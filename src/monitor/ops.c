@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +49,12 @@ static long value_of(const struct arg *arg) {
   return arg->kind == 'L' ? (long)arg->number : (long)arg->bytes;
 }
 
+/*
+ * A path that is resolved inside a root while another process renames a directory can fail with EAGAIN, and must be tried again: openat2(2).
+ * The bound ends the race with a container that does nothing else.
+ */
+enum { OPEN_TRIES_MAX = 128 };
+
 /* Makes the system call with the arguments that the table of ops.h defines. */
 static long call(const struct op *op) {
   long values[6] = {0};
@@ -57,7 +65,10 @@ static long call(const struct op *op) {
     else if (*kind == 'G') values[i] = (long)(op->args[used].length / 4);
     else if (*kind != 'Z') values[i] = value_of(&op->args[used++]);
   }
-  const long result = syscall(numbers[op->code], values[0], values[1], values[2], values[3], values[4], values[5]);
+  long result;
+  int tries = 0;
+  do result = syscall(numbers[op->code], values[0], values[1], values[2], values[3], values[4], values[5]);
+  while (result < 0 && errno == EAGAIN && op->code == OP_openat2 && ++tries < OPEN_TRIES_MAX);
   if (op->code == OP_close && op->args[0].reg >= 0) registers[op->args[0].reg] = -1;
   if (op->code == OP_write && result >= 0 && (uint32_t)result != op->args[1].length) {
     errno = EIO;
@@ -170,6 +181,24 @@ static long hold(int link, int from) {
   return count == 1 ? 0 : -1;
 }
 
+/* Compares the file system of an fd with a magic number. A wrong one is EXDEV. */
+static long check_fs(const struct op *op, bool expected) {
+  struct statfs found;
+  if (fstatfs(fd_of(&op->args[0]), &found) != 0) return -1;
+  if (((uint64_t)found.f_type == op->args[1].number) == expected) return 0;
+  errno = EXDEV;
+  return -1;
+}
+
+/* Compares an fd with the number of a character device. Another file is ENODEV. */
+static long expect_device(const struct op *op) {
+  struct stat found;
+  if (fstat(fd_of(&op->args[0]), &found) != 0) return -1;
+  if (S_ISCHR(found.st_mode) && found.st_rdev == op->args[1].number) return 0;
+  errno = ENODEV;
+  return -1;
+}
+
 static long perform(const struct plan *plan, const struct op *op, int link) {
   switch (op->code) {
     case OP_move:
@@ -186,6 +215,12 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
       return hold(link, fd_of(&op->args[0]));
     case OP_sendfd:
       return send_fd(fd_of(&op->args[0]), fd_of(&op->args[1]));
+    case OP_expect_fs:
+      return check_fs(op, true);
+    case OP_refuse_fs:
+      return check_fs(op, false);
+    case OP_expect_device:
+      return expect_device(op);
     default:
       return call(op);
   }

@@ -63,7 +63,10 @@
   X(sendterminal, -1, "F") \
   X(sendfd, -1, "FF") \
   X(move, -1, "L") \
-  X(hold, -1, "F")
+  X(hold, -1, "F") \
+  X(expect_fs, -1, "FL") \
+  X(refuse_fs, -1, "FL") \
+  X(expect_device, -1, "FL")
 
 #define OP_CODE(name, number, kinds) OP_##name,
 enum { OPERATIONS(OP_CODE) OP_COUNT };

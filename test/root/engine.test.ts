@@ -191,8 +191,10 @@ test("a symlink in the image cannot redirect a mount outside the container's roo
   assert.equal(await run(id, `ls /escape/target ${host.directory}/target`), `/escape/target:\nseen\n\n${host.directory}/target:\nseen\n`);
   assert.equal(existsSync(join(host.directory, 'target')), false);
   const metadata = { name: 'magic', attempt: 0 };
-  const magic = await host.engine.createContainer(sandboxId, idle({ metadata, mounts: [at('/magic/target')] }), host.image);
-  await assert.rejects(host.engine.startContainer(magic), /ELOOP/);
+  await assert.rejects(host.engine.createContainer(sandboxId, idle({ metadata, mounts: [at('/magic/target')] }), host.image), {
+    code: 'INVALID_ARGUMENT',
+    message: /mount on \/magic\/target, which is \/proc\/self\/root\/target in the image: a volume below \/proc/,
+  });
 });
 
 const volume = (hostPath: string, containerPath: string): ContainerSpec['mounts'][number] => ({
@@ -230,12 +232,16 @@ test('the missing target of a dangling symlink is created for files of the sandb
   const source = mkdtempSync(join(host.directory, 'volume-'));
   writeFileSync(join(source, 'seen'), '');
   // Mounted first, because it has fewer path components than the target of the link.
-  const mounts = [volume(source, '/var/gone/v'), volume(mkdtempSync(join(host.directory, 'run-')), '/run')];
+  const runDir = mkdtempSync(join(host.directory, 'run-'));
+  const mounts = [volume(source, '/var/gone/v'), volume(runDir, '/run')];
   const id = await startFrom(image, { mounts, workingDir: '/var/gone/w' });
   assert.equal(
-    await run(id, 'pwd; ls /run/gone /run/gone/v; test -f /run/resolved/stub.conf'),
+    await run(id, 'pwd; ls /run/gone /run/gone/v; test -f /etc/resolv.conf; ! test -L /etc/resolv.conf'),
     '/run/gone/w\n/run/gone:\nv\nw\n\n/run/gone/v:\nseen\n',
   );
+  assert.deepEqual(readdirSync(runDir), ['gone'], 'no file of berth is created in a volume');
+  const plain = await startFrom(image, {});
+  await run(plain, 'test -f /run/resolved/stub.conf');
   await assert.rejects(startFrom(image, { workingDir: '/loop/x' }), /ELOOP/);
 });
 

@@ -154,6 +154,9 @@ export const IOCTL = {
   SIOCSIFFLAGS: 0x8914,
 } as const;
 
+/** statfs(2): magic numbers of file systems, not bits. Source: include/uapi/linux/magic.h. */
+export const FS_MAGIC = { PROC: 0x9fa0, SYSFS: 0x62656572, DEVPTS: 0x1cd1 } as const;
+
 /** errno(3) values that plans may tolerate. They are the same on x86 and arm64. */
 export const ERRNO = {
   EPERM: 1,

@@ -3,7 +3,7 @@
  *
  * Pure: src/sys/process/apparmor.ts loads and lists profiles.
  */
-import { O } from './abi.ts';
+import { FS_MAGIC, O } from './abi.ts';
 import type { Op } from './plan.ts';
 
 /** The profile of containers that request none, on a node with AppArmor. */
@@ -66,6 +66,7 @@ export function planAppArmor(profile: string | undefined): Op[] {
       out: 'apparmor',
       note: `open the attribute for AppArmor profile ${profile}`,
     },
+    { call: 'expect_fs', fd: 'apparmor', magic: FS_MAGIC.PROC, note: 'check that the attribute for AppArmor is in a proc file system' },
     { call: 'write', fd: 'apparmor', bytes: Buffer.from(`exec ${profile}`), note: `set AppArmor profile ${profile}` },
     { call: 'close', fd: 'apparmor', note: 'close the attribute for the AppArmor profile' },
   ];

@@ -100,6 +100,12 @@ export const calls = {
   move: { kinds: 'L', args: { namespaces: 'cloneFlags' } },
   /** Reports to the daemon that the plan waits, then waits for a byte from a pipe. Only in the child. */
   hold: { kinds: 'F', args: { from: 'fd' } },
+  /** Fails with EXDEV unless the fd is on a file system with this magic number: statfs(2). */
+  expect_fs: { kinds: 'FL', args: { fd: 'fd', magic: 'number' } },
+  /** Fails with EXDEV if the fd is on a file system with this magic number. */
+  refuse_fs: { kinds: 'FL', args: { fd: 'fd', magic: 'number' } },
+  /** Fails with ENODEV unless the fd is the character device with this number: makedev(3). */
+  expect_device: { kinds: 'FL', args: { fd: 'fd', device: 'number' } },
 } as const satisfies Readonly<Record<string, Row>>;
 
 export type CallName = keyof typeof calls;

@@ -7,6 +7,7 @@ import {
   AT,
   CLONE,
   CLOSE_RANGE,
+  FS_MAGIC,
   FSOPEN,
   IOCTL,
   KEY,
@@ -71,6 +72,7 @@ function enumOf(op: Op, name: string): Readonly<Record<string, number>> | undefi
   if (op.call === 'keyctl' && name === 'operation') return KEYCTL;
   if (op.call === 'keyctl_setperm' && name === 'key') return KEY_SPEC;
   if (name === 'request') return IOCTL;
+  if (name === 'magic') return FS_MAGIC;
   return undefined;
 }
 

@@ -3,8 +3,8 @@
  *
  * Pure. Which devices a process may open is decided by its cgroup: device-rules.ts.
  */
-import { AT, IOCTL, MOUNT_ATTR, O, RESOLVE, S_IF } from './abi.ts';
-import { inRoot, makeInRoot, rootReg } from './enter-rootfs.ts';
+import { AT, FS_MAGIC, IOCTL, MOUNT_ATTR, O, RESOLVE, S_IF } from './abi.ts';
+import { inRoot, makeInRoot, openInRoot, rootReg } from './enter-rootfs.ts';
 import { cloneOf, moveOnto, normalPath, type RootMount } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
 
@@ -133,8 +133,8 @@ function withoutTaken<Entry>(entries: readonly Entry[], nameOf: (entry: Entry) =
 export const standardDevicePaths: readonly string[] = standardNodes.map(([name]) => `/dev/${name}`);
 
 /** Returns a bind mount of a device of the host: in a user namespace no device can be created. `reg` is a clone of the host's node. */
-export function deviceMount(path: string, reg: Reg): RootMount {
-  return { target: path, isDirectory: false, source: { kind: 'inherited', reg }, attributes: 0, isRecursive: false };
+export function deviceMount(path: string, reg: Reg, replacesLink = false): RootMount {
+  return { target: path, isDirectory: false, source: { kind: 'inherited', reg }, attributes: 0, isRecursive: false, replacesLink };
 }
 
 /** Returns the `dev_t` that mknod(2) takes: makedev(3). */
@@ -142,6 +142,9 @@ function deviceNumber(major: number, minor: number): bigint {
   const [ma, mi] = [BigInt(major), BigInt(minor)];
   return ((ma & 0xfffff000n) << 32n) | ((ma & 0xfffn) << 8n) | ((mi & 0xffffff00n) << 12n) | (mi & 0xffn);
 }
+
+/** The number of the null device. */
+export const nullDevice = deviceNumber(1, 3);
 
 const typeBits = { char: S_IF.IFCHR, block: S_IF.IFBLK, fifo: S_IF.IFIFO } as const;
 
@@ -169,6 +172,16 @@ export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
   });
 }
 
+/** Opens /dev/null in the container for stdin. A checkpoint could neither save nor restore a file of the host. */
+export function openNull(out: Reg): Op[] {
+  return [
+    openInRoot('/dev/null', 'null@', { isDirectory: false, note: 'open /dev/null' }),
+    { call: 'expect_device', fd: 'null@', device: nullDevice, note: 'check that /dev/null is the null device' },
+    { call: 'close', fd: 'null@', note: 'close /dev/null' },
+    { call: 'openat2', dir: rootReg, path: '/dev/null', how: { flags: O.CLOEXEC, resolve: inRoot }, out, note: 'open /dev/null for stdin' },
+  ];
+}
+
 /**
  * Returns the operations that create a terminal in the container's devpts and make it the controlling terminal and /dev/console.
  * The monitor gets the master. They run after setsid and after all mounts.
@@ -178,7 +191,7 @@ export function planDeviceNodes(nodes: readonly DeviceNode[]): Op[] {
 export function planTerminal(uid: number): Op[] {
   return [
     ...openTerminal(rootReg, inRoot, uid),
-    ...makeInRoot('/dev/console', 'file', 'console@'),
+    ...openConsole(),
     cloneOf('tty', 'console', 'prepare the mount of /dev/console'),
     moveOnto('console', 'console@', 'mount the terminal on /dev/console'),
     { call: 'sendterminal', master: 'terminal', note: 'send the terminal to the monitor' },
@@ -198,10 +211,37 @@ export function planExecTerminal(uid: number, socket: Reg): Op[] {
   ];
 }
 
+/** Creates /dev/console if it is missing. A link there could lead the mount to any file, so it is refused. */
+function openConsole(): Op[] {
+  const how = { flags: O.PATH | O.CLOEXEC, resolve: inRoot | RESOLVE.NO_SYMLINKS };
+  return [
+    ...makeInRoot('/dev', 'directory', 'console.dir'),
+    {
+      call: 'mknodat',
+      dir: 'console.dir',
+      path: 'console',
+      mode: S_IF.IFREG | 0o644,
+      dev: 0,
+      tolerate: ['EEXIST'],
+      note: 'create file /dev/console',
+    },
+    { call: 'openat2', dir: 'console.dir', path: 'console', how, out: 'console@', note: 'open /dev/console' },
+    { call: 'close', fd: 'console.dir', note: 'close the directory of /dev/console' },
+    { call: 'refuse_fs', fd: 'console@', magic: FS_MAGIC.PROC, note: 'check that /dev/console is not in a proc file system' },
+    { call: 'refuse_fs', fd: 'console@', magic: FS_MAGIC.SYSFS, note: 'check that /dev/console is not in a sysfs file system' },
+  ];
+}
+
+/** The master is opened in a checked devpts, without following a link or crossing a mount: another file there could be opened, but not checked. */
 function openTerminal(dir: Reg, resolve: number, uid: number): Op[] {
   const flags = O.RDWR | O.NOCTTY | O.CLOEXEC;
+  const directory = { flags: O.PATH | O.DIRECTORY | O.CLOEXEC, resolve };
+  const inside = RESOLVE.BENEATH | RESOLVE.NO_XDEV | RESOLVE.NO_SYMLINKS;
   return [
-    { call: 'openat2', dir, path: '/dev/pts/ptmx', how: { flags, resolve }, out: 'terminal', note: 'open /dev/pts/ptmx' },
+    { call: 'openat2', dir, path: '/dev/pts', how: directory, out: 'pts', note: 'open /dev/pts' },
+    { call: 'expect_fs', fd: 'pts', magic: FS_MAGIC.DEVPTS, note: 'check that /dev/pts is a devpts file system' },
+    { call: 'openat2', dir: 'pts', path: 'ptmx', how: { flags, resolve: inside }, out: 'terminal', note: 'open /dev/pts/ptmx' },
+    { call: 'close', fd: 'pts', note: 'close /dev/pts' },
     { call: 'ioctl_struct', fd: 'terminal', request: IOCTL.TIOCSPTLCK, struct: Buffer.alloc(4), note: 'unlock the terminal' },
     { call: 'ioctl', fd: 'terminal', request: IOCTL.TIOCGPTPEER, value: flags, out: 'tty', note: 'open the terminal' },
     { call: 'fchown', fd: 'tty', uid, gid: Number(ttyGid), note: 'set the owner of the terminal' },

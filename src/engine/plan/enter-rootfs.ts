@@ -3,7 +3,7 @@
  *
  * Pure. The daemon creates the overlay; the plan inherits it as register `root`.
  */
-import { AT, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, O, RESOLVE } from './abi.ts';
+import { AT, FS_MAGIC, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, O, RESOLVE } from './abi.ts';
 import type { Op, Reg } from './plan.ts';
 
 /** The register of the root: inherited, and after enterRoot() the directory `/` of the container. */
@@ -60,6 +60,33 @@ export const inRoot = RESOLVE.IN_ROOT | RESOLVE.NO_MAGICLINKS;
 export function openInRoot(path: string, out: Reg, options: { isDirectory: boolean; note: string }): Op {
   const flags = O.PATH | O.CLOEXEC | (options.isDirectory ? O.DIRECTORY : 0);
   return { call: 'openat2', dir: rootReg, path, how: { flags, resolve: inRoot }, out, note: options.note };
+}
+
+/** Returns the operations that open the container's /proc, which must be a proc file system, and /sys. @param hasStandardSys whether /sys is a sysfs. */
+export function openKernelTrees({ hasStandardSys }: { readonly hasStandardSys: boolean }): Op[] {
+  const open = (path: '/proc' | '/sys'): Op => {
+    const how = { flags: O.PATH | O.DIRECTORY | O.CLOEXEC, resolve: inRoot | RESOLVE.NO_SYMLINKS };
+    return { call: 'openat2', dir: rootReg, path, how, out: treeOf(path), note: `open ${path} to find paths in it` };
+  };
+  return [
+    open('/proc'),
+    { call: 'expect_fs', fd: treeOf('/proc'), magic: FS_MAGIC.PROC, note: 'check that /proc is a proc file system' },
+    open('/sys'),
+    ...(hasStandardSys
+      ? ([{ call: 'expect_fs', fd: treeOf('/sys'), magic: FS_MAGIC.SYSFS, note: 'check that /sys is a sysfs file system' }] as const)
+      : []),
+  ];
+}
+
+const treeOf = (path: '/proc' | '/sys'): Reg => `tree${path}`;
+
+/** Like openInRoot(), but opens a path below /proc or /sys beneath the fd of openKernelTrees(), so that only a file of that tree is found. */
+export function openChecked(path: string, out: Reg, options: { isDirectory: boolean; note: string }): Op {
+  const tree = (['/proc', '/sys'] as const).find((each) => path === each || path.startsWith(`${each}/`));
+  if (tree === undefined) return openInRoot(path, out, options);
+  const flags = O.PATH | O.CLOEXEC | (options.isDirectory ? O.DIRECTORY : 0);
+  const how = { flags, resolve: RESOLVE.BENEATH | RESOLVE.NO_MAGICLINKS };
+  return { call: 'openat2', dir: treeOf(tree), path: path.slice(tree.length + 1) || '.', how, out, note: options.note };
 }
 
 /**

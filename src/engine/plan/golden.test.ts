@@ -44,7 +44,7 @@ const namespaces = [
   { reg: 'ipc', flag: 0x08000000, what: 'ipc' },
 ];
 const files = [{ path: '/etc/hostname', reg: 'hostname' }];
-const fds = ['state', 'root', 'cgroup', 'net', 'uts', 'ipc', 'shm', 'hostname', 'stdout', 'stderr', 'stdout.read', 'stderr.read', 'logs'];
+const fds = ['state', 'root', 'mask', 'cgroup', 'net', 'uts', 'ipc', 'shm', 'hostname', 'stdout', 'stderr', 'stdout.read', 'stderr.read', 'logs'];
 const container: ContainerPlan = {
   fds,
   process,
@@ -53,6 +53,8 @@ const container: ContainerPlan = {
   hasOwnCgroupNamespace: true,
   mounts: standardMounts({ isPrivileged: false, hasReadonlyRoot: false, cgroups: { version: 2 }, shm: 'shm', files }),
   hasStandardDev: true,
+  hasStandardSys: true,
+  mask: 'mask',
   devices: [],
   links: [],
   maskedPaths: [
@@ -174,7 +176,7 @@ test('planContainer() with hooks runs the same operations, but enters the root a
     'pivot to the root file system',
     'detach the root file system of the host',
     'change the working directory to /',
-    ...plain.slice(plain.indexOf('open /dev/null to mask paths')),
+    ...plain.slice(plain.indexOf('open /proc to find paths in it')),
   ]);
   assert.deepEqual(
     held.child.flatMap((op) => (op.call === 'move_mount' && op.toPath !== '' ? [op.toPath] : [])),
@@ -202,6 +204,6 @@ test('planContainer() never resolves the target of a volume outside the root', (
   const entered = plan.child.findIndex((op) => op.call === 'pivot_root');
   for (const [i, op] of plan.child.entries()) {
     if (op.call === 'move_mount' && i > entered) assert.equal(op.toPath, '', 'target is an fd, not a path');
-    if (op.call === 'openat2') assert.ok((op.how.resolve ?? 0) & 0x10, 'resolved inside the root');
+    if (op.call === 'openat2') assert.ok((op.how.resolve ?? 0) & 0x18, 'resolved inside the root, or beneath a directory in it');
   }
 });

@@ -2,7 +2,7 @@
  * Plans the masked and the read-only paths of a container. The kubelet decides which ones: src/cri/from-request/security-from-request.ts. Pure.
  */
 import { AT, MOUNT_ATTR } from './abi.ts';
-import { openInRoot } from './enter-rootfs.ts';
+import { openChecked } from './enter-rootfs.ts';
 import { cloneOf, makeNew, moveOnto } from './mounts.ts';
 import type { Op, Reg } from './plan.ts';
 
@@ -10,48 +10,48 @@ import type { Op, Reg } from './plan.ts';
 export type MaskedPath = { readonly path: string; readonly isDirectory: boolean };
 
 /**
- * Returns the operations that hide paths: a file behind /dev/null, a directory behind an empty read-only tmpfs, which all directories share.
- * They run after all mounts are attached.
+ * Returns the operations that hide paths: a file behind the null device, a directory behind an empty read-only tmpfs, which all directories share.
+ * They run after all mounts are attached, and after openKernelTrees().
+ *
+ * @param mask a detached mount of the host's null device. A node of the container could be any file.
  */
-export function planMaskedPaths(paths: readonly MaskedPath[]): Op[] {
-  const files = paths.filter((masked) => !masked.isDirectory);
-  const directories = paths.filter((masked) => masked.isDirectory);
-  const ops: Op[] = [];
-  if (files.length > 0) ops.push(openInRoot('/dev/null', 'devnull', { isDirectory: false, note: 'open /dev/null to mask paths' }));
-  files.forEach(({ path }, i) => {
-    ops.push(...cover('devnull', path, `masked${i}`));
-  });
-  directories.forEach(({ path }, i) => {
-    // The first directory gets the tmpfs itself. Older kernels can clone a mount only if it is attached in this namespace.
-    if (i === 0) ops.push(...coverFirst(path));
-    else ops.push(...cover('empty', path, `hidden${i}`));
-  });
-  return ops;
+export function planMaskedPaths(paths: readonly MaskedPath[], mask: Reg): Op[] {
+  // Paths of the kernel exist. A path of the image may be hidden by a volume, and the first mount must find its place: see cover().
+  const ordered = [...paths.filter(isOfKernel), ...paths.filter((each) => !isOfKernel(each))];
+  const files = ordered.filter((masked) => !masked.isDirectory);
+  const directories = ordered.filter((masked) => masked.isDirectory);
+  return [
+    ...files.flatMap(({ path }, i) => cover(mask, path, `masked${i}`, i === 0)),
+    ...(directories.length > 0 ? makeEmpty() : []),
+    ...directories.flatMap(({ path }, i) => cover('empty', path, `hidden${i}`, i === 0)),
+  ];
 }
 
-function coverFirst(path: string): Op[] {
+const isOfKernel = ({ path }: MaskedPath): boolean => /^\/(proc|sys)\//.test(path);
+
+function makeEmpty(): Op[] {
   const options = [
     ['source', 'tmpfs'],
     ['nr_blocks', '1'],
     ['mode', '0555'],
   ] as const;
   const attributes = MOUNT_ATTR.RDONLY | MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
-  return [
-    ...makeNew({ type: 'tmpfs', options }, attributes, 'empty', path),
-    openInRoot(path, 'empty@', { isDirectory: true, note: `open ${path} to mask it` }),
-    moveOnto('empty', 'empty@', `mask ${path}`),
-    { call: 'close', fd: 'empty@', note: `close ${path}` },
-  ];
+  return makeNew({ type: 'tmpfs', options }, attributes, 'empty', 'masked directories');
 }
 
-function cover(source: Reg, path: string, name: Reg): Op[] {
+/**
+ * The first path gets the source itself, the others clones of it. Kernels before 6.15 can clone a mount only if it is attached in this namespace: if the
+ * first path is missing, they fail to start the container, and hide no path wrongly.
+ */
+function cover(source: Reg, path: string, name: Reg, isFirst: boolean): Op[] {
   const at = `${name}@`;
+  const clone: Op[] = isFirst ? [] : [cloneOf(source, name, `prepare the mask of ${path}`)];
   return [
-    { ...openInRoot(path, at, { isDirectory: false, note: `open ${path} to mask it` }), tolerate: ['ENOENT'] },
-    cloneOf(source, name, `prepare the mask of ${path}`),
-    moveOnto(name, at, `mask ${path}`),
+    { ...openChecked(path, at, { isDirectory: false, note: `open ${path} to mask it` }), tolerate: ['ENOENT'] },
+    ...clone,
+    moveOnto(isFirst ? source : name, at, `mask ${path}`),
     { call: 'close', fd: at, note: `close ${path}` },
-    { call: 'close', fd: name, note: `close the mask of ${path}` },
+    ...(isFirst ? [] : [{ call: 'close', fd: name, note: `close the mask of ${path}` } as const]),
   ];
 }
 
@@ -61,7 +61,7 @@ export function planReadonlyPaths(paths: readonly string[]): Op[] {
     const at = `readonly${i}@`;
     const clone = `readonly${i}`;
     return [
-      { ...openInRoot(path, at, { isDirectory: false, note: `open ${path} to make it read-only` }), tolerate: ['ENOENT', 'ENOTDIR'] },
+      { ...openChecked(path, at, { isDirectory: false, note: `open ${path} to make it read-only` }), tolerate: ['ENOENT', 'ENOTDIR'] },
       cloneOf(at, clone, `prepare the read-only mount of ${path}`, true),
       {
         call: 'mount_setattr',

@@ -4,7 +4,7 @@
  * Pure. Mounts are created before pivot_root and attached after it: in a user namespace, proc can be mounted only while another proc is visible.
  * They are attached to an fd of the target that was resolved inside the root, so that no link of an image can redirect a mount outside.
  */
-import { AT, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, type MS, OPEN_TREE } from './abi.ts';
+import { AT, FS_MAGIC, FSOPEN, MOUNT_ATTR, MOVE_MOUNT, MS, OPEN_TREE } from './abi.ts';
 import { makeInRoot } from './enter-rootfs.ts';
 import type { Op, Reg } from './plan.ts';
 
@@ -20,12 +20,16 @@ export type RootMount = {
   readonly attributes: number;
   /** Whether `attributes` also apply to the mounts below. */
   readonly isRecursive: boolean;
-  /** For an inherited tree; undefined: unchanged. */
+  /** For an inherited tree; undefined: private. A clone without it would stay in the peer group of the host's mount. */
   readonly propagation?: typeof MS.PRIVATE | typeof MS.SLAVE | typeof MS.SHARED;
   /** Becomes read-only after all other mounts are attached, because some of them are attached inside it. */
   readonly isSealedLast?: boolean;
   /** Keeps the fd of the mount open in this register, for later operations. */
   readonly keepAs?: Reg;
+  /** Whether a link of the image at the target is replaced by a file, because it leads into a volume, in which no file may be created. */
+  readonly replacesLink?: boolean;
+  /** Whether the mount shows the host's proc or sysfs, so that mounts below it may be on them. */
+  readonly showsKernel?: boolean;
 };
 
 /** Sorts mounts so that parents come before their children, otherwise stably. Of two mounts on the same path only the later is kept. */
@@ -57,18 +61,29 @@ export type MountOps = {
 
 /** Plans the creation and attachment of mounts. @param mounts as returned by orderMounts(). */
 export function planMounts(mounts: readonly RootMount[]): MountOps {
-  const plans = mounts.map((mount, i) => planMount(mount, mount.keepAs ?? `mount${i}`));
+  const shown = mounts.filter((mount) => mount.showsKernel).map((mount) => mount.target);
+  const plans = mounts.map((mount, i) => planMount(mount, mount.keepAs ?? `mount${i}`, { isOnShown: isBelowAny(mount.target, shown) }));
   return { make: plans.flatMap((plan) => plan.make), attach: plans.flatMap((plan) => plan.attach), seal: plans.flatMap((plan) => plan.seal) };
 }
 
-function planMount(mount: RootMount, name: Reg): MountOps {
+/** Returns whether a path is one of the others, or below one of them. */
+export function isCovered(path: string, others: readonly string[]): boolean {
+  return others.map(normalPath).some((other) => `${normalPath(path)}/`.startsWith(other === '/' ? '/' : `${other}/`));
+}
+
+const isBelowAny = (path: string, others: readonly string[]): boolean =>
+  isCovered(path, others) && !others.map(normalPath).includes(normalPath(path));
+
+function planMount(mount: RootMount, name: Reg, { isOnShown }: { readonly isOnShown: boolean }): MountOps {
   const target = normalPath(mount.target);
   const { source } = mount;
   const reg = source.kind === 'inherited' ? source.reg : name;
   const make = source.kind === 'inherited' ? adjustInherited(mount, reg) : makeNew(source, mount.attributes, reg, target);
   const at = `${name}@`;
   const attach: Op[] = [
+    ...(mount.replacesLink ? removeLink(target, `${at}link`) : []),
     ...makeInRoot(target, mount.isDirectory ? 'directory' : 'file', at),
+    ...(isOnShown ? [] : checkPlace(target, at)),
     moveOnto(reg, at, source.kind === 'new' ? `mount ${source.type} on ${target}` : `bind mount on ${target}`),
     { call: 'close', fd: at, note: `close the mount point ${target}` },
   ];
@@ -80,6 +95,25 @@ function planMount(mount: RootMount, name: Reg): MountOps {
     attach,
     seal: [{ call: 'mount_setattr', dir: reg, path: '', flags: AT.EMPTY_PATH, attr, note: `make ${target} read-only` }, ...close],
   };
+}
+
+/** A mount point that a link in a volume has moved into proc or sysfs would hide or replace files of the kernel. The object is checked, not the path. */
+function checkPlace(target: string, at: Reg): Op[] {
+  const where = `mount on ${target}: check that the mount point`;
+  if (target.startsWith('/proc/')) return [{ call: 'expect_fs', fd: at, magic: FS_MAGIC.PROC, note: `${where} is in the proc file system` }];
+  const notProc: Op = { call: 'refuse_fs', fd: at, magic: FS_MAGIC.PROC, note: `${where} is not in a proc file system` };
+  const notSys: Op = { call: 'refuse_fs', fd: at, magic: FS_MAGIC.SYSFS, note: `${where} is not in a sysfs file system` };
+  return target.startsWith('/sys/') ? [notProc] : [notProc, notSys];
+}
+
+/** Removes a link of the image. The next operations create a file in its place. */
+function removeLink(path: string, parent: Reg): Op[] {
+  const slash = path.lastIndexOf('/');
+  return [
+    ...makeInRoot(path.slice(0, slash) || '/', 'directory', parent),
+    { call: 'unlinkat', dir: parent, path: path.slice(slash + 1), flags: 0, tolerate: ['ENOENT'], note: `remove the link ${path} of the image` },
+    { call: 'close', fd: parent, note: `close the directory of ${path}` },
+  ];
 }
 
 export function makeNew(
@@ -105,18 +139,16 @@ export function makeNew(
 }
 
 function adjustInherited(mount: RootMount, reg: Reg): Op[] {
-  const ops: Op[] = [];
-  if (mount.propagation !== undefined) {
-    const flags = AT.EMPTY_PATH | AT.RECURSIVE;
-    ops.push({
+  const ops: Op[] = [
+    {
       call: 'mount_setattr',
       dir: reg,
       path: '',
-      flags,
-      attr: { propagation: mount.propagation },
+      flags: AT.EMPTY_PATH | AT.RECURSIVE,
+      attr: { propagation: mount.propagation ?? MS.PRIVATE },
       note: `set the propagation of ${mount.target}`,
-    });
-  }
+    },
+  ];
   if (mount.attributes !== 0) {
     const flags = AT.EMPTY_PATH | (mount.isRecursive ? AT.RECURSIVE : 0);
     ops.push({

@@ -4,9 +4,9 @@
  * Pure. External resources (mounts, namespaces, cgroups, logs) are registers that the daemon has opened.
  */
 
-import { AF, CLONE, O, SOCK } from './abi.ts';
-import { type DeviceNode, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
-import { attachRoot, enterRoot, inRoot, isolateMounts, makeInRoot, rootReg, sealRoot } from './enter-rootfs.ts';
+import { AF, CLONE, SOCK } from './abi.ts';
+import { type DeviceNode, openNull, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
+import { attachRoot, enterRoot, isolateMounts, makeInRoot, openKernelTrees, sealRoot } from './enter-rootfs.ts';
 import { joinUser } from './join-user.ts';
 import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
 import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
@@ -30,13 +30,17 @@ export type ContainerPlan = {
   readonly mounts: readonly RootMount[];
   /** Whether /dev is berth's default, whose nodes must be created. */
   readonly hasStandardDev: boolean;
+  /** Whether /sys is berth's default, a sysfs. /proc always is a proc file system: volumes on it are checked. */
+  readonly hasStandardSys: boolean;
   readonly devices: readonly DeviceNode[];
   /** Symbolic links to create inside a mount with `keepAs`. */
   readonly links: readonly { readonly mount: Reg; readonly name: string; readonly target: string }[];
   readonly maskedPaths: readonly MaskedPath[];
+  /** A detached read-only mount of the host's null device, which hides masked files. */
+  readonly mask: Reg;
   readonly readonlyPaths: readonly string[];
   readonly hasReadonlyRoot: boolean;
-  /** Directories that the image declares as volumes: they stay writable in a read-only root. */
+  /** Directories of the root, with their links resolved, that stay writable in a read-only root: the image declares them as volumes. */
   readonly volumes: readonly string[];
   /** A pipe on which the plan waits while the daemon runs hooks, which see the complete root at `rootPlace`; undefined: no wait. */
   readonly hold?: Reg;
@@ -57,6 +61,8 @@ export function planContainer(container: ContainerPlan): Plan {
   const taken = new Set(container.mounts.map((mount) => normalPath(mount.target)));
   // Works by fds and inside the root only, so it can run before or after pivot_root.
   const fill: Op[] = [
+    // Before the mounts, because a declared volume would hide those below it.
+    ...(container.hasReadonlyRoot ? planVolumes(container.volumes) : []),
     ...mounts.attach,
     ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices(taken) : []), ...planDeviceLinks(taken)] : []),
     ...planDeviceNodes(container.devices),
@@ -75,12 +81,13 @@ export function planContainer(container: ContainerPlan): Plan {
     ...(container.hold === undefined
       ? [attachRoot('.'), ...enterRoot(), ...fill]
       : [attachRoot(rootPlace), ...fill, waitForHooks(container.hold), ...enterRoot()]),
-    ...planMaskedPaths(container.maskedPaths),
+    ...(container.maskedPaths.length + container.readonlyPaths.length > 0 ? openKernelTrees(container) : []),
+    ...planMaskedPaths(container.maskedPaths, container.mask),
     ...planReadonlyPaths(container.readonlyPaths),
     ...(process.stdio === null ? planTerminal(process.credentials.uid) : []),
-    ...(process.stdio !== null && !container.fds.includes(process.stdio[0]) ? [openNull(process.stdio[0])] : []),
+    ...(process.stdio !== null && !container.fds.includes(process.stdio[0]) ? openNull(process.stdio[0]) : []),
     ...planWorkingDir(process.workingDir),
-    ...(container.hasReadonlyRoot ? [...planVolumes(container.volumes), sealRoot()] : []),
+    ...(container.hasReadonlyRoot ? [sealRoot()] : []),
   ];
   return {
     fds: container.fds,
@@ -144,11 +151,6 @@ function planLinks(links: ContainerPlan['links']): Op[] {
   return links.map(
     ({ mount, name, target }): Op => ({ call: 'symlinkat', target, dir: mount, path: name, note: `create link ${name} to ${target}` }),
   );
-}
-
-/** Opens /dev/null in the container for stdin. A checkpoint could neither save nor restore a file of the host. */
-function openNull(out: Reg): Op {
-  return { call: 'openat2', dir: rootReg, path: '/dev/null', how: { flags: O.CLOEXEC, resolve: inRoot }, out, note: 'open /dev/null for stdin' };
 }
 
 /** Creates and enters the working directory. Its links are resolved inside the root. */

@@ -3,7 +3,7 @@
  *
  * Pure. Each process lives until the daemon has pinned its namespaces, and is then killed. A later daemon finds leftovers by their cgroup.
  */
-import { AF, CLONE, CLOSE_RANGE, IOCTL, O, SOCK } from './abi.ts';
+import { AF, CLONE, CLOSE_RANGE, FS_MAGIC, IOCTL, O, SOCK } from './abi.ts';
 import { joinUser } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
@@ -78,6 +78,7 @@ function writeSysctl(name: string, value: string, reg: Reg): Op[] {
   const note = `set sysctl ${name} to ${value}`;
   return [
     { call: 'openat', dir: 'cwd', path, flags: O.WRONLY | O.CLOEXEC, mode: 0, out: reg, note },
+    { call: 'expect_fs', fd: reg, magic: FS_MAGIC.PROC, note: `${note}: check that it is in a proc file system` },
     { call: 'write', fd: reg, bytes: Buffer.from(value), note },
     { call: 'close', fd: reg, note },
   ];

@@ -3,7 +3,7 @@
  *
  * Pure. The callers add only what differs: how the process comes into the namespaces, and what it prepares there.
  */
-import { CLOSE_RANGE, KEY, KEY_SPEC, KEYCTL, O } from './abi.ts';
+import { CLOSE_RANGE, FS_MAGIC, KEY, KEY_SPEC, KEYCTL, O } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
 import { type Credentials, planCredentials, planRlimits } from './credentials.ts';
 import type { Op, Reg } from './plan.ts';
@@ -72,6 +72,7 @@ export function planCgroupEntry(cgroup: CgroupEntry): Op[] {
 export function planOomScore(score: number): Op[] {
   return [
     { call: 'openat', dir: 'cwd', path: '/proc/self/oom_score_adj', flags: O.WRONLY | O.CLOEXEC, mode: 0, out: 'oom', note: 'open oom_score_adj' },
+    { call: 'expect_fs', fd: 'oom', magic: FS_MAGIC.PROC, note: 'check that oom_score_adj is in a proc file system' },
     { call: 'write', fd: 'oom', bytes: Buffer.from(String(score)), note: `set oom_score_adj to ${score}` },
     { call: 'close', fd: 'oom', note: 'close oom_score_adj' },
   ];

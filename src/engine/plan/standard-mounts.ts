@@ -3,7 +3,7 @@
  *
  * Pure.
  */
-import { MOUNT_ATTR, MS } from './abi.ts';
+import { MOUNT_ATTR } from './abi.ts';
 import { devMounts } from './devices.ts';
 import { normalPath, type RootMount } from './mounts.ts';
 import type { Reg } from './plan.ts';
@@ -60,7 +60,7 @@ export function standardMounts(options: StandardMounts): RootMount[] {
 function kernelMount(target: string, type: string, attributes: number, hostReg: Reg | undefined): RootMount {
   const place = { target, isDirectory: true, attributes };
   if (hostReg === undefined) return { ...place, source: { kind: 'new', type, options: [['source', type]] }, isRecursive: false };
-  return { ...place, source: { kind: 'inherited', reg: hostReg }, isRecursive: true, propagation: MS.PRIVATE };
+  return { ...place, source: { kind: 'inherited', reg: hostReg }, isRecursive: true, showsKernel: true };
 }
 
 function cgroupMounts(cgroups: CgroupView, isPrivileged: boolean): RootMount[] {
@@ -100,7 +100,11 @@ function cgroupMounts(cgroups: CgroupView, isPrivileged: boolean): RootMount[] {
 /** Directories whose default mounts are all removed if a volume is mounted there. */
 const replacedWhole = ['/dev', '/sys', '/proc'];
 
-/** Returns the default mounts that a container's volumes do not replace. A volume on /dev, /sys or /proc also replaces everything below. */
+/**
+ * Returns the default mounts that a container's volumes do not replace. A volume on /dev, /sys or /proc also replaces everything below.
+ *
+ * @param volumeTargets resolved through the links of the image, like the targets of the default mounts.
+ */
 export function withoutCovered(defaults: readonly RootMount[], volumeTargets: readonly string[]): RootMount[] {
   const targets = volumeTargets.map(normalPath);
   const replaced = replacedWhole.filter((path) => targets.includes(path));

@@ -6,7 +6,7 @@
 import { constants, existsSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { failedPrecondition, unusable } from '../../lib/errors.ts';
-import { AT_FDCWD, O_DIRECTORY, O_PATH, openat, programPipe } from '../../sys/call/syscalls.ts';
+import { AT_FDCWD, O_DIRECTORY, O_PATH, O_RDONLY, openat, programPipe } from '../../sys/call/syscalls.ts';
 import type { CgroupFacts, DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
 import { type CgroupFds, openCgroup } from '../../sys/cgroup/cgroups.ts';
 import { makeDirectories } from '../../sys/filesystem/files.ts';
@@ -15,7 +15,7 @@ import { deviceRules } from '../cgroup/device-rules.ts';
 import type { EngineDeps } from '../deps.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devices.ts';
 import { rootReg } from '../plan/enter-rootfs.ts';
-import { normalPath, type RootMount } from '../plan/mounts.ts';
+import { isCovered, normalPath, type RootMount } from '../plan/mounts.ts';
 import type { Plan, Reg, Supervise } from '../plan/plan.ts';
 import { type ContainerPlan, planContainer, stateReg } from '../plan/plan-container.ts';
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from '../plan/process-plan.ts';
@@ -25,8 +25,10 @@ import { type ContainerRecord, type ContainerView, containerState, type SandboxV
 import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';
 import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
-import { placeInRoot, requireDirectories, requireKinds } from './mount-targets.ts';
+import { requireKinds } from './mount-targets.ts';
+import { openMask, openNullDevice } from './null-device.ts';
 import { openPins } from './open-pins.ts';
+import { findPlaces, type PlacedNode, type Places, placeDefaults, placeNodes } from './places.ts';
 import { giveToUser } from './process-streams.ts';
 import { createRegisters, type Registers } from './registers.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
@@ -51,13 +53,8 @@ export function openContainer(deps: EngineDeps, container: ContainerView, sandbo
   }
 }
 
-function composeContainer(
-  deps: EngineDeps,
-  { record, status }: ContainerView,
-  sandbox: SandboxView,
-  root: number,
-  registers: Registers,
-): ContainerPlan {
+function composeContainer(deps: EngineDeps, view: ContainerView, sandbox: SandboxView, root: number, registers: Registers): ContainerPlan {
+  const { record, status } = view;
   const { spec } = record;
   const { security } = spec;
   registers.add(stateReg, openDirectory(deps.store.containers.directory(record.id)));
@@ -68,18 +65,61 @@ function composeContainer(
   const cgroupView = openCgroupView(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
+  const { pins } = sandboxPaths(deps, sandbox.record);
+  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources: status.resources, seccomp });
+  const pid = openPidNamespace(deps, record, sandbox, registers);
+  const { places, has, hasOwnNull, ...contents } = openContents(deps, view, sandbox, { root, cgroupView, registers });
+  if (stdio !== null && !spec.hasStdin && !hasOwnNull) registers.add('stdin', openNullDevice(O_RDONLY));
+  return {
+    ...openPins(pins, registers),
+    ...contents,
+    pid,
+    // In a user namespace the kernel does not allow a mount of the host's cgroup namespace.
+    hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
+    hasStandardDev: has('/dev'),
+    hasStandardSys: has('/sys'),
+    links: cgroupView.version === 1 && has('/sys/fs/cgroup') ? cgroupView.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
+    maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
+    mask: registers.add('mask', openMask()),
+    readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
+    hasReadonlyRoot: security.hasReadonlyRootfs,
+    process: { ...process, workingDir: places.of(process.workingDir) },
+    ...openHold(record, registers),
+    supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
+    fds: registers.names,
+  };
+}
+
+type Contents = Pick<ContainerPlan, 'mounts' | 'devices' | 'volumes'> & {
+  readonly places: Places;
+  /** Whether there is a default mount with this target. */
+  readonly has: (target: string) => boolean;
+  /** Whether the container opens its own /dev/null: a volume or a requested device there may be another file. */
+  readonly hasOwnNull: boolean;
+};
+
+/** Opens everything that is mounted in the root, and decides where. */
+function openContents(
+  deps: EngineDeps,
+  { record, status }: ContainerView,
+  sandbox: SandboxView,
+  { root, cgroupView, registers }: { readonly root: number; readonly cgroupView: CgroupView; readonly registers: Registers },
+): Contents {
+  const { spec } = record;
+  const { security } = spec;
+  const isNew = containerState(status) === 'creating';
   const { rootDir, stateDir } = deps.settings;
   const { pins, shm } = sandboxPaths(deps, sandbox.record);
   const volumeFacts = {
     ...deps.facts,
-    makesMissing: containerState(status) === 'creating',
+    makesMissing: isNew,
     ownDirs: [rootDir, stateDir],
     shelf: deps.rootfs.shelf,
     ...(pins.user ? { userNamespace: pins.user } : {}),
   };
-  const requested = allMounts(spec, sandbox.record.spec.namespaces.user);
-  const volumes = openVolumes(volumeFacts, requested, registers);
-  const targets = requested.map((mount) => mount.containerPath);
+  const requested = openVolumes(volumeFacts, allMounts(spec, sandbox.record.spec.namespaces.user), registers);
+  const places = findPlaces(root, requested, ({ source }) => registers.fdOf(source.kind === 'inherited' ? source.reg : ''));
+  const { volumes } = places;
   const defaults = standardMounts({
     isPrivileged: security.isPrivileged,
     hasReadonlyRoot: security.hasReadonlyRootfs,
@@ -88,55 +128,34 @@ function composeContainer(
     fromHost: pins.user === undefined ? {} : openHostMounts(security.namespaces, registers),
     files: openSandboxFiles(deps, sandbox, registers),
   });
-  const standard = withoutCovered(defaults, targets);
+  const standard = withoutCovered(
+    placeDefaults(places, defaults, requested),
+    volumes.map((volume) => volume.target),
+  );
   const has = (target: string) => standard.some((mount) => mount.target === target);
-  const process = planProcess(record, sandbox.record.spec, facts, { cgroup, stdio }, { resources: status.resources, seccomp });
-  const pid = openPidNamespace(deps, record, sandbox, registers);
-  const { nodes } = containerDevices(record);
+  const found = containerDevices(record);
+  const nodes = placeNodes(places, found.all, found.requested);
   const mountsDevices = pins.user !== undefined;
-  const inVolumes = mountsDevices
-    ? []
-    : nodes.filter((node) => isCovered(node.path, targets) && !targets.map(normalPath).includes(normalPath(node.path)));
-  const deviceMounts = openDevices(mountsDevices ? nodes.filter(isMounted) : inVolumes, mountsDevices && has('/dev'), registers);
-  const mounts = [...standard, ...deviceMounts, ...volumes];
-  requireDirectories(root, ['/proc', '/sys'].filter(has));
-  const places = findPlaces(root, mounts, record, containerState(status) === 'creating');
-  return {
-    ...openPins(pins, registers),
-    pid,
-    // In a user namespace the kernel does not allow a mount of the host's cgroup namespace.
-    hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
-    mounts: places.mounts,
-    hasStandardDev: has('/dev'),
-    devices: nodes.filter((node) => !(mountsDevices && isMounted(node)) && !isCovered(node.path, targets)),
-    links: cgroupView.version === 1 && has('/sys/fs/cgroup') ? cgroupView.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
-    maskedPaths: security.isPrivileged ? [] : inspectMaskedPaths(root, security.maskedPaths),
-    readonlyPaths: security.isPrivileged ? [] : security.readonlyPaths,
-    hasReadonlyRoot: security.hasReadonlyRootfs,
-    volumes: places.volumes,
-    process: { ...process, workingDir: places.of(process.workingDir) },
-    ...openHold(record, registers),
-    supervise: { ...supervise, ...(memoryEvents === undefined ? {} : { memoryEvents }) },
-    fds: registers.names,
-  };
+  const mounted = [...(mountsDevices ? nodes.own.filter(isMounted) : []), ...nodes.inVolumes];
+  const mounts = [...standard, ...openDevices(mounted, mountsDevices && has('/dev'), registers), ...volumes];
+  const declared = declaredVolumes(places, record, mounts);
+  const expected = [...mounts.filter((mount) => !mount.replacesLink), ...declared.map((target) => ({ target, isDirectory: true }))];
+  if (isNew) requireKinds(root, expected, pointsOf(mounts));
+  const devices = nodes.own.filter((node) => !(mountsDevices && isMounted(node)));
+  const replaced = [...volumes.map((volume) => volume.target), ...nodes.own.map((node) => node.path)];
+  return { places, has, hasOwnNull: has('/dev') && !replaced.includes('/dev/null'), mounts, devices, volumes: declared };
 }
 
-/** Resolves mount targets through links of the image. @param isNew also refuses targets of the wrong kind (file or directory). */
-function findPlaces(root: number, requested: readonly RootMount[], { spec, image }: ContainerRecord, isNew: boolean) {
-  const mountPoints = new Set(requested.map((mount) => normalPath(mount.target)));
-  const of = (path: string) => placeInRoot(root, path, mountPoints);
-  const mounts = requested.map((mount) => ({ ...mount, target: of(mount.target) }));
-  const targets = spec.mounts.map((mount) => mount.containerPath);
-  const volumes = image.config.volumes.filter((path) => !targets.includes(path)).map(of);
-  // With a writable rootfs, volumes declared by the image need nothing.
-  const declared = spec.security.hasReadonlyRootfs ? volumes.map((target) => ({ target, isDirectory: true })) : [];
-  if (isNew) requireKinds(root, [...mounts, ...declared], mountPoints);
-  return { of, mounts, volumes };
-}
+const pointsOf = (mounts: readonly RootMount[]): ReadonlySet<string> => new Set(mounts.map((mount) => normalPath(mount.target)));
 
-/** Returns whether a path is the target of a volume or below one: a file created there would be created on the host. */
-function isCovered(path: string, targets: readonly string[]): boolean {
-  return targets.map(normalPath).some((target) => `${normalPath(path)}/`.startsWith(`${target}/`));
+/**
+ * Returns the places of the volumes that the image declares, if the container needs them: in a read-only root they stay writable. A mount replaces what
+ * is declared at and below its target. A declared volume is a part of the image, and must not cover the root or what is mounted in it.
+ */
+function declaredVolumes(places: Places, { spec, image }: ContainerRecord, mounts: readonly RootMount[]): string[] {
+  if (!spec.security.hasReadonlyRootfs) return [];
+  const targets = mounts.map((mount) => mount.target);
+  return [...new Set(image.config.volumes.map(places.of))].filter((place) => place !== '/' && !isCovered(place, targets));
 }
 
 /** Returns whether a node is a bind mount in a user namespace, where FIFOs can be created, but device nodes cannot. */
@@ -178,14 +197,6 @@ function openStdio(deps: EngineDeps, record: ContainerRecord, registers: Registe
   pipeOf('stdout.read', 'stdout');
   pipeOf('stderr.read', 'stderr');
   if (spec.hasStdin) pipeOf('stdin', 'stdin.write');
-  // Without a volume on /dev the container opens /dev/null itself; a volume's /dev/null cannot be trusted.
-  else if (
-    isCovered(
-      '/dev/null',
-      allMounts(spec).map((mount) => mount.containerPath),
-    )
-  )
-    registers.add('stdin', openSync('/dev/null', 'r'));
   return {
     stdio: ['stdin', 'stdout', 'stderr'],
     supervise: { ...base, hasTerminal: false, stdout: 'stdout.read', stderr: 'stderr.read', ...(spec.hasStdin ? { stdin: 'stdin.write' } : {}) },
@@ -250,11 +261,11 @@ function openHostMounts({ network, pid, ipc }: NamespaceModes, registers: Regist
 }
 
 /** Opens devices as bind mounts of the host's nodes. @param hasStandard whether the devices of a default /dev are included. */
-function openDevices(nodes: readonly DeviceNode[], hasStandard: boolean, registers: Registers): RootMount[] {
-  const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path })) : [];
-  return [...standard, ...nodes].map(({ path, hostPath }, i) => {
+function openDevices(nodes: readonly PlacedNode[], hasStandard: boolean, registers: Registers): RootMount[] {
+  const standard = hasStandard ? standardDevicePaths.map((path) => ({ path, hostPath: path, isLink: false })) : [];
+  return [...standard, ...nodes].map(({ path, hostPath, isLink }, i) => {
     if (!existsSync(hostPath)) throw failedPrecondition(`device ${hostPath} does not exist on the host, and cannot be created in a user namespace`);
-    return deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false })));
+    return deviceMount(path, registers.add(`device${i}`, cloneTree(hostPath, { isRecursive: false })), isLink);
   });
 }
 
@@ -278,15 +289,20 @@ function targetPid(deps: EngineDeps, record: ContainerRecord, targetId: string |
   return target.status.process.pid;
 }
 
-/** Returns a container's device nodes and its device cgroup policy. @throws {BerthError} for a missing device. */
-export function containerDevices(record: ContainerRecord): { nodes: ContainerPlan['devices']; policy: DevicePolicy } {
+/**
+ * Returns a container's device nodes and its device cgroup policy: `requested` ones, and `all` of the host's for a privileged container.
+ *
+ * @throws {BerthError} for a missing device.
+ */
+export function containerDevices(record: ContainerRecord): {
+  requested: readonly DeviceNode[];
+  all: readonly DeviceNode[];
+  policy: DevicePolicy;
+} {
   const { spec, identity } = record;
   const { isPrivileged } = spec.security;
   const found = findDevices(spec.devices);
   const edited = findEditedNodes(spec.edits?.nodes ?? [], { uid: identity.uid, gid: identity.gid });
-  const targets = allMounts(spec).map((mount) => mount.containerPath);
-  const all = isPrivileged ? hostDevices().filter((node) => !isCovered(node.path, targets)) : [];
-  // The last of several nodes on one path wins.
-  const nodes = new Map([...all, ...found.nodes, ...edited.nodes].map((node) => [normalPath(node.path), node]));
-  return { nodes: [...nodes.values()], policy: deviceRules({ isPrivileged, requested: [...found.rules, ...edited.rules] }) };
+  const policy = deviceRules({ isPrivileged, requested: [...found.rules, ...edited.rules] });
+  return { requested: [...found.nodes, ...edited.nodes], all: isPrivileged ? hostDevices() : [], policy };
 }

@@ -1,5 +1,5 @@
 /**
- * Resolves a path in a container's rootfs through dangling links, which real images have, such as
+ * Resolves a path in a container's rootfs through the links of the image. Real images have dangling ones, such as
  * `/etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf`: the mount point is created where the link points to.
  *
  * Not a security boundary: the kernel resolves the result inside the rootfs again.
@@ -15,26 +15,31 @@ const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 const linksMax = 40;
 
 /**
- * Returns the path itself, or, if it contains a dangling link, the path to which the link points.
+ * Returns the place to which a path leads in the rootfs, through all links of the image, also dangling ones.
  *
  * @param path absolute.
  * @param mountPoints other mount points. The image's files below them are hidden, and ignored.
  */
 export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet<string>): string {
-  const rest = partsOf(path);
+  const rest = partsOf(normalPath(path));
   let place = '';
   let links = 0;
   for (let part = rest.shift(); part !== undefined; part = rest.shift()) {
-    if (part === '..') place = place.slice(0, Math.max(place.lastIndexOf('/'), 0));
-    if (part === '..') continue;
+    if (part === '..') {
+      place = place.slice(0, Math.max(place.lastIndexOf('/'), 0));
+      continue;
+    }
     const here = `${place}/${part}`;
-    const kind = rest.length > 0 && mountPoints.has(here) ? 'mount point' : kindOf(root, here);
-    if (kind === 'nothing') return links === 0 ? path : normalPath([here, ...rest].join('/'));
-    // Below a mount point nothing is visible yet. Loops are reported by the kernel.
-    if ((kind === 'mount point' && links === 0) || links >= linksMax) return path;
-    if (kind === 'mount point') return normalPath([here, ...rest].join('/'));
+    const isMountPoint = rest.length > 0 && mountPoints.has(here);
+    const kind = isMountPoint ? 'nothing' : kindOf(root, here);
+    // Loops are reported by the kernel.
+    if (links >= linksMax) return normalPath(path);
+    // Nothing below is visible yet.
+    if (kind === 'nothing' && !rest.includes('..')) return normalPath([here, ...rest].join('/'));
     if (kind !== 'link') {
       place = here;
+      if (kind === 'nothing') [place, links] = ['', links + 1];
+      if (kind === 'nothing') rest.splice(0, rest.length, ...partsOf(normalPath([here, ...rest].join('/'))));
       continue;
     }
     links += 1;
@@ -42,7 +47,7 @@ export function placeInRoot(root: number, path: string, mountPoints: ReadonlySet
     rest.unshift(...partsOf(target));
     if (target.startsWith('/')) place = '';
   }
-  return path;
+  return place || '/';
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * Opens a container's volumes on the host: each source as a detached clone of its mount tree, checked against the request.
  */
-import { openSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { fstatSync, openSync, readFileSync, realpathSync } from 'node:fs';
 import { BerthError, failedPrecondition, invalidArgument, unusable } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { type MountInfo, mountOf, parseMountInfo } from '../../sys/call/proc.ts';
@@ -47,10 +47,10 @@ export function openVolumes(facts: VolumeFacts, mounts: readonly Mount[], regist
 function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Mount, name: string, registers: Registers): RootMount {
   if (mount.image !== undefined) return openImage(facts, mount, mount.image, name, registers);
   const source = resolveSource(mount, facts.makesMissing && mount.mustExist !== true);
-  const isDirectory = statSync(source).isDirectory();
   checkReadonly(facts, mount);
   checkPropagation(table, mount, source);
   const reg = registers.add(name, cloneSource(facts, mount, source));
+  const isDirectory = fstatSync(registers.fdOf(reg)).isDirectory();
   return {
     target: mount.containerPath,
     isDirectory,
@@ -58,6 +58,7 @@ function openVolume(facts: VolumeFacts, table: readonly MountInfo[], mount: Moun
     attributes: attributesOf(mount),
     isRecursive: mount.isRecursiveReadonly,
     propagation: propagationOf(facts, mount, source),
+    showsKernel: /^\/(?:(?:proc|sys)(?:\/.*)?)?$/.test(source),
   };
 }
 

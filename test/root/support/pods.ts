@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CriClient, Message } from '../../../scripts/cri-client.ts';
-import type { Layer } from '../../../scripts/image-builder.ts';
+import type { Image, Layer } from '../../../scripts/image-builder.ts';
 import { serveRegistry } from '../../../scripts/mini-registry.ts';
 import { buildSampleImage } from '../../../scripts/sample-image.ts';
 
@@ -13,9 +13,14 @@ export type Pod = { readonly id: string; readonly config: Message; readonly logD
 
 /** Pulls the sample image from a temporary registry. @param above layers to add to it. @returns its name. */
 export async function pullSample(client: CriClient, above: readonly Layer[] = []): Promise<string> {
-  const registry = await serveRegistry(new Map([['berth/sample:1', await buildSampleImage(above)]]));
+  return pullImage(client, 'berth/sample:1', await buildSampleImage(above));
+}
+
+/** Pulls an image from a temporary registry. @param name repository and tag. @returns its name with the registry. */
+export async function pullImage(client: CriClient, name: string, content: Image): Promise<string> {
+  const registry = await serveRegistry(new Map([[name, content]]));
   try {
-    const image = `${registry.host}/berth/sample:1`;
+    const image = `${registry.host}/${name}`;
     await client.call('PullImage', { image: { image } });
     return image;
   } finally {
