@@ -188,6 +188,19 @@ test('the pod’s user namespace owns its network, its sysfs and its sysctls', {
   await assert.rejects(run(plain, 'cat /dev/net/tun'), /No such file/);
 });
 
+test('a privileged container may change its network through sysfs, and nothing of the host', { skip }, async () => {
+  const security = { privileged: true, ...optionsOf(first) };
+  const pod = await runPod(daemon.client, 'privileged', workspace.directory, { linux: { security_context: security } });
+  const id = await start(pod, 'main', first, { security: { privileged: true } });
+  await run(id, 'echo 1450 > /sys/class/net/eth0/mtu && grep -qx 1450 /sys/class/net/eth0/mtu');
+  await run(id, 'echo 1 > /proc/sys/net/ipv4/ip_forward');
+  // Opened only: nothing is written to the host should it succeed.
+  for (const path of ['/sys/kernel/profiling', '/proc/sys/kernel/core_pattern', '/proc/sys/kernel/panic', '/proc/sys/vm/swappiness']) {
+    await assert.rejects(run(id, `: >> ${path}`), /Permission denied/, path);
+  }
+  await assert.rejects(run(id, 'mknod /tmp/null c 1 3'), /not permitted/);
+});
+
 test('two pods cannot read each other’s files, even in a shared volume or through the host’s file system', { skip }, async () => {
   const shared = join(workspace.directory, 'shared');
   mkdirSync(shared, { mode: 0o777 });
