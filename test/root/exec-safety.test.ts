@@ -5,13 +5,13 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
-import { eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
+import { detailsOf, eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
 const skip = isBuilt ? false : 'berth is not built';
 if (!skip) enterIsolation();
@@ -122,8 +122,8 @@ test('CVE-2019-5736: a container cannot write to the program that starts its pro
   skip,
 }, async () => {
   const end = join(bed.shared, 'end');
-  const id = await run('attacked', '/shared/probe watch /shared/end & /shared/probe overwrite /shared/end; wait; echo done');
-  for (let i = 0; i < 30; i += 1) {
+  const id = await run('attacked', '/shared/probe watch /shared/end & /shared/probe overwrite /shared/end /shared/held; wait; echo done');
+  for (let i = 0; i < 30 || (i < 300 && !existsSync(join(bed.shared, 'held'))); i += 1) {
     await exec(bed.daemon.client, id, 'true');
     await exec(bed.daemon.client, id, '/shared/script').then(
       () => assert.fail('the script must fail'),
@@ -156,3 +156,67 @@ test('a container that may trace processes sees nothing of the host through pid 
   assert.match(await look('grep -E "CapPrm|CapEff|NoNewPrivs" /proc/1/status'), /^CapPrm:\t0+\nCapEff:\t0+\nNoNewPrivs:\t1\n$/);
   for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await bed.daemon.client.call(method, { pod_sandbox_id: pod.id });
 });
+
+test('a container whose cgroup files are covered by mounts is entered, measured, killed and removed', { skip }, async () => {
+  const { client } = bed.daemon;
+  const id = await run('covered', 'trap "" TERM; while :; do sleep 1; done');
+  const { cgroupPath, pid } = await detailsOf(client, id);
+  const directories = hierarchies().flatMap((mountPoint) => (existsSync(mountPoint + cgroupPath) ? [mountPoint + cgroupPath] : []));
+  assert.ok(directories.length > 0);
+  const cover = join(bed.workspace.directory, 'cover');
+  writeFileSync(cover, '7\n');
+  for (const directory of directories) {
+    for (const file of covered) if (existsSync(join(directory, file))) execFileSync('mount', ['--bind', cover, join(directory, file)]);
+  }
+  // One hierarchy as a whole, with what looks like an empty cgroup.
+  const [whole = ''] = directories.filter((directory) => directory.includes('/pids/') || directories.length === 1);
+  execFileSync('mount', ['-t', 'tmpfs', 'cover', whole]);
+  writeFileSync(join(whole, 'cgroup.procs'), '');
+  const cgroupOf = (name: string | number) => readFileSync(`/proc/${name}/cgroup`, 'utf8');
+  const command = ['sleep', '98765'];
+  const running = exec(client, id, ...command).catch(() => 'killed');
+  await eventually('the exec runs', () => processesOf(...command).length > 0);
+  assert.equal(cgroupOf(processesOf(...command)[0] ?? ''), cgroupOf(pid), 'an exec runs in another cgroup');
+  const { stats } = await client.call<{ stats: Stats }>('ContainerStats', { container_id: id });
+  assert.ok(Number(stats.memory.usage_bytes.value) > 4096, `memory: ${stats.memory.usage_bytes.value}`);
+  await client.call('StopContainer', { container_id: id, timeout: '0' });
+  assert.equal(await running, 'killed');
+  await client.call('RemoveContainer', { container_id: id });
+  assert.equal(readFileSync(cover, 'utf8'), '7\n', 'the daemon wrote to a file that is not of a cgroup');
+  assert.deepEqual(
+    directories.filter((directory) => existsSync(directory)),
+    [],
+    'cgroups are left',
+  );
+});
+
+type Stats = { readonly memory: { readonly usage_bytes: { readonly value: string } } };
+
+const covered = [
+  'cgroup.procs',
+  'tasks',
+  'cgroup.kill',
+  'cgroup.freeze',
+  'freezer.state',
+  'memory.usage_in_bytes',
+  'memory.current',
+  'cpuacct.usage',
+];
+
+/** Returns the mount points of the cgroup hierarchies. */
+function hierarchies(): string[] {
+  const lines = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+  return lines.flatMap((line) => (/ - cgroup2? /.test(line) ? [line.split(' ')[4] ?? ''] : []));
+}
+
+/** Returns the pids of the processes with this command line. */
+function processesOf(...command: string[]): string[] {
+  const commandOf = (pid: string) => {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+    } catch {
+      return '';
+    }
+  };
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name) && commandOf(name) === `${command.join('\0')}\0`);
+}

@@ -13,7 +13,7 @@ import { dirname } from 'node:path';
 import { failedPrecondition, reasonOf } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
-import type { CgroupFacts, CgroupV2Facts, CgroupWrite } from '../../sys/cgroup/cgroup-facts.ts';
+import { type CgroupFacts, type CgroupV2Facts, type CgroupWrite, cgroupDirectories } from '../../sys/cgroup/cgroup-facts.ts';
 import { processes } from '../../sys/cgroup/cgroup-processes.ts';
 import { updateCgroup, writeCgroup } from '../../sys/cgroup/cgroup-values.ts';
 import { createCgroup, findCgroups, removeCgroup, removeIfEmpty } from '../../sys/cgroup/cgroups.ts';
@@ -110,7 +110,7 @@ function createSystemdDriver(facts: CgroupV2Facts, systemd: Systemd, { defaultPa
     create: async (path, values = []) => {
       const unit = unitOf(path);
       // systemd must know the slice: it resets the values and controllers of an unknown one when it loads the unit.
-      if (unit !== null && !existsSync(`${facts.root}${dirname(path)}`)) await systemd.startUnit(unit.slice);
+      if (unit !== null && !cgroupDirectories(facts, dirname(path)).every((directory) => existsSync(directory))) await systemd.startUnit(unit.slice);
       createWithRetry(facts, path, values);
     },
     adopt: (path, values) => adopt(facts, systemd, path, values),

@@ -7,7 +7,7 @@ import { constants, existsSync, openSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { failedPrecondition, unusable } from '../../lib/errors.ts';
 import { AT_FDCWD, O_DIRECTORY, O_PATH, O_RDONLY, openat, programPipe } from '../../sys/call/syscalls.ts';
-import type { CgroupFacts, DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
+import { type CgroupFacts, controllerDirectory, type DevicePolicy } from '../../sys/cgroup/cgroup-facts.ts';
 import { type CgroupFds, openCgroup } from '../../sys/cgroup/cgroups.ts';
 import { makeDirectories } from '../../sys/filesystem/files.ts';
 import { cloneTree } from '../../sys/mount/mounts.ts';
@@ -222,7 +222,7 @@ export function addCgroupEntry(fds: CgroupFds, registers: Registers): CgroupEntr
 
 /** Opens memory.events on v2, where systemd may remove the cgroup first. On v1 nothing else removes it. */
 function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers): Reg | undefined {
-  const file = facts.version === 2 ? `${facts.root}${path}/memory.events` : undefined;
+  const file = facts.version === 2 ? `${controllerDirectory(facts, path, 'memory')}/memory.events` : undefined;
   return file !== undefined && existsSync(file) ? registers.add('memory.events', openSync(file, constants.O_RDONLY)) : undefined;
 }
 

@@ -10,6 +10,8 @@ type CommonFacts = {
   readonly hasSwapAccounting: boolean;
   /** Huge page sizes as in the names of cgroup files: `2MB`, `1GB`. */
   readonly hugepageSizes: readonly string[];
+  /** By mount point, the daemon's own way into the hierarchy: holdHierarchies(). Absent in commands that only print facts, and in tests. */
+  readonly ways?: ReadonlyMap<string, string>;
 };
 
 export type CgroupV1Facts = CommonFacts & {
@@ -90,19 +92,30 @@ export function hugepageSizeOf(directory: string): string | null {
   return kib >= 1024 ? `${Math.floor(kib / 1024)}MB` : `${kib}KB`;
 }
 
+/** Returns the mount points of the hierarchies; on v1 the unified one of a hybrid node is the last. */
+export function mountPointsOf(facts: CgroupFacts): string[] {
+  if (facts.version === 2) return [facts.root];
+  return [...new Set([...facts.mounts.values(), ...(facts.unifiedRoot === null ? [] : [facts.unifiedRoot])])];
+}
+
+const wayInto = ({ ways }: CgroupFacts, mountPoint: string): string => ways?.get(mountPoint) ?? mountPoint;
+
 /** Returns the directories of a cgroup: one per hierarchy on v1 (the unified one of a hybrid node last), one on v2. */
 export function cgroupDirectories(facts: CgroupFacts, path: string): string[] {
-  if (facts.version === 2) return [facts.root + path];
-  const roots = new Set(facts.mounts.values());
-  if (facts.unifiedRoot !== null) roots.add(facts.unifiedRoot);
-  return [...roots].map((root) => root + path);
+  return mountPointsOf(facts).map((mountPoint) => wayInto(facts, mountPoint) + path);
+}
+
+/** Returns the directory of a cgroup in the cgroup2 hierarchy; null on a v1 node without one. */
+export function unifiedDirectory(facts: CgroupFacts, path: string): string | null {
+  const mountPoint = facts.version === 2 ? facts.root : facts.unifiedRoot;
+  return mountPoint === null ? null : wayInto(facts, mountPoint) + path;
 }
 
 /** Returns the directory with a controller's files for a cgroup, or null if the controller is not mounted. */
 export function controllerDirectory(facts: CgroupFacts, path: string, controller: string): string | null {
-  if (facts.version === 2) return facts.root + path;
+  if (facts.version === 2) return wayInto(facts, facts.root) + path;
   const mount = facts.mounts.get(controller);
-  return mount === undefined ? null : mount + path;
+  return mount === undefined ? null : wayInto(facts, mount) + path;
 }
 
 /** Returns the value of `key` in a flat keyed file such as memory.events (`key value` lines), or null. */

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { failedPrecondition, internal } from '../../lib/errors.ts';
 import { isErrno } from '../call/ffi.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../call/syscalls.ts';
-import { type CgroupFacts, cgroupDirectories, controllerDirectory } from './cgroup-facts.ts';
+import { type CgroupFacts, cgroupDirectories, controllerDirectory, unifiedDirectory } from './cgroup-facts.ts';
 import { checkPath, directoriesFrom, kernelReason, readText, words, writeFile } from './cgroup-files.ts';
 import { createCgroup } from './cgroups.ts';
 
@@ -25,18 +25,18 @@ export async function processes(facts: CgroupFacts, path: string): Promise<numbe
   checkPath(path);
   const pids = new Set<number>();
   for (const top of cgroupDirectories(facts, path)) {
-    for await (const directory of directoriesFrom(top)) for (const pid of pidsOf(directory)) pids.add(pid);
+    for await (const directory of directoriesFrom(top)) for (const pid of pidsOf(directory, path)) pids.add(pid);
   }
   return [...pids];
 }
 
-function pidsOf(directory: string): number[] {
+function pidsOf(directory: string, path: string): number[] {
   try {
     return words(readText(`${directory}/cgroup.procs`)).map(Number);
   } catch (error) {
     // ENOENT and ENODEV: removed in the meantime. EOPNOTSUPP: a threaded cgroup, whose processes are listed by its parent.
     if (isErrno(error, 'ENOENT', 'ENODEV', 'EOPNOTSUPP')) return [];
-    throw internal(`list processes of cgroup ${directory}: ${kernelReason(error)}`, error);
+    throw internal(`list processes of cgroup ${path}: ${kernelReason(error)}`, error);
   }
 }
 
@@ -84,10 +84,10 @@ export async function killCgroup(facts: CgroupFacts, path: string, timeoutMs: nu
 
 /** Writes cgroup.kill (Linux 5.14), which kills all descendants at once, including processes that are forking. @returns false if the file does not exist. */
 function killByKernel(facts: CgroupFacts, path: string): boolean {
-  const root = facts.version === 2 ? facts.root : facts.unifiedRoot;
-  if (root === null || !existsSync(`${root}${path}/cgroup.kill`)) return false;
+  const directory = unifiedDirectory(facts, path);
+  if (directory === null || !existsSync(`${directory}/cgroup.kill`)) return false;
   try {
-    writeFile(`${root}${path}/cgroup.kill`, '1');
+    writeFile(`${directory}/cgroup.kill`, '1');
   } catch (error) {
     if (!isErrno(error, 'ENOENT', 'ENODEV')) throw internal(`kill cgroup ${path}: ${kernelReason(error)}`, error);
   }
@@ -143,14 +143,13 @@ function signalIfAlive(pidfd: number): void {
 
 /** @returns false if there is no freezer, or the cgroup does not exist. */
 function setFrozen(facts: CgroupFacts, path: string, isFrozen: boolean): boolean {
-  const file = facts.version === 2 ? `${facts.root}${path}/cgroup.freeze` : `${controllerDirectory(facts, path, 'freezer')}/freezer.state`;
-  const [frozen, thawed] = facts.version === 2 ? ['1', '0'] : ['FROZEN', 'THAWED'];
+  const [file, frozen, thawed] = facts.version === 2 ? ['cgroup.freeze', '1', '0'] : ['freezer.state', 'FROZEN', 'THAWED'];
   try {
-    writeFile(file, isFrozen ? frozen : thawed);
+    writeFile(`${controllerDirectory(facts, path, 'freezer')}/${file}`, isFrozen ? frozen : thawed);
     return true;
   } catch (error) {
     if (isErrno(error, 'ENOENT', 'ENODEV')) return false;
-    throw internal(`write to ${file}: ${kernelReason(error)}`, error);
+    throw internal(`write to ${file} of cgroup ${path}: ${kernelReason(error)}`, error);
   }
 }
 
@@ -177,13 +176,13 @@ export async function freeze(facts: CgroupFacts, path: string, timeoutMs: number
 /** Returns the directory of the cgroup's freezer. @throws {BerthError} FAILED_PRECONDITION without a freezer. */
 export function freezerDirectory(facts: CgroupFacts, path: string): string {
   checkPath(path);
-  const directory = facts.version === 2 ? `${facts.root}${path}` : controllerDirectory(facts, path, 'freezer');
+  const directory = controllerDirectory(facts, path, 'freezer');
   if (directory === null) throw failedPrecondition(`freeze cgroup ${path}: the node has no freezer`);
   return directory;
 }
 
 function isFrozen(facts: CgroupFacts, path: string): boolean {
-  if (facts.version === 2) return /^frozen 1$/m.test(readText(`${facts.root}${path}/cgroup.events`));
+  if (facts.version === 2) return /^frozen 1$/m.test(readText(`${controllerDirectory(facts, path, 'cgroup')}/cgroup.events`));
   // v1: reading also makes the kernel check whether the last process has stopped.
   return readText(`${controllerDirectory(facts, path, 'freezer')}/freezer.state`) === 'FROZEN';
 }

@@ -15,7 +15,7 @@ import {
   parseSwapV2,
   type SwapCounters,
 } from './cgroup-counters.ts';
-import { type CgroupFacts, controllerDirectory } from './cgroup-facts.ts';
+import { type CgroupFacts, controllerDirectory, unifiedDirectory } from './cgroup-facts.ts';
 import { checkPath } from './cgroup-files.ts';
 
 export type CgroupReader = {
@@ -78,8 +78,7 @@ function readPressures(read: Read): Pressures {
 }
 
 function directoryOf(facts: CgroupFacts, path: string, controller: string): string | null {
-  if (facts.version === 2 || controller !== 'unified') return controllerDirectory(facts, path, controller);
-  return facts.unifiedRoot === null ? null : facts.unifiedRoot + path;
+  return controller === 'unified' ? unifiedDirectory(facts, path) : controllerDirectory(facts, path, controller);
 }
 
 /** Returns null for ENODEV (the cgroup was removed between open and read) and EOPNOTSUPP (pressure accounting is disabled). */

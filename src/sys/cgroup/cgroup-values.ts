@@ -109,7 +109,7 @@ const valueText = (value: string): string => value.trim() || 'an empty line';
 function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): string {
   if (facts.version === 1 || write.controller === 'cgroup') return '';
   try {
-    const isEnabled = words(readText(`${facts.root}${path}/cgroup.controllers`)).includes(write.controller);
+    const isEnabled = words(readText(`${controllerDirectory(facts, path, 'cgroup')}/cgroup.controllers`)).includes(write.controller);
     return isEnabled ? '' : `; controller ${write.controller} is not enabled for this cgroup`;
   } catch {
     return '';

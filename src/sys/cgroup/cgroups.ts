@@ -8,15 +8,21 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { failedPrecondition, internal } from '../../lib/errors.ts';
 import { isErrno } from '../call/ffi.ts';
+import { parseMountInfo } from '../call/proc.ts';
+import { unmount } from '../mount/mounts.ts';
 import { setDeviceProgram } from './bpf.ts';
 import {
   type CgroupFacts,
   type CgroupMounts,
   type CgroupV1Facts,
+  type CgroupV2Facts,
   cgroupDirectories,
+  controllerDirectory,
   type DevicePolicy,
   findCgroupMounts,
   hugepageSizeOf,
+  mountPointsOf,
+  unifiedDirectory,
 } from './cgroup-facts.ts';
 import {
   checkPath,
@@ -92,7 +98,7 @@ export function createCgroup(facts: CgroupFacts, path: string): void {
     try {
       const components = path.slice(1).split('/');
       if (facts.version === 1) createV1(facts, components);
-      else createV2(facts.root, components);
+      else createV2(facts, components);
       return;
     } catch (error) {
       removeIfEmpty(facts, path);
@@ -104,8 +110,8 @@ export function createCgroup(facts: CgroupFacts, path: string): void {
 }
 
 function createV1(facts: CgroupV1Facts, components: readonly string[]): void {
-  const cpusetRoot = facts.mounts.get('cpuset');
-  const memoryRoot = facts.mounts.get('memory');
+  const cpusetRoot = controllerDirectory(facts, '', 'cpuset');
+  const memoryRoot = controllerDirectory(facts, '', 'memory');
   for (const root of cgroupDirectories(facts, '')) {
     let directory = root;
     for (const component of components) {
@@ -128,8 +134,8 @@ function useMemoryHierarchy(directory: string): void {
   if (existsSync(file) && readText(file) === '0') writeFile(file, '1');
 }
 
-function createV2(root: string, components: readonly string[]): void {
-  let directory = root;
+function createV2(facts: CgroupV2Facts, components: readonly string[]): void {
+  let [directory = ''] = cgroupDirectories(facts, '');
   for (const component of components) {
     enableControllers(directory);
     directory = `${directory}/${component}`;
@@ -165,7 +171,8 @@ function enableInOneWrite(file: string, controllers: readonly string[]): string 
 /** Returns the file for block I/O weights: that of bfq if it is loaded. The root has neither file, so its children are checked. v1 has only that of bfq. */
 export function ioWeightFile(facts: CgroupFacts): 'io.bfq.weight' | 'io.weight' {
   if (facts.version === 1) return 'io.bfq.weight';
-  const anyHas = childrenOf(facts.root).some((name) => existsSync(`${facts.root}/${name}/io.bfq.weight`));
+  const root = unifiedDirectory(facts, '');
+  const anyHas = root !== null && childrenOf(root).some((name) => existsSync(`${root}/${name}/io.bfq.weight`));
   return anyHas ? 'io.bfq.weight' : 'io.weight';
 }
 
@@ -173,7 +180,8 @@ export function ioWeightFile(facts: CgroupFacts): 'io.bfq.weight' | 'io.weight' 
 export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolicy): void {
   checkPath(path);
   try {
-    if (facts.version === 2) setDeviceProgram(facts.root + path, policy.kind === 'all' ? null : policy.v2Program);
+    const unified = facts.version === 2 ? unifiedDirectory(facts, path) : null;
+    if (unified !== null) setDeviceProgram(unified, policy.kind === 'all' ? null : policy.v2Program);
     else if (policy.kind === 'listed') setDevicesV1(facts, path, policy.v1Allows);
     // v1, all: a new cgroup inherits its parent's devices.
   } catch (error) {
@@ -181,11 +189,11 @@ export function setDevices(facts: CgroupFacts, path: string, policy: DevicePolic
   }
 }
 
-function setDevicesV1(facts: CgroupV1Facts, path: string, allows: readonly string[]): void {
-  const mount = facts.mounts.get('devices');
-  if (mount === undefined) throw failedPrecondition('the node has no cgroup controller devices');
-  writeFile(`${mount}${path}/devices.deny`, 'a');
-  const fd = openSync(`${mount}${path}/devices.allow`, constants.O_WRONLY);
+function setDevicesV1(facts: CgroupFacts, path: string, allows: readonly string[]): void {
+  const directory = controllerDirectory(facts, path, 'devices');
+  if (directory === null) throw failedPrecondition('the node has no cgroup controller devices');
+  writeFile(`${directory}/devices.deny`, 'a');
+  const fd = openSync(`${directory}/devices.allow`, constants.O_WRONLY);
   try {
     for (const line of allows) writeSync(fd, line);
   } finally {
@@ -214,7 +222,8 @@ export function openCgroup(facts: CgroupFacts, path: string): CgroupFds {
   checkPath(path);
   const procsFds: number[] = [];
   try {
-    if (facts.version === 2) return { version: 2, directoryFd: openSync(facts.root + path, constants.O_RDONLY | constants.O_DIRECTORY) };
+    if (facts.version === 2)
+      return { version: 2, directoryFd: openSync(cgroupDirectories(facts, path)[0] as string, constants.O_RDONLY | constants.O_DIRECTORY) };
     for (const directory of cgroupDirectories(facts, path)) procsFds.push(openSync(`${directory}/cgroup.procs`, constants.O_WRONLY));
     return { version: 1, procsFds };
   } catch (error) {
@@ -249,10 +258,21 @@ export async function removeCgroup(facts: CgroupFacts, path: string, timeoutMs =
     const busy: string[] = [];
     for (const directory of remaining) if (!(await removeTree(directory))) busy.push(directory);
     if (busy.length === 0) return;
-    if (performance.now() >= deadline) throw internal(`remove cgroup ${path}: ${busy[0]} is still busy (EBUSY)${pidsIn(busy)}`);
+    uncover(facts, path);
+    if (performance.now() >= deadline) throw internal(`remove cgroup ${path}: it is still busy (EBUSY)${pidsIn(busy)}`);
     remaining = busy;
     await sleep(waitMs);
   }
+}
+
+/** Unmounts what a container has mounted over its cgroup, if that has reached this mount namespace: rmdir(2) fails on a mount point. */
+function uncover(facts: CgroupFacts, path: string): void {
+  const directories = mountPointsOf(facts).map((mountPoint) => mountPoint + path);
+  const covers = parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')).filter(({ mountPoint }) =>
+    directories.some((directory) => `${mountPoint}/`.startsWith(`${directory}/`)),
+  );
+  // The last is on top.
+  for (const { mountPoint } of covers.reverse()) unmount(mountPoint);
 }
 
 /** @returns false if a cgroup in the tree is busy. */
