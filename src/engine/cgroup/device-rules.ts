@@ -16,13 +16,16 @@ export type DeviceRule = {
   readonly access: string;
 };
 
-/** Numbers: Documentation/admin-guide/devices.txt. */
+/**
+ * Numbers: Documentation/admin-guide/devices.txt. The same as in runc 1.5.3 (AllowedDevices of libcontainer/specconv/spec_linux.go). Not 5:1, the
+ * console of the host: a container's /dev/console is a bind mount of its pty.
+ */
 const defaultRules: readonly DeviceRule[] = [
   // Any node can be created, as tar does, but not opened.
   { type: 'char', major: 'any', minor: 'any', access: 'm' },
   { type: 'block', major: 'any', minor: 'any', access: 'm' },
   ...[3, 5, 7, 8, 9].map((minor): DeviceRule => ({ type: 'char', major: 1, minor, access: 'rwm' })), // null zero full random urandom
-  ...[0, 1, 2].map((minor): DeviceRule => ({ type: 'char', major: 5, minor, access: 'rwm' })), // tty console ptmx
+  ...[0, 2].map((minor): DeviceRule => ({ type: 'char', major: 5, minor, access: 'rwm' })), // tty ptmx
   { type: 'char', major: 136, minor: 'any', access: 'rwm' }, // /dev/pts/*
   { type: 'char', major: 10, minor: 200, access: 'rwm' }, // /dev/net/tun
 ];
