@@ -108,7 +108,7 @@ async function driverFacts({ cgroupDriver, cgroupParent }: Config): Promise<Node
 
 function libseccompFailure(): string | null {
   try {
-    createLibseccomp().syscallNumber('read');
+    createLibseccomp().syscallNumber('read', 'x86_64');
     return null;
   } catch (error) {
     return reasonOf(error);

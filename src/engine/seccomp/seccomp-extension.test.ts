@@ -2,15 +2,22 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { runFilter } from '../../../test/support/bpf.ts';
 import { type ResolvedProfile, resolveProfile } from './seccomp.ts';
-import { planNewSyscalls } from './seccomp-extension.ts';
+import { planNewSyscalls, type SyscallNumber } from './seccomp-extension.ts';
 import { parseSeccompProfile } from './seccomp-profile.ts';
 
 const X86_64 = 0xc000003e;
 const X86 = 0x40000003;
+const [AARCH64, ARM] = [0xc00000b7, 0x40000028];
 const x32Bit = 0x40000000;
 const [ALLOW, EPERM, ENOSYS, MAIN] = [0x7fff0000, 0x50001, 0x50026, 0x12345678];
 /** The system calls of these tests that libseccomp 2.5.4 knows. */
-const libraryNumber = (name: string): number | undefined => ({ read: 0, futex_waitv: 449, rt_sigaction: 13 })[name];
+const numbers: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  x86_64: { read: 0, uname: 63, futex_waitv: 449 },
+  x32: { read: x32Bit, uname: x32Bit + 63, futex_waitv: x32Bit + 449, pwritev2: x32Bit + 547 },
+  x86: { read: 3, uname: 122, futex_waitv: 449 },
+  arm: { read: 3, set_tls: 0xf0005 },
+};
+const libraryNumber: SyscallNumber = (name, architecture) => numbers[architecture]?.[name];
 /** Placeholder for libseccomp's program. */
 const mainProgram = Buffer.from('0600000078563412', 'hex');
 
@@ -32,19 +39,38 @@ test('planNewSyscalls() handles calls that the library does not know, on every a
   assert.deepEqual(actionsFor(profile, X86_64, x32Bit + 452, x32Bit + 453, x32Bit), [ALLOW, MAIN, MAIN]);
 });
 
+test('planNewSyscalls() handles calls that only 64-bit x86 has', () => {
+  const profile = resolved([allow('uretprobe', 'mseal')]);
+  assert.deepEqual(actionsFor(profile, X86_64, 334, 335, x32Bit + 335), [MAIN, ALLOW, ALLOW]);
+  assert.deepEqual(actionsFor(profile, X86, 335), [MAIN]);
+});
+
 test('planNewSyscalls() returns ENOSYS above the newest call that the profile mentions, even in a rule that does not apply', () => {
   const profile = resolved([allow('read', 'fchmodat2'), { ...allow('mseal'), includes: { caps: ['CAP_SYS_ADMIN'] } }]);
   assert.deepEqual(actionsFor(profile, X86_64, 461, 462, 463, 511, x32Bit + 463), [MAIN, MAIN, ENOSYS, ENOSYS, ENOSYS]);
 });
 
-test('planNewSyscalls() leaves calls below the unified numbers to the rules, however old the profile', () => {
-  assert.deepEqual(actionsFor(resolved([allow('read')]), X86_64, 1, 423, 424, 450), [MAIN, MAIN, ENOSYS, ENOSYS]);
+test('planNewSyscalls() returns ENOSYS above the newest number of each architecture, up to the largest number', () => {
+  const profile = resolved([allow('read', 'uname')]);
+  assert.deepEqual(actionsFor(profile, X86_64, 63, 64, 512, 547, 600, 0x3fffffff), [MAIN, ENOSYS, ENOSYS, ENOSYS, ENOSYS, ENOSYS]);
+  assert.deepEqual(actionsFor(profile, X86, 64, 122, 123, 600, -1), [MAIN, MAIN, ENOSYS, ENOSYS, ENOSYS]);
 });
 
-test('planNewSyscalls() leaves numbers specific to x32, invalid numbers and other architectures to the library', () => {
-  const profile = resolved([allow('fchmodat2')]);
-  assert.deepEqual(actionsFor(profile, X86_64, 512, 547, x32Bit + 512, -1, 0x7fffffff), [MAIN, MAIN, MAIN, MAIN, MAIN]);
-  assert.deepEqual(actionsFor(profile, 0xc00000b7, 452, 470), [MAIN, MAIN]);
+test('planNewSyscalls() returns ENOSYS also if other calls end the process', () => {
+  assert.deepEqual(actionsFor(resolved([allow('read')], { defaultAction: 'SCMP_ACT_KILL_PROCESS' }), X86_64, 0, 1), [MAIN, ENOSYS]);
+});
+
+test('planNewSyscalls() leaves numbers outside of the common sequence and other architectures to the library', () => {
+  const profile = resolved([allow('fchmodat2', 'pwritev2')]);
+  assert.deepEqual(actionsFor(profile, X86_64, x32Bit + 511, x32Bit + 512, x32Bit + 547, x32Bit + 548), [ENOSYS, MAIN, MAIN, ENOSYS]);
+  assert.deepEqual(actionsFor(profile, AARCH64, 452, 470), [MAIN, MAIN]);
+});
+
+test('planNewSyscalls() leaves the private calls of arm to the library', () => {
+  const document = { defaultAction: 'SCMP_ACT_ERRNO', architectures: ['SCMP_ARCH_ARM'], syscalls: [allow('read', 'fchmodat2', 'set_tls')] };
+  const profile = resolveProfile(parseSeccompProfile(JSON.stringify(document), 'p'), { capabilities: 0n, arch: 'arm64', kernel: '6.18' });
+  assert.deepEqual(actionsFor(profile, ARM, 452, 453, 0xf0005), [ALLOW, ENOSYS, MAIN]);
+  assert.deepEqual(actionsFor(profile, AARCH64, 452, 453, 0xf0005), [ALLOW, ENOSYS, ENOSYS]);
 });
 
 test('planNewSyscalls() leaves all x32 calls to the library, which kills the caller, if the profile has no x32', () => {

@@ -35,8 +35,8 @@ export type Libseccomp = {
    * @throws {BerthError} INVALID_ARGUMENT for rules that contradict each other, FAILED_PRECONDITION if the library is not installed.
    */
   readonly buildFilter: (source: FilterSource) => Buffer;
-  /** Returns the number of a system call on this architecture; undefined if it is unknown. */
-  readonly syscallNumber: (name: string) => number | undefined;
+  /** Returns the number of a system call on an architecture, on x32 with its bit; undefined if it is unknown, or the architecture does not have it. */
+  readonly syscallNumber: (name: string, architecture: string) => number | undefined;
 };
 
 export function createLibseccomp(): Libseccomp {
@@ -47,8 +47,9 @@ export function createLibseccomp(): Libseccomp {
   };
   return {
     buildFilter: (source) => buildFilter(load(), source),
-    syscallNumber: (name) => {
-      const number = load().resolveName(name);
+    syscallNumber: (name, architecture) => {
+      const { resolveArch, resolveNameIn } = load();
+      const number = resolveNameIn(resolveArch(architecture), name);
       return number >= 0 ? number : undefined;
     },
   };
@@ -62,6 +63,7 @@ function loadBindings() {
     init: seccomp.func('void *seccomp_init(uint32_t defaultAction)'),
     release: seccomp.func('void seccomp_release(void *ctx)'),
     resolveName: seccomp.func('int seccomp_syscall_resolve_name(const char *name)'),
+    resolveNameIn: seccomp.func('int seccomp_syscall_resolve_name_arch(uint32_t arch, const char *name)'),
     resolveArch: seccomp.func('uint32_t seccomp_arch_resolve_name(const char *name)'),
     setAttribute: seccomp.func('int seccomp_attr_set(void *ctx, int attribute, uint32_t value)'),
     addArch: seccomp.func('int seccomp_arch_add(void *ctx, uint32_t arch)'),
