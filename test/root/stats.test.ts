@@ -201,7 +201,7 @@ test("readInterfaces() reads the counters of each namespace and returns to the d
   const inNs = (pin: string, ...args: string[]) => execFileSync('nsenter', [`--net=${pin}`, ...args], { encoding: 'utf8' });
   const home = readlinkSync('/proc/thread-self/ns/net');
   try {
-    for (const pin of pins) createNamespaces({ pins: { net: pin }, hostname: '', sysctls: {} });
+    for (const pin of pins) createNamespaces({ pins: { net: pin }, hostname: '', sysctls: [] });
     const [first = '', second = ''] = pins;
     inNs(first, 'ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'far0');
     inNs(first, 'ip', 'link', 'set', 'eth0', 'up');

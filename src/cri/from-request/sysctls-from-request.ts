@@ -2,16 +2,17 @@
  * Checks the sysctls of a sandbox: only those of its own namespaces are allowed. Pure.
  */
 import type { NamespaceModes } from '../../engine/state/spec.ts';
+import { sysctlPath } from '../../engine/state/sysctl-path.ts';
 import { invalidArgument } from '../../lib/errors.ts';
 import { quoted, singleLine } from './checks.ts';
 
 /** The sysctls of an ipc namespace: ipc_namespaces(7). */
-const ipcNames = /^(kernel\/shm[^/]*|kernel\/msg[^/]*|kernel\/sem|fs\/mqueue\/[^/]+)$/;
+const ipcPaths = /^(kernel\/shm[^/]*|kernel\/msg[^/]*|kernel\/sem|fs\/mqueue\/[^/]+)$/;
 
 /**
  * Checks sysctls and returns them unchanged.
  *
- * @param sysctls with names separated by dots or slashes: sysctl(8).
+ * @param sysctls with names separated by dots or slashes: sysctl.d(5).
  * @throws {BerthError} INVALID_ARGUMENT for an invalid sysctl, or one that would change the node.
  */
 export function sandboxSysctls(sysctls: Readonly<Record<string, string>>, namespaces: NamespaceModes): Readonly<Record<string, string>> {
@@ -22,13 +23,16 @@ export function sandboxSysctls(sysctls: Readonly<Record<string, string>>, namesp
   return sysctls;
 }
 
-function checkSysctl(name: string, { network, ipc }: NamespaceModes): void {
-  const path = name.includes('/') ? name : name.replaceAll('.', '/');
-  if (!/^[a-z0-9]/.test(path) || path.split('/').some((part) => !/^[A-Za-z0-9_.@:-]+$/.test(part) || /^\.\.?$/.test(part))) {
-    throw invalidArgument(`linux.sysctls: invalid name ${quoted(name)}`);
-  }
+/** The same sysctls as in runc 1.5.3 (libcontainer/configs/validate). */
+function checkSysctl(name: string, { network, ipc, user }: NamespaceModes): void {
+  const path = sysctlPath(name);
+  if (path === undefined) throw invalidArgument(`linux.sysctls: invalid name ${quoted(name)}`);
+  if (path === 'kernel/hostname') throw invalidArgument(`linux.sysctls: ${name}: set the hostname of the sandbox instead`);
   if (path.startsWith('net/')) refuseShared(name, 'network', network);
-  else if (ipcNames.test(path)) refuseShared(name, 'ipc', ipc);
+  else if (ipcPaths.test(path)) refuseShared(name, 'ipc', ipc);
+  // The uts namespace of a pod with the host's network is the host's, too.
+  else if (path === 'kernel/domainname') refuseShared(name, 'uts', network);
+  else if (path.startsWith('user/')) refuseShared(name, 'user', user === undefined ? 'node' : 'pod');
   else throw invalidArgument(`linux.sysctls: ${name} is not namespaced and would change the node`);
 }
 

@@ -13,6 +13,7 @@ import { killProcess } from '../../sys/cgroup/process-tree.ts';
 import { createDetachedMount, setMountAttributes } from '../../sys/mount/mounts.ts';
 import { createOverlay } from '../../sys/mount/overlay.ts';
 import { pinNamespace, unpinNamespaces } from '../../sys/process/namespaces.ts';
+import type { Sysctl } from '../../sys/process/sysctls.ts';
 import type { EngineDeps } from '../deps.ts';
 import { startMonitor } from '../monitor/monitor.ts';
 import type { Plan } from '../plan/plan.ts';
@@ -32,7 +33,7 @@ export type PodNamespaces = {
   readonly ids: IdMap;
   readonly pins: SandboxPaths['pins'];
   readonly hostname: string;
-  readonly sysctls: Readonly<Record<string, string>>;
+  readonly sysctls: readonly Sysctl[];
   /** Cgroup of the processes that create the namespaces. It must exist. */
   readonly cgroupPath: string;
 };

@@ -13,9 +13,21 @@ test("resolvConf() copies the host's file only without a DNS configuration", () 
 
 test('sandboxSysctls() adds the defaults with its own network, unless the request sets them in either notation', () => {
   const defaults = { 'net.ipv4.ip_unprivileged_port_start': '0' };
-  assert.deepEqual(sandboxSysctls({ 'net/ipv4/ip_unprivileged_port_start': '80' }, defaults, true), { 'net/ipv4/ip_unprivileged_port_start': '80' });
-  assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), { ...defaults, 'kernel.sem': '1' });
-  assert.deepEqual(sandboxSysctls({}, defaults, false), {});
+  const path = 'net/ipv4/ip_unprivileged_port_start';
+  assert.deepEqual(sandboxSysctls({ [path]: '80' }, defaults, true), [{ name: path, path, value: '80' }]);
+  assert.deepEqual(sandboxSysctls({ 'kernel.sem': '1' }, defaults, true), [
+    { name: 'net.ipv4.ip_unprivileged_port_start', path, value: '0' },
+    { name: 'kernel.sem', path: 'kernel/sem', value: '1' },
+  ]);
+  assert.deepEqual(sandboxSysctls({}, defaults, false), []);
+});
+
+test('sandboxSysctls() refuses invalid names, also of defaults, and a sysctl that is set twice', () => {
+  const invalid = { 'net.x+kernel.core_pattern': '1' };
+  assert.throws(() => sandboxSysctls(invalid, {}, true), { code: 'INVALID_ARGUMENT', message: /invalid name/ });
+  assert.throws(() => sandboxSysctls({}, invalid, true), { code: 'INVALID_ARGUMENT', message: /invalid name/ });
+  const twice = { 'net.core.somaxconn': '1', 'net/core/somaxconn': '2' };
+  assert.throws(() => sandboxSysctls(twice, {}, true), { code: 'INVALID_ARGUMENT', message: /set twice/ });
 });
 
 test('defaultSysctls() ends the range of groups that may ping at the last group of the user namespace', () => {

@@ -1,7 +1,10 @@
 /**
  * Text of the files and sysctls of a sandbox. Pure.
  */
+import { invalidArgument } from '../../lib/errors.ts';
+import type { Sysctl } from '../../sys/process/sysctls.ts';
 import type { DnsConfig, IdMap } from '../state/spec.ts';
+import { sysctlPath } from '../state/sysctl-path.ts';
 
 /**
  * Returns the resolv.conf(5) of a sandbox.
@@ -20,19 +23,30 @@ export function resolvConf(dns: DnsConfig | undefined, hostFile: string): string
 }
 
 /**
- * Returns the sysctls of a sandbox's new namespaces: the requested ones, and the defaults that the request does not set, in either notation (dots or
- * slashes).
+ * Returns the sysctls of a sandbox's new namespaces: the requested ones, and the defaults that the request does not set, in either notation.
  *
  * @param defaults for sandboxes with their own network namespace.
+ * @throws {BerthError} INVALID_ARGUMENT for an invalid name, and for a sysctl that is set twice.
  */
 export function sandboxSysctls(
   requested: Readonly<Record<string, string>>,
   defaults: Readonly<Record<string, string>>,
   hasOwnNetwork: boolean,
-): Record<string, string> {
-  const requestedNames = new Set(Object.keys(requested).map((name) => name.replaceAll('/', '.')));
-  const kept = Object.entries(hasOwnNetwork ? defaults : {}).filter(([name]) => !requestedNames.has(name.replaceAll('/', '.')));
-  return { ...Object.fromEntries(kept), ...requested };
+): Sysctl[] {
+  const own = parseSysctls(requested);
+  const paths = new Set(own.map(({ path }) => path));
+  return [...(hasOwnNetwork ? parseSysctls(defaults) : []).filter(({ path }) => !paths.has(path)), ...own];
+}
+
+function parseSysctls(values: Readonly<Record<string, string>>): Sysctl[] {
+  const byPath = new Map<string, Sysctl>();
+  for (const [name, value] of Object.entries(values)) {
+    const path = sysctlPath(name);
+    if (path === undefined) throw invalidArgument(`sysctl ${JSON.stringify(name)}: invalid name`);
+    if (byPath.has(path)) throw invalidArgument(`sysctl ${name} is set twice, also as ${byPath.get(path)?.name}`);
+    byPath.set(path, { name, path, value });
+  }
+  return [...byPath.values()];
 }
 
 /**
@@ -45,8 +59,8 @@ export function defaultSysctls(defaults: Readonly<Record<string, string>>, ids: 
   if (ids === undefined) return defaults;
   const last = ids.gids.length - 1;
   const inNamespace = ([name, value]: [string, string]): [string, string] =>
-    name.replaceAll('/', '.') === pingGroupRange ? [name, value.replace(/\d+$/, (high) => String(Math.min(Number(high), last)))] : [name, value];
+    sysctlPath(name) === pingGroupRange ? [name, value.replace(/\d+$/, (high) => String(Math.min(Number(high), last)))] : [name, value];
   return Object.fromEntries(Object.entries(defaults).map(inNamespace));
 }
 
-const pingGroupRange = 'net.ipv4.ping_group_range';
+const pingGroupRange = 'net/ipv4/ping_group_range';

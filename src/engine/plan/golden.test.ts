@@ -159,7 +159,7 @@ test('planExec() and planReaper() join a user namespace, and planPodNamespaces()
   );
   const cgroup = { version: 2, directory: 'cgroup' } as const;
   checkGolden('userns-reaper', planReaper({ fds: ['net', 'uts', 'ipc', 'user', 'cgroup'], namespaces, user: 'user', cgroup, oomScoreAdj: -998 }));
-  const sysctls = { 'net.ipv4.ip_forward': '1' };
+  const sysctls = [{ name: 'net.ipv4.ip_forward', path: 'net/ipv4/ip_forward', value: '1' }];
   const kinds = ['net', 'ipc', 'uts'] as const;
   checkGolden('userns-sandbox', planPodNamespaces({ fds: ['cgroup', 'user'], cgroup, user: 'user', kinds, hostname: 'pod', sysctls }));
 });

@@ -3,7 +3,8 @@
  *
  * Pure. Each process lives until the daemon has pinned its namespaces, and is then killed. A later daemon finds leftovers by their cgroup.
  */
-import { AF, CLONE, CLOSE_RANGE, FS_MAGIC, IOCTL, O, SOCK } from './abi.ts';
+import type { Sysctl } from '../../sys/process/sysctls.ts';
+import { AF, CLONE, CLOSE_RANGE, FS_MAGIC, IOCTL, O, RESOLVE, SOCK } from './abi.ts';
 import { joinUser } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
@@ -21,8 +22,7 @@ export type PodNamespacesPlan = {
   readonly kinds: readonly ('net' | 'ipc' | 'uts')[];
   /** Set if there is a uts namespace. */
   readonly hostname: string;
-  /** By name, with dots or slashes. */
-  readonly sysctls: Readonly<Record<string, string>>;
+  readonly sysctls: readonly Sysctl[];
 };
 
 const flagOf = { net: CLONE.NEWNET, ipc: CLONE.NEWIPC, uts: CLONE.NEWUTS } as const;
@@ -37,7 +37,7 @@ export function planPodNamespaces(pod: PodNamespacesPlan): Plan {
       ? [{ call: 'sethostname', name: Buffer.from(pod.hostname), note: `set the hostname ${pod.hostname}` } as const]
       : []),
     ...(pod.kinds.includes('net') ? raiseLoopback() : []),
-    ...Object.entries(pod.sysctls).flatMap(([name, value], i) => writeSysctl(name, value, `sysctl${i}`)),
+    ...pod.sysctls.flatMap((sysctl, i) => writeSysctl(sysctl, `sysctl${i}`)),
   ]);
 }
 
@@ -72,12 +72,12 @@ function raiseLoopback(): Op[] {
   ];
 }
 
-/** Writes to the host's /proc/sys, which shows the namespaces of the calling process. Both forms of names are common: sysctl(8). */
-function writeSysctl(name: string, value: string, reg: Reg): Op[] {
-  const path = `/proc/sys/${name.includes('/') ? name : name.replaceAll('.', '/')}`;
+/** Writes to the host's /proc/sys, which shows the namespaces of the calling process. */
+function writeSysctl({ name, path, value }: Sysctl, reg: Reg): Op[] {
   const note = `set sysctl ${name} to ${value}`;
+  const how = { flags: O.WRONLY | O.CLOEXEC, resolve: RESOLVE.NO_SYMLINKS };
   return [
-    { call: 'openat', dir: 'cwd', path, flags: O.WRONLY | O.CLOEXEC, mode: 0, out: reg, note },
+    { call: 'openat2', dir: 'cwd', path: `/proc/sys/${path}`, how, out: reg, note },
     { call: 'expect_fs', fd: reg, magic: FS_MAGIC.PROC, note: `${note}: check that it is in a proc file system` },
     { call: 'write', fd: reg, bytes: Buffer.from(value), note },
     { call: 'close', fd: reg, note },

@@ -18,8 +18,10 @@ export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 
 /** openat2(2) `resolve` bits: include/uapi/linux/openat2.h. */
+export const RESOLVE_NO_XDEV = 0x01;
 export const RESOLVE_NO_MAGICLINKS = 0x02;
 export const RESOLVE_NO_SYMLINKS = 0x04;
+export const RESOLVE_BENEATH = 0x08;
 export const RESOLVE_IN_ROOT = 0x10;
 
 /** Numbers of system calls since Linux 5.x are the same on all architectures. */
@@ -29,6 +31,7 @@ const SYS_pidfd_send_signal = 424;
 
 const c_open = libc.func('int openat(int dir, const char *path, int flags, uint mode)');
 const c_openat2 = libc.func('long syscall(long nr, long dir, const char *path, void *how, long size)');
+const c_fstatfs = libc.func('int fstatfs(int fd, void *buffer)');
 const c_close = libc.func('int close(int fd)');
 const c_pipe2 = libc.func('int pipe2(void *fds, int flags)');
 const c_socketpair = libc.func('int socketpair(int domain, int type, int protocol, void *fds)');
@@ -51,6 +54,14 @@ export function openat2(dir: number, path: string, options: { flags: number; mod
   how.writeBigUInt64LE(BigInt(options.mode ?? 0), 8);
   how.writeBigUInt64LE(BigInt(options.resolve), 16);
   return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `open ${path}`);
+}
+
+/** fstatfs(2). @returns the type of an fd's file system: a magic number of include/uapi/linux/magic.h. */
+export function fileSystemType(fd: number): number {
+  // struct statfs starts with the type, a long. It has 120 bytes.
+  const buffer = Buffer.alloc(256);
+  checked(c_fstatfs(fd, buffer), () => `identify the file system of fd ${fd}`);
+  return Number(buffer.readBigInt64LE(0));
 }
 
 /** close(2). Errors are ignored: on Linux the fd is closed even after EINTR. */

@@ -4,9 +4,10 @@
  *
  * Other threads of the process stay in the host's namespaces, because unshare(2) and setns(2) change only the calling thread.
  */
-import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { checked, isErrno, libc } from '../call/ffi.ts';
 import { bind, unmount } from '../mount/mounts.ts';
+import { type Sysctl, writeSysctls } from './sysctls.ts';
 
 const c_unshare = libc.func('int unshare(int flags)');
 const c_setns = libc.func('int setns(int fd, int flags)');
@@ -27,8 +28,8 @@ export type NamespaceRequest = {
   readonly pins: Readonly<Partial<Record<NamespaceKind, string>>>;
   /** Set if a uts namespace is created. */
   readonly hostname: string;
-  /** By name, with dots or slashes; written from within the new namespaces. */
-  readonly sysctls: Readonly<Record<string, string>>;
+  /** Written from within the new namespaces. */
+  readonly sysctls: readonly Sysctl[];
 };
 
 /**
@@ -61,18 +62,7 @@ function prepare(request: NamespaceRequest): void {
     checked(c_sethostname(request.hostname, length), () => `set the hostname ${request.hostname}`);
   }
   if (request.pins.net !== undefined) raiseLoopback();
-  for (const [name, value] of Object.entries(request.sysctls)) writeSysctl(name, value);
-}
-
-/** A name has dots, or slashes if a component contains a dot (sysctl(8)). */
-function writeSysctl(name: string, value: string): void {
-  const path = name.includes('/') ? name : name.replaceAll('.', '/');
-  try {
-    // /proc/sys shows the namespaces of the calling thread, so this must not go to Node's thread pool.
-    writeFileSync(`/proc/sys/${path}`, value);
-  } catch (error) {
-    throw new Error(`set sysctl ${name} to ${value}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
-  }
+  writeSysctls(request.sysctls);
 }
 
 const AF_INET = 2;
