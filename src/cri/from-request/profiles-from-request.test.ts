@@ -55,6 +55,19 @@ test('appArmorProfile() gives a privileged container a named profile but not the
   assert.equal(appArmorProfile({ apparmor: { profile_type: 'Localhost', localhost_ref: 'x' } }, on, true), 'x');
 });
 
+test('seccompProfile() and appArmorProfile() refuse an unknown type, and a localhost profile without its type', () => {
+  const on = { ...plain, hasAppArmor: true };
+  const unknown = { profile_type: 99 as unknown as 'Localhost' };
+  const message = /profile_type: unknown type 99, must be RuntimeDefault, Unconfined or Localhost$/;
+  assert.throws(() => seccompProfile({ seccomp: unknown }), { code: 'INVALID_ARGUMENT', message });
+  for (const facts of [plain, on]) assert.throws(() => appArmorProfile({ apparmor: unknown }, facts, false), { code: 'INVALID_ARGUMENT', message });
+  for (const profile of [{ localhost_ref: '/x' }, { profile_type: 'Unconfined', localhost_ref: '/x' }] as const) {
+    const refusal = { code: 'INVALID_ARGUMENT', message: /localhost_ref: requires profile_type Localhost/ };
+    assert.throws(() => seccompProfile({ seccomp: profile }), refusal);
+    assert.throws(() => appArmorProfile({ apparmor: profile }, on, false), refusal);
+  }
+});
+
 test('checkSelinux() refuses an invalid level on any node, and a valid one only on a node with SELinux', () => {
   const good = ['s0', 's0:c1', 's0:c1,c2', 's0:c0.c1023', 's0-s15:c0.c3,c5'];
   for (const level of good) checkSelinux({ level }, plain, false);
@@ -64,5 +77,5 @@ test('checkSelinux() refuses an invalid level on any node, and a valid one only 
   const facts = { ...plain, hasSelinux: true };
   checkSelinux({}, facts, false);
   checkSelinux({ level: 's0' }, facts, true);
-  assert.throws(() => checkSelinux({ level: 's0' }, facts, false), { code: 'UNIMPLEMENTED' });
+  assert.throws(() => checkSelinux({ level: 's0' }, facts, false), { code: 'UNIMPLEMENTED', message: /SELinux is enabled on this node/ });
 });

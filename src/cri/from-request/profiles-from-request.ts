@@ -19,11 +19,23 @@ export function seccompProfile(fields: {
 }): SeccompProfile {
   const { seccomp, seccomp_profile_path: text = '' } = fields;
   if (seccomp === undefined) return seccompFromText(text);
-  const { profile_type: type = 'RuntimeDefault', localhost_ref: ref = '' } = seccomp;
+  const { type, ref } = typeAndRef('seccomp', seccomp);
   if (type === 'RuntimeDefault') return { kind: 'runtime-default' };
   if (type === 'Unconfined') return { kind: 'unconfined' };
-  if (type === 'Localhost') return localhostSeccomp('seccomp.localhost_ref', ref);
-  throw invalidArgument(`seccomp.profile_type: unknown type ${type}`);
+  return localhostSeccomp('seccomp.localhost_ref', ref);
+}
+
+/**
+ * Fails closed: a type of a later version of the CRI, decoded as its number, could ask for less or more than any type that is known here. So does a
+ * profile without the type Localhost, which is easily forgotten because the first type is RuntimeDefault.
+ */
+function typeAndRef(field: 'seccomp' | 'apparmor', profile: cri.SecurityProfile): { type: cri.ProfileType; ref: string } {
+  const { profile_type: type = 'RuntimeDefault', localhost_ref: ref = '' } = profile;
+  if (type !== 'RuntimeDefault' && type !== 'Unconfined' && type !== 'Localhost') {
+    throw invalidArgument(`${field}.profile_type: unknown type ${type}, must be RuntimeDefault, Unconfined or Localhost`);
+  }
+  if (type !== 'Localhost' && ref !== '') throw invalidArgument(`${field}.localhost_ref: requires profile_type Localhost, not ${type}`);
+  return { type, ref };
 }
 
 function seccompFromText(text: string): SeccompProfile {
@@ -61,7 +73,8 @@ export function appArmorProfile(
 }
 
 /** Converts the message to the deprecated string form. */
-function textOf({ profile_type: type = 'RuntimeDefault', localhost_ref: ref = '' }: cri.SecurityProfile): string {
+function textOf(profile: cri.SecurityProfile): string {
+  const { type, ref } = typeAndRef('apparmor', profile);
   if (type === 'Localhost') return `localhost/${ref.replace(/^localhost\//, '')}`;
   return type === 'Unconfined' ? 'unconfined' : 'runtime/default';
 }
@@ -69,7 +82,12 @@ function textOf({ profile_type: type = 'RuntimeDefault', localhost_ref: ref = ''
 /** A sensitivity or a range of two, then categories 0 to 1023, single or as from.to: selinux(8), MLS. */
 const selinuxLevel = /^s\d{1,2}(-s\d{1,2})?(:c\d{1,4}(\.c\d{1,4})?(,c\d{1,4}(\.c\d{1,4})?)*)?$/;
 
-/** @throws {BerthError} INVALID_ARGUMENT for an invalid level, on any node; UNIMPLEMENTED for a label on a node with SELinux. */
+/**
+ * A label has no meaning on a node without SELinux and is ignored there, as by containerd and CRI-O: a pod with labels may run on any node.
+ *
+ * @throws {BerthError} INVALID_ARGUMENT for an invalid level, on any node; UNIMPLEMENTED for a label on a node with SELinux, where a container without
+ *   it would be less confined than requested.
+ */
 export function checkSelinux(options: cri.SELinuxOption | undefined, facts: RequestFacts, isPrivileged: boolean): void {
   const { user = '', role = '', type = '', level = '' } = options ?? {};
   const categories = [...level.matchAll(/c(\d+)/g)].map(([, category]) => Number(category));
@@ -77,6 +95,6 @@ export function checkSelinux(options: cri.SELinuxOption | undefined, facts: Requ
     throw invalidArgument(`selinux_options.level: invalid level ${quoted(level)}`);
   }
   if (facts.hasSelinux && !isPrivileged && `${user}${role}${type}${level}` !== '') {
-    throw unimplemented('selinux_options: SELinux labels are not supported');
+    throw unimplemented('selinux_options: SELinux is enabled on this node, and berth cannot set SELinux labels');
   }
 }
