@@ -23,6 +23,7 @@ import { createFuseRootfs } from './engine/rootfs/fuse-rootfs.ts';
 import { createNativeRootfs } from './engine/rootfs/native-rootfs.ts';
 import { createOverlayRootfs, type RootfsDriver } from './engine/rootfs/overlay-rootfs.ts';
 import { createSeccompCompiler } from './engine/seccomp/seccomp-compiler.ts';
+import { createAppArmorProfiles } from './engine/sources/apparmor-profiles.ts';
 import { createSeccompFilters } from './engine/sources/seccomp-filter.ts';
 import { createEvents } from './engine/state/events.ts';
 import { notifyingStore } from './engine/state/notifying-store.ts';
@@ -236,6 +237,7 @@ async function wireEngine(config: Config, { facts, images, network, log, observe
     events,
     rootfs: await chooseRootfs(config, facts, log),
     monitor,
+    appArmor: createAppArmorProfiles(),
     seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
     blockio: config.blockioConfigFile === null ? null : readBlockioClasses(config.blockioConfigFile),

@@ -13,6 +13,7 @@ import type { MonitorBinary } from './monitor/monitor.ts';
 import type { OomKills } from './oom/oom-kills.ts';
 import type { Rlimit } from './plan/credentials.ts';
 import type { RootfsDriver } from './rootfs/overlay-rootfs.ts';
+import type { AppArmorProfiles } from './sources/apparmor-profiles.ts';
 import type { SeccompFilters } from './sources/seccomp-filter.ts';
 import type { Events } from './state/events.ts';
 import type { EndReason } from './state/records.ts';
@@ -56,6 +57,7 @@ export type EngineDeps = StepWatchers & {
   readonly rootfs: RootfsDriver;
   readonly monitor: MonitorBinary;
   readonly seccomp: SeccompFilters;
+  readonly appArmor: AppArmorProfiles;
   readonly network: Network;
   readonly layers: LayerLeases;
   /** Null: annotations that select a class are ignored. */

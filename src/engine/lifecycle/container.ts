@@ -23,7 +23,6 @@ import { resolveIdentity } from '../plan/identity.ts';
 import { encodePlan } from '../plan/plan.ts';
 import { parseSignal } from '../plan/signals.ts';
 import { diskLimit } from '../rootfs/disk-limit.ts';
-import { ensureAppArmorProfile } from '../sources/apparmor-profiles.ts';
 import { goReg, openContainer } from '../sources/container-sources.ts';
 import { readInRoot } from '../sources/inspect-root.ts';
 import { sandboxPaths } from '../sources/sandbox-paths.ts';
@@ -90,7 +89,7 @@ async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: Cont
   const { step, timeline } = createStopwatch(deps);
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
-    await ensureAppArmorProfile(spec.security.appArmorProfile);
+    await deps.appArmor.ensure(spec.security.appArmorProfile);
     const root = await step('create.root', () => {
       const { user: ids } = sandbox.record.spec.namespaces;
       deps.rootfs.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });

@@ -11,7 +11,8 @@ export const defaultProfileName = 'berth-default';
 
 /**
  * Returns the text of berth's default profile, for apparmor_parser(8). It allows everything except access to the node through /proc, /sys and mounts.
- * Masked paths and capabilities already prevent most of that; the profile is a second line of defense.
+ * Masked paths and capabilities already prevent most of that; the profile is a second line of defense. It is the only one against sockets of AF_ALG
+ * and AF_VSOCK through socketcall(2), whose arguments a seccomp filter cannot see. Docker denies AF_ALG in the same way since 29.4.3.
  *
  * @param daemonProfile the confinement of the daemon, whose signals the container must receive.
  */
@@ -22,6 +23,8 @@ profile ${defaultProfileName} flags=(attach_disconnected,mediate_deleted) {
   #include <abstractions/base>
 
   network,
+  deny network alg,
+  deny network vsock,
   capability,
   file,
   umount,
@@ -45,6 +48,7 @@ profile ${defaultProfileName} flags=(attach_disconnected,mediate_deleted) {
   deny /sys/fs/c[^g]*/** wklx,
   deny /sys/fs/cg[^r]*/** wklx,
   deny /sys/firmware/** rwklx,
+  deny /sys/devices/virtual/powercap/** rwklx,
   deny /sys/kernel/security/** rwklx,
 }
 `;

@@ -14,6 +14,7 @@ import { createFuseRootfs } from '../../../src/engine/rootfs/fuse-rootfs.ts';
 import { createNativeRootfs } from '../../../src/engine/rootfs/native-rootfs.ts';
 import { createOverlayRootfs, type RootfsDriver } from '../../../src/engine/rootfs/overlay-rootfs.ts';
 import { createSeccompCompiler } from '../../../src/engine/seccomp/seccomp-compiler.ts';
+import { createAppArmorProfiles } from '../../../src/engine/sources/apparmor-profiles.ts';
 import { createSeccompFilters } from '../../../src/engine/sources/seccomp-filter.ts';
 import { createEvents } from '../../../src/engine/state/events.ts';
 import { notifyingStore } from '../../../src/engine/state/notifying-store.ts';
@@ -79,6 +80,7 @@ export async function startEngine(
     events,
     rootfs: await makeRootfs(settings.rootDir),
     monitor,
+    appArmor: createAppArmorProfiles(),
     seccomp: createSeccompFilters({ compiler, facts: { arch: facts.arch, kernel: facts.kernel } }),
     network,
     blockio: null,
