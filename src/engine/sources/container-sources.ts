@@ -226,15 +226,18 @@ function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers
   return file !== undefined && existsSync(file) ? registers.add('memory.events', openSync(file, constants.O_RDONLY)) : undefined;
 }
 
-/** Opens what the container sees below /sys/fs/cgroup. On v1 a cgroup namespace is not enough: its part of each hierarchy is bind-mounted. */
+/**
+ * Opens what the container sees below /sys/fs/cgroup. On v1 its part of each hierarchy is bind-mounted. A privileged container sees the same part,
+ * writable: nothing needs the rest, and the root of a v1 hierarchy has `release_agent`, a program that the kernel runs on the host. On v2 it sees the
+ * whole hierarchy, for programs that manage the node. Both as in containerd 2.4.2 with runc.
+ */
 function openCgroupView(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupView {
   if (facts.version === 2)
     return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
   const points = new Set(facts.mounts.values());
-  const part = isPrivileged ? '' : path;
   const hierarchies = [...points].map((point) => ({
     name: basename(point),
-    reg: registers.add(`cgroup.${basename(point)}`, cloneTree(`${point}${part}`, { isRecursive: false })),
+    reg: registers.add(`cgroup.${basename(point)}`, cloneTree(`${point}${path}`, { isRecursive: false })),
   }));
   const links = [...facts.mounts]
     .filter(([controller, point]) => !controller.includes('=') && basename(point) !== controller)
