@@ -299,6 +299,20 @@ test("sysctls reach only the pod's own namespaces, and none sets a second one (C
   assert.deepEqual(node(), before);
 });
 
+test('a pod with a user namespace sets sysctls of that namespace, and those that its root may not set fail', { skip }, async () => {
+  const mapping = [{ container_id: 0, host_id: 131072, length: 65536 }];
+  const security_context = { namespace_options: { userns_options: { mode: 'POD', uids: mapping, gids: mapping } } };
+  const before = readFileSync('/proc/sys/user/max_user_namespaces', 'utf8');
+  const podWith = (sysctls: Record<string, string>) => runPod(daemon.client, 'userns', workspace.directory, { linux: { security_context, sysctls } });
+  const mapped = await podWith({ 'user.max_user_namespaces': '7', 'net.core.somaxconn': '77' });
+  const id = await runContainer(daemon.client, mapped, image, 'reader', idle, { linux: { security_context } });
+  assert.equal(await exec(daemon.client, id, 'sh', '-c', 'cd /proc/sys; cat user/max_user_namespaces net/core/somaxconn'), '7\n77\n');
+  await removePod(mapped);
+  assert.equal(readFileSync('/proc/sys/user/max_user_namespaces', 'utf8'), before);
+  // Its file belongs to root of the node: kernel/utsname_sysctl.c.
+  await assert.rejects(podWith({ 'kernel.domainname': 'x' }), /set sysctl kernel.domainname to x: /);
+});
+
 test('labels for SELinux are ignored on a node without it, as is a request to relabel', {
   skip: skip || (existsSync('/sys/fs/selinux/enforce') && 'has SELinux'),
 }, async () => {
