@@ -29,6 +29,9 @@ test('parseArguments() reports an unknown flag or command and the closest known 
   assertInvalid(() => parseArguments(['serve', '--sockt', '/s']), /unknown flag --sockt: did you mean --socket\?/);
   assertInvalid(() => parseArguments(['serve', 'root']), /unknown flag root: did you mean --root\?/);
   assertInvalid(() => parseArguments(['sevre']), /unknown command sevre: did you mean serve\?/);
+  assertInvalid(() => parseArguments(['frob']), /unknown command frob: want one of serve, explain, /);
+  assertInvalid(() => parseArguments(['serve', '--frobnicate']), /unknown flag --frobnicate: want one of --config, /);
+  assertInvalid(() => parseArguments(['top', '--intervall', '3']), /unknown flag --intervall: did you mean --interval\?/);
   assertInvalid(() => parseArguments(['config', 'defualt']), /did you mean config default\?/);
   assertInvalid(() => parseArguments([]), /missing command/);
   assertInvalid(() => parseArguments(['serve', '--socket']), /--socket: missing value/);

@@ -155,7 +155,7 @@ function parseTop(words: readonly string[]): Command {
     throw invalidArgument(`flag --interval: invalid value "${options['--interval']}": must be 0.1 to 3600 seconds`);
   const sort = sortKeys.find((key) => key === (options['--sort'] ?? 'cpu'));
   if (sort === undefined) throw invalidArgument(unknownText('sort key', options['--sort'] ?? '', sortKeys));
-  return { command: 'top', isOnce: '--once' in options, intervalMs: seconds * 1000, sort, ...parseSource(rest) };
+  return { command: 'top', isOnce: '--once' in options, intervalMs: seconds * 1000, sort, ...parseSource(rest, ['--once', '--interval', '--sort']) };
 }
 
 /** @returns the output of `berth help`. */
@@ -166,7 +166,8 @@ export function helpText(): string {
   return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
 }
 
-function parseSource(words: readonly string[]): ConfigSource {
+/** @param others flags that the command also has, to suggest them. */
+function parseSource(words: readonly string[], others: readonly string[] = []): ConfigSource {
   const known = new Map(flagSettings.map((setting) => [setting.flag, setting]));
   const flags: Record<string, string> = {};
   let configFile: string | undefined;
@@ -175,7 +176,7 @@ function parseSource(words: readonly string[]): ConfigSource {
     const name = word.replace(/^--/, '');
     const setting = known.get(name);
     if (!word.startsWith('--') || (name !== 'config' && setting === undefined)) {
-      throw invalidArgument(unknownText('flag', word, ['--config', ...[...known.keys()].map((flag) => `--${flag}`)]));
+      throw invalidArgument(unknownText('flag', word, [...others, '--config', ...[...known.keys()].map((flag) => `--${flag}`)]));
     }
     if (inline === undefined) index += 1;
     const value = inline ?? words[index];

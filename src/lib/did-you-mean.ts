@@ -8,14 +8,21 @@ export function splitAtEquals(word: string): [string, string?] {
   return at < 0 ? [word] : [word.slice(0, at), word.slice(at + 1)];
 }
 
-/** Returns, for example, `unknown flag --sockt: did you mean --socket?`. */
+/** Returns, for example, `unknown flag --sockt: did you mean --socket?`. Without a similar name, lists the known ones. */
 export function unknownText(what: string, name: string, known: readonly string[]): string {
-  return `unknown ${what} ${name}: did you mean ${nearest(name, known)}?`;
+  const similar = nearest(name, known);
+  if (similar !== undefined) return `unknown ${what} ${name}: did you mean ${similar}?`;
+  return known.length > listedMax ? `unknown ${what} ${name}` : `unknown ${what} ${name}: want one of ${known.join(', ')}`;
 }
 
-function nearest(name: string, known: readonly string[]): string {
+/** Longer lists do not help a reader. */
+const listedMax = 20;
+
+/** @returns undefined if no known name is similar: a wrong suggestion is worse than none. */
+function nearest(name: string, known: readonly string[]): string | undefined {
   const ranked = known.map((candidate) => ({ candidate, distance: editDistance(name, candidate) })).sort((a, b) => a.distance - b.distance);
-  return ranked[0]?.candidate ?? '';
+  const [first] = ranked;
+  return first !== undefined && first.distance <= Math.max(2, name.length / 2) ? first.candidate : undefined;
 }
 
 /** Levenshtein distance: the number of insertions, deletions and replacements that turn one string into the other. */
