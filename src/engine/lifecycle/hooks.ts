@@ -16,12 +16,13 @@ import type { EngineDeps } from '../deps.ts';
 import { startExec } from '../monitor/monitor.ts';
 import { rootPlace } from '../plan/plan-container.ts';
 import { type HookPlan, planHook } from '../plan/plan-hook.ts';
+import { clampOomScore } from '../plan/process-plan.ts';
 import { addCgroupEntry } from '../sources/container-sources.ts';
 import { createRegisters, type Registers } from '../sources/registers.ts';
 import type { ContainerRecord } from '../state/records.ts';
 import type { Hook, HookPoint } from '../state/spec.ts';
 
-type HookDeps = Pick<EngineDeps, 'store' | 'cgroups' | 'monitor'>;
+type HookDeps = Pick<EngineDeps, 'store' | 'cgroups' | 'monitor' | 'facts'>;
 
 const ociVersion = '1.2.0';
 /** Limit of a hook's output. Its end is part of the error if the hook fails. */
@@ -81,7 +82,8 @@ async function start(deps: HookDeps, record: ContainerRecord, hook: Hook, pid: n
     const isInside = hook.point === 'createContainer';
     const container = isInside ? openContainerEntry(deps, record, pid, registers) : undefined;
     registers.add('state', stateFile(stateOf(record, hook.point, bundle, isInside ? pidInside(pid) : pid)));
-    const plan = planHook({ fds: registers.names, hook, bundle, ...(container === undefined ? {} : { container }) });
+    const oomScoreAdj = clampOomScore(record.spec.resources.oomScoreAdj ?? 0, deps.facts);
+    const plan = planHook({ fds: registers.names, hook, bundle, oomScoreAdj, ...(container === undefined ? {} : { container }) });
     return await startExec(deps, { plan, fds: registers.fds, name: record.id });
   } finally {
     registers.closeAll();

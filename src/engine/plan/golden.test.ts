@@ -187,9 +187,10 @@ test('planContainer() with hooks runs the same operations, but enters the root a
 
 test("planHook() runs a hook with the daemon's privileges, in the namespaces of the host or the container", () => {
   const hook = { point: 'createContainer', path: '/usr/bin/vendor-hook', argv: ['vendor-hook', 'link'], env: ['DEBUG=1'], timeoutMs: 1000 } as const;
-  checkGolden('hook', planHook({ fds: ['state', 'output'], hook, bundle: '/run/berth/containers/c1' }));
+  const common = { hook, bundle: '/run/berth/containers/c1', oomScoreAdj: 1000 };
+  checkGolden('hook', planHook({ ...common, fds: ['state', 'output'] }));
   const inside = { target: 'target', cgroup: { version: 2, directory: 'cgroup' }, isInUserNamespace: true } as const;
-  checkGolden('userns-hook', planHook({ fds: ['output', 'target', 'cgroup', 'state'], hook, bundle: '/run/berth/containers/c1', container: inside }));
+  checkGolden('userns-hook', planHook({ ...common, fds: ['output', 'target', 'cgroup', 'state'], container: inside }));
 });
 
 test('planContainer() never resolves the target of a volume outside the root', () => {

@@ -8,7 +8,7 @@ import type { Hook } from '../state/spec.ts';
 import { CLONE, CLOSE_RANGE } from './abi.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
+import { type CgroupEntry, planCgroupEntry, planKeyring, planOomScore } from './process-setup.ts';
 
 export type HookPlan = {
   /** All inherited registers. `state` is its stdin, `output` its stdout and stderr. */
@@ -16,6 +16,8 @@ export type HookPlan = {
   readonly hook: Hook;
   /** Its working directory, the bundle. */
   readonly bundle: string;
+  /** Of the container, which the hook works for: the kernel kills both before the daemon. Clamped to what the daemon may set. */
+  readonly oomScoreAdj: number;
   /** For a hook in the container's namespaces, where the host's tree is still visible; undefined: the hook runs in the host's namespaces. */
   readonly container?: {
     /** A pidfd of the process whose plan waits. */
@@ -28,7 +30,7 @@ export type HookPlan = {
 const namespaces = CLONE.NEWNS | CLONE.NEWNET | CLONE.NEWIPC | CLONE.NEWUTS | CLONE.NEWCGROUP;
 
 /** Returns the plan of a hook. */
-export function planHook({ fds, hook, bundle, container }: HookPlan): Plan {
+export function planHook({ fds, hook, bundle, oomScoreAdj, container }: HookPlan): Plan {
   const cgroup = container?.cgroup;
   return {
     fds,
@@ -39,6 +41,7 @@ export function planHook({ fds, hook, bundle, container }: HookPlan): Plan {
     clone: { namespaces: 0, ...(cgroup?.version === 2 ? { cgroup: cgroup.directory } : {}) },
     child: [
       ...(cgroup === undefined ? [] : planCgroupEntry(cgroup)),
+      ...planOomScore(oomScoreAdj),
       { call: 'setsid', note: 'start a session' },
       ...(container === undefined ? [] : enterContainer(container)),
       { call: 'chdir', path: bundle, note: `change the working directory to ${bundle}` },
@@ -61,5 +64,6 @@ function enterContainer({ target, isInUserNamespace }: NonNullable<HookPlan['con
       note: 'join the namespaces of the container',
     },
     ...(isInUserNamespace ? becomeRoot() : []),
+    ...planKeyring(undefined),
   ];
 }

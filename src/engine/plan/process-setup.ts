@@ -85,7 +85,7 @@ export function planOomScore(score: number): Op[] {
  * Keyrings are not namespaced: other containers run as the same user. The kernel's default permissions let them list, read and link the keyring by its
  * number. Only its members may do so here; the user may only search it, which joining by name requires, and which finds no key without possession.
  */
-function planKeyring(secret: string | undefined): Op[] {
+export function planKeyring(secret: string | undefined): Op[] {
   return [
     {
       call: 'keyctl',
