@@ -110,6 +110,18 @@ test('CVE-2025-31133: masks do not come from the /dev/null of a volume or an ima
   assert.equal(statSync('/dev/null').mode & 0o777, 0o666);
 });
 
+test('a masked path that a volume hides leaves no other path unmasked, and paths are compared without `..` and slashes', { skip }, async () => {
+  const image = await imageWith([
+    { kind: 'file', path: 'a/secret/x', data: 'secret' },
+    { kind: 'file', path: 'b/secret/x', data: 'secret' },
+    { kind: 'file', path: 'a/file', data: 'secret' },
+    { kind: 'file', path: 'b/file', data: 'secret' },
+  ]);
+  const masked = { masked_paths: ['/a/secret', '/a/file', '/b/secret', '/b/file', '/proc//keys', '/proc/../proc/timer_list/'], readonly_paths };
+  const id = await start({ image, mounts: [bind(directory(), '/a')], security: masked });
+  assert.equal(await run(id, 'ls -A /b/secret; cat /b/file /proc/keys /proc/timer_list'), '');
+});
+
 test('CVE-2019-16884: a volume that the image declares on or above /proc uncovers nothing', { skip }, async () => {
   const Volumes = { '/proc': {}, '/proc/sys': {}, '/sys': {}, '/': {}, '/tmp': {} };
   const id = await start({ image: await imageWith([], { Volumes }), security: { readonly_rootfs: true } });
