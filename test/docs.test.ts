@@ -39,7 +39,7 @@ const crictlCommands: readonly string[] = [
 
 /** Flags of other programs that the prose names. */
 const foreignFlags: readonly string[] = [
-  ...['--container-runtime-endpoint', '--pod-infra-container-image', '--new-bundle-format', '--use-signing-config', '--peer'],
+  ...['--container-runtime-endpoint', '--cri-socket', '--pod-infra-container-image', '--new-bundle-format', '--use-signing-config', '--peer'],
 ];
 
 /** Words with underscores in the prose that are no settings of berth. */

@@ -250,7 +250,7 @@ function kubeletFinding({ kubelet, socket }: NodeFacts): Finding {
   if (pathOf(endpoint) === pathOf(socket)) return ok(`the kubelet uses ${endpoint}`);
   return warning(
     `the kubelet uses another runtime: ${endpoint}`,
-    `set containerRuntimeEndpoint: unix://${socket} in the kubelet's configuration (kubeadm: instance-config.yaml or kubeadm-flags.env in /var/lib/kubelet), and restart it`,
+    `set containerRuntimeEndpoint: unix://${socket} in the kubelet's configuration (kubeadm: kubeadm-flags.env, or config.yaml and instance-config.yaml, in /var/lib/kubelet), and restart it`,
   );
 }
 
