@@ -312,7 +312,8 @@ test('CVE-2021-30465, CVE-2024-45310: a container that exchanges a link in a sha
   const end = Date.now() + 4000;
   const seen = { started: 0, refused: 0 };
   while (Date.now() < end) {
-    const mounts = [bind(shared, '/s'), ...paths.map((path) => bind(source, path))];
+    const path = paths[(seen.started + seen.refused) % paths.length] as string;
+    const mounts = [bind(shared, '/s'), bind(source, path)];
     const id = await start({ mounts, security: { masked_paths: ['/proc/keys'], readonly_paths: ['/proc/sys'] } }).catch((error: unknown) => {
       assert.match(String(error), /FAILED_PRECONDITION/);
       seen.refused += 1;
