@@ -1,5 +1,5 @@
 /**
- * What test files need from the network before they run without one: Go programs, found through the files that they import.
+ * What test files need before they run, without a network or in the virtual machine: programs, found through the files that they import.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -7,12 +7,13 @@ import { dirname, join, resolve } from 'node:path';
 import { prepareCadvisorClient } from './cadvisor-client/prepare.ts';
 import { prepareCheckpointTool } from './checkpoint-tool/prepare.ts';
 import { prepareTools } from './critest/prepare.ts';
+import { prepareProbe } from './prison/prepare.ts';
 import { prepareSignatureTool } from './signature-tool/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
-/** By the file that builds the program. */
+/** Go programs, by the file that builds them. */
 const preparations: Readonly<Record<string, () => unknown>> = {
   'test/cadvisor-client/prepare.ts': prepareCadvisorClient,
   'test/checkpoint-tool/prepare.ts': prepareCheckpointTool,
@@ -20,14 +21,18 @@ const preparations: Readonly<Record<string, () => unknown>> = {
   'test/signature-tool/prepare.ts': prepareSignatureTool,
   'test/streaming-client/prepare.ts': prepareStreamingClient,
 };
+/** C programs, for which every machine that builds the monitor has the compiler. */
+const inC: Readonly<Record<string, () => unknown>> = { 'test/prison/prepare.ts': prepareProbe };
 
 /**
- * Builds what a test file needs, once. Without Go nothing is built: the tests then skip what needs it, and say so.
+ * Builds what a test file needs, once. Without Go its programs are not built: the tests then skip what needs them, and say so.
  *
  * @param file relative to the top of the repository.
  */
 export function prepareFor(file: string): void {
-  const needed = [...importedBelow('test', file)].flatMap((path) => preparations[path] ?? []);
+  const files = [...importedBelow('test', file)];
+  for (const path of files) inC[path]?.();
+  const needed = files.flatMap((path) => preparations[path] ?? []);
   if (needed.length === 0 || spawnSync('go', ['version']).status !== 0) return;
   for (const prepare of needed) prepare();
 }

@@ -50,7 +50,7 @@ const noMonitor = existsSync(join(root, 'build/monitor')) ? undefined : 'the mon
 const isolated = ['unshare', '--mount', '--net', '--propagation', 'private'];
 
 /** The tests of modules, which need nothing but Node. */
-const unitFiles = testsBelow('src', 'test/critest', 'scripts', 'bench', 'test/tidy.test.ts', 'test/docs.test.ts');
+const unitFiles = testsBelow('src', 'test/critest', 'test/prison', 'scripts', 'bench', 'test/tidy.test.ts', 'test/docs.test.ts');
 const isolatedParts = [...testsBelow('test/fuzz'), ...testsBelow('test/root'), ...testsBelow('test/fault')].map((file): Part => {
   return {
     name: nameOf(file),
@@ -79,7 +79,7 @@ const parts: readonly Part[] = [
     lacks: whyNoVm() ?? noDaemon,
     prepare: () => {
       tools();
-      for (const name of vmParts) prepareFor(`test/${name}.test.ts`);
+      for (const name of [...vmParts, 'root/prison']) prepareFor(`test/${name}.test.ts`);
     },
     run: () => counting('vm', [...inVm, node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
   },
@@ -96,7 +96,8 @@ const partsOfVm: readonly Part[] = [
   ...testsBelow('test/vm').map((file): Part => {
     return { name: nameOf(file), run: () => nodeTests(file, [file], [], 10 * minute) };
   }),
-  // As it is, not isolated: systemd knows processes by their pids outside.
+  // These are not isolated: systemd knows processes by their pids outside.
+  { name: 'vm/prison', run: () => nodeTests('vm/prison', ['test/root/prison.test.ts'], ['env', 'BERTH_TEST_ISOLATED=machine'], 10 * minute) },
   {
     name: 'vm/critest',
     lacks: noGo,
