@@ -19,8 +19,8 @@ export type CriServer = {
 };
 
 const serverOptions = {
-  /** Requests may contain large environments; the default of grpc-js is 4 MiB. */
-  'grpc.max_receive_message_length': 64 * 1024 * 1024,
+  /** Requests may contain large environments; the default of grpc-js is 4 MiB. containerd's and the kubelet's limit for a message. */
+  'grpc.max_receive_message_length': 16 * 1024 * 1024,
   'grpc.max_send_message_length': -1,
   /** Channelz records every call and connection; nothing here reads it. */
   'grpc.enable_channelz': 0,

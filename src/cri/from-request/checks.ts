@@ -14,14 +14,44 @@ export function quoted(text: string): string {
   return JSON.stringify(text.length > 128 ? `${text.slice(0, 128)}…` : text);
 }
 
+/**
+ * Limits of what a record keeps, because lists return it for every object: a response above 16 MiB is refused by the kubelet, which then sees no object at
+ * all. Kubernetes allows 256 KiB of annotations to a pod (apimachinery, TotalAnnotationSizeLimitB) and names of 253 bytes.
+ */
+const textBytesMax = 4096;
+const mapBytesMax = 1024 * 1024;
+const listItemsMax = 4096;
+
+/** @throws {BerthError} INVALID_ARGUMENT for a text of more than 4096 bytes (PATH_MAX). */
+export function boundedText(field: string, text: string): string {
+  const bytes = Buffer.byteLength(text);
+  if (bytes > textBytesMax) throw invalidArgument(`${field}: ${bytes} bytes exceed the limit of ${textBytesMax}`);
+  return text;
+}
+
+/** @throws {BerthError} INVALID_ARGUMENT for keys and values of more than 1 MiB together. */
+export function boundedMap(field: string, map: Readonly<Record<string, string>> | undefined): Readonly<Record<string, string>> {
+  const bytes = Object.entries(map ?? {}).reduce((total, [key, value]) => total + Buffer.byteLength(key) + Buffer.byteLength(value), 0);
+  if (bytes > mapBytesMax) throw invalidArgument(`${field}: ${bytes} bytes exceed the limit of ${mapBytesMax}`);
+  return map ?? {};
+}
+
+/** @throws {BerthError} INVALID_ARGUMENT for more than 4096 items, before any of them is looked at. */
+export function boundedList<Item>(field: string, list: readonly Item[] | undefined): readonly Item[] {
+  const items = list ?? [];
+  if (items.length > listItemsMax) throw invalidArgument(`${field}: ${items.length} items exceed the limit of ${listItemsMax}`);
+  return items;
+}
+
 /** Checks that the text is not empty and has no control characters. */
 export function requiredName(field: string, text: string | undefined): string {
   if (text === undefined || text === '') throw invalidArgument(`${field}: missing`);
   return singleLine(field, text);
 }
 
-/** Refuses control characters, which would inject lines into the files and variables that contain the text. */
+/** Refuses control characters, which would inject lines into the files and variables that contain the text, and more than 4096 bytes. */
 export function singleLine(field: string, text: string): string {
+  boundedText(field, text);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: this matches control characters.
   if (/[\u0000-\u001f\u007f]/.test(text)) throw invalidArgument(`${field}: ${quoted(text)} contains a control character`);
   return text;
@@ -37,7 +67,7 @@ export function withoutNul(field: string, text: string): string {
 export function absolutePath(field: string, path: string | undefined): string {
   if (path === undefined || path === '') throw invalidArgument(`${field}: missing`);
   if (!posix.isAbsolute(path)) throw invalidArgument(`${field}: ${quoted(path)} is not an absolute path`);
-  return withoutNul(field, path);
+  return withoutNul(field, boundedText(field, path));
 }
 
 /**

@@ -5,7 +5,18 @@ import { posix } from 'node:path';
 import type { ContainerSpec, EnvVar, SandboxSpec } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
 import type * as cri from '../wire/messages.ts';
-import { absolutePath, ownBytes, present, quoted, type RequestFacts, requiredName, withoutNul } from './checks.ts';
+import {
+  absolutePath,
+  boundedList,
+  boundedMap,
+  boundedText,
+  ownBytes,
+  present,
+  quoted,
+  type RequestFacts,
+  requiredName,
+  withoutNul,
+} from './checks.ts';
 import { deviceFrom, mountFrom } from './mounts-from-request.ts';
 import { initialResourcesFrom } from './resources-from-request.ts';
 import { securitySpecFrom } from './security-from-request.ts';
@@ -17,7 +28,7 @@ import { securitySpecFrom } from './security-from-request.ts';
  */
 export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbox: SandboxSpec, facts: RequestFacts): ContainerSpec {
   if (config === undefined) throw invalidArgument('config: missing');
-  const { linux = {}, command = [], args = [], annotations = {} } = config;
+  const { linux = {}, command = [], args = [] } = config;
   const metadata = { name: requiredName('metadata.name', config.metadata?.name), attempt: config.metadata?.attempt ?? 0 };
   return present({
     metadata,
@@ -26,10 +37,10 @@ export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbo
     args: args.map((word) => withoutNul('args', word)),
     workingDir: config.working_dir ? absolutePath('working_dir', config.working_dir) : '',
     env: environment(config.envs ?? []),
-    mounts: (config.mounts ?? []).map((mount) => mountFrom(mount, facts, sandbox.namespaces.user)),
-    devices: (config.devices ?? []).map(deviceFrom),
-    labels: config.labels ?? {},
-    annotations,
+    mounts: boundedList('mounts', config.mounts).map((mount) => mountFrom(mount, facts, sandbox.namespaces.user)),
+    devices: boundedList('devices', config.devices).map(deviceFrom),
+    labels: boundedMap('labels', config.labels),
+    annotations: boundedMap('annotations', config.annotations),
     logPath: logPath(sandbox.logDirectory, config.log_path ?? ''),
     hasStdin: config.stdin ?? false,
     closesStdinAfterFirstAttach: config.stdin_once ?? false,
@@ -43,9 +54,9 @@ export function containerSpecFrom({ config }: cri.CreateContainerRequest, sandbo
 function imageOf(image: cri.ImageSpec | undefined): ContainerSpec['image'] {
   return {
     requested: requiredName('image.image', image?.image),
-    userSpecified: image?.user_specified_image ?? '',
-    annotations: image?.annotations ?? {},
-    runtimeHandler: image?.runtime_handler ?? '',
+    userSpecified: boundedText('image.user_specified_image', image?.user_specified_image ?? ''),
+    annotations: boundedMap('image.annotations', image?.annotations),
+    runtimeHandler: boundedText('image.runtime_handler', image?.runtime_handler ?? ''),
   };
 }
 
@@ -67,7 +78,7 @@ function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
 /** Returns undefined if either part is missing: the output is then discarded. */
 function logPath(directory: string, path: string): string | undefined {
   if (directory === '' || path === '') return undefined;
-  withoutNul('log_path', path);
+  withoutNul('log_path', boundedText('log_path', path));
   const joined = posix.join(directory, path);
   const inside = posix.relative(directory, joined);
   if (posix.isAbsolute(path) || inside === '' || inside.split('/')[0] === '..' || joined.endsWith('/')) {
@@ -90,5 +101,6 @@ function stopSignal(signal: cri.Signal | undefined): string | undefined {
  */
 export function deviceNames({ CDI_devices: devices = [], annotations = {} }: cri.ContainerConfig): string[] {
   const annotated = Object.keys(annotations).filter((key) => key.startsWith('cdi.k8s.io/'));
-  return [...devices.map((device) => device.name ?? ''), ...annotated.sort().flatMap((key) => (annotations[key] ?? '').split(','))];
+  const names = [...devices.map((device) => device.name ?? ''), ...annotated.sort().flatMap((key) => (annotations[key] ?? '').split(','))];
+  return [...boundedList('CDI_devices', names)];
 }

@@ -5,7 +5,7 @@ import type { DnsConfig, PortMapping, SandboxMetadata, SandboxSpec } from '../..
 import { invalidArgument } from '../../lib/errors.ts';
 import { runtimeHandlers } from '../wire/constants.ts';
 import type * as cri from '../wire/messages.ts';
-import { absolutePath, present, quoted, type RequestFacts, requiredName, singleLine, wholeNumber } from './checks.ts';
+import { absolutePath, boundedList, boundedMap, present, quoted, type RequestFacts, requiredName, singleLine, wholeNumber } from './checks.ts';
 import { sandboxNamespaces } from './namespaces-from-request.ts';
 import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
 import { sandboxSysctls } from './sysctls-from-request.ts';
@@ -27,9 +27,9 @@ export function sandboxSpecFrom({ config, runtime_handler = '' }: cri.RunPodSand
     hostname: hostname(config.hostname ?? ''),
     logDirectory: config.log_directory ? absolutePath('log_directory', config.log_directory) : '',
     dns: config.dns_config && dnsConfig(config.dns_config),
-    portMappings: (config.port_mappings ?? []).map(portMapping),
-    labels: config.labels ?? {},
-    annotations: config.annotations ?? {},
+    portMappings: boundedList('port_mappings', config.port_mappings).map(portMapping),
+    labels: boundedMap('labels', config.labels),
+    annotations: boundedMap('annotations', config.annotations),
     cgroupParent: cgroupParent(linux.cgroup_parent ?? ''),
     sysctls: sandboxSysctls(linux.sysctls ?? {}, namespaces),
     namespaces,
@@ -70,7 +70,8 @@ function hostname(name: string): string {
 
 function dnsConfig({ servers = [], searches = [], options = [] }: cri.DNSConfig): DnsConfig {
   // A line break would inject lines into resolv.conf.
-  const checked = (field: string, words: readonly string[]) => words.map((word) => singleLine(`dns_config.${field}`, word));
+  const checked = (field: string, words: readonly string[]) =>
+    boundedList(`dns_config.${field}`, words).map((word) => singleLine(`dns_config.${field}`, word));
   return { servers: checked('servers', servers), searches: checked('searches', searches), options: checked('options', options) };
 }
 

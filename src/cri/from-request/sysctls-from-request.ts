@@ -4,7 +4,7 @@
 import type { NamespaceModes } from '../../engine/state/spec.ts';
 import { sysctlPath } from '../../engine/state/sysctl-path.ts';
 import { invalidArgument } from '../../lib/errors.ts';
-import { quoted, singleLine } from './checks.ts';
+import { boundedMap, boundedText, quoted, singleLine } from './checks.ts';
 
 /** The sysctls of an ipc namespace: ipc_namespaces(7). */
 const ipcPaths = /^(kernel\/shm[^/]*|kernel\/msg[^/]*|kernel\/sem|fs\/mqueue\/[^/]+)$/;
@@ -16,7 +16,8 @@ const ipcPaths = /^(kernel\/shm[^/]*|kernel\/msg[^/]*|kernel\/sem|fs\/mqueue\/[^
  * @throws {BerthError} INVALID_ARGUMENT for an invalid sysctl, or one that would change the node.
  */
 export function sandboxSysctls(sysctls: Readonly<Record<string, string>>, namespaces: NamespaceModes): Readonly<Record<string, string>> {
-  for (const [name, value] of Object.entries(sysctls)) {
+  for (const [name, value] of Object.entries(boundedMap('linux.sysctls', sysctls))) {
+    boundedText('linux.sysctls', name);
     checkSysctl(name, namespaces);
     singleLine(`linux.sysctls: ${name}`, value);
   }

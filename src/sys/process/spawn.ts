@@ -168,11 +168,21 @@ async function ended(pid: number, request: ProgramRequest): Promise<{ status: nu
   }
 }
 
-/** Collects data from a non-blocking pipe, up to a limit. `finish` reads the remaining data and closes the pipe. */
+const blockBytes = 65_536;
+/** Where output beyond a limit is read to. Never read. */
+const discarded = Buffer.allocUnsafe(blockBytes);
+
+/**
+ * Collects data from a non-blocking pipe, up to a limit. `finish` reads the remaining data and closes the pipe.
+ *
+ * In blocks: a program that writes its output byte by byte would otherwise cost a buffer object, of some hundred bytes, for each of them.
+ */
 export function collect(fd: number, bytesMax: number): { finish: () => Buffer; ended: Promise<void> } {
-  const chunks: Buffer[] = [];
-  const chunk = Buffer.allocUnsafe(65536);
-  let length = 0;
+  const full: Buffer[] = [];
+  let block = Buffer.allocUnsafe(blockBytes);
+  let used = 0;
+  let kept = 0;
+  let result: Buffer | undefined;
   let isClosed = false;
   let stop = () => {};
   let resolveEnded = () => {};
@@ -185,15 +195,19 @@ export function collect(fd: number, bytesMax: number): { finish: () => Buffer; e
     for (;;) {
       let count: number;
       try {
-        count = readSync(fd, chunk);
+        count = readSync(fd, kept < bytesMax ? block.subarray(used) : discarded);
       } catch (error) {
         if (isErrno(error, 'EAGAIN')) return true;
         throw error;
       }
       if (count === 0) return false;
-      const kept = Math.min(count, bytesMax - length);
-      if (kept > 0) chunks.push(Buffer.from(chunk.subarray(0, kept)));
-      length += kept;
+      const taken = Math.min(count, bytesMax - kept);
+      used += taken;
+      kept += taken;
+      if (used < blockBytes) continue;
+      full.push(block);
+      block = Buffer.allocUnsafe(blockBytes);
+      used = 0;
     }
   };
   const finish = (): Buffer => {
@@ -204,7 +218,8 @@ export function collect(fd: number, bytesMax: number): { finish: () => Buffer; e
       closeSync(fd);
       resolveEnded();
     }
-    return Buffer.concat(chunks);
+    result ??= Buffer.concat([...full, block.subarray(0, used)]);
+    return result;
   };
   const watch = () => {
     stop = onReadable(fd, () => {
