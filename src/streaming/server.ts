@@ -128,9 +128,23 @@ function succeeding(container: ContainerStreams): ContainerStreams {
   return { ...container, exited: container.exited.then(() => ({ exitCode: 0 })) };
 }
 
+/**
+ * Any user of the node, and any pod in its network, can connect to the address, without a valid URL. More connections than any node has sessions are
+ * closed at once, and slow ones soon: else such a client could use up the daemon's memory and files.
+ */
+const connectionsMax = 2000;
+const headersTimeoutMs = 10_000;
+
 function createServer(log: Log, tls: CertificateFiles | undefined): { server: Server | HttpsServer; stopWatching: () => void } {
-  if (tls === undefined) return { server: createHttpServer(), stopWatching: () => {} };
-  const server = createHttpsServer({ ...readCertificate(tls), minVersion: 'TLSv1.2' });
+  const { server, stopWatching } = tls === undefined ? { server: createHttpServer(timeouts), stopWatching: () => {} } : createTlsServer(log, tls);
+  server.maxConnections = connectionsMax;
+  return { server, stopWatching };
+}
+
+const timeouts = { headersTimeout: headersTimeoutMs, requestTimeout: headersTimeoutMs, connectionsCheckingInterval: headersTimeoutMs / 2 };
+
+function createTlsServer(log: Log, tls: CertificateFiles): { server: HttpsServer; stopWatching: () => void } {
+  const server = createHttpsServer({ ...readCertificate(tls), ...timeouts, handshakeTimeout: headersTimeoutMs, minVersion: 'TLSv1.2' });
   return { server, stopWatching: watchCertificate(log, tls, (certificate) => server.setSecureContext({ ...certificate, minVersion: 'TLSv1.2' })) };
 }
 

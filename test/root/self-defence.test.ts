@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { enterIsolation } from '../support/isolation.ts';
@@ -148,3 +148,48 @@ test('the socket is never put through a link, on another file, or where others c
     await workspace.remove();
   }
 });
+
+test('a streaming URL cannot be guessed, works once, is in no log, and connections without one are limited', { skip }, async () => {
+  const workspace = createWorkspace();
+  const daemon = await startDaemon(workspace, { 'log-level': 'trace' });
+  try {
+    const image = await pullSample(daemon.client);
+    const pod = await runPod(daemon.client, 'urls', workspace.directory);
+    const id = await runContainer(daemon.client, pod, image, 'c', 'sleep 1000');
+    const prepare = async () => new URL((await daemon.client.call<{ url: string }>('Exec', { container_id: id, cmd: ['true'], stdout: true })).url);
+    const urls = [await prepare(), await prepare(), await prepare()];
+    const tokens = urls.map((url) => /^\/exec\/([A-Za-z0-9_-]{22,})$/.exec(url.pathname)?.[1] ?? '');
+    assert.equal(new Set(tokens).size, 3);
+    assert.ok(!tokens.includes(''), '128 bits have at least 22 characters');
+    assert.deepEqual(new Set(urls.map(({ hostname }) => hostname)), new Set(['127.0.0.1']));
+    const [first, second, third] = urls as [URL, URL, URL];
+    // 400: the token is known, and used up.
+    assert.deepEqual([await statusFrom(first), await statusFrom(first)], [400, 404]);
+    // A prefix, another case, another kind.
+    const guesses = [second.href.slice(0, -1), second.href.replace(/.$/, (end) => (end === 'A' ? 'Q' : 'A')), third.href.replace('exec', 'attach')];
+    for (const guess of guesses) assert.equal(await statusFrom(new URL(guess)), 404, guess);
+    const log = readFileSync(workspace.logFile, 'utf8');
+    for (const token of tokens) assert.ok(!log.includes(token));
+    const silent = await Promise.all(Array.from({ length: 2100 }, () => connectTo(first)));
+    await eventually('connections above the limit are closed', () => silent.filter((socket) => socket.closed).length >= 100);
+    for (const socket of silent) socket.destroy();
+    assert.equal(await statusFrom(second), 400);
+    for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
+  } finally {
+    await daemon.end('SIGTERM');
+    await workspace.remove();
+  }
+});
+
+async function statusFrom(url: URL): Promise<number> {
+  const response = await fetch(url);
+  await response.text();
+  return response.status;
+}
+
+function connectTo({ hostname, port }: URL): Promise<Socket> {
+  const socket = connect(Number(port), hostname);
+  socket.on('error', () => {});
+  socket.resume();
+  return new Promise((settle) => socket.once('connect', () => settle(socket)).once('close', () => settle(socket)));
+}
