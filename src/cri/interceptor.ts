@@ -8,6 +8,7 @@ import type { handleBidiStreamingCall, handleServerStreamingCall, handleUnaryCal
 import { BerthError } from '../lib/errors.ts';
 import type { Log } from '../lib/log.ts';
 import type { Attributes, TraceCall, TraceHeaders } from '../lib/spans.ts';
+import { withoutUserinfo } from '../lib/userinfo.ts';
 import { type Failure, failureFrom } from './wire/grpc-status.ts';
 
 export type EdgeDeps = {
@@ -176,5 +177,5 @@ function idOf(message: unknown): string | undefined {
     image?: { image?: unknown };
   };
   const id = container_id ?? pod_sandbox_id ?? image?.image;
-  return typeof id === 'string' ? id.slice(0, idLengthMax) : undefined;
+  return typeof id === 'string' ? withoutUserinfo(id.slice(0, idLengthMax)) : undefined;
 }

@@ -5,6 +5,7 @@
  */
 import type { Engine } from '../engine/engine.ts';
 import type { Attributes } from '../lib/spans.ts';
+import { withoutUserinfo } from '../lib/userinfo.ts';
 import type { ContainerMetadata, PodSandboxMetadata } from './wire/messages.ts';
 
 /** The fields of all messages that identify an object. */
@@ -52,7 +53,7 @@ function containerAttributes(metadata: Partial<ContainerMetadata> | undefined): 
 const metadataOf = <T>(config: { readonly metadata?: unknown } | null | undefined): Partial<T> | undefined =>
   (config?.metadata as Partial<T> | null | undefined) ?? undefined;
 
-const textOf = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined);
+const textOf = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? withoutUserinfo(value) : undefined);
 
 /** Returns undefined if the object does not exist. */
 function found<T>(find: () => T): T | undefined {

@@ -4,6 +4,7 @@
  * Pure: never contacts a registry, and never tries several domains for a short name.
  */
 import { BerthError, invalidArgument } from '../../lib/errors.ts';
+import { withoutUserinfo } from '../../lib/userinfo.ts';
 import { quoted } from './untrusted-json.ts';
 
 /** A full image name. If it has a digest, the digest alone identifies the image, and the tag is not recorded. */
@@ -40,7 +41,7 @@ const digestPattern = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
  */
 export function parseReference(text: string): Reference {
   const refuse = (reason: string): never => {
-    throw invalidArgument(`invalid image name ${quoted(text, 300)}: ${reason}`);
+    throw invalidArgument(`invalid image name ${quoted(withoutUserinfo(text), 300)}: ${reason}`);
   };
   if (text === '') return refuse('empty');
   if (text.length > textLengthMax) return refuse(`longer than ${textLengthMax} characters`);
