@@ -2,12 +2,14 @@
  * Requests and answers of an unusual size: each is refused with the name of the field, and the daemon stays small and can still be listed by a kubelet.
  */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { createWorkspace, isBuilt, startDaemon } from './support/daemon.ts';
+import { makeTar } from '../support/tar-maker.ts';
+import { createWorkspace, isBuilt, runBerth, startDaemon } from './support/daemon.ts';
 import { pullSample, runContainer, runPod } from './support/pods.ts';
 
 const skip = !isBuilt && 'berth is not built';
@@ -76,9 +78,9 @@ test('no request makes the daemon large, fills its lists, or is refused without 
       /encode plan: \d+ bytes .* exceed/,
     );
     // Bytes one by one: each read gives another small buffer.
-    const noisy = 'dd if=/dev/zero bs=1 count=50000 2>/dev/null; dd if=/dev/zero bs=1M count=20 2>/dev/null';
+    const noisy = 'dd if=/dev/zero bs=1 count=5000 2>/dev/null; dd if=/dev/zero bs=1M count=20 2>/dev/null';
     const outputs = await Promise.all(
-      many(4, () => client.call<{ stdout: Buffer; stderr: Buffer }>('ExecSync', { container_id: id, cmd: ['sh', '-c', noisy], timeout: '50' })),
+      many(2, () => client.call<{ stdout: Buffer; stderr: Buffer }>('ExecSync', { container_id: id, cmd: ['sh', '-c', noisy], timeout: '50' })),
     );
     for (const { stdout, stderr } of outputs) assert.ok(stdout.length + stderr.length < 16 << 20 && stdout.length > 7 << 20);
     const listed = await client.call<{ items: unknown[] }>('ListPodSandbox', {});
@@ -114,6 +116,35 @@ test('the log path of a container stays below the log directory, and no link in 
       [],
     );
     for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await client.call(method, { pod_sandbox_id: pod.id });
+  } finally {
+    await daemon.end('SIGTERM');
+    await workspace.remove();
+  }
+});
+
+test('CVE-2023-25153: documents of 64 MiB in an imported archive do not make the daemon large', { skip }, async (t) => {
+  const workspace = createWorkspace();
+  const daemon = await startDaemon(workspace);
+  try {
+    const before = peakBytesOf(daemon.pid);
+    const file = join(workspace.directory, 'archive.tar.gz');
+    const huge = Buffer.alloc(64 << 20, ' ');
+    const config = { Config: 'config.json', RepoTags: ['x.example/huge:1'], Layers: [] };
+    for (const members of [
+      [{ path: 'index.json', content: huge }],
+      [{ path: 'manifest.json', content: huge }],
+      [
+        { path: 'manifest.json', content: JSON.stringify([config]) },
+        { path: 'config.json', content: huge },
+      ],
+    ]) {
+      writeFileSync(file, gzipSync(makeTar(members), { level: 1 }));
+      const { code, output } = await runBerth(['image', 'import', file, '--socket', workspace.socket]);
+      assert.deepEqual([code, /size of 67108864 bytes exceeds the limit of \d+/.test(output)], [1, true], output);
+    }
+    const grownBytes = peakBytesOf(daemon.pid) - before;
+    t.diagnostic(`peak memory grew by ${grownBytes >> 20} MiB`);
+    assert.ok(grownBytes < 60 << 20, `peak memory grew by ${grownBytes >> 20} MiB`);
   } finally {
     await daemon.end('SIGTERM');
     await workspace.remove();
