@@ -238,6 +238,8 @@ function checkResult({ rpc, code, details }: CallResult, request: Draft): void {
 }
 
 function faultOf(rpc: string, code: string, details: string): string | undefined {
+  // Refused by gRPC, before any method.
+  if (code === 'RESOURCE_EXHAUSTED' && /^Received message larger than max/.test(details)) return undefined;
   if (!['OK', 'INVALID_ARGUMENT', ...(allowed[rpc] ?? [])].includes(code)) return 'unexpected code';
   if (code !== 'OK' && details.length < 10) return 'message too short';
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the test searches for control characters.
