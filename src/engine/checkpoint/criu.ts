@@ -95,11 +95,18 @@ export type Dump = Omit<DumpRequest, 'imagesDirFd' | 'workDirFd'> & {
  * @throws {BerthError} INTERNAL with criu's error message, RESOURCE_EXHAUSTED if the disk is full. After an abort, the signal has the reason.
  */
 export async function dumpProcesses(criu: FoundCriu, dump: Dump): Promise<void> {
-  const directories = [openSync(dump.imagesDir, 'r'), openSync(dump.workDir, 'r')] as const;
-  const [ours, theirs] = packetSockets();
-  const answer = collect(ours, outputBytesMax);
+  const opened: number[] = [];
+  const open = (path: string): number => {
+    const fd = openSync(path, 'r');
+    opened.push(fd);
+    return fd;
+  };
+  let answer: ReturnType<typeof collect> | undefined;
   try {
-    const request = encodeDumpRequest({ ...dump, imagesDirFd: directories[0], workDirFd: directories[1] });
+    const request = encodeDumpRequest({ ...dump, imagesDirFd: open(dump.imagesDir), workDirFd: open(dump.workDir) });
+    const [ours, theirs] = packetSockets();
+    opened.push(theirs);
+    answer = collect(ours, outputBytesMax);
     const onStart = (pid: number) => {
       dump.onStart(pid);
       writeSync(ours, request);
@@ -111,8 +118,8 @@ export async function dumpProcesses(criu: FoundCriu, dump: Dump): Promise<void> 
     const reason = errorsOfLog(log) || response?.message || errorsOfLog(stderr.toString()) || `exit code ${exitCode}`;
     throw /No space left on device/.test(log) ? new BerthError('RESOURCE_EXHAUSTED', `criu: ${reason}`) : internal(`criu: ${reason}`);
   } finally {
-    answer.finish();
-    for (const fd of [theirs, ...directories]) closeSync(fd);
+    answer?.finish();
+    for (const fd of opened) closeSync(fd);
   }
 }
 

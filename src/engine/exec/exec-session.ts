@@ -42,31 +42,32 @@ const terminalGraceMs = 200;
 export async function startExecSession(deps: EngineDeps, id: string, request: SessionRequest): Promise<ProcessStreams> {
   const view = containerOf(deps, id);
   const registers = createRegisters();
-  const own = request.tty ? openSocket(registers) : openPipes(registers, request);
+  // The daemon's ends, until streams own them.
+  const own = createRegisters();
+  let running: Running | undefined;
   try {
-    if (!('socket' in own)) giveToUser(view.record, Object.values(own));
+    if (request.tty) openSocket(registers, own);
+    else openPipes(registers, own, request);
+    if (!request.tty) giveToUser(view.record, own.fds);
     const plan = composeExec(deps, view, request.argv, registers, request.tty ? terminalSocket : undefined);
     const { trace = untraced } = deps;
-    const { pid, exited } = await trace('exec.start', (span) =>
+    running = await trace('exec.start', (span) =>
       startExec(deps, { plan, fds: registers.fds, name: id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) }),
     );
-    const ends = 'socket' in own ? terminalEnds(own.socket, request) : pipeEnds(own);
-    return sessionOf(deps, view, { pid, exited }, ends);
+    return sessionOf(deps, view, running, request.tty ? terminalEnds(own, request) : pipeEnds(own));
   } catch (error) {
-    for (const fd of Object.values(own)) close(fd);
+    // Nobody could end a program without its streams.
+    if (running !== undefined) hangUpBestEffort(deps, view, running);
     throw failedExec(view, error);
   } finally {
     registers.closeAll();
+    own.closeAll();
   }
 }
 
 const terminalSocket: Reg = 'terminal.socket';
 
-/** The daemon's ends of the pipes. */
-type OwnPipes = { readonly stdin?: number; readonly stdout?: number; readonly stderr?: number };
-
-function openPipes(registers: Registers, wanted: WantedStreams): OwnPipes {
-  const own: { stdin?: number; stdout?: number; stderr?: number } = {};
+function openPipes(registers: Registers, own: Registers, wanted: WantedStreams): void {
   for (const name of ['stdin', 'stdout', 'stderr'] as const) {
     if (!wanted[name]) {
       registers.add(name, openSync('/dev/null', 'r+'));
@@ -75,15 +76,14 @@ function openPipes(registers: Registers, wanted: WantedStreams): OwnPipes {
     const [reader, writer] = programPipe();
     const isInput = name === 'stdin';
     registers.add(name, isInput ? reader : writer);
-    own[name] = isInput ? writer : reader;
+    own.add(name, isInput ? writer : reader);
   }
-  return own;
 }
 
-function openSocket(registers: Registers): { readonly socket: number } {
+function openSocket(registers: Registers, own: Registers): void {
   const [ours, theirs] = socketPair();
   registers.add(terminalSocket, theirs);
-  return { socket: ours };
+  own.add(terminalSocket, ours);
 }
 
 /** The daemon's ends of a process's streams. */
@@ -100,10 +100,11 @@ type Ends = {
   readonly close: () => void;
 };
 
-function pipeEnds(own: OwnPipes): Ends {
-  const stdin = own.stdin === undefined ? undefined : writeFd(own.stdin);
-  const stdout = own.stdout === undefined ? undefined : readFd(own.stdout);
-  const stderr = own.stderr === undefined ? undefined : readFd(own.stderr);
+function pipeEnds(own: Registers): Ends {
+  const [input, output, errors] = [own.take('stdin'), own.take('stdout'), own.take('stderr')];
+  const stdin = input === undefined ? undefined : writeFd(input);
+  const stdout = output === undefined ? undefined : readFd(output);
+  const stderr = errors === undefined ? undefined : readFd(errors);
   const readers = [stdout, stderr].filter((reader) => reader !== undefined);
   return {
     ...(stdin ? { stdin } : {}),
@@ -123,12 +124,17 @@ function pipeEnds(own: OwnPipes): Ends {
 }
 
 /** The output is read even if it is not wanted: a full terminal would block the program. */
-function terminalEnds(socket: number, wanted: WantedStreams): Ends {
-  const master = receiveFd(socket);
+function terminalEnds(own: Registers, wanted: WantedStreams): Ends {
+  const master = receiveFd(own.fdOf(terminalSocket));
   if (master === null) throw internal('the monitor did not send a terminal');
-  close(socket);
-  const reader = readFd(duplicate(master));
-  const stdin = wanted.stdin ? writeFd(duplicate(master)) : undefined;
+  own.add('master', master);
+  own.add('output', duplicate(master));
+  if (wanted.stdin) own.add('input', duplicate(master));
+  // All fds are open: the streams take them.
+  own.take('master');
+  const reader = readFd(own.take('output') as number);
+  const input = own.take('input');
+  const stdin = input === undefined ? undefined : writeFd(input);
   if (!wanted.stdout) reader.stream.resume();
   let isOpen = true;
   // Closes the last fds of the master, so that the kernel sends SIGHUP to the terminal's programs.
@@ -171,10 +177,15 @@ function sessionOf(deps: EngineDeps, view: ContainerView, { pid, exited }: Runni
   const abandon = () => {
     if (hasEnded) return ends.close();
     ends.hangUp();
-    hangUp(deps, view, { pid, exited }).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'failed to kill an exec process'));
+    hangUpBestEffort(deps, view, { pid, exited });
   };
   const { stdin, stdout, stderr, resize } = ends;
   return { ...(stdin ? { stdin } : {}), ...(stdout ? { stdout } : {}), ...(stderr ? { stderr } : {}), resize, exited: settled, abandon };
+}
+
+function hangUpBestEffort(deps: EngineDeps, view: ContainerView, running: Running): void {
+  const { pid } = running;
+  hangUp(deps, view, running).catch((error: unknown) => deps.log.warn({ pid, reason: reasonOf(error) }, 'failed to kill an exec process'));
 }
 
 /** Sends SIGHUP to the process group that the program leads. A background process started with nohup(1) survives if the program exits in time. */

@@ -48,10 +48,8 @@ export type ExecResult = { readonly exitCode: number; readonly stdout: Buffer; r
 export async function execSync(deps: EngineDeps, id: string, request: ExecRequest): Promise<ExecResult> {
   const view = containerOf(deps, id);
   const { trace = untraced } = deps;
-  const [out, outEnd] = pipe();
-  const stdout = collect(out, outputBytesMax);
-  const [err, errEnd] = pipe();
-  const stderr = collect(err, outputBytesMax);
+  const [[out, outEnd], [err, errEnd]] = twoPipes();
+  const [stdout, stderr] = [collect(out, outputBytesMax), collect(err, outputBytesMax)];
   try {
     const { pid, exited } = await trace('exec.start', (span) => start(deps, view, request.argv, [outEnd, errEnd], span));
     await trace('exec.run', () => awaitEnd(deps, view, pid, exited, request));
@@ -63,12 +61,22 @@ export async function execSync(deps: EngineDeps, id: string, request: ExecReques
   }
 }
 
+function twoPipes(): [ReturnType<typeof pipe>, ReturnType<typeof pipe>] {
+  const first = pipe();
+  try {
+    return [first, pipe()];
+  } catch (error) {
+    first.forEach(close);
+    throw error;
+  }
+}
+
 async function start(deps: EngineDeps, view: ContainerView, argv: readonly string[], outputs: readonly [number, number], span: Span) {
   const registers = createRegisters();
   try {
-    registers.add('stdin', openSync('/dev/null', 'r'));
     registers.add('stdout', outputs[0]);
     registers.add('stderr', outputs[1]);
+    registers.add('stdin', openSync('/dev/null', 'r'));
     giveToUser(view.record, outputs);
     const plan = composeExec(deps, view, argv, registers);
     return await startExec(deps, { plan, fds: registers.fds, name: view.record.id, spawned: monitorPlacer(deps, view), ...planParts(span, plan) });

@@ -200,9 +200,10 @@ async function launch(deps: EngineDeps, view: ContainerView, sandbox: SandboxVie
   const { user } = sandbox.record.spec.namespaces;
   if (user !== undefined) admitPodRoot(deps.store.containers.directory(id), user);
   const root = await step('start.root', () => deps.rootfs.open(id, record.image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user));
+  // Before the fds of the plan are opened: it may fail.
+  if (hasStartHooks(record.spec)) makeBundle(deps, record);
   const { plan, registers } = step('start.plan', () => openContainer(deps, view, sandbox, root));
   const spawned = monitorPlacer(deps, view);
-  if (hasStartHooks(record.spec)) makeBundle(deps, record);
   const starting = step('start.monitor', (span) => {
     const ran: MonitorRequest['ran'] = (result) => {
       saveRun(deps, id, result.run);

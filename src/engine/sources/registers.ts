@@ -11,6 +11,8 @@ export type Registers = {
   readonly names: readonly Reg[];
   /** The daemon's copy of the fd. */
   readonly fdOf: (name: Reg) => number;
+  /** Gives up an fd: the caller owns it. undefined if there is none of this name. */
+  readonly take: (name: Reg) => number | undefined;
   /** In the order of `names`. */
   readonly fds: readonly number[];
   /** Closes the daemon's copies. Idempotent. */
@@ -32,6 +34,12 @@ export function createRegisters(): Registers {
       const fd = fds[names.indexOf(name)];
       assert(fd !== undefined, `register ${name} is not open`);
       return fd;
+    },
+    take: (name) => {
+      const index = names.indexOf(name);
+      if (index < 0) return undefined;
+      names.splice(index, 1);
+      return fds.splice(index, 1)[0];
     },
     closeAll: () => {
       for (const fd of fds.splice(0)) close(fd);
