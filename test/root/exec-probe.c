@@ -116,21 +116,27 @@ static int seen, opened[FILES];
 
 static void attack(int pid)
 {
-	char path[64];
-	int fds[FILES];
+	char path[64], target[64] = "", byte;
+	int was_opened[FILES];
 
 	for (int i = 0; i < FILES; i++) {
 		snprintf(path, sizeof path, "/proc/%d/%s", pid, files[i]);
-		fds[i] = open(path, O_RDONLY);
+		const int fd = open(path, O_RDONLY);
+		if (i == 0 && fd >= 0) {
+			snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+			/* During execve(2) it already has its new program, but not yet its new name. */
+			if (readlink(path, target, sizeof target - 1) > 0 && strstr(target, "monitor") == NULL) {
+				close(fd);
+				return;
+			}
+		}
+		was_opened[i] = fd >= 0 && (strstr(texts, files[i]) == NULL || read(fd, &byte, 1) > 0);
+		if (fd >= 0) close(fd);
 	}
 	/* After its execve it is a program of the container, which may be opened. */
-	const int still = is_monitor(pid);
-	seen += still;
-	for (int i = 0; i < FILES; i++) {
-		char byte;
-		opened[i] += still && fds[i] >= 0 && (strstr(texts, files[i]) == NULL || read(fds[i], &byte, 1) > 0);
-		if (fds[i] >= 0) close(fds[i]);
-	}
+	if (!is_monitor(pid)) return;
+	seen++;
+	for (int i = 0; i < FILES; i++) opened[i] += was_opened[i];
 }
 
 static int watch(const char *end)
