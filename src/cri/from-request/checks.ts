@@ -19,6 +19,7 @@ export function quoted(text: string): string {
  * all. Kubernetes allows 256 KiB of annotations to a pod (apimachinery, TotalAnnotationSizeLimitB) and names of 253 bytes.
  */
 const textBytesMax = 4096;
+const nameBytesMax = 255;
 const mapBytesMax = 1024 * 1024;
 const listItemsMax = 4096;
 
@@ -67,6 +68,13 @@ export function withoutNul(field: string, text: string): string {
 export function absolutePath(field: string, path: string | undefined): string {
   if (path === undefined || path === '') throw invalidArgument(`${field}: missing`);
   if (!posix.isAbsolute(path)) throw invalidArgument(`${field}: ${quoted(path)} is not an absolute path`);
+  return boundedPath(field, path);
+}
+
+/** @throws {BerthError} INVALID_ARGUMENT for a path that no file system can hold: NUL, more than 4096 bytes, or a name of more than 255 (NAME_MAX). */
+export function boundedPath(field: string, path: string): string {
+  const longest = Math.max(...path.split('/').map((name) => Buffer.byteLength(name)));
+  if (longest > nameBytesMax) throw invalidArgument(`${field}: a name of ${longest} bytes exceeds the limit of ${nameBytesMax}`);
   return withoutNul(field, boundedText(field, path));
 }
 

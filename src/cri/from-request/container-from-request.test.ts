@@ -56,7 +56,9 @@ test("containerSpecFrom() requires the log to be below the sandbox's log directo
   assert.equal(spec({ log_path: 'main/0.log' }).logPath, '/logs/web/main/0.log');
   assert.equal('logPath' in spec({}), false);
   assert.equal('logPath' in spec({ log_path: 'main/0.log' }, { ...sandboxSpec, logDirectory: '' }), false);
-  for (const path of ['../x.log', 'main/../../x.log', '/etc/passwd', '.', 'main/..', 'main/', 'a\0b']) refused({ log_path: path }, 'log_path');
+  for (const path of ['../x.log', 'main/../../x.log', '/etc/passwd', '.', 'main/..', 'main/', 'a\0b', `main/${'x'.repeat(256)}`])
+    refused({ log_path: path }, 'log_path');
+  assert.equal(spec({ log_path: 'x'.repeat(255) }).logPath, `/logs/web/${'x'.repeat(255)}`);
   assert.equal(spec({ log_path: '..main.log' }).logPath, '/logs/web/..main.log');
 });
 

@@ -9,6 +9,7 @@ import {
   absolutePath,
   boundedList,
   boundedMap,
+  boundedPath,
   boundedText,
   ownBytes,
   present,
@@ -78,7 +79,7 @@ function environment(pairs: readonly cri.KeyValue[]): EnvVar[] {
 /** Returns undefined if either part is missing: the output is then discarded. */
 function logPath(directory: string, path: string): string | undefined {
   if (directory === '' || path === '') return undefined;
-  withoutNul('log_path', boundedText('log_path', path));
+  boundedPath('log_path', path);
   const joined = posix.join(directory, path);
   const inside = posix.relative(directory, joined);
   if (posix.isAbsolute(path) || inside === '' || inside.split('/')[0] === '..' || joined.endsWith('/')) {
