@@ -8,8 +8,8 @@
 #include <string.h>
 
 static const uint32_t magic = 0x4c505242;
-static const uint32_t version = 2;
-static const size_t header_bytes = 88;
+static const uint32_t version = 3;
+static const size_t header_bytes = 96;
 static const size_t op_head_bytes = 16;
 static const int32_t absent = -1;
 static const int32_t cwd = -100;
@@ -67,11 +67,12 @@ static void read_header(const unsigned char *at, struct plan *plan) {
   plan->argv.bytes = u32(at + 76);
   plan->env.bytes = u32(at + 80);
   plan->memory_events = i32(at + 84);
+  plan->confine_ops = u32(at + 88);
 }
 
 static enum refusal check_header(const unsigned char *at, const struct plan *plan) {
   const int32_t regs[] = {plan->clone_cgroup, plan->out, plan->err, plan->in, plan->log_dir, plan->exit_dir, plan->control, plan->memory_events};
-  if (u32(at) != magic || u32(at + 4) != version) return REFUSED_HEADER;
+  if (u32(at) != magic || u32(at + 4) != version || u32(at + 92) != 0) return REFUSED_HEADER;
   if ((plan->clone_flags & ~namespace_flags) != 0) return REFUSED_HEADER;
   if (plan->fds > REGISTERS_MAX || plan->mode > MODE_CONTAINER || plan->has_terminal > 1) return REFUSED_HEADER;
   for (size_t i = 0; i < sizeof regs / sizeof *regs; i++)
@@ -183,17 +184,18 @@ static bool is_child_only(uint16_t code) {
 /* The child's last operation is execve or reap. The monitor itself runs neither. */
 static enum refusal check_order(const struct plan *plan, const struct op *op, uint32_t index) {
   const uint64_t last = (uint64_t)plan->parent_ops + plan->child_ops - 1;
-  if (index < plan->parent_ops) return is_child_only(op->code) ? REFUSED_ORDER : REFUSED_NOT;
+  if (index < plan->parent_ops || index > last) return is_child_only(op->code) ? REFUSED_ORDER : REFUSED_NOT;
   if (index == last) return (op->code == OP_execve || op->code == OP_reap) && op->tolerated_count == 0 ? REFUSED_NOT : REFUSED_ORDER;
   return op->code == OP_reap ? REFUSED_ORDER : REFUSED_NOT;
 }
 
-static enum refusal check_ops(const struct plan *plan, uint32_t *index) {
+static enum refusal check_ops(struct plan *plan, uint32_t *index) {
   const unsigned char *at = plan->ops;
-  const uint64_t count = (uint64_t)plan->parent_ops + plan->child_ops;
+  const uint64_t started = (uint64_t)plan->parent_ops + plan->child_ops, count = started + plan->confine_ops;
   struct op op;
   if (plan->child_ops == 0 || count > PLAN_BYTES_MAX) return REFUSED_ORDER;
   for (*index = 0; *index < count; ++*index) {
+    if (*index == started) plan->confine = at;
     enum refusal refusal = decode_op(&at, plan->end, &op);
     if (refusal == REFUSED_NOT) refusal = check_order(plan, &op, *index);
     if (refusal != REFUSED_NOT) return refusal;

@@ -156,6 +156,17 @@ static int await_start(const struct plan *plan, pid_t *child, int link) {
   return terminal;
 }
 
+/* Gives up what the monitor does not need once the process has started: the plan says what. */
+static void confine(const struct plan *plan, pid_t child) {
+  const unsigned char *at = plan->confine;
+  uint32_t index = 0;
+  const int error = run_ops(plan, &at, plan->confine_ops, -1, NULL, &index);
+  if (error == 0) return;
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  fail(PHASE_SUPERVISE, 2, error);
+}
+
 /* Waits for the process and reports its exit status. Keeps no other fd open, so that the output pipes reach end of file with the process. */
 static void wait_exec(pid_t child) __attribute__((noreturn));
 static void wait_exec(pid_t child) {
@@ -206,6 +217,7 @@ int main(void) {
   close(link[1]);
   const int terminal = await_start(&plan, &child, link[0]);
   prctl(PR_SET_PDEATHSIG, 0);
+  confine(&plan, child);
   stamp_end();
   report(RECORD_STARTED, (int32_t)child, 0, 0);
   if (plan.mode == MODE_NONE) _exit(0);

@@ -55,7 +55,8 @@ struct strings {
 struct plan {
   const unsigned char *end;
   const unsigned char *ops;
-  uint32_t fds, parent_ops, child_ops;
+  const unsigned char *confine;
+  uint32_t fds, parent_ops, child_ops, confine_ops;
   uint64_t clone_flags;
   int32_t clone_cgroup;
   uint32_t mode;

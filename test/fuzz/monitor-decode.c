@@ -31,7 +31,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
   if (decode_plan(bytes, size, &plan, &index) != REFUSED_NOT) return 0;
   const unsigned char *at = plan.ops;
   struct op op;
-  for (uint64_t i = 0; i < (uint64_t)plan.parent_ops + plan.child_ops; i++) {
+  for (uint64_t i = 0; i < (uint64_t)plan.parent_ops + plan.child_ops + plan.confine_ops; i++) {
+    if (i == (uint64_t)plan.parent_ops + plan.child_ops) assert(at == plan.confine);
     assert(decode_op(&at, plan.end, &op) == REFUSED_NOT);
     touch(&op, bytes, bytes + size);
   }

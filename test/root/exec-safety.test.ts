@@ -177,6 +177,26 @@ test('a line break in the name of a user or in an environment variable changes n
   await assert.rejects(run('nul', 'id', { envs: [{ key: 'FIELD', value: Buffer.from('a\0HOME=/shared') }] }), /INVALID_ARGUMENT/);
 });
 
+test('a monitor keeps two capabilities and a filter after the start, of a container, an exec and one with a terminal', { skip }, async () => {
+  const { client } = bed.daemon;
+  const ids = [await run('plain', 'exec sleep 1000'), await run('terminal', 'exec sleep 1000', { tty: true, stdin: true })];
+  const running = exec(client, ids[0] ?? '', 'sleep', '98764').catch(() => 'killed');
+  await eventually('the exec runs', () => processesOf('sleep', '98764').length > 0);
+  const execMonitor = /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${processesOf('sleep', '98764')[0]}/status`, 'utf8'))?.[1];
+  const monitors = [execMonitor, ...(await Promise.all(ids.map(async (id) => (await detailsOf(client, id)).monitorPid)))];
+  for (const pid of monitors) {
+    const { CapPrm, CapEff, NoNewPrivs, Seccomp } = parse(readFileSync(`/proc/${pid}/status`, 'utf8').replaceAll(':\t', ' '));
+    assert.deepEqual(
+      { CapPrm, CapEff, NoNewPrivs, Seccomp },
+      { CapPrm: '0000000000001002', CapEff: '0000000000001002', NoNewPrivs: '1', Seccomp: '2' },
+    );
+  }
+  // It still serves: the log is opened again.
+  for (const container_id of ids) await client.call('ReopenContainerLog', { container_id });
+  for (const container_id of ids) await client.call('StopContainer', { container_id, timeout: '0' });
+  assert.equal(await running, 'killed');
+});
+
 test('CVE-2025-64329: clients that attach and disconnect leave no fd in the daemon and in the monitor', { skip }, async () => {
   const { client, pid } = bed.daemon;
   const id = await run('attached', 'exec sleep 1000', { stdin: true });

@@ -140,6 +140,15 @@ export const KEY_SPEC = { SESSION_KEYRING: -3 } as const;
 /** keyctl_setperm(3): permissions of those who possess a key, and of its user. */
 export const KEY = { POS_ALL: 0x3f000000, USR_SEARCH: 0x80000 } as const;
 
+/** Classic BPF of seccomp(2): whole instruction codes of include/uapi/linux/bpf_common.h. */
+export const BPF = { LOAD_WORD: 0x20, JEQ: 0x15, JSET: 0x45, RETURN: 0x06 } as const;
+/** seccomp(2): return values, with an errno in the low half. */
+export const SECCOMP_RET = { KILL_PROCESS: 0x80000000, ERRNO: 0x50000, ALLOW: 0x7fff0000 } as const;
+/** include/uapi/linux/audit.h. */
+export const AUDIT_ARCH = { X86_64: 0xc000003e, AARCH64: 0xc00000b7 } as const;
+/** mmap(2). */
+export const PROT = { EXEC: 4 } as const;
+
 /** socket(2). */
 export const AF = { UNIX: 1, INET: 2, NETLINK: 16 } as const;
 export const SOCK = { STREAM: 1, DGRAM: 2, SEQPACKET: 5, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;

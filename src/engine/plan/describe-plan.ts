@@ -35,6 +35,7 @@ export function describePlan(plan: Plan): string {
     ...plan.parent.map((op) => `parent ${describeOp(op)}`),
     `clone namespaces=${namespaces}${plan.clone.cgroup ? ` cgroup=@${plan.clone.cgroup}` : ''}`,
     ...plan.child.map((op) => `child ${describeOp(op)}`),
+    ...(plan.confine ?? []).map((op) => `monitor ${describeOp(op)}`),
     `process argv=${JSON.stringify(plan.process.argv.map(String))} env=${JSON.stringify(plan.process.env.map(envName))}`,
     describeSupervise(plan),
   ].join('\n');

@@ -5,6 +5,7 @@
  */
 
 import { AF, CLONE, SOCK } from './abi.ts';
+import { confineMonitor } from './confine-monitor.ts';
 import { type DeviceNode, openNull, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import { attachRoot, enterRoot, isolateMounts, makeInRoot, openKernelTrees, sealRoot } from './enter-rootfs.ts';
 import { joinUser } from './join-user.ts';
@@ -97,6 +98,7 @@ export function planContainer(container: ContainerPlan): Plan {
       ...(process.cgroup.version === 2 ? { cgroup: process.cgroup.directory } : {}),
     },
     child: planProcessSetup(process, { entersUser: user !== undefined, enter, prepare }),
+    confine: confineMonitor(),
     process: { argv: process.argv, env: process.env },
     supervise: { ...container.supervise, control: 'control' },
   };

@@ -5,6 +5,7 @@
  */
 
 import { CLONE, O, RESOLVE } from './abi.ts';
+import { confineMonitor } from './confine-monitor.ts';
 import { planExecTerminal } from './devices.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
@@ -37,6 +38,7 @@ export function planExec(exec: ExecPlan): Plan {
       enter: [{ call: 'setns', fd: target, namespaces, note: 'join the namespaces of the container' }, ...(isInUserNamespace ? becomeRoot() : [])],
       prepare: [...planTerminal(exec), ...planWorkingDir(process.workingDir)],
     }),
+    confine: confineMonitor(),
     process: { argv: process.argv, env: process.env },
     supervise: { mode: 'exec' },
   };

@@ -6,6 +6,7 @@
 
 import type { Hook } from '../state/spec.ts';
 import { CLONE, CLOSE_RANGE } from './abi.ts';
+import { confineMonitor } from './confine-monitor.ts';
 import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import { type CgroupEntry, planCgroupEntry, planKeyring, planOomScore } from './process-setup.ts';
@@ -50,6 +51,7 @@ export function planHook({ fds, hook, bundle, oomScoreAdj, container }: HookPlan
       { call: 'umask', mask: 0o022, note: 'set the umask' },
       { call: 'execve', path: hook.path, note: `start ${JSON.stringify(hook.path)}` },
     ],
+    confine: confineMonitor(),
     process: { argv: hook.argv, env: hook.env },
     supervise: { mode: 'exec' },
   };

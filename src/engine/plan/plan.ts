@@ -70,6 +70,8 @@ export type Plan = {
   };
   /** Run by the child. The last one is `execve` or `reap`. Earlier `execve` operations with `tolerate` search a PATH. */
   readonly child: readonly Op[];
+  /** Run by the monitor after the process has started, if it supervises it: what it gives up. */
+  readonly confine?: readonly Op[];
   /** What `execve` starts. */
   readonly process: { readonly argv: readonly Bytes[]; readonly env: readonly Bytes[] };
   readonly supervise: Supervise;
@@ -77,8 +79,8 @@ export type Plan = {
 
 /** `BRPL`, little-endian. This and the following constants are also in src/monitor/decode.c. */
 const magic = 0x4c505242;
-const version = 2;
-const headerBytes = 88;
+const version = 3;
+const headerBytes = 96;
 /** execve(2) accepts 2 MiB of arguments and environment with the usual stack limit. The rest of a plan is much smaller. */
 export const planBytesMax = 4 * 1024 * 1024;
 export const registersMax = 512;
@@ -92,7 +94,8 @@ const superviseModes = ['none', 'exec', 'container'] as const;
  *
  *   header   magic, version, total bytes, inherited fds (u32 each); clone flags u64; clone cgroup reg i32; parent ops u32; child ops u32;
  *            supervise mode u32; stdout, stderr, stdin regs i32; has terminal u32; log dir, exit dir, control regs i32;
- *            line bytes max u32; bytes of log name, argv, env u32 each; memory events reg i32
+ *            line bytes max u32; bytes of log name, argv, env u32 each; memory events reg i32;
+ *            ops of `confine` u32; 0 u32
  *   log name, argv, env   a NUL after each string
  *   op       its bytes u32, call u16, out reg i16, tolerated errnos u16, arguments u16, 0 u32; errnos u16 each, padded; arguments
  *   argument kind u32 (a letter of calls.ts), then F: reg i32; L: 8 and an u64; S, B: length u32 and the bytes, padded
@@ -107,12 +110,13 @@ export function encodePlan(plan: Plan): Buffer {
   const parent = plan.parent.map((op) => encodeOp(registers, op));
   const header = encodeHeader(plan, registers);
   const child = plan.child.map((op) => encodeOp(registers, op));
+  const confine = (plan.confine ?? []).map((op) => encodeOp(registers, op));
   const strings = plan.supervise.mode === 'container' && plan.supervise.log ? [encodeStrings([plan.supervise.log.name])] : [Buffer.alloc(0)];
   strings.push(encodeStrings(plan.process.argv), encodeStrings(plan.process.env));
   strings.forEach((section, i) => {
     header.writeUInt32LE(section.length, 72 + 4 * i);
   });
-  const bytes = Buffer.concat([header, ...strings.map(padded), ...parent, ...child]);
+  const bytes = Buffer.concat([header, ...strings.map(padded), ...parent, ...child, ...confine]);
   if (bytes.length > planBytesMax) {
     throw invalidArgument(`encode plan: ${bytes.length} bytes of operations, arguments and environment exceed the limit of ${planBytesMax}`);
   }
@@ -125,7 +129,9 @@ function checkLastOp(plan: Plan): void {
   assert(last?.call === 'execve' || last?.call === 'reap', 'the last operation of a plan must be execve or reap');
   assert(last.tolerate === undefined, 'the last operation must not tolerate errors');
   for (const [i, op] of plan.child.entries()) assert(op.call !== 'reap' || i === plan.child.length - 1, 'reap must be the last operation');
-  for (const op of plan.parent) assert(!['execve', 'reap', 'sendterminal', 'move', 'hold'].includes(op.call), `${op.call} is only for the child`);
+  for (const op of [...plan.parent, ...(plan.confine ?? [])]) {
+    assert(!['execve', 'reap', 'sendterminal', 'move', 'hold'].includes(op.call), `${op.call} is only for the child`);
+  }
   for (const op of plan.child) assert(op.call !== 'execve' || plan.process.argv.length > 0, 'argv must not be empty');
 }
 
@@ -147,6 +153,7 @@ function encodeHeader(plan: Plan, registers: Map<Reg, number>): Buffer {
     header.writeInt32LE(word, 28 + 4 * i);
   });
   header.writeInt32LE(reg(container?.memoryEvents), 84);
+  header.writeUInt32LE(plan.confine?.length ?? 0, 88);
   return header;
 }
 
