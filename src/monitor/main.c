@@ -16,7 +16,8 @@
  *     | <- HELD pid               | <---------- HELD -----------  |    then waits for one byte from the daemon
  *     |                           | <- FAILED index, errno -----  |    then exits
  *     |                           | <------- MOVED pid ---------  |    then exits; a new child continues the plan
- *     |                           | <----- end of file ---------  |    execve succeeded, or the child became the reaper
+ *     |                           | <-------- READY ------------  |    execve or the seccomp filter comes next
+ *     |                           | <----- end of file ---------  |    execve succeeded, or the child became the reaper; without READY: it was killed
  *     | <- STARTED pid            |                               |
  *     | <- EXITED status          | <---------- exit -----------  |    `exec` plans only; for a container, exit.json is written
  */
@@ -127,10 +128,15 @@ static ssize_t receive(int link, struct record *record, int *fd) {
 /* Waits until the process has started. It may not be the one that was cloned (RECORD_MOVED). Returns its terminal, or -1. */
 static int await_start(const struct plan *plan, pid_t *child, int link) {
   int terminal = -1;
+  bool is_ready = false;
   for (;;) {
     struct record record = {0};
     const ssize_t length = receive(link, &record, &terminal);
     if (length > 0 && record.kind == RECORD_TERMINAL) continue;
+    if (length > 0 && record.kind == RECORD_READY) {
+      is_ready = true;
+      continue;
+    }
     if (length > 0 && record.kind == RECORD_HELD) {
       report(RECORD_HELD, *child, 0, 0);
       continue;
@@ -145,8 +151,10 @@ static int await_start(const struct plan *plan, pid_t *child, int link) {
       while (waitpid(-1, NULL, 0) > 0) continue;
       fail(PHASE_CHILD, (uint32_t)record.b, record.c);
     }
-    if (length >= 0) break;
-    fail(PHASE_CLONE, 0, errno);
+    if (length < 0) fail(PHASE_CLONE, 0, errno);
+    if (is_ready) break;
+    waitpid(*child, NULL, 0);
+    fail(PHASE_SUPERVISE, 3, ESRCH);
   }
   if (terminal < 0 && plan->has_terminal) {
     kill(*child, SIGKILL);

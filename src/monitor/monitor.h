@@ -95,7 +95,7 @@ const char *op_kinds(uint16_t code);
 struct record {
   int32_t kind, a, b, c;
 };
-enum record_kind { RECORD_STARTED = 1, RECORD_FAILED = 2, RECORD_EXITED = 3, RECORD_REFUSED = 4, RECORD_TERMINAL = 5, RECORD_MOVED = 7, RECORD_HELD = 8 };
+enum record_kind { RECORD_STARTED = 1, RECORD_FAILED = 2, RECORD_EXITED = 3, RECORD_REFUSED = 4, RECORD_TERMINAL = 5, RECORD_MOVED = 7, RECORD_HELD = 8, RECORD_READY = 9 };
 enum phase { PHASE_PARENT = 1, PHASE_CLONE = 2, PHASE_CHILD = 3, PHASE_SUPERVISE = 4 };
 
 /*

@@ -78,12 +78,16 @@ static long call(const struct op *op) {
 }
 
 /* Detaches the process from the monitor: it outlives the monitor and keeps none of its fds. Called before a filter that may forbid these calls. */
-static void leave_monitor(void) {
+static void leave_monitor(int link) {
+  static bool has_left;
+  const struct record record = {RECORD_READY, 0, 0, 0};
+  /* Before the link is closed: without this record, its end means that the process was killed. */
+  if (link >= 0 && !has_left) has_left = write(link, &record, sizeof record) > 0;
   prctl(PR_SET_PDEATHSIG, 0);
   syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
 }
 
-static long seccomp(const struct op *op) {
+static long seccomp(const struct op *op, int link) {
   const struct arg *filter = &op->args[1];
   const size_t count = filter->length / sizeof(struct sock_filter);
   if (count == 0 || count > 65535 || filter->length % sizeof(struct sock_filter) != 0) {
@@ -91,7 +95,7 @@ static long seccomp(const struct op *op) {
     return -1;
   }
   const struct sock_fprog program = {.len = (unsigned short)count, .filter = (struct sock_filter *)(uintptr_t)filter->bytes};
-  leave_monitor();
+  leave_monitor(link);
   is_filtered = true;
   return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned int)op->args[0].number, &program);
 }
@@ -107,11 +111,11 @@ static char **fill_pointers(char **at, const struct strings *strings) {
   return at;
 }
 
-static long execute(const struct plan *plan, const struct op *op) {
+static long execute(const struct plan *plan, const struct op *op, int link) {
   static char *pointers[STRINGS_MAX] __attribute__((aligned(PAGE_BYTES)));
   char **env = fill_pointers(pointers, &plan->argv);
   fill_pointers(env, &plan->env);
-  leave_monitor();
+  leave_monitor(link);
   execve((const char *)op->args[0].bytes, pointers, env);
   if (errno == EACCES) was_denied = true;
   if (was_denied && (errno == ENOENT || errno == ENOTDIR) && op->tolerated_count == 0) errno = EACCES;
@@ -136,14 +140,14 @@ static long send_fd(int socket, int fd) {
 }
 
 /* Becomes the reaper, pid 1 of a pid namespace: waits for orphaned processes until SIGTERM. Does not return. */
-static long reap(void) {
+static long reap(int link) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGCHLD);
   sigaddset(&signals, SIGTERM);
   sigprocmask(SIG_BLOCK, &signals, NULL);
   prctl(PR_SET_NAME, "berth-reaper");
-  leave_monitor();
+  leave_monitor(link);
   /* Also closes the link: to the monitor, end of file means that the process has started. */
   close_all_but(NULL, 0);
   forget_plan();
@@ -204,11 +208,11 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
     case OP_move:
       return move(op, link);
     case OP_seccomp:
-      return seccomp(op);
+      return seccomp(op, link);
     case OP_execve:
-      return execute(plan, op);
+      return execute(plan, op, link);
     case OP_reap:
-      return reap();
+      return reap(link);
     case OP_sendterminal:
       return send_fd(link, fd_of(&op->args[0]));
     case OP_hold:

@@ -328,6 +328,21 @@ test('a held plan does not continue without its byte: neither when the pipe is c
   for (const fd of [reader, alive]) close(fd);
 });
 
+test('a process that is killed before its execve has not started', async (t) => {
+  const [reader, writer] = programPipe();
+  const plan = { ...script('exit 7'), fds: ['go'] };
+  const child: Op[] = [{ call: 'hold', from: 'go', note: 'waiting' }, ...plan.child];
+  const held = async (pid: number) => {
+    process.kill(pid, 'SIGKILL');
+  };
+  const message = 'set up the process, which was killed: no such process (ESRCH)';
+  await assert.rejects(startExec(await monitorDeps(t), { plan: { ...plan, child }, fds: [reader], name: 'test', held }), {
+    code: 'INTERNAL',
+    message,
+  });
+  for (const fd of [reader, writer]) close(fd);
+});
+
 test('reap becomes a pid 1 that waits for orphans until SIGTERM', async (t) => {
   const deps = await monitorDeps(t);
   const plan: Plan = barePlan([{ call: 'setsid', note: 'making a session' }, ...ownProc, { call: 'reap', note: 'reaping' }], {

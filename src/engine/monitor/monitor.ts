@@ -46,7 +46,7 @@ export type StartedMonitor = { readonly monitorPid: number; readonly pid: number
 export type Exit = { readonly exitCode: number; readonly signal: number };
 
 const startTimeoutMs = 60_000;
-const superviseSteps = ['open the log', 'wait for the terminal', 'confine the monitor'];
+const superviseSteps = ['open the log', 'wait for the terminal', 'confine the monitor', 'set up the process, which was killed'];
 /** enum refusal of src/monitor/monitor.h. */
 const refusals = [
   '',

@@ -64,7 +64,7 @@ const offsetOf = { number: 0, arch: 4, argument: (index: number) => 16 + 8 * ind
  * Returns the program (struct sock_filter each). Other calls fail with EPERM: a monitor that still works loses less than one that is killed, and with it
  * the exit code. Memory can never become executable, and of ioctl(2) only the requests for terminals are allowed.
  */
-export function monitorFilter(arch: NodeJS.Architecture): Buffer {
+function monitorFilter(arch: NodeJS.Architecture): Buffer {
   const column = arch === 'arm64' ? 1 : 0;
   const numbers = Object.values(allowed).map((each) => each[column]);
   const rows: Instruction[] = [

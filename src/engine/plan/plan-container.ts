@@ -8,11 +8,10 @@ import { AF, CLONE, SOCK } from './abi.ts';
 import { confineMonitor } from './confine-monitor.ts';
 import { type DeviceNode, openNull, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import { attachRoot, enterRoot, isolateMounts, makeInRoot, openKernelTrees, sealRoot } from './enter-rootfs.ts';
-import { joinUser } from './join-user.ts';
 import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
 import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-import { type ProcessPlan, planProcessSetup } from './process-setup.ts';
+import { joinUser, type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 /** A namespace to join. `flag` is its CLONE bit, `what` its name in messages. */
 export type JoinedNamespace = { readonly reg: Reg; readonly flag: number; readonly what: string };

@@ -7,9 +7,8 @@
 import { CLONE, O, RESOLVE } from './abi.ts';
 import { confineMonitor } from './confine-monitor.ts';
 import { planExecTerminal } from './devices.ts';
-import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type ProcessPlan, planProcessSetup } from './process-setup.ts';
+import { becomeRoot, type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 export type ExecPlan = {
   readonly fds: readonly Reg[];

@@ -7,9 +7,8 @@
 import type { Hook } from '../state/spec.ts';
 import { CLONE, CLOSE_RANGE } from './abi.ts';
 import { confineMonitor } from './confine-monitor.ts';
-import { becomeRoot } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type CgroupEntry, planCgroupEntry, planKeyring, planOomScore } from './process-setup.ts';
+import { becomeRoot, type CgroupEntry, planCgroupEntry, planKeyring, planOomScore } from './process-setup.ts';
 
 export type HookPlan = {
   /** All inherited registers. `state` is its stdin, `output` its stdout and stderr. */

@@ -5,9 +5,8 @@
  */
 import type { Sysctl } from '../../sys/process/sysctls.ts';
 import { AF, CLONE, CLOSE_RANGE, FS_MAGIC, IOCTL, O, RESOLVE, SOCK } from './abi.ts';
-import { joinUser } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { type CgroupEntry, planCgroupEntry } from './process-setup.ts';
+import { type CgroupEntry, joinUser, planCgroupEntry } from './process-setup.ts';
 
 /** Returns the plan that creates a user namespace. The daemon writes its id maps: only root of the parent namespace may map other ids than its own. */
 export function planUserNamespace(fds: readonly Reg[], cgroup: CgroupEntry): Plan {

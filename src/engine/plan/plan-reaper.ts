@@ -6,10 +6,9 @@
  */
 import { CLONE, CLOSE_RANGE, FSOPEN, MOUNT_ATTR, PR } from './abi.ts';
 import { attachRoot, enterRoot, isolateMounts, rootReg } from './enter-rootfs.ts';
-import { joinUser } from './join-user.ts';
 import type { Op, Plan, Reg } from './plan.ts';
 import type { JoinedNamespace } from './plan-container.ts';
-import { type CgroupEntry, planCgroupEntry, planOomScore } from './process-setup.ts';
+import { type CgroupEntry, joinUser, planCgroupEntry, planOomScore } from './process-setup.ts';
 
 export type ReaperPlan = {
   readonly fds: readonly Reg[];

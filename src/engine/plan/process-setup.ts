@@ -3,7 +3,7 @@
  *
  * Pure. The callers add only what differs: how the process comes into the namespaces, and what it prepares there.
  */
-import { CLOSE_RANGE, FS_MAGIC, KEY, KEY_SPEC, KEYCTL, O } from './abi.ts';
+import { CLONE, CLOSE_RANGE, FS_MAGIC, KEY, KEY_SPEC, KEYCTL, O } from './abi.ts';
 import { planAppArmor } from './apparmor.ts';
 import { type Credentials, planCredentials, planRlimits } from './credentials.ts';
 import type { Op, Reg } from './plan.ts';
@@ -119,4 +119,17 @@ function planExecve(executables: readonly string[]): Op[] {
     const isLast = i === executables.length - 1;
     return { call: 'execve', path, note: `start ${JSON.stringify(path)}`, ...(isLast ? {} : { tolerate: ['ENOENT', 'ENOTDIR', 'EACCES'] }) };
   });
+}
+
+/** Returns the operations that join the namespace. What needs privilege on the host must come before: limits, oom_score_adj, cgroups. */
+export function joinUser(reg: Reg): Op[] {
+  return [{ call: 'setns', fd: reg, namespaces: CLONE.NEWUSER, note: 'join the user namespace of the pod' }, ...becomeRoot()];
+}
+
+/** Returns the operations that become root. The host's root is not mapped in the user namespace: its files would have no valid owner. */
+export function becomeRoot(): Op[] {
+  return [
+    { call: 'setresgid', real: 0, effective: 0, saved: 0, note: 'set the group to root of the user namespace' },
+    { call: 'setresuid', real: 0, effective: 0, saved: 0, note: 'set the user to root of the user namespace' },
+  ];
 }
