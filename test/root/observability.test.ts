@@ -82,7 +82,10 @@ async function createObjects(): Promise<TestObjects> {
     image: { image },
     envs: [{ key: `PASSWORD=${secrets.variable}`, value: Buffer.from('') }],
   };
-  await assert.rejects(client.call('CreateContainer', { pod_sandbox_id: sandboxId, config: misnamed, sandbox_config: sandbox }), /starts with "PASSWORD"/);
+  await assert.rejects(
+    client.call('CreateContainer', { pod_sandbox_id: sandboxId, config: misnamed, sandbox_config: sandbox }),
+    /starts with "PASSWORD"/,
+  );
   const failedId = await create('broken', ['/no/such/program']);
   await assert.rejects(client.call('StartContainer', { container_id: failedId }), /no such file/);
   await client.call('ListContainers', {});
