@@ -13,7 +13,7 @@ export type MaskedPath = { readonly path: string; readonly isDirectory: boolean 
  * Returns the operations that hide paths: a file behind the null device, a directory behind an empty read-only tmpfs, which all directories share.
  * They run after all mounts are attached, and after openKernelTrees().
  *
- * @param mask a detached mount of the host's null device. A node of the container could be any file.
+ * @param mask a detached mount of the host's null device. The container's own /dev/null is not used: the container could have put another file there.
  */
 export function planMaskedPaths(paths: readonly MaskedPath[], mask: Reg): Op[] {
   // Paths of the kernel exist. A path of the image may be hidden by a volume, and the first mount must find its place: see cover().
@@ -40,8 +40,8 @@ function makeEmpty(): Op[] {
 }
 
 /**
- * The first path gets the source itself, the others clones of it. Kernels before 6.15 can clone a mount only if it is attached in this namespace: if the
- * first path is missing, they fail to start the container, and hide no path wrongly.
+ * The first path gets the source itself, the others clones of it. A path that has disappeared since inspectMaskedPaths() is skipped. If that is the first
+ * one, the source is attached nowhere, and kernels before 6.15 cannot clone it: there the container does not start, rather than start with a path unmasked.
  */
 function cover(source: Reg, path: string, name: Reg, isFirst: boolean): Op[] {
   const at = `${name}@`;

@@ -58,6 +58,7 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
 
   async function answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
     if (running !== undefined) await running;
+    // Another request has obtained a new header in the meantime.
     if (granted !== undefined && granted.header !== used) return true;
     const answer = answerTo(parseChallenges(wwwAuthenticate), host, credentials, scope);
     if (answer === undefined) return false;
