@@ -16,7 +16,7 @@ export type MaskedPath = { readonly path: string; readonly isDirectory: boolean 
  * @param mask a detached mount of the host's null device. The container's own /dev/null is not used: the container could have put another file there.
  */
 export function planMaskedPaths(paths: readonly MaskedPath[], mask: Reg): Op[] {
-  // Paths of the kernel exist. A path of the image may be hidden by a volume, and the first mount must find its place: see cover().
+  // The first path must exist: see cover(). Paths of the kernel do; a volume may hide a path of the image.
   const ordered = [...paths.filter(isOfKernel), ...paths.filter((each) => !isOfKernel(each))];
   const files = ordered.filter((masked) => !masked.isDirectory);
   const directories = ordered.filter((masked) => masked.isDirectory);
@@ -40,8 +40,8 @@ function makeEmpty(): Op[] {
 }
 
 /**
- * The first path gets the source itself, the others clones of it. A path that has disappeared since inspectMaskedPaths() is skipped. If that is the first
- * one, the source is attached nowhere, and kernels before 6.15 cannot clone it: there the container does not start, rather than start with a path unmasked.
+ * Mounts the source on the first path, and a clone of it on each other path. A path that has disappeared since inspectMaskedPaths() is skipped. If the first
+ * one has, kernels before 6.15 cannot make the clones, because they clone only attached mounts: the container then fails to start.
  */
 function cover(source: Reg, path: string, name: Reg, isFirst: boolean): Op[] {
   const at = `${name}@`;

@@ -64,7 +64,7 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
     const secrets = [...authorizer.secrets(), ...Object.values(host.headers).flat()].filter((secret) => secret !== '');
     const failure = failureOfStatus(message.statusCode ?? 0, message.headers['retry-after'], explanationOf(body, secrets), Date.now());
     if (url.host === host.host) return failure;
-    // A 401 or 403 of the storage means an expired URL signature, not wrong credentials: a new redirect has a new signature.
+    // A 401 or 403 of the storage means an expired URL signature, not wrong credentials: a retry gets a redirect with a new one.
     const kind = failure.kind === 'unauthorized' ? 'busy' : failure.kind;
     return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
   }
