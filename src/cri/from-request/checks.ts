@@ -73,9 +73,10 @@ export function absolutePath(field: string, path: string | undefined): string {
 
 /** @throws {BerthError} INVALID_ARGUMENT for a path that no file system can hold: NUL, more than 4096 bytes, or a name of more than 255 (NAME_MAX). */
 export function boundedPath(field: string, path: string): string {
+  withoutNul(field, boundedText(field, path));
   const longest = Math.max(...path.split('/').map((name) => Buffer.byteLength(name)));
   if (longest > nameBytesMax) throw invalidArgument(`${field}: a name of ${longest} bytes exceeds the limit of ${nameBytesMax}`);
-  return withoutNul(field, boundedText(field, path));
+  return path;
 }
 
 /**
