@@ -68,6 +68,17 @@ test('normalise() keeps nothing that differs between machines', () => {
   assert.throws(() => parseRows('ns.net net:[1]\n'), /did not finish/);
 });
 
+test('files of cgroups that a hook sees are compared with the host, whose cgroup may be the root or not', () => {
+  const seen = rows('cgroup.memory=own; write:cgroup.memory/release_agent=yes; write:cgroup.memory/tasks=yes');
+  const neighbour = new Map<string, string>();
+  const hook = normalise(seen, { host: seen, neighbour }, true);
+  assert.deepEqual([...new Set(hook.values())], ['host']);
+  const looser = (peers: string) =>
+    compare(new Map([['a/hook-runtime', hook]]), buildTable({}, new Map(), new Map([['a/hook-runtime', rows(peers)]])), seen).looser;
+  assert.deepEqual(looser('cgroup.memory=host; write:cgroup.memory/tasks=host'), []);
+  assert.equal(looser('cgroup.memory=own; write:cgroup.memory/tasks=missing').length, 2);
+});
+
 test('the table returns what it was built from', () => {
   const places = new Map([
     ['a/first', rows('x=1; y=1; z=1')],

@@ -27,7 +27,7 @@ export function compare(ours: Places, table: Table, host: Rows): Comparison {
     const peers = rowsAt(table, place);
     for (const [key, value] of own) {
       if (key.startsWith('mount:')) continue;
-      const theirs = peers.get(key) ?? absentValue(key, peers);
+      const theirs = peers.get(key) ?? absentValue(key, value, peers);
       const verdict = verdictOf(key, value, theirs, table, host);
       found[verdict === 'looser' && isIncluded(key, peers) ? 'other' : verdict].push({ place, key, ours: value, theirs: theirs ?? 'no such row' });
     }
@@ -51,8 +51,12 @@ function verdictOf(key: string, ours: string, theirs: string | undefined, table:
   return key in table.lacking || isOtherwiseSet(key, table, host) ? 'incomparable' : 'looser';
 }
 
-/** Files of cgroups have rows only where they exist: not to have `release_agent` is a value, if the hierarchy is there. */
-function absentValue(key: string, peers: Rows): string | undefined {
+/**
+ * Files of cgroups have rows only where they exist: not to have `release_agent` is a value, if the hierarchy is there. Hooks see the files of the host's
+ * cgroup, which has others if it is the root.
+ */
+function absentValue(key: string, ours: string, peers: Rows): string | undefined {
+  if (ours === 'host') return undefined;
   const [, hierarchy] = /^write:(cgroup\.[^/]+)\//.exec(key) ?? [];
   return hierarchy !== undefined && peers.has(hierarchy) ? 'missing' : undefined;
 }

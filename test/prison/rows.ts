@@ -80,13 +80,18 @@ const sorted = (value: string) => value.split(',').filter(Boolean).sort().join('
 /** @param isHook of a process with the runtime's own surroundings. @returns the rows of the table. */
 export function normalise(rows: Rows, { host, neighbour }: Surroundings, isHook = false): Map<string, string> {
   const normal = new Map([...rows].map(([key, value]) => [key, normalValue(key, value, host, neighbour)]));
-  return isHook ? withoutRuntime(normal) : normal;
+  return isHook ? withoutRuntime(normal, rows, host) : normal;
 }
 
-/** Hooks see the mounts of the host, and what the runtime lets them see of itself: only whether it does. */
-function withoutRuntime(rows: Rows): Map<string, string> {
-  const kept = [...rows].filter(([key]) => !/^mount:|^cwd$/.test(key));
-  return new Map(kept.map(([key, value]) => [key, /^(environment|open-files)$/.test(key) && value !== '' ? 'some' : value]));
+/** Hooks see the mounts and cgroups of the host, and what the runtime lets them see of itself: only whether it does. */
+function withoutRuntime(normal: Rows, rows: Rows, host: Rows): Map<string, string> {
+  const kept = [...normal].filter(([key]) => !/^mount:|^cwd$/.test(key));
+  return new Map(
+    kept.map(([key, value]) => {
+      if (/^(write:)?cgroup[.-]/.test(key) && rows.get(key) === host.get(key)) return [key, 'host'];
+      return [key, /^(environment|open-files)$/.test(key) && value !== '' ? 'some' : value];
+    }),
+  );
 }
 
 function normalValue(key: string, value: string, host: Rows, neighbour: Rows): string {
