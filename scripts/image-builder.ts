@@ -27,7 +27,9 @@ export type MediaTypes = typeof dockerTypes | typeof ociTypes;
 export type Entry =
   | { readonly kind: 'directory'; readonly path: string; readonly mode?: number }
   | { readonly kind: 'file'; readonly path: string; readonly data: Buffer | string; readonly mode?: number }
-  | { readonly kind: 'hardlink' | 'symlink'; readonly path: string; readonly target: string };
+  | { readonly kind: 'hardlink' | 'symlink'; readonly path: string; readonly target: string }
+  | { readonly kind: 'fifo'; readonly path: string }
+  | { readonly kind: 'device'; readonly path: string; readonly major: number; readonly minor: number };
 
 export type Layer = { readonly blob: Buffer; readonly diffId: string };
 
@@ -80,6 +82,10 @@ function addEntry(tar: ReturnType<typeof pack>, directories: Set<string>, entry:
     tar.entry({ ...common, type: 'directory', mode: entry.mode ?? 0o755 });
   } else if (entry.kind === 'file') {
     tar.entry({ ...common, type: 'file', mode: entry.mode ?? 0o644 }, entry.data);
+  } else if (entry.kind === 'fifo') {
+    tar.entry({ ...common, type: 'fifo', mode: 0o644 });
+  } else if (entry.kind === 'device') {
+    tar.entry({ ...common, type: 'character-device', mode: 0o644, devmajor: entry.major, devminor: entry.minor });
   } else {
     tar.entry({ ...common, type: entry.kind === 'symlink' ? 'symlink' : 'link', mode: 0o755, linkname: entry.target });
   }

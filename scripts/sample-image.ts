@@ -16,7 +16,8 @@ function fetchProgram(): void {
   if (!existsSync(busyboxFile)) takeFromPackage('busybox-static', ['usr/bin/busybox', 'bin/busybox'], busyboxFile);
 }
 
-async function buildSampleLayer(): Promise<Layer> {
+/** Builds the layer of busybox. */
+export async function buildSampleLayer(): Promise<Layer> {
   fetchProgram();
   const applets = execFileSync(busyboxFile, ['--list'], { encoding: 'utf8' }).trim().split('\n');
   const entries: Entry[] = [

@@ -7,7 +7,7 @@ import { invalidArgument } from '../../lib/errors.ts';
 import type { IdMap, IdRange, UserSpec } from '../state/spec.ts';
 
 type PasswdEntry = { readonly name: string; readonly uid: number; readonly gid: number; readonly home: string };
-type GroupEntry = { readonly name: string; readonly gid: number; readonly members: readonly string[] };
+type GroupEntry = { readonly name: string; readonly gid: number; readonly members: string };
 
 export type Identity = {
   readonly uid: number;
@@ -46,13 +46,11 @@ const groupsMax = 65536;
  */
 export function resolveIdentity(request: IdentityRequest, files: IdentityFiles): Identity {
   const { userSpec } = request;
-  const users = parsePasswd(files.passwd ?? Buffer.alloc(0));
-  const groups = parseGroup(files.group ?? Buffer.alloc(0));
   const [user, group] = selectUser(userSpec, request.imageUser);
-  const { uid, entry } = findUser(users, user);
-  const gid = group === undefined ? (entry?.gid ?? 0) : findGroup(groups, group);
-  const memberships = userSpec.groupsPolicy === 'merge' && entry !== undefined ? groups.filter(({ members }) => members.includes(entry.name)) : [];
-  const additional = new Set([gid, ...userSpec.supplementalGroups.map(checkedId), ...memberships.map((group) => group.gid)]);
+  const { uid, entry } = findUser(files.passwd, user);
+  const gid = group === undefined ? (entry?.gid ?? 0) : findGroup(files.group, group);
+  const memberships = userSpec.groupsPolicy === 'merge' && entry !== undefined ? gidsOfMember(files.group, entry.name) : [];
+  const additional = new Set([gid, ...userSpec.supplementalGroups.map(checkedId), ...memberships]);
   if (additional.size > groupsMax) throw invalidArgument(`user ${shown(user)} is in ${additional.size} groups: the kernel allows ${groupsMax}`);
   checkMapped(uid, [...additional], request.ids);
   return { uid, gid, additionalGids: [...additional], home: entry?.home || '/' };
@@ -68,19 +66,28 @@ function checkMapped(uid: number, gids: readonly number[], ids: IdMap | undefine
 }
 
 /** Parses passwd(5). Ignores lines without a name and two ids. */
-function parsePasswd(bytes: Buffer): PasswdEntry[] {
-  return linesOf(bytes).flatMap(([name = '', , uidText, gidText, , home = '']) => {
+function* parsePasswd(bytes: Buffer | null): Generator<PasswdEntry> {
+  for (const [name = '', , uidText, gidText, , home = ''] of linesOf(bytes, 6)) {
     const [uid, gid] = [parseId(uidText), parseId(gidText)];
-    return name === '' || uid === undefined || gid === undefined ? [] : [{ name, uid, gid, home }];
-  });
+    if (name !== '' && uid !== undefined && gid !== undefined) yield { name, uid, gid, home };
+  }
 }
 
 /** Parses group(5). Ignores lines without a name and an id. */
-function parseGroup(bytes: Buffer): GroupEntry[] {
-  return linesOf(bytes).flatMap(([name = '', , gidText, members = '']) => {
+function* parseGroup(bytes: Buffer | null): Generator<GroupEntry> {
+  for (const [name = '', , gidText, members = ''] of linesOf(bytes, 4)) {
     const gid = parseId(gidText);
-    return name === '' || gid === undefined ? [] : [{ name, gid, members: members.split(',').map((member) => member.trim()) }];
-  });
+    if (name !== '' && gid !== undefined) yield { name, gid, members };
+  }
+}
+
+/** Returns the groups that list the user. */
+function gidsOfMember(groupFile: Buffer | null, name: string): number[] {
+  // Not split before a search: a line may have a million members.
+  const lists = (members: string) => members.includes(name) && members.split(',').some((member) => member.trim() === name);
+  const gids: number[] = [];
+  for (const { gid, members } of parseGroup(groupFile)) if (lists(members)) gids.push(gid);
+  return gids;
 }
 
 /** Returns the name or number of the user and, if specified, of the group. */
@@ -94,21 +101,26 @@ function selectUser(spec: UserSpec, imageUser: string): [string, string | undefi
   return [imageUser.slice(0, colon) || '0', imageUser.slice(colon + 1) || undefined];
 }
 
-function findUser(users: readonly PasswdEntry[], user: string): { uid: number; entry: PasswdEntry | undefined } {
+function findUser(passwd: Buffer | null, user: string): { uid: number; entry: PasswdEntry | undefined } {
   if (/^\d+$/.test(user)) {
     const uid = checkedId(Number(user));
-    return { uid, entry: users.find((entry) => entry.uid === uid) };
+    return { uid, entry: firstOf(parsePasswd(passwd), (entry) => entry.uid === uid) };
   }
-  const entry = users.find(({ name }) => name === user);
+  const entry = firstOf(parsePasswd(passwd), ({ name }) => name === user);
   if (entry === undefined) throw invalidArgument(`user ${shown(user)} not found in /etc/passwd of the image`);
   return { uid: entry.uid, entry };
 }
 
-function findGroup(groups: readonly GroupEntry[], group: string): number {
+function findGroup(groupFile: Buffer | null, group: string): number {
   if (/^\d+$/.test(group)) return checkedId(Number(group));
-  const entry = groups.find(({ name }) => name === group);
+  const entry = firstOf(parseGroup(groupFile), ({ name }) => name === group);
   if (entry === undefined) throw invalidArgument(`group ${shown(group)} not found in /etc/group of the image`);
   return entry.gid;
+}
+
+function firstOf<Entry>(entries: Iterable<Entry>, matches: (entry: Entry) => boolean): Entry | undefined {
+  for (const entry of entries) if (matches(entry)) return entry;
+  return undefined;
 }
 
 function checkedId(id: number): number {
@@ -116,10 +128,18 @@ function checkedId(id: number): number {
   throw invalidArgument(`invalid user or group id ${id}: must be from 0 to ${idMax}`);
 }
 
-/** Returns the fields of each line. Ignores lines with NUL, because a C library stops there. */
-function linesOf(bytes: Buffer): string[][] {
-  const lines = bytes.toString('utf8').split('\n');
-  return lines.filter((line) => line.includes(':') && !line.startsWith('#') && !line.includes('\0')).map((line) => line.trim().split(':'));
+/**
+ * Returns the first fields of each line, one line at a time: all lines of a hostile file at once would take hundreds of MiB.
+ * Ignores lines with NUL, because a C library stops there.
+ */
+function* linesOf(bytes: Buffer | null, fields: number): Generator<string[]> {
+  const text = bytes?.toString('utf8') ?? '';
+  for (let start = 0; start < text.length; ) {
+    const end = text.indexOf('\n', start);
+    const line = text.slice(start, end === -1 ? undefined : end);
+    start += line.length + 1;
+    if (line.includes(':') && !line.startsWith('#') && !line.includes('\0')) yield line.trim().split(':', fields);
+  }
 }
 
 function parseId(text: string | undefined): number | undefined {

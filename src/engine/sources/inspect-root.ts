@@ -3,33 +3,49 @@
  *
  * The image is untrusted: the kernel resolves paths inside the rootfs, special files are not read, and sizes are bounded.
  */
-import { fstatSync, readSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { failedPrecondition } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
-import { close, O_NONBLOCK, O_PATH, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
+import { close, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
 import type { MaskedPath } from '../plan/masked-paths.ts';
 
-/** Maximum size of /etc/passwd and /etc/group. The largest in real images have tens of KiB. */
-const fileBytesMax = 4 * 1024 * 1024;
+/** Maximum size of /etc/passwd and /etc/group, which the daemon's thread parses. The largest in real images have tens of KiB. */
+const fileBytesMax = 1024 * 1024;
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-const absences = ['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO', 'EACCES'];
+const absences = ['ENOENT', 'ENOTDIR', 'ELOOP', 'ENXIO', 'EACCES', 'ENAMETOOLONG'];
 
-/** Returns the content of a regular file inside the rootfs; null if there is none, or it is larger than 4 MiB. */
+/**
+ * Returns the content of a file inside the rootfs; null if there is none.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION if it is not a regular file, or larger than 1 MiB: without it, the process would get another group.
+ */
 export function readInRoot(root: number, path: string): Buffer | null {
-  let fd: number;
+  const place = openInRoot(root, path);
+  if (place === null) return null;
   try {
-    // Non-blocking: a FIFO in place of the file must not block the daemon.
-    fd = openat2(root, path, { flags: O_RDONLY | O_NONBLOCK, resolve });
+    const stat = fstatSync(place);
+    if (!stat.isFile()) throw failedPrecondition(`read ${path} of the image: not a regular file`);
+    if (stat.size > fileBytesMax) throw failedPrecondition(`read ${path} of the image: ${stat.size} bytes exceed the limit of ${fileBytesMax}`);
+    // Opened only now: to open a FIFO can block, and a device can have side effects.
+    const fd = openSync(`/proc/self/fd/${place}`, 'r');
+    try {
+      const bytes = Buffer.alloc(stat.size);
+      return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0));
+    } finally {
+      closeSync(fd);
+    }
+  } finally {
+    close(place);
+  }
+}
+
+/** Opens a path without opening the file itself (O_PATH). @returns null if the path does not exist. */
+function openInRoot(root: number, path: string): number | null {
+  try {
+    return openat2(root, path, { flags: O_PATH, resolve });
   } catch (error) {
     if (isErrno(error, ...absences)) return null;
     throw error;
-  }
-  try {
-    const stat = fstatSync(fd);
-    if (!stat.isFile() || stat.size > fileBytesMax) return null;
-    const bytes = Buffer.alloc(stat.size);
-    return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0));
-  } finally {
-    close(fd);
   }
 }
 
@@ -51,15 +67,11 @@ function isHostDirectory(path: string): boolean | null {
 
 /** @returns null if the path does not exist. */
 function isRootDirectory(root: number, path: string): boolean | null {
+  const fd = openInRoot(root, path);
+  if (fd === null) return null;
   try {
-    const fd = openat2(root, path, { flags: O_PATH, resolve });
-    try {
-      return fstatSync(fd).isDirectory();
-    } finally {
-      close(fd);
-    }
-  } catch (error) {
-    if (isErrno(error, ...absences)) return null;
-    throw error;
+    return fstatSync(fd).isDirectory();
+  } finally {
+    close(fd);
   }
 }
