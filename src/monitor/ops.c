@@ -7,6 +7,7 @@
 #include "monitor.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -203,6 +204,15 @@ static long expect_device(const struct op *op) {
   return -1;
 }
 
+/* Only the path of a directory below the root starts with a slash: getcwd(2). Another one is EXDEV. */
+static long expect_inside(void) {
+  static char path[PATH_MAX];
+  if (syscall(SYS_getcwd, path, sizeof path) < 0) return -1;
+  if (path[0] == '/') return 0;
+  errno = EXDEV;
+  return -1;
+}
+
 static long perform(const struct plan *plan, const struct op *op, int link) {
   switch (op->code) {
     case OP_move:
@@ -225,6 +235,8 @@ static long perform(const struct plan *plan, const struct op *op, int link) {
       return check_fs(op, false);
     case OP_expect_device:
       return expect_device(op);
+    case OP_expect_inside:
+      return expect_inside();
     default:
       return call(op);
   }

@@ -66,7 +66,8 @@
   X(hold, -1, "F") \
   X(expect_fs, -1, "FL") \
   X(refuse_fs, -1, "FL") \
-  X(expect_device, -1, "FL")
+  X(expect_device, -1, "FL") \
+  X(expect_inside, -1, "")
 
 #define OP_CODE(name, number, kinds) OP_##name,
 enum { OPERATIONS(OP_CODE) OP_COUNT };

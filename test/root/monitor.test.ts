@@ -43,6 +43,25 @@ test('the process inherits no fd and no blocked or ignored signal', async (t) =>
   assert.equal(text, 'SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n');
 });
 
+test('a working directory outside of the root, or one that was removed, fails the start', async (t) => {
+  const [root, removed] = [scratch(t), scratch(t)];
+  writeFileSync(join(root, 'sh'), readFileSync(shell), { mode: 0o755 });
+  const leave = (path: string, dir: string): Op[] => [
+    { call: 'openat', dir: 'cwd', path, flags: O.PATH | O.DIRECTORY, mode: 0, out: 'outside', note: 'opening a directory' },
+    { call: 'mkdirat', dir: 'cwd', path: `${removed}/gone`, mode: 0o700, note: 'making a directory' },
+    { call: 'openat', dir: 'cwd', path: `${removed}/gone`, flags: O.PATH | O.DIRECTORY, mode: 0, out: 'gone', note: 'opening it' },
+    { call: 'unlinkat', dir: 'cwd', path: `${removed}/gone`, flags: AT.REMOVEDIR, note: 'removing it' },
+    { call: 'chroot', path: root, note: 'changing the root' },
+    { call: 'fchdir', fd: dir, note: 'changing the working directory' },
+  ];
+  const check: Op = { call: 'expect_inside', note: 'checking the working directory' };
+  const plan = (child: readonly Op[]): Plan => barePlan([...child, execve('/sh')], { process: { argv: ['ls', '-d', 'usr'], env: [] } });
+  assert.equal((await output(t, plan(leave('/', 'outside')))).text, 'usr\n', 'the kernel allows it');
+  await assert.rejects(output(t, plan([...leave('/', 'outside'), check])), /checking the working directory: .*EXDEV/);
+  await assert.rejects(output(t, plan([...leave('/', 'gone'), check])), /checking the working directory: .*ENOENT/);
+  assert.equal((await output(t, plan([...leave(root, 'outside'), check]))).exitCode, 1, 'inside, without usr');
+});
+
 test('exec reports the exit code and the signal', async (t) => {
   assert.equal((await output(t, script('echo; exit 42'))).exitCode, 42);
   const killed = await output(t, script('echo; kill -9 $$'));

@@ -245,7 +245,7 @@ const stepOf = (report: Report, name: string): string =>
   report.a === phases.supervise ? (superviseSteps[report.b] ?? 'supervise') : `clone the process of ${name}`;
 
 /** Calls on paths in the container's root, and errors of these that image or pod cause: a retry does not help. */
-const pathCalls: readonly string[] = ['openat2', 'mkdirat', 'mknodat', 'move_mount', 'expect_fs', 'refuse_fs', 'expect_device'];
+const pathCalls: readonly string[] = ['openat2', 'mkdirat', 'mknodat', 'move_mount', 'expect_fs', 'refuse_fs', 'expect_device', 'expect_inside'];
 const pathErrors: readonly string[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENOENT', 'EINVAL', 'EROFS', 'ENAMETOOLONG', 'EXDEV', 'ENODEV', 'EAGAIN'];
 
 function codeOf(op: Op | undefined, cause: SyscallError): ErrorCode {

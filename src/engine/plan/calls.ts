@@ -106,6 +106,8 @@ export const calls = {
   refuse_fs: { kinds: 'FL', args: { fd: 'fd', magic: 'number' } },
   /** Fails with ENODEV unless the fd is the character device with this number: makedev(3). */
   expect_device: { kinds: 'FL', args: { fd: 'fd', device: 'number' } },
+  /** Fails with EXDEV unless the working directory is below the root, with ENOENT if it was removed: getcwd(2). */
+  expect_inside: { kinds: '', args: {} },
 } as const satisfies Readonly<Record<string, Row>>;
 
 export type CallName = keyof typeof calls;

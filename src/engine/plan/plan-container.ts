@@ -11,7 +11,7 @@ import { attachRoot, enterRoot, isolateMounts, makeInRoot, openKernelTrees, seal
 import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
 import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
-import { joinUser, type ProcessPlan, planProcessSetup } from './process-setup.ts';
+import { enterWorkingDir, joinUser, type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 /** A namespace to join. `flag` is its CLONE bit, `what` its name in messages. */
 export type JoinedNamespace = { readonly reg: Reg; readonly flag: number; readonly what: string };
@@ -156,7 +156,7 @@ function planLinks(links: ContainerPlan['links']): Op[] {
 
 /** Creates and enters the working directory. Its links are resolved inside the root. */
 function planWorkingDir(path: string): Op[] {
-  return [...makeInRoot(path, 'directory', 'cwd@'), { call: 'fchdir', fd: 'cwd@', note: `change the working directory to ${normalPath(path)}` }];
+  return [...makeInRoot(path, 'directory', 'cwd@'), ...enterWorkingDir('cwd@', normalPath(path))];
 }
 
 /** Bind-mounts each volume on itself: a separate mount is not affected by the read-only flag of the root. */

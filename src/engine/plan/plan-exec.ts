@@ -8,7 +8,7 @@ import { CLONE, O, RESOLVE } from './abi.ts';
 import { confineMonitor } from './confine-monitor.ts';
 import { planExecTerminal } from './devices.ts';
 import type { Op, Plan, Reg } from './plan.ts';
-import { becomeRoot, type ProcessPlan, planProcessSetup } from './process-setup.ts';
+import { becomeRoot, enterWorkingDir, type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
 export type ExecPlan = {
   readonly fds: readonly Reg[];
@@ -51,8 +51,5 @@ function planTerminal({ process, terminalSocket }: ExecPlan): Op[] {
 /** Refuses magic links: a container may have made its working directory a link into /proc, to one of our fds. */
 function planWorkingDir(path: string): Op[] {
   const how = { flags: O.PATH | O.DIRECTORY | O.CLOEXEC, resolve: RESOLVE.NO_MAGICLINKS };
-  return [
-    { call: 'openat2', dir: 'cwd', path, how, out: 'directory', note: `open ${path}` },
-    { call: 'fchdir', fd: 'directory', note: `change the working directory to ${path}` },
-  ];
+  return [{ call: 'openat2', dir: 'cwd', path, how, out: 'directory', note: `open ${path}` }, ...enterWorkingDir('directory', path)];
 }

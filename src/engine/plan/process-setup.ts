@@ -62,6 +62,17 @@ export function planProcessSetup(process: ProcessPlan, { entersUser, enter, prep
   ];
 }
 
+/**
+ * Returns the operations that change the working directory to an opened one, and check that it is inside the root: another container may have moved it out
+ * of a shared volume, and an fd of the host must never become one (CVE-2024-21626).
+ */
+export function enterWorkingDir(fd: Reg, path: string): Op[] {
+  return [
+    { call: 'fchdir', fd, note: `change the working directory to ${path}` },
+    { call: 'expect_inside', note: `check that the working directory ${path} is inside the root` },
+  ];
+}
+
 /** Must come first, so that all memory is charged to the cgroup. With v2 the process is cloned into its cgroup. */
 export function planCgroupEntry(cgroup: CgroupEntry): Op[] {
   if (cgroup.version === 2) return [];
