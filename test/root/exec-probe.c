@@ -7,6 +7,7 @@
  *   key-add NAME          adds a key to the session keyring
  *   key-find NAME         searches the session keyring
  *   key-steal RING NAME   tries to reach a keyring by its number
+ *   change PID            seals of a process's executable, and tries to change it
  *   watch FILE            attacks every process named berth-monitor until FILE exists
  *   overwrite FILE FIRST  writes to the executable of every process that is the monitor until FILE exists; creates FIRST when it has found one
  */
@@ -95,6 +96,27 @@ static int key_steal(long ring, const char *name)
 	show("search", search(ring, name));
 	show("setperm", keyctl(SETPERM, ring, 0x3f3f3f3f, 0));
 	show("link", keyctl(LINK, ring, PROCESS, 0));
+	return 0;
+}
+
+/* Whoever can see the executable of a monitor, must not be able to change what the next one runs. */
+static int change(const char *pid)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%s/exe", pid);
+	const int fd = open(path, O_RDONLY);
+	struct stat before, after;
+
+	show("open", fd < 0 ? -1 : 0);
+	show("seals", fcntl(fd, F_GET_SEALS));
+	fstat(fd, &before);
+	const int again = open(path, O_RDWR);
+	show("write", again < 0 ? -1 : write(again, "#", 1));
+	show("truncate", truncate(path, 0));
+	show("make-writable", fchmod(fd, 0777));
+	show("seal", fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+	fstat(fd, &after);
+	printf("changed %d\n", before.st_mode != after.st_mode || before.st_size != after.st_size);
 	return 0;
 }
 
@@ -202,6 +224,7 @@ int main(int count, char **arguments)
 		show("ring", keyctl(GET_ID, SESSION, 0, 0));
 	} else if (strcmp(command, "key-find") == 0) show("key", search(SESSION, arguments[2]));
 	else if (strcmp(command, "key-steal") == 0) return key_steal(atol(arguments[2]), arguments[3]);
+	else if (strcmp(command, "change") == 0) return change(arguments[2]);
 	else if (strcmp(command, "watch") == 0) return watch(arguments[2]);
 	else if (strcmp(command, "overwrite") == 0) return count < 4 ? 98 : overwrite(arguments[2], arguments[3]);
 	else return 99;

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { release } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
@@ -16,6 +17,10 @@ import { detailsOf, eventually, exec, logLines, type Pod, pullSample, runContain
 
 const skip = isBuilt ? false : 'berth is not built';
 if (!skip) enterIsolation();
+
+/** F_SEAL_EXEC of Linux 6.3, with which the kernel also sets F_SEAL_FUTURE_WRITE: mm/memfd.c. */
+const [major = 0, minor = 0] = release().split('.').map(Number);
+const knowsExecSeal = major > 6 || (major === 6 && minor >= 3);
 
 type Bed = { readonly workspace: Workspace; readonly daemon: Daemon; readonly image: string; readonly pod: Pod; readonly shared: string };
 let bed: Bed;
@@ -144,6 +149,43 @@ test('CVE-2019-5736: a container cannot write to the program that starts its pro
   // The kernel refuses to open a program for writing while a process runs it (ETXTBSY), and a monitor always does: `writable` may be 0.
   assert.ok(Number(held) > 0 && Number(writable) >= 0, 'the attack held no program of the monitor');
   await run('afterwards', 'exec sleep 1000');
+});
+
+test('CVE-2019-5736: even a privileged container that sees the processes of the host cannot change the program of a monitor', { skip }, async () => {
+  const { workspace } = bed;
+  const { client } = bed.daemon;
+  const security_context = { privileged: true, namespace_options: { pid: 'NODE' } };
+  const pod = await runPod(client, 'host-pid', workspace.directory, { linux: { security_context } });
+  const id = await run('host-pid', 'exec sleep 1000', { linux: { security_context } }, pod);
+  const { monitorPid } = await detailsOf(client, id);
+  const { seals, ...attempts } = await probe(id, 'change', String(monitorPid));
+  // EPERM. ETXTBSY: a process runs it.
+  assert.deepEqual(attempts, { open: '0', write: '-26', truncate: '-26', 'make-writable': '-1', seal: '-1', changed: '0' });
+  assert.equal(Number(seals), knowsExecSeal ? 0x3f : 0xf);
+  await exec(client, id, 'true');
+  for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await client.call(method, { pod_sandbox_id: pod.id });
+});
+
+test('where the node makes memory files not executable, the monitor still is; where it forbids programs there, the daemon says so', {
+  skip: skip || (!knowsExecSeal && 'Linux 6.3 is needed'),
+}, async () => {
+  const workspaces = [createWorkspace(), createWorkspace()];
+  const limited = (value: number) => {
+    const script = `echo ${value} > /proc/sys/vm/memfd_noexec && exec "$@"`;
+    const wrapper = ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', script, 'sh'];
+    return startDaemon(workspaces[value - 1] as Workspace, {}, wrapper);
+  };
+  try {
+    const daemon = await limited(1);
+    const pod = await runPod(daemon.client, 'noexec', workspaces[0]?.directory ?? '');
+    const id = await runContainer(daemon.client, pod, await pullSample(daemon.client), 'noexec', 'exec sleep 1000');
+    assert.equal(await exec(daemon.client, id, 'echo', 'ran'), 'ran\n');
+    await daemon.client.call('RemovePodSandbox', { pod_sandbox_id: pod.id });
+    await daemon.end('SIGKILL');
+    await assert.rejects(limited(2), /vm\.memfd_noexec is 2, which forbids programs there/);
+  } finally {
+    for (const workspace of workspaces) await workspace.remove();
+  }
 });
 
 test('a container that may trace processes sees nothing of the host through pid 1 of its pod', { skip }, async () => {

@@ -63,7 +63,7 @@ const refusals = [
 /**
  * Copies the monitor's executable into a sealed memfd, which exists as long as the daemon or a monitor that was started from it.
  *
- * @throws {BerthError} FAILED_PRECONDITION if the file cannot be read.
+ * @throws {BerthError} FAILED_PRECONDITION if the file cannot be read, or the node forbids programs in memory.
  */
 export async function openMonitorBinary(path: string): Promise<MonitorBinary> {
   let program: Buffer;
@@ -72,7 +72,7 @@ export async function openMonitorBinary(path: string): Promise<MonitorBinary> {
   } catch (error) {
     throw failedPrecondition(`read the monitor binary: ${reasonOf(error)}`, error);
   }
-  const writable = memfd('berth-monitor');
+  const writable = programFile('berth-monitor');
   for (let done = 0; done < program.length; ) done += writeSync(writable, program, done);
   // As `#!/proc/self/exe`, an image can execute it in a container: not as another user, and never so that it can be read or changed.
   fchmodSync(writable, 0o500);
@@ -82,6 +82,18 @@ export async function openMonitorBinary(path: string): Promise<MonitorBinary> {
   closeSync(writable);
   // Not /proc/self: the path is opened in the child, which has other fds.
   return { path: `/proc/${process.pid}/fd/${fd}`, close: () => closeSync(fd) };
+}
+
+function programFile(name: string): number {
+  try {
+    return memfd(name, 'program');
+  } catch (error) {
+    if (!isErrno(error, 'EACCES')) throw error;
+    throw failedPrecondition(
+      'copy the monitor binary to memory: the sysctl vm.memfd_noexec is 2, which forbids programs there; set it to 1 or 0',
+      error,
+    );
+  }
 }
 
 /**

@@ -3,7 +3,7 @@
  *
  * All are synchronous and short, except syncfs(). Mount calls are in mounts.ts, namespaces in namespaces.ts.
  */
-import { checked, libc } from './ffi.ts';
+import { checked, isErrno, libc } from './ffi.ts';
 
 export const AT_FDCWD = -100;
 export const O_RDONLY = 0;
@@ -95,19 +95,44 @@ export function packetSockets(): [number, number] {
   return [ours, theirs];
 }
 
-const MFD_CLOEXEC = 1;
-const MFD_ALLOW_SEALING = 2;
+const MFD = { CLOEXEC: 0x1, ALLOW_SEALING: 0x2, NOEXEC_SEAL: 0x8, EXEC: 0x10 } as const;
 const F_ADD_SEALS = 1033;
-const allSeals = 0x1 | 0x2 | 0x4 | 0x8;
+/** include/uapi/linux/fcntl.h: no further seals, no shrinking, no growing, no writing. */
+const contentSeals = 0x1 | 0x2 | 0x4 | 0x8;
+/** Linux 6.3: no change of the execute bits. */
+const F_SEAL_EXEC = 0x20;
 
-/** memfd_create(2): creates an anonymous file that can be sealed, with close-on-exec. */
-export function memfd(name: string): number {
-  return checked(c_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), () => `create memfd ${name}`);
+/**
+ * memfd_create(2): creates an anonymous file that can be sealed, with close-on-exec.
+ *
+ * @param use a program can be executed, unless the sysctl vm.memfd_noexec is 2 (EACCES); data cannot. Kernels before 6.3 do not know the difference.
+ */
+export function memfd(name: string, use: 'data' | 'program' = 'data'): number {
+  const flags = MFD.CLOEXEC | MFD.ALLOW_SEALING;
+  const create = (more: number) => checked(c_memfd_create(name, flags | more), () => `create memfd ${name}`);
+  return unlessUnknown(
+    () => create(use === 'program' ? MFD.EXEC : MFD.NOEXEC_SEAL),
+    () => create(0),
+  );
 }
 
-/** Seals a memfd against writing, growing, shrinking and further seals (fcntl(2) F_ADD_SEALS). */
+/** Seals a memfd against writing, growing, shrinking, a change of its execute bits, and further seals (fcntl(2) F_ADD_SEALS). */
 export function sealMemfd(fd: number): void {
-  checked(c_fcntl(fd, F_ADD_SEALS, allSeals), () => `seal memfd ${fd}`);
+  const seal = (seals: number) => checked(c_fcntl(fd, F_ADD_SEALS, seals), () => `seal memfd ${fd}`);
+  unlessUnknown(
+    () => seal(contentSeals | F_SEAL_EXEC),
+    () => seal(contentSeals),
+  );
+}
+
+/** Calls the second function if the kernel does not know a flag of the first. */
+function unlessUnknown(newer: () => number, older: () => number): number {
+  try {
+    return newer();
+  } catch (error) {
+    if (isErrno(error, 'EINVAL')) return older();
+    throw error;
+  }
 }
 
 /** pidfd_open(2). @throws ESRCH if the process does not exist. */
