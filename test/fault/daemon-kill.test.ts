@@ -14,7 +14,7 @@ import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { isAlive } from '../../src/sys/process/processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { findLeftovers, findLeftoversAfterExit, resumeStoppedProcesses } from './support/leftovers.ts';
+import { findLeftovers, findLeftoversAfterExit, signalProcesses } from './support/leftovers.ts';
 import { type LifecycleProcess, spawnLifecycleProcess } from './support/lifecycle-process.ts';
 import { type Kind, type Node, openNode, steps } from './support/pod-lifecycle.ts';
 
@@ -62,7 +62,7 @@ async function killAndRecover(daemon: LifecycleProcess, kind: Kind, killAt: numb
   try {
     assert.ok(/^(at|done) /m.test(output), output);
     await recoverWithoutErrors(node);
-    resumeStoppedProcesses();
+    signalProcesses('SIGCONT');
     await assertStates(node);
     if (point !== 'the end') for (const each of steps.slice(steps.findIndex(({ name }) => name === step))) await each.run(node, kind);
     assert.deepEqual(await findLeftoversAfterExit(directory, cgroup), before);

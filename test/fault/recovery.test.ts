@@ -12,7 +12,7 @@ import { BerthError } from '../../src/lib/errors.ts';
 import { processes } from '../../src/sys/cgroup/cgroup-processes.ts';
 import { removeCgroup } from '../support/cgroups.ts';
 import { enterIsolation } from '../support/isolation.ts';
-import { findLeftovers, findLeftoversAfterExit, otherProcesses } from './support/leftovers.ts';
+import { findLeftovers, findLeftoversAfterExit, otherProcesses, signalProcesses } from './support/leftovers.ts';
 import { spawnLifecycleProcess } from './support/lifecycle-process.ts';
 import { type Node, openNode, steps } from './support/pod-lifecycle.ts';
 
@@ -86,7 +86,7 @@ for (const [condition, pattern, damage] of damages) {
 test('after a reboot of the node, recovery removes the files and network attachments of its pods', async (t) => {
   const before = findLeftovers('/nonexistent', cgroup);
   const directory = await killDaemonOfRunningPod(t);
-  for (const pid of otherProcesses()) process.kill(pid, 'SIGKILL');
+  signalProcesses('SIGKILL');
   await findLeftoversAfterExit(directory, cgroup);
   await removeCgroup(cgroup);
   for (const path of ['state', 'netns']) {

@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cgroupDirectories } from '../../support/cgroups.ts';
 
-/** Sends SIGCONT to all processes that a kill point has stopped. */
-export function resumeStoppedProcesses(): void {
+/** Sends a signal to all processes of pods, such as SIGCONT to those that a kill point has stopped. */
+export function signalProcesses(signal: NodeJS.Signals): void {
   for (const pid of otherProcesses()) {
     try {
-      process.kill(pid, 'SIGCONT');
+      process.kill(pid, signal);
     } catch {
       // It has exited meanwhile.
     }
