@@ -3,7 +3,8 @@
  *
  * All are synchronous and short, except syncfs(). Mount calls are in mounts.ts, namespaces in namespaces.ts.
  */
-import { checked, isErrno, libc } from './ffi.ts';
+import koffi from 'koffi';
+import { checked, errnoByName, isErrno, libc } from './ffi.ts';
 
 export const AT_FDCWD = -100;
 export const O_RDONLY = 0;
@@ -48,12 +49,21 @@ export function openat(dir: number, path: string, flags: number, mode = 0): numb
 
 const how = Buffer.alloc(24);
 
+/**
+ * Renames and mounts anywhere on the machine fail a path with `..` in it or in a link (EAGAIN): openat2(2). The monitor tries as often.
+ */
+const openTriesMax = 128;
+
 /** openat2(2). @returns an fd, always close-on-exec. */
 export function openat2(dir: number, path: string, options: { flags: number; mode?: number; resolve: number }): number {
   how.writeBigUInt64LE(BigInt(options.flags | O_CLOEXEC), 0);
   how.writeBigUInt64LE(BigInt(options.mode ?? 0), 8);
   how.writeBigUInt64LE(BigInt(options.resolve), 16);
-  return checked(c_openat2(SYS_openat2, dir, path, how, how.length), () => `open ${path}`);
+  let result: number | bigint;
+  let tries = 0;
+  do result = c_openat2(SYS_openat2, dir, path, how, how.length);
+  while (result < 0 && koffi.errno() === errnoByName['EAGAIN'] && ++tries < openTriesMax);
+  return checked(result, () => `open ${path}`);
 }
 
 /** fstatfs(2). @returns the type of an fd's file system: a magic number of include/uapi/linux/magic.h. */
