@@ -44,7 +44,7 @@ const foreignFlags: readonly string[] = [
 
 /** Words with underscores in the prose that are no settings of berth. */
 const foreignWords: readonly string[] = [
-  ...['override_path', 'skip_verify', 'node_modules', 'apparmor_parser', 'log_path', 'pivot_root', 'br_netfilter'],
+  ...['override_path', 'skip_verify', 'no_new_privs', 'node_modules', 'apparmor_parser', 'log_path', 'pivot_root', 'br_netfilter'],
   ...['container_cpu_usage_seconds_total', 'container_memory_working_set_bytes', 'container_fs_usage_bytes'],
 ];
 
@@ -121,6 +121,29 @@ test('every root test that CONTRIBUTING.md lists by folder exists', () => {
     [],
   );
 });
+
+test('every vulnerability in SECURITY.md is named by the title of a test in its row, and every one that a root test names is in SECURITY.md', () => {
+  const rows = [...pageAt('SECURITY.md').prose.matchAll(/^\| (.*) \| ((?:`(?:root|fuzz)\/[a-z-]+`(?:, )?)+) \|$/gm)];
+  const listed = rows.flatMap(([, claim = '', tests = '']) =>
+    vulnerabilitiesIn(claim).map((vulnerability) => ({ path: vulnerability, tests: codeSpans(tests) })),
+  );
+  const titlesOf = (name: string) => [...read(`test/${name}.test.ts`).matchAll(/^test\((['"`])(.*?)\1,/gm)].map(([, , title = '']) => title);
+  assert.ok(rows.length > 10);
+  assertEach(listed, ({ path, tests }) =>
+    assert.ok(
+      tests.some((name) => titlesOf(name).join().includes(path)),
+      'no title names it',
+    ),
+  );
+  const rootTests = testFiles.filter((path) => path.startsWith('test/root/')).map((path) => path.slice('test/'.length, -'.test.ts'.length));
+  const tested = rootTests.flatMap((name) => vulnerabilitiesIn(titlesOf(name).join()));
+  assert.deepEqual(
+    tested.filter((vulnerability) => !listed.some(({ path }) => path === vulnerability)),
+    [],
+  );
+});
+
+const vulnerabilitiesIn = (text: string): string[] => [...text.matchAll(/CVE-\d{4}-\d+/g)].map(([name]) => name);
 
 test('every command of berth, npm and crictl in the prose exists', () => {
   const spans = pages

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { CriClient, Message } from '../../scripts/cri-client.ts';
-import { type Pod, runPod } from '../root/support/pods.ts';
+import { execInTerminal, type Pod, runPod } from '../root/support/pods.ts';
 import { localhostProfile, type Mode, modes, modesWithHooks, resources } from './modes.ts';
 import { sysctls } from './order.ts';
 import { prepareProbe } from './prepare.ts';
@@ -138,7 +138,7 @@ export async function questionPrisoners(
       places.set(`${mode.name}/${kind}`, normalise(rows, { host: prison.host, neighbour }, kind.startsWith('hook')));
     if (!isRepeated) add('first', first);
     add('exec', parseRows(await execSync(client, id, ['/prison/probe'])));
-    add('terminal', parseRows(await execInTerminal(client, id, ['/prison/probe'])));
+    add('terminal', parseRows(await execInTerminal(client, id, ['/prison/probe'], timeoutMs)));
     if (isRepeated || !modesWithHooks.includes(mode.name)) return;
     for (const kind of ['hook-runtime', 'hook-container']) add(kind, parseRows(readFileSync(join(prison.directory, `${mode.name}-${kind}`), 'utf8')));
   });
@@ -148,31 +148,6 @@ export async function questionPrisoners(
 async function execSync(client: CriClient, container_id: string, cmd: readonly string[]): Promise<string> {
   const { stdout } = await client.call<{ stdout: Buffer }>('ExecSync', { container_id, cmd, timeout: String(timeoutMs / 1000) }, timeoutMs);
   return stdout.toString();
-}
-
-/** Runs a command with a terminal over a WebSocket. @returns its output. */
-async function execInTerminal(client: CriClient, container_id: string, cmd: readonly string[]): Promise<string> {
-  const { url } = await client.call<{ url: string }>('Exec', { container_id, cmd, tty: true, stdin: true, stdout: true, stderr: false }, timeoutMs);
-  const socket = new WebSocket(url.replace(/^http/, 'ws'), ['v4.channel.k8s.io']);
-  socket.binaryType = 'arraybuffer';
-  let output = '';
-  const [stdoutChannel, errorChannel] = [1, 3];
-  let status = '';
-  await new Promise<void>((settle, reject) => {
-    const timer = setTimeout(() => reject(new Error(`no end of the terminal after ${timeoutMs} ms: ${output.slice(-200)}`)), timeoutMs);
-    socket.onmessage = ({ data }) => {
-      const bytes = Buffer.from(data as ArrayBuffer);
-      if (bytes[0] === stdoutChannel) output += bytes.subarray(1).toString('latin1');
-      if (bytes[0] === errorChannel) status += bytes.subarray(1).toString('latin1');
-      if (status !== '') socket.close();
-    };
-    socket.onerror = () => reject(new Error(`exec with a terminal: the connection failed: ${status}`));
-    socket.onclose = () => {
-      clearTimeout(timer);
-      settle();
-    };
-  });
-  return output;
 }
 
 /** Removes the pods with their containers. */

@@ -13,7 +13,7 @@ import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
-import { detailsOf, eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
+import { detailsOf, eventually, exec, execInTerminal, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
 const skip = isBuilt ? false : 'berth is not built';
 if (!skip) enterIsolation();
@@ -88,25 +88,55 @@ test('the processes of a container share one session keyring, which no other con
   assert.ok(search === EACCES || search === ENOKEY, `search by number: ${search}`);
 });
 
-test('an exec has what the first process has, and neither inherits an fd of the host', { skip }, async () => {
+/** A CDI device whose hook, a program of the host in the container's namespaces, writes what it has to a file. @returns the file. */
+function writeHook(): string {
+  const file = join(bed.shared, 'of-hook');
+  const probe = join(bed.shared, 'probe');
+  const script = `${probe} self > ${file}; ${probe} key-find of-daemon >> ${file}`;
+  const hooks = [{ hookName: 'createContainer', path: '/bin/sh', args: ['sh', '-c', script] }];
+  mkdirSync('/run/cdi', { recursive: true });
+  writeFileSync(
+    '/run/cdi/safety.json',
+    JSON.stringify({ cdiVersion: '0.6.0', kind: 'berth.test/safety', devices: [{ name: 'hook', containerEdits: { hooks } }] }),
+  );
+  return file;
+}
+
+test('an exec, also with a terminal, has what the first process has; neither they nor a hook inherit an fd, a key or a signal of the host', {
+  skip,
+}, async () => {
   const limits = { no_new_privs: true, seccomp: { profile_type: 'RuntimeDefault' }, capabilities: { drop_capabilities: ['NET_RAW'] } };
   const user = { run_as_user: { value: '1000' }, run_as_group: { value: '100' }, supplemental_groups: ['7'] };
   const linux = { security_context: { ...limits, ...user }, resources: { oom_score_adj: '321' } };
-  const id = await run('equal', 'exec /shared/probe self-and-wait', { linux, command: ['/shared/probe', 'self', 'wait'] });
-  const { fd0, fd1, fd2, session, ...first } = await printed('equal', 'oom');
-  const { fd0: in0, fd1: out0, fd2: err0, session: own, ...second } = await probe(id, 'self');
-  assert.deepEqual([fd0, fd1, fd2, session], ['/dev/null', 'pipe', 'pipe', '1']);
-  assert.deepEqual([in0, out0, err0, own], ['/dev/null', 'pipe', 'pipe', '1']);
-  assert.deepEqual(second, first);
+  const hookFile = writeHook();
+  const changes = { linux, command: ['/shared/probe', 'self', 'wait'], CDI_devices: [{ name: 'berth.test/safety=hook' }] };
+  const id = await run('equal', '', changes);
+  const split = ({ fd0, fd1, fd2, ...rest }: Record<string, string>) => ({ fds: [fd0, fd1, fd2], rest });
+  const first = split(await printed('equal', 'oom'));
+  const second = split(await probe(id, 'self'));
+  const third = split(parse((await execInTerminal(bed.daemon.client, id, ['/shared/probe', 'self'])).replaceAll('\r', '')));
+  const hook = split(parse(readFileSync(hookFile, 'utf8')));
   assert.deepEqual(
-    Object.keys(first).filter((name) => name.startsWith('fd')),
-    [],
-    'fds of the host',
+    [first.fds, second.fds],
+    [
+      ['/dev/null', 'pipe', 'pipe'],
+      ['/dev/null', 'pipe', 'pipe'],
+    ],
   );
-  assert.equal(first.cwd, '/');
-  assert.equal(first.oom, '321');
-  assert.equal(first.NoNewPrivs, '1');
-  assert.equal(first.dumpable, '1');
+  assert.deepEqual(
+    [third.fds, hook.fds],
+    [
+      ['/dev/pts/0', '/dev/pts/0', '/dev/pts/0'],
+      ['/memfd', hookFile, 'pipe'],
+    ],
+  );
+  assert.deepEqual([second.rest, third.rest], [first.rest, first.rest]);
+  const isFd = (name: string) => name.startsWith('fd');
+  assert.deepEqual([...Object.keys(first.rest), ...Object.keys(hook.rest)].filter(isFd), [], 'fds of the host');
+  const { cwd, oom, NoNewPrivs, dumpable, session } = first.rest;
+  assert.deepEqual({ cwd, oom, NoNewPrivs, dumpable, session }, { cwd: '/', oom: '321', NoNewPrivs: '1', dumpable: '1', session: '1' });
+  for (const name of ['umask', 'dumpable', 'deathsig', 'SigIgn', 'SigBlk', 'oom']) assert.equal(hook.rest[name], first.rest[name], name);
+  assert.equal(hook.rest['key'], ENOKEY, 'a hook has a key of the daemon');
 });
 
 test('CVE-2024-21626: a working directory that leads out through an fd of the runtime is refused, at the start and after the container has replaced it', {

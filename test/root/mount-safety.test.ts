@@ -61,6 +61,7 @@ type Request = {
   readonly image?: string;
   readonly mounts?: readonly Message[];
   readonly devices?: readonly Message[];
+  readonly cdi?: readonly string[];
   readonly security?: Message;
   readonly tty?: boolean;
   readonly pod?: Pod;
@@ -68,9 +69,9 @@ type Request = {
 };
 
 async function start(request: Request = {}): Promise<string> {
-  const { image = sample, mounts = [], devices = [], security = {}, tty = false, script = 'sleep 1000' } = request;
+  const { image = sample, mounts = [], devices = [], cdi = [], security = {}, tty = false, script = 'sleep 1000' } = request;
   const security_context = { ...runtimeDefault, ...security };
-  const changes = { mounts, devices, tty, linux: { security_context } };
+  const changes = { mounts, devices, CDI_devices: cdi.map((name) => ({ name })), tty, linux: { security_context } };
   return runContainer(daemon.client, request.pod ?? pod, image, `c${++count}`, script, changes);
 }
 
@@ -144,6 +145,37 @@ test('CVE-2019-19921: an image whose /proc, /sys or /dev is a link is refused, w
     await assertRefused({ image, mounts: [bind(volume, `/${name}`)] }, /FAILED_PRECONDITION|INVALID_ARGUMENT/, /mount on/);
   }
   assert.deepEqual(readdirSync(volume), []);
+});
+
+test('CVE-2026-41579: an image whose /dev is a link to a directory of the host removes and creates nothing there', { skip }, async () => {
+  const host = directory();
+  const volume = directory();
+  const names = ['console', 'core', 'fd', 'null', 'ptmx', 'stdin'];
+  for (const at of [host, volume]) for (const name of names) writeFileSync(join(at, name), name);
+  mkdirSync('/run/cdi', { recursive: true });
+  const hooks = ['createRuntime', 'createContainer'].map((hookName) => ({ hookName, path: '/bin/true' }));
+  const device = { cdiVersion: '0.6.0', kind: 'berth.test/dev', devices: [{ name: 'hook', containerEdits: { hooks } }] };
+  writeFileSync('/run/cdi/dev.json', JSON.stringify(device));
+  const requests: Request[] = [
+    {},
+    { tty: true },
+    { devices: [{ host_path: '/dev/zero', container_path: '/dev/zero', permissions: 'r' }] },
+    // The root is then attached in the host's tree while the hooks run.
+    { cdi: ['berth.test/dev=hook'] },
+    { mounts: [bind(volume, '/dev/shm')] },
+  ];
+  for (const target of [host, `../../../../../..${host}`, `/proc/self/root${host}`, `/proc/self/cwd/../../../../..${host}`]) {
+    const image = await imageWith([link('dev', target)]);
+    const refusal = /mount on \/dev: must be a directory in the image, but is a symbolic link/;
+    for (const request of requests) await assertRefused({ ...request, image }, /FAILED_PRECONDITION/, refusal);
+  }
+  // A container of another image can still be started with the hook, and its own /dev has the names that the attack looks for.
+  const id = await start({ cdi: ['berth.test/dev=hook'] });
+  assert.match(await run(id, 'readlink /dev/ptmx'), /pts\/ptmx/);
+  for (const at of [host, volume]) {
+    assert.deepEqual(readdirSync(at).sort(), names);
+    for (const name of names) assert.equal(readFileSync(join(at, name), 'utf8'), name);
+  }
 });
 
 test('CVE-2023-27561: a volume on /proc must be a proc file system, and only files that programs replace can be mounted below', {

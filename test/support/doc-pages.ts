@@ -16,7 +16,9 @@ export const docNames: readonly string[] = readdirSync(join(root, 'docs')).filte
 
 /** Returns the pages at the top of the repository and in docs/. */
 export function readPages(): Page[] {
-  return ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'CHANGELOG.md', ...docNames.map((name) => join('docs', name))].map(readPage);
+  return ['README.md', 'ARCHITECTURE.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md', ...docNames.map((name) => join('docs', name))].map(
+    readPage,
+  );
 }
 
 function readPage(path: string): Page {

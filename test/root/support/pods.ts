@@ -75,6 +75,31 @@ export async function exec(client: CriClient, container_id: string, ...cmd: stri
   return result.stdout.toString();
 }
 
+/** Runs a command with a terminal over a WebSocket. @returns its output. */
+export async function execInTerminal(client: CriClient, container_id: string, cmd: readonly string[], timeoutMs = 20_000): Promise<string> {
+  const { url } = await client.call<{ url: string }>('Exec', { container_id, cmd, tty: true, stdin: true, stdout: true, stderr: false }, timeoutMs);
+  const socket = new WebSocket(url.replace(/^http/, 'ws'), ['v4.channel.k8s.io']);
+  socket.binaryType = 'arraybuffer';
+  let output = '';
+  const [stdoutChannel, errorChannel] = [1, 3];
+  let status = '';
+  await new Promise<void>((settle, reject) => {
+    const timer = setTimeout(() => reject(new Error(`no end of the terminal after ${timeoutMs} ms: ${output.slice(-200)}`)), timeoutMs);
+    socket.onmessage = ({ data }) => {
+      const bytes = Buffer.from(data as ArrayBuffer);
+      if (bytes[0] === stdoutChannel) output += bytes.subarray(1).toString('latin1');
+      if (bytes[0] === errorChannel) status += bytes.subarray(1).toString('latin1');
+      if (status !== '') socket.close();
+    };
+    socket.onerror = () => reject(new Error(`exec with a terminal: the connection failed: ${status}`));
+    socket.onclose = () => {
+      clearTimeout(timer);
+      settle();
+    };
+  });
+  return output;
+}
+
 /** Waits until the condition is true. @throws Error after 20 s. */
 export async function eventually(description: string, condition: () => boolean | Promise<boolean>): Promise<void> {
   for (let waits = 0; waits < 800; waits += 1) {
