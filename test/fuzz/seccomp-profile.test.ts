@@ -1,15 +1,17 @@
 /**
  * Fuzzes seccomp profiles: a profile with an unusual value in any place is accepted, or rejected with a BerthError that names the field. Random profiles
- * are compiled with libseccomp, and random changes are made to their text.
+ * are compiled with the numbers of the real libseccomp and compared with their rules, and random changes are made to their text.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { resolveProfile } from '../../src/engine/seccomp/seccomp.ts';
+import { type ResolvedProfile, resolveProfile } from '../../src/engine/seccomp/seccomp.ts';
 import { createSeccompCompiler } from '../../src/engine/seccomp/seccomp-compiler.ts';
 import { actions, compares, parseSeccompProfile } from '../../src/engine/seccomp/seccomp-profile.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 import { createLibseccomp } from '../../src/sys/library/libseccomp.ts';
+import { runFilter } from '../support/bpf.ts';
 import { mutated, pick } from '../support/mutate.ts';
+import { actionByRules } from '../support/seccomp-rules.ts';
 import { rounds } from './support/rounds.ts';
 
 const arg = { index: 0, op: 'SCMP_CMP_MASKED_EQ', value: 1, valueTwo: 2 };
@@ -99,20 +101,42 @@ function randomProfile(random: () => number): object {
   return { defaultAction: action(), architectures: several(4, () => pick(random, architectures)), syscalls: several(random() < 0.1 ? 300 : 6, rule) };
 }
 
-test('random profiles are compiled to a program within the kernel limits, or rejected with a BerthError', async (t) => {
+/** On x86-64. */
+const numberOf = { read: 0, write: 1, ioctl: 16, socket: 41, clone: 56 };
+const X86_64 = 0xc000003e;
+
+/** Compares the program with the rules, for calls whose arguments are close to the numbers of the profile. */
+function assertFollowsRules(random: () => number, profile: ResolvedProfile, program: Buffer): void {
+  for (let i = 0; i < 40; i++) {
+    const [name, number] = pick(random, Object.entries(numberOf));
+    if (!profile.mentioned.has(name)) continue;
+    const args = Array.from({ length: 6 }, () => BigInt.asUintN(64, BigInt(pick(random, numbers)) + BigInt(pick(random, [-1, 0, 0, 1]))));
+    const seen = runFilter(program, { arch: X86_64, number, args });
+    assert.equal(seen, actionByRules(profile, [name], args), `${name}(${args.join(', ')})`);
+  }
+}
+
+/** A 1 MiB profile takes less than a second on an idle machine. */
+const compileMsMax = 20_000;
+
+test('random profiles are compiled in bounded time to a program that follows their rules, or rejected with a BerthError', async (t) => {
   const { compile } = createSeccompCompiler({ libseccomp: createLibseccomp(), programsMax: 8 });
   const outcomes = { compiled: 0, rejected: 0 };
   await rounds(t, (random) => {
     const json = JSON.stringify(randomProfile(random));
     const text = random() < 0.7 ? json : mutated(random, json, oddValues);
+    const startMs = performance.now();
     try {
-      const { program } = compile(resolveProfile(parseSeccompProfile(text, 'p.json'), context));
+      const profile = resolveProfile(parseSeccompProfile(text, 'p.json'), context);
+      const { program } = compile(profile);
       assert.ok(program.length > 0 && program.length % 8 === 0 && program.length <= 8 * 4096, `${program.length} bytes`);
+      if (process.arch === 'x64') assertFollowsRules(random, profile, program);
       outcomes.compiled += 1;
     } catch (error) {
       assert.ok(error instanceof BerthError && error.code !== 'INTERNAL' && !error.message.includes('\n'), `${text}: ${String(error)}`);
       outcomes.rejected += 1;
     }
+    assert.ok(performance.now() - startMs < compileMsMax, text);
   });
   t.diagnostic(JSON.stringify(outcomes));
   assert.ok(outcomes.compiled > 10 && outcomes.rejected > 10);

@@ -1,9 +1,9 @@
 /**
- * The seccomp filter of containers started through the daemon: tests by errno which system calls reach the kernel.
+ * The seccomp filter of containers started through the daemon, from the default profile and from files: tests by errno which system calls reach the kernel.
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
@@ -68,6 +68,80 @@ test('containers get the filter for their capabilities, in the first process and
     for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
   } finally {
     await daemon.end('SIGTERM');
+    await workspace.remove();
+  }
+});
+
+/** Rules that libseccomp 2.6.1 compiles without end, or to a filter that rejects calls that no rule rejects. */
+const difficultProfile = {
+  defaultAction: 'SCMP_ACT_ALLOW',
+  architectures: ['SCMP_ARCH_X86_64'],
+  syscalls: [
+    // Both rules begin with the same condition.
+    reject('getpriority', 77, [0, 'NE', 7], [1, 'EQ', 1]),
+    reject('getpriority', 77, [0, 'NE', 7], [2, 'EQ', 1]),
+    // The same argument has opposite comparisons.
+    reject('sched_get_priority_max', 78, [0, 'GT', 2]),
+    reject('sched_get_priority_max', 78, [1, 'GT', 3], [0, 'LT', 2]),
+  ],
+};
+
+/** getpriority(2) knows no kind 5 or 7: it fails with EINVAL if the filter allows it. */
+const difficultCalls: Readonly<Record<string, (result: number) => boolean>> = {
+  '64:140:5:1:0': (result) => result === -77,
+  '64:140:5:0:1': (result) => result === -77,
+  '64:140:5:0:0': (result) => result === EINVAL,
+  '64:140:7:1:1': (result) => result === EINVAL,
+  '64:146:3:0': (result) => result === -78,
+  '64:146:0:4': (result) => result === -78,
+  '64:146:0:3': (result) => result >= 0,
+};
+
+function reject(name: string, errnoRet: number, ...args: [number, string, number][]) {
+  return { names: [name], action: 'SCMP_ACT_ERRNO', errnoRet, args: args.map(([index, op, value]) => ({ index, op: `SCMP_CMP_${op}`, value })) };
+}
+
+test('Localhost profiles are compiled as written, or refused with the file and the cause, while the daemon answers other calls', {
+  skip,
+}, async () => {
+  const workspace = createWorkspace();
+  const probes = join(workspace.directory, 'probes');
+  mkdirSync(probes);
+  execFileSync('musl-gcc', ['-static', '-O1', '-o', join(probes, 'probe'), join(import.meta.dirname, 'seccomp-probe.c')]);
+  const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
+  const context = (name: string, profile: object): Message => {
+    const localhost_ref = join(workspace.directory, `${name}.json`);
+    writeFileSync(localhost_ref, JSON.stringify(profile));
+    return { mounts, linux: { security_context: { seccomp: { profile_type: 'Localhost', localhost_ref } } } };
+  };
+  const daemon = await startDaemon(workspace);
+  try {
+    const image = await pullSample(daemon.client);
+    const pod = await runPod(daemon.client, 'localhost', workspace.directory);
+    const start = (name: string, profile: object) => runContainer(daemon.client, pod, image, name, 'exec sleep 1000', context(name, profile));
+
+    let isStarted = false;
+    const starting = start('difficult', difficultProfile).finally(() => {
+      isStarted = true;
+    });
+    // If the daemon is blocked, the next call fails first, with its deadline.
+    starting.catch(() => {});
+    while (!isStarted) await daemon.client.call('ListContainers', {}, 20_000);
+    const words = Object.keys(difficultCalls);
+    const results = (await exec(daemon.client, await starting, '/probes/probe', '-', '0', ...words)).trim().split('\n').map(Number);
+    assert.deepEqual(
+      words.filter((word, i) => difficultCalls[word]?.(results[i] ?? Number.NaN) !== true),
+      [],
+      results.join(' '),
+    );
+
+    const manyRules = Array.from({ length: 2000 }, (_, i) => reject('getpriority', 77, [0, 'EQ', i], [1, 'EQ', i]));
+    const refusal = /INVALID_ARGUMENT: .*compile seccomp profile \S*large\.json: the program exceeds the kernel's limit of 4096 instructions/;
+    for (let attempt = 0; attempt < 2; attempt++) await assert.rejects(start('large', { ...difficultProfile, syscalls: manyRules }), refusal);
+    for (const method of ['StopPodSandbox', 'RemovePodSandbox']) await daemon.client.call(method, { pod_sandbox_id: pod.id });
+  } finally {
+    // A blocked daemon does not end on SIGTERM.
+    await daemon.end('SIGKILL');
     await workspace.remove();
   }
 });

@@ -2,13 +2,13 @@
  * Creates seccomp filters: reads the profile, resolves it for the container's capabilities and this machine, and compiles it once.
  */
 import { readFileSync, statSync } from 'node:fs';
-import { invalidArgument, reasonOf } from '../../lib/errors.ts';
+import { failedTo, invalidArgument, reasonOf } from '../../lib/errors.ts';
 import type { Exact } from '../../lib/exact.ts';
 import type { HostFacts } from '../../sys/host.ts';
 import { resolveProfile } from '../seccomp/seccomp.ts';
 import type { SeccompCompiler, SeccompProgram } from '../seccomp/seccomp-compiler.ts';
 import { defaultProfile } from '../seccomp/seccomp-default.ts';
-import { parseSeccompProfile } from '../seccomp/seccomp-profile.ts';
+import { parseSeccompProfile, type SeccompRules } from '../seccomp/seccomp-profile.ts';
 import type { SecuritySpec } from '../state/spec.ts';
 
 export type SeccompFilters = {
@@ -17,7 +17,7 @@ export type SeccompFilters = {
    *
    * @param capabilities of the container: the default profile allows some system calls only with a capability.
    * @returns null: no filter, as for privileged containers.
-   * @throws {BerthError} INVALID_ARGUMENT for a missing or invalid profile.
+   * @throws {BerthError} INVALID_ARGUMENT for a missing or invalid profile; FAILED_PRECONDITION if libseccomp is not installed.
    */
   readonly filterFor: (security: Pick<SecuritySpec, 'isPrivileged' | 'seccomp'>, capabilities: bigint) => SeccompProgram | null;
 };
@@ -36,8 +36,14 @@ export function createSeccompFilters<Facts extends Machine>(deps: {
   return {
     filterFor: ({ isPrivileged, seccomp }, capabilities) => {
       if (isPrivileged || seccomp.kind === 'unconfined') return null;
-      const profile = seccomp.kind === 'runtime-default' ? defaultProfile : parseSeccompProfile(readProfile(seccomp.path), seccomp.path);
-      return deps.compiler.compile(resolveProfile(profile, { capabilities, arch, kernel }));
+      const compile = (profile: SeccompRules) => deps.compiler.compile(resolveProfile(profile, { capabilities, arch, kernel }));
+      if (seccomp.kind === 'runtime-default') return compile(defaultProfile);
+      const profile = parseSeccompProfile(readProfile(seccomp.path), seccomp.path);
+      try {
+        return compile(profile);
+      } catch (error) {
+        throw failedTo(`compile seccomp profile ${seccomp.path}`, error);
+      }
     },
   };
 }
