@@ -20,8 +20,10 @@ import type { EngineDeps } from '../deps.ts';
 import { type MonitorRequest, reopenLog, startMonitor } from '../monitor/monitor.ts';
 import { addPlanParts } from '../monitor/plan-spans.ts';
 import { resolveIdentity } from '../plan/identity.ts';
+import { isCovered, normalPath } from '../plan/mounts.ts';
 import { encodePlan } from '../plan/plan.ts';
 import { parseSignal } from '../plan/signals.ts';
+import { copyDeclaredVolumes } from '../rootfs/declared-volumes.ts';
 import { diskLimit } from '../rootfs/disk-limit.ts';
 import { goReg, openContainer } from '../sources/container-sources.ts';
 import { readInRoot } from '../sources/inspect-root.ts';
@@ -35,7 +37,7 @@ import {
   type SandboxView,
   sandboxState,
 } from '../state/records.ts';
-import { type ContainerSpec, hasStartHooks, type IdMap, type Resources, type UserSpec } from '../state/spec.ts';
+import { allMounts, type ContainerSpec, hasStartHooks, type IdMap, type Resources, type UserSpec } from '../state/spec.ts';
 import { createStopwatch, type Stopwatch, type Timeline } from '../state/timeline.ts';
 import { adoptContainer, prepareCgroup } from './adopt-cgroup.ts';
 import { watchExit } from './exits.ts';
@@ -90,10 +92,12 @@ async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: Cont
   deps.layers.lease(id, diffIdsOf(spec, image));
   try {
     await deps.appArmor.ensure(spec.security.appArmorProfile);
-    const root = await step('create.root', () => {
+    const root = await step('create.root', async () => {
       const { user: ids } = sandbox.record.spec.namespaces;
       deps.rootfs.create(id, image.layerDirs, { ...(ids ? { ids } : {}), ...diskLimit(sandbox.record.spec, spec) });
-      return deps.rootfs.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+      const fd = await deps.rootfs.open(id, image.layerDirs, sandboxPaths(deps, sandbox.record).pins.user);
+      await copyDeclaredVolumes(fd, deps.rootfs.volumesDir(id), neededVolumes(spec, image), ids);
+      return fd;
     });
     // The sandbox may have been stopped in the meantime. There is no await between this check and the record.
     readySandbox(deps, sandbox.record.id);
@@ -125,6 +129,12 @@ function withBlockio({ blockio, cgroups }: EngineDeps, { record }: SandboxView, 
 /** Returns the diff ids of all layers that a container uses: those of its image and of its image volumes. */
 export function diffIdsOf(spec: ContainerSpec, image: ContainerImage): string[] {
   return [...new Set([...image.diffIds, ...spec.mounts.flatMap((mount) => mount.image?.found?.diffIds ?? [])])];
+}
+
+/** Returns the volumes that the image declares; undefined in place of one that a mount of the request replaces, and of the root. */
+function neededVolumes(spec: ContainerSpec, image: ContainerImage): (string | undefined)[] {
+  const targets = allMounts(spec).map((mount) => mount.containerPath);
+  return image.config.volumes.map((path) => (normalPath(path) === '/' || isCovered(path, targets) ? undefined : path));
 }
 
 function composeRecord(

@@ -64,7 +64,6 @@ const container: ContainerPlan = {
   ],
   readonlyPaths: ['/proc/sys'],
   hasReadonlyRoot: false,
-  volumes: [],
   supervise: {
     mode: 'container',
     hasTerminal: false,
@@ -107,7 +106,6 @@ test('planContainer() plans a container with a terminal, a read-only root, volum
       maskedPaths: [],
       readonlyPaths: [],
       hasReadonlyRoot: true,
-      volumes: ['/cache'],
       supervise: { mode: 'container', hasTerminal: true, exitDir: 'state' },
     }),
   );

@@ -9,7 +9,7 @@ import { confineMonitor } from './confine-monitor.ts';
 import { type DeviceNode, openNull, planDeviceLinks, planDeviceNodes, planStandardDevices, planTerminal } from './devices.ts';
 import { attachRoot, enterRoot, isolateMounts, makeInRoot, openKernelTrees, sealRoot } from './enter-rootfs.ts';
 import { type MaskedPath, planMaskedPaths, planReadonlyPaths } from './masked-paths.ts';
-import { cloneOf, moveOnto, normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
+import { normalPath, orderMounts, planMounts, type RootMount } from './mounts.ts';
 import type { Op, Plan, Reg, Supervise } from './plan.ts';
 import { enterWorkingDir, joinUser, type ProcessPlan, planProcessSetup } from './process-setup.ts';
 
@@ -40,8 +40,6 @@ export type ContainerPlan = {
   readonly mask: Reg;
   readonly readonlyPaths: readonly string[];
   readonly hasReadonlyRoot: boolean;
-  /** Directories of the root, with their links resolved, that stay writable in a read-only root: the image declares them as volumes. */
-  readonly volumes: readonly string[];
   /** A pipe on which the plan waits while the daemon runs hooks, which see the complete root at `rootPlace`; undefined: no wait. */
   readonly hold?: Reg;
   readonly supervise: Extract<Supervise, { mode: 'container' }>;
@@ -61,8 +59,6 @@ export function planContainer(container: ContainerPlan): Plan {
   const taken = new Set(container.mounts.map((mount) => normalPath(mount.target)));
   // Works by fds and inside the root only, so it can run before or after pivot_root.
   const fill: Op[] = [
-    // Before the mounts, because a declared volume would hide those below it.
-    ...(container.hasReadonlyRoot ? planVolumes(container.volumes) : []),
     ...mounts.attach,
     ...(container.hasStandardDev ? [...(user === undefined ? planStandardDevices(taken) : []), ...planDeviceLinks(taken)] : []),
     ...planDeviceNodes(container.devices),
@@ -157,15 +153,4 @@ function planLinks(links: ContainerPlan['links']): Op[] {
 /** Creates and enters the working directory. Its links are resolved inside the root. */
 function planWorkingDir(path: string): Op[] {
   return [...makeInRoot(path, 'directory', 'cwd@'), ...enterWorkingDir('cwd@', normalPath(path))];
-}
-
-/** Bind-mounts each volume on itself: a separate mount is not affected by the read-only flag of the root. */
-function planVolumes(paths: readonly string[]): Op[] {
-  return paths.flatMap((path, i): Op[] => [
-    ...makeInRoot(path, 'directory', `declared${i}@`),
-    cloneOf(`declared${i}@`, `declared${i}`, `prepare volume ${path}`),
-    moveOnto(`declared${i}`, `declared${i}@`, `mount volume ${path}`),
-    { call: 'close', fd: `declared${i}`, note: `close volume ${path}` },
-    { call: 'close', fd: `declared${i}@`, note: `close volume ${path}` },
-  ]);
 }

@@ -43,6 +43,8 @@ export type RootfsDriver = {
   readonly shelf: Shelf;
   /** The container's writable directory, for disk usage. */
   readonly upperDir: (id: string) => string;
+  /** Directory of the volumes that the image declares; missing if there are none. */
+  readonly volumesDir: (id: string) => string;
   /** Disk usage according to the project quota; null without one. */
   readonly usage: (id: string) => ProjectUse | null;
 };

@@ -27,6 +27,7 @@ export type PreparedRootfs = {
   readonly remove: (id: string) => Promise<void>;
   readonly ids: () => string[];
   readonly upperDir: (id: string) => string;
+  readonly volumesDir: (id: string) => string;
   readonly usage: (id: string) => ProjectUse | null;
 };
 
@@ -66,6 +67,7 @@ export function openPreparedRootfs(rootDir: string): PreparedRootfs {
     },
     ids: () => readdirSync(containers),
     upperDir: (id) => path(id, 'upper'),
+    volumesDir: (id) => path(id, 'volumes'),
     usage: quotas.usage,
   };
 }

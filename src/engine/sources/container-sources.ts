@@ -13,6 +13,7 @@ import { makeDirectories } from '../../sys/filesystem/files.ts';
 import { cloneTree } from '../../sys/mount/mounts.ts';
 import { deviceRules } from '../cgroup/device-rules.ts';
 import type { EngineDeps } from '../deps.ts';
+import { MS } from '../plan/abi.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devices.ts';
 import { rootReg } from '../plan/enter-rootfs.ts';
 import { isCovered, normalPath, type RootMount } from '../plan/mounts.ts';
@@ -21,6 +22,7 @@ import { type ContainerPlan, planContainer, stateReg } from '../plan/plan-contai
 import { containerCapabilities, type ProcessFacts, type ProcessFds, planProcess } from '../plan/process-plan.ts';
 import type { CgroupEntry } from '../plan/process-setup.ts';
 import { type CgroupView, cgroupReg, type StandardMounts, standardMounts, withoutCovered } from '../plan/standard-mounts.ts';
+import { volumePath } from '../rootfs/declared-volumes.ts';
 import { type ContainerRecord, type ContainerView, containerState, type SandboxView } from '../state/records.ts';
 import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';
 import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
@@ -28,7 +30,7 @@ import { inspectMaskedPaths } from './inspect-root.ts';
 import { requireKinds } from './mount-targets.ts';
 import { openMask, openNullDevice } from './null-device.ts';
 import { openPins } from './open-pins.ts';
-import { findPlaces, type PlacedNode, type Places, placeDefaults, placeNodes } from './places.ts';
+import { findPlaces, kernelDirectories, type PlacedNode, type Places, placeDefaults, placeNodes } from './places.ts';
 import { giveToUser } from './process-streams.ts';
 import { createRegisters, type Registers } from './registers.ts';
 import { sandboxPaths } from './sandbox-paths.ts';
@@ -90,7 +92,7 @@ function composeContainer(deps: EngineDeps, view: ContainerView, sandbox: Sandbo
   };
 }
 
-type Contents = Pick<ContainerPlan, 'mounts' | 'devices' | 'volumes'> & {
+type Contents = Pick<ContainerPlan, 'mounts' | 'devices'> & {
   readonly places: Places;
   /** Whether there is a default mount with this target. */
   readonly has: (target: string) => boolean;
@@ -138,24 +140,35 @@ function openContents(
   const mountsDevices = pins.user !== undefined;
   const mounted = [...(mountsDevices ? nodes.own.filter(isMounted) : []), ...nodes.inVolumes];
   const mounts = [...standard, ...openDevices(mounted, mountsDevices && has('/dev'), registers), ...volumes];
-  const declared = declaredVolumes(places, record, mounts);
-  const expected = [...mounts.filter((mount) => !mount.replacesLink), ...declared.map((target) => ({ target, isDirectory: true }))];
+  const declared = openDeclared(deps, record, places, mounts, registers);
+  const expected = [...mounts.filter((mount) => !mount.replacesLink), ...declared];
   if (isNew) requireKinds(root, expected, pointsOf(mounts));
   const devices = nodes.own.filter((node) => !(mountsDevices && isMounted(node)));
   const replaced = [...volumes.map((volume) => volume.target), ...nodes.own.map((node) => node.path)];
-  return { places, has, hasOwnNull: has('/dev') && !replaced.includes('/dev/null'), mounts, devices, volumes: declared };
+  return { places, has, hasOwnNull: has('/dev') && !replaced.includes('/dev/null'), mounts: [...declared, ...mounts], devices };
 }
 
 const pointsOf = (mounts: readonly RootMount[]): ReadonlySet<string> => new Set(mounts.map((mount) => normalPath(mount.target)));
 
 /**
- * Returns the places of the volumes that the image declares, if the container needs them: in a read-only root they stay writable. A mount replaces what
- * is declared at and below its target. A declared volume is a part of the image, and must not cover the root or what is mounted in it.
+ * Opens the volumes that the image declares. A mount replaces what is declared at and below its target; mounts below a declared volume are attached in
+ * it. It begins with the image's files, so it is no mount point for the resolution of links.
  */
-function declaredVolumes(places: Places, { spec, image }: ContainerRecord, mounts: readonly RootMount[]): string[] {
-  if (!spec.security.hasReadonlyRootfs) return [];
-  const targets = mounts.map((mount) => mount.target);
-  return [...new Set(image.config.volumes.map(places.of))].filter((place) => place !== '/' && !isCovered(place, targets));
+function openDeclared(
+  { rootfs }: EngineDeps,
+  { id, image }: ContainerRecord,
+  places: Places,
+  mounts: readonly RootMount[],
+  registers: Registers,
+): RootMount[] {
+  const targets = [...mounts.map((mount) => mount.target), ...kernelDirectories];
+  return image.config.volumes.flatMap((path, i): RootMount[] => {
+    const target = places.of(path);
+    const directory = volumePath(rootfs.volumesDir(id), i);
+    if (target === '/' || isCovered(target, targets) || !existsSync(directory)) return [];
+    const reg = registers.add(`declared${i}`, cloneTree(directory, { isRecursive: false }));
+    return [{ target, isDirectory: true, source: { kind: 'inherited', reg }, attributes: 0, isRecursive: false, propagation: MS.PRIVATE }];
+  });
 }
 
 /** Returns whether a node is a bind mount in a user namespace, where FIFOs can be created, but device nodes cannot. */

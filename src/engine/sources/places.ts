@@ -10,7 +10,7 @@ import { isCovered, normalPath, type RootMount } from '../plan/mounts.ts';
 import { placeInRoot, requireDirectories } from './mount-targets.ts';
 
 /** Directories on which something is mounted in each container. */
-const kernelDirectories = ['/dev', '/proc', '/sys'];
+export const kernelDirectories = ['/dev', '/proc', '/sys'];
 
 export type Places = {
   /** Returns the place of a path, through the links of the image. */

@@ -1,7 +1,8 @@
 /**
- * Disk usage of containers' writable layers: from the project quota where there is one, else measured in the background and cached, one tree at a
+ * Disk usage of containers' writable layers and of the volumes that their images declare: from the project quota where there is one, else measured in the background and cached, one tree at a
  * time; expensive trees are measured less often.
  */
+import { existsSync } from 'node:fs';
 import { endsWithin } from '../../lib/deadline.ts';
 import { type DiskUsage, measureTree } from '../../sys/filesystem/disk-usage.ts';
 import type { ContainerRecord } from '../state/records.ts';
@@ -25,7 +26,11 @@ const firstTimeoutMs = 250;
 type Entry = { readonly usage: LayerUsage | null; readonly dueAtMs: number };
 
 export type LayerUsageDeps = {
-  readonly rootfs: { readonly upperDir: (id: string) => string; readonly usage: (id: string) => DiskUsage | null };
+  readonly rootfs: {
+    readonly upperDir: (id: string) => string;
+    readonly volumesDir: (id: string) => string;
+    readonly usage: (id: string) => DiskUsage | null;
+  };
   readonly clock: { readonly nowNs: () => string };
 };
 
@@ -35,11 +40,18 @@ export function createLayerUsages(deps: LayerUsageDeps): LayerUsages {
   const due = new Set<ContainerRecord>();
   let work: Promise<void> | null = null;
 
+  const measure = async (id: string): Promise<DiskUsage> => {
+    const [upper, volumes] = [deps.rootfs.upperDir(id), deps.rootfs.volumesDir(id)];
+    const layer = await measureTree(upper);
+    if (!existsSync(volumes)) return layer;
+    const declared = await measureTree(volumes);
+    return { bytes: layer.bytes + declared.bytes, inodes: layer.inodes + declared.inodes };
+  };
   const measureDue = async () => {
     for (const record of due) {
       const startedAtMs = performance.now();
       // A container that is being removed has no tree, and nobody reads its measurement.
-      const usage = await measureTree(deps.rootfs.upperDir(record.id)).catch(() => null);
+      const usage = await measure(record.id).catch(() => null);
       const endedAtMs = performance.now();
       const dueAtMs = endedAtMs + Math.max(pauseMsMin, pausePerDuration * (endedAtMs - startedAtMs));
       entries.set(record, { usage: usage && { ...usage, atNs: deps.clock.nowNs() }, dueAtMs });

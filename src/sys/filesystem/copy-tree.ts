@@ -27,6 +27,14 @@ export async function layOver(layer: string, target: string, shift: IdShift): Pr
   await layDirectory(layer, target, { shift, copies: new Map() });
 }
 
+/** Copies a directory, with its owner, mode, times and extended attributes, to a path that does not exist. */
+export async function copyDirectory(source: string, target: string): Promise<void> {
+  const shift: IdShift = { uid: (id) => id, gid: (id) => id };
+  await mkdir(bytesOf(target));
+  await layOver(source, target, shift);
+  copyMetadata(source, target, await statOf(source), shift);
+}
+
 type Context = { readonly shift: IdShift /** Copies of files with several hard links, by inode. */; readonly copies: Map<bigint, string> };
 
 async function layDirectory(source: string, target: string, context: Context): Promise<void> {
