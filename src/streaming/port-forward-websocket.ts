@@ -1,7 +1,7 @@
 /**
- * Port-forward over plain WebSocket, for old clients: the query lists the ports; each port has two channels and one connection.
+ * Port-forward over plain WebSocket: the ports are known before the connection; each has two channels and one connection.
  *
- *   port i of the query: channel 2i carries data in both directions, channel 2i+1 errors to the client.
+ *   port i of the list: channel 2i carries data in both directions, channel 2i+1 errors to the client.
  *   The first message on each channel is the port as two bytes, little-endian.
  *
  * Pure: it uses only the given link and backend.
@@ -20,15 +20,20 @@ const portsMax = 100;
 
 const heldBytesMax = 262_144;
 
+/** Checks the ports of a request. @throws {BerthError} INVALID_ARGUMENT for an invalid port, or too many. */
+export function checkPorts(ports: readonly number[]): void {
+  if (ports.length > portsMax) throw invalidArgument(`port-forward: ${ports.length} ports exceed the limit of ${portsMax}`);
+  const invalid = ports.find((port) => !Number.isInteger(port) || port < 1 || port > 65_535);
+  if (invalid !== undefined) throw invalidArgument(`port-forward: invalid port ${invalid}`);
+}
+
 /** Returns the ports in a query. @throws {BerthError} INVALID_ARGUMENT for a missing or invalid port, or too many. */
 export function portsOfQuery(query: URLSearchParams): readonly number[] {
-  const ports = query.getAll('port').flatMap((text) => text.split(','));
-  if (ports.length === 0 || ports.length > portsMax) throw invalidArgument(`port-forward: the query must contain 1 to ${portsMax} ports`);
-  return ports.map((text) => {
-    const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
-    if (port < 1 || port > 65_535) throw invalidArgument('port-forward: invalid port in the query');
-    return port;
-  });
+  // Anything else becomes 0, which is invalid.
+  const ports = query.getAll('port').flatMap((text) => text.split(',').map((word) => (/^\d{1,5}$/.test(word) ? Number(word) : 0)));
+  if (ports.length === 0) throw invalidArgument('port-forward over WebSocket: neither PortForwardRequest.port nor the query names a port');
+  checkPorts(ports);
+  return ports;
 }
 
 /** Serves a client until it disconnects or all its connections have ended. */

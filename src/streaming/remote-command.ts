@@ -150,6 +150,7 @@ export class ChannelParser {
 
 /** Returns the parts of a message on a channel. */
 export function encodeChannelMessage(number: number, bytes: Buffer, isBase64: boolean): Buffer[] {
-  if (isBase64) return [Buffer.from(`${String.fromCharCode(0x30 + number)}${bytes.toString('base64')}`, 'latin1')];
+  // As UTF-8, like Go: text messages with other bytes are invalid.
+  if (isBase64) return [Buffer.from(`${String.fromCharCode(0x30 + number)}${bytes.toString('base64')}`)];
   return [Buffer.from([number]), bytes];
 }

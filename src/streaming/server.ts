@@ -15,7 +15,7 @@ import { type CertificateFiles, readCertificate, watchCertificate } from './cert
 import { type Agreement, agreeOnSpdy, agreeOnWebSocket, headerOf, type Refusal, writeRefusal, writeSwitch } from './handshake.ts';
 import { type Link, type LinkHandlers, Wire } from './link.ts';
 import { forwardOverSpdy } from './port-forward.ts';
-import { forwardOverWebSocket, portsOfQuery } from './port-forward-websocket.ts';
+import { checkPorts, forwardOverWebSocket, portsOfQuery } from './port-forward-websocket.ts';
 import {
   checkFlags,
   spdyCommandProtocols,
@@ -73,7 +73,13 @@ export type StreamingServer = {
    */
   readonly prepareExec: (target: ExecTarget) => string;
   readonly prepareAttach: (target: AttachTarget) => string;
-  readonly preparePortForward: (sandboxId: string) => string;
+  /**
+   * @param ports of the request, for a client over plain WebSocket: the kubelet passes the ports of its client in the request, and connects to the URL
+   *   as it is (k8s.io/kubelet 0.37, pkg/cri/streaming/portforward/websocket.go). Without them, they are taken from the query. Clients over SPDY name the
+   *   port of each connection.
+   * @throws {BerthError} INVALID_ARGUMENT for an invalid port.
+   */
+  readonly preparePortForward: (sandboxId: string, ports?: readonly number[]) => string;
   /** `http://address:port` or `https://…`. */
   readonly baseUrl: string;
   /** Ends all sessions and stops listening. */
@@ -81,7 +87,7 @@ export type StreamingServer = {
 };
 
 type Command = { readonly kind: 'exec' | 'attach'; readonly flags: StreamFlags; readonly start: () => Promise<ContainerStreams> };
-type Forward = { readonly kind: 'portforward'; readonly sandboxId: string };
+type Forward = { readonly kind: 'portforward'; readonly sandboxId: string; readonly ports: readonly number[] };
 type Ticket = Command | Forward;
 
 /** Serves a negotiated protocol on a connection. */
@@ -112,7 +118,10 @@ export async function startStreamingServer(deps: StreamingDeps, settings: Stream
   return {
     prepareExec: (target) => prepare('exec', target, () => deps.backend.exec(target)),
     prepareAttach: (target) => prepare('attach', target, async () => succeeding(await deps.backend.attach(target))),
-    preparePortForward: (sandboxId) => issue({ kind: 'portforward', sandboxId }),
+    preparePortForward: (sandboxId, ports = []) => {
+      checkPorts(ports);
+      return issue({ kind: 'portforward', sandboxId, ports });
+    },
     baseUrl,
     close: async () => {
       stopWatching();
@@ -224,9 +233,9 @@ function chooseCommand(deps: StreamingDeps, command: Command, request: IncomingM
   }
 }
 
-function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: IncomingMessage): Choice | Refusal {
+function chooseForward(deps: StreamingDeps, forward: Forward, request: IncomingMessage): Choice | Refusal {
   const forwardDeps = { ...deps.limits, backend: deps.backend };
-  const overSpdy: Service = (openLink) => void forwardOverSpdy(forwardDeps, sandboxId, openLink);
+  const overSpdy: Service = (openLink) => void forwardOverSpdy(forwardDeps, forward.sandboxId, openLink);
   switch (requestedProtocol(request)) {
     case 'spdy':
       return { agreement: agreeOnSpdy(request, [spdyForwardProtocol]), serve: () => overSpdy };
@@ -235,23 +244,23 @@ function chooseForward(deps: StreamingDeps, { sandboxId }: Forward, request: Inc
       if ('protocol' in agreement && agreement.protocol === tunnelProtocol) {
         return { agreement, serve: () => (openLink) => overSpdy((handlers) => openTunnel(openLink, handlers)) };
       }
-      return chooseOldForward(forwardDeps, sandboxId, request, agreement);
+      return chooseChannelForward(forwardDeps, forward, request, agreement);
     }
     default:
       return missingUpgrade;
   }
 }
 
-function chooseOldForward(
+function chooseChannelForward(
   deps: StreamingDeps['limits'] & Pick<StreamingDeps, 'backend'>,
-  sandboxId: string,
+  forward: Forward,
   request: IncomingMessage,
   agreement: Agreement,
 ): Choice | Refusal {
   try {
-    const ports = portsOfQuery(new URL(request.url ?? '', 'http://server').searchParams);
+    const ports = forward.ports.length > 0 ? forward.ports : portsOfQuery(new URL(request.url ?? '', 'http://server').searchParams);
     const protocolOf = (name: string) => webSocketForwardProtocols.get(name) ?? { version: 4, isBase64: false };
-    return { agreement, serve: (name) => (openLink) => void forwardOverWebSocket(deps, sandboxId, ports, protocolOf(name), openLink) };
+    return { agreement, serve: (name) => (openLink) => void forwardOverWebSocket(deps, forward.sandboxId, ports, protocolOf(name), openLink) };
   } catch (error) {
     return { status: 400, text: reasonOf(error) };
   }

@@ -157,23 +157,51 @@ for (const transport of transports) {
   });
 }
 
-test('an old WebSocket client gets the ports first, then data, and a refused connection on the error channel', async () => {
-  const refused = await refusedPort();
-  const url = `${server.preparePortForward('s').replace('http:', 'ws:')}?port=${echo.port}&port=${refused}`;
-  const socket = new WebSocket(url, 'v4.channel.k8s.io');
+/** Connects over plain WebSocket. @returns the socket, and the bytes received by channel. */
+async function openChannels(url: string, protocol?: string): Promise<{ socket: WebSocket; heard: Record<number, Buffer> }> {
+  const socket = new WebSocket(url.replace('http:', 'ws:'), protocol);
   socket.binaryType = 'arraybuffer';
-  const heard: Record<number, Buffer[]> = { 0: [], 1: [], 2: [], 3: [] };
+  const heard: Record<number, Buffer> = {};
   socket.addEventListener('message', ({ data }) => {
-    const message = Buffer.from(data as ArrayBuffer);
-    heard[message[0] ?? -1]?.push(message.subarray(1));
+    const isText = typeof data === 'string';
+    const channel = isText ? data.charCodeAt(0) - 0x30 : (new Uint8Array(data as ArrayBuffer)[0] ?? -1);
+    const bytes = isText ? Buffer.from(data.slice(1), 'base64') : Buffer.from(data as ArrayBuffer).subarray(1);
+    heard[channel] = Buffer.concat([heard[channel] ?? Buffer.alloc(0), bytes]);
   });
   await once(socket, 'open');
-  socket.send(Buffer.concat([Buffer.from([0]), Buffer.from('hello')]));
-  await until('the echo', () => heard[0]?.length === 2 && heard[3]?.length === 2);
-  assert.equal(heard[0]?.[0]?.readUInt16LE(), echo.port);
-  assert.equal(heard[0]?.[1]?.toString(), 'hello');
-  assert.equal(heard[2]?.[0]?.readUInt16LE(), refused);
-  assert.match(heard[3]?.[1]?.toString() ?? '', /ECONNREFUSED/);
-  socket.close();
-  await once(socket, 'close');
+  return { socket, heard };
+}
+
+/** The ports of a client of the kubelet are in the request, and the kubelet connects without a query: k8s.io/kubelet 0.37, pkg/cri/streaming/portforward. */
+for (const protocol of ['v4.channel.k8s.io', 'v4.base64.channel.k8s.io', undefined]) {
+  for (const place of ['request', 'query'] as const) {
+    test(`WebSocket ${protocol ?? 'without protocol'}: each port of the ${place} has two channels, which begin with the port`, async () => {
+      const refused = await refusedPort();
+      const ports = [echo.port, refused, echo.port];
+      const query = ports.map((port) => `port=${port}`).join('&');
+      const url = place === 'request' ? server.preparePortForward('s', ports) : `${server.preparePortForward('s')}?${query}`;
+      const { socket, heard } = await openChannels(url, protocol);
+      for (const [channel, text] of [
+        [0, 'hello'],
+        [4, 'world'],
+      ] as const) {
+        const bytes = Buffer.from(text);
+        socket.send(protocol?.includes('base64') ? `${channel}${bytes.toString('base64')}` : Buffer.concat([Buffer.from([channel]), bytes]));
+      }
+      await until('both echoes and the error', () => heard[0]?.length === 7 && heard[4]?.length === 7 && (heard[3]?.length ?? 0) > 2);
+      const beginnings = [0, 1, 2, 3, 4, 5].map((channel) => heard[channel]?.readUInt16LE());
+      assert.deepEqual(beginnings, [echo.port, echo.port, refused, refused, echo.port, echo.port]);
+      assert.deepEqual([heard[0]?.subarray(2).toString(), heard[4]?.subarray(2).toString()], ['hello', 'world']);
+      assert.match(heard[3]?.subarray(2).toString() ?? '', /ECONNREFUSED/);
+      socket.close();
+      await once(socket, 'close');
+    });
+  }
+}
+
+test('port-forward over WebSocket without ports is refused, and so are invalid ports in the request', async () => {
+  assert.throws(() => server.preparePortForward('s', [80, 65_536]), { code: 'INVALID_ARGUMENT', message: /invalid port 65536/ });
+  assert.throws(() => server.preparePortForward('s', [0]), { code: 'INVALID_ARGUMENT' });
+  assert.throws(() => server.preparePortForward('s', Array(101).fill(80)), { code: 'INVALID_ARGUMENT', message: /limit of 100/ });
+  for (const query of ['', '?port=', '?port=80,http', '?port=0']) await assert.rejects(openChannels(`${server.preparePortForward('s')}${query}`));
 });

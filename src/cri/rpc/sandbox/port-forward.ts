@@ -1,5 +1,5 @@
 /**
- * PortForward: returns a URL at which one client can connect to ports in a sandbox. Each connection names its port.
+ * PortForward: returns a URL at which one client can connect to ports in a sandbox. Each connection names its port, or the request lists them.
  */
 import { sandboxState } from '../../../engine/state/records.ts';
 import { failedPrecondition } from '../../../lib/errors.ts';
@@ -14,5 +14,5 @@ export async function portForward(
 ): Promise<PortForwardResponse> {
   const { record, status } = engine.sandbox(requiredName('pod_sandbox_id', request.pod_sandbox_id));
   if (sandboxState(status) !== 'ready') throw failedPrecondition(`port-forward to sandbox ${record.spec.metadata.name}: not ready`);
-  return { url: streaming.preparePortForward(record.id) };
+  return { url: streaming.preparePortForward(record.id, request.port ?? []) };
 }
