@@ -52,7 +52,7 @@ import { holdHierarchies } from './sys/cgroup/cgroup-hold.ts';
 import { probeCgroups } from './sys/cgroup/cgroups.ts';
 import { lockDirectory } from './sys/filesystem/lock.ts';
 import { makeOwnDirectory } from './sys/filesystem/private-directory.ts';
-import { type HostFacts, probeHost } from './sys/host.ts';
+import { cpuFlags, type HostFacts, probeHost } from './sys/host.ts';
 import { isalSoname, probeIsal } from './sys/library/libisal.ts';
 import { createLibseccomp } from './sys/library/libseccomp.ts';
 import { makeSharedDirectory } from './sys/mount/shared-directory.ts';
@@ -108,7 +108,15 @@ export async function serve({ config, warnings }: LoadedConfig, readConfig: () =
   const server = await listen(contract, config.socket, {
     engine,
     streaming,
-    images: createNodeImages({ store: images, shared, unpacker, puller, platform: toPlatform(process.arch), log, ...(policy ? { policy } : {}) }),
+    images: createNodeImages({
+      store: images,
+      shared,
+      unpacker,
+      puller,
+      platform: toPlatform(process.arch, cpuFlags()),
+      log,
+      ...(policy ? { policy } : {}),
+    }),
     network,
     devices: createDeviceFiles({ log }, config.cdiSpecDirs),
     items: createItemBytes(contract.encoders),
@@ -292,7 +300,7 @@ function wirePuller(
     timing: { stallTimeoutMs: config.pullIdleTimeoutMs },
   });
   const observe = { ...(observers ? { observe: observers.pull } : {}), ...(trace ? { trace } : {}) };
-  return createImagePuller({ ...deps, ...observe, registry, platform: toPlatform(process.arch) });
+  return createImagePuller({ ...deps, ...observe, registry, platform: toPlatform(process.arch, cpuFlags()) });
 }
 
 function readBlockioClasses(file: string): BlockioClasses {

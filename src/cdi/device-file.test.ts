@@ -122,6 +122,7 @@ test('readDeviceFile() reports the path of an invalid edit', () => {
 
 test('readDeviceFile() ignores case in field names and accepts numbers as strings, as Go does', () => {
   assert.deepEqual(edits({ additionalGIDs: [7] }).gids, [7]);
+  assert.deepEqual(edits({ additionalGids: [7, null], AdditionalGids: [8] }).gids, [7]);
   assert.ok(readDeviceFile({ cdiVersion: '1.0.0', kind: 'v/c', devices: [{ name: 0, containerEdits: {} }] }).devices.has('v/c=0'));
 });
 

@@ -4,8 +4,12 @@
  * Pure. Knows nothing about devices.
  */
 import { invalidArgument } from '../lib/errors.ts';
+import { foldKey, goFields, type JsonObject } from '../lib/go-json.ts';
 
-/** Readers of one object's fields. Each throws a BerthError INVALID_ARGUMENT for a value of another type. Null and absent fields are undefined. */
+/**
+ * Readers of one object's fields. Each throws a BerthError INVALID_ARGUMENT for a value of another type. Null and absent fields are undefined; null
+ * elements of lists are the zero value of Go.
+ */
 export type Fields = {
   readonly text: (name: string) => string | undefined;
   /** Not empty. */
@@ -25,22 +29,23 @@ export type Fields = {
 /**
  * Returns readers for the fields of `value`.
  *
- * @param known names of all fields. The document's names match case-insensitively, as in Go, because Go programs write these files.
+ * @param known names of all fields. The document's names match as in Go, because Go programs write these files.
  * @throws {BerthError} INVALID_ARGUMENT when `value` is not an object or has an unknown field: a device must not be applied partially.
  */
 export function fieldsOf(value: unknown, at: string, known: readonly string[]): Fields {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrong(at, value, 'an object');
-  const values = new Map(Object.entries(value).map(([name, field]) => [knownName(name, at, known), field ?? undefined]));
+  checkNames(value, at, known);
+  const values: Readonly<Record<string, unknown>> = goFields(value as JsonObject, known);
   const place = (name: string) => (at === '' ? name : `${at}.${name}`);
   const list = <T>(name: string, read: (item: unknown, at: string) => T): T[] => {
-    const items = values.get(name) ?? [];
+    const items = values[name] ?? [];
     if (!Array.isArray(items)) throw wrong(place(name), items, 'a list');
     return items.map((item, i) => read(item, `${place(name)}[${i}]`));
   };
   const optional = <T>(name: string, read: (value: unknown, at: string) => T): T | undefined =>
-    values.get(name) === undefined ? undefined : read(values.get(name), place(name));
+    values[name] === undefined ? undefined : read(values[name], place(name));
   const requiredText = (name: string) => {
-    const text = readText(values.get(name), place(name));
+    const text = readText(values[name], place(name));
     if (text === '') throw invalidArgument(`${place(name)} is empty`);
     return text;
   };
@@ -54,17 +59,17 @@ export function fieldsOf(value: unknown, at: string, known: readonly string[]): 
       return path;
     },
     number: (name, max) => optional(name, (value, here) => readNumber(value, here, max)),
-    texts: (name) => list(name, readText),
-    numbers: (name, max) => list(name, (value, here) => readNumber(value, here, max)),
+    texts: (name) => list(name, (value, here) => readText(value ?? '', here)),
+    numbers: (name, max) => list(name, (value, here) => readNumber(value ?? 0, here, max)),
     object: (name, fields) => optional(name, (value, here) => fieldsOf(value, here, fields)),
-    objects: (name, fields) => list(name, (item, here) => fieldsOf(item, here, fields)),
+    objects: (name, fields) => list(name, (item, here) => fieldsOf(item ?? {}, here, fields)),
   };
 }
 
-function knownName(name: string, at: string, known: readonly string[]): string {
-  const found = known.find((each) => each === name) ?? known.find((each) => each.toLowerCase() === name.toLowerCase());
-  if (found === undefined) throw invalidArgument(`${at === '' ? '' : `${at}: `}unknown field ${shown(name)}`);
-  return found;
+function checkNames(value: object, at: string, known: readonly string[]): void {
+  const folded = new Set(known.map(foldKey));
+  const unknown = Object.keys(value).find((name) => !folded.has(foldKey(name)));
+  if (unknown !== undefined) throw invalidArgument(`${at === '' ? '' : `${at}: `}unknown field ${shown(unknown)}`);
 }
 
 /** Accepts a number: YAML parses `name: 0` as one. */

@@ -3,8 +3,10 @@
  *
  * Pure.
  */
+
 import { internal, reasonOf } from '../lib/errors.ts';
-import { isObject, type JsonObject, type NetworkList, parseList } from './list.ts';
+import type { JsonObject } from '../lib/go-json.ts';
+import { isObject, type NetworkList, parseList } from './list.ts';
 import type { Attachment } from './request.ts';
 
 export type CacheEntry = {

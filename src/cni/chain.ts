@@ -3,9 +3,11 @@
  *
  * Knows neither files nor the cache.
  */
+
 import { BerthError } from '../lib/errors.ts';
+import type { JsonObject } from '../lib/go-json.ts';
 import { type Deadline, type Invocation, invokePlugin, type PluginHost, remainingMs } from './invoke.ts';
-import type { JsonObject, NetworkList } from './list.ts';
+import type { NetworkList } from './list.ts';
 import type { Attachment } from './request.ts';
 import { errorCode, parseResult } from './result.ts';
 import { isAtLeast } from './version.ts';

@@ -84,3 +84,17 @@ test('parseList() requires a list in a *.conflist', () => {
 test('parseList() accepts flags written as strings', () => {
   assert.equal(parse({ name: 'n', disableGC: 'True', plugins: [bridge] }).isGcDisabled, true);
 });
+
+test('parseList() reads keys in any case, and null as absent, as Go does', () => {
+  const list = parse({
+    CNIVersion: '1.0.0',
+    cniVersions: null,
+    Name: 'n',
+    DisableCheck: true,
+    Plugins: [{ TYPE: 'bridge', IPAM: { Type: 'host-local' }, Capabilities: { dns: true, mac: null }, mtu: 1400 }],
+  });
+  assert.deepEqual([list.version, list.name, list.isCheckDisabled], ['1.0.0', 'n', true]);
+  const [plugin] = list.plugins;
+  assert.deepEqual([plugin?.type, plugin?.ipamType, plugin?.capabilities, plugin?.raw.mtu], ['bridge', 'host-local', ['dns'], 1400]);
+  assert.deepEqual(parse(atVersion({ ...list, raw: { ...list.raw, cniVersions: ['1.1.0'] } }, '1.0.0').raw).versions, ['1.0.0']);
+});

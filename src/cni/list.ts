@@ -4,9 +4,8 @@
  * Pure: reads no file and knows no plugin. Unknown fields are kept for the plugins.
  */
 import { type BerthError, failedPrecondition, reasonOf } from '../lib/errors.ts';
+import { goFields, type JsonObject, withExactKeys } from '../lib/go-json.ts';
 import { type CniVersion, cniVersions } from './version.ts';
-
-export type JsonObject = Readonly<Record<string, unknown>>;
 
 export type PluginConfig = {
   /** File name of the plugin's executable. */
@@ -44,8 +43,9 @@ const nameCharsMax = 128;
  * Source: CNI specification 1.1.0, section 1.
  */
 export function parseList(text: string, mustBeList: boolean): NetworkList {
-  const document = parseJson(text);
-  if (!isObject(document)) throw invalid('not a JSON object');
+  const parsed = parseJson(text);
+  if (!isObject(parsed)) throw invalid('not a JSON object');
+  const document = withExactKeys(parsed, listKeys);
   const isList = document.plugins !== undefined;
   if (!isList && mustBeList) throw invalid('no "plugins"');
   const raw = isList ? document : toList(document);
@@ -60,6 +60,10 @@ export function parseList(text: string, mustBeList: boolean): NetworkList {
     raw,
   };
 }
+
+/** The keys that berth reads or sets. Plugins get them in this case. */
+const listKeys = ['cniVersion', 'cniVersions', 'name', 'disableCheck', 'disableGC', 'plugins', 'type'];
+const pluginKeys = ['cniVersion', 'name', 'type', 'capabilities', 'ipam', 'runtimeConfig', 'prevResult'];
 
 /** Returns the list with `version` as its only version. */
 export function atVersion(list: NetworkList, version: CniVersion): NetworkList {
@@ -121,16 +125,18 @@ function pluginsOf(raw: JsonObject, isList: boolean): readonly PluginConfig[] {
 
 function pluginOf(plugin: unknown, where: string): PluginConfig {
   if (!isObject(plugin)) throw invalid(`${where}not an object`);
-  const { type, capabilities = {}, ipam } = plugin;
+  const raw = withExactKeys(plugin, pluginKeys);
+  const { type, capabilities = {}, ipam } = raw;
   if (type === undefined || type === '') throw invalid(`${where}no "type"`);
   if (typeof type !== 'string' || !isFileName(type)) throw invalid(`${where}invalid type ${quoted(type)}: want the file name of a plugin`);
-  if (capabilities !== null && !isObject(capabilities)) throw invalid(`${where}capabilities is not an object`);
-  const declared = Object.entries(capabilities ?? {});
-  const malformed = declared.find(([, value]) => typeof value !== 'boolean');
+  if (!isObject(capabilities)) throw invalid(`${where}capabilities is not an object`);
+  const declared = Object.entries(capabilities);
+  const malformed = declared.find(([, value]) => typeof value !== 'boolean' && value !== null);
   if (malformed !== undefined) throw invalid(`${where}capability ${malformed[0]} is neither true nor false`);
-  const ipamType = isObject(ipam) && typeof ipam.type === 'string' ? ipam.type : '';
+  const { type: named } = isObject(ipam) ? goFields(ipam, ['type']) : { type: undefined };
+  const ipamType = typeof named === 'string' ? named : '';
   if (ipamType !== '' && !isFileName(ipamType)) throw invalid(`${where}invalid ipam type ${quoted(ipamType)}: want the file name of a plugin`);
-  return { type, capabilities: declared.filter(([, value]) => value === true).map(([name]) => name), ipamType, raw: plugin };
+  return { type, capabilities: declared.filter(([, value]) => value === true).map(([name]) => name), ipamType, raw };
 }
 
 function isFileName(text: string): boolean {

@@ -4,10 +4,12 @@
  * An attachment is on disk before its first plugin runs and until its last DEL has succeeded; a failed ADD is undone by the same DEL.
  * Never touches a namespace or an interface itself: the engine brings up `lo`.
  */
+
 import { statfs } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Network, NetworkAttachment, NetworkResult } from '../engine/state/spec.ts';
 import { failedPrecondition, failedTo, notFound, reasonOf } from '../lib/errors.ts';
+import type { JsonObject } from '../lib/go-json.ts';
 import type { Trace } from '../lib/spans.ts';
 import { killByEnvironment } from '../sys/process/process-environment.ts';
 import { type Cache, openCache, type StoredEntry } from './cache.ts';
@@ -16,7 +18,7 @@ import { addChain, checkChain, collectChain, deleteChain } from './chain.ts';
 import { type Configuration, type Log, openConfiguration } from './config.ts';
 import { createGate, type Gate } from './gate.ts';
 import type { Deadline, PluginHost, PluginRun } from './invoke.ts';
-import type { JsonObject, NetworkList } from './list.ts';
+import type { NetworkList } from './list.ts';
 import { createProber, type Prober } from './probe.ts';
 import { type Attachment, planAttachment } from './request.ts';
 import { addressesOf } from './result.ts';

@@ -3,10 +3,12 @@
  *
  * Pure: runs nothing.
  */
+
 import type { NetworkAttachment } from '../engine/state/spec.ts';
 import { invalidArgument, reasonOf } from '../lib/errors.ts';
+import { foldKey, type JsonObject } from '../lib/go-json.ts';
 import { parseQuantity } from '../lib/quantity.ts';
-import type { JsonObject, NetworkList, PluginConfig } from './list.ts';
+import type { NetworkList, PluginConfig } from './list.ts';
 
 /** The attachment of a sandbox to a network: the parameters that ADD, CHECK and DEL must share. */
 export type Attachment = {
@@ -134,8 +136,10 @@ export function planConfig(
   });
 }
 
+const reservedKeys: ReadonlySet<string> = new Set(['capabilities', 'runtimeConfig', 'prevResult', 'cniVersions'].map(foldKey));
+
 function isReserved(key: string): boolean {
-  return ['capabilities', 'runtimeConfig', 'prevResult', 'cniVersions'].includes(key) || key.startsWith('cni.dev/');
+  return reservedKeys.has(foldKey(key)) || key.startsWith('cni.dev/');
 }
 
 /**

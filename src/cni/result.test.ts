@@ -80,6 +80,16 @@ test('parseSupportedVersions() reads replies to VERSION, including those of 0.1.
   assert.equal(parseSupportedVersions('usage: plugin'), null);
 });
 
+test('results, errors and versions are read with keys in any case', () => {
+  const text = '{"CNIVersion":"1.0.0","IPs":[null,{"Address":"10.0.0.2/24","Interface":0}],"INTERFACES":[{"Name":"eth0","SandBox":"/x"},null]}';
+  const result = parseResult(text, '0.4.0');
+  assert.equal(result.cniVersion, '1.0.0');
+  assert.deepEqual(addressesOf(parseResult(text.replace('null,', ''), '0.4.0'), 'eth0'), ['10.0.0.2']);
+  assert.deepEqual(addressesOf(parseResult('{"CniVersion":"0.2.0","IP4":{"IP":"10.0.0.3/24"}}', '0.4.0'), 'eth0'), ['10.0.0.3']);
+  assert.deepEqual(parseError('{"Code":11,"Msg":"m"}'), { code: 11, msg: 'm', details: '' });
+  assert.deepEqual(parseSupportedVersions('{"SupportedVersions":["1.0.0"]}'), ['1.0.0']);
+});
+
 test('excerpt() returns one line, with the beginning and the end of a long text', () => {
   assert.equal(excerpt(' a\n\tb\u0000c '), 'a b c');
   assert.equal(excerpt('x'.repeat(1000)), 'x'.repeat(1000));

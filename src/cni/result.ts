@@ -3,9 +3,11 @@
  *
  * Pure. The input is untrusted: every field may be missing or of another type.
  */
+
 import { type BerthError, internal } from '../lib/errors.ts';
+import { goFields, type JsonObject, withExactKeys } from '../lib/go-json.ts';
 import { ipVersionOf } from './address.ts';
-import { isObject, type JsonObject } from './list.ts';
+import { isObject } from './list.ts';
 import { type CniVersion, cniVersions, isAtLeast, isCniVersion } from './version.ts';
 
 /** A plugin's error object. Codes: section "Error" of the CNI specification. */
@@ -21,8 +23,9 @@ export const errorCode = { containerUnknown: 3, tryAgainLater: 11 } as const;
  * @throws {BerthError} INTERNAL with the reason only.
  */
 export function parseResult(text: string, version: CniVersion): JsonObject {
-  const result = parseObject(text);
-  if (result === null) throw malformed(text.trim() === '' ? 'no result on stdout' : `stdout is not a CNI result: ${excerpt(text)}`);
+  const parsed = parseObject(text);
+  if (parsed === null) throw malformed(text.trim() === '' ? 'no result on stdout' : `stdout is not a CNI result: ${excerpt(text)}`);
+  const result = withExactKeys(parsed, ['cniVersion', 'interfaces', 'ips', 'ip4', 'ip6']);
   const { cniVersion } = result;
   if (cniVersion === undefined || cniVersion === '') return { ...result, cniVersion: version };
   if (!isCniVersion(cniVersion))
@@ -32,8 +35,8 @@ export function parseResult(text: string, version: CniVersion): JsonObject {
 
 /** Parses an error object. @returns null when `text` is not an error object of the specification. */
 export function parseError(text: string): PluginError | null {
-  const error = parseObject(text);
-  if (error === null || typeof error.code !== 'number' || error.code === 0) return null;
+  const error = goFields(parseObject(text) ?? {}, ['code', 'msg', 'details']);
+  if (typeof error.code !== 'number' || error.code === 0) return null;
   return { code: error.code, msg: textOf(error.msg), details: textOf(error.details) };
 }
 
@@ -41,7 +44,7 @@ export function parseError(text: string): PluginError | null {
 export function parseSupportedVersions(text: string): readonly string[] | null {
   const answer = parseObject(text);
   if (answer === null) return null;
-  const { supportedVersions } = answer;
+  const { supportedVersions } = goFields(answer, ['supportedVersions']);
   // Plugins of 0.1.0 do not list versions.
   if (supportedVersions === undefined) return ['0.1.0'];
   return Array.isArray(supportedVersions) ? supportedVersions.filter((version) => typeof version === 'string') : null;
@@ -63,18 +66,24 @@ export function addressesOf(result: JsonObject, ifName: string): readonly string
 
 /** 0.1.0 and 0.2.0 have one field for each address family. */
 function fromFields(result: JsonObject): readonly unknown[] {
-  return [result.ip4, result.ip6].filter(isObject).map((family) => family.ip);
+  return [result.ip4, result.ip6].filter(isObject).map((family) => goFields(family, ['ip']).ip);
 }
 
 /** Since 0.3.0: `ips`, each with an optional index into `interfaces`. */
 function fromList(result: JsonObject, ifName: string): readonly unknown[] {
-  const ips = (Array.isArray(result.ips) ? result.ips : []).filter(isObject);
-  const interfaces: readonly unknown[] = Array.isArray(result.interfaces) ? result.interfaces : [];
-  const sameName = interfaces.filter(isObject).filter((candidate) => candidate.name === ifName);
+  const ips = listOf(result.ips)
+    .filter(isObject)
+    .map((ip) => goFields(ip, ['address', 'interface']));
+  const interfaces = listOf(result.interfaces).map((each) => goFields(isObject(each) ? each : {}, ['name', 'sandbox']));
+  const sameName = interfaces.filter((candidate) => candidate.name === ifName);
   // Host and sandbox may have interfaces of the same name: prefer the sandbox's. Some plugins omit the field `sandbox`.
   const inSandbox = sameName.filter((candidate) => typeof candidate.sandbox === 'string' && candidate.sandbox !== '');
   const matching = new Set<unknown>(inSandbox.length > 0 ? inSandbox : sameName);
   return ips.filter((ip) => isUnbound(ip.interface) || matching.has(interfaces[Number(ip.interface)])).map((ip) => ip.address);
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
 }
 
 function isUnbound(index: unknown): boolean {

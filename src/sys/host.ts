@@ -40,6 +40,11 @@ export function probeHost(rootDir: string): HostFacts {
   };
 }
 
+/** Returns the features of the first CPU on x86, by the names of the kernel; elsewhere none. */
+export function cpuFlags(): ReadonlySet<string> {
+  return new Set(/^flags\s*:(.*)$/m.exec(readOr('/proc/cpuinfo', ''))?.[1]?.trim().split(/\s+/));
+}
+
 function readOr(path: string, fallback: string): string {
   try {
     return readFileSync(path, 'utf8');

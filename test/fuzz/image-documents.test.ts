@@ -88,7 +88,8 @@ function mutateJson(random: Random, value: unknown): unknown {
   if (typeof value !== 'object' || value === null) return value;
   const entries = Object.entries(value).filter(() => random() > 0.02);
   if (random() < 0.05) entries.push([pick(random, keys), pick(random, odd)]);
-  return Object.fromEntries(entries.map(([key, each]) => [random() < 0.02 ? pick(random, keys) : key, mutateJson(random, each)]));
+  const mutateKey = (key: string) => pick(random, [key, key.toUpperCase(), key.toLowerCase(), pick(random, keys)]);
+  return Object.fromEntries(entries.map(([key, each]) => [random() < 0.05 ? mutateKey(key) : key, mutateJson(random, each)]));
 }
 
 function mutateDocument(random: Random, text: string): string {
@@ -117,7 +118,7 @@ test('mutated image documents are parsed or rejected', async (t) => {
       parsed += 1;
       const all = found.kind === 'index' ? found.manifests : [found.config, ...found.layers];
       for (const { digest, sizeBytes } of all) assert.ok(isDigest(digest) && Number.isSafeInteger(sizeBytes) && sizeBytes >= 0);
-      if (found.kind === 'index') parseOrReject(['NOT_FOUND'], () => selectPlatform(found.manifests, platform));
+      if (found.kind === 'index') parseOrReject(['NOT_FOUND'], () => selectPlatform(found, platform));
     }
     const config = parseOrReject(['FAILED_PRECONDITION'], () => parseImageConfig(text));
     assert.ok(config?.diffIds.every(isDigest) ?? true);

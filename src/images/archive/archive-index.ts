@@ -5,20 +5,10 @@
  * of an image to `io.containerd.image.name` (facts).
  */
 import { posix } from 'node:path';
-import { failedPrecondition } from '../../lib/errors.ts';
-import { type Descriptor, parseDescriptor } from '../document/manifest.ts';
+import { BerthError, failedPrecondition } from '../../lib/errors.ts';
+import { type Descriptor, orRefusal, parseDescriptor } from '../document/manifest.ts';
 import { findReference, formatReference, type Reference } from '../document/reference.ts';
-import {
-  parseJsonArray,
-  parseJsonObject,
-  quoted,
-  toArray,
-  toObject,
-  toOptionalTextMap,
-  toOptionalTexts,
-  toText,
-  toTexts,
-} from '../document/untrusted-json.ts';
+import { parseFields, parseList, quoted, toFields, toList, toOptionalText, toOptionalTextMap, toOptionalTexts } from '../document/untrusted-json.ts';
 import type { SpooledMember } from '../unpack/spool-stream.ts';
 
 export type ArchiveMembers = ReadonlyMap<string, SpooledMember>;
@@ -58,23 +48,33 @@ export function blobPath(digest: string): string {
 
 /**
  * Returns the images of an `index.json`, in its order. Entries with the same name are one image for several platforms. An entry with neither
- * name nor platform is an image of its own.
+ * name nor platform is an image of its own. An entry that cannot be used does not affect the others.
  *
- * @throws {BerthError} FAILED_PRECONDITION when it is invalid.
+ * @throws {BerthError} FAILED_PRECONDITION when it is invalid, or when no entry can be used.
  */
 export function imagesOfLayout(bytes: Buffer): readonly LayoutImage[] {
-  const document = parseJsonObject(bytes, 'index.json');
+  const { manifests } = parseFields(bytes, 'index.json', ['manifests']);
   const images = new Map<string, { readonly name: Reference | undefined; readonly candidates: Descriptor[] }>();
-  for (const [position, value] of toArray(document.manifests, 'index.json manifests', imagesMax).entries()) {
-    const what = `index.json manifests[${position}]`;
-    const descriptor = parseDescriptor(value, what);
-    const name = nameOf(toOptionalTextMap(toObject(value, what).annotations, `${what} annotations`, namesMax));
+  let refusal: BerthError | undefined;
+  for (const [position, value] of toList(manifests, 'index.json manifests', imagesMax).entries()) {
+    const entry = orRefusal(() => parseEntry(value, `index.json manifests[${position}]`));
+    if (entry instanceof BerthError) {
+      refusal ??= entry;
+      continue;
+    }
+    const { name, descriptor } = entry;
     const key = name !== undefined ? formatReference(name) : descriptor.platform === undefined ? `${position}` : '';
     const known = images.get(key);
     if (known === undefined) images.set(key, { name, candidates: [descriptor] });
     else known.candidates.push(descriptor);
   }
+  if (images.size === 0 && refusal !== undefined) throw refusal;
   return [...images.values()];
+}
+
+function parseEntry(value: unknown, what: string): { readonly name: Reference | undefined; readonly descriptor: Descriptor } {
+  const { annotations } = toFields(value, what, ['annotations']);
+  return { name: nameOf(toOptionalTextMap(annotations, `${what} annotations`, namesMax)), descriptor: parseDescriptor(value, what) };
 }
 
 /** Many tools write only a tag. It is ignored: its repository is unknown. */
@@ -86,16 +86,17 @@ function nameOf(annotations: Readonly<Record<string, string>>): Reference | unde
 
 /** Returns the images of a `manifest.json`. @throws {BerthError} FAILED_PRECONDITION when it is invalid. */
 export function imagesOfSave(bytes: Buffer): readonly SavedImage[] {
-  let names = 0;
-  return parseJsonArray(bytes, 'manifest.json', imagesMax).map((value, position) => {
+  let count = 0;
+  return parseList(bytes, 'manifest.json', imagesMax).map((value, position) => {
     const what = `manifest.json [${position}]`;
-    const image = toObject(value, what);
-    names += toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).length;
-    if (names > namesMax) throw failedPrecondition(`manifest.json: more than ${namesMax} names`);
+    const image = toFields(value, what, ['Config', 'RepoTags', 'Layers']);
+    const names = toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax);
+    count += names.length;
+    if (count > namesMax) throw failedPrecondition(`manifest.json: more than ${namesMax} names`);
     return {
-      names: toOptionalTexts(image.RepoTags, `${what} RepoTags`, namesMax).flatMap((name) => findReference(name) ?? []),
-      configPath: toText(image.Config, `${what} Config`),
-      layerPaths: image.Layers === null ? [] : toTexts(image.Layers, `${what} Layers`, layersMax),
+      names: names.flatMap((name) => findReference(name) ?? []),
+      configPath: toOptionalText(image.Config, `${what} Config`),
+      layerPaths: toOptionalTexts(image.Layers, `${what} Layers`, layersMax),
     };
   });
 }

@@ -64,7 +64,7 @@ export function openArchiveSource(spool: FileHandle, file: string, members: Arch
     },
     fetchSmallBlob: async (descriptor, bytesMax) => {
       const bytes = await readChecked(descriptor.digest, bytesMax);
-      if (bytes.length !== descriptor.sizeBytes)
+      if (descriptor.sizeBytes !== 0 && bytes.length !== descriptor.sizeBytes)
         throw failedPrecondition(`blob ${descriptor.digest}: ${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
       return bytes;
     },

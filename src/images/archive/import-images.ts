@@ -7,13 +7,13 @@ import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { failedPrecondition, failedTo, invalidArgument } from '../../lib/errors.ts';
+import { BerthError, failedPrecondition, failedTo, invalidArgument } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log.ts';
-import { imageConfigBytesMax, manifestBytesMax, parseImageConfig, selectPlatform } from '../document/manifest.ts';
+import { imageConfigBytesMax, manifestBytesMax, orRefusal, parseImageConfig, selectPlatform } from '../document/manifest.ts';
 import type { Platform } from '../document/platform.ts';
 import { formatDigest, formatReference, formatTag, parseReference, type Reference } from '../document/reference.ts';
 import { openTransfer, type Transfer, type TransferAccount } from '../document/transfer.ts';
-import { obtainImage, pairLayers, type ResolvedImage, resolveImage } from '../pull/obtain-image.ts';
+import { obtainImage, pairLayers, type ResolvedImage, resolveFirst } from '../pull/obtain-image.ts';
 import type { SharedLayers } from '../pull/shared-layers.ts';
 import type { SignaturePolicy } from '../signature/signature-policy.ts';
 import type { ImageRecord } from '../store/image-record.ts';
@@ -98,7 +98,7 @@ async function findImages(deps: ImportDeps, source: ArchiveSource, members: read
   // Current versions of Docker write both; the layout contains more.
   if (paths.has('index.json')) {
     const images = imagesOfLayout(await source.read('index.json', manifestBytesMax));
-    return await oneByOne(images, (image) => resolveLayout(deps, source, image));
+    return withoutRefusals(deps, await oneByOne(images, (image) => resolveLayout(deps, source, image)));
   }
   if (!paths.has('manifest.json'))
     throw invalidArgument('the archive has neither an index.json (OCI image layout) nor a manifest.json (docker save)');
@@ -113,12 +113,22 @@ async function oneByOne<From, To>(values: readonly From[], act: (value: From, po
   return results;
 }
 
-async function resolveLayout(deps: ImportDeps, source: ArchiveSource, { name, candidates }: LayoutImage): Promise<Found> {
-  const [only] = candidates;
-  const chosen = candidates.length === 1 && only !== undefined ? only : selectPlatform(candidates, deps.platform);
-  const subject = name === undefined ? `image ${chosen.digest}` : `image ${formatReference(name)}`;
-  const image = await resolveImage(source, await source.fetchManifest(chosen.digest), deps.platform, subject);
-  return { names: name === undefined ? [] : [name], image, topDigest: chosen.digest };
+/** @returns an error when it is not an image for this platform. */
+async function resolveLayout(deps: ImportDeps, source: ArchiveSource, { name, candidates }: LayoutImage): Promise<Found | BerthError> {
+  const chosen = candidates.length === 1 ? candidates : orRefusal(() => selectPlatform({ manifests: candidates, refusals: [] }, deps.platform));
+  if (chosen instanceof BerthError) return chosen;
+  const subject = name === undefined ? `image ${chosen[0]?.digest}` : `image ${formatReference(name)}`;
+  const image = await resolveFirst(source, chosen, deps.platform, subject);
+  return image instanceof BerthError ? image : { names: name === undefined ? [] : [name], image, topDigest: image.digests[0] };
+}
+
+/** Entries of a layout may be artifacts or images for other platforms. @throws {BerthError} the first refusal when there is nothing else. */
+function withoutRefusals(deps: ImportDeps, found: readonly (Found | BerthError)[]): readonly Found[] {
+  const images = found.filter((each): each is Found => !(each instanceof BerthError));
+  const refusals = found.filter((each) => each instanceof BerthError);
+  if (images.length === 0 && refusals[0] !== undefined) throw refusals[0];
+  for (const { message } of refusals) deps.log?.warn({ reason: message }, 'entry of an archive skipped');
+  return images;
 }
 
 async function resolveSave(deps: ImportDeps, source: ArchiveSource, saved: SavedImage): Promise<Found> {

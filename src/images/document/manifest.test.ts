@@ -38,11 +38,54 @@ describe('parseManifest()', () => {
     assert.deepEqual(parse({ ...manifest, layers: [], annotations: { a: 1 }, unknown: [] }), { ...expected, layers: [] });
   });
 
+  test('reads keys in any case, and absent and null values as Go does', () => {
+    const inUpperCase = JSON.stringify({
+      SCHEMAVERSION: 2,
+      MediaType: ociManifest,
+      Config: { MEDIATYPE: config.mediaType, Digest: config.digest, Size: 10 },
+    });
+    assert.deepEqual(
+      parse(inUpperCase.replace(/}$/, `,"Layers":[{"MediaType":"${layer.mediaType}","DIGEST":"${layer.digest}","SIZE":20}]}`)),
+      parse(manifest),
+    );
+    const { size: _, ...withoutSize } = config;
+    for (const document of [
+      { config: withoutSize },
+      { schemaVersion: null, mediaType: null, config: { ...withoutSize, size: null }, layers: null },
+    ]) {
+      assert.deepEqual(parse(document), {
+        kind: 'manifest',
+        config: { mediaType: config.mediaType, digest: config.digest, sizeBytes: 0 },
+        layers: [],
+      });
+    }
+    refuses(() => parse({ ...manifest, Manifests: [entry] }), /both an image index and an image manifest/);
+    assert.equal(toMediaType('text/plain', toBytes({ MEDIATYPE: dockerManifest })), dockerManifest);
+  });
+
+  test('reads an index of which some entries cannot be used', () => {
+    const odd = [null, 5, {}, { ...entry, digest: 'blake3:00' }, { ...entry, size: -1 }, { ...entry, platform: 'linux' }];
+    const index = parse({ manifests: [...odd, entry] }, ociIndex);
+    assert.ok(index.kind === 'index');
+    assert.deepEqual(
+      index.manifests.map((descriptor) => descriptor.digest),
+      [entry.digest],
+    );
+    assert.equal(index.refusals.length, odd.length);
+    assert.match(index.refusals.join('\n'), /manifests\[1\]: must be an object, not 5\n.*\n.*"blake3:00".*\n.*size.*\n.*platform: must be an object/);
+    refuses(
+      () => selectPlatform({ ...index, manifests: [] }, toPlatform('x64')),
+      /available: none; 6 entries cannot be used: .*manifests\[0\]/,
+      'NOT_FOUND',
+    );
+  });
+
   test('reads an index with platforms', () => {
     const arm = { ...entry, platform: { os: 'linux', architecture: 'arm', variant: 'v7', 'os.version': '1' } };
     for (const type of [ociIndex, dockerList]) {
       assert.deepEqual(parse({ schemaVersion: 2, manifests: [arm, { ...entry, platform: null }] }, type), {
         kind: 'index',
+        refusals: [],
         manifests: [
           { mediaType: ociManifest, digest: entry.digest, sizeBytes: 30, platform: { os: 'linux', architecture: 'arm', variant: 'v7' } },
           { mediaType: ociManifest, digest: entry.digest, sizeBytes: 30 },
@@ -67,24 +110,21 @@ describe('parseManifest()', () => {
     ['an empty document', '', /invalid JSON/],
     ['a truncated document', '{"schemaVersion":2', /invalid JSON/],
     ['a list', [], /must be an object, not a list/],
-    ['null', null, /must be an object, not null/],
     ['deep nesting', '['.repeat(200_000) + ']'.repeat(200_000), /more than 100 levels/],
     ['deep nesting in an ignored field', `{"schemaVersion":2,"x":${'[{"a":'.repeat(50_000)}0${'}]'.repeat(50_000)}}`, /more than 100 levels/],
     ['millions of values', `{"schemaVersion":2,"x":[${'[],'.repeat(2_000_000)}0]}`, /more than 250000 values/],
     ['invalid UTF-8', Buffer.from([0x7b, 0xff, 0x7d]), /invalid JSON/],
     ['schema 1 by type', manifest, /schema 1/, 'application/vnd.docker.distribution.manifest.v1+prettyjws'],
     ['schema 1 by version', { schemaVersion: 1 }, /schema 1/],
-    ['a missing schema version', { ...manifest, schemaVersion: undefined }, /schemaVersion must be 2/],
     ['a schema version that is a string', { ...manifest, schemaVersion: '2' }, /schemaVersion must be 2/],
     ['another media type', manifest, /unsupported media type "text\/html"/, 'text/html'],
     ['a type that the body contradicts', { ...manifest, mediaType: ociIndex }, /does not match mediaType/],
     ['a document that is both index and manifest', { ...manifest, manifests: [entry] }, /both an image index and an image manifest/],
-    ['a missing config', { ...manifest, config: undefined }, /manifest config: must be an object/],
+    ['a missing config', { ...manifest, config: undefined }, /manifest config: digest "" is neither/],
     ['an artifact', { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } }, /not a container image: .*helm/],
     ['an empty config', { ...manifest, config: { ...config, mediaType: 'application/vnd.oci.empty.v1+json' } }, /not a container image/],
-    ['missing layers', { ...manifest, layers: undefined }, /manifest layers: must be a list/],
     ['layers that are an object', { ...manifest, layers: {} }, /must be a list/],
-    ['a layer that is null', { ...manifest, layers: [null] }, /layers\[0\]: must be an object, not null/],
+    ['a layer that is null', { ...manifest, layers: [null] }, /layers\[0\]: digest "" is neither/],
     ['an encrypted layer', { ...manifest, layers: [{ ...layer, mediaType: `${layer.mediaType}+encrypted` }] }, /encrypted/],
     ['a layer of another kind', { ...manifest, layers: [layer, { ...layer, mediaType: 'application/wasm' }] }, /layers\[1\].*application\/wasm/],
     ['an md5 digest', { ...manifest, config: { ...config, digest: 'md5:00' } }, /neither sha256 nor sha512/],
@@ -101,8 +141,7 @@ describe('parseManifest()', () => {
       /not a container image: config of type "a\\n/,
     ],
     ['a huge media type', { ...manifest, config: { ...config, mediaType: 'a'.repeat(256) } }, /longer than 255/],
-    ['a platform that is a string', { schemaVersion: 2, manifests: [{ ...entry, platform: 'linux' }] }, /platform: must be an object/, ociIndex],
-    ['an index without manifests', { schemaVersion: 2 }, /index manifests: must be a list/, ociIndex],
+    ['an index whose manifests are an object', { schemaVersion: 2, manifests: {} }, /index manifests: must be a list/, ociIndex],
   ];
   for (const [name, value, pattern, mediaType] of refused) {
     test(`refuses ${name}`, () => refuses(() => parseManifest(Buffer.isBuffer(value) ? value : toBytes(value), mediaType ?? ociManifest), pattern));
@@ -179,10 +218,13 @@ describe('selectPlatform()', () => {
     ['arm with variant 7', armV7, ['linux/arm/v6', 'linux/arm/7'], 1],
     ['an entry without platform as the last resort', amd64, [undefined, 'linux/amd64'], 1],
     ['an entry without platform if no platform matches', amd64, ['linux/arm64', undefined], 1],
+    ['names in upper case', amd64, ['Linux/ARM64', 'Linux/AMD64'], 1],
+    ['an entry without a system', amd64, ['/arm64', '/amd64'], 1],
     ['an unknown architecture', { os: 'linux', architecture: 'riscv64' }, ['linux/amd64', 'linux/riscv64'], 1],
   ];
   for (const [name, platform, offers, expected] of cases) {
-    test(`selects ${name}`, () => assert.equal(selectPlatform(offer(...offers), platform).digest, digest(String(expected))));
+    test(`selects ${name}`, () =>
+      assert.equal(selectPlatform({ manifests: offer(...offers), refusals: [] }, platform)[0]?.digest, digest(String(expected))));
   }
   const none: readonly (readonly [Platform, string[], RegExp])[] = [
     [amd64, [], /available: none/],
@@ -193,12 +235,34 @@ describe('selectPlatform()', () => {
   ];
   for (const [platform, offers, pattern] of none) {
     test(`finds nothing in [${offers}] for ${platform.architecture}`, () =>
-      refuses(() => selectPlatform(offer(...offers), platform), pattern, 'NOT_FOUND'));
+      refuses(() => selectPlatform({ manifests: offer(...offers), refusals: [] }, platform), pattern, 'NOT_FOUND'));
   }
   test('ignores entries that are neither manifests nor indexes', () => {
     const unknown = offer('linux/amd64').map((descriptor) => ({ ...descriptor, mediaType: 'application/wasm' }));
-    refuses(() => selectPlatform(unknown, amd64), /no image for platform/, 'NOT_FOUND');
+    refuses(() => selectPlatform({ manifests: unknown, refusals: [] }, amd64), /no image for platform/, 'NOT_FOUND');
   });
+});
+
+test('selectPlatform() orders all that can run', () => {
+  const manifests = [undefined, 'v4', 'v2', 'v3', ''].map((variant, index) => {
+    const base = { mediaType: ociManifest, digest: digest(String(index)), sizeBytes: 1 };
+    return variant === undefined ? base : { ...base, platform: { os: 'linux', architecture: 'amd64', variant } };
+  });
+  const order = selectPlatform({ manifests, refusals: [] }, { os: 'linux', architecture: 'amd64', variant: 'v3' });
+  assert.deepEqual(
+    order.map((descriptor) => descriptor.digest),
+    [3, 2, 4, 0].map((index) => digest(String(index))),
+  );
+});
+
+test('toPlatform() returns the highest level whose flags the CPU has, with all levels below', () => {
+  const v2 = ['cx16', 'lahf_lm', 'popcnt', 'pni', 'sse4_1', 'sse4_2', 'ssse3'];
+  const v3 = [...v2, 'avx', 'avx2', 'bmi1', 'bmi2', 'f16c', 'fma', 'abm', 'movbe', 'xsave'];
+  const v4 = [...v3, 'avx512f', 'avx512bw', 'avx512cd', 'avx512dq', 'avx512vl'];
+  const levelOf = (flags: readonly string[]) => toPlatform('x64', new Set(flags)).variant;
+  assert.deepEqual([[], v2, v3, v4].map(levelOf), [undefined, 'v2', 'v3', 'v4']);
+  assert.deepEqual([v2.slice(1), v3.slice(1), v4.slice(0, -1)].map(levelOf), [undefined, undefined, 'v3']);
+  assert.equal(toPlatform('arm64', new Set(v4)).variant, 'v8');
 });
 
 test('checkPlatform() accepts an unset or equal platform, and refuses another one', () => {
@@ -262,8 +326,29 @@ describe('parseImageConfig()', () => {
     assert.deepEqual(parseImageConfig(toBytes({ rootfs, config: { Cmd: 'shell form' } })).cmd, ['shell form']);
   });
 
+  test('reads keys in any case, the exact one first, and null elements as empty texts', () => {
+    const keys = { entrypoint: ['/e'], CMD: ['other'], Cmd: ['exact'], cmd: ['another'], env: ['A=1', null], user: '1', workingdir: '/w' };
+    const found = parseImageConfig(
+      toBytes({ OS: 'linux', RootFS: { TYPE: 'layers', Diff_IDs: [digest('d')] }, Config: { ...keys, LABELS: { l: 'x' } } }),
+    );
+    assert.deepEqual([found.entrypoint, found.cmd, found.env, found.user], [['/e'], ['exact'], ['A=1'], '1']);
+    assert.deepEqual([found.workingDir, found.labels, found.diffIds, found.os], ['/w', { l: 'x' }, [digest('d')], 'linux']);
+    assert.deepEqual(parseImageConfig(toBytes({ config: { Cmd: ['a', null] } })).cmd, ['a', '']);
+    assert.deepEqual(parseImageConfig(toBytes({ rootfs: null, config: null })).diffIds, []);
+  });
+
+  test('reads an entry point of one empty string as none', () => {
+    for (const Entrypoint of [[''], [null], '']) assert.deepEqual(parseImageConfig(toBytes({ config: { Entrypoint } })).entrypoint, []);
+    assert.deepEqual(parseImageConfig(toBytes({ config: { Entrypoint: ['', 'x'], Cmd: [''] } })).entrypoint, ['', 'x']);
+  });
+
+  test('replaces invalid UTF-8 in strings', () => {
+    const bytes = Buffer.from('{"config":{"Labels":{"l":"a\u00ff"}}}', 'latin1');
+    assert.deepEqual(parseImageConfig(bytes).labels, { l: 'a\ufffd' });
+  });
+
   const refused: readonly (readonly [string, unknown, RegExp])[] = [
-    ['a missing rootfs', {}, /rootfs: must be an object/],
+    ['a rootfs that is a list', { rootfs: [] }, /rootfs: must be an object/],
     ['another type of rootfs', { rootfs: { type: 'base' } }, /type must be "layers"/],
     ['a diff id that is not a digest', { rootfs: { type: 'layers', diff_ids: ['sha256:1'] } }, /diff_ids: "sha256:1"/],
     ['more than 500 diff ids', { rootfs: { type: 'layers', diff_ids: Array(501).fill(digest('d')) } }, /501 entries/],

@@ -1,22 +1,22 @@
 /**
  * Parses and validates indexes, manifests and image configs, OCI and Docker.
  *
- * The input is untrusted. Pure: never fetches, and returns only fields that it has checked.
+ * The input is untrusted. Fields are found and absent values are read as Go does, because Go programs write and read these documents. Pure:
+ * never fetches, and returns only fields that it has checked.
  */
-import { type BerthError, failedPrecondition, notFound } from '../../lib/errors.ts';
+import { BerthError, failedPrecondition, notFound } from '../../lib/errors.ts';
 import { acceptedVariants, normalized, type Platform, platformText } from './platform.ts';
 import { isDigest } from './reference.ts';
 import {
-  type JsonObject,
-  parseJsonObject,
+  parseFields,
   quoted,
-  toArray,
-  toObject,
+  toFields,
+  toList,
   toOptionalEntries,
+  toOptionalSizeBytes,
   toOptionalText,
   toOptionalTextMap,
   toOptionalTexts,
-  toSizeBytes,
   toText,
 } from './untrusted-json.ts';
 
@@ -24,14 +24,20 @@ export type Descriptor = {
   readonly mediaType: string;
   /** `sha256:…` or `sha512:…`, well-formed. */
   readonly digest: string;
+  /** 0 when the document does not contain it. */
   readonly sizeBytes: number;
   /** Only in an index. */
   readonly platform?: Platform;
 };
 
-export type ParsedManifest =
-  | { readonly kind: 'index'; readonly manifests: readonly Descriptor[] }
-  | { readonly kind: 'manifest'; readonly config: Descriptor; readonly layers: readonly Descriptor[] };
+export type ParsedIndex = {
+  readonly kind: 'index';
+  readonly manifests: readonly Descriptor[];
+  /** The reasons why other entries cannot be used. */
+  readonly refusals: readonly string[];
+};
+
+export type ParsedManifest = ParsedIndex | { readonly kind: 'manifest'; readonly config: Descriptor; readonly layers: readonly Descriptor[] };
 
 /** The container defaults of an image. '' and empty lists mean that the image does not set a value. */
 export type ImageConfigBlob = {
@@ -94,7 +100,7 @@ export const manifestAccept: string = [...indexTypes, ...manifestTypes, '*/*;q=0
  */
 export function parseManifest(bytes: Buffer, mediaType: string): ParsedManifest {
   if (bytes.length > manifestBytesMax) throw failedPrecondition(`manifest: size of ${bytes.length} bytes exceeds the limit of ${manifestBytesMax}`);
-  const document = parseJsonObject(bytes, 'manifest');
+  const document = parseFields(bytes, 'manifest', manifestFields);
   const kind = kindOf(document, mediaType);
   // Different readers would see different images. Source: CVE-2021-41190.
   if (document.manifests !== undefined && (document.layers !== undefined || document.config !== undefined)) {
@@ -102,6 +108,9 @@ export function parseManifest(bytes: Buffer, mediaType: string): ParsedManifest 
   }
   return kind === 'index' ? parseIndex(document) : parseImageManifest(document);
 }
+
+const manifestFields = ['schemaVersion', 'mediaType', 'manifests', 'config', 'layers'] as const;
+type ManifestFields = { readonly [N in (typeof manifestFields)[number]]: unknown };
 
 /**
  * Returns the media type of a document: that of the header if it is known, else the one found in the document.
@@ -111,7 +120,7 @@ export function toMediaType(contentType: string | undefined, bytes: Buffer): str
   const sent = (contentType ?? '').split(';', 1)[0]?.trim().toLowerCase() ?? '';
   if (kindOfType(sent) !== undefined) return sent;
   try {
-    const document = parseJsonObject(bytes, 'manifest');
+    const document = parseFields(bytes, 'manifest', manifestFields);
     if (typeof document.mediaType === 'string' && kindOfType(document.mediaType) !== undefined) return document.mediaType;
     if (document.schemaVersion === 1) return 'application/vnd.docker.distribution.manifest.v1+json';
     if (Array.isArray(document.manifests)) return 'application/vnd.oci.image.index.v1+json';
@@ -134,13 +143,14 @@ function kindOfType(mediaType: string): 'index' | 'manifest' | 'schema1' | undef
   return schema1Types.includes(mediaType) ? 'schema1' : undefined;
 }
 
-function kindOf(document: JsonObject, mediaType: string): 'index' | 'manifest' {
+function kindOf(document: ManifestFields, mediaType: string): 'index' | 'manifest' {
   const kind = kindOfType(mediaType);
   if (kind === 'schema1' || document.schemaVersion === 1) {
     throw failedPrecondition('manifest: Docker schema 1 is not supported; push the image again with a current tool');
   }
   if (kind === undefined) throw failedPrecondition(`manifest: unsupported media type ${quoted(mediaType)}`);
-  if (document.schemaVersion !== 2) throw failedPrecondition('manifest: schemaVersion must be 2');
+  // Some tools omit it; the media type says the same.
+  if (document.schemaVersion !== undefined && document.schemaVersion !== 2) throw failedPrecondition('manifest: schemaVersion must be 2');
   const inBody = toOptionalText(document.mediaType, 'manifest mediaType');
   if (inBody !== '' && kindOfType(inBody) !== kind) {
     throw failedPrecondition(`manifest: Content-Type ${quoted(mediaType)} does not match mediaType ${quoted(inBody)}`);
@@ -148,17 +158,38 @@ function kindOf(document: JsonObject, mediaType: string): 'index' | 'manifest' {
   return kind;
 }
 
-function parseIndex(document: JsonObject): ParsedManifest {
-  const manifests = toArray(document.manifests, 'index manifests', indexManifestsMax);
-  return { kind: 'index', manifests: manifests.map((value, position) => parseDescriptor(value, `index manifests[${position}]`)) };
+function parseIndex(document: ManifestFields): ParsedIndex {
+  return { kind: 'index', ...parseEntries(toList(document.manifests, 'index manifests', indexManifestsMax), 'index manifests') };
 }
 
-function parseImageManifest(document: JsonObject): ParsedManifest {
+/** Parses the entries of an index. One that cannot be used does not affect the others: it may be for another tool, or of a newer format. */
+function parseEntries(entries: readonly unknown[], what: string): Omit<ParsedIndex, 'kind'> {
+  const manifests: Descriptor[] = [];
+  const refusals: string[] = [];
+  for (const [position, value] of entries.entries()) {
+    const descriptor = orRefusal(() => parseDescriptor(value, `${what}[${position}]`));
+    if (descriptor instanceof BerthError) refusals.push(descriptor.message);
+    else manifests.push(descriptor);
+  }
+  return { manifests, refusals };
+}
+
+/** Returns the BerthError that `read` throws, else its result. */
+export function orRefusal<T>(read: () => T): T | BerthError {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof BerthError) return error;
+    throw error;
+  }
+}
+
+function parseImageManifest(document: ManifestFields): ParsedManifest {
   const config = parseDescriptor(document.config, 'manifest config');
   if (!configTypes.includes(config.mediaType)) {
     throw failedPrecondition(`manifest: not a container image: config of type ${quoted(config.mediaType)}`);
   }
-  const layers = toArray(document.layers, 'manifest layers', layersMax).map((value, position) => {
+  const layers = toList(document.layers, 'manifest layers', layersMax).map((value, position) => {
     const layer = parseDescriptor(value, `manifest layers[${position}]`);
     if (!layerTypePattern.test(layer.mediaType)) throw unusableLayer(layer.mediaType, position);
     return layer;
@@ -173,60 +204,49 @@ function unusableLayer(mediaType: string, position: number): BerthError {
 
 /** Parses a descriptor. @throws {BerthError} FAILED_PRECONDITION when it is malformed. */
 export function parseDescriptor(value: unknown, what: string): Descriptor {
-  const document = toObject(value, what);
-  const mediaType = toText(document.mediaType, `${what} mediaType`);
+  const document = toFields(value, what, ['mediaType', 'digest', 'size', 'platform']);
+  const mediaType = toOptionalText(document.mediaType, `${what} mediaType`);
   if (mediaType.length > mediaTypeLengthMax) throw failedPrecondition(`${what}: media type longer than ${mediaTypeLengthMax} characters`);
-  const digest = toText(document.digest, `${what} digest`);
+  const digest = toOptionalText(document.digest, `${what} digest`);
   if (!isDigest(digest)) throw failedPrecondition(`${what}: digest ${quoted(digest)} is neither sha256 nor sha512`);
-  const descriptor = { mediaType, digest, sizeBytes: toSizeBytes(document.size, `${what} size`) };
-  return document.platform === undefined || document.platform === null
-    ? descriptor
-    : { ...descriptor, platform: parsePlatform(document.platform, what) };
+  const descriptor = { mediaType, digest, sizeBytes: toOptionalSizeBytes(document.size, `${what} size`) };
+  return document.platform === undefined ? descriptor : { ...descriptor, platform: parsePlatform(document.platform, `${what} platform`) };
 }
 
 function parsePlatform(value: unknown, what: string): Platform {
-  const document = toObject(value, `${what} platform`);
-  const os = toOptionalText(document.os, `${what} platform os`);
-  const architecture = toOptionalText(document.architecture, `${what} platform architecture`);
-  const variant = toOptionalText(document.variant, `${what} platform variant`);
+  const document = toFields(value, what, ['os', 'architecture', 'variant']);
+  const os = toOptionalText(document.os, `${what} os`);
+  const architecture = toOptionalText(document.architecture, `${what} architecture`);
+  const variant = toOptionalText(document.variant, `${what} variant`);
   return variant === '' ? { os, architecture } : { os, architecture, variant };
 }
 
 /**
- * Selects the manifest to pull: of the node's architecture, the newest variant that the node can run; of equal ones the first.
- * Attestations (`unknown/unknown`) never match. The result may be an index.
+ * Returns the manifests of an index that the node can run: those for the newest variant of its architecture first, those without a platform last,
+ * equal ones in the order of the index. Attestations (`unknown/unknown`) are never among them. They may be indexes themselves.
  *
- * @throws {BerthError} NOT_FOUND with the available platforms when none matches.
+ * @throws {BerthError} NOT_FOUND with the available platforms when there are none.
  */
-export function selectPlatform(manifests: readonly Descriptor[], platform: Platform): Descriptor {
+export function selectPlatform({ manifests, refusals }: Omit<ParsedIndex, 'kind'>, platform: Platform): readonly Descriptor[] {
   const accepted = acceptedVariants(platform);
-  let best: { descriptor: Descriptor; rank: number } | undefined;
-  for (const descriptor of manifests) {
-    const rank = rankOf(descriptor, platform, accepted);
-    if (rank !== undefined && (best === undefined || rank < best.rank)) best = { descriptor, rank };
-  }
-  if (best !== undefined) return best.descriptor;
-  const available = [
-    ...new Set(
-      manifests
-        .map((descriptor) => descriptor.platform)
-        .filter(isNamed)
-        .map(platformText),
-    ),
-  ];
+  const ranked = manifests.map((descriptor) => ({ descriptor, rank: rankOf(descriptor, platform, accepted) }));
+  const usable = ranked.filter(({ rank }) => rank >= 0).sort((a, b) => a.rank - b.rank);
+  if (usable.length > 0) return usable.map(({ descriptor }) => descriptor);
+  const platforms = manifests.map((descriptor) => descriptor.platform).filter(isNamed);
+  const available = [...new Set(platforms.map(platformText))];
   const list = available.length === 0 ? 'none' : quoted(available.join(', '), 300);
-  throw notFound(`no image for platform ${platformText(platform)}; available: ${list}`);
+  const others = refusals.length === 0 ? '' : `; ${refusals.length} entries cannot be used: ${refusals[0]}`;
+  throw notFound(`no image for platform ${platformText(platform)}; available: ${list}${others}`);
 }
 
-/** Returns a rank, lower is better; undefined when it cannot run here. */
-function rankOf(descriptor: Descriptor, platform: Platform, accepted: readonly string[]): number | undefined {
-  if (!isManifestType(descriptor.mediaType)) return undefined;
+/** Returns a rank, lower is better; -1 when it cannot run here. */
+function rankOf(descriptor: Descriptor, platform: Platform, accepted: readonly string[]): number {
+  if (!isManifestType(descriptor.mediaType)) return -1;
   // Tools that pack a single image omit it. The config is checked later.
   if (descriptor.platform === undefined) return accepted.length;
   const { os, architecture, variant } = normalized(descriptor.platform);
-  if (os !== platform.os || architecture !== normalized(platform).architecture) return undefined;
-  const rank = accepted.indexOf(variant ?? '');
-  return rank < 0 ? undefined : rank;
+  const fits = (os === '' || os === platform.os) && architecture === normalized(platform).architecture;
+  return fits ? accepted.indexOf(variant ?? '') : -1;
 }
 
 function isNamed(platform: Platform | undefined): platform is Platform {
@@ -238,24 +258,26 @@ export function parseImageConfig(bytes: Buffer): ImageConfigBlob {
   if (bytes.length > imageConfigBytesMax) {
     throw failedPrecondition(`image config: size of ${bytes.length} bytes exceeds the limit of ${imageConfigBytesMax}`);
   }
-  const document = parseJsonObject(bytes, 'image config');
-  const config = document.config === undefined || document.config === null ? {} : toObject(document.config, 'image config');
+  const document = parseFields(bytes, 'image config', ['config', 'rootfs', 'os', 'architecture', 'variant', 'created']);
+  const config = toFields(document.config, 'image config', defaultFields);
   return {
-    entrypoint: commandOf(config.Entrypoint, 'image config Entrypoint'),
+    entrypoint: entrypointOf(config.Entrypoint),
     cmd: commandOf(config.Cmd, 'image config Cmd'),
-    env: environmentOf(config),
+    env: environmentOf(config.Env),
     workingDir: toWord(config.WorkingDir, 'image config WorkingDir', pathLengthMax),
     user: toWord(config.User, 'image config User'),
     stopSignal: toWord(config.StopSignal, 'image config StopSignal'),
     volumes: toOptionalEntries(config.Volumes, 'image config Volumes', listLengthMax).map(([path]) => toText(path, 'image config Volumes')),
     labels: toOptionalTextMap(config.Labels, 'image config Labels', listLengthMax),
-    diffIds: diffIdsOf(document),
+    diffIds: diffIdsOf(document.rootfs),
     os: toWord(document.os, 'image config os'),
     architecture: toWord(document.architecture, 'image config architecture'),
     variant: toWord(document.variant, 'image config variant'),
     created: toWord(document.created, 'image config created'),
   };
 }
+
+const defaultFields = ['Entrypoint', 'Cmd', 'Env', 'WorkingDir', 'User', 'StopSignal', 'Volumes', 'Labels'] as const;
 
 function toWord(value: unknown, what: string, lengthMax = wordLengthMax): string {
   const text = toOptionalText(value, what);
@@ -275,14 +297,21 @@ function commandOf(value: unknown, what: string): readonly string[] {
   return typeof value === 'string' ? [toText(value, what)] : toOptionalTexts(value, what, listLengthMax);
 }
 
-/** Omits entries without `=`, as other runtimes do. */
-function environmentOf(config: JsonObject): readonly string[] {
-  return toOptionalTexts(config.Env, 'image config Env', listLengthMax).filter((entry) => entry.indexOf('=') > 0);
+/** An entry point of one empty string is none: with it, builders reset that of their base image. Source: Docker's daemon/commit.go (facts). */
+function entrypointOf(value: unknown): readonly string[] {
+  const entrypoint = commandOf(value, 'image config Entrypoint');
+  return entrypoint.length === 1 && entrypoint[0] === '' ? [] : entrypoint;
 }
 
-function diffIdsOf(document: JsonObject): readonly string[] {
-  const rootfs = toObject(document.rootfs, 'image config rootfs');
-  if (rootfs.type !== 'layers') throw failedPrecondition('image config rootfs: type must be "layers"');
+/** Omits entries without `=`, as other runtimes do. */
+function environmentOf(value: unknown): readonly string[] {
+  return toOptionalTexts(value, 'image config Env', listLengthMax).filter((entry) => entry.indexOf('=') > 0);
+}
+
+function diffIdsOf(value: unknown): readonly string[] {
+  const rootfs = toFields(value, 'image config rootfs', ['type', 'diff_ids']);
+  const type = toOptionalText(rootfs.type, 'image config rootfs type');
+  if (type !== '' && type !== 'layers') throw failedPrecondition('image config rootfs: type must be "layers"');
   const diffIds = toOptionalTexts(rootfs.diff_ids, 'image config diff_ids', layersMax);
   const malformed = diffIds.find((diffId) => !isDigest(diffId));
   if (malformed !== undefined) throw failedPrecondition(`image config diff_ids: ${quoted(malformed)} is neither a sha256 nor a sha512 digest`);

@@ -4,8 +4,7 @@
  * Pure: assumes nothing about the structure of a document, and prints none of it unescaped.
  */
 import { type BerthError, failedPrecondition } from '../../lib/errors.ts';
-
-export type JsonObject = Readonly<Record<string, unknown>>;
+import { goFields, type JsonObject } from '../../lib/go-json.ts';
 
 /** Returns a text for a message: quoted, on one line, with control characters and changes of the writing direction escaped. */
 export function quoted(text: string, charactersMax = 120): string {
@@ -34,22 +33,31 @@ function escaped(character: string): string {
  * @throws {BerthError} FAILED_PRECONDITION unless the bytes are one JSON object in UTF-8.
  */
 export function parseJsonObject(bytes: Buffer, what: string): JsonObject {
-  return toObject(parseJson(bytes, what), what);
+  return toObject(parseJson(bytes, what, 'refuse'), what);
 }
 
-/** As parseJsonObject(), for an array. */
-export function parseJsonArray(bytes: Buffer, what: string, lengthMax: number): readonly unknown[] {
-  return toArray(parseJson(bytes, what), what, lengthMax);
+/**
+ * Parses an object that a Go program wrote or would read, and returns the named fields as goFields(). Invalid UTF-8 in strings becomes U+FFFD.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION unless the bytes are one JSON object or null.
+ */
+export function parseFields<Name extends string>(bytes: Buffer, what: string, names: readonly Name[]): { readonly [N in Name]: unknown } {
+  return toFields(parseJson(bytes, what, 'replace'), what, names);
+}
+
+/** As parseFields(), for a list. */
+export function parseList(bytes: Buffer, what: string, lengthMax: number): readonly unknown[] {
+  return toList(parseJson(bytes, what, 'replace'), what, lengthMax);
 }
 
 /** Limits above an index of thousands of images. Without them, 8 MiB of `[],` become 250 MiB of objects and take seconds. */
 const jsonValuesMax = 250_000;
 const jsonDepthMax = 100;
 
-function parseJson(bytes: Buffer, what: string): unknown {
+function parseJson(bytes: Buffer, what: string, invalidUtf8: 'refuse' | 'replace'): unknown {
   checkExtent(bytes, what);
   try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+    return JSON.parse(new TextDecoder('utf-8', { fatal: invalidUtf8 === 'refuse' }).decode(bytes));
   } catch (error) {
     // The parser's message quotes the document and is therefore omitted.
     throw failedPrecondition(`${what}: invalid JSON`, error);
@@ -77,6 +85,16 @@ function checkExtent(bytes: Buffer, what: string): void {
 export function toObject(value: unknown, what: string): JsonObject {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongType(what, 'an object', value);
   return value as JsonObject;
+}
+
+/** Returns the named fields of an object as goFields(); all undefined for an absent or null value. */
+export function toFields<Name extends string>(value: unknown, what: string, names: readonly Name[]): { readonly [N in Name]: unknown } {
+  return goFields(value === undefined || value === null ? {} : toObject(value, what), names);
+}
+
+/** As toArray(), but an absent or null value is an empty list. */
+export function toList(value: unknown, what: string, lengthMax: number): readonly unknown[] {
+  return value === undefined || value === null ? [] : toArray(value, what, lengthMax);
 }
 
 /** @throws {BerthError} FAILED_PRECONDITION for another type, and for more than `lengthMax` elements. */
@@ -118,9 +136,9 @@ export function toOptionalText(value: unknown, what: string): string {
   return value === undefined || value === null ? '' : toText(value, what);
 }
 
-/** Returns an empty list for an absent or null value. */
+/** Returns an empty list for an absent or null value. A null element is ''. */
 export function toOptionalTexts(value: unknown, what: string, lengthMax: number): readonly string[] {
-  return value === undefined || value === null ? [] : toTexts(value, what, lengthMax);
+  return toList(value, what, lengthMax).map((element, index) => toOptionalText(element, `${what}[${index}]`));
 }
 
 export function toTexts(value: unknown, what: string, lengthMax: number): readonly string[] {
@@ -143,6 +161,11 @@ export function toOptionalEntries(value: unknown, what: string, lengthMax: numbe
 export function toSizeBytes(value: unknown, what: string): number {
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw wrongType(what, 'a size in bytes', value);
   return value;
+}
+
+/** Returns 0 for an absent or null value. */
+export function toOptionalSizeBytes(value: unknown, what: string): number {
+  return value === undefined || value === null ? 0 : toSizeBytes(value, what);
 }
 
 function wrongType(what: string, expected: string, value: unknown): BerthError {

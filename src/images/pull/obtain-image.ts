@@ -12,6 +12,7 @@ import {
   type Descriptor,
   type ImageConfigBlob,
   imageConfigBytesMax,
+  orRefusal,
   parseImageConfig,
   parseManifest,
   selectPlatform,
@@ -39,6 +40,8 @@ export type ResolvedImage = {
 
 /** The most nested indexes that are followed. */
 const indexDepthMax = 3;
+/** The most manifests that are fetched for one image: an index may have many entries without a platform. */
+const manifestsMax = 32;
 
 /**
  * Resolves a manifest or index to the config and layers of the image for a platform.
@@ -47,20 +50,72 @@ const indexDepthMax = 3;
  * @throws {BerthError} FAILED_PRECONDITION for invalid documents, NOT_FOUND when no image matches the platform.
  */
 export async function resolveImage(source: DocumentSource, top: FetchedManifest, platform: Platform, subject: string): Promise<ResolvedImage> {
-  let manifest = parseManifest(top.bytes, top.mediaType);
-  const digests = [top.digest];
-  for (let depth = 0; manifest.kind === 'index'; depth += 1) {
-    if (depth === indexDepthMax) throw failedPrecondition(`${subject}: more than ${indexDepthMax} nested indexes`);
-    const chosen = selectPlatform(manifest.manifests, platform);
-    const next = await source.fetchManifest(chosen.digest);
-    if (next.bytes.length !== chosen.sizeBytes) {
-      throw failedPrecondition(`${subject}: manifest ${chosen.digest}: ${next.bytes.length} bytes instead of ${chosen.sizeBytes}`);
-    }
-    manifest = parseManifest(next.bytes, next.mediaType);
-    digests.push(next.digest);
+  const image = await resolveOrRefuse({ source, platform, subject, budget: { manifests: manifestsMax } }, top, 0);
+  if (image instanceof BerthError) throw image;
+  return image;
+}
+
+/**
+ * Resolves the first of several manifests that is an image for a platform. The candidates after one that is missing, malformed or something else,
+ * such as an artifact, are tried.
+ *
+ * @returns the refusal of the first candidate when there is none.
+ * @throws {BerthError} when a document cannot be fetched or does not match its digest.
+ */
+export async function resolveFirst(
+  source: DocumentSource,
+  candidates: readonly Descriptor[],
+  platform: Platform,
+  subject: string,
+): Promise<ResolvedImage | BerthError> {
+  return tryCandidates({ source, platform, subject, budget: { manifests: manifestsMax } }, candidates, 0);
+}
+
+type Resolution = {
+  readonly source: DocumentSource;
+  readonly platform: Platform;
+  readonly subject: string;
+  readonly budget: { manifests: number };
+};
+
+async function resolveOrRefuse(resolution: Resolution, fetched: FetchedManifest, depth: number): Promise<ResolvedImage | BerthError> {
+  const { source, platform, subject } = resolution;
+  const manifest = orRefusal(() => parseManifest(fetched.bytes, fetched.mediaType));
+  if (manifest instanceof BerthError) return manifest;
+  if (manifest.kind === 'manifest') {
+    const configBytes = await source.fetchSmallBlob(manifest.config, imageConfigBytesMax);
+    const image = orRefusal(() => pairLayers(configBytes, manifest.layers, platform));
+    return image instanceof BerthError ? image : { digests: [fetched.digest], ...image };
   }
-  const configBytes = await source.fetchSmallBlob(manifest.config, imageConfigBytesMax);
-  return { digests, ...pairLayers(configBytes, manifest.layers, platform) };
+  if (depth === indexDepthMax) return failedPrecondition(`${subject}: more than ${indexDepthMax} nested indexes`);
+  const candidates = orRefusal(() => selectPlatform(manifest, platform));
+  if (candidates instanceof BerthError) return candidates;
+  const image = await tryCandidates(resolution, candidates, depth + 1);
+  return image instanceof BerthError ? image : { ...image, digests: [fetched.digest, ...image.digests] };
+}
+
+async function tryCandidates(resolution: Resolution, candidates: readonly Descriptor[], depth: number): Promise<ResolvedImage | BerthError> {
+  const { source, subject, budget } = resolution;
+  let refusal: BerthError | undefined;
+  for (const candidate of candidates) {
+    if (budget.manifests === 0) break;
+    budget.manifests -= 1;
+    const next = await fetchOrRefuse(source, candidate, subject);
+    const image = next instanceof BerthError ? next : await resolveOrRefuse(resolution, next, depth);
+    if (!(image instanceof BerthError)) return image;
+    refusal ??= image;
+  }
+  return refusal ?? failedPrecondition(`${subject}: more than ${manifestsMax} manifests that are not an image for this platform`);
+}
+
+/** @returns the error when the source does not have the manifest, as with an index of which only some platforms were copied. */
+async function fetchOrRefuse(source: DocumentSource, { digest, sizeBytes }: Descriptor, subject: string): Promise<FetchedManifest | BerthError> {
+  const found = await source.fetchManifest(digest).catch((error: unknown) => {
+    if (error instanceof BerthError && error.code === 'NOT_FOUND') return error;
+    throw error;
+  });
+  if (found instanceof BerthError || sizeBytes === 0 || found.bytes.length === sizeBytes) return found;
+  throw failedPrecondition(`${subject}: manifest ${digest}: ${found.bytes.length} bytes instead of ${sizeBytes}`);
 }
 
 /**

@@ -4,6 +4,7 @@
  * Pure: never sends anything. No error message contains a credential.
  */
 import { invalidArgument } from '../../lib/errors.ts';
+import { goFields, type JsonObject } from '../../lib/go-json.ts';
 
 /** The fields of the CRI request; '' when unset. */
 export type RegistryAuth = {
@@ -135,7 +136,7 @@ export function parseTokenResponse(bytes: Buffer): { token: string; lifetimeMs: 
     return undefined;
   }
   if (typeof answer !== 'object' || answer === null) return undefined;
-  const fields = answer as Record<string, unknown>;
+  const fields = goFields(answer as JsonObject, ['token', 'access_token', 'expires_in']);
   const token = [fields.token, fields.access_token].find((value) => typeof value === 'string' && value !== '');
   if (typeof token !== 'string' || !bearerPattern.test(token)) return undefined;
   const seconds = typeof fields.expires_in === 'number' && fields.expires_in > 0 ? fields.expires_in : 60;

@@ -4,6 +4,7 @@
  * Pure. A HostFailure stays inside the registry client: its callers get a BerthError that names all hosts that were tried.
  */
 import { BerthError, reasonOf } from '../../lib/errors.ts';
+import { goFields, type JsonObject } from '../../lib/go-json.ts';
 import { oneLine } from '../document/untrusted-json.ts';
 
 /**
@@ -127,8 +128,8 @@ export function explanationOf(body: Buffer, secrets: readonly string[]): string 
 function explanationText(body: Buffer): string {
   try {
     const answer: unknown = JSON.parse(body.toString('utf8'));
-    const { errors, details, error } = Object(answer) as Record<string, unknown>;
-    const first = Object(Array.isArray(errors) ? errors[0] : {}) as Record<string, unknown>;
+    const { errors, details, error } = goFields(Object(answer) as JsonObject, ['errors', 'details', 'error']);
+    const first = goFields(Object(Array.isArray(errors) ? errors[0] : {}) as JsonObject, ['code', 'message']);
     return [first.code, first.message, details, error].filter((part) => typeof part === 'string' && part !== '').join(': ');
   } catch {
     return '';

@@ -63,7 +63,7 @@ export type RegistrySession = {
    * `descriptor.sizeBytes - offset` bytes arrive. The caller checks the digest.
    */
   openBlob(descriptor: Descriptor, options?: { readonly offset?: number }): Promise<{ readonly stream: Readable; readonly offset: number }>;
-  /** Fetches a complete blob of at most `bytesMax`, and checks size and digest. */
+  /** Fetches a complete blob of at most `bytesMax`, and checks size, if it is known, and digest. */
   fetchSmallBlob(descriptor: Descriptor, bytesMax: number): Promise<Buffer>;
   /**
    * Stops using mirrors, for a caller that received corrupt data from one.
@@ -141,7 +141,7 @@ function createSession(deps: SessionDeps): RegistrySession {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
       if (descriptor.sizeBytes > bytesMax)
         throw failedPrecondition(`${subject}: size of ${descriptor.sizeBytes} bytes exceeds the limit of ${bytesMax}`);
-      return ask(subject, 'pull', (client) => getSmallBlob(deps, client, descriptor));
+      return ask(subject, 'pull', (client) => getSmallBlob(deps, client, descriptor, bytesMax));
     },
     openBlob: (descriptor, options) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
@@ -257,10 +257,11 @@ async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: s
   return { bytes, mediaType: toMediaType(message.headers['content-type'], bytes), digest };
 }
 
-async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: Descriptor): Promise<Buffer> {
+async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: Descriptor, bytesMax: number): Promise<Buffer> {
   const message = await getBlob(client, descriptor, 0);
-  const bytes = await readBody(message, descriptor.sizeBytes, deps.timing.stallTimeoutMs, deps.signal);
-  if (bytes.length !== descriptor.sizeBytes) throw new HostFailure('wrong', `${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
+  const bytes = await readBody(message, descriptor.sizeBytes || bytesMax, deps.timing.stallTimeoutMs, deps.signal);
+  if (descriptor.sizeBytes !== 0 && bytes.length !== descriptor.sizeBytes)
+    throw new HostFailure('wrong', `${bytes.length} bytes instead of ${descriptor.sizeBytes}`);
   const digest = digestOf(bytes, descriptor.digest.split(':', 1)[0] ?? '');
   if (digest !== descriptor.digest) throw new HostFailure('wrong', `content with digest ${digest}`);
   return bytes;
@@ -288,7 +289,9 @@ function reasonAgainst(message: IncomingMessage, sizeBytes: number, offset: numb
   const isPart = message.statusCode === 206;
   const expectedBytes = isPart ? sizeBytes - offset : sizeBytes;
   const length = message.headers['content-length'];
-  if (length !== undefined && Number(length) !== expectedBytes) return `Content-Length of ${Number(length)} bytes instead of ${expectedBytes}`;
+  // The size of a config may be unknown.
+  if (sizeBytes !== 0 && length !== undefined && Number(length) !== expectedBytes)
+    return `Content-Length of ${Number(length)} bytes instead of ${expectedBytes}`;
   const range = /^bytes ([0-9]+)-[0-9]+\/([0-9]+|\*)$/.exec(message.headers['content-range'] ?? '');
   return isPart && Number(range?.[1]) !== offset ? 'response has another range than requested' : undefined;
 }

@@ -3,19 +3,11 @@
  *
  * Pure: reads no keys and checks no signature. Unknown content makes the complete policy invalid: a typing error must not allow an image.
  */
+
 import { failedPrecondition } from '../../lib/errors.ts';
+import type { JsonObject } from '../../lib/go-json.ts';
 import { formatReference, type Reference, repositoryName } from '../document/reference.ts';
-import {
-  duplicateKey,
-  type JsonObject,
-  onlyFields,
-  parseJsonObject,
-  quoted,
-  toArray,
-  toObject,
-  toText,
-  toTexts,
-} from '../document/untrusted-json.ts';
+import { duplicateKey, onlyFields, parseJsonObject, quoted, toArray, toObject, toText, toTexts } from '../document/untrusted-json.ts';
 import { parseSignedIdentity, type SignedIdentity } from './signed-identity.ts';
 
 /** A public key in PEM, in a file or in the policy itself. */

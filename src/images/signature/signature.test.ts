@@ -69,7 +69,8 @@ test('parseSignatureManifest() finds the signatures, and limits their number', (
   const attestation = { ...layer, mediaType: 'application/vnd.dsse.envelope.v1+json' };
   const { annotations: _none, ...unsigned } = layer;
   assert.deepEqual(parse([attestation, layer, unsigned]), [{ payload: { mediaType: layer.mediaType, digest, sizeBytes: 7 }, signature: 'c2ln' }]);
-  for (const layers of [undefined, {}, [7], [{ ...layer, digest: 'md5:1' }], Array(101).fill(layer), [{ ...layer, annotations: { a: 1 } }]]) {
+  assert.deepEqual(parse(undefined), []);
+  for (const layers of [{}, [7], [{ ...layer, digest: 'md5:1' }], Array(101).fill(layer), [{ ...layer, annotations: { a: 1 } }]]) {
     assert.throws(() => parse(layers), { code: 'FAILED_PRECONDITION' });
   }
   assert.equal(signatureTag(digest), `sha256-${'a'.repeat(64)}.sig`);

@@ -7,7 +7,7 @@
 import { type KeyObject, verify } from 'node:crypto';
 import { failedPrecondition } from '../../lib/errors.ts';
 import { type Descriptor, parseDescriptor } from '../document/manifest.ts';
-import { onlyFields, parseJsonObject, toArray, toObject, toOptionalTextMap, toText } from '../document/untrusted-json.ts';
+import { onlyFields, parseFields, parseJsonObject, toFields, toList, toObject, toOptionalTextMap, toText } from '../document/untrusted-json.ts';
 
 /** Payload and signature in base64. They are stored unchanged, to be verified again after a change of the policy. */
 export type Signature = { readonly payload: string; readonly signature: string };
@@ -34,11 +34,12 @@ export function signatureTag(manifestDigest: string): string {
  * @throws {BerthError} FAILED_PRECONDITION when it is not a manifest.
  */
 export function parseSignatureManifest(bytes: Buffer): readonly { readonly payload: Descriptor; readonly signature: string }[] {
-  const document = parseJsonObject(bytes, 'signature manifest');
-  return toArray(document.layers, 'signature manifest layers', signaturesMax).flatMap((value, position) => {
+  const { layers } = parseFields(bytes, 'signature manifest', ['layers']);
+  return toList(layers, 'signature manifest layers', signaturesMax).flatMap((value, position) => {
     const what = `signature manifest layers[${position}]`;
     const payload = parseDescriptor(value, what);
-    const signature = toOptionalTextMap(toObject(value, what).annotations, `${what} annotations`, annotationsMax)[signatureAnnotation];
+    const { annotations } = toFields(value, what, ['annotations']);
+    const signature = toOptionalTextMap(annotations, `${what} annotations`, annotationsMax)[signatureAnnotation];
     return payload.mediaType === payloadType && signature !== undefined ? [{ payload, signature }] : [];
   });
 }
