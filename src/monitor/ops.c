@@ -206,7 +206,7 @@ static long expect_device(const struct op *op) {
 
 /* Only the path of a directory below the root starts with a slash: getcwd(2). Another one is EXDEV. */
 static long expect_inside(void) {
-  static char path[PATH_MAX];
+  static char path[PATH_MAX] __attribute__((aligned(PAGE_BYTES)));
   if (syscall(SYS_getcwd, path, sizeof path) < 0) return -1;
   if (path[0] == '/') return 0;
   errno = EXDEV;

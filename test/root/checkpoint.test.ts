@@ -218,7 +218,7 @@ test('a timeout or a cancelled call kills CRIU, and the container keeps running'
   await assertRuns(id);
 });
 
-test('a container keeps running whenever CRIU is killed', hasCriu, async () => {
+test('a container keeps running whenever a checkpoint is cancelled', hasCriu, async () => {
   const id = await start();
   for (const delayMs of [150, 200, 250, 300, 350, 400, 500]) {
     const caller = new AbortController();

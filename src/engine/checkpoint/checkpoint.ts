@@ -8,6 +8,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, failedPrecondition, failedTo } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { parseMountInfo } from '../../sys/call/proc.ts';
@@ -37,6 +38,8 @@ export type CheckpointRequest = {
 
 const defaultTimeoutMs = 120_000;
 const freezeTimeoutMs = 10_000;
+/** For criu to finish by itself: killed at the moment when it writes its code into a process, it would leave the process broken. */
+const criuGraceMs = 3_000;
 /** The id that the kernel shows for ids without a mapping in the pod's user namespace. */
 const overflowId = 65_534;
 /** File in the work directory: pid and start time of criu. */
@@ -59,7 +62,7 @@ export function checkpointContainer(deps: EngineDeps, id: string, request: Check
     const ends = AbortSignal.any([request.signal, signal, ...(stopping ? [stopping.signal] : [])]);
     try {
       const { criu, sandbox } = await requirements(deps, view, request.location);
-      await checkpoint({ deps, view, sandbox, criu, location: request.location, signal: ends });
+      await checkpoint({ deps, view, sandbox, criu, location: request.location, signal: ends, stopping: stopping?.signal });
     } catch (error) {
       throw failedTo(attempt, ends.aborted ? ends.reason : error);
     } finally {
@@ -88,7 +91,15 @@ async function requirements(deps: EngineDeps, { record, status }: ContainerView,
   return { criu, sandbox };
 }
 
-type Work = Requirements & { readonly deps: EngineDeps; readonly view: ContainerView; readonly location: string; readonly signal: AbortSignal };
+type Work = Requirements & {
+  readonly deps: EngineDeps;
+  readonly view: ContainerView;
+  readonly location: string;
+  /** Aborted by everything that ends the checkpoint: the caller, the timeout, a stop. */
+  readonly signal: AbortSignal;
+  /** Aborted when the container is to be stopped. */
+  readonly stopping: AbortSignal | undefined;
+};
 
 async function checkpoint(work: Work): Promise<void> {
   const { deps, view, location, signal } = work;
@@ -131,7 +142,7 @@ async function whileFrozen({ deps, view, signal }: Work, action: () => Promise<v
   }
 }
 
-async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string): Promise<void> {
+async function dump({ deps, view, sandbox, criu, signal, stopping }: Work, workDir: string): Promise<void> {
   const { pid } = aliveProcess(view);
   const imagesDir = join(workDir, 'checkpoint');
   const mounts = mountsOf(pid);
@@ -139,7 +150,8 @@ async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string
     throw failedPrecondition('the root file system is not on overlayfs, so the changed files cannot be determined; set snapshotter to overlay');
   // A restore needs to know what the process's standard streams were connected to.
   writeFileSync(join(imagesDir, 'descriptors.json'), JSON.stringify([0, 1, 2].map((fd) => connectionOf(pid, fd))), { mode: 0o600 });
-  await dumpProcesses(criu, {
+  const patience = afterGrace(signal, stopping);
+  const dumped = dumpProcesses(criu, {
     pid,
     imagesDir,
     workDir,
@@ -149,8 +161,30 @@ async function dump({ deps, view, sandbox, criu, signal }: Work, workDir: string
     onStart: (criuPid) => writeFileSync(join(workDir, criuFile), JSON.stringify({ pid: criuPid, startTime: processStartTime(criuPid) ?? '' })),
     // The signal enforces the timeout.
     timeoutMs: 2 ** 31 - 1,
-    signal,
+    signal: patience.signal,
   });
+  await dumped.finally(patience.clear);
+  signal.throwIfAborted();
+}
+
+/** Returns a signal that is aborted some time after the first one, or together with the second one. */
+function afterGrace(signal: AbortSignal, atOnce: AbortSignal | undefined): { readonly signal: AbortSignal; readonly clear: () => void } {
+  const controller = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const end = () => controller.abort(signal.reason);
+  const wait = () => {
+    timer = setTimeout(end, criuGraceMs);
+  };
+  const clear = () => {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', wait);
+    atOnce?.removeEventListener('abort', end);
+  };
+  if (atOnce?.aborted) end();
+  else if (signal.aborted) wait();
+  signal.addEventListener('abort', wait, { once: true });
+  atOnce?.addEventListener('abort', end, { once: true });
+  return { signal: controller.signal, clear };
 }
 
 const mountsOf = (process: number | 'self') => parseMountInfo(readFileSync(`/proc/${process}/mountinfo`, 'utf8'));
@@ -214,14 +248,19 @@ function sourceOf(path: string): [string, { readonly isDirectory: boolean; reado
   }
 }
 
-/** Cleans up a checkpoint that a crashed daemon left behind. Kills criu before it thaws the processes, because criu would freeze them again. */
+/** Cleans up a checkpoint that a crashed daemon left behind. Ends criu before it thaws the processes, because criu would freeze them again. */
 export async function abandonCheckpoint(deps: EngineDeps, view: ContainerView): Promise<void> {
   const workDir = workDirOf(deps, view);
   if (!existsSync(workDir)) return;
   const criu = readIdentity(join(workDir, criuFile));
-  if (criu !== null && isAlive(criu.pid, criu.startTime)) process.kill(criu.pid, 'SIGKILL');
+  if (criu !== null) await endOrKill(criu);
   thaw(deps.cgroups, view.record.cgroupPath);
   await removeTree(workDir);
+}
+
+async function endOrKill({ pid, startTime }: ProcessIdentity): Promise<void> {
+  for (let waitedMs = 0; waitedMs < criuGraceMs && isAlive(pid, startTime); waitedMs += 50) await sleep(50);
+  if (isAlive(pid, startTime)) process.kill(pid, 'SIGKILL');
 }
 
 /** @returns null if the file does not exist or is truncated. */

@@ -89,8 +89,8 @@ export type Dump = Omit<DumpRequest, 'imagesDirFd' | 'workDirFd'> & {
 };
 
 /**
- * Saves a process tree. The processes keep running, even if criu is killed during the dump: the code that criu injects into them removes itself when
- * its connection to criu closes.
+ * Saves a process tree. The processes keep running, even if criu is killed while it reads them: the code that criu injects into them removes itself when
+ * its connection to criu closes. At the moment of the injection itself, a kill can break them.
  *
  * @throws {BerthError} INTERNAL with criu's error message, RESOURCE_EXHAUSTED if the disk is full. After an abort, the signal has the reason.
  */
