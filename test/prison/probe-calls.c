@@ -1,6 +1,7 @@
 /* Which system calls and kinds of sockets reach the kernel: rows with the errno of calls whose arguments fail. */
 #define _GNU_SOURCE
 #include "probe.h"
+#include "raw-call.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -164,17 +165,6 @@ static const struct { const char *name; int family, type, protocol; } sockets[] 
 	{ "iucv", 32, SOCK_STREAM, 0 }, { "unknown", 60, SOCK_STREAM, 0 },
 };
 
-static long call64(unsigned long number, const unsigned long *a)
-{
-	register unsigned long r10 __asm__("r10") = a[3];
-	register unsigned long r8 __asm__("r8") = a[4];
-	register unsigned long r9 __asm__("r9") = a[5];
-	long result;
-
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
-	return result;
-}
-
 static long attempt64(const void *argument)
 {
 	const struct call *call = argument;
@@ -185,11 +175,8 @@ static long attempt64(const void *argument)
 static long attempt32(const void *argument)
 {
 	const struct call *call = argument;
-	const unsigned long *a = call->arguments;
-	int result;
 
-	__asm__ volatile("int $0x80" : "=a"(result) : "a"(call->number), "b"(a[0]), "c"(a[1]), "d"(a[2]), "S"(a[3]), "D"(a[4]) : "r8", "r9", "r10", "r11", "memory");
-	return result;
+	return call32(call->number, call->arguments);
 }
 
 static long attempt_clone(const void *argument)

@@ -5,6 +5,8 @@
  * usage: seccomp-probe PROGRAM FLAGS ABI:NUMBER[:ARGUMENT...]...
  * ABI is 64, 32 (int 0x80) or x32. Prints a line with the result of each call; errors are negative errnos.
  */
+#include "../prison/raw-call.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -32,25 +34,6 @@ static void install(const char *path, unsigned flags)
 		fprintf(stderr, "install %s: %s\n", path, strerror(errno));
 		exit(99);
 	}
-}
-
-static long call64(unsigned long number, const unsigned long *a)
-{
-	register unsigned long r10 __asm__("r10") = a[3];
-	register unsigned long r8 __asm__("r8") = a[4];
-	register unsigned long r9 __asm__("r9") = a[5];
-	long result;
-
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
-	return result;
-}
-
-static long call32(unsigned long number, const unsigned long *a)
-{
-	int result;
-
-	__asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(a[0]), "c"(a[1]), "d"(a[2]), "S"(a[3]), "D"(a[4]) : "r8", "r9", "r10", "r11", "memory");
-	return result;
 }
 
 int main(int argc, char **argv)
