@@ -313,11 +313,22 @@ test('a pod with a user namespace sets sysctls of that namespace, and those that
   await assert.rejects(podWith({ 'kernel.domainname': 'x' }), /set sysctl kernel.domainname to x: /);
 });
 
-test('labels for SELinux are ignored on a node without it, as is a request to relabel', {
+test('labels for SELinux are ignored on a node without it, as is a request to relabel; the log names containers that asked for confinement', {
   skip: skip || (existsSync('/sys/fs/selinux/enforce') && 'has SELinux'),
 }, async () => {
   const mounts = [{ host_path: workspace.directory, container_path: '/w', selinux_relabel: true, readonly: true }];
-  assert.equal(await outputOf('labels', 'echo ran', { selinux_options: { type: 'spc_t', level: 's0:c1,c2' } }, { mounts }), 'ran');
+  for (const [name, selinux_options] of [
+    ['label-spc', { type: 'spc_t', level: 's0:c1,c2' }],
+    ['label-empty', {}],
+    ['label-type', { type: 'container_t' }],
+    ['label-level', { level: 's0:c1,c2' }],
+  ] as const)
+    assert.equal(await outputOf(name, 'echo ran', { selinux_options }, { mounts }), 'ran');
+  const warned = readFileSync(workspace.logFile, 'utf8').matchAll(/"name":"(label-[a-z]+)","msg":"SELinux label ignored/g);
+  assert.deepEqual(
+    [...warned].map(([, name]) => name),
+    ['label-type', 'label-level'],
+  );
   await assert.rejects(run('level', idle, { selinux_options: { level: 's0:c9999' } }), refusal('INVALID_ARGUMENT', /selinux_options.level/));
 });
 

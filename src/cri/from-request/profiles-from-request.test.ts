@@ -70,10 +70,12 @@ test('seccompProfile() and appArmorProfile() refuse an unknown type, and a local
 
 test('checkSelinux() refuses an invalid level on any node, and a valid one only on a node with SELinux', () => {
   const good = ['s0', 's0:c1', 's0:c1,c2', 's0:c0.c1023', 's0-s15:c0.c3,c5'];
-  for (const level of good) checkSelinux({ level }, plain, false);
+  for (const level of good) assert.ok(checkSelinux({ level }, plain, false), level);
   for (const level of ['0', 's', 's0:', 's0:c1024', 's0:c1,', 's0:d1', 's0 ', 's0:c1.', 'S0']) {
     assert.throws(() => checkSelinux({ level }, plain, false), { code: 'INVALID_ARGUMENT', message: /invalid level/ }, level);
   }
+  for (const options of [undefined, {}, { type: 'spc_t', level: 's0' }]) assert.ok(!checkSelinux(options, plain, false), 'nothing is lost');
+  assert.ok(!checkSelinux({ type: 'container_t' }, plain, true), 'a privileged container has no label');
   const facts = { ...plain, hasSelinux: true };
   checkSelinux({}, facts, false);
   checkSelinux({ level: 's0' }, facts, true);

@@ -83,18 +83,20 @@ function textOf(profile: cri.SecurityProfile): string {
 const selinuxLevel = /^s\d{1,2}(-s\d{1,2})?(:c\d{1,4}(\.c\d{1,4})?(,c\d{1,4}(\.c\d{1,4})?)*)?$/;
 
 /**
- * A label has no meaning on a node without SELinux and is ignored there, as by containerd and CRI-O: a pod with labels may run on any node.
+ * A label has no meaning on a node without SELinux and is ignored there, as by containerd and CRI-O: manifests that are used on all nodes have labels, such
+ * as those of network plugins.
  *
+ * @returns whether a label is ignored that asks for confinement. spc_t asks for none.
  * @throws {BerthError} INVALID_ARGUMENT for an invalid level, on any node; UNIMPLEMENTED for a label on a node with SELinux, where a container without
  *   it would be less confined than requested.
  */
-export function checkSelinux(options: cri.SELinuxOption | undefined, facts: RequestFacts, isPrivileged: boolean): void {
+export function checkSelinux(options: cri.SELinuxOption | undefined, facts: RequestFacts, isPrivileged: boolean): boolean {
   const { user = '', role = '', type = '', level = '' } = options ?? {};
   const categories = [...level.matchAll(/c(\d+)/g)].map(([, category]) => Number(category));
   if (level !== '' && (!selinuxLevel.test(level) || categories.some((category) => category > 1023))) {
     throw invalidArgument(`selinux_options.level: invalid level ${quoted(level)}`);
   }
-  if (facts.hasSelinux && !isPrivileged && `${user}${role}${type}${level}` !== '') {
-    throw unimplemented('selinux_options: SELinux is enabled on this node, and berth cannot set SELinux labels');
-  }
+  if (isPrivileged || `${user}${role}${type}${level}` === '') return false;
+  if (facts.hasSelinux) throw unimplemented('selinux_options: SELinux is enabled on this node, and berth cannot set SELinux labels');
+  return type !== 'spc_t';
 }

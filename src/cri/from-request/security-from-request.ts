@@ -19,7 +19,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
     throw invalidArgument('security_context.privileged: a privileged container requires a privileged sandbox');
   }
   const profile = appArmorProfile(message, facts, isPrivileged);
-  checkSelinux(message.selinux_options, facts, isPrivileged);
+  const isLabelIgnored = checkSelinux(message.selinux_options, facts, isPrivileged);
   const seccomp = seccompProfile(message);
   const { add_capabilities: add = [], drop_capabilities: drop = [], add_ambient_capabilities: ambient = [] } = message.capabilities ?? {};
   return {
@@ -33,6 +33,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
     readonlyPaths: paths('readonly_paths', message.readonly_paths, isPrivileged),
     seccomp: isPrivileged ? { kind: 'unconfined' } : seccomp,
     ...(profile === undefined ? {} : { appArmorProfile: profile }),
+    ...(isLabelIgnored ? { isSelinuxLabelIgnored: true } : {}),
     user: userSpec(message),
     namespaces: containerNamespaces(message.namespace_options, sandbox.namespaces),
   };

@@ -110,6 +110,7 @@ async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: Cont
       encodePlan(plan);
     });
     deps.store.containers.update(id, (status) => ({ ...status, readyAtNs: deps.clock.nowNs(), timeline: timeline() }));
+    if (spec.security.isSelinuxLabelIgnored) deps.log.warn({ id, name: spec.metadata.name }, 'SELinux label ignored: the node does not have SELinux');
     return id;
   } catch (error) {
     await discard(deps, id).catch((leftover: unknown) =>

@@ -184,6 +184,8 @@ export type SecuritySpec = {
   readonly seccomp: SeccompProfile;
   /** Name of a profile; undefined: none, as on nodes without AppArmor. */
   readonly appArmorProfile?: string;
+  /** Whether the request has an SELinux label that asks for confinement, on a node without SELinux. */
+  readonly isSelinuxLabelIgnored?: true;
   readonly user: UserSpec;
   readonly namespaces: NamespaceModes;
 };
