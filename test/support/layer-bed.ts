@@ -10,8 +10,8 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { WrittenLayer } from '../../src/images/layer/layer-writer.ts';
 import { createUnpacker, type Unpacker } from '../../src/images/unpack/unpack.ts';
+import type { UnpackedLayer } from '../../src/images/unpack/unpack-protocol.ts';
 import { BerthError } from '../../src/lib/errors.ts';
 
 export const workerFile = new URL('../../src/images/unpack/unpack-worker.ts', import.meta.url);
@@ -22,7 +22,7 @@ export type LayerBed = {
   /** Creates a new empty directory. */
   readonly newDir: () => string;
   /** Unpacks a tar into a new directory. */
-  readonly unpack: (tar: Buffer, options?: UnpackOptions) => Promise<{ readonly root: string; readonly layer: WrittenLayer }>;
+  readonly unpack: (tar: Buffer, options?: UnpackOptions) => Promise<{ readonly root: string; readonly layer: UnpackedLayer }>;
   /** Asserts that unpacking fails with this code. @returns the error message. */
   readonly rejection: (tar: Buffer, code: BerthError['code'], options?: UnpackOptions) => Promise<string>;
 };

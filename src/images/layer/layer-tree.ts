@@ -17,7 +17,7 @@ const depthMax = 1024;
 /** Length of a directory's path after links are resolved. Below PATH_MAX (4096), so that a name and the node's own path to its layers fit as well. */
 const pathBytesMax = 3328;
 
-/** Called with each directory that enter() created because an entry below it needs it. The owner is root, the mode 0755. */
+/** Called with each directory that enter() created because an entry below it needs it. The owner is root, the mode 0755: see implied-directories.ts. */
 type DirectoryCreated = (path: string, fd: number) => void;
 
 /** Removes an existing node with everything below it, or moves it away, so that its name is free for a later entry. Succeeds if there is none. */

@@ -29,6 +29,8 @@ export type WrittenLayer = {
   readonly isRootOpaque: boolean;
   /** Names of extended attributes that the file system did not accept. */
   readonly refusedXattrs: readonly string[];
+  /** Directories without an entry, by path. See implied-directories.ts. */
+  readonly impliedDirectories: ReadonlySet<string>;
 };
 
 type OpenFile = { readonly fd: number; readonly entry: TarEntry; readonly path: string; crc: number };
@@ -48,6 +50,7 @@ export class LayerWriter implements TarSink {
   /** Times of directories by path. They are set at the end. */
   readonly #mtimes = new Map<string, Timestamp>();
   readonly #whiteouts = new Set<string>();
+  readonly #implied = new Set<string>();
   #isRootOpaque = false;
   /** Stored bytes of the current entry arrive as framing, too. */
   #isSparse = false;
@@ -132,7 +135,8 @@ export class LayerWriter implements TarSink {
       if (fd !== undefined) setTimes(fd, mtime);
     }
     const { sizeBytes, inodes } = this.#usage;
-    return { sizeBytes, inodes, isRootOpaque: this.#isRootOpaque, refusedXattrs: this.#metadata.refusedXattrs };
+    const { refusedXattrs } = this.#metadata;
+    return { sizeBytes, inodes, isRootOpaque: this.#isRootOpaque, refusedXattrs, impliedDirectories: this.#implied };
   }
 
   /** Closes all files. Removes nothing. Idempotent. */
@@ -185,6 +189,7 @@ export class LayerWriter implements TarSink {
       if (!isErrno(error, 'EEXIST')) throw error;
       // The layer itself has the name: its own node stays, and a directory hides that of the layers below.
       markOpaqueAt(dir, name);
+      this.#implied.delete(this.#pathOf(name));
       return;
     }
     this.#usage.addInode(0);
@@ -202,6 +207,7 @@ export class LayerWriter implements TarSink {
     const fd = this.#tree.find(path);
     assert(fd !== undefined, 'the directory was just created');
     if (this.#whiteouts.delete(path)) markOpaque(fd);
+    this.#implied.delete(path);
     this.#metadata.setDirectory(fd, entry);
     if (!this.#mtimes.has(path)) this.#usage.addPath(path);
     this.#mtimes.set(path, entry.mtime);
@@ -259,7 +265,10 @@ export class LayerWriter implements TarSink {
 
   #countDirectory(path: string, fd: number): void {
     this.#usage.addInode(blockBytes);
+    this.#usage.addPath(path);
+    // A directory in place of one that the layer has removed is a new one.
     if (this.#whiteouts.delete(path)) markOpaque(fd);
+    else this.#implied.add(path);
   }
 
   #pathOf(name: string): string {

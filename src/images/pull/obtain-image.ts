@@ -159,6 +159,7 @@ export async function obtainImage(deps: ObtainDeps, request: ObtainRequest): Pro
     const times = await fetchLayers(deps, request, missing);
     signal.throwIfAborted();
     account.publishing();
+    await deps.store.layers.restoreParents(diffIds);
     const layers = image.layers.map(
       ({ diffId, descriptor }): ImageLayer => ({ diffId, digest: descriptor.digest, compressedBytes: descriptor.sizeBytes }),
     );

@@ -89,9 +89,9 @@ async function fetchLayer(deps: SharedLayersDeps, request: LayerRequest): Promis
 
 async function unpackOnce(deps: SharedLayersDeps, request: LayerRequest): Promise<void> {
   const { diffId, descriptor, source } = request;
-  const { stagingDir, filesDir, tarSplitFile } = await deps.store.layers.stage();
+  const { stagingDir, filesDir, tarSplitFile, impliedFile } = await deps.store.layers.stage();
   try {
-    const job = { directory: filesDir, tarSplitFile, digest: descriptor.digest, diffId, sizeBytes: descriptor.sizeBytes };
+    const job = { directory: filesDir, tarSplitFile, impliedFile, digest: descriptor.digest, diffId, sizeBytes: descriptor.sizeBytes };
     const open = async () => (await source.openBlob(descriptor)).stream;
     const { refusedXattrs, times, ...facts } = await deps.unpacker.unpack(job, open, request.signal, request.onBytes);
     if (refusedXattrs.length > 0)

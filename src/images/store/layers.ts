@@ -4,7 +4,7 @@
  * A directory with its final name is complete. Pulls do not wait for the disk: until a syncfs(2) has succeeded, a layer has a mark with the boot id.
  * After a crash of the machine, layers with the mark of another boot are re-fetched. Independent of images. Long operations do not run on this thread.
  */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, renameSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -26,23 +26,28 @@ export type LayerFacts = {
   readonly isRootOpaque: boolean;
   /** Size of the uncompressed archive. Undefined for a layer from an older version that cannot be reassembled. */
   readonly tarBytes?: number;
+  /** Some directories have no entry in the layer's archive. Their list is in a file. Absent for a layer from an older version. */
+  readonly hasImpliedDirectories?: boolean;
 };
 
 export type StagedLayer = { readonly diffId: string; readonly stagingDir: string; readonly facts: LayerFacts };
 
 /** The paths of a new, empty layer. The files go to `filesDir`. */
-type Staging = { readonly stagingDir: string; readonly filesDir: string; readonly tarSplitFile: string };
+type Staging = { readonly stagingDir: string; readonly filesDir: string; readonly tarSplitFile: string; readonly impliedFile: string };
 
 const layerVersion = 1;
+/** The most layers that Linux stacks in one overlay. Source: fs/overlayfs/params.h, OVL_MAX_STACK. */
+const layersMax = 500;
 const factsFile = 'layer.json';
 const filesName = 'diff';
 const tarSplitName = 'archive';
+const impliedName = 'implied';
 /** In the directory of a layer that may not be on disk yet. Contains the boot id of the kernel that wrote it. */
 const unsyncedFile = 'unsynced';
 
 export type LayerStoreDeps = {
   readonly root: string;
-  readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
+  readonly unpacker: Pick<Unpacker, 'remove' | 'sync' | 'restoreParents'>;
   readonly log?: Log;
   /** Overrides the kernel's boot id, for tests. */
   readonly bootId?: string;
@@ -69,6 +74,7 @@ export class LayerStore {
   readonly #leases = new Map<string, Set<string>>();
   readonly #staging = new Set<string>();
   readonly #syncs = createKeyedQueue();
+  readonly #parents = createKeyedQueue();
 
   /** @param deps.root the directory of the layers. */
   constructor(deps: LayerStoreDeps & { readonly bootId: string }, found: FoundLayers) {
@@ -94,6 +100,38 @@ export class LayerStore {
   /** Returns the record from which, with the files, the layer's archive can be reassembled. */
   tarSplitFile(diffId: string): string {
     return join(this.#directoryOf(diffId), tarSplitName);
+  }
+
+  /**
+   * Returns the directories of the files that an image shows, topmost first.
+   *
+   * @param diffIds of the image, lowest first.
+   */
+  directoriesOf(diffIds: readonly string[]): string[] {
+    const visible = this.#visible(diffIds);
+    const parents = this.#parentsDir(visible);
+    const directories = visible.map((diffId) => this.filesDir(diffId));
+    return parents !== undefined && existsSync(parents) ? [parents, ...directories] : directories;
+  }
+
+  /**
+   * Makes an image show directories that a layer has without an entry as the layers below have them. To be called when all layers of the image exist.
+   *
+   * @throws {BerthError} RESOURCE_EXHAUSTED for an image with too many such directories.
+   */
+  async restoreParents(diffIds: readonly string[]): Promise<void> {
+    const visible = this.#visible(diffIds);
+    const target = this.#parentsDir(visible);
+    if (target === undefined) return;
+    await this.#parents.run(target, async () => {
+      if (existsSync(target)) return;
+      const layers = visible.map((diffId) => ({ filesDir: this.filesDir(diffId), impliedFile: join(this.#directoryOf(diffId), impliedName) }));
+      const [top = ''] = visible;
+      // As in publish(): after a crash, a layer whose directory of attributes may be incomplete is re-fetched.
+      await writeFile(join(this.#directoryOf(top), unsyncedFile), this.#bootId);
+      this.#unsynced.add(top);
+      await this.#unpacker.restoreParents({ layers, target });
+    });
   }
 
   usage(): { readonly sizeBytes: number; readonly inodes: number } {
@@ -127,7 +165,7 @@ export class LayerStore {
     this.#staging.add(stagingDir);
     const filesDir = join(stagingDir, filesName);
     await mkdir(filesDir, { recursive: true, mode: 0o755 });
-    return { stagingDir, filesDir, tarSplitFile: join(stagingDir, tarSplitName) };
+    return { stagingDir, filesDir, tarSplitFile: join(stagingDir, tarSplitName), impliedFile: join(stagingDir, impliedName) };
   }
 
   /** Removes a staged layer, unless it has been published. Idempotent. */
@@ -178,6 +216,24 @@ export class LayerStore {
     await Promise.all(paths.filter((path) => !this.#staging.has(path)).map((path) => this.#unpacker.remove(path)));
     // For layers that an earlier daemon has published since this boot, but not synced.
     void this.synced();
+  }
+
+  /** Without layers below one that hides them. overlayfs refuses the same layer twice; the lower one of two adds nothing. */
+  #visible(diffIds: readonly string[]): string[] {
+    const topmostFirst = [...new Set([...diffIds].reverse())];
+    const opaque = topmostFirst.findIndex((diffId) => this.facts(diffId)?.isRootOpaque === true);
+    return opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
+  }
+
+  /**
+   * Returns the directory with the attributes of lower layers: in that of the topmost layer, with which it is leased and removed. undefined if there is no
+   * need for one, or the kernel stacks no more layers.
+   */
+  #parentsDir(visible: readonly string[]): string | undefined {
+    const [top] = visible;
+    const isNeeded = visible.slice(0, -1).some((diffId) => this.facts(diffId)?.hasImpliedDirectories === true);
+    if (top === undefined || !isNeeded || visible.length >= layersMax) return undefined;
+    return join(this.#directoryOf(top), `parents-${createHash('sha256').update(visible.join()).digest('hex').slice(0, 32)}`);
   }
 
   #directoryOf(diffId: string): string {
@@ -276,6 +332,7 @@ async function readFacts(path: string): Promise<LayerFacts> {
     sizeBytes: toSizeBytes(document.sizeBytes, 'layer record sizeBytes'),
     inodes: toSizeBytes(document.inodes, 'layer record inodes'),
     isRootOpaque: document.isRootOpaque === true,
+    ...(document.hasImpliedDirectories === true ? { hasImpliedDirectories: true } : {}),
     ...(document.tarBytes === undefined ? {} : { tarBytes: toSizeBytes(document.tarBytes, 'layer record tarBytes') }),
   };
 }

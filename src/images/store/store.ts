@@ -30,7 +30,7 @@ import { type LayerStore, openLayerStore, syncDirectory } from './layers.ts';
 export type ImageStoreDeps = {
   /** Contains `images` and `layers`. */
   readonly root: string;
-  readonly unpacker: Pick<Unpacker, 'remove' | 'sync'>;
+  readonly unpacker: Pick<Unpacker, 'remove' | 'sync' | 'restoreParents'>;
   readonly log?: Log;
   /** Full names with tag of images that are excluded from garbage collection. A `*` at the end matches any suffix. */
   readonly pinnedImages?: readonly string[];
@@ -169,11 +169,7 @@ export class ImageStore {
 
   /** Returns what a container needs of the image: its config, and the directories of its layers. */
   rootOf(image: ImageRecord): ImageRoot {
-    // overlayfs refuses the same layer twice. The lower one of two adds nothing.
-    const topmostFirst = [...new Set([...image.diffIds].reverse())];
-    const opaque = topmostFirst.findIndex((diffId) => this.layers.facts(diffId)?.isRootOpaque === true);
-    const visible = opaque < 0 ? topmostFirst : topmostFirst.slice(0, opaque + 1);
-    return { config: toEngineConfig(image), layerDirs: visible.map((diffId) => this.layers.filesDir(diffId)) };
+    return { config: toEngineConfig(image), layerDirs: this.layers.directoriesOf(image.diffIds) };
   }
 
   #inTurn<T>(task: () => Promise<T>): Promise<T> {

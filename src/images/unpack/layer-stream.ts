@@ -7,6 +7,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { statfsSync } from 'node:fs';
 import { BerthError, failedPrecondition } from '../../lib/errors.ts';
 import { openIsal } from '../../sys/library/libisal.ts';
+import { writeImplied } from '../layer/implied-directories.ts';
 import { layerLimits } from '../layer/layer-usage.ts';
 import { type DevicePolicy, LayerWriter } from '../layer/layer-writer.ts';
 import { TarSplitWriter } from '../layer/tar-split.ts';
@@ -72,9 +73,11 @@ export function openLayerStream(job: LayerJob, devices: DevicePolicy = 'keep'): 
     parser.end();
     checkDigest(tarHash, job.diffId, 'diff id');
     watch.enter('files');
-    const written = writer.finish();
+    const { impliedDirectories, ...written } = writer.finish();
+    const hasImpliedDirectories = impliedDirectories.size > 0;
+    if (hasImpliedDirectories && job.impliedFile !== undefined) writeImplied(job.impliedFile, impliedDirectories);
     const recordBytes = contents?.finish() ?? 0;
-    return { ...written, sizeBytes: written.sizeBytes + recordBytes, tarBytes, times: watch.times() };
+    return { ...written, hasImpliedDirectories, sizeBytes: written.sizeBytes + recordBytes, tarBytes, times: watch.times() };
   };
 
   const close = (): void => {

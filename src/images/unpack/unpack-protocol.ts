@@ -21,18 +21,25 @@
  */
 import type { ErrorCode } from '../../lib/errors.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';
+import type { ParentsJob } from '../layer/implied-directories.ts';
 import type { DevicePolicy, WrittenLayer } from '../layer/layer-writer.ts';
 import type { SpooledMember, SpoolJob } from './spool-stream.ts';
 import type { LayerTimes } from './stopwatch.ts';
 
 /** `tarBytes`: size of the uncompressed archive. */
-export type UnpackedLayer = WrittenLayer & { readonly tarBytes: number; readonly times: LayerTimes };
+export type UnpackedLayer = Omit<WrittenLayer, 'impliedDirectories'> & {
+  readonly hasImpliedDirectories: boolean;
+  readonly tarBytes: number;
+  readonly times: LayerTimes;
+};
 
 export type LayerJob = {
   /** An empty directory, created for this layer. */
   readonly directory: string;
   /** File for the tar metadata, by which the layer is verified later; absent: not recorded. */
   readonly tarSplitFile?: string;
+  /** File for the list of directories without an entry: implied-directories.ts; absent: not recorded. */
+  readonly impliedFile?: string;
   /** Of the compressed bytes. */
   readonly digest: string;
   /** Digest of the uncompressed tar. */
@@ -56,6 +63,7 @@ export type ToWorker = { readonly id: number } & (
   | { readonly kind: 'cancel' }
   | { readonly kind: 'remove'; readonly path: string }
   | { readonly kind: 'sync'; readonly path: string }
+  | { readonly kind: 'parents'; readonly job: ParentsJob }
 );
 
 export type FromWorker = { readonly id: number } & (

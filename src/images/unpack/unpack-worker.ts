@@ -8,6 +8,7 @@ import { type MessagePort, parentPort } from 'node:worker_threads';
 import { BerthError, codeOf, internal, reasonOf } from '../../lib/errors.ts';
 import { syncfs } from '../../sys/call/syscalls.ts';
 import { assembleLayer } from '../layer/assemble-layer.ts';
+import { restoreParents } from '../layer/implied-directories.ts';
 import { openChunkSender, type WorkerChunkSender } from './chunk-sender.ts';
 import { openLayerStream } from './layer-stream.ts';
 import { openSpoolStream, type SpooledMember } from './spool-stream.ts';
@@ -63,6 +64,9 @@ class UnpackWorker {
         break;
       case 'sync':
         this.#run(message.id, () => syncPath(message.path));
+        break;
+      case 'parents':
+        this.#run(message.id, () => restoreParents(message.job));
     }
   }
 

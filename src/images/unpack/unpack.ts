@@ -8,6 +8,7 @@ import type { Readable } from 'node:stream';
 import { BerthError, failedTo, internal, reasonOf } from '../../lib/errors.ts';
 import { freeBuffer } from '../../sys/process/heap.ts';
 import type { AssembleJob } from '../layer/assemble-layer.ts';
+import type { ParentsJob } from '../layer/implied-directories.ts';
 import type { DevicePolicy } from '../layer/layer-writer.ts';
 import { assemble } from './assembling.ts';
 import type { SpooledMember, SpoolJob } from './spool-stream.ts';
@@ -47,6 +48,8 @@ export type Unpacker = {
   readonly remove: (path: string) => Promise<void>;
   /** Syncs the file system of `path` to disk. */
   readonly sync: (path: string) => Promise<void>;
+  /** Gives directories without an entry the attributes of lower layers: implied-directories.ts. */
+  readonly restoreParents: (job: ParentsJob) => Promise<void>;
   /** Ends all workers. Running jobs fail. */
   readonly close: () => Promise<void>;
 };
@@ -104,6 +107,7 @@ export function createUnpacker(deps: UnpackerDeps): Unpacker {
     assemble: (layer, signal) => assemble(pool, layer, signal),
     remove: (path) => errand({ kind: 'remove', path }),
     sync: (path) => errand({ kind: 'sync', path }),
+    restoreParents: (job) => errand({ kind: 'parents', job }),
     close: () => pool.close(),
   };
 }

@@ -69,7 +69,8 @@ async function makeCopy(source: string, target: string, stat: Stats): Promise<vo
   }
 }
 
-function copyMetadata(source: string, target: string, stat: Stats, shift: IdShift): void {
+/** Copies owner, mode, extended attributes except those of overlayfs, and modification time. */
+export function copyMetadata(source: string, target: string, stat: Stats, shift: IdShift): void {
   const [uid, gid] = [shift.uid(Number(stat.uid)), shift.gid(Number(stat.gid))];
   if (stat.isSymbolicLink()) setLinkOwner(AT_FDCWD, target, uid, gid);
   else setNodeOwnerAndMode(AT_FDCWD, target, uid, gid, Number(stat.mode & 0o7777n));
