@@ -10,6 +10,7 @@ import { prepareTools } from './critest/prepare.ts';
 import { prepareProbe } from './prison/prepare.ts';
 import { prepareSignatureTool } from './signature-tool/prepare.ts';
 import { prepareStreamingClient } from './streaming-client/prepare.ts';
+import { staticProgram } from './support/static-program.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
@@ -21,8 +22,6 @@ const preparations: Readonly<Record<string, () => unknown>> = {
   'test/signature-tool/prepare.ts': prepareSignatureTool,
   'test/streaming-client/prepare.ts': prepareStreamingClient,
 };
-/** C programs, for which every machine that builds the monitor has the compiler. */
-const inC: Readonly<Record<string, () => unknown>> = { 'test/prison/prepare.ts': prepareProbe };
 
 /**
  * Builds what a test file needs, once. Without Go its programs are not built: the tests then skip what needs them, and say so.
@@ -31,10 +30,17 @@ const inC: Readonly<Record<string, () => unknown>> = { 'test/prison/prepare.ts':
  */
 export function prepareFor(file: string): void {
   const files = [...importedBelow('test', file)];
-  for (const path of files) inC[path]?.();
+  if (files.includes('test/prison/prepare.ts')) prepareProbe();
+  for (const path of files) for (const source of programsNamedIn(path)) staticProgram(source);
   const needed = files.flatMap((path) => preparations[path] ?? []);
   if (needed.length === 0 || spawnSync('go', ['version']).status !== 0) return;
   for (const prepare of needed) prepare();
+}
+
+/** C files beside a test file that names them: every machine that builds the monitor has the compiler. */
+function programsNamedIn(path: string): string[] {
+  const names = [...readFileSync(join(root, path), 'utf8').matchAll(/'([\w-]+\.c)'/g)].map(([, name = '']) => join(root, dirname(path), name));
+  return path.startsWith('test/prison/') ? [] : names.filter((file) => existsSync(file));
 }
 
 /** The file and every file below the directory that it imports, directly or not. */

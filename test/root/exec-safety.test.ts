@@ -5,13 +5,14 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
+import { staticProgram } from '../support/static-program.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
 import { detailsOf, eventually, exec, execInTerminal, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
@@ -33,7 +34,7 @@ before(async () => {
   const shared = join(workspace.directory, 'shared');
   mkdirSync(shared);
   const probe = join(shared, 'probe');
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', probe, join(import.meta.dirname, 'exec-probe.c')]);
+  copyFileSync(staticProgram(join(import.meta.dirname, 'exec-probe.c')), probe);
   // The kernel runs the monitor's program instead of the script: /proc/self/exe is the program that calls execve(2).
   writeFileSync(join(shared, 'script'), '#!/proc/self/exe\n');
   chmodSync(join(shared, 'script'), 0o755);

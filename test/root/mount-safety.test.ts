@@ -5,13 +5,14 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { buildLayer, type Entry, type RunConfig } from '../../scripts/image-builder.ts';
 import { buildSampleImage } from '../../scripts/sample-image.ts';
 import { enterIsolation } from '../support/isolation.ts';
+import { staticProgram } from '../support/static-program.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
 import { exec, type Pod, pullImage, pullSample, runContainer, runPod } from './support/pods.ts';
 
@@ -326,7 +327,7 @@ test('a mount that a container in a user namespace makes over its own files does
 
 test('CVE-2021-30465, CVE-2024-45310: a container that exchanges a link in a shared volume redirects no mount', { skip }, async () => {
   const programs = directory();
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', join(programs, 'exchange'), join(import.meta.dirname, 'mount-exchange.c')]);
+  copyFileSync(staticProgram(join(import.meta.dirname, 'mount-exchange.c')), join(programs, 'exchange'));
   const outside = directory();
   const shared = join(outside, 'shared');
   mkdirSync(join(shared, 'place'), { recursive: true });

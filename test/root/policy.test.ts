@@ -2,8 +2,7 @@
  * What a container may do, read in containers of a real daemon: devices, seccomp, capabilities, groups, sysctls, cgroups. Attacks are harmless.
  */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
@@ -13,6 +12,7 @@ import { capabilityNames } from '../../src/engine/plan/capabilities.ts';
 import { enterIsolation } from '../support/isolation.ts';
 import { capabilitySets, dumpFilter } from '../support/seccomp-dump.ts';
 import { type Answers, expand, type Table, tabulate } from '../support/seccomp-table.ts';
+import { staticProgram } from '../support/static-program.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon } from './support/daemon.ts';
 import { detailsOf, eventually, exec, logLines, type Pod, pullSample, runContainer, runPod, statusOf } from './support/pods.ts';
 
@@ -113,7 +113,7 @@ test("each of 1803 system calls gets the answer of containerd's default profile 
 test('sockets of AF_ALG and AF_VSOCK cannot be created, in the first process and in an exec (CVE-2026-31431)', { skip: skipFilters }, async () => {
   const probes = `${workspace.directory}/probes`;
   mkdirSync(probes);
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', `${probes}/probe`, join(import.meta.dirname, 'seccomp-probe.c')]);
+  copyFileSync(staticProgram(join(import.meta.dirname, 'seccomp-probe.c')), `${probes}/probe`);
   const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
   const calls = ['64:41:38:5:0', '64:41:0x100000026:5:0', '64:41:40:1:0', '64:53:38:5:0', '32:359:38:5:0', 'x32:41:38:5:0', '64:600', '64:41:1:1:0'];
   const probe = `/probes/probe - 0 ${calls.join(' ')}`;

@@ -2,12 +2,12 @@
  * The seccomp filter of containers started through the daemon, from the default profile and from files: tests by errno which system calls reach the kernel.
  */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Message } from '../../scripts/cri-client.ts';
 import { enterIsolation } from '../support/isolation.ts';
+import { staticProgram } from '../support/static-program.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon } from './support/daemon.ts';
 import { eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
 
@@ -34,7 +34,7 @@ test('containers get the filter for their capabilities, in the first process and
   const workspace = createWorkspace();
   const probes = join(workspace.directory, 'probes');
   mkdirSync(probes);
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', join(probes, 'probe'), join(import.meta.dirname, 'seccomp-probe.c')]);
+  copyFileSync(staticProgram(join(import.meta.dirname, 'seccomp-probe.c')), join(probes, 'probe'));
   const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
   let daemon: Daemon = await startDaemon(workspace);
   try {
@@ -107,7 +107,7 @@ test('Localhost profiles are compiled as written, or refused with the file and t
   const workspace = createWorkspace();
   const probes = join(workspace.directory, 'probes');
   mkdirSync(probes);
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', join(probes, 'probe'), join(import.meta.dirname, 'seccomp-probe.c')]);
+  copyFileSync(staticProgram(join(import.meta.dirname, 'seccomp-probe.c')), join(probes, 'probe'));
   const mounts = [{ host_path: probes, container_path: '/probes', readonly: true }];
   const context = (name: string, profile: object): Message => {
     const localhost_ref = join(workspace.directory, `${name}.json`);

@@ -3,7 +3,7 @@
  * a probe.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,6 +16,7 @@ import { BerthError } from '../../src/lib/errors.ts';
 import { createLibseccomp } from '../../src/sys/library/libseccomp.ts';
 import { type Call, runFilter } from '../support/bpf.ts';
 import { actionByRules } from '../support/seccomp-rules.ts';
+import { staticProgram } from '../support/static-program.ts';
 
 const libseccomp = createLibseccomp();
 const { compile } = createSeccompCompiler({ libseccomp, programsMax: 64 });
@@ -159,8 +160,7 @@ const tellingArgs = tellingValues.flatMap((first) => [0n, 1n, 40n, 41n, 0x100000
 describe('on the running kernel', { skip: process.arch !== 'x64' && 'the probe is for x86-64' }, () => {
   const directory = mkdtempSync(join(tmpdir(), 'berth-seccomp-'));
   after(() => rmSync(directory, { recursive: true, force: true }));
-  const probe = join(directory, 'probe');
-  execFileSync('musl-gcc', ['-static', '-O1', '-o', probe, join(import.meta.dirname, 'seccomp-probe.c')]);
+  const probe = staticProgram(join(import.meta.dirname, 'seccomp-probe.c'));
 
   function run(profile: ResolvedProfile, ...calls: string[]) {
     const { program, flags } = compile(profile);

@@ -10,6 +10,7 @@ import { gzipSync } from 'node:zlib';
 import type { Message } from '../../scripts/cri-client.ts';
 import { digestOf, type Layer } from '../../scripts/image-builder.ts';
 import { enterIsolation } from '../support/isolation.ts';
+import { staticProgram } from '../support/static-program.ts';
 import { type Member, makeTar } from '../support/tar-maker.ts';
 import { createWorkspace, type Daemon, isBuilt, startDaemon, type Workspace } from './support/daemon.ts';
 import { detailsOf, eventually, exec, logLines, type Pod, pullSample, runContainer, runPod } from './support/pods.ts';
@@ -49,9 +50,7 @@ const netRawCapability = Buffer.from('0100000200200000000000000000000000000000',
 
 /** Two layers with files of many owners. The second replaces a file of the first, and adds to its directories. */
 function buildLayers(): Layer[] {
-  const program = join(workspace.directory, 'probe');
-  execFileSync('musl-gcc', ['-static', '-Os', '-s', '-o', program, join(import.meta.dirname, 'userns-probe.c')]);
-  const content = readFileSync(program);
+  const content = readFileSync(staticProgram(join(import.meta.dirname, 'userns-probe.c')));
   const lower: Member[] = [
     { path: 'owned/', uid: 33, gid: 33 },
     { path: 'owned/root', content: 'x' },

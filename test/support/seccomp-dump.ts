@@ -2,9 +2,9 @@
  * Reads the seccomp program of a process from the kernel, for tests of what a container really got.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { capabilityNames } from '../../src/engine/plan/capabilities.ts';
+import { staticProgram } from './static-program.ts';
 
 const standard = [
   ...['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'MKNOD', 'NET_RAW', 'SETGID', 'SETUID', 'SETFCAP', 'SETPCAP'],
@@ -21,12 +21,5 @@ export const capabilitySets: Readonly<Record<'none' | 'standard' | 'admin' | 'al
 
 /** Returns the only seccomp program of a process: struct sock_filter, 8 bytes each. Stops the process for a moment. @throws Error if it has none or several. */
 export function dumpFilter(pid: number): Buffer {
-  const source = join(import.meta.dirname, 'seccomp-dump.c');
-  const program = resolve(import.meta.dirname, `../../build/seccomp-dump-${Math.trunc(statSync(source).mtimeMs)}`);
-  if (!existsSync(program)) {
-    mkdirSync(resolve(program, '..'), { recursive: true });
-    execFileSync('musl-gcc', ['-static', '-O1', '-o', `${program}.${process.pid}`, source]);
-    renameSync(`${program}.${process.pid}`, program);
-  }
-  return execFileSync(program, [String(pid)]);
+  return execFileSync(staticProgram(join(import.meta.dirname, 'seccomp-dump.c')), [String(pid)]);
 }
