@@ -299,18 +299,24 @@ test("sysctls reach only the pod's own namespaces, and none sets a second one (C
   assert.deepEqual(node(), before);
 });
 
-test('a pod with a user namespace sets sysctls of that namespace, and those that its root may not set fail', { skip }, async () => {
+test('a pod with a user namespace sets sysctls of that namespace and of its others, and a value that the kernel refuses fails', {
+  skip,
+}, async () => {
   const mapping = [{ container_id: 0, host_id: 131072, length: 65536 }];
   const security_context = { namespace_options: { userns_options: { mode: 'POD', uids: mapping, gids: mapping } } };
-  const before = readFileSync('/proc/sys/user/max_user_namespaces', 'utf8');
+  const node = () => ['user/max_user_namespaces', 'kernel/domainname'].map((name) => readFileSync(`/proc/sys/${name}`, 'utf8'));
+  const before = node();
   const podWith = (sysctls: Record<string, string>) => runPod(daemon.client, 'userns', workspace.directory, { linux: { security_context, sysctls } });
-  const mapped = await podWith({ 'user.max_user_namespaces': '7', 'net.core.somaxconn': '77' });
+  const mapped = await podWith({ 'user.max_user_namespaces': '7', 'net.core.somaxconn': '77', 'kernel.domainname': 'pod.example' });
   const id = await runContainer(daemon.client, mapped, image, 'reader', idle, { linux: { security_context } });
-  assert.equal(await exec(daemon.client, id, 'sh', '-c', 'cd /proc/sys; cat user/max_user_namespaces net/core/somaxconn'), '7\n77\n');
+  assert.equal(
+    await exec(daemon.client, id, 'sh', '-c', 'cd /proc/sys; cat user/max_user_namespaces net/core/somaxconn kernel/domainname'),
+    '7\n77\npod.example\n',
+  );
   await removePod(mapped);
-  assert.equal(readFileSync('/proc/sys/user/max_user_namespaces', 'utf8'), before);
-  // Its file belongs to root of the node: kernel/utsname_sysctl.c.
-  await assert.rejects(podWith({ 'kernel.domainname': 'x' }), /set sysctl kernel.domainname to x: /);
+  assert.deepEqual(node(), before);
+  // __NEW_UTS_LEN is 64.
+  await assert.rejects(podWith({ 'kernel.domainname': 'x'.repeat(65) }), /set sysctl kernel.domainname to x{65}: .*EINVAL/);
 });
 
 test('labels for SELinux are ignored on a node without it, as is a request to relabel; the log names containers that asked for confinement', {

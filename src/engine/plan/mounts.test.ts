@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { planMaskedPaths } from './masked-paths.ts';
 import { normalPath, orderMounts, type RootMount } from './mounts.ts';
+import { encodePlan, type Op, type Plan } from './plan.ts';
 import { standardMounts, withoutCovered } from './standard-mounts.ts';
 
 const mount = (target: string, reg = target): RootMount => ({
@@ -35,4 +37,18 @@ test('withoutCovered() removes all of /dev for a volume on /dev, and only /etc/h
   const targets = withoutCovered(defaults, ['/dev/', '/etc/hosts']).map(({ target }) => target);
   assert.deepEqual(targets, ['/proc', '/sys', '/sys/fs/cgroup']);
   assert.ok(withoutCovered(defaults, ['/devices']).some(({ target }) => target === '/dev/shm'));
+});
+
+test('the masked directories that a kubelet lists for each of 1024 CPUs fit in a plan', () => {
+  const paths = Array.from({ length: 1024 }, (_, i) => ({ path: `/sys/devices/system/cpu/cpu${i}/thermal_throttle`, isDirectory: true }));
+  const child: Op[] = [...planMaskedPaths(paths, 'mask'), { call: 'execve', path: '/x', note: 'start' }];
+  const plan: Plan = {
+    fds: ['mask', 'tree/sys'],
+    parent: [],
+    clone: { namespaces: 0 },
+    child,
+    process: { argv: ['x'], env: [] },
+    supervise: { mode: 'exec' },
+  };
+  assert.ok(encodePlan(plan).length > 0);
 });

@@ -74,6 +74,8 @@ function raiseLoopback(): Op[] {
 /** Writes to the host's /proc/sys, which shows the namespaces of the calling process. */
 function writeSysctl({ name, path, value }: Sysctl, reg: Reg): Op[] {
   const note = `set sysctl ${name} to ${value}`;
+  // Its file belongs to the host's root, also in the pod's own namespace (kernel/utsname_sysctl.c); the system call checks capabilities in the pod's.
+  if (path === 'kernel/domainname') return [{ call: 'setdomainname', name: Buffer.from(value), note }];
   const how = { flags: O.WRONLY | O.CLOEXEC, resolve: RESOLVE.NO_SYMLINKS };
   return [
     { call: 'openat2', dir: 'cwd', path: `/proc/sys/${path}`, how, out: reg, note },
