@@ -44,7 +44,18 @@ const foreignFlags: readonly string[] = [
 
 /** Words with underscores in the prose that are no settings of berth. */
 const foreignWords: readonly string[] = [
-  ...['override_path', 'skip_verify', 'no_new_privs', 'spc_t', 'node_modules', 'apparmor_parser', 'log_path', 'pivot_root', 'br_netfilter'],
+  ...[
+    'override_path',
+    'skip_verify',
+    'auth_file',
+    'no_new_privs',
+    'spc_t',
+    'node_modules',
+    'apparmor_parser',
+    'log_path',
+    'pivot_root',
+    'br_netfilter',
+  ],
   ...['container_cpu_usage_seconds_total', 'container_memory_working_set_bytes', 'container_fs_usage_bytes'],
 ];
 

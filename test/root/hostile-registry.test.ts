@@ -171,7 +171,8 @@ describe('a registry that requires a token', () => {
   });
 
   test('from a service that redirects: the password is not sent to the other host', async () => {
-    bed.other.misbehave = (_request, response) => void response.writeHead(302, { location: `http://${bed.fake.host}/elsewhere` }).end() === undefined;
+    bed.other.misbehave = (_request, response) =>
+      void response.writeHead(302, { location: `http://localhost:${bed.fake.port}/elsewhere` }).end() === undefined;
     bed.fake.misbehave = (request, response, body) => {
       if (request.url?.startsWith('/elsewhere') !== true) return demanding(`http://${bed.other.host}/token`)(request, response) && body === '';
       response.end('{}');

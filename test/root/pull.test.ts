@@ -5,6 +5,8 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -133,6 +135,32 @@ test('a pull of a present image checks the registry and fetches no layers', asyn
   assert.deepEqual(await node.pull(`${bed.host}/known:1`), image);
   assert.equal(node.unpacked.length, 1);
   await failsWith(node.pull(`${bed.host}/known:absent`), 'NOT_FOUND', /not found/);
+});
+
+test('a digest is pulled from a mirror that may not resolve tags; once present it needs no host, unless one denies access', async () => {
+  const { digest } = await bed.push('team/pinned', '1', { layers: [base] });
+  const node = await bed.node();
+  mkdirSync(join(node.root, 'certs.d/registry.test'), { recursive: true });
+  const useMirror = (mirror: string) =>
+    writeFileSync(
+      join(node.root, 'certs.d/registry.test/hosts.toml'),
+      `server = "http://127.0.0.1:1"\n[host."http://${mirror}"]\ncapabilities = ["pull"]\n`,
+    );
+  const denying = createServer((_request, response) => void response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end());
+  await new Promise<void>((resolve) => denying.listen(0, '127.0.0.1', resolve));
+  try {
+    const name = `registry.test/team/pinned@${digest}`;
+    useMirror(bed.host);
+    const image = await node.pull(name);
+    assert.deepEqual(await node.pull(name), image);
+    useMirror('127.0.0.1:2');
+    assert.deepEqual(await node.pull(name), image);
+    assert.equal(node.unpacked.length, 1);
+    writeFileSync(join(node.root, 'certs.d/registry.test/hosts.toml'), `server = "http://127.0.0.1:${(denying.address() as AddressInfo).port}"\n`);
+    await failsWith(node.pull(name), 'UNAUTHENTICATED', /without credentials/);
+  } finally {
+    denying.close();
+  }
 });
 
 test('the next pull re-fetches a layer whose files were deleted', async () => {

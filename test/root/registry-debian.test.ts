@@ -95,7 +95,7 @@ async function readAll(stream: Readable): Promise<Buffer> {
 }
 
 async function pullImage(session: RegistrySession): Promise<void> {
-  assert.deepEqual(await session.resolveTag('1'), { digest: manifestDigest, mediaType: manifestType });
+  assert.deepEqual(await session.resolve('1'), { digest: manifestDigest, mediaType: manifestType });
   const fetched = await session.fetchManifest('1');
   const manifest = parseManifest(fetched.bytes, fetched.mediaType);
   assert.ok(manifest.kind === 'manifest');

@@ -9,8 +9,18 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import { before, describe, test } from 'node:test';
-import { type FakeRegistry, layer, layerBytes, manifestDigest, respond, sendError, startFakeRegistry } from '../support/fake-registry.ts';
-import { failure, readAll, readLayer, useRegistries, userAuth } from '../support/registry-bed.ts';
+import {
+  type FakeRegistry,
+  layer,
+  layerBytes,
+  type Misbehaviour,
+  manifestDigest,
+  manifestType,
+  respond,
+  sendError,
+  startFakeRegistry,
+} from '../support/fake-registry.ts';
+import { basicHeader, failure, readAll, readLayer, useRegistries, userAuth } from '../support/registry-bed.ts';
 
 const bed = useRegistries();
 
@@ -63,6 +73,102 @@ describe('mirrors', () => {
         assert.equal(session.avoidMirrors(), false);
       },
       { name: 'registry.test/team/app:1' },
+    );
+  });
+
+  test('a mirror that promises a blob and sends nothing, half or other bytes is left for the registry', async () => {
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n`);
+    const bodies: Readonly<Record<string, (range: boolean) => Buffer>> = {
+      nothing: () => Buffer.alloc(0),
+      'half, and then nothing': (hasRange) => (hasRange ? Buffer.alloc(0) : layerBytes.subarray(0, layer.sizeBytes / 2)),
+      'always the first half': () => layerBytes.subarray(0, layer.sizeBytes / 2),
+    };
+    for (const [name, body] of Object.entries(bodies)) {
+      bed.other.requests.length = 0;
+      bed.other.misbehave = (request, response) => {
+        if (!request.url?.includes('/blobs/')) return false;
+        response.writeHead(200, { 'content-length': layer.sizeBytes });
+        response.write(body(request.headers.range !== undefined));
+        setTimeout(() => response.destroy(), 20);
+        return true;
+      };
+      await bed.withSession(
+        async (session) => {
+          await session.fetchManifest('1');
+          await readLayer(session);
+          await readLayer(session);
+          const asked = bed.other.requests.filter((request) => request.url?.includes('/blobs/')).length;
+          assert.ok(asked <= 2, `${name}: ${asked} requests`);
+        },
+        { name: 'registry.test/team/app:1' },
+      );
+    }
+  });
+
+  test('a mirror that answers a manifest with a page or with nothing is left', async () => {
+    bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n`);
+    for (const [type, body] of [
+      ['text/html', '<html>login</html>'],
+      [manifestType, ''],
+      [manifestType, '{"schemaVersion":2,'],
+    ] as const) {
+      bed.other.misbehave = (_request, response) => {
+        response.writeHead(200, { 'content-type': type }).end(body);
+        return true;
+      };
+      await bed.withSession(async (session) => assert.equal((await session.fetchManifest('1')).digest, manifestDigest), {
+        name: 'registry.test/team/app:1',
+      });
+    }
+  });
+
+  test('a digest is asked from hosts that may pull, and the error names those that may not', async () => {
+    bed.hostsToml(
+      'registry.test',
+      `server = "http://127.0.0.1:1"\ncapabilities = ["resolve"]\n[host."http://${bed.other.host}"]\ncapabilities = ["pull"]\n`,
+    );
+    await bed.withSession(
+      async (session) => {
+        assert.equal((await session.resolve(manifestDigest)).digest, manifestDigest);
+        bed.other.misbehave = (_request, response) => sendError(response, 404, 'MANIFEST_UNKNOWN', '');
+        const message = await failure(session.fetchManifest(manifestDigest), 'NOT_FOUND');
+        assert.match(message, /not asked: http:\/\/127.0.0.1:1 \(no capability pull in hosts.toml\)$/);
+      },
+      { name: `registry.test/team/app@${manifestDigest}` },
+    );
+  });
+
+  test('a mirror gets credentials of its own from auth_file, and a refusal says why those of the pull were not sent', async () => {
+    const demand: Misbehaviour = (request, response) =>
+      request.headers.authorization !== basicHeader && sendError(response, 401, 'UNAUTHORIZED', 'no', { 'www-authenticate': 'Basic realm="mirror"' });
+    bed.other.misbehave = demand;
+    bed.fake.misbehave = (_request, response) => sendError(response, 404, 'MANIFEST_UNKNOWN', '');
+    const hosts = (more: string) => bed.hostsToml('registry.test', `server = "http://${bed.fake.host}"\n[host."http://${bed.other.host}"]\n${more}`);
+    const options = { name: 'registry.test/team/app:1', auth: userAuth };
+    hosts('');
+    await bed.withSession(async (session) => {
+      const message = await failure(session.fetchManifest('1'), 'NOT_FOUND');
+      assert.match(
+        message,
+        /status 401 \(UNAUTHORIZED: no\): no credentials for this host: those of the pull .*auth_file in hosts.toml \(basic, realm mirror\)/,
+      );
+    }, options);
+    hosts('auth_file = "mirror.json"\n');
+    const file = `${bed.directory}/certs.d/registry.test/mirror.json`;
+    writeFileSync(file, JSON.stringify({ Auths: { [bed.other.host]: { auth: basicHeader.slice('Basic '.length) } } }));
+    await bed.withSession(async (session) => {
+      assert.equal((await session.fetchManifest('1')).digest, manifestDigest);
+      await readLayer(session);
+    }, options);
+    writeFileSync(file, JSON.stringify({ auths: { [bed.other.host]: { username: 'kim', password: 'another' } } }));
+    await bed.withSession(
+      async (session) => assert.match(await failure(session.fetchManifest('1'), 'NOT_FOUND'), /was refused \(basic, realm mirror\)/),
+      options,
+    );
+    writeFileSync(file, '{');
+    await assert.rejects(
+      bed.withSession(async () => undefined, options),
+      { code: 'FAILED_PRECONDITION', message: /mirror.json: invalid JSON/ },
     );
   });
 
@@ -164,15 +270,22 @@ describe('TLS', () => {
     await withSecure(false, async () => {
       bed.hostsToml(secure.host, `server = "https://${secure.host}"\nca = "${file('ca.pem')}"\n`);
       secure.misbehave = (request, response) => {
-        if (request.url?.includes('/blobs/')) response.writeHead(302, { location: `http://${bed.fake.host}/blobs/${layer.digest}` }).end();
+        const isRedirected = request.url?.includes('/blobs/') || request.url?.includes('/manifests/moved');
+        if (isRedirected) response.writeHead(302, { location: `http://${bed.fake.host}${request.url?.replace('moved', '1')}` }).end();
         else sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': `Bearer realm="http://${bed.fake.host}/token"` });
         return true;
       };
       await bed.withSession(
         async (session) => {
           await failure(session.fetchManifest('1'), 'UNAUTHENTICATED');
-          await failure(session.openBlob(layer), 'FAILED_PRECONDITION');
+          assert.match(await failure(session.fetchManifest('moved'), 'FAILED_PRECONDITION'), /redirect from https to http:/);
           assert.equal(bed.fake.requests.length, 0);
+          // The digest of a blob is checked.
+          await readLayer(session);
+          assert.deepEqual(
+            bed.fake.requests.map(({ headers }) => headers.authorization),
+            [undefined],
+          );
         },
         { name: `${secure.host}/team/app:1`, auth: userAuth },
       );

@@ -44,7 +44,7 @@ describe('fetching', () => {
       const expected = { bytes: manifestBytes, mediaType: manifestType, digest: manifestDigest };
       assert.deepEqual(await session.fetchManifest('1'), expected);
       assert.deepEqual(await session.fetchManifest(manifestDigest), expected);
-      assert.deepEqual(await session.resolveTag('1'), { digest: manifestDigest, mediaType: manifestType });
+      assert.deepEqual(await session.resolve('1'), { digest: manifestDigest, mediaType: manifestType });
       assert.equal(bed.fake.requests[0]?.url, '/v2/team/app/manifests/1', 'no ns parameter for the registry itself');
       assert.match(bed.fake.requests[0]?.headers.accept ?? '', /oci\.image\.index.*manifest\.list/);
       assert.equal(bed.fake.requests[0]?.headers['user-agent'], 'berth/test');
@@ -108,15 +108,17 @@ describe('fetching', () => {
         const expected = { bytes: manifestBytes, mediaType: manifestType, digest: manifestDigest };
         assert.deepEqual(await session.fetchManifest('1'), expected);
         assert.deepEqual(await session.fetchManifest(manifestDigest), expected);
-        const resolved = await session.resolveTag('1');
+        const resolved = await session.resolve('1');
         assert.ok(resolved === undefined || resolved.digest === manifestDigest);
       });
     });
   }
 
-  test('resolveTag() returns nothing if the registry does not support HEAD', async () => {
-    bed.fake.misbehave = (request, response) => request.method === 'HEAD' && sendError(response, 405, 'UNSUPPORTED', '');
-    await bed.withSession(async (session) => assert.equal(await session.resolveTag('1'), undefined));
+  test('resolve() fetches the manifest if the registry does not answer HEAD', async () => {
+    for (const status of [400, 405, 500, 501, 503, 522]) {
+      bed.fake.misbehave = (request, response) => request.method === 'HEAD' && sendError(response, status, 'UNSUPPORTED', '');
+      await bed.withSession(async (session) => assert.equal((await session.resolve('1')).digest, manifestDigest));
+    }
   });
 });
 
@@ -129,7 +131,7 @@ describe('rejected responses', () => {
           message,
           `image ${bed.fake.host}/team/app:2 not found on http://${bed.fake.host}: status 404 (MANIFEST_UNKNOWN: manifest unknown)`,
         );
-        await failure(session.resolveTag('2'), 'NOT_FOUND');
+        await failure(session.resolve('2'), 'NOT_FOUND');
       },
       { name: `${bed.fake.host}/team/app:2` },
     );
@@ -297,6 +299,20 @@ describe('credentials', () => {
     );
   });
 
+  test('a refusal says what the host wanted and why it did not get it', async () => {
+    const refusals: readonly (readonly [string | undefined, RegExp])[] = [
+      [undefined, /status 401 \(UNAUTHORIZED\): without a challenge$/],
+      ['Basic realm="a b"', /without credentials: status 401 \(UNAUTHORIZED\): no credentials for this host \(basic, realm a b\)$/],
+      ['Negotiate', /does not support this authentication \(negotiate\)$/],
+      ['Bearer realm="nonsense"', /not answered: its realm is not the URL of a token service \(bearer, realm nonsense\)$/],
+    ];
+    for (const [challenge, pattern] of refusals) {
+      bed.fake.misbehave = (_request, response) =>
+        sendError(response, 401, 'UNAUTHORIZED', '', challenge === undefined ? {} : { 'www-authenticate': challenge });
+      await bed.withSession(async (session) => assert.match(await failure(session.fetchManifest('1'), 'UNAUTHENTICATED'), pattern));
+    }
+  });
+
   test('credentials rejected by the token service are UNAUTHENTICATED', async () => {
     requireToken(bed.fake, ['x'], () => false);
     const demand = bed.fake.misbehave;
@@ -329,7 +345,7 @@ describe('redirects', () => {
       if (request.headers.authorization !== basicHeader)
         return sendError(response, 401, 'UNAUTHORIZED', '', { 'www-authenticate': 'Basic realm="fake"' });
       if (!request.url?.includes('/blobs/')) return false;
-      response.writeHead(307, { location: `http://${bed.other.host}/storage/blobs/${layer.digest}?signature=s` }).end();
+      response.writeHead(307, { location: `http://localhost:${bed.other.port}/storage/blobs/${layer.digest}?signature=s` }).end();
       return true;
     };
     await bed.withSession(
@@ -345,6 +361,44 @@ describe('redirects', () => {
       { auth: userAuth },
     );
   });
+
+  const storages: Readonly<
+    Record<string, (count: number, range: string | undefined) => { status: number; from?: number; shown?: number } | undefined>
+  > = {
+    'ignores the range': () => ({ status: 200 }),
+    'answers the range with 400 once': (count, range) => (count === 1 && range !== undefined ? { status: 400 } : undefined),
+    'always answers ranges with 400': (_count, range) => (range === undefined ? { status: 200 } : { status: 400 }),
+    'answers with another range once': (count) => (count === 1 ? { status: 206, from: 100, shown: 100 } : undefined),
+    'always answers with another range': (_count, range) => (range === undefined ? { status: 200 } : { status: 206, from: 100, shown: 100 }),
+    'refuses with 403 once': (count) => (count === 1 ? { status: 403 } : undefined),
+    'refuses with 410 twice': (count) => (count <= 2 ? { status: 410 } : undefined),
+  };
+  for (const [name, answerOf] of Object.entries(storages)) {
+    test(`a blob is resumed from storage that breaks the first response and then ${name}`, async () => {
+      let count = -1;
+      bed.fake.misbehave = (request, response) => {
+        if (!request.url?.includes('/blobs/')) return false;
+        response.writeHead(307, { location: `http://${bed.other.host}/storage?n=${Math.random()}` }).end();
+        return true;
+      };
+      bed.other.misbehave = (request, response) => {
+        count += 1;
+        if (count === 0) {
+          response.writeHead(200, { 'content-length': layer.sizeBytes }).write(layerBytes.subarray(0, 1000));
+          setTimeout(() => response.destroy(), 20);
+          return true;
+        }
+        const { range } = request.headers;
+        const start = Number(/=(\d+)-/.exec(range ?? '')?.[1] ?? 0);
+        const { status, from = status === 200 ? 0 : start, shown = from } = answerOf(count, range) ?? { status: range === undefined ? 200 : 206 };
+        if (status >= 400) return sendError(response, status, 'InvalidRequest', '');
+        response.writeHead(status, status === 206 ? { 'content-range': `bytes ${shown}-${layer.sizeBytes - 1}/${layer.sizeBytes}` } : {});
+        response.end(layerBytes.subarray(from));
+        return true;
+      };
+      await bed.withSession((session) => readLayer(session));
+    });
+  }
 
   test('ten redirects are followed, eleven are not', async () => {
     let hops = 10;

@@ -56,7 +56,8 @@ export type PullRequest = {
 
 export type ImagePuller = {
   /**
-   * Pulls an image. Always resolves the name at the registry, even if the image is present. On return the complete image is stored under the name.
+   * Pulls an image. Always resolves a tag at the registry, even if the image is present. A digest that is present needs no host, unless one
+   * denies access to it. On return the complete image is stored under the name.
    *
    * @throws {BerthError} INVALID_ARGUMENT for an invalid name; DEADLINE_EXCEEDED or CANCELLED when the signal is aborted; NOT_FOUND,
    *   UNAUTHENTICATED, UNAVAILABLE (`RegistryUnavailable: …`) by the registry's response; FAILED_PRECONDITION for an invalid image or a
@@ -183,12 +184,20 @@ async function runSession(deps: PullDeps, run: Run): Promise<ObtainedImage> {
 /** Returns the stored image of this name if the registry still resolves the name to it. */
 async function presentImage(store: ImageStore, session: RegistrySession, ref: Reference): Promise<ImageRecord | undefined> {
   if (store.find(formatReference(ref)) === undefined) return undefined;
-  const found = await session.resolveTag(ref.digest ?? ref.tag ?? 'latest');
-  if (found === undefined || (ref.digest !== undefined && found.digest !== ref.digest)) return undefined;
-  const digestName = formatDigest(ref, found.digest);
+  const digest = ref.digest === undefined ? (await session.resolve(ref.tag ?? 'latest')).digest : await stillAllowed(session, ref.digest);
+  const digestName = formatDigest(ref, digest);
   // Looked up again: it may have been removed meanwhile.
   const image = store.find(formatReference(ref));
   return image?.repoDigests.includes(digestName) ? image : undefined;
+}
+
+/** Returns the digest. A registry that is down or lacks it changes nothing; one that denies access does: another pull may have had credentials. */
+async function stillAllowed(session: RegistrySession, digest: string): Promise<string> {
+  await session.resolve(digest).catch((error: unknown) => {
+    const isHarmless = error instanceof BerthError && ['NOT_FOUND', 'UNAVAILABLE', 'FAILED_PRECONDITION'].includes(error.code);
+    if (!isHarmless) throw error;
+  });
+  return digest;
 }
 
 /** Returns the image unless layers of it have been deleted. */

@@ -14,6 +14,7 @@ import {
   secretsOf,
   type TokenRequest,
   toTokenRequest,
+  unansweredText,
 } from './challenges.ts';
 import type { RegistryHost } from './hosts.ts';
 import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
@@ -32,9 +33,9 @@ export type Authorizer = {
    * Handles the challenge of a 401 response.
    *
    * @param used the header of the refused request.
-   * @returns true if the request should be repeated with the new header.
+   * @returns undefined if the request should be repeated with the new header; else the reason why not.
    */
-  answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<boolean>;
+  answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<string | undefined>;
   /** Returns the strings that must not appear in any message. */
   secrets(): readonly string[];
 };
@@ -56,15 +57,16 @@ export function createAuthorizer(deps: AuthorizerDeps, host: RegistryHost, crede
     return granted?.header;
   }
 
-  async function answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<boolean> {
+  async function answerChallenge(wwwAuthenticate: string, used: string | undefined): Promise<string | undefined> {
     if (running !== undefined) await running;
     // Another request has obtained a new header in the meantime.
-    if (granted !== undefined && granted.header !== used) return true;
-    const answer = answerTo(parseChallenges(wwwAuthenticate), host, credentials, scope);
-    if (answer === undefined) return false;
+    if (granted !== undefined && granted.header !== used) return undefined;
+    const challenges = parseChallenges(wwwAuthenticate);
+    const answer = answerTo(challenges, host, credentials, scope);
+    if (answer === undefined) return unansweredText(challenges, host, false);
     if (typeof answer !== 'string') await obtain(answer);
     else granted = { header: answer, expiresAtMs: Number.POSITIVE_INFINITY };
-    return granted?.header !== used;
+    return granted?.header === used ? unansweredText(challenges, host, true) : undefined;
   }
 
   function obtain(request: TokenRequest): Promise<void> {
@@ -99,7 +101,7 @@ async function fetchToken(deps: AuthorizerDeps, host: RegistryHost, credentials:
   const requestedAtMs = Date.now();
   const { message } = await deps.transport.send(toHttpRequest(host, credentials, request)).catch((error: unknown) => {
     const { kind, message: reason, isLasting } = failureOfError(error);
-    throw new HostFailure(kind, `token service ${request.realm.host}: ${reason}`, { isLasting, cause: error });
+    throw new HostFailure(kind, `token service ${request.realm.origin}${request.realm.pathname}: ${reason}`, { isLasting, cause: error });
   });
   const status = message.statusCode ?? 0;
   if (status !== 200) {
@@ -108,10 +110,12 @@ async function fetchToken(deps: AuthorizerDeps, host: RegistryHost, credentials:
     const failure = failureOfStatus(status, message.headers['retry-after'], explanation, Date.now());
     // A token service answers 400 to an unknown refresh token; its 404 does not mean that the image is missing.
     const kind = status === 400 ? 'unauthorized' : failure.kind === 'missing' ? 'wrong' : failure.kind;
-    throw new HostFailure(kind, `token service ${request.realm.host}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
+    throw new HostFailure(kind, `token service ${request.realm.origin}${request.realm.pathname}: ${failure.message}`, {
+      retryAfterMs: failure.retryAfterMs,
+    });
   }
   const token = parseTokenResponse(await readBody(message, tokenResponseBytesMax, deps.stallTimeoutMs, deps.signal));
-  if (token === undefined) throw new HostFailure('wrong', `token service ${request.realm.host}: no token in the response`);
+  if (token === undefined) throw new HostFailure('wrong', `token service ${request.realm.origin}${request.realm.pathname}: no token in the response`);
   return { header: `Bearer ${token.token}`, expiresAtMs: requestedAtMs + token.lifetimeMs, request };
 }
 

@@ -10,8 +10,13 @@ import { BerthError, failedPrecondition } from '../../lib/errors.ts';
 import { chunksOf } from './body.ts';
 import { failureOfError, HostFailure, retryDelayMs } from './registry-error.ts';
 
-/** `host`: for messages. */
-export type BlobResponse = { readonly message: IncomingMessage; readonly host: string };
+export type BlobResponse = {
+  readonly message: IncomingMessage;
+  /** For messages. */
+  readonly host: string;
+  /** Prefers other hosts from now on. @returns false when there is no other. */
+  readonly leave: () => boolean;
+};
 
 /** A broken connection. The next one is opened after `delayMs`. */
 export type Break = { readonly host: string; readonly failure: HostFailure; readonly position: number; readonly delayMs: number };
@@ -77,13 +82,13 @@ export async function streamBlob(
 async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first: BlobResponse): AsyncGenerator<Buffer, undefined> {
   let position = offset;
   let emptyBreaks = 0;
-  let { message, host } = first;
+  let { message, host, leave } = first;
   for (let breaks = 0; ; breaks += 1) {
     const from = position;
     try {
       for await (const chunk of rest(deps, message, position)) {
+        if (position + chunk.length > sizeBytes) throw new HostFailure('wrong', `response exceeds the ${sizeBytes} bytes of the blob`);
         position += chunk.length;
-        if (position > sizeBytes) throw new HostFailure('wrong', `response exceeds the ${sizeBytes} bytes of the blob`);
         yield chunk;
       }
       if (position === sizeBytes) return;
@@ -92,7 +97,10 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
       deps.throwIfAborted();
       emptyBreaks = position > from ? 0 : emptyBreaks + 1;
       const failure = failureOfError(error);
-      const delayMs = retryDelayMs(failure, emptyBreaks, deps.timing, Math.random());
+      // A host that keeps sending nothing, or something else, is left; one whose connection broke can send the rest.
+      const hasLeft = (emptyBreaks > 0 || failure.kind === 'wrong') && leave();
+      const delayMs = hasLeft ? 0 : retryDelayMs(failure, emptyBreaks, deps.timing, Math.random());
+      if (hasLeft) emptyBreaks = 0;
       if (delayMs === undefined) throw new BerthError('FAILED_PRECONDITION', `pull ${deps.subject} from ${host}: ${failure.message}`, error);
       if (emptyBreaks >= emptyBreaksMax || breaks >= breaksMax)
         throw new BerthError(
@@ -103,7 +111,7 @@ async function* bytesOf(deps: BlobDeps, sizeBytes: number, offset: number, first
       deps.onBreak({ host, failure, position, delayMs });
       await sleep(delayMs, undefined, { signal: deps.signal }).catch(() => deps.throwIfAborted());
     }
-    ({ message, host } = await deps.open(position));
+    ({ message, host, leave } = await deps.open(position));
     if (!deps.signal.aborted) continue;
     message.destroy();
     deps.throwIfAborted();

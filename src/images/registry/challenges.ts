@@ -5,6 +5,7 @@
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import { goFields, type JsonObject } from '../../lib/go-json.ts';
+import { oneLine } from '../document/untrusted-json.ts';
 
 /** The fields of the CRI request; '' when unset. */
 export type RegistryAuth = {
@@ -107,6 +108,32 @@ export function parseChallenges(header: string): readonly Challenge[] {
 
 /** A request to a token service. */
 export type TokenRequest = { readonly realm: URL; readonly service: string; readonly scope: string };
+
+/**
+ * Returns why berth does not answer the challenges of a host, for the error.
+ *
+ * @param isRefused the host has refused an answer to them.
+ */
+export function unansweredText(
+  challenges: readonly Challenge[],
+  host: { readonly scheme: string; readonly isMirror: boolean },
+  isRefused: boolean,
+): string {
+  const [first] = challenges;
+  if (first === undefined) return 'without a challenge';
+  const realm = oneLine(first.parameters.get('realm') ?? '');
+  const wanted = `${first.scheme}${realm === '' ? '' : `, realm ${realm}`}`;
+  if (isRefused) return `what berth sent was refused (${wanted})`;
+  if (first.scheme === 'bearer') {
+    const isPlain = realm.toLowerCase().startsWith('http://') && host.scheme === 'https';
+    return isPlain
+      ? `the token service ${realm} has no TLS, but the registry has: not used`
+      : `not answered: its realm is not the URL of a token service (${wanted})`;
+  }
+  if (first.scheme !== 'basic') return `not answered: berth does not support this authentication (${wanted})`;
+  const advice = host.isMirror ? ': those of the pull are not for this mirror; set auth_file in hosts.toml' : '';
+  return `no credentials for this host${advice} (${wanted})`;
+}
 
 /**
  * Returns the token request that a challenge demands.

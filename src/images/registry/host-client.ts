@@ -4,10 +4,10 @@
  * Repeats a request only after a 401 whose challenge the authorizer answered, at most twice. registry.ts decides about other retries and other hosts.
  */
 import type { IncomingMessage } from 'node:http';
-import type { Reference } from '../document/reference.ts';
+import { isDigest, type Reference } from '../document/reference.ts';
 import { createAuthorizer } from './authorizer.ts';
 import { readExplanation } from './body.ts';
-import type { Credentials } from './challenges.ts';
+import { type Credentials, parseChallenges, unansweredText } from './challenges.ts';
 import { needsNamespace, type RegistryHost } from './hosts.ts';
 import { explanationOf, failureOfError, failureOfStatus, HostFailure } from './registry-error.ts';
 import type { Transport } from './transport.ts';
@@ -25,6 +25,7 @@ export type HostClient = {
   readonly host: RegistryHost;
   /** `https://mirror.example:5000`, for messages. */
   readonly origin: string;
+  readonly hasCredentials: boolean;
   /** @throws {HostFailure} and no other error. */
   request(request: HostRequest): Promise<IncomingMessage>;
 };
@@ -50,12 +51,19 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
         headers: request.headers,
         ownHeaders: { ...host.headers, ...(authorization === undefined ? {} : { authorization }) },
         tls: host.tls,
+        isVerified: isDigest(request.resource.slice(request.resource.lastIndexOf('/') + 1)),
       });
       if (request.statuses.includes(message.statusCode ?? 0)) return message;
       // After a redirect to other storage, a 401 is not a challenge of the registry.
-      const isChallenge = message.statusCode === 401 && challenges < challengesMax && url.host === host.host;
+      const isChallenge = message.statusCode === 401 && url.host === host.host;
       const failure = await failureOf(message, url);
-      if (!isChallenge || !(await authorizer.answerChallenge(message.headers['www-authenticate'] ?? '', authorization))) throw failure;
+      if (!isChallenge) throw failure;
+      const challenge = message.headers['www-authenticate'] ?? '';
+      const reason =
+        challenges < challengesMax
+          ? await authorizer.answerChallenge(challenge, authorization)
+          : unansweredText(parseChallenges(challenge), host, true);
+      if (reason !== undefined) throw new HostFailure(failure.kind, `${failure.message}: ${reason}`, { status: failure.status });
     }
   }
 
@@ -64,14 +72,16 @@ export function createHostClient(deps: HostClientDeps, host: RegistryHost, ref: 
     const secrets = [...authorizer.secrets(), ...Object.values(host.headers).flat()].filter((secret) => secret !== '');
     const failure = failureOfStatus(message.statusCode ?? 0, message.headers['retry-after'], explanationOf(body, secrets), Date.now());
     if (url.host === host.host) return failure;
-    // A 401 or 403 of the storage means an expired URL signature, not wrong credentials: a retry gets a redirect with a new one.
-    const kind = failure.kind === 'unauthorized' ? 'busy' : failure.kind;
-    return new HostFailure(kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs: failure.retryAfterMs });
+    // A refusal of the storage means an expired or used URL, not wrong credentials: a retry gets a redirect to a new one.
+    const isRefusal = failure.kind === 'unauthorized' || failure.kind === 'wrong';
+    const { retryAfterMs, status } = failure;
+    return new HostFailure(isRefusal ? 'busy' : failure.kind, `redirected to ${url.origin}: ${failure.message}`, { retryAfterMs, status });
   }
 
   return {
     host,
     origin: `${host.scheme}://${host.host}`,
+    hasCredentials: credentials.kind !== 'anonymous',
     request: (request) =>
       send(request).catch((error: unknown) => {
         throw failureOfError(error);

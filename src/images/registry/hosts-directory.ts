@@ -1,10 +1,13 @@
 /**
- * Reads the configuration of a registry: `<directory>/<registry>/hosts.toml`, or certificate files in Docker's older layout.
+ * Reads the configuration of a registry: `<directory>/<registry>/hosts.toml` and its files with credentials, or certificate files in Docker's older
+ * layout.
  *
  * Reads it for every pull, so that a change needs no restart. Never writes, never contacts a host.
  */
 import { open, readdir } from 'node:fs/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
+import { parseAuthFile } from './auth-file.ts';
+import type { RegistryAuth } from './challenges.ts';
 import { defaultHost, hostDirectoryNames, parseHostsFile, type RegistryHost, type TlsFiles } from './hosts.ts';
 
 const hostsFileBytesMax = 1 << 20;
@@ -25,6 +28,16 @@ export async function loadRegistryHosts(registryDir: string, domain: string): Pr
     return parseHostsFile(await readText(`${directory}/hosts.toml`), domain, `${directory}/hosts.toml`);
   }
   return [defaultHost(domain)];
+}
+
+/**
+ * Reads the credentials for a host from a file in the format of Docker's config.json.
+ *
+ * @returns undefined when the file has none for it.
+ * @throws {BerthError} FAILED_PRECONDITION when the file cannot be read or is invalid. The message contains none of its values.
+ */
+export async function readAuthFile(path: string, host: string): Promise<RegistryAuth | undefined> {
+  return parseAuthFile(Buffer.from(await readText(path)), host, path);
 }
 
 async function listFiles(directory: string): Promise<readonly string[] | undefined> {

@@ -27,6 +27,8 @@ export type RegistryHost = {
   readonly headers: Readonly<Record<string, readonly string[]>>;
   /** A mirror gets only credentials that are explicitly for it. */
   readonly isMirror: boolean;
+  /** Absolute path of a file with credentials, in Docker's format. */
+  readonly authFile?: string;
 };
 
 const noTlsFiles: TlsFiles = { caFiles: [], clientPairs: [], skipVerify: false };
@@ -128,6 +130,9 @@ function toHost({ url: text, settings, isMirror, directory, what }: HostEntry): 
     },
     headers: toHeaders(settings.header, `${what}: header`),
     isMirror,
+    ...(settings.auth_file === undefined
+      ? {}
+      : { authFile: absolute(toText(settings.auth_file, `${what}: auth_file`), directory, `${what}: auth_file`) }),
   };
 }
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { errorOfAttempts, explanationOf, failureOfError, failureOfStatus, HostFailure, retryDelayMs } from './registry-error.ts';
 
+const none = { capability: 'pull', notAsked: [] } as const;
 const timing = { backoffMs: 100, backoffMsMax: 1000 };
 const errorWith = (code: string, message = 'm') => Object.assign(new Error(message), { code });
 
@@ -71,20 +72,29 @@ describe('errorOfAttempts()', () => {
   ];
   for (const [kind, code, message] of cases) {
     test(`returns ${code} if the registry is ${kind}, regardless of its mirrors`, () => {
-      const error = errorOfAttempts('image i', [attempt('m', true, 'unreachable'), attempt('r', false, kind)]);
+      const error = errorOfAttempts('image i', [attempt('m', true, 'unreachable'), attempt('r', false, kind)], none);
       assert.deepEqual([error.code, error.message], [code, `${message}; also tried m: reason of m`]);
     });
   }
   test('includes the Retry-After time of a busy host', () => {
-    assert.match(errorOfAttempts('i', [attempt('r', false, 'busy', 90_500)]).message, /\(retry after 91 s\)/);
+    assert.match(errorOfAttempts('i', [attempt('r', false, 'busy', 90_500)], none).message, /\(retry after 91 s\)/);
   });
-  test('returns FAILED_PRECONDITION if no host was tried', () => assert.equal(errorOfAttempts('i', []).code, 'FAILED_PRECONDITION'));
+  test('returns FAILED_PRECONDITION if no host was tried', () => assert.equal(errorOfAttempts('i', [], none).code, 'FAILED_PRECONDITION'));
+  test('names the hosts that were not asked, and says whether credentials were used', () => {
+    const anonymous = { ...attempt('r', false, 'unauthorized'), hasCredentials: false };
+    const { message } = errorOfAttempts('i', [anonymous], { capability: 'resolve', notAsked: ['http://m'] });
+    assert.equal(message, 'r denied access to i without credentials: reason of r; not asked: http://m (no capability resolve in hosts.toml)');
+  });
 });
 
 test('explanationOf() returns the message of the registry on one line, unless it contains a secret', () => {
   const explain = (body: unknown) => explanationOf(Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)), ['secret']);
   assert.equal(explain({ errors: [{ code: 'DENIED', message: 'not\nyours' }] }), 'DENIED: not yours');
   assert.equal(explain({ details: 'incorrect password' }), 'incorrect password');
+  assert.equal(explain({ Errors: [{ Code: 'DENIED', detail: 'by policy' }] }), 'DENIED: by policy');
+  assert.equal(explain({ error: 'invalid_grant', error_description: 'expired' }), 'invalid_grant: expired');
+  assert.equal(explain('quota exceeded\n'), 'quota exceeded');
+  assert.equal(explain('your secret is wrong'), '');
   assert.equal(explain({ errors: [{ code: 'DENIED', message: 'you sent secret' }] }), '');
   for (const body of ['<html>', '', '[]', 'null', '1', { errors: 1 }, { errors: [] }, { errors: [null] }, { errors: [{ code: 7 }] }])
     assert.equal(explain(body), '');

@@ -8,15 +8,15 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
-import { type Descriptor, isManifestType, manifestAccept, manifestBytesMax, toMediaType } from '../document/manifest.ts';
+import { type Descriptor, isManifestType, manifestAccept, manifestBytesMax, orRefusal, toMediaType } from '../document/manifest.ts';
 import { formatReference, isDigest, type Reference } from '../document/reference.ts';
-import { oneLine } from '../document/untrusted-json.ts';
+import { oneLine, parseJsonObject } from '../document/untrusted-json.ts';
 import { type Break, streamBlob } from './blob.ts';
 import { readBody } from './body.ts';
-import { credentialsFrom, isAddressOf, type RegistryAuth } from './challenges.ts';
+import { type Credentials, credentialsFrom, isAddressOf, type RegistryAuth } from './challenges.ts';
 import { createHostClient, type HostClient } from './host-client.ts';
 import type { RegistryHost } from './hosts.ts';
-import { loadRegistryHosts } from './hosts-directory.ts';
+import { loadRegistryHosts, readAuthFile } from './hosts-directory.ts';
 import type { ProxySettings } from './proxy.ts';
 import { type Attempt, errorOfAttempts, failureOfError, HostFailure, retryDelayMs } from './registry-error.ts';
 import { createTransport, discard, type Transport } from './transport.ts';
@@ -54,8 +54,11 @@ export type FetchedManifest = {
 
 /** The requests of one pull to the registry of an image and its mirrors. Close it at the end of the pull. */
 export type RegistrySession = {
-  /** Resolves a tag with a HEAD request, which does not count against pull rate limits. Undefined if the registry does not support it. */
-  resolveTag(tag: string): Promise<{ readonly digest: string; readonly mediaType: string } | undefined>;
+  /**
+   * Resolves a tag with a HEAD request, which does not count against pull rate limits, or asks once whether a host has a digest. A host that does
+   * not answer HEAD as it should is asked for the manifest.
+   */
+  resolve(tagOrDigest: string): Promise<{ readonly digest: string; readonly mediaType: string }>;
   /** Fetches a manifest of up to 8 MiB, and computes and checks its digest. @param tagOrDigest of this repository. */
   fetchManifest(tagOrDigest: string): Promise<FetchedManifest>;
   /**
@@ -105,17 +108,24 @@ export function createRegistryClient(deps: RegistryDeps): RegistryClient {
     const hosts = await loadRegistryHosts(deps.registryDir, ref.domain);
     const transport = createTransport({ userAgent: deps.userAgent, proxy: deps.proxy ?? {}, responseTimeoutMs: timing.responseTimeoutMs, signal });
     const hostDeps = { transport, stallTimeoutMs: timing.stallTimeoutMs, signal };
-    const clients = hosts.map((host) => createHostClient(hostDeps, host, ref, credentialsFrom(authFor(auth, host, ref), ref.domain)));
+    const given = await Promise.all(hosts.map((host) => credentialsFor(auth, host, ref)));
+    const clients = hosts.map((host, position) => createHostClient(hostDeps, host, ref, given[position] ?? { kind: 'anonymous' }));
     return createSession({ log: deps.log, timing, signal, transport, clients, subject: `image ${formatReference(ref)}`, watcher });
   };
 
   return { openSession };
 }
 
-/** A mirror gets only credentials with its server address; credentials without an address are for the registry itself. */
-function authFor(auth: RegistryAuth | undefined, host: RegistryHost, ref: Reference): RegistryAuth | undefined {
-  if (auth === undefined || !host.isMirror) return auth;
-  return auth.serverAddress !== '' && isAddressOf(auth.serverAddress, host.host) ? { ...auth, serverAddress: ref.domain } : undefined;
+/**
+ * Returns the credentials for a host: of the pull request, else of the operator. A mirror gets only credentials of the request with its server
+ * address; credentials without an address are for the registry itself.
+ */
+async function credentialsFor(auth: RegistryAuth | undefined, host: RegistryHost, ref: Reference): Promise<Credentials> {
+  const isForHost = auth !== undefined && (!host.isMirror || (auth.serverAddress !== '' && isAddressOf(auth.serverAddress, host.host)));
+  const requested = credentialsFrom(isForHost ? auth : undefined, host.isMirror ? host.host : ref.domain);
+  if (requested.kind !== 'anonymous' || host.authFile === undefined) return requested;
+  const own = await readAuthFile(host.authFile, host.host);
+  return credentialsFrom(own, host.host);
 }
 
 type SessionDeps = {
@@ -130,12 +140,21 @@ type SessionDeps = {
 };
 
 function createSession(deps: SessionDeps): RegistrySession {
-  const { ask, avoidMirrors } = createRequester(deps);
+  const { ask, avoidMirrors, leave } = createRequester(deps);
+  const capabilityFor = (tagOrDigest: string) => (isDigest(tagOrDigest) ? 'pull' : 'resolve');
   return {
-    resolveTag: (tag) => ask(deps.subject, 'resolve', (client) => headManifest(client, tag)),
+    resolve: (tagOrDigest) =>
+      ask(
+        deps.subject,
+        capabilityFor(tagOrDigest),
+        async (client) => (await headManifest(client, tagOrDigest)) ?? getManifest(deps, client, tagOrDigest),
+        {
+          attemptsMax: isDigest(tagOrDigest) ? 1 : attemptsMax,
+        },
+      ),
     fetchManifest: (tagOrDigest) => {
       const subject = deps.subject.endsWith(tagOrDigest) ? deps.subject : `${deps.subject}, manifest ${tagOrDigest}`;
-      return ask(subject, isDigest(tagOrDigest) ? 'pull' : 'resolve', (client) => getManifest(deps, client, tagOrDigest));
+      return ask(subject, capabilityFor(tagOrDigest), (client) => getManifest(deps, client, tagOrDigest));
     },
     fetchSmallBlob: async (descriptor, bytesMax) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
@@ -146,7 +165,11 @@ function createSession(deps: SessionDeps): RegistrySession {
     openBlob: (descriptor, options) => {
       const subject = `${deps.subject}, blob ${descriptor.digest}`;
       const open = (offset: number) =>
-        ask(subject, 'pull', async (client) => ({ message: await getBlob(client, descriptor, offset), host: client.origin }));
+        ask(subject, 'pull', async (client) => ({
+          message: await getBlob(client, descriptor, offset),
+          host: client.origin,
+          leave: () => leave(client),
+        }));
       const onBreak = ({ failure, delayMs, ...where }: Break) => {
         deps.watcher?.retried();
         deps.log?.warn({ subject, ...where, reason: failure.message, delayMs: Math.round(delayMs) }, 'download interrupted, resuming');
@@ -162,37 +185,59 @@ function createSession(deps: SessionDeps): RegistrySession {
   };
 }
 
+type Ask = <T>(
+  subject: string,
+  capability: 'pull' | 'resolve',
+  act: (client: HostClient) => Promise<T>,
+  options?: { readonly attemptsMax: number },
+) => Promise<T>;
+
 type Requester = {
-  ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T>;
+  ask: Ask;
   avoidMirrors(): boolean;
+  /** Tries a host last from now on. @returns false when no host is left that has not failed. */
+  leave(client: HostClient): boolean;
 };
 
 /** Tries one host after the other until one succeeds. From then on, a host that was unreachable or busy is tried last. */
 function createRequester(deps: SessionDeps): Requester {
+  /** The last failure last. */
   const failing = new Set<HostClient>();
   let clients = deps.clients;
 
-  async function ask<T>(subject: string, capability: 'pull' | 'resolve', act: (client: HostClient) => Promise<T>): Promise<T> {
+  const ask: Ask = async (subject, capability, act, options) => {
     const capable = clients.filter((client) => client.host.capabilities[capability]);
-    const ordered = [...capable.filter((client) => !failing.has(client)), ...capable.filter((client) => failing.has(client))];
+    const ordered = [...capable.filter((client) => !failing.has(client)), ...[...failing].filter((client) => capable.includes(client))];
     const attempts: Attempt[] = [];
     for (const [position, client] of ordered.entries()) {
       try {
-        const answer = await tryHost(deps, { client, subject, isLast: position === ordered.length - 1 }, act);
+        const isLast = position === ordered.length - 1;
+        const answer = await tryHost(deps, { client, subject, isLast, attemptsMax: options?.attemptsMax ?? attemptsMax }, act);
         deps.watcher?.answered(client.host.host);
         return answer;
       } catch (error) {
         throwIfAborted(deps.signal, subject);
         const failure = failureOfError(error);
-        attempts.push({ host: client.origin, isMirror: client.host.isMirror, failure });
+        attempts.push({ host: client.origin, isMirror: client.host.isMirror, hasCredentials: client.hasCredentials, failure });
         if (position < ordered.length - 1) deps.watcher?.retried();
-        if (failure.kind === 'unreachable' || failure.kind === 'busy') failing.add(client);
+        if (failure.kind === 'unreachable' || failure.kind === 'busy') setLast(client);
         // The failure of the last host is in the returned error; a mirror without the image is normal.
         const level = position === ordered.length - 1 || failure.kind === 'missing' ? 'debug' : 'warn';
         deps.log?.[level]({ subject, host: client.origin, kind: failure.kind, reason: failure.message }, 'registry host failed');
       }
     }
-    throw errorOfAttempts(subject, attempts);
+    const notAsked = clients.filter((client) => !capable.includes(client)).map(({ origin }) => origin);
+    throw errorOfAttempts(subject, attempts, { capability, notAsked });
+  };
+
+  function setLast(client: HostClient): void {
+    failing.delete(client);
+    failing.add(client);
+  }
+
+  function leave(client: HostClient): boolean {
+    setLast(client);
+    return clients.some((other) => other.host.capabilities.pull && !failing.has(other));
   }
 
   function avoidMirrors(): boolean {
@@ -201,20 +246,24 @@ function createRequester(deps: SessionDeps): Requester {
     return hadMirrors;
   }
 
-  return { ask, avoidMirrors };
+  return { ask, avoidMirrors, leave };
 }
 
-type HostRequests = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean };
+type HostRequests = { readonly client: HostClient; readonly subject: string; readonly isLast: boolean; readonly attemptsMax: number };
 
 /** Sends a request to one host, with retries. */
-async function tryHost<T>(deps: SessionDeps, { client, subject, isLast }: HostRequests, act: (client: HostClient) => Promise<T>): Promise<T> {
+async function tryHost<T>(
+  deps: SessionDeps,
+  { client, subject, isLast, attemptsMax: allowed }: HostRequests,
+  act: (client: HostClient) => Promise<T>,
+): Promise<T> {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await act(client);
     } catch (error) {
       const failure = failureOfError(error);
       const delayMs = retryDelayMs(failure, attempt, deps.timing, Math.random());
-      if (delayMs === undefined || attempt + 1 >= (isLast ? attemptsMax : attemptsBeforeNextHostMax)) throw failure;
+      if (delayMs === undefined || attempt + 1 >= (isLast ? allowed : Math.min(allowed, attemptsBeforeNextHostMax))) throw failure;
       // Unreachable or asks to retry later: use the next host instead of waiting.
       if (!isLast && (failure.kind === 'unreachable' || failure.retryAfterMs !== undefined)) throw failure;
       const { kind, message: reason } = failure;
@@ -237,13 +286,21 @@ function throwIfAborted(signal: AbortSignal, subject: string): void {
   );
 }
 
-async function headManifest(client: HostClient, tag: string): Promise<{ digest: string; mediaType: string } | undefined> {
-  const statuses = [200, 400, 405, 501];
-  const message = await client.request({ method: 'HEAD', resource: `manifests/${tag}`, headers: { accept: manifestAccept }, statuses });
+/** @returns undefined when the host does not answer HEAD as it should. */
+async function headManifest(client: HostClient, tagOrDigest: string): Promise<{ digest: string; mediaType: string } | undefined> {
+  const request = { method: 'HEAD', resource: `manifests/${tagOrDigest}`, headers: { accept: manifestAccept }, statuses: [200] } as const;
+  const message = await client.request(request).catch((error: unknown) => {
+    const failure = failureOfError(error);
+    const isUnsupported = failure.kind === 'wrong' || (failure.status ?? 0) >= 500;
+    if (isUnsupported) return undefined;
+    throw failure;
+  });
+  if (message === undefined) return undefined;
   discard(message);
   const digest = headerText(message.headers['docker-content-digest']);
   const mediaType = toMediaType(message.headers['content-type'], Buffer.alloc(0));
-  return message.statusCode === 200 && isDigest(digest) && isManifestType(mediaType) ? { digest, mediaType } : undefined;
+  const isExpected = isDigest(tagOrDigest) ? digest === tagOrDigest : isDigest(digest);
+  return isExpected && isManifestType(mediaType) ? { digest, mediaType } : undefined;
 }
 
 async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: string): Promise<FetchedManifest> {
@@ -254,7 +311,11 @@ async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: s
   const expected = isDigest(tagOrDigest) ? tagOrDigest : isDigest(claimed) ? claimed : undefined;
   const digest = digestOf(bytes, expected?.split(':', 1)[0] ?? 'sha256');
   if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `manifest with digest ${digest} instead of ${expected}`);
-  return { bytes, mediaType: toMediaType(message.headers['content-type'], bytes), digest };
+  const mediaType = toMediaType(message.headers['content-type'], bytes);
+  // Such as the page of a proxy. parseManifest() reports all that is wrong with a manifest.
+  const isDocument = !(orRefusal(() => parseJsonObject(bytes, 'manifest')) instanceof BerthError);
+  if (!isDocument) throw new HostFailure('wrong', `manifest: invalid JSON (${bytes.length} bytes of type ${oneLine(mediaType, 80) || 'unknown'})`);
+  return { bytes, mediaType, digest };
 }
 
 async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: Descriptor, bytesMax: number): Promise<Buffer> {
@@ -267,16 +328,28 @@ async function getSmallBlob(deps: SessionDeps, client: HostClient, descriptor: D
   return bytes;
 }
 
-/** Returns the response for a blob from `offset` on, or from 0 (status 200) if the host does not support ranges. Checks its length. */
+/**
+ * Returns the response for a blob from `offset` on, or from 0 (status 200) if the host does not support ranges, or not as it should. Checks its
+ * length.
+ */
 async function getBlob(client: HostClient, descriptor: Descriptor, offset: number): Promise<IncomingMessage> {
-  const range: Record<string, string> = offset === 0 ? {} : { range: `bytes=${offset}-` };
-  const message = await client.request({
-    method: 'GET',
-    resource: `blobs/${descriptor.digest}`,
-    headers: range,
-    statuses: offset === 0 ? [200] : [200, 206],
-  });
-  const reason = reasonAgainst(message, descriptor.sizeBytes, offset);
+  const resource = `blobs/${descriptor.digest}`;
+  if (offset === 0) return checkedBlob(await client.request({ method: 'GET', resource, headers: {}, statuses: [200, 206] }), descriptor, 0);
+  try {
+    const headers = { range: `bytes=${offset}-` };
+    return checkedBlob(await client.request({ method: 'GET', resource, headers, statuses: [200, 206] }), descriptor, offset);
+  } catch (error) {
+    const failure = failureOfError(error);
+    if (failure.kind !== 'wrong' && !rangeRefusals.includes(failure.status ?? 0)) throw failure;
+    return checkedBlob(await client.request({ method: 'GET', resource, headers: {}, statuses: [200] }), descriptor, 0);
+  }
+}
+
+/** Responses to a range, also of storage to which the registry redirects. */
+const rangeRefusals: readonly number[] = [400, 416, 501];
+
+function checkedBlob(message: IncomingMessage, { sizeBytes }: Descriptor, offset: number): IncomingMessage {
+  const reason = reasonAgainst(message, sizeBytes, offset);
   if (reason === undefined) return message;
   message.on('error', () => undefined).destroy();
   throw new HostFailure('wrong', reason);

@@ -1,7 +1,7 @@
 /**
  * Sends the HTTP requests of one pull: keep-alive connections, TLS with the node's certificates, proxies, redirects and timeouts.
  *
- * Knows nothing about registries or tokens. Never sends a credential to any origin but the one it is for.
+ * Knows nothing about registries or tokens. Never sends a credential to any host but the one it is for and its subdomains.
  */
 import { readFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -9,9 +9,9 @@ import https from 'node:https';
 import type { NetConnectOpts } from 'node:net';
 import tls from 'node:tls';
 import { reasonOf } from '../../lib/errors.ts';
-import { oneLine } from '../document/untrusted-json.ts';
 import type { TlsFiles } from './hosts.ts';
 import { type ProxySettings, proxyFor } from './proxy.ts';
+import { redirected } from './redirect.ts';
 import { HostFailure } from './registry-error.ts';
 
 export type HttpRequest = {
@@ -19,10 +19,12 @@ export type HttpRequest = {
   readonly method: 'GET' | 'HEAD' | 'POST';
   /** Sent to redirect targets of any origin. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Credentials and headers set by the operator: sent to the origin of `url` only. */
+  /** Credentials and headers set by the operator: redirects take them only to the host of `url` and its subdomains, as those of Go's client. */
   readonly ownHeaders: Readonly<Record<string, string | readonly string[]>>;
   readonly body?: string;
   readonly tls: TlsFiles;
+  /** The caller checks the digest of the content: a redirect from https to http is followed, without credentials. */
+  readonly isVerified?: boolean;
 };
 
 export type HttpResponse = { readonly message: http.IncomingMessage; readonly url: URL };
@@ -78,7 +80,7 @@ export function createTransport(deps: TransportDeps): Transport {
       if (location === undefined || !redirectStatuses.includes(message.statusCode ?? 0) || current.method === 'POST')
         return { message, url: current.url };
       discard(message);
-      current = redirected(current, location);
+      current = redirected(current, location, request.url);
     }
     throw new HostFailure('wrong', `more than ${redirectsMax} redirects`);
   }
@@ -100,17 +102,6 @@ export function discard(message: http.IncomingMessage): void {
   const isShort = lengthBytes <= discardBytesMax || message.complete;
   if (isShort) message.resume();
   else message.destroy();
-}
-
-/** Returns the request for the target of a redirect. */
-function redirected(request: HttpRequest, location: string): HttpRequest {
-  const url = URL.parse(location, request.url.href);
-  // Messages show the origin only: the query of a signed URL is a credential.
-  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw new HostFailure('wrong', 'redirect target is not an http URL');
-  if (url.protocol === 'http:' && request.url.protocol === 'https:') throw new HostFailure('wrong', `redirect from https to ${oneLine(url.origin)}`);
-  if (url.origin === request.url.origin) return { ...request, url };
-  // The client certificate is for the registry only. The authorities are kept: the storage of a private registry usually has the same ones.
-  return { ...request, url, ownHeaders: {}, tls: { ...request.tls, clientPairs: [] } };
 }
 
 async function createAgent(isTls: boolean, proxy: string | undefined, files: TlsFiles): Promise<http.Agent> {
