@@ -248,6 +248,10 @@ test('an id that does not fit is refused, from the request and from the image, a
         `image-user-${i}`,
         'while read line; do case $line in Uid:*|Gid:*) echo $line;; esac; done < /proc/self/status',
       );
+      const { image: shown } = await daemon.client.call<{ image: Message }>('ImageStatus', { image: { image: name } });
+      // What is no id is a name, which the kubelet refuses if the pod must not run as root.
+      const isId = /^\d+$/.test(users[i]?.split(':')[0] ?? '') && Number(users[i]?.split(':')[0]) < 2 ** 32 - 1;
+      assert.equal(shown['username'], isId ? '' : users[i]?.split(':')[0], users[i]);
       if (i < refusedUsers.length) await assert.rejects(start, refusal('INVALID_ARGUMENT', /user|group/), users[i]);
       else await start;
     }

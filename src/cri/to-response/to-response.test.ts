@@ -97,4 +97,7 @@ test('image() returns either the uid or the name in the first part of User', () 
   assert.deepEqual(user('1002'), ['1002', undefined]);
   assert.deepEqual(user('1003:2000'), ['1003', undefined]);
   assert.deepEqual(user('www-data:www-data'), [undefined, 'www-data']);
+  assert.deepEqual(user('4294967294'), ['4294967294', undefined]);
+  // In 64 bits these would be 0, -2^63 and -1.
+  for (const text of ['18446744073709551616', '9223372036854775808', '4294967295', '9'.repeat(1000)]) assert.deepEqual(user(text), [undefined, text]);
 });

@@ -170,10 +170,16 @@ function stopSignal(number: number): cri.Signal {
   return `SIGNAL_${signalName(number).replace('+', 'PLUS').replace('-', 'MINUS')}` as cri.Signal;
 }
 
-/** Returns the first part of the config's User, as uid if it is a number, else as name. The kubelet uses it for runAsNonRoot. */
+/** 2^32 - 1 means "no change" in setresuid(2). */
+const idMax = 0xfffffffe;
+
+/**
+ * Returns the first part of the config's User, as uid if it is an id, else as name. The kubelet uses it for runAsNonRoot, and refuses names. A larger number
+ * would wrap in the field's 64 bits, and be another user.
+ */
 function imageUser(user: string): Pick<cri.Image, 'uid' | 'username'> {
   const name = user.split(':')[0] ?? '';
-  if (/^\d+$/.test(name)) return { uid: { value: name } };
+  if (/^\d+$/.test(name) && Number(name) <= idMax) return { uid: { value: name } };
   return name === '' ? {} : { username: name };
 }
 
