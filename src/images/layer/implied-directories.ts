@@ -5,7 +5,7 @@
  * the mode of the layer below. A layer may belong to several images, so that it is not changed: the attributes are those of a directory above all layers of
  * an image. containerd, which unpacks a layer on top of the lower ones, copies them: archive.Apply, mkparent().
  */
-import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, type Stats, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { BerthError } from '../../lib/errors.ts';
 import { copyMetadata } from '../../sys/filesystem/copy-tree.ts';
 import { isOpaque, readXattrs } from '../../sys/filesystem/xattrs.ts';
@@ -17,10 +17,9 @@ export type ParentsJob = {
   readonly target: string;
 };
 
-/** Limits the time of a job: a lookup takes some microseconds. Images of build tools have some thousand directories. */
-const lookupsMax = 2_000_000;
-/** Limits the memory of a job. */
-const listsBytesMax = 64 << 20;
+/** Limit time and memory of a job: some seconds, some hundred MiB. The largest images have about a hundred thousand directories. */
+const nodesMax = 300_000;
+const lookupsMax = 1_000_000;
 
 /** Writes the list of a layer's implied directories. Paths are byte strings (one character per byte) relative to the layer. */
 export function writeImplied(file: string, paths: Iterable<string>): void {
@@ -29,68 +28,85 @@ export function writeImplied(file: string, paths: Iterable<string>): void {
 
 /** @throws {BerthError} RESOURCE_EXHAUSTED for an image with too many implied directories. */
 export function restoreParents({ layers, target }: ParentsJob): void {
-  const stack = readStack(layers);
-  const restored = new Map<string, string>();
-  for (const path of new Set(stack.flatMap(({ implied }) => [...implied]))) {
-    const source = sourceOf(stack, path);
-    if (source !== undefined) restored.set(path, source);
-  }
-  if (restored.size === 0) return;
+  const tops = layers.map(({ filesDir }, layer): Found => ({ layer, path: bytePath(filesDir), isOpaque: false }));
+  const restored = findRestored(treeOf(layers), tops);
+  if (restored.length === 0) return;
   const made = `${target}.new`;
   rmSync(made, { recursive: true, force: true });
-  const paths = withParents(restored.keys());
-  for (const path of paths) mkdirSync(bytesOf(joined(bytePath(made), path)));
+  for (const { path } of restored) mkdirSync(bytesOf(bytePath(made) + path));
   // Children first: creating them has changed the times.
-  for (const path of paths.toReversed()) copyAttributes(restored.get(path) ?? shownAt(stack, path), joined(bytePath(made), path));
+  for (const { path, source } of restored.toReversed()) copyAttributes(source, bytePath(made) + path);
   renameSync(made, target);
 }
 
-/** `missing`: the layers below decide. `hidden`: nothing of the layers below is shown. `opaque`: a directory whose content hides that of the layers below. */
-type State = 'missing' | 'hidden' | 'directory' | 'opaque';
-type Layer = { readonly implied: ReadonlySet<string>; readonly pathOf: (path: string) => string; readonly stateOf: (path: string) => State };
+/** A directory that is implied in some layers, or a parent of one. */
+type Node = { readonly children: Map<string, Node>; readonly impliedIn: number[] };
 
-function readStack(layers: ParentsJob['layers']): Layer[] {
-  let [lookups, listsBytes] = [0, 0];
-  return layers.map(({ filesDir, impliedFile }): Layer => {
-    const list = existsSync(impliedFile) ? readFileSync(impliedFile, 'latin1') : '';
-    listsBytes += list.length;
-    if (listsBytes > listsBytesMax) throw tooMany();
-    const top = bytePath(filesDir);
-    const pathOf = (path: string): string => joined(top, path);
-    const states = new Map<string, State>([['', 'directory']]);
-    const lookUp = (path: string): State => {
-      const parent = stateOf(parentOf(path));
-      if (parent === 'missing' || parent === 'hidden') return parent;
-      lookups += 1;
-      if (lookups > lookupsMax) throw tooMany();
-      const stat = statOf(pathOf(path));
-      if (stat === undefined) return parent === 'opaque' ? 'hidden' : 'missing';
-      // A whiteout, a link, or another file.
-      if (!stat.isDirectory()) return 'hidden';
-      return parent === 'opaque' || isOpaque(pathOf(path)) ? 'opaque' : 'directory';
-    };
-    const stateOf = (path: string): State => {
-      const state = states.get(path) ?? lookUp(path);
-      states.set(path, state);
-      return state;
-    };
-    return { implied: new Set(list === '' ? [] : list.split('\0')), pathOf, stateOf };
-  });
+function treeOf(layers: ParentsJob['layers']): Node {
+  const root: Node = { children: new Map(), impliedIn: [] };
+  let nodes = 0;
+  const childOf = (node: Node, name: string): Node => {
+    const known = node.children.get(name);
+    if (known !== undefined) return known;
+    nodes += 1;
+    if (nodes > nodesMax) throw tooMany();
+    const child: Node = { children: new Map(), impliedIn: [] };
+    node.children.set(name, child);
+    return child;
+  };
+  for (const [layer, { impliedFile }] of layers.entries()) {
+    const list = existsSync(impliedFile) ? readFileSync(impliedFile, 'latin1').split('\0') : [];
+    for (const path of list) path.split('/').reduce(childOf, root).impliedIn.push(layer);
+  }
+  return root;
 }
 
-/** Returns the directory with the right attributes; undefined if overlayfs shows them already. */
-function sourceOf(stack: readonly Layer[], path: string): string | undefined {
-  let isShownImplied = false;
-  for (const layer of stack) {
-    const state = layer.stateOf(path);
-    if (state === 'missing') continue;
-    if (state === 'hidden') return undefined;
-    if (!layer.implied.has(path)) return isShownImplied && isUnusual(layer.pathOf(path)) ? layer.pathOf(path) : undefined;
-    isShownImplied = true;
-    // If it is opaque itself, its attributes are still those of the layers below: image-spec, layer.md, "Opaque Whiteout".
-    if (layer.stateOf(parentOf(path)) === 'opaque') return undefined;
+/** A directory of a layer. `isOpaque`: its content hides that of the layers below. */
+type Found = { readonly layer: number; readonly path: string; readonly isOpaque: boolean };
+/** `path` is '' or starts with a slash; `source` has the right attributes. */
+type Restored = { readonly path: string; readonly source: string };
+
+/** Returns the directories whose attributes overlayfs would not show, with all their parents, each after its parent. @param tops topmost first. */
+function findRestored(root: Node, tops: readonly Found[]): Restored[] {
+  const restored = new Set<Restored>();
+  let lookups = 0;
+  const visit = (node: Node, found: readonly Found[], parents: readonly Restored[]): void => {
+    for (const [name, child] of node.children) {
+      lookups += found.length;
+      if (lookups > lookupsMax) throw tooMany();
+      const below = directoriesIn(found, name);
+      const [shown] = below;
+      if (shown === undefined) continue;
+      const source = sourceOf(child, below);
+      const path = [...parents, { path: `${parents.at(-1)?.path ?? ''}/${name}`, source: source ?? shown.path }];
+      if (source !== undefined) for (const each of path) restored.add(each);
+      const opaque = below.findIndex(({ isOpaque }) => isOpaque);
+      visit(child, opaque < 0 ? below : below.slice(0, opaque + 1), path);
+    }
+  };
+  visit(root, tops, [{ path: '', source: tops[0]?.path ?? '' }]);
+  return [...restored];
+}
+
+/** Returns the directories of this name that overlayfs merges, topmost first. An opaque one has the attributes of those below: image-spec, layer.md. */
+function directoriesIn(parents: readonly Found[], name: string): Found[] {
+  const found: Found[] = [];
+  for (const parent of parents) {
+    const path = `${parent.path}/${name}`;
+    const stat = lstatSync(bytesOf(path), { throwIfNoEntry: false });
+    if (stat === undefined) continue;
+    // A whiteout, a link, or another file hides the layers below.
+    if (!stat.isDirectory()) break;
+    found.push({ layer: parent.layer, path, isOpaque: isOpaque(path) });
   }
-  return undefined;
+  return found;
+}
+
+/** Returns the directory with the right attributes; undefined if overlayfs shows them already. @param found at least one. */
+function sourceOf({ impliedIn }: Node, found: readonly Found[]): string | undefined {
+  const isImplied = ({ layer }: Found): boolean => impliedIn.includes(layer);
+  const explicit = found.find((each) => !isImplied(each));
+  return explicit !== undefined && explicit !== found[0] && isUnusual(explicit.path) ? explicit.path : undefined;
 }
 
 /** Reports whether a directory differs from one that was created without an entry. Its time does not count. */
@@ -99,34 +115,11 @@ function isUnusual(path: string): boolean {
   return uid !== 0 || gid !== 0 || (mode & 0o7777) !== 0o755 || readXattrs(path).length > 0;
 }
 
-/** Returns the directory that overlayfs shows. It exists: only parents of directories that are shown are looked up. */
-function shownAt(stack: readonly Layer[], path: string): string {
-  const layer = stack.find((each) => each.stateOf(path) !== 'missing');
-  return (layer ?? (stack[0] as Layer)).pathOf(path);
-}
-
-/** Returns the paths and those of all their parents, each after its parent. The first is '', the top. */
-function withParents(paths: Iterable<string>): string[] {
-  const all = new Set(['']);
-  for (const path of paths)
-    for (let end = path.indexOf('/'); ; end = path.indexOf('/', end + 1)) {
-      all.add(end === -1 ? path : path.slice(0, end));
-      if (end === -1) break;
-    }
-  return [...all].sort((a, b) => a.split('/').length - b.split('/').length || a.length - b.length);
-}
-
 function copyAttributes(source: string, target: string): void {
   copyMetadata(source, target, lstatSync(bytesOf(source), { bigint: true }), { uid: (id) => id, gid: (id) => id });
 }
 
-function statOf(path: string): Stats | undefined {
-  return lstatSync(bytesOf(path), { throwIfNoEntry: false });
-}
-
-const parentOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('/')));
 const tooMany = (): BerthError => new BerthError('RESOURCE_EXHAUSTED', 'image has too many directories without entries in its layers');
-const joined = (top: string, path: string): string => (path === '' ? top : `${top}/${path}`);
 /** Converts a path of the daemon to a byte string. */
 const bytePath = (path: string): string => Buffer.from(path).toString('latin1');
 const bytesOf = (path: string): Buffer => Buffer.from(path, 'latin1');
