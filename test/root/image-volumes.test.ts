@@ -39,7 +39,7 @@ function findLeftovers(): string[] {
 }
 
 function volume(subPath = '', layerDirs = layers): Mount {
-  const found = { id: 'sha256:volume', ref: 'example.com/volume@sha256:1', layerDirs, diffIds: ['sha256:a', 'sha256:layer'] };
+  const found = { id: 'sha256:volume', layerDirs, diffIds: ['sha256:a', 'sha256:layer'] };
   const image = { requested: 'example.com/volume', subPath, found };
   return {
     containerPath: '/v',

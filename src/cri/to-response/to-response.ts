@@ -161,8 +161,9 @@ function mount(spec: Mount): cri.Mount {
   };
 }
 
+/** The reference is the one of PullImage: critest 1.37 compares them. */
 function imageMount({ requested, subPath, found }: ImageVolume): Pick<cri.Mount, 'image' | 'image_sub_path'> {
-  return { image: { image: requested, image_ref: found?.ref }, image_sub_path: subPath };
+  return { image: { image: requested, image_ref: found?.id }, image_sub_path: subPath };
 }
 
 /** Converts `SIGRTMIN+3` to `SIGNAL_SIGRTMINPLUS3`. */

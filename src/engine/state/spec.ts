@@ -64,8 +64,8 @@ export type ImageVolume = {
   readonly requested: string;
   /** A directory of the image; '': the whole image. */
   readonly subPath: string;
-  /** The image that was found on the node; layers topmost first. */
-  readonly found?: { readonly id: string; readonly ref: string; readonly layerDirs: readonly string[]; readonly diffIds: readonly string[] };
+  /** The image that was found on the node; `id` as returned by PullImage, layers topmost first. */
+  readonly found?: { readonly id: string; readonly layerDirs: readonly string[]; readonly diffIds: readonly string[] };
 };
 
 export type Mount = {

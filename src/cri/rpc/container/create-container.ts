@@ -39,7 +39,7 @@ function findImage(images: CriDeps['images'], reference: string, name: string): 
 function withImage(images: CriDeps['images'], mount: Mount): Mount {
   if (mount.image === undefined) return mount;
   const { image, layerDirs, diffIds } = findImage(images, mount.image.requested, mount.image.requested);
-  return { ...mount, image: { ...mount.image, found: { id: image.id, ref: image.repoDigests[0] ?? image.id, layerDirs, diffIds } } };
+  return { ...mount, image: { ...mount.image, found: { id: image.id, layerDirs, diffIds } } };
 }
 
 /** Resolves the target's full id. Its state is checked here, so that the pod's event reports a mistake early, and again at the start of the container. */
