@@ -168,6 +168,10 @@ void log_bytes(struct stream *stream, const unsigned char *bytes, size_t length)
   }
 }
 
+/*
+ * A last line without a newline stays partial, as in containerd: the kubelet shows a full one with a newline, and Kubernetes' conformance test of
+ * termination messages from logs compares the exact bytes.
+ */
 void log_end(struct stream *stream) {
   if (log_file.fd >= 0 && stream->held > 0) put_line(stream, 'P', stream->line, 0, now_ns());
   stream->held = 0;

@@ -213,6 +213,36 @@ test('CVE-2025-52881: a link in a volume cannot lead a mount to /proc or /sys', 
   await assertRefused(mounts('/volume/self/attr/exec', join(source, 'file')), /FAILED_PRECONDITION/, /mount on \/volume\/self/);
 });
 
+test('a mount below a read-only one that has nothing there is refused, and both are named; one that exists is mounted', { skip }, async () => {
+  const [outer, inner] = [directory(), directory()];
+  writeFileSync(join(inner, 'word'), 'inner\n');
+  mkdirSync(join(outer, 'there'));
+  const within = (...paths: readonly string[]) => ({ mounts: [bind(outer, '/m', { readonly: true }), ...paths.map((path) => bind(inner, path))] });
+  const named = /mount on \/m\/sub: the mount on \/m is read-only and has no \/sub/;
+  for (const readonly_rootfs of [false, true]) {
+    const security = { readonly_rootfs };
+    await assertRefused({ ...within('/m/sub'), security }, /FAILED_PRECONDITION/, named);
+    await assertRefused(
+      { mounts: [bind(outer, '/m', { readonly: true }), bind(join(inner, 'word'), '/m/sub')], security },
+      /FAILED_PRECONDITION/,
+      named,
+    );
+    assert.equal(await run(await start({ ...within('/m/there'), security }), 'cat /m/there/word'), 'inner\n');
+  }
+  // The nearest mount counts, and a link of the image does not hide it.
+  const writable = directory();
+  await run(await start({ mounts: [...within().mounts, bind(writable, '/m/there'), bind(inner, '/m/there/sub')] }), 'cat /m/there/sub/word');
+  const linked = await imageWith([link('l', '/m')]);
+  await assertRefused({ image: linked, ...within('/l/sub') }, /FAILED_PRECONDITION/, named);
+  // So do the files that every container has.
+  await assertRefused(
+    { mounts: [bind(outer, '/etc', { readonly: true })] },
+    /FAILED_PRECONDITION/,
+    /mount on \/etc\/host.*: the mount on \/etc is read-only/,
+  );
+  assert.deepEqual(readdirSync(outer), ['there']);
+});
+
 test('CVE-2025-52565: the console is never mounted on another file, and a terminal is one of a devpts', { skip }, async () => {
   const dev = directory();
   mkdirSync(join(dev, 'pts'));

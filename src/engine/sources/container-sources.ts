@@ -13,7 +13,7 @@ import { makeDirectories } from '../../sys/filesystem/files.ts';
 import { cloneTree } from '../../sys/mount/mounts.ts';
 import { deviceRules } from '../cgroup/device-rules.ts';
 import type { EngineDeps } from '../deps.ts';
-import { MS } from '../plan/abi.ts';
+import { MOUNT_ATTR, MS } from '../plan/abi.ts';
 import { type DeviceNode, deviceMount, standardDevicePaths } from '../plan/devices.ts';
 import { rootReg } from '../plan/enter-rootfs.ts';
 import { isCovered, normalPath, type RootMount } from '../plan/mounts.ts';
@@ -27,7 +27,7 @@ import { type ContainerRecord, type ContainerView, containerState, type SandboxV
 import { allMounts, hasStartHooks, type NamespaceModes } from '../state/spec.ts';
 import { findDevices, findEditedNodes, hostDevices } from './host-devices.ts';
 import { inspectMaskedPaths } from './inspect-root.ts';
-import { requireKinds } from './mount-targets.ts';
+import { type Outer, requireKinds, requireMountPoints } from './mount-targets.ts';
 import { openMask, openNullDevice } from './null-device.ts';
 import { openPins } from './open-pins.ts';
 import { findPlaces, kernelDirectories, type PlacedNode, type Places, placeDefaults, placeNodes } from './places.ts';
@@ -142,10 +142,22 @@ function openContents(
   const mounts = [...standard, ...openDevices(mounted, mountsDevices && has('/dev'), registers), ...volumes];
   const declared = openDeclared(deps, record, places, mounts, registers);
   const expected = [...mounts.filter((mount) => !mount.replacesLink), ...declared];
-  if (isNew) requireKinds(root, expected, pointsOf(mounts));
+  if (isNew) {
+    requireKinds(root, expected, pointsOf(mounts));
+    requireMountPoints(outerMounts([...declared, ...mounts], registers));
+  }
   const devices = nodes.own.filter((node) => !(mountsDevices && isMounted(node)));
   const replaced = [...volumes.map((volume) => volume.target), ...nodes.own.map((node) => node.path)];
   return { places, has, hasOwnNull: has('/dev') && !replaced.includes('/dev/null'), mounts: [...declared, ...mounts], devices };
+}
+
+function outerMounts(mounts: readonly RootMount[], registers: Registers): Outer[] {
+  return mounts.map(({ target, isDirectory, source, attributes }) => ({
+    target,
+    isDirectory,
+    isReadonly: (attributes & MOUNT_ATTR.RDONLY) !== 0,
+    ...(source.kind === 'inherited' ? { fd: registers.fdOf(source.reg) } : {}),
+  }));
 }
 
 const pointsOf = (mounts: readonly RootMount[]): ReadonlySet<string> => new Set(mounts.map((mount) => normalPath(mount.target)));

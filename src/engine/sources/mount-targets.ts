@@ -8,7 +8,7 @@ import { fstatSync, readlinkSync } from 'node:fs';
 import { failedPrecondition } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close, O_NOFOLLOW, O_PATH, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS } from '../../sys/call/syscalls.ts';
-import { normalPath } from '../plan/mounts.ts';
+import { isCovered, normalPath } from '../plan/mounts.ts';
 
 const resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 /** The kernel's limit: path_resolution(7). */
@@ -78,6 +78,31 @@ export function requireKinds(root: number, expected: readonly Expected[], mountP
     if (isBelowAny(path, mountPoints)) continue;
     const mismatch = mismatchOf(root, path, isDirectory, mountPoints);
     if (mismatch !== null) throw failedPrecondition(`mount on ${path}: ${mismatch}`);
+  }
+}
+
+/** A mount as far as it decides about mount points in it. */
+export type Outer = Expected & {
+  readonly isReadonly: boolean /** Opened source; undefined: berth's own, in which all mount points can be created. */;
+  readonly fd?: number;
+};
+
+/**
+ * Refuses a mount below a read-only one that has nothing there: the mount point cannot be created in it. Without this check the start would fail, and not
+ * name the outer mount.
+ *
+ * @throws {BerthError} FAILED_PRECONDITION, naming both.
+ */
+export function requireMountPoints(mounts: readonly Outer[]): void {
+  for (const { target } of mounts) {
+    const outer = mounts
+      .filter((mount) => mount.target !== target && isCovered(target, [mount.target]))
+      .sort((a, b) => b.target.length - a.target.length)[0];
+    if (outer === undefined || !outer.isReadonly || outer.fd === undefined) continue;
+    if (kindOf(outer.fd, target.slice(outer.target.length)) === 'nothing')
+      throw failedPrecondition(
+        `mount on ${target}: the mount on ${outer.target} is read-only and has no ${target.slice(outer.target.length)}, so no mount point below ${outer.target} can be created; make the outer mount writable, or create the path in its source`,
+      );
   }
 }
 
