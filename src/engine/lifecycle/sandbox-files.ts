@@ -38,6 +38,15 @@ export function sandboxSysctls(
   return [...(hasOwnNetwork ? parseSysctls(defaults) : []).filter(({ path }) => !paths.has(path)), ...own];
 }
 
+/** The directories of interfaces, which plugins create later; `all`, `default` and `lo` exist in every network namespace. */
+const ofInterface = /^net\/(?:ipv4|ipv6|mpls)\/(?:conf|neigh)\/(?!(?:all|default|lo)\/)/;
+
+/** Splits the sysctls of a sandbox into those of its new namespaces, and those of interfaces, which exist when the network is complete. */
+export function splitSysctls(sysctls: readonly Sysctl[]): { readonly early: readonly Sysctl[]; readonly late: readonly Sysctl[] } {
+  const { early = [], late = [] } = Object.groupBy(sysctls, ({ path }) => (ofInterface.test(path) ? 'late' : 'early'));
+  return { early, late };
+}
+
 function parseSysctls(values: Readonly<Record<string, string>>): Sysctl[] {
   const byPath = new Map<string, Sysctl>();
   for (const [name, value] of Object.entries(values)) {

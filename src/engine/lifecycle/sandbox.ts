@@ -10,8 +10,9 @@ import { killCgroup } from '../../sys/cgroup/cgroup-processes.ts';
 import { openCgroup } from '../../sys/cgroup/cgroups.ts';
 import { replaceFile } from '../../sys/filesystem/files.ts';
 import { attachMount, createDetachedMount, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, unmount } from '../../sys/mount/mounts.ts';
-import { createNamespaces, unpinNamespaces } from '../../sys/process/namespaces.ts';
+import { createNamespaces, unpinNamespaces, visitNetNamespaces } from '../../sys/process/namespaces.ts';
 import { processStartTime } from '../../sys/process/processes.ts';
+import { type Sysctl, writeSysctls } from '../../sys/process/sysctls.ts';
 import type { EngineDeps } from '../deps.ts';
 import { startMonitor } from '../monitor/monitor.ts';
 import { planReaper } from '../plan/plan-reaper.ts';
@@ -27,7 +28,7 @@ import { adoptReaper } from './adopt-cgroup.ts';
 import { newId, removeContainer, stopContainer } from './container.ts';
 import { removeMonitorCgroup } from './monitor-cgroup.ts';
 import { createPodNamespaces } from './pod-namespaces.ts';
-import { defaultSysctls, resolvConf, sandboxSysctls } from './sandbox-files.ts';
+import { defaultSysctls, resolvConf, sandboxSysctls, splitSysctls } from './sandbox-files.ts';
 
 /** Size of a pod's /dev/shm, as in containerd and CRI-O. */
 const shmSize = '65536k';
@@ -79,6 +80,7 @@ async function createNew(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
     await step('sandbox.namespaces', () => createOwnNamespaces(deps, record, paths));
     const reaper = spec.namespaces.pid === 'pod' ? await step('sandbox.reaper', () => startReaper(deps, record, paths)) : undefined;
     const network = hasNetwork ? await step('sandbox.network', () => attach(deps, record, netnsPath)) : undefined;
+    writeInterfaceSysctls(deps, record);
     // Exists already if the sandbox has its own processes.
     if (record.cgroupPath !== undefined && deps.settings.marksNetworks) await deps.cgroupDriver.create(record.cgroupPath);
     deps.store.sandboxes.update(id, () => ({
@@ -98,8 +100,8 @@ async function createNew(deps: EngineDeps, spec: SandboxSpec): Promise<string> {
 
 async function createOwnNamespaces(deps: EngineDeps, record: SandboxRecord, { pins }: SandboxPaths): Promise<void> {
   const { id, spec } = record;
-  const { network, user: ids, pid } = spec.namespaces;
-  const sysctls = sandboxSysctls(spec.sysctls, defaultSysctls(deps.settings.defaultSysctls, ids), network === 'pod');
+  const { user: ids, pid } = spec.namespaces;
+  const sysctls = splitSysctls(sysctlsOf(deps, spec)).early;
   const { user: _, ...others } = pins;
   if (ids === undefined) return createNamespaces({ pins: others, hostname: spec.hostname, sysctls });
   if (deps.userNamespaceFailure !== null) throw failedPrecondition(`this node cannot run pods in user namespaces: ${deps.userNamespaceFailure}`);
@@ -107,6 +109,16 @@ async function createOwnNamespaces(deps: EngineDeps, record: SandboxRecord, { pi
   await deps.cgroupDriver.create(cgroupPath);
   await createPodNamespaces(deps, { id, ids, pins, hostname: spec.hostname, sysctls, cgroupPath });
   if (pid !== 'pod') await killOwnProcesses(deps, [cgroupPath]);
+}
+
+function sysctlsOf({ settings }: EngineDeps, { sysctls, namespaces: { network, user } }: SandboxSpec): Sysctl[] {
+  return sandboxSysctls(sysctls, defaultSysctls(settings.defaultSysctls, user), network === 'pod');
+}
+
+/** Plugins create the interfaces, so their sysctls follow, as in containerd and CRI-O, whose pause process starts after the network. */
+function writeInterfaceSysctls(deps: EngineDeps, { netnsPath, spec }: SandboxRecord): void {
+  const { late } = splitSysctls(sysctlsOf(deps, spec));
+  if (netnsPath !== undefined && late.length > 0) visitNetNamespaces([netnsPath], () => writeSysctls(late));
 }
 
 /** `cni-<uuid>`, the usual name, which network agents look for. It is derived from the id, so that it is known without the record. */
