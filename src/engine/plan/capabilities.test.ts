@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BerthError } from '../../lib/errors.ts';
-import { type CapabilityRequest, capabilityNames, capabilityNumber, resolveCapabilities } from './capabilities.ts';
+import { type CapabilityRequest, capabilityNames, capabilityNumber, resolveCapabilities, unavailableCapabilities } from './capabilities.ts';
 
 const everything = (1n << 41n) - 1n;
 const withoutResource = everything & ~(1n << 24n);
@@ -85,16 +85,25 @@ test('resolveCapabilities() limits ALL, privileged and the default set to what t
   assert.equal(permitted({ isPrivileged: true }, (1n << 64n) - 1n), names(everything));
 });
 
-test('resolveCapabilities() rejects a named capability that the daemon lacks', () => {
-  const isMissing = (error: unknown) => error instanceof BerthError && error.code === 'FAILED_PRECONDITION' && /SYS_RESOURCE/.test(error.message);
-  assert.throws(() => permitted({ add: ['SYS_RESOURCE'] }, withoutResource), isMissing);
-  assert.throws(() => permitted({ addAmbient: ['SYS_RESOURCE'] }, withoutResource), isMissing);
-  assert.equal(permitted({ add: ['SYS_RESOURCE'], drop: ['SYS_RESOURCE'] }, withoutResource), defaults);
+test('resolveCapabilities() leaves out a named capability that the daemon lacks, and unavailableCapabilities() names it', () => {
+  const unavailable = (request: Partial<CapabilityRequest>) => unavailableCapabilities({ ...nothingRequested, ...request }, withoutResource);
+  for (const list of ['add', 'addAmbient']) {
+    const request = { [list]: ['SYS_RESOURCE', 'CHOWN'] };
+    assert.equal(permitted(request, withoutResource), defaults);
+    assert.deepEqual(unavailable(request), ['SYS_RESOURCE']);
+    const { ambient, inheritable } = resolveCapabilities({ ...nothingRequested, ...request }, withoutResource);
+    assert.deepEqual([names(ambient), names(inheritable)], Array(2).fill(list === 'add' ? '' : 'CHOWN'));
+  }
+  assert.deepEqual(unavailable({ add: ['SYS_RESOURCE'], drop: ['SYS_RESOURCE'] }), []);
 });
 
-test('resolveCapabilities() rejects unknown names in every list', () => {
+test('resolveCapabilities() ignores the drop of an unknown name', () => {
+  assert.equal(permitted({ drop: ['NET_ADMINS', 'KILL'] }), defaults.replace(' KILL', ''));
+});
+
+test('resolveCapabilities() rejects unknown names that are added', () => {
   const unknown = (error: unknown) => error instanceof BerthError && error.code === 'INVALID_ARGUMENT' && /"NET_ADMINS"/.test(error.message);
-  for (const list of ['add', 'drop', 'addAmbient']) assert.throws(() => permitted({ [list]: ['NET_ADMINS'] }), unknown);
+  for (const list of ['add', 'addAmbient']) assert.throws(() => permitted({ [list]: ['NET_ADMINS'] }), unknown);
   assert.throws(() => permitted({ add: ['NET_ADMINS'], isPrivileged: true }), unknown);
   assert.throws(() => permitted({ add: [''] }), BerthError);
 });

@@ -3,7 +3,7 @@
  *
  * Pure. Never grants a capability that the daemon does not hold. capset(2) and prctl(2) are operations of the plan.
  */
-import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
+import { invalidArgument } from '../../lib/errors.ts';
 
 /** Names by number: include/uapi/linux/capability.h, capabilities(7). The position is the number. */
 export const capabilityNames = [
@@ -45,8 +45,10 @@ export type CapabilitySets = {
  * wins. Then adds the named capabilities, then drops the named ones. A privileged container gets all, whatever is added or dropped. Ambient
  * capabilities are in all five sets.
  *
- * @param held the daemon's capabilities. The default set, `ALL` and privileged are limited to them; a named capability that is not held is an error.
- * @throws {BerthError} INVALID_ARGUMENT for an unknown name, FAILED_PRECONDITION for a capability that the daemon lacks.
+ * @param held the daemon's capabilities, to which all sets are limited, also for named ones, as in runc 1.5 (libcontainer/capabilities): a pod that asks
+ *   for all of a list runs on a node with an older kernel, or with a daemon in a container. See unavailableCapabilities(). Dropping an unknown one has no
+ *   effect.
+ * @throws {BerthError} INVALID_ARGUMENT for adding an unknown name.
  */
 export function resolveCapabilities(request: CapabilityRequest, held: bigint): CapabilitySets {
   const all = maskOf(capabilityNames) & held;
@@ -54,12 +56,17 @@ export function resolveCapabilities(request: CapabilityRequest, held: bigint): C
   const drop = parseNames(request.drop, 'drop');
   const ambient = parseNames(request.addAmbient, 'add ambient');
   const dropped = request.isPrivileged ? 0n : drop.mask;
-  checkHeld(add.mask & ~dropped, held);
-  checkHeld(ambient.mask & ~dropped, held);
-  const raised = ((ambient.hasAll ? all : 0n) | ambient.mask) & ~dropped;
+  const raised = ((ambient.hasAll ? all : 0n) | ambient.mask) & held & ~dropped;
   const base = drop.hasAll ? 0n : add.hasAll ? all : maskOf(defaultNames) & held;
-  const set = request.isPrivileged ? all : ((base | add.mask) & ~dropped) | raised;
+  const set = request.isPrivileged ? all : ((base | (add.mask & held)) & ~dropped) | raised;
   return { bounding: set, permitted: set, effective: set, inheritable: raised, ambient: raised };
+}
+
+/** Returns the names of requested capabilities that the daemon cannot give. */
+export function unavailableCapabilities({ add, drop, addAmbient, isPrivileged }: CapabilityRequest, held: bigint): string[] {
+  const dropped = isPrivileged ? 0n : parseNames(drop, 'drop').mask;
+  const requested = (parseNames(add, 'add').mask | parseNames(addAmbient, 'add ambient').mask) & ~dropped;
+  return capabilityNumbers(requested & ~held).map((number) => capabilityNames[number] as string);
 }
 
 /** Returns the numbers in a set, in ascending order. */
@@ -85,15 +92,9 @@ function parseNames(names: readonly string[], verb: string): { hasAll: boolean; 
     const number = capabilityNumber(name);
     if (number !== undefined) mask |= 1n << BigInt(number);
     else if (/^(CAP_)?ALL$/i.test(name)) hasAll = true;
-    else throw invalidArgument(`${verb} capability ${JSON.stringify(name.slice(0, 64))}: unknown capability`);
+    else if (verb !== 'drop') throw invalidArgument(`${verb} capability ${JSON.stringify(name.slice(0, 64))}: unknown capability`);
   }
   return { hasAll, mask };
-}
-
-function checkHeld(requested: bigint, held: bigint): void {
-  const missing = capabilityNumbers(requested & ~held).map((number) => capabilityNames[number]);
-  if (missing.length === 0) return;
-  throw failedPrecondition(`add capability ${missing.join(', ')}: the daemon does not have it`);
 }
 
 function maskOf(names: readonly string[]): bigint {

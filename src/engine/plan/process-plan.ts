@@ -5,8 +5,8 @@
  */
 import { invalidArgument } from '../../lib/errors.ts';
 import type { ContainerRecord } from '../state/records.ts';
-import type { Resources, SandboxSpec } from '../state/spec.ts';
-import { resolveCapabilities } from './capabilities.ts';
+import type { Resources, SandboxSpec, SecuritySpec } from '../state/spec.ts';
+import { type CapabilityRequest, resolveCapabilities } from './capabilities.ts';
 import { executableCandidates, mergeCommand } from './command.ts';
 import type { Credentials, Rlimit } from './credentials.ts';
 import { composeEnvironment, environmentValue } from './environment.ts';
@@ -28,8 +28,12 @@ const canLowerOomScore = (capabilities: bigint): boolean => ((capabilities >> 24
 
 /** Returns the capabilities that a container's process starts with. @throws {BerthError} INVALID_ARGUMENT for an unknown name. */
 export function containerCapabilities(record: ContainerRecord, facts: Pick<ProcessFacts, 'capabilities'>): Credentials['capabilities'] {
-  const { addCapabilities: add, dropCapabilities: drop, addAmbientCapabilities: addAmbient, isPrivileged } = record.spec.security;
-  return resolveCapabilities({ add, drop, addAmbient, isPrivileged }, facts.capabilities);
+  return resolveCapabilities(capabilityRequest(record.spec.security), facts.capabilities);
+}
+
+export function capabilityRequest(security: SecuritySpec): CapabilityRequest {
+  const { addCapabilities: add, dropCapabilities: drop, addAmbientCapabilities: addAmbient, isPrivileged } = security;
+  return { add, drop, addAmbient, isPrivileged };
 }
 
 /**
