@@ -9,7 +9,11 @@ import { exec, pullImage, pullSample, runContainer, runPod } from './support/pod
 const skip = !isBuilt && 'berth is not built';
 if (!skip) enterIsolation();
 
-type Mounted = { readonly container_path: string; readonly image: { readonly image: string; readonly image_ref: string }; readonly image_sub_path: string };
+type Mounted = {
+  readonly container_path: string;
+  readonly image: { readonly image: string; readonly image_ref: string };
+  readonly image_sub_path: string;
+};
 
 test('the reference of an image volume is the one that PullImage returned, whatever name the request used', { skip }, async () => {
   const workspace = createWorkspace();

@@ -104,18 +104,22 @@ export function checkSwap(limits: MemoryLimits, facts: CgroupFacts): void {
 
 /**
  * Returns the writes that limit usage and reservation of huge pages. The kubelet sends 0 for every page size of the node, so 0 is ignored if the node
- * does not have the controller or the page size.
+ * does not have the controller or the page size; so is -1, unlimited.
  *
- * @param file returns the name of the limit's file for a page size and a part ('' or 'rsvd.').
+ * @param file returns the name of the limit's file for a page size and a part ('' or 'rsvd.'). @param unlimited its value for no limit.
  * @throws {BerthError} FAILED_PRECONDITION for another limit that the node does not support.
  */
-export function planHugepages(change: Resources, facts: CgroupFacts, file: (pageSize: string, part: '' | 'rsvd.') => string): CgroupWrite[] {
+export function planHugepages(
+  change: Resources,
+  facts: CgroupFacts,
+  { file, unlimited }: { readonly file: (pageSize: string, part: '' | 'rsvd.') => string; readonly unlimited: string },
+): CgroupWrite[] {
   return (change.hugepageLimits ?? []).flatMap(({ pageSize, limitBytes }) => {
     const isKnown = facts.controllers.has('hugetlb') && facts.hugepageSizes.includes(pageSize);
-    if (!isKnown && limitBytes === 0) return [];
+    if (!isKnown && limitBytes <= 0) return [];
     if (!facts.controllers.has('hugetlb')) throw missingController('hugetlb', `huge pages of ${pageSize}`);
     if (!isKnown) throw failedPrecondition(`limit huge pages of ${pageSize}: the node does not support this page size`);
-    const value = String(limitBytes);
+    const value = limitBytes < 0 ? unlimited : String(limitBytes);
     return [
       { controller: 'hugetlb', file: file(pageSize, ''), value, note: 'huge pages used' },
       // Since Linux 5.7. Older kernels limit only the usage.

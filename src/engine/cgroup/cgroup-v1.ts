@@ -12,7 +12,7 @@ export function planV1(change: ResourceChange, facts: CgroupFacts): CgroupWrite[
     ...planCpu(change),
     ...planCpuset(change),
     ...planMemory(change, facts),
-    ...planHugepages(change.change, facts, (pageSize, part) => `hugetlb.${pageSize}.${part}limit_in_bytes`),
+    ...planHugepages(change.change, facts, { file: (pageSize, part) => `hugetlb.${pageSize}.${part}limit_in_bytes`, unlimited: '-1' }),
   ];
 }
 

@@ -13,7 +13,7 @@ export function planV2(change: ResourceChange, facts: CgroupFacts): CgroupWrite[
     ...planCpu(change),
     ...planCpuset(change),
     ...planMemory(change, facts),
-    ...planHugepages(change.change, facts, (pageSize, part) => `hugetlb.${pageSize}.${part}max`),
+    ...planHugepages(change.change, facts, { file: (pageSize, part) => `hugetlb.${pageSize}.${part}max`, unlimited: 'max' }),
   ];
 }
 

@@ -252,6 +252,27 @@ test('planCgroupUpdate() merges a partial change with the current resources', ()
   assert.deepEqual(planCgroupUpdate(current, { oomScoreAdj: 5 }, v2, null), { resources: { ...current, oomScoreAdj: 5 }, writes: [] });
 });
 
+test('planCgroupUpdate() of memory to -1 lifts an earlier limit of memory plus swap, which does not return', () => {
+  const current = { memoryLimitBytes: 64 * MiB, memorySwapLimitBytes: 96 * MiB };
+  const onV2 = planCgroupUpdate(current, { memoryLimitBytes: -1 }, v2, null);
+  assert.deepEqual(text(onV2.writes), ['memory.swap.max=max', 'memory.max=max']);
+  assert.deepEqual(text(planCgroupUpdate(current, { memoryLimitBytes: -1 }, v1, null).writes), [
+    'memory.memsw.limit_in_bytes=-1',
+    'memory.limit_in_bytes=-1',
+  ]);
+  const again = planCgroupUpdate(onV2.resources, { memoryLimitBytes: 32 * MiB }, v2, null);
+  assert.deepEqual(text(again.writes), ['memory.swap.max=0', `memory.max=${32 * MiB}`]);
+  const contradiction = { memoryLimitBytes: -1, memorySwapLimitBytes: MiB };
+  assert.throws(() => planCgroupUpdate(current, contradiction, v2, null), refusal('INVALID_ARGUMENT', /unlimited/));
+});
+
+test('planCgroup() converts an unlimited huge page limit for both versions', () => {
+  const resources = { hugepageLimits: [{ pageSize: '2MB', limitBytes: -1 }] };
+  assert.deepEqual(text(planCgroup(resources, v2)), ['hugetlb.2MB.max=max', 'hugetlb.2MB.rsvd.max=max']);
+  assert.deepEqual(text(planCgroup(resources, v1)), ['hugetlb.2MB.limit_in_bytes=-1', 'hugetlb.2MB.rsvd.limit_in_bytes=-1']);
+  assert.deepEqual(planCgroup({ hugepageLimits: [{ pageSize: '64KB', limitBytes: -1 }] }, v2), []);
+});
+
 test('planCgroupUpdate() rejects a memory limit below the usage and reports both numbers', () => {
   const current = { memoryLimitBytes: 64 * MiB };
   const usage = { memoryBytes: 32 * MiB };

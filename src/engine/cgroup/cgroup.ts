@@ -66,14 +66,25 @@ export function planCgroupUpdate(
   facts: CgroupFacts,
   usage: { readonly memoryBytes: number } | null,
 ): { resources: Resources; writes: CgroupWrite[] } {
-  const after = mergeResources(current, requested);
-  const unified = requested.unified?.['memory.max'];
-  const limit = unified === undefined ? requested.memoryLimitBytes : memparse(unified);
+  const after = mergeResources(withoutOldSwap(current, requested), requested);
+  const limit = memoryLimitOf(requested);
   // Otherwise v1 would fail after a long reclaim, and v2 would kill processes.
   if (usage !== null && limit !== undefined && limit >= 0 && limit !== current.memoryLimitBytes && limit < usage.memoryBytes) {
     throw failedPrecondition(`memory limit ${limit} bytes is below the ${usage.memoryBytes} bytes that the container uses`);
   }
   return { resources: after, writes: planChange({ before: current, change: requested, after }, facts) };
+}
+
+/** Returns the memory limit of a request in bytes: -1 or undefined for none. */
+export function memoryLimitOf({ memoryLimitBytes, unified }: Resources): number | undefined {
+  const named = unified?.['memory.max'];
+  return named === undefined ? memoryLimitBytes : memparse(named);
+}
+
+/** Unlimited memory makes an earlier limit of memory plus swap meaningless, so it is dropped unless the request names it. As in runc 1.5, `runc update`. */
+function withoutOldSwap({ memorySwapLimitBytes, ...current }: Resources, requested: Resources): Resources {
+  const isDropped = memorySwapLimitBytes === undefined || (requested.memoryLimitBytes !== undefined && requested.memoryLimitBytes < 0);
+  return isDropped ? current : { ...current, memorySwapLimitBytes };
 }
 
 /** Bytes in the notation of memory.max, such as `64M`: lib/cmdline.c, memparse(). @returns undefined for `max`, and for what the kernel refuses. */

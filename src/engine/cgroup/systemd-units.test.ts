@@ -111,6 +111,14 @@ test('unitProperties() has a property for each limit of cgroup v2', () => {
   });
 });
 
+test('unitProperties() has the smallest value that systemd accepts in place of 0', () => {
+  const zeros = Object.fromEntries(
+    ['memory.min', 'memory.low', 'memory.high', 'memory.max', 'memory.swap.max', 'pids.max'].map((file) => [file, '0']),
+  );
+  const { MemoryMin, MemoryLow, MemoryHigh, MemoryMax, MemorySwapMax, TasksMax } = shown(unitProperties(writes(zeros), 252));
+  assert.deepEqual([MemoryMin, MemoryLow, MemoryHigh, MemoryMax, MemorySwapMax, TasksMax], [0n, 0n, 1n, 1n, 0n, 1n]);
+});
+
 test('unitProperties() rounds a quota up to whole percent, as systemd does', () => {
   const quota = (value: string) => shown(unitProperties(writes({ 'cpu.max': value }), 252))['CPUQuotaPerSecUSec'];
   assert.equal(quota('2500 100000'), 30_000n);

@@ -80,15 +80,19 @@ const infinity = 0xffff_ffff_ffff_ffffn;
 /** systemd stores a quota in whole percent of a cpu. */
 const percentUs = 10_000n;
 
-/** Files whose value is one number or `max`, and their unit properties. Without a write the property is set to unlimited, not to the node's default. */
-const numbers: Readonly<Record<string, { readonly property: string; readonly unset: bigint }>> = {
+/**
+ * Files whose value is one number or `max`, and their unit properties. systemd refuses a property below `min`, and the kernel takes 0: then the property is
+ * `min`, and the exact value is written to the file. Source: the setters in src/core/dbus-cgroup.c. Without a write the property is set to unlimited, not to the
+ * node's default.
+ */
+const numbers: Readonly<Record<string, { readonly property: string; readonly unset: bigint; readonly min?: bigint }>> = {
   'cpu.weight': { property: 'CPUWeight', unset: infinity },
   'memory.min': { property: 'MemoryMin', unset: 0n },
   'memory.low': { property: 'MemoryLow', unset: 0n },
-  'memory.high': { property: 'MemoryHigh', unset: infinity },
-  'memory.max': { property: 'MemoryMax', unset: infinity },
+  'memory.high': { property: 'MemoryHigh', unset: infinity, min: 1n },
+  'memory.max': { property: 'MemoryMax', unset: infinity, min: 1n },
   'memory.swap.max': { property: 'MemorySwapMax', unset: infinity },
-  'pids.max': { property: 'TasksMax', unset: infinity },
+  'pids.max': { property: 'TasksMax', unset: infinity, min: 1n },
 };
 
 /**
@@ -101,10 +105,13 @@ const numbers: Readonly<Record<string, { readonly property: string; readonly uns
 export function unitProperties(writes: readonly CgroupWrite[], version: number): BusProperty[] {
   const values = new Map(writes.map(({ file, value }) => [file, value]));
   if (values.get('cpu.idle') === '1' && version >= idleSinceVersion) values.set('cpu.weight', '0');
-  const limits = Object.entries(numbers).map(([file, { property, unset }]) => number(property, limitOf(values.get(file), unset)));
+  const limits = Object.entries(numbers).map(([file, { property, unset, min = 0n }]) =>
+    number(property, larger(limitOf(values.get(file), unset), min)),
+  );
   return [...limits, ...cpuQuota(values.get('cpu.max')), ...cpusets(values), ...ioWeight(values.get('io.weight'))];
 }
 
+const larger = (a: bigint, b: bigint): bigint => (a > b ? a : b);
 const number = (name: string, value: bigint): BusProperty => ({ name, value: { type: 't', value } });
 
 function limitOf(value: string | undefined, unset: bigint): bigint {

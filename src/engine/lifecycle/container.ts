@@ -10,18 +10,20 @@ import { BerthError, failedPrecondition, failedTo, notFound, reasonOf } from '..
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close, pidfdOpen, pidfdSendSignal } from '../../sys/call/syscalls.ts';
 import { killCgroup, processes } from '../../sys/cgroup/cgroup-processes.ts';
-import { readMemoryUsage } from '../../sys/cgroup/cgroup-values.ts';
+import { readMemoryUsage, reclaimMemory } from '../../sys/cgroup/cgroup-values.ts';
 import { ioWeightFile } from '../../sys/cgroup/cgroups.ts';
 import { disksLike } from '../../sys/filesystem/block-devices.ts';
 import { processStartTime } from '../../sys/process/processes.ts';
 import { blockioClassOf, blockioValues } from '../cgroup/blockio.ts';
-import { mergeResources, planCgroup, planCgroupUpdate } from '../cgroup/cgroup.ts';
+import { memoryLimitOf, mergeResources, planCgroup, planCgroupUpdate } from '../cgroup/cgroup.ts';
 import type { EngineDeps } from '../deps.ts';
 import { type MonitorRequest, reopenLog, startMonitor } from '../monitor/monitor.ts';
 import { addPlanParts } from '../monitor/plan-spans.ts';
+import { unavailableCapabilities } from '../plan/capabilities.ts';
 import { resolveIdentity } from '../plan/identity.ts';
 import { isCovered, normalPath } from '../plan/mounts.ts';
 import { encodePlan } from '../plan/plan.ts';
+import { capabilityRequest } from '../plan/process-plan.ts';
 import { parseSignal } from '../plan/signals.ts';
 import { copyDeclaredVolumes } from '../rootfs/declared-volumes.ts';
 import { diskLimit } from '../rootfs/disk-limit.ts';
@@ -103,6 +105,7 @@ async function createNew(deps: EngineDeps, sandbox: SandboxView, requested: Cont
     readySandbox(deps, sandbox.record.id);
     const record = composeRecord(deps, id, sandbox, spec, image, root);
     deps.store.containers.create(record, { resources: spec.resources });
+    warnOfCapabilities(deps, record);
     await step('create.cgroup', () => prepareCgroup(deps, record, record.spec.resources));
     step('create.plan', () => {
       const { plan, registers } = openContainer(deps, { record, status: { resources: spec.resources } }, sandbox, root);
@@ -130,6 +133,11 @@ function withBlockio({ blockio, cgroups }: EngineDeps, { record }: SandboxView, 
 /** Returns the diff ids of all layers that a container uses: those of its image and of its image volumes. */
 export function diffIdsOf(spec: ContainerSpec, image: ContainerImage): string[] {
   return [...new Set([...image.diffIds, ...spec.mounts.flatMap((mount) => mount.image?.found?.diffIds ?? [])])];
+}
+
+function warnOfCapabilities({ facts, log }: EngineDeps, { id, spec }: ContainerRecord): void {
+  const missing = unavailableCapabilities(capabilityRequest(spec.security), facts.capabilities);
+  if (missing.length > 0) log.warn({ id, capabilities: missing.join(', ') }, 'the container requests capabilities that the daemon does not have');
 }
 
 /** Returns the volumes that the image declares; undefined in place of one that a mount of the request replaces, and of the root. */
@@ -379,11 +387,20 @@ export function updateContainerResources(deps: EngineDeps, id: string, wanted: R
     const memoryBytes = state === 'running' ? readMemoryUsage(deps.cgroups, record.cgroupPath) : null;
     const usage = memoryBytes === null ? null : { memoryBytes };
     const { resources, writes } = planCgroupUpdate(status.resources, wanted, deps.cgroups, usage);
+    await reclaimForLimit(deps, record.cgroupPath, memoryLimitOf(wanted), memoryBytes);
     await deps.cgroupDriver.update(record.cgroupPath, { writes, values: planCgroup(resources, deps.cgroups) });
     // Best effort: the cgroup has been updated, even if the status cannot be written to a full disk.
     const unwritten = deps.store.containers.updateBestEffort(id, (before) => ({ ...before, resources }));
     if (unwritten !== null) deps.log.warn({ id, reason: unwritten }, 'failed to write the status of a container with new resources');
   });
+}
+
+/** @throws {BerthError} FAILED_PRECONDITION if the kernel cannot reclaim enough memory. */
+async function reclaimForLimit({ cgroups }: EngineDeps, path: string, limit: number | undefined, unreclaimable: number | null): Promise<void> {
+  // Above: the request repeats a limit that is already exceeded.
+  if (limit === undefined || limit < 0 || unreclaimable === null || unreclaimable > limit) return;
+  const left = await reclaimMemory(cgroups, path, limit);
+  if (left !== null) throw failedPrecondition(`memory limit ${limit} bytes: the kernel could not reclaim enough of the ${left} bytes in use`);
 }
 
 /** Makes the container's monitor reopen its log file. @throws {BerthError} FAILED_PRECONDITION if the container is not running. */

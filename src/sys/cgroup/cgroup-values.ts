@@ -1,8 +1,9 @@
 /**
  * Writes values to a cgroup's files, and reads counters from them. Executes a list of writes; decides no value.
  */
-import { constants } from 'node:fs';
+import { constants, existsSync } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, type ErrorCode, failedPrecondition } from '../../lib/errors.ts';
 import { isErrno } from '../call/ffi.ts';
 import { type CgroupFacts, type CgroupWrite, controllerDirectory, flatKeyed } from './cgroup-facts.ts';
@@ -117,15 +118,46 @@ function whyMissing(facts: CgroupFacts, path: string, write: CgroupWrite): strin
 }
 
 /**
- * Returns the working set in bytes: memory usage without inactive file pages, which the kernel can reclaim at once. Null if it cannot be read.
+ * Returns how much memory the kernel cannot reclaim, in bytes: usage without the page cache of files. Locked pages and those of tmpfs are on other lists,
+ * so they are included: Documentation/admin-guide/cgroup-v2.rst. Null if it cannot be read.
  */
 export function readMemoryUsage(facts: CgroupFacts, path: string): number | null {
   const directory = controllerDirectory(facts, path, 'memory');
-  const [usage, inactive] = facts.version === 1 ? ['memory.usage_in_bytes', 'total_inactive_file'] : ['memory.current', 'inactive_file'];
+  const [usage, prefix] = facts.version === 1 ? ['memory.usage_in_bytes', 'total_'] : ['memory.current', ''];
   try {
-    return Math.max(0, Number(readText(`${directory}/${usage}`)) - (flatKeyed(readText(`${directory}/memory.stat`), inactive) ?? 0));
+    const used = Number(readText(`${directory}/${usage}`));
+    const stat = readText(`${directory}/memory.stat`);
+    const reclaimable = ['active_file', 'inactive_file'].reduce((bytes, name) => bytes + (flatKeyed(stat, `${prefix}${name}`) ?? 0), 0);
+    return Math.max(0, used - reclaimable);
   } catch {
     return null;
+  }
+}
+
+const reclaimAttemptsMax = 10;
+/** Time for dirty pages to be written. */
+const reclaimPauseMs = 100;
+
+/**
+ * Reclaims memory of a cgroup v2 until its usage is at most the limit, as a new memory.max requires: the kernel kills processes if it cannot reclaim
+ * enough in five attempts (memory_max_write() of mm/memcontrol.c). Does nothing on v1, which refuses such a limit, and before Linux 5.19.
+ *
+ * @returns the remaining usage in bytes if it exceeds the limit, else null.
+ */
+export async function reclaimMemory(facts: CgroupFacts, path: string, limitBytes: number): Promise<number | null> {
+  const directory = facts.version === 2 ? controllerDirectory(facts, path, 'memory') : null;
+  if (directory === null || !existsSync(`${directory}/memory.reclaim`)) return null;
+  for (let attempt = 1; ; attempt += 1) {
+    const excess = Number(readText(`${directory}/memory.current`)) - limitBytes;
+    if (excess <= 0) return null;
+    if (attempt > reclaimAttemptsMax) return excess + limitBytes;
+    try {
+      await writeFileAsync(`${directory}/memory.reclaim`, String(excess));
+    } catch (error) {
+      // Less was reclaimed than requested.
+      if (!isErrno(error, 'EAGAIN')) throw error;
+      await sleep(reclaimPauseMs);
+    }
   }
 }
 
