@@ -79,6 +79,8 @@ export class LayerWriter implements TarSink {
   }
 
   framing(bytes: Buffer): void {
+    // The record keeps them: what follows the end of the archive may be long.
+    this.#usage.checkSpace(bytes.length);
     this.#contents.addBytes(bytes);
   }
 

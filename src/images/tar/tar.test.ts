@@ -223,8 +223,6 @@ test('TarParser refuses extended headers that are too large, and unknown types',
   refused([{ path: 'h', type: 'x', content: '', sizeBytes: (1 << 20) + 1 }], 'INVALID_ARGUMENT', /extended header of 1048577 bytes/);
   refused([{ path: 'h', type: 'L', content: '', sizeBytes: 0o77777777777 }], 'INVALID_ARGUMENT', /extended header/);
   refused([{ path: 'v', type: 'V' }], 'UNIMPLEMENTED', /type "V"/);
-  const tooLong = Buffer.concat([makeTar([]), Buffer.alloc((16 << 20) + 1)]);
-  refused(tooLong, 'INVALID_ARGUMENT', /bytes after the end/);
 });
 
 const sparseFormats = ['gnu', 'posix --sparse-version=0.0', 'posix --sparse-version=0.1', 'posix --sparse-version=1.0'];
