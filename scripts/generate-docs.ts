@@ -14,7 +14,7 @@ type Setting = (typeof table)[number];
 /** Headings in the order of the page, with the keys below each. Every setting has exactly one place. */
 const topics: Readonly<Record<string, readonly string[]>> = {
   'Socket and directories': ['socket', 'root', 'state', 'netns_dir'],
-  Networking: ['cni_conf_dir', 'cni_bin_dirs', 'cni_timeout_ms'],
+  Networking: ['cni_conf_dir', 'cni_bin_dirs', 'cni_timeout_ms', 'cni_status_grace_period_ms'],
   'Images and registries': [
     'registry_dir',
     'signature_policy',

@@ -185,6 +185,13 @@ const table = [
     meaning: 'Timeout for attaching or detaching a pod, for all plugins together, in milliseconds.',
   },
   {
+    key: 'cni_status_grace_period_ms',
+    default: 0,
+    min: 0,
+    max: 3_600_000,
+    meaning: 'How long the network stays ready while the STATUS of a plugin fails, after it has succeeded, in milliseconds.',
+  },
+  {
     key: 'pull_idle_timeout_ms',
     default: 60_000,
     min: 1000,

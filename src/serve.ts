@@ -198,6 +198,7 @@ function wireNetwork(config: Config, log: Log, { observers, trace }: Watchers): 
     log,
     addTimeoutMs: config.cniTimeoutMs,
     delTimeoutMs: config.cniTimeoutMs,
+    statusGraceMs: config.cniStatusGracePeriodMs,
     ...(observers ? { observe: observers.plugin } : {}),
     ...(trace ? { trace } : {}),
   });

@@ -4,10 +4,10 @@
  * Watches the directory and also checks it on each call of current(): a watch may miss the replacement of its directory, and the node would stay
  * "not ready". Never runs a plugin, never writes.
  */
-import { type BigIntStats, type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs';
+import { type BigIntStats, existsSync, type FSWatcher, readdirSync, readFileSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { reasonOf } from '../lib/errors.ts';
-import { type NetworkList, parseList } from './list.ts';
+import { type NetworkList, type PluginFile, parseList } from './list.ts';
 
 /** The signature of pino's methods. */
 export type Log = {
@@ -15,9 +15,9 @@ export type Log = {
   readonly warn: (fields: object, message: string) => void;
 };
 
-/** `skipped`: invalid files before `file`, each with the reason. */
+/** `skipped`: invalid files before `file`, each with the reason. `beside`: the files with further plugins of the list. */
 export type Loaded =
-  | { readonly list: NetworkList; readonly file: string; readonly skipped: readonly string[] }
+  | { readonly list: NetworkList; readonly file: string; readonly beside: readonly string[]; readonly skipped: readonly string[] }
   | { readonly list: null; readonly reason: string };
 
 export type Configuration = {
@@ -72,9 +72,9 @@ function report(log: Log, loaded: Loaded): void {
   else log.info({ file: loaded.file, network: loaded.list.name, skipped: loaded.skipped }, 'CNI configuration loaded');
 }
 
-/** Returns a text that changes with the directory's entries and with the file in use. */
+/** Returns a text that changes with the directory's entries, with the file in use, and with the files beside it. */
 function fingerprintOf(confDir: string, loaded: Loaded | null): string {
-  const paths = loaded?.list ? [confDir, loaded.file] : [confDir];
+  const paths = loaded?.list ? [confDir, loaded.file, join(confDir, loaded.list.name), ...loaded.beside] : [confDir];
   return paths
     .map(statOf)
     .map((found) => (found === null ? '-' : `${found.ino}:${found.mtimeNs}:${found.ctimeNs}:${found.size}`))
@@ -107,13 +107,27 @@ function load(confDir: string): Loaded {
   const skipped: string[] = [];
   for (const name of names) {
     const file = join(confDir, name);
+    let beside: readonly PluginFile[] = [];
+    const readBeside = (network: string) => {
+      beside = readPluginFiles(join(confDir, network));
+      return beside;
+    };
     try {
-      return { list: parseList(readFileSync(file, 'utf8'), name.endsWith('.conflist')), file, skipped };
+      const list = parseList(readFileSync(file, 'utf8'), name.endsWith('.conflist'), readBeside);
+      return { list, file, beside: beside.map((each) => each.file), skipped };
     } catch (error) {
       skipped.push(`${file}: ${reasonOf(error)}`);
     }
   }
   return { list: null, reason: `no valid CNI configuration: ${skipped.join('; ')}` };
+}
+
+/** Reads `<directory>/*.conf` in lexical order. Source: libcni 1.3, NetworkPluginConfsFromFiles(). @throws when one cannot be read. */
+function readPluginFiles(directory: string): readonly PluginFile[] {
+  if (!existsSync(directory)) return [];
+  const names = readdirSync(directory, { withFileTypes: true }).filter((each) => !each.isDirectory() && each.name.endsWith('.conf'));
+  const files = names.map(({ name }) => join(directory, name)).sort();
+  return files.map((file) => ({ file, text: readFileSync(file, 'utf8') }));
 }
 
 /** Watches a directory, or its nearest existing ancestor until the directory exists. */

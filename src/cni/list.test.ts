@@ -98,3 +98,22 @@ test('parseList() reads keys in any case, and null as absent, as Go does', () =>
   assert.deepEqual([plugin?.type, plugin?.ipamType, plugin?.capabilities, plugin?.raw.mtu], ['bridge', 'host-local', ['dns'], 1400]);
   assert.deepEqual(parse(atVersion({ ...list, raw: { ...list.raw, cniVersions: ['1.1.0'] } }, '1.0.0').raw).versions, ['1.0.0']);
 });
+
+test('parseList() appends the plugins beside a list unless it forbids that', () => {
+  const beside = [
+    { file: '/n/1.conf', text: '{"Type":"one","name":"other"}' },
+    { file: '/n/2.conf', text: '{"type":"two"}' },
+  ];
+  const typesOf = (document: object) =>
+    parseList(JSON.stringify({ name: 'n', ...document }), true, (name) => (name === 'n' ? beside : [])).plugins.map(({ type }) => type);
+  assert.deepEqual(typesOf({ plugins: [bridge] }), ['bridge', 'one', 'two']);
+  assert.deepEqual(typesOf({ plugins: [] }), ['one', 'two']);
+  assert.deepEqual(typesOf({}), ['one', 'two']);
+  assert.deepEqual(typesOf({ loadOnlyInlinedPlugins: true, plugins: [bridge] }), ['bridge']);
+  assert.deepEqual(typesOf({ LoadOnlyInlinedPlugins: 'true', plugins: [bridge] }), ['bridge']);
+  assert.throws(() => typesOf({ loadOnlyInlinedPlugins: true }), { message: 'no "plugins"' });
+  const complete = parseList('{"name":"n"}', true, () => beside);
+  assert.equal(parseList(JSON.stringify(complete.raw), true).plugins.length, 2);
+  assert.throws(() => parseList('{"name":"n"}', true, () => [{ file: '/n/3.conf', text: '{}' }]), { message: '/n/3.conf: no "type"' });
+  assert.throws(() => parseList('{"name":"../n","plugins":[]}', true, () => assert.fail()), /invalid name/);
+});

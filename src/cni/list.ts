@@ -39,16 +39,16 @@ const nameCharsMax = 128;
  * Parses a network configuration: a list, or the configuration of a single plugin (`*.conf`, until CNI 0.4.0), which becomes a list of one.
  *
  * @param mustBeList true for `*.conflist`.
+ * @param readBeside returns the texts of the files with further plugins of a network, in their order. Called only if the list allows them.
  * @throws {BerthError} FAILED_PRECONDITION with the reason only; the caller adds the file name.
  * Source: CNI specification 1.1.0, section 1.
  */
-export function parseList(text: string, mustBeList: boolean): NetworkList {
+export function parseList(text: string, mustBeList: boolean, readBeside: (network: string) => readonly PluginFile[] = () => []): NetworkList {
   const parsed = parseJson(text);
   if (!isObject(parsed)) throw invalid('not a JSON object');
   const document = withExactKeys(parsed, listKeys);
-  const isList = document.plugins !== undefined;
-  if (!isList && mustBeList) throw invalid('no "plugins"');
-  const raw = isList ? document : toList(document);
+  const isList = document.plugins !== undefined || mustBeList;
+  const raw = isList ? withPluginsBeside(document, readBeside) : toList(document);
   const versions = versionsOf(raw);
   return {
     name: nameOf(raw),
@@ -61,8 +61,29 @@ export function parseList(text: string, mustBeList: boolean): NetworkList {
   };
 }
 
+/** A file with one plugin. `file`: for messages. */
+export type PluginFile = { readonly file: string; readonly text: string };
+
+/** Appends the plugins of the files beside a list, unless the list has all its plugins. The result is a complete list. */
+function withPluginsBeside(list: JsonObject, readBeside: (network: string) => readonly PluginFile[]): JsonObject {
+  const files = flagOf(list, 'loadOnlyInlinedPlugins') ? [] : readBeside(nameOf(list));
+  if (list.plugins === undefined && files.length === 0) throw invalid('no "plugins"');
+  if (files.length === 0) return list;
+  const inlined: unknown = list.plugins ?? [];
+  if (!Array.isArray(inlined)) throw invalid('"plugins" is not a list');
+  const beside = files.map(({ file, text }) => {
+    try {
+      const plugin = parseJson(text);
+      return pluginOf(plugin, '').raw;
+    } catch (error) {
+      throw invalid(`${file}: ${reasonOf(error)}`);
+    }
+  });
+  return { ...list, plugins: [...inlined, ...beside] };
+}
+
 /** The keys that berth reads or sets. Plugins get them in this case. */
-const listKeys = ['cniVersion', 'cniVersions', 'name', 'disableCheck', 'disableGC', 'plugins', 'type'];
+const listKeys = ['cniVersion', 'cniVersions', 'name', 'disableCheck', 'disableGC', 'loadOnlyInlinedPlugins', 'plugins', 'type'];
 const pluginKeys = ['cniVersion', 'name', 'type', 'capabilities', 'ipam', 'runtimeConfig', 'prevResult'];
 
 /** Returns the list with `version` as its only version. */

@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { NetworkAttachment } from '../engine/state/spec.ts';
 import { type CniNetwork, createNetwork, type NetworkDeps } from './network.ts';
 
@@ -321,6 +322,49 @@ test('notReadyReason() names the plugin that does not support the version, until
   await assert.rejects(network.add(attachment(), never), { code: 'FAILED_PRECONDITION' });
   node.plugin('two');
   await until(() => network.notReadyReason() === null);
+});
+
+test('plugins beside the list run after its own, and changes of their directory take effect', async (t) => {
+  const node = twoPlugins(t);
+  const network = await node.open();
+  mkdirSync(join(node.confDir, 'net'));
+  node.plugin('three');
+  node.conf('net/20.conf', { type: 'three' });
+  node.conf('net/10.conf', { type: 'two' });
+  node.conf('net/README', 'not a plugin');
+  const added = async (id: string) => {
+    const before = node.calls().length;
+    await network.add(attachment(id), never);
+    return node.calls().slice(before);
+  };
+  assert.deepEqual(await added('a'), ['ADD one', 'ADD two', 'ADD two', 'ADD three']);
+  rmSync(join(node.confDir, 'net/10.conf'));
+  assert.deepEqual(await added('b'), ['ADD one', 'ADD two', 'ADD three']);
+  node.conf('net/20.conf', { type: 'one' });
+  assert.deepEqual(await added('c'), ['ADD one', 'ADD two', 'ADD one']);
+  await network.remove('a', never);
+  assert.deepEqual(node.calls().slice(-4), ['DEL three', 'DEL two', 'DEL two', 'DEL one']);
+  node.conf('net/20.conf', '{');
+  await until(() => network.notReadyReason()?.includes('net/20.conf: not JSON') === true);
+});
+
+test('a STATUS that fails for a moment is ignored for the grace period, one that never succeeded is not', async (t) => {
+  const node = twoPlugins(t, { STATUS: `[ ! -e $dir/broken ] || { echo '{"code":50,"msg":"agent is restarting"}'; exit 1; }` });
+  node.conf('10-net.conflist', { ...chain('one', 'two'), cniVersion: '1.1.0' });
+  const broken = join(node.binDir, '..', 'broken');
+  const network = await node.open({ statusGraceMs: 700 });
+  await until(() => network.notReadyReason() === null);
+  writeFileSync(broken, '');
+  const failedMs = performance.now();
+  while (performance.now() - failedMs < 400) {
+    assert.equal(network.notReadyReason(), null);
+    await sleep(20);
+  }
+  await until(() => network.notReadyReason()?.includes('agent is restarting') === true);
+  const restarted = await node.open({ statusGraceMs: 60_000 });
+  await until(() => restarted.notReadyReason()?.includes('agent is restarting') === true);
+  rmSync(broken);
+  await until(() => network.notReadyReason() === null && restarted.notReadyReason() === null);
 });
 
 test('notReadyReason() names a missing plugin and the directories searched', async (t) => {

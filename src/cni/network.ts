@@ -33,6 +33,8 @@ export type NetworkDeps = {
   /** For the complete chain. */
   readonly addTimeoutMs: number;
   readonly delTimeoutMs: number;
+  /** How long the network stays ready while STATUS fails, after it has succeeded. By default not at all. */
+  readonly statusGraceMs?: number;
   /** Environment of plugins as `NAME=value`; by default the usual PATH. */
   readonly environment?: readonly string[];
   /** Called at the end of each run of a plugin, for metrics. */
@@ -100,7 +102,7 @@ export async function createNetwork(deps: NetworkDeps): Promise<CniNetwork> {
   await killOrphans(cache, log);
   const prober = createProber(host);
   const configuration = openConfiguration({ confDir: deps.confDir, log, onChange: () => readiness.refresh() });
-  const readiness = createReadiness(configuration, prober);
+  const readiness = createReadiness(configuration, prober, log, deps.statusGraceMs ?? 0);
   const context: Context = { deps, log, host, cache, prober, configuration, gate: createGate() };
   const removals = new Map<string, Promise<void>>();
   // A plugin that hangs must not block the daemon's start.
@@ -127,15 +129,27 @@ async function killOrphans(cache: Cache, log: Log): Promise<void> {
 
 type Readiness = { readonly reason: () => string | null; readonly refresh: () => Promise<void> };
 
-/** Probes the plugins in the background: reason() returns the last result and starts the next probe. */
-function createReadiness(configuration: Configuration, prober: Prober): Readiness {
+/**
+ * Probes the plugins in the background: reason() returns the last result and starts the next probe.
+ *
+ * @param graceMs how long a STATUS that fails is ignored, after one that succeeded.
+ */
+function createReadiness(configuration: Configuration, prober: Prober, log: Log, graceMs: number): Readiness {
   let latest: { readonly list: NetworkList | null; readonly reason: string | null } = { list: null, reason: null };
+  let readyAtMs = Number.NEGATIVE_INFINITY;
   let running: Promise<void> | undefined;
 
   const probe = async (): Promise<void> => {
     const { list } = configuration.current();
     if (list === null) return;
-    const reason = await prober.requireReady(list).then(() => null, reasonOf);
+    const startedMs = performance.now();
+    const { reason, isFromStatus } = await prober.probe(list);
+    if (reason === null) readyAtMs = startedMs;
+    const wasReady = latest.list === list && latest.reason === null;
+    if (reason !== null && isFromStatus && wasReady && startedMs - readyAtMs < graceMs) {
+      log.warn({ reason, graceMs }, 'CNI STATUS failed, the network stays ready for now');
+      return;
+    }
     latest = { list, reason };
   };
   const refresh = (): Promise<void> => {

@@ -4,7 +4,7 @@
  * Never attaches a sandbox. Caches the versions of a plugin until its file changes.
  */
 import { stat } from 'node:fs/promises';
-import { failedPrecondition } from '../lib/errors.ts';
+import { failedPrecondition, reasonOf } from '../lib/errors.ts';
 import { statusChain } from './chain.ts';
 import { findPlugin, invokePlugin, type PluginHost, requirePlugins } from './invoke.ts';
 import { atVersion, type NetworkList, type PluginConfig } from './list.ts';
@@ -16,9 +16,12 @@ export type Prober = {
    * @throws {BerthError} FAILED_PRECONDITION when a plugin is missing or there is no common version.
    */
   readonly negotiate: (list: NetworkList) => Promise<NetworkList>;
-  /** Negotiates and runs STATUS. @throws {BerthError} with the reason why the list cannot serve ADD. */
-  readonly requireReady: (list: NetworkList) => Promise<void>;
+  /** Negotiates and runs STATUS. */
+  readonly probe: (list: NetworkList) => Promise<Readiness>;
 };
+
+/** `reason`: why the list cannot serve ADD; null if it can. `isFromStatus`: a plugin said so, and may say otherwise soon. */
+export type Readiness = { readonly reason: string | null; readonly isFromStatus: boolean };
 
 /** For VERSION and STATUS, which plugins answer without work. */
 const probeTimeoutMs = 10_000;
@@ -49,8 +52,12 @@ export function createProber(host: PluginHost): Prober {
     if (highest === undefined) throw failedPrecondition(mismatchText(list, limiting));
     return atVersion(list, highest);
   };
-  const requireReady = async (list: NetworkList): Promise<void> => statusChain(host, await negotiate(list), probeTimeoutMs);
-  return { negotiate, requireReady };
+  const probe = async (list: NetworkList): Promise<Readiness> => {
+    const negotiated = await negotiate(list).catch(reasonOf);
+    if (typeof negotiated === 'string') return { reason: negotiated, isFromStatus: false };
+    return { reason: await statusChain(host, negotiated, probeTimeoutMs).then(() => null, reasonOf), isFromStatus: true };
+  };
+  return { negotiate, probe };
 }
 
 function mismatchText(list: NetworkList, answers: readonly { plugin: PluginConfig; versions: readonly string[] | null }[]): string {

@@ -96,15 +96,22 @@ test('planAttachment() passes the cgroup parent and the annotations to networks 
 });
 
 test('planAttachment() reads bandwidth annotations as quantities in bits per second', () => {
-  const burst = 4294967295;
-  assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 10_000_000, ingressBurst: burst });
+  assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '10M' }), { ingressRate: 10_000_000, ingressBurst: 1_000_000 });
   assert.deepEqual(bandwidth({ 'kubernetes.io/ingress-bandwidth': '1k', 'kubernetes.io/egress-bandwidth': '1P' }), {
     ingressRate: 1000,
-    ingressBurst: burst,
+    ingressBurst: 131_072,
     egressRate: 1e15,
-    egressBurst: burst,
+    egressBurst: 4_294_967_295,
   });
   assert.equal(bandwidth({}), undefined);
+});
+
+test('a burst holds a jumbo frame at every rate, and never overflows the clock of tbf, 2^32 ticks of 64 ns', () => {
+  for (const rate of [1000, 8000, 131_072, 1e6, 16e6, 1e9, 1e11, 1e15]) {
+    const { ingressBurst } = bandwidth({ 'kubernetes.io/ingress-bandwidth': String(rate) }) as { ingressBurst: number };
+    assert.ok(Number.isInteger(ingressBurst) && ingressBurst / 8 > 9000 + 18 && ingressBurst < 2 ** 32, `${rate}: ${ingressBurst}`);
+    assert.ok((ingressBurst / rate) * (1e9 / 64) < 2 ** 32, `${rate}: ${ingressBurst}`);
+  }
 });
 
 test('planAttachment() refuses a bandwidth out of bounds and names the annotation', () => {

@@ -86,16 +86,26 @@ function planPortMappings({ portMappings }: NetworkAttachment): unknown {
 /** In bits per second. Source: Kubernetes pkg/util/bandwidth, the limits of the pod annotations. */
 const rateMin = 1_000n;
 const rateMax = 1_000_000_000_000_000n;
-/** In bits: the largest burst that every version of the bandwidth plugin accepts. It requires one above 0 and counts in 32 bits. */
-const burst = 2 ** 32 - 1;
+/**
+ * The plugin's queue holds a burst. It is a tenth of a second at the rate, at least one jumbo frame (tbf drops larger packets), and at most what the
+ * plugin counts in 32 bits. containerd's constant 2^32 - 1 is an hour at 1 Mbit/s, and below 16 Mbit/s it overflows the kernel's 32-bit clock.
+ * Source: the plugin's ifb_creator.go; net/sched/sch_tbf.c (facts).
+ */
+const burstSeconds = 0.1;
+const burstBitsMin = 128 * 1024;
+const burstBitsMax = 2 ** 32 - 1;
+
+function burstOf(rate: number): number {
+  return Math.min(Math.max(Math.ceil(rate * burstSeconds), burstBitsMin), burstBitsMax);
+}
 
 function planBandwidth(annotations: Readonly<Record<string, string>>): unknown {
   const ingressRate = rateOf(annotations, 'kubernetes.io/ingress-bandwidth');
   const egressRate = rateOf(annotations, 'kubernetes.io/egress-bandwidth');
   if (ingressRate === undefined && egressRate === undefined) return undefined;
   return {
-    ...(ingressRate === undefined ? {} : { ingressRate, ingressBurst: burst }),
-    ...(egressRate === undefined ? {} : { egressRate, egressBurst: burst }),
+    ...(ingressRate === undefined ? {} : { ingressRate, ingressBurst: burstOf(ingressRate) }),
+    ...(egressRate === undefined ? {} : { egressRate, egressBurst: burstOf(egressRate) }),
   };
 }
 

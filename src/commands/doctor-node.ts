@@ -161,8 +161,8 @@ async function networkFailure({ cniConfDir, cniBinDirs }: Config): Promise<strin
   try {
     const loaded = configuration.current();
     if (loaded.list === null) return loaded.reason;
-    await createProber({ binDirs: cniBinDirs, environment: [`PATH=${process.env['PATH'] ?? ''}`] }).requireReady(loaded.list);
-    return null;
+    const prober = createProber({ binDirs: cniBinDirs, environment: [`PATH=${process.env['PATH'] ?? ''}`] });
+    return (await prober.probe(loaded.list)).reason;
   } catch (error) {
     return reasonOf(error);
   } finally {

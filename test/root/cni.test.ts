@@ -264,3 +264,37 @@ test('sandboxes are detached with the old configuration after the configuration 
   await network.remove('moved', never);
   assert.deepEqual(leases('berth'), []);
 });
+
+test('the queue of a bandwidth annotation holds a tenth of a second, also below 16 Mbit/s', async (t) => {
+  const ipam = { type: 'host-local', ranges: [[{ subnet: '10.89.7.0/24' }]] };
+  const plugins = [
+    { type: 'bridge', bridge: 'slow0', ipam },
+    { type: 'bandwidth', capabilities: { bandwidth: true } },
+  ];
+  const network = await nodeWith(t, { cniVersion: '1.0.0', name: 'slow', plugins }).open();
+  for (const rateMbit of [2, 100]) {
+    await network.add(sandbox(t, `slow${rateMbit}`, { annotations: { 'kubernetes.io/ingress-bandwidth': `${rateMbit}M` } }), never);
+    type Queue = { readonly kind: string; readonly options: { readonly rate: number; readonly burst: number; readonly lat: number } };
+    const queues = JSON.parse(run('tc', '-json', 'qdisc', 'show')) as Queue[];
+    const queue = queues.find(({ kind, options }) => kind === 'tbf' && options.rate === (rateMbit * 1e6) / 8);
+    assert.ok(queue, `tbf of ${rateMbit} Mbit/s in ${JSON.stringify(queues)}`);
+    const { rate, burst } = queue.options;
+    // The kernel rounds to ticks. The constant 2^32 - 1 made 2 Mbit/s wrap to another burst.
+    assert.ok(burst / rate > 0.09 && burst / rate < 0.11, `${burst} bytes at ${rate} bytes/s`);
+    await network.remove(`slow${rateMbit}`, never);
+  }
+});
+
+test('plugins beside the list run with the real plugins', async (t) => {
+  const ipam = { type: 'host-local', ranges: [[{ subnet: '10.89.8.0/24' }]] };
+  const node = nodeWith(t, { cniVersion: '1.0.0', name: 'beside' });
+  mkdirSync(join(node.confDir, 'beside'));
+  writeFileSync(join(node.confDir, 'beside/10.conf'), JSON.stringify({ type: 'bridge', bridge: 'beside0', ipam }));
+  writeFileSync(join(node.confDir, 'beside/20.conf'), JSON.stringify({ type: 'tuning', sysctl: { 'net.core.somaxconn': '777' } }));
+  const network = await node.open();
+  const { ips } = await network.add(sandbox(t, 'beside'), never);
+  assert.match(ips.join(), /^10\.89\.8\./);
+  assert.equal(run('ip', 'netns', 'exec', 'beside', 'cat', '/proc/sys/net/core/somaxconn').trim(), '777');
+  await network.remove('beside', never);
+  assert.deepEqual(leases('beside'), []);
+});
