@@ -53,7 +53,8 @@ test('parseArguments() reads the container of explain before its flags, and the 
     flags: {},
   });
   assertInvalid(() => parseArguments(['explain']), /explain: missing container id/);
-  assertInvalid(() => parseArguments(['explain', '--socket=/s', 'abc']), /explain: missing container id/);
+  assertInvalid(() => parseArguments(['explain', '--socket=/s']), /explain: missing container id/);
+  assertInvalid(() => parseArguments(['explain', 'abc', '--json']), /unknown flag --json/);
   assertInvalid(() => parseArguments(['docter']), /unknown command docter: did you mean doctor\?/);
 });
 
@@ -80,7 +81,7 @@ test('helpText() names every command and every flag', () => {
 test('parseArguments() reads the actions of image, and requires a name for pull and rm', () => {
   assert.partialDeepStrictEqual(parseArguments(['image', 'ls', '--socket', '/s']), { command: 'image', action: 'ls', flags: { socket: '/s' } });
   assert.partialDeepStrictEqual(parseArguments(['image', 'pull', 'busybox']), { command: 'image', action: 'pull', image: 'busybox' });
-  assert.throws(() => parseArguments(['image', 'rm', '--socket=/s']), /image rm: missing image name before the flags/);
+  assert.throws(() => parseArguments(['image', 'rm', '--socket=/s']), /image rm: missing image name$/);
   assert.throws(() => parseArguments(['image', 'verfy']), /unknown command image verfy: did you mean image verify\?/);
   for (const word of ['toString', 'constructor']) assertInvalid(() => parseArguments(['image', word]), /unknown command image/);
 });
@@ -114,4 +115,30 @@ test('parseArguments() reads the arguments of image import and export in any ord
   assertInvalid(() => parseArguments(['image', 'import', 'a', 'b']), /unknown flag b/);
   assertInvalid(() => parseArguments(['image', 'import', 'a', '--name']), /--name: missing value/);
   assertInvalid(() => parseArguments(['image', 'export', '-o', 'f']), /missing image names/);
+});
+
+test('parseArguments() takes flags anywhere in the line, for every command', () => {
+  const commands: readonly (readonly string[])[] = [
+    ['serve'],
+    ['doctor', '--json'],
+    ['explain', 'abc'],
+    ['top', '--sort', 'memory'],
+    ['pulls'],
+    ...['ls', 'pulls', 'verify', 'repair'].map((action) => ['image', action]),
+    ...['pull', 'rm', 'import', 'export'].map((action) => ['image', action, 'x']),
+    ['image', 'export', 'x', 'y'],
+  ];
+  for (const words of commands) {
+    const expected = parseArguments([...words, '--socket', '/s']);
+    assert.partialDeepStrictEqual(expected, { flags: { socket: '/s' } });
+    for (const [at, word] of words.entries()) {
+      if (words[at - 1]?.startsWith('--') && word !== '--json') continue;
+      assert.deepEqual(parseArguments([...words.slice(0, at), '--socket', '/s', ...words.slice(at)]), expected, words.join(' '));
+      assert.deepEqual(parseArguments([...words.slice(0, at), '--socket=/s', ...words.slice(at)]), expected, words.join(' '));
+    }
+  }
+  assert.partialDeepStrictEqual(parseArguments(['--socket', '/s', 'image', 'import', '--', '--odd']), { file: '--odd', flags: { socket: '/s' } });
+  assert.deepEqual(parseArguments(['--help', 'serve']), { command: 'help' });
+  assertInvalid(() => parseArguments(['--socket', '/s']), /missing command/);
+  assertInvalid(() => parseArguments(['image', 'ls', '--name', 'x']), /unknown flag --name/);
 });

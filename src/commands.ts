@@ -74,88 +74,140 @@ const commands = [
 const imageActionAliases: Readonly<Record<string, string>> = { mend: 'repair' };
 
 /**
- * Parses the arguments after `berth`.
+ * Parses the arguments after `berth`. Flags may be anywhere, also before the command; after `--`, all words are arguments.
  *
  * @throws {BerthError} INVALID_ARGUMENT with the unknown word and the closest known one.
  */
 export function parseArguments(argv: readonly string[]): Command {
-  const [command = '', ...rest] = argv;
-  if (argv.at(-1) === '--help') return { command: 'help' };
-  if (command === 'version' && rest.length === 0) return { command: 'version' };
-  if (command === 'config' && rest.length === 1 && rest[0] === 'default') return { command: 'config-default' };
-  if (['help', '-h'].includes(command) && rest.length === 0) return { command: 'help' };
-  if (command === 'serve') return { command, ...parseSource(rest) };
-  if (command === 'doctor') return { command, isJson: rest.includes('--json'), ...parseSource(rest.filter((word) => word !== '--json')) };
-  if (command === 'explain') return parseExplain(rest);
-  if (command === 'top') return parseTop(rest);
-  if (command === 'pulls') return { command: 'image', action: 'pulls', ...parseSource(rest) };
-  if (command === 'image') {
-    const image = parseImage(rest);
-    if (image !== undefined) return image;
+  const end = argv.indexOf('--');
+  const helps = argv.slice(0, end < 0 ? argv.length : end);
+  if (helps.includes('--help') || argv[0] === '-h') return { command: 'help' };
+  const line = parseLine(argv);
+  const [command = '', ...rest] = line.words;
+  if (command === 'help' && rest.length === 0) return only(line, [], { command });
+  if (command === 'version' && rest.length === 0) return only(line, [], { command });
+  if (command === 'config' && rest.length === 1 && rest[0] === 'default') return only(line, [], { command: 'config-default' });
+  if (command === 'serve') return noWords(rest, only(line, [], { command, ...line.source }));
+  if (command === 'doctor') return noWords(rest, only(line, ['--json'], { command, isJson: line.options.has('--json'), ...line.source }));
+  if (command === 'explain') {
+    const [container, ...others] = rest;
+    if (container === undefined) throw invalidArgument('explain: missing container id (or a prefix of it)');
+    return noWords(others, only(line, [], { command, container, ...line.source }));
   }
-  const unknown = argv.join(' ');
+  if (command === 'top') return noWords(rest, parseTop(line));
+  if (command === 'pulls') return noWords(rest, only(line, [], { command: 'image', action: 'pulls', ...line.source }));
+  const image = command === 'image' ? parseImage(rest, line) : undefined;
+  if (image !== undefined) return image;
+  const unknown = line.words.join(' ');
   const known = commands.map(({ words }) => words);
   throw invalidArgument(unknown === '' ? `missing command: want one of ${known.join(', ')}` : unknownText('command', unknown, known));
 }
 
-/** @returns undefined for an unknown action. */
-function parseImage([word = '', ...rest]: readonly string[]): Command | undefined {
-  const action = Object.hasOwn(imageActionAliases, word) ? imageActionAliases[word] : word;
-  if (action === 'ls' || action === 'verify' || action === 'repair' || action === 'pulls') return { command: 'image', action, ...parseSource(rest) };
-  if (action === 'import') return parseImport(rest);
-  if (action === 'export') return parseExport(rest);
-  if (action !== 'pull' && action !== 'rm') return undefined;
-  const [image = '', ...flags] = rest;
-  if (image === '' || image.startsWith('--')) throw invalidArgument(`image ${action}: missing image name before the flags`);
-  return { command: 'image', action, image, ...parseSource(flags) };
-}
+/** The words that are neither flags nor their values; the values of the flags of commands, by name; the flags of settings. */
+type Line = { readonly words: readonly string[]; readonly options: ReadonlyMap<string, string>; readonly source: ConfigSource };
 
-function parseImport(words: readonly string[]): Command {
-  const { value: name, rest } = takeOption(words, ['--name']);
-  const [file = '', ...flags] = rest;
-  if (file === '' || file.startsWith('--')) throw invalidArgument('image import: missing file (or - for standard input) before the flags');
-  return { command: 'image', action: 'import', file, name, ...parseSource(flags) };
-}
+/** The flags that only some commands have. A switch has no value. */
+const optionNames: Readonly<Record<string, string>> = {
+  '--json': '--json',
+  '--once': '--once',
+  '--interval': '--interval',
+  '--sort': '--sort',
+  '--name': '--name',
+  '-o': '--output',
+  '--output': '--output',
+};
+const switches: readonly string[] = ['--json', '--once'];
 
-function parseExport(words: readonly string[]): Command {
-  const { value: output = '-', rest } = takeOption(words, ['-o', '--output']);
-  const end = rest.findIndex((word) => word.startsWith('--'));
-  const [images, flags] = end < 0 ? [rest, []] : [rest.slice(0, end), rest.slice(end)];
-  if (images.length === 0) throw invalidArgument('image export: missing image names before the flags');
-  return { command: 'image', action: 'export', images, output, ...parseSource(flags) };
-}
-
-/** Removes one option of a command from its arguments, at any position. */
-function takeOption(words: readonly string[], names: readonly string[]): { readonly value: string | undefined; readonly rest: readonly string[] } {
-  const at = words.findIndex((word) => names.includes(splitAtEquals(word)[0]));
-  if (at < 0) return { value: undefined, rest: words };
-  const [name, inline] = splitAtEquals(words[at] ?? '');
-  const value = inline ?? words[at + 1];
-  if (value === undefined || value === '') throw invalidArgument(`flag ${name}: missing value`);
-  return { value, rest: words.toSpliced(at, inline === undefined ? 2 : 1) };
-}
-
-function parseExplain([container = '', ...flags]: readonly string[]): Command {
-  if (container === '' || container.startsWith('--')) throw invalidArgument('explain: missing container id (or a prefix of it) before the flags');
-  return { command: 'explain', container, ...parseSource(flags) };
-}
-
-/** The flags of top can be mixed with those of the settings. */
-function parseTop(words: readonly string[]): Command {
-  const options: Record<string, string> = {};
-  const rest: string[] = [];
-  for (let index = 0; index < words.length; index += 1) {
-    const [flag, inline] = splitAtEquals(words[index] ?? '');
-    if (flag === '--once') options[flag] = 'true';
-    else if (flag === '--interval' || flag === '--sort') options[flag] = inline ?? words[++index] ?? '';
-    else rest.push(words[index] ?? '');
+function parseLine(argv: readonly string[]): Line {
+  const known = new Map(flagSettings.map((setting) => [`--${setting.flag}`, setting]));
+  const words: string[] = [];
+  const options = new Map<string, string>();
+  const flags: Record<string, string> = {};
+  let configFile: string | undefined;
+  for (let index = 0; index < argv.length; index += 1) {
+    const word = argv[index] ?? '';
+    if (word === '--') return { words: [...words, ...argv.slice(index + 1)], options, source: sourceOf(configFile, flags) };
+    // A single hyphen is standard input or output.
+    if (!word.startsWith('-') || word === '-') {
+      words.push(word);
+      continue;
+    }
+    const [flag, inline] = splitAtEquals(word);
+    const option = Object.hasOwn(optionNames, flag) ? optionNames[flag] : undefined;
+    const setting = known.get(flag);
+    if (option === undefined && flag !== '--config' && setting === undefined) throw unknownFlag(flag, suggestionsFor(argv));
+    if (option !== undefined && switches.includes(option)) {
+      options.set(option, '');
+      continue;
+    }
+    if (inline === undefined) index += 1;
+    const value = inline ?? argv[index];
+    if (value === undefined || (value === '' && option !== '--interval')) throw invalidArgument(`flag ${flag}: missing value`);
+    if (option !== undefined) options.set(option, value);
+    else if (setting === undefined) configFile = value;
+    else flags[setting.key] = setting.isList && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
   }
-  const seconds = Number(options['--interval'] ?? 2);
-  if (!(seconds >= 0.1 && seconds <= 3600))
-    throw invalidArgument(`flag --interval: invalid value "${options['--interval']}": must be 0.1 to 3600 seconds`);
-  const sort = sortKeys.find((key) => key === (options['--sort'] ?? 'cpu'));
-  if (sort === undefined) throw invalidArgument(unknownText('sort key', options['--sort'] ?? '', sortKeys));
-  return { command: 'top', isOnce: '--once' in options, intervalMs: seconds * 1000, sort, ...parseSource(rest, ['--once', '--interval', '--sort']) };
+  return { words, options, source: sourceOf(configFile, flags) };
+}
+
+function sourceOf(configFile: string | undefined, flags: Flags): ConfigSource {
+  return { configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
+}
+
+/** Returns the flags to suggest besides those of settings: the line is not parsed yet, so any word may be the command. */
+function suggestionsFor(argv: readonly string[]): readonly string[] {
+  if (argv.includes('top')) return ['--once', '--interval', '--sort'];
+  if (argv.includes('doctor')) return ['--json'];
+  return argv.includes('image') ? ['--name', '--output'] : [];
+}
+
+/** @param others flags besides those of the settings, to suggest them. */
+function unknownFlag(flag: string, others: readonly string[]): Error {
+  return invalidArgument(unknownText('flag', flag, [...others, '--config', ...flagSettings.map((setting) => `--${setting.flag}`)]));
+}
+
+/** Returns the command, unless the line has flags of other commands. */
+function only<T>(line: Line, allowed: readonly string[], command: T): T {
+  const other = [...line.options.keys()].find((name) => !allowed.includes(name));
+  if (other !== undefined) throw unknownFlag(other, allowed);
+  return command;
+}
+
+/** Returns the command, unless words are left that it does not take. */
+function noWords<T>([word]: readonly string[], command: T): T {
+  if (word !== undefined) throw unknownFlag(word, []);
+  return command;
+}
+
+/** @returns undefined for an unknown action. */
+function parseImage([word = '', ...rest]: readonly string[], line: Line): Command | undefined {
+  const { options, source } = line;
+  const action = Object.hasOwn(imageActionAliases, word) ? imageActionAliases[word] : word;
+  if (action === 'ls' || action === 'verify' || action === 'repair' || action === 'pulls')
+    return noWords(rest, only(line, [], { command: 'image', action, ...source }));
+  if (action === 'export') {
+    if (rest.length === 0) throw invalidArgument('image export: missing image names');
+    return only(line, ['--output'], { command: 'image', action, images: rest, output: options.get('--output') ?? '-', ...source });
+  }
+  const [subject, ...others] = rest;
+  if (action === 'import') {
+    if (subject === undefined) throw invalidArgument('image import: missing file (or - for standard input)');
+    return noWords(others, only(line, ['--name'], { command: 'image', action, file: subject, name: options.get('--name'), ...source }));
+  }
+  if (action !== 'pull' && action !== 'rm') return undefined;
+  if (subject === undefined) throw invalidArgument(`image ${action}: missing image name`);
+  return noWords(others, only(line, [], { command: 'image', action, image: subject, ...source }));
+}
+
+function parseTop(line: Line): Command {
+  const { options, source } = line;
+  const interval = options.get('--interval') ?? '2';
+  const seconds = Number(interval);
+  if (!(seconds >= 0.1 && seconds <= 3600)) throw invalidArgument(`flag --interval: invalid value "${interval}": must be 0.1 to 3600 seconds`);
+  const sort = sortKeys.find((key) => key === (options.get('--sort') ?? 'cpu'));
+  if (sort === undefined) throw invalidArgument(unknownText('sort key', options.get('--sort') ?? '', sortKeys));
+  const command = { command: 'top', isOnce: options.has('--once'), intervalMs: seconds * 1000, sort, ...source } as const;
+  return only(line, ['--once', '--interval', '--sort'], command);
 }
 
 /** @returns the output of `berth help`. */
@@ -164,25 +216,4 @@ export function helpText(): string {
   const flags = flagSettings.map(({ flag, meaning }) => [`--${flag}`, meaning] as const);
   const configFlag = ['--config', `Configuration file (default ${defaultConfigFile}). Flags override it.`] as const;
   return `berth: a container runtime for Kubernetes nodes.\n\nCommands:\n${list(commands.map(({ usage, meaning }) => [usage, meaning]))}\n\nFlags:\n${list([configFlag, ...flags])}`;
-}
-
-/** @param others flags that the command also has, to suggest them. */
-function parseSource(words: readonly string[], others: readonly string[] = []): ConfigSource {
-  const known = new Map(flagSettings.map((setting) => [setting.flag, setting]));
-  const flags: Record<string, string> = {};
-  let configFile: string | undefined;
-  for (let index = 0; index < words.length; index += 1) {
-    const [word = '', inline] = splitAtEquals(words[index] ?? '');
-    const name = word.replace(/^--/, '');
-    const setting = known.get(name);
-    if (!word.startsWith('--') || (name !== 'config' && setting === undefined)) {
-      throw invalidArgument(unknownText('flag', word, [...others, '--config', ...[...known.keys()].map((flag) => `--${flag}`)]));
-    }
-    if (inline === undefined) index += 1;
-    const value = inline ?? words[index];
-    if (value === undefined || value === '') throw invalidArgument(`flag ${word}: missing value`);
-    if (setting === undefined) configFile = value;
-    else flags[setting.key] = setting.isList && flags[setting.key] !== undefined ? `${flags[setting.key]}:${value}` : value;
-  }
-  return { configFile: configFile ?? defaultConfigFile, isConfigFileNamed: configFile !== undefined, flags };
 }
