@@ -96,8 +96,8 @@ const valueType = (type: string): string => scalars[type] ?? type;
 
 function enumType({ name, comment, values }: protobuf.Enum): string {
   const names = Object.keys(values).map((value) => `'${value}'`);
-  const oneLine = `${docstring(comment)}export type ${name} = ${names.join(' | ')};`;
-  if (oneLine.length <= 150) return `${oneLine}\n`;
+  const oneLine = `export type ${name} = ${names.join(' | ')};`;
+  if (oneLine.length <= 150) return `${docstring(comment)}${oneLine}\n`;
   return `${docstring(comment)}export type ${name} =\n${names.map((value) => `  | ${value}`).join('\n')};\n`;
 }
 

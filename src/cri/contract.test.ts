@@ -10,28 +10,42 @@ import type { CreateContainerRequest } from './wire/messages.ts';
 
 const contract = readContract('runtime-v1.proto');
 
-/** The sha256 of linesOf(readContract(FILE)), where FILE is pkg/apis/runtime/v1/api.proto of cri-api v0.36.3. */
-const releasedDigest = '1c1cf2a88c52e6522b78475c8c8cb47eece712d77f5b88014417506a33437d3f';
-/** What the .proto has beyond that release. */
+/** The sha256 of linesOf(readContract(FILE)), where FILE is pkg/apis/runtime/v1/api.proto of cri-api v0.37.2. */
+const releasedDigest = 'c92252d80f674d93ae6990af3fd5a929f68464a9e09dcd5733a6673a3bc0e262';
+/** What the .proto has beyond that release: all additions of v0.38.0-beta.0. */
 const addedLater: readonly string[] = [
-  'Mount.mount_options = 11: repeated string',
-  'RuntimeFeatures.mount_options = 3: bool',
-  'RuntimeService/CheckpointPod: CheckpointPodRequest, CheckpointPodResponse',
-  'RuntimeService/RestorePod: RestorePodRequest, RestorePodResponse',
-  'CheckpointPodRequest.pod_sandbox_id = 1: string',
-  'CheckpointPodRequest.output_path = 2: string',
-  'CheckpointPodRequest.container_ids = 3: repeated string',
-  'CheckpointPodRequest.options = 4: map<string, string>',
-  'RestorePodRequest.checkpoint_path = 1: string',
-  'RestorePodRequest.config = 2: PodSandboxConfig',
-  'RestorePodRequest.runtime_handler = 3: string',
-  'RestorePodRequest.options = 4: map<string, string>',
-  'RestorePodRequest.container_configs = 5: repeated ContainerConfig',
-  'RestoredContainer.name = 1: string',
-  'RestoredContainer.container_id = 2: string',
-  'RestorePodResponse.pod_sandbox_id = 1: string',
-  'RestorePodResponse.restored_containers = 2: repeated RestoredContainer',
   'Metric.double_value = 6: DoubleValue',
+  'NamespaceOption.cgroupns_options = 6: CgroupNamespace',
+  'CgroupNamespace.mode = 1: NamespaceMode',
+  'LinuxContainerSecurityContext.cgroup_mount_mode = 18: CgroupMountMode',
+  'RuntimeHandlerFeatures.cgroup_namespaces = 3: bool',
+  'RuntimeFeatures.cgroup_mount_mode = 4: bool',
+  'RuntimeFeatures.seccomp_profile_oci = 5: bool',
+  'SecurityProfile.oci_ref = 3: string',
+  'SecurityProfile.base_profile = 4: SecurityProfileBase',
+  'SecurityProfileBase.localhost_ref = 2: string',
+  'ImageService/PullSecurityProfile: PullSecurityProfileRequest, PullSecurityProfileResponse',
+  'ImageService/ListSecurityProfiles: ListSecurityProfilesRequest, ListSecurityProfilesResponse',
+  'ImageService/RemoveSecurityProfile: RemoveSecurityProfileRequest, RemoveSecurityProfileResponse',
+  'PullSecurityProfileRequest.image = 1: ImageSpec',
+  'PullSecurityProfileRequest.auth = 2: AuthConfig',
+  'PullSecurityProfileRequest.sandbox_config = 3: PodSandboxConfig',
+  'PullSecurityProfileRequest.profile_kind = 4: SecurityProfileKind',
+  'PullSecurityProfileResponse.cached = 1: bool',
+  'ListSecurityProfilesResponse.profiles = 1: repeated SecurityProfileInfo',
+  'SecurityProfileInfo.digest = 1: string',
+  'SecurityProfileInfo.refs = 2: repeated string',
+  'SecurityProfileInfo.size = 3: uint64',
+  'RemoveSecurityProfileRequest.digest = 1: string',
+  'SecurityProfileBase.type = 1: BaseType',
+  'ProfileType.OCI = 3',
+  'BaseType.RuntimeDefault = 0',
+  'BaseType.Localhost = 1',
+  'CgroupMountMode.CGROUP_MOUNT_MODE_UNSPECIFIED = 0',
+  'CgroupMountMode.CGROUP_MOUNT_MODE_READ_ONLY = 1',
+  'CgroupMountMode.CGROUP_MOUNT_MODE_READ_WRITE = 2',
+  'SecurityProfileKind.SecurityProfileKindUnspecified = 0',
+  'SecurityProfileKind.Seccomp = 1',
   'DoubleValue.value = 1: double',
 ];
 

@@ -76,6 +76,8 @@ const missing = (reason: string) => ({ kind: 'missing', reason }) as const;
 
 const noPodCheckpoints = 'not supported: only single containers can be checkpointed (CheckpointContainer), and checkpoints cannot be restored';
 
+const noProfiles = 'not supported: seccomp profiles are files on the node (profile type Localhost)';
+
 export const runtimeMethods: Table<RuntimeService> = {
   Version: poll(version),
   Status: poll(status),
@@ -124,6 +126,9 @@ export const imageMethods: Table<ImageService> = {
   PullImage: change(pullImage),
   RemoveImage: change(removeImage),
   ImageFsInfo: poll(imageFsInfo),
+  PullSecurityProfile: missing(noProfiles),
+  ListSecurityProfiles: missing(noProfiles),
+  RemoveSecurityProfile: missing(noProfiles),
 };
 
 /** The RPCs of proto/berth-v1.proto. */

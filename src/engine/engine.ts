@@ -37,6 +37,10 @@ export type EngineFacts = Pick<HostFacts, 'canMountRecursivelyReadonly' | 'hasAp
   /** Whether pods can have user namespaces. */
   readonly hasUserNamespaces: boolean;
   readonly cgroupDriver: CgroupDriver['name'];
+  /** Whether containers can have cgroup namespaces of their own: cgroup v2. */
+  readonly hasCgroupNamespaces: boolean;
+  /** Whether the kernel protects the limits of a cgroup from the processes in its namespace: nsdelegate. */
+  readonly hasDelegatedCgroups: boolean;
 };
 
 /** An id may be a prefix that matches one object only. Objects that are still being created are not visible. */
@@ -95,6 +99,8 @@ export function createEngine(deps: EngineDeps): Engine {
       notReadyReason: deps.facts.overlayFailure,
       hasUserNamespaces: deps.userNamespaceFailure === null,
       cgroupDriver: deps.cgroupDriver.name,
+      hasCgroupNamespaces: deps.cgroups.version === 2,
+      hasDelegatedCgroups: deps.cgroups.version === 2 && deps.cgroups.hasNsDelegate,
     }),
     sandboxes: listedSandboxes,
     sandbox,

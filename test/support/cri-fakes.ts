@@ -190,6 +190,8 @@ export function fakeDeps({
         hasSelinux: false,
         hasUserNamespaces: true,
         cgroupDriver: 'cgroupfs',
+        hasCgroupNamespaces: true,
+        hasDelegatedCgroups: true,
       }),
       explain: (id) => ({ about: id }),
     },

@@ -7,7 +7,15 @@ import { posix } from 'node:path';
 import { invalidArgument } from '../../lib/errors.ts';
 
 /** The facts about the node that decide whether a request can be served. */
-export type RequestFacts = { readonly canMountRecursivelyReadonly: boolean; readonly hasAppArmor: boolean; readonly hasSelinux: boolean };
+export type RequestFacts = {
+  readonly canMountRecursivelyReadonly: boolean;
+  readonly hasAppArmor: boolean;
+  readonly hasSelinux: boolean;
+  /** Whether containers can have cgroup namespaces of their own; absent: no. */
+  readonly hasCgroupNamespaces?: boolean;
+  /** Whether the kernel protects the limits of a cgroup from the processes in its namespace: nsdelegate; absent: no. */
+  readonly hasDelegatedCgroups?: boolean;
+};
 
 /** Returns a value for an error message: quoted, escaped and truncated to 128 characters. */
 export function quoted(text: string): string {

@@ -13,6 +13,7 @@ const pidModes: Readonly<Record<cri.NamespaceMode, PidMode>> = { POD: 'pod', CON
 /** @throws {BerthError} INVALID_ARGUMENT for a mode that a sandbox cannot use, and for invalid id mappings. */
 export function sandboxNamespaces(options: Options = {}): NamespaceModes {
   const user = userNamespace(options.userns_options);
+  if (options.cgroupns_options !== undefined) throw invalidArgument('namespace_options.cgroupns_options: valid only for containers');
   const pid = pidMode(options);
   if (pid === 'target') throw invalidArgument('namespace_options.pid: TARGET is valid only for containers');
   return present({ network: podOrNode('network', options.network), ipc: podOrNode('ipc', options.ipc), pid, user });

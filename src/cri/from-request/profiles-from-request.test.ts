@@ -68,6 +68,23 @@ test('seccompProfile() and appArmorProfile() refuse an unknown type, and a local
   }
 });
 
+test('seccompProfile() and appArmorProfile() refuse profiles from registries, and their fields without the type OCI', () => {
+  const on = { ...plain, hasAppArmor: true };
+  const oci = { profile_type: 'OCI', oci_ref: 'example.com/profile@sha256:1' } as const;
+  assert.throws(() => seccompProfile({ seccomp: oci }), { code: 'UNIMPLEMENTED', message: /OCI is not supported/ });
+  assert.throws(() => appArmorProfile({ apparmor: oci }, on, false), { code: 'INVALID_ARGUMENT' });
+  // A present base means RuntimeDefault even if it is empty.
+  for (const profile of [
+    { oci_ref: 'example.com/profile@sha256:1' },
+    { base_profile: {} },
+    { profile_type: 'Unconfined', base_profile: {} },
+  ] as const) {
+    const refusal = { code: 'INVALID_ARGUMENT', message: /oci_ref and base_profile require profile_type OCI/ };
+    assert.throws(() => seccompProfile({ seccomp: profile }), refusal);
+    assert.throws(() => appArmorProfile({ apparmor: profile }, on, false), refusal);
+  }
+});
+
 test('checkSelinux() refuses an invalid level on any node, and a valid one only on a node with SELinux', () => {
   const good = ['s0', 's0:c1', 's0:c1,c2', 's0:c0.c1023', 's0-s15:c0.c3,c5'];
   for (const level of good) assert.ok(checkSelinux({ level }, plain, false), level);

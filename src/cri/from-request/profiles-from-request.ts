@@ -30,7 +30,9 @@ export function seccompProfile(fields: {
  * profile without the type Localhost, which is easily forgotten because the first type is RuntimeDefault.
  */
 function typeAndRef(field: 'seccomp' | 'apparmor', profile: cri.SecurityProfile): { type: cri.ProfileType; ref: string } {
-  const { profile_type: type = 'RuntimeDefault', localhost_ref: ref = '' } = profile;
+  const { profile_type: type = 'RuntimeDefault', localhost_ref: ref = '', oci_ref: ociRef = '', base_profile: base } = profile;
+  if (type === 'OCI' && field === 'seccomp') throw unimplemented('seccomp.profile_type: OCI is not supported');
+  if (ociRef !== '' || base !== undefined) throw invalidArgument(`${field}: oci_ref and base_profile require profile_type OCI, not ${type}`);
   if (type !== 'RuntimeDefault' && type !== 'Unconfined' && type !== 'Localhost') {
     throw invalidArgument(`${field}.profile_type: unknown type ${type}, must be RuntimeDefault, Unconfined or Localhost`);
   }

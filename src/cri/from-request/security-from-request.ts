@@ -4,6 +4,7 @@
 import type { SandboxSpec, SecuritySpec } from '../../engine/state/spec.ts';
 import { invalidArgument } from '../../lib/errors.ts';
 import type * as cri from '../wire/messages.ts';
+import { cgroupAccess } from './cgroups-from-request.ts';
 import { absolutePath, quoted, type RequestFacts } from './checks.ts';
 import { containerNamespaces } from './namespaces-from-request.ts';
 import { appArmorProfile, checkSelinux, seccompProfile } from './profiles-from-request.ts';
@@ -21,6 +22,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
   const profile = appArmorProfile(message, facts, isPrivileged);
   const isLabelIgnored = checkSelinux(message.selinux_options, facts, isPrivileged);
   const seccomp = seccompProfile(message);
+  const cgroups = cgroupAccess(message, facts);
   const { add_capabilities: add = [], drop_capabilities: drop = [], add_ambient_capabilities: ambient = [] } = message.capabilities ?? {};
   return {
     isPrivileged,
@@ -36,6 +38,7 @@ export function securitySpecFrom(message: cri.LinuxContainerSecurityContext = {}
     ...(isLabelIgnored ? { isSelinuxLabelIgnored: true } : {}),
     user: userSpec(message),
     namespaces: containerNamespaces(message.namespace_options, sandbox.namespaces),
+    ...(cgroups === undefined ? {} : { cgroups }),
   };
 }
 

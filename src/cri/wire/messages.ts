@@ -54,6 +54,9 @@ export type ImageService = {
   readonly PullImage: Unary<PullImageRequest, PullImageResponse>;
   readonly RemoveImage: Unary<RemoveImageRequest, RemoveImageResponse>;
   readonly ImageFsInfo: Unary<ImageFsInfoRequest, ImageFsInfoResponse>;
+  readonly PullSecurityProfile: Unary<PullSecurityProfileRequest, PullSecurityProfileResponse>;
+  readonly ListSecurityProfiles: Unary<ListSecurityProfilesRequest, ListSecurityProfilesResponse>;
+  readonly RemoveSecurityProfile: Unary<RemoveSecurityProfileRequest, RemoveSecurityProfileResponse>;
 };
 
 export type VersionRequest = {
@@ -117,6 +120,13 @@ export type NamespaceOption = {
   readonly ipc?: NamespaceMode | undefined;
   readonly target_id?: string | undefined;
   readonly userns_options?: UserNamespace | undefined;
+  /** For containers only. Absent: the runtime's default. */
+  readonly cgroupns_options?: CgroupNamespace | undefined;
+};
+
+/** CONTAINER: an own namespace, rooted at the container's cgroup; NODE: the node's. Other modes are invalid. */
+export type CgroupNamespace = {
+  readonly mode?: NamespaceMode | undefined;
 };
 
 /** An integer that may be absent. */
@@ -141,6 +151,15 @@ export type LinuxSandboxSecurityContext = {
 /** Absent: unconfined. Present and empty: the runtime's default profile. */
 export type SecurityProfile = {
   readonly profile_type?: ProfileType | undefined;
+  readonly localhost_ref?: string | undefined;
+  /** With OCI: a reference pinned by digest. */
+  readonly oci_ref?: string | undefined;
+  /** With OCI: the effective profile is the intersection with the base. Absent: the runtime's default profile. */
+  readonly base_profile?: SecurityProfileBase | undefined;
+};
+
+export type SecurityProfileBase = {
+  readonly type?: BaseType | undefined;
   readonly localhost_ref?: string | undefined;
 };
 
@@ -432,6 +451,7 @@ export type LinuxContainerSecurityContext = {
   readonly apparmor?: SecurityProfile | undefined;
   readonly apparmor_profile?: string | undefined;
   readonly seccomp_profile_path?: string | undefined;
+  readonly cgroup_mount_mode?: CgroupMountMode | undefined;
 };
 
 export type LinuxContainerConfig = {
@@ -787,6 +807,8 @@ export type StatusRequest = {
 export type RuntimeHandlerFeatures = {
   readonly recursive_read_only_mounts?: boolean | undefined;
   readonly user_namespaces?: boolean | undefined;
+  /** Whether the handler provides the modes CONTAINER and NODE of a cgroup namespace. */
+  readonly cgroup_namespaces?: boolean | undefined;
 };
 
 export type RuntimeHandler = {
@@ -798,6 +820,8 @@ export type RuntimeFeatures = {
   readonly supplemental_groups_policy?: boolean | undefined;
   readonly user_namespaces_host_network?: boolean | undefined;
   readonly mount_options?: boolean | undefined;
+  readonly cgroup_mount_mode?: boolean | undefined;
+  readonly seccomp_profile_oci?: boolean | undefined;
 };
 
 export type StatusResponse = {
@@ -1019,6 +1043,38 @@ export type DoubleValue = {
   readonly value?: number | undefined;
 };
 
+/** Security profiles are not images: only ListSecurityProfiles returns them. */
+export type PullSecurityProfileRequest = {
+  readonly image?: ImageSpec | undefined;
+  readonly auth?: AuthConfig | undefined;
+  readonly sandbox_config?: PodSandboxConfig | undefined;
+  readonly profile_kind?: SecurityProfileKind | undefined;
+};
+
+export type PullSecurityProfileResponse = {
+  /** Whether no registry was asked. */
+  readonly cached?: boolean | undefined;
+};
+
+export type ListSecurityProfilesRequest = Readonly<Record<string, never>>;
+
+export type ListSecurityProfilesResponse = {
+  readonly profiles?: readonly SecurityProfileInfo[] | undefined;
+};
+
+/** refs are all references that were pulled with this digest. */
+export type SecurityProfileInfo = {
+  readonly digest?: string | undefined;
+  readonly refs?: readonly string[] | undefined;
+  readonly size?: string | undefined;
+};
+
+export type RemoveSecurityProfileRequest = {
+  readonly digest?: string | undefined;
+};
+
+export type RemoveSecurityProfileResponse = Readonly<Record<string, never>>;
+
 export type RuntimeConfigRequest = Readonly<Record<string, never>>;
 
 export type RuntimeConfigResponse = {
@@ -1067,13 +1123,20 @@ export type RestorePodResponse = {
   readonly restored_containers?: readonly RestoredContainer[] | undefined;
 };
 
-export type ProfileType = 'RuntimeDefault' | 'Unconfined' | 'Localhost';
+export type ProfileType = 'RuntimeDefault' | 'Unconfined' | 'Localhost' | 'OCI';
+
+export type BaseType = 'RuntimeDefault' | 'Localhost';
 
 export type Protocol = 'TCP' | 'UDP' | 'SCTP';
 
 export type MountPropagation = 'PROPAGATION_PRIVATE' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_BIDIRECTIONAL';
 
 export type NamespaceMode = 'POD' | 'CONTAINER' | 'NODE' | 'TARGET';
+
+/** The mode of /sys/fs/cgroup. Unspecified: the runtime's default. */
+export type CgroupMountMode = 'CGROUP_MOUNT_MODE_UNSPECIFIED' | 'CGROUP_MOUNT_MODE_READ_ONLY' | 'CGROUP_MOUNT_MODE_READ_WRITE';
+
+export type SecurityProfileKind = 'SecurityProfileKindUnspecified' | 'Seccomp';
 
 /** Merge adds the user's groups in the image's /etc/group. */
 export type SupplementalGroupsPolicy = 'Merge' | 'Strict';

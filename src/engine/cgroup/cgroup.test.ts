@@ -12,7 +12,13 @@ const v1: CgroupFacts = {
   mounts: new Map(),
   unifiedRoot: null,
 };
-const v2: CgroupFacts = { ...common, version: 2, controllers: new Set(['cpu', 'cpuset', 'memory', 'pids', 'hugetlb', 'io']), root: '/cg' };
+const v2: CgroupFacts = {
+  ...common,
+  version: 2,
+  controllers: new Set(['cpu', 'cpuset', 'memory', 'pids', 'hugetlb', 'io']),
+  root: '/cg',
+  hasNsDelegate: false,
+};
 const without = (facts: CgroupFacts, controller: string): CgroupFacts => ({
   ...facts,
   controllers: new Set([...facts.controllers].filter((each) => each !== controller)),

@@ -5,7 +5,7 @@
  * A failing driver does not fail the container: the limits are already in the kernel's files, and the next reset retries.
  */
 import { reasonOf } from '../../lib/errors.ts';
-import { setDevices } from '../../sys/cgroup/cgroups.ts';
+import { delegateCgroup, setDevices } from '../../sys/cgroup/cgroups.ts';
 import { planCgroup } from '../cgroup/cgroup.ts';
 import type { EngineDeps } from '../deps.ts';
 import { containerDevices } from '../sources/container-sources.ts';
@@ -16,6 +16,10 @@ import type { Resources } from '../state/spec.ts';
 export async function prepareCgroup(deps: EngineDeps, record: ContainerRecord, resources: Resources): Promise<void> {
   await deps.cgroupDriver.create(record.cgroupPath, planCgroup(resources, deps.cgroups));
   setDevices(deps.cgroups, record.cgroupPath, containerDevices(record).policy);
+  const { namespaces, cgroups } = record.spec.security;
+  // Root of the user namespace is another user of the node.
+  if (cgroups?.isWritable && namespaces.user !== undefined)
+    delegateCgroup(deps.cgroups, record.cgroupPath, { uid: namespaces.user.uids.hostId, gid: namespaces.user.gids.hostId });
 }
 
 /** Registers the cgroup of a running container. Does nothing if the container has exited. */

@@ -14,13 +14,14 @@ const guarded = MOUNT_ATTR.NOSUID | MOUNT_ATTR.NODEV | MOUNT_ATTR.NOEXEC;
  * How the container sees cgroups. v1: one register for each hierarchy, a bind mount of the container's own part. v2: a new mount in a cgroup
  * namespace, or the host's mount as a register: a new mount from the host's cgroup namespace would reset the mount options of the only hierarchy.
  */
-export type CgroupView =
+export type CgroupView = { /** Absent: read-only. */ readonly isWritable?: boolean } & (
   | { readonly version: 2; readonly host?: Reg }
   | {
       readonly version: 1;
       readonly hierarchies: readonly { readonly name: string; readonly reg: Reg }[];
       readonly links: readonly { readonly name: string; readonly target: string }[];
-    };
+    }
+);
 
 export type StandardMounts = {
   readonly isPrivileged: boolean;
@@ -44,7 +45,7 @@ export function standardMounts(options: StandardMounts): RootMount[] {
     kernelMount('/proc', 'proc', guarded, fromHost.proc),
     ...devMounts(options.shm, fromHost.mqueue),
     kernelMount('/sys', 'sysfs', guarded | (options.isPrivileged ? 0 : MOUNT_ATTR.RDONLY), fromHost.sys),
-    ...cgroupMounts(options.cgroups, options.isPrivileged),
+    ...cgroupMounts(options.cgroups),
     ...options.files.map(
       ({ path, reg }): RootMount => ({
         target: path,
@@ -63,9 +64,9 @@ function kernelMount(target: string, type: string, attributes: number, hostReg: 
   return { ...place, source: { kind: 'inherited', reg: hostReg }, isRecursive: true, showsKernel: true };
 }
 
-function cgroupMounts(cgroups: CgroupView, isPrivileged: boolean): RootMount[] {
+function cgroupMounts(cgroups: CgroupView): RootMount[] {
   const root = '/sys/fs/cgroup';
-  const readonly = isPrivileged ? 0 : MOUNT_ATTR.RDONLY;
+  const readonly = cgroups.isWritable ? 0 : MOUNT_ATTR.RDONLY;
   if (cgroups.version === 2) {
     const own = { kind: 'new', type: 'cgroup2', options: [['source', 'cgroup']] } as const;
     const source = cgroups.host === undefined ? own : ({ kind: 'inherited', reg: cgroups.host } as const);

@@ -64,7 +64,9 @@ function composeContainer(deps: EngineDeps, view: ContainerView, sandbox: Sandbo
   const { stdio, supervise } = openStdio(deps, record, registers);
   const memoryEvents = openMemoryEvents(deps.cgroups, record.cgroupPath, registers);
   const cgroup = addCgroupEntry(openCgroup(deps.cgroups, record.cgroupPath), registers);
-  const cgroupView = openCgroupView(deps.cgroups, record.cgroupPath, security.isPrivileged, registers);
+  const cgroupAccess = cgroupAccessOf(record);
+  const { isWritable } = cgroupAccess;
+  const cgroupView = { ...openCgroupView(deps.cgroups, record.cgroupPath, cgroupAccess.showsHost, registers), isWritable };
   const facts = processFacts(deps);
   const seccomp = deps.seccomp.filterFor(security, containerCapabilities(record, facts).effective);
   const { pins } = sandboxPaths(deps, sandbox.record);
@@ -76,8 +78,7 @@ function composeContainer(deps: EngineDeps, view: ContainerView, sandbox: Sandbo
     ...openPins(pins, registers),
     ...contents,
     pid,
-    // In a user namespace the kernel does not allow a mount of the host's cgroup namespace.
-    hasOwnCgroupNamespace: !security.isPrivileged || pins.user !== undefined,
+    hasOwnCgroupNamespace: cgroupAccess.hasOwnNamespace,
     hasStandardDev: has('/dev'),
     hasStandardSys: has('/sys'),
     links: cgroupView.version === 1 && has('/sys/fs/cgroup') ? cgroupView.links.map((link) => ({ mount: cgroupReg, ...link })) : [],
@@ -252,13 +253,31 @@ function openMemoryEvents(facts: CgroupFacts, path: string, registers: Registers
 }
 
 /**
+ * Returns what a container sees of the cgroups, and whether it may change it. Privileged containers see and change those of the node by default; in a user
+ * namespace they have a cgroup namespace nevertheless, because the kernel does not allow a mount of the host's there.
+ */
+function cgroupAccessOf({ spec: { security } }: Pick<ContainerRecord, 'spec'>): {
+  hasOwnNamespace: boolean;
+  showsHost: boolean;
+  isWritable: boolean;
+} {
+  const { isPrivileged, namespaces, cgroups = {} } = security;
+  const isOfNode = cgroups.namespace === 'node';
+  return {
+    hasOwnNamespace: cgroups.namespace === undefined ? !isPrivileged || namespaces.user !== undefined : !isOfNode,
+    showsHost: cgroups.namespace === undefined ? isPrivileged : isOfNode,
+    isWritable: cgroups.isWritable ?? isPrivileged,
+  };
+}
+
+/**
  * Opens what the container sees below /sys/fs/cgroup. On v1 its part of each hierarchy is bind-mounted. A privileged container sees the same part,
  * writable: nothing needs the rest, and the root of a v1 hierarchy has `release_agent`, a program that the kernel runs on the host. On v2 it sees the
  * whole hierarchy, for programs that manage the node. Both as in containerd 2.4.2 with runc.
  */
-function openCgroupView(facts: CgroupFacts, path: string, isPrivileged: boolean, registers: Registers): CgroupView {
+function openCgroupView(facts: CgroupFacts, path: string, showsHost: boolean, registers: Registers): CgroupView {
   if (facts.version === 2)
-    return isPrivileged ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
+    return showsHost ? { version: 2, host: registers.add('cgroups.host', cloneTree(facts.root, { isRecursive: false })) } : { version: 2 };
   const points = new Set(facts.mounts.values());
   const hierarchies = [...points].map((point) => ({
     name: basename(point),

@@ -171,6 +171,13 @@ export type UserSpec = {
   readonly groupsPolicy: 'merge' | 'strict';
 };
 
+/** What a container sees and may change of its cgroups. Absent fields: the defaults of cgroupViewOf(). */
+export type CgroupAccess = {
+  readonly namespace?: 'container' | 'node';
+  /** Whether /sys/fs/cgroup is writable. */
+  readonly isWritable?: boolean;
+};
+
 export type SecuritySpec = {
   readonly isPrivileged: boolean;
   /** Capability names without `CAP_`, upper case, or `ALL`. */
@@ -188,6 +195,8 @@ export type SecuritySpec = {
   readonly isSelinuxLabelIgnored?: true;
   readonly user: UserSpec;
   readonly namespaces: NamespaceModes;
+  /** undefined: the defaults. */
+  readonly cgroups?: CgroupAccess;
 };
 
 /** The value is a byte string, not necessarily UTF-8 (CRI env values are bytes). */

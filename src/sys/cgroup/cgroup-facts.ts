@@ -26,6 +26,8 @@ export type CgroupV2Facts = CommonFacts & {
   readonly version: 2;
   /** Mount point of the hierarchy. */
   readonly root: string;
+  /** Whether a cgroup namespace is a boundary of delegation: Documentation/admin-guide/cgroup-v2.rst, nsdelegate. */
+  readonly hasNsDelegate: boolean;
 };
 
 export type CgroupFacts = CgroupV1Facts | CgroupV2Facts;
@@ -74,6 +76,11 @@ export function findCgroupMounts(mountInfo: string): CgroupMounts | null {
   const hasControllers = [...mounts.keys()].some((name) => !name.startsWith('name='));
   if (hasControllers) return { version: 1, mounts, unifiedRoot };
   return unifiedRoot === null ? null : { version: 2, root: unifiedRoot };
+}
+
+/** Returns whether the cgroup2 hierarchy is mounted with nsdelegate. The option belongs to the hierarchy, so any of its mounts shows it. */
+export function hasNsDelegate(mountInfo: string): boolean {
+  return parseMountInfo(mountInfo).some(({ type, superOptions }) => type === 'cgroup2' && superOptions.includes('nsdelegate'));
 }
 
 /** Other programs may have bind-mounted a hierarchy, or a part of it, elsewhere. */

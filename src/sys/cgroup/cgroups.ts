@@ -3,7 +3,7 @@
  *
  * Paths are relative to the root of the hierarchies, as the kubelet sends them. Values are in cgroup-values.ts, processes in cgroup-processes.ts.
  */
-import { closeSync, constants, existsSync, openSync, readFileSync, rmdirSync, writeSync } from 'node:fs';
+import { chownSync, closeSync, constants, existsSync, openSync, readFileSync, rmdirSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { failedPrecondition, internal } from '../../lib/errors.ts';
@@ -20,6 +20,7 @@ import {
   controllerDirectory,
   type DevicePolicy,
   findCgroupMounts,
+  hasNsDelegate,
   hugepageSizeOf,
   mountPointsOf,
   unifiedDirectory,
@@ -45,12 +46,13 @@ const createAttemptsMax = 3;
 
 /** @throws {BerthError} FAILED_PRECONDITION if no cgroup file system is mounted, with the fix. */
 export function probeCgroups(): CgroupFacts {
-  const found = findCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'));
+  const mountInfo = readFileSync('/proc/self/mountinfo', 'utf8');
+  const found = findCgroupMounts(mountInfo);
   if (found === null) {
     throw failedPrecondition('no cgroup file system is mounted; run mount -t cgroup2 cgroup2 /sys/fs/cgroup');
   }
   const hugepageSizes = namesIn('/sys/kernel/mm/hugepages').flatMap((name) => hugepageSizeOf(name) ?? []);
-  return found.version === 1 ? probeV1(found, hugepageSizes) : probeV2(found.root, hugepageSizes);
+  return found.version === 1 ? probeV1(found, hugepageSizes) : probeV2(found.root, hasNsDelegate(mountInfo), hugepageSizes);
 }
 
 function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: string[]): CgroupFacts {
@@ -67,7 +69,7 @@ function probeV1(found: Extract<CgroupMounts, { version: 1 }>, hugepageSizes: st
   };
 }
 
-function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
+function probeV2(root: string, isDelegated: boolean, hugepageSizes: string[]): CgroupFacts {
   // The root has no limit files, so look in any cgroup with a memory controller.
   const limited = [join(root, v2PathOf('self') ?? '/'), ...namesIn(root).map((name) => join(root, name))].find((directory) =>
     existsSync(join(directory, 'memory.max')),
@@ -75,10 +77,25 @@ function probeV2(root: string, hugepageSizes: string[]): CgroupFacts {
   return {
     version: 2,
     root,
+    hasNsDelegate: isDelegated,
     controllers: new Set(words(readFileSync(join(root, 'cgroup.controllers'), 'utf8'))),
     hasSwapAccounting: limited === undefined || existsSync(join(limited, 'memory.swap.max')),
     hugepageSizes,
   };
+}
+
+/**
+ * Lets a user create cgroups below a cgroup v2, and move processes between them; its limits stay the node's.
+ *
+ * The kernel lists the files in /sys/kernel/cgroup/delegate: Documentation/admin-guide/cgroup-v2.rst, Model of Delegation.
+ */
+export function delegateCgroup(facts: CgroupFacts, path: string, { uid, gid }: { readonly uid: number; readonly gid: number }): void {
+  checkPath(path);
+  const files = words(readOrEmpty('/sys/kernel/cgroup/delegate'));
+  for (const directory of cgroupDirectories(facts, path)) {
+    chownSync(directory, uid, gid);
+    for (const file of files) if (existsSync(join(directory, file))) chownSync(join(directory, file), uid, gid);
+  }
 }
 
 /** Returns the path of a process in the unified hierarchy, proc_pid_cgroup(5); null if the process does not exist. */

@@ -12,7 +12,11 @@ export async function status(
 ): Promise<StatusResponse> {
   const facts = engine.facts();
   const config = { rootDir: settings.rootDir, stateDir: settings.stateDir };
-  const features = { recursive_read_only_mounts: facts.canMountRecursivelyReadonly, user_namespaces: facts.hasUserNamespaces };
+  const features = {
+    recursive_read_only_mounts: facts.canMountRecursivelyReadonly,
+    user_namespaces: facts.hasUserNamespaces,
+    cgroup_namespaces: facts.hasCgroupNamespaces,
+  };
   return {
     status: {
       conditions: [
@@ -21,7 +25,12 @@ export async function status(
       ],
     },
     runtime_handlers: runtimeHandlers.map((name) => ({ name, features })),
-    features: { supplemental_groups_policy: true, user_namespaces_host_network: facts.hasUserNamespaces, mount_options: true },
+    features: {
+      supplemental_groups_policy: true,
+      user_namespaces_host_network: facts.hasUserNamespaces,
+      mount_options: true,
+      cgroup_mount_mode: facts.hasDelegatedCgroups,
+    },
     info: verbose ? { config: JSON.stringify(config) } : {},
   };
 }
