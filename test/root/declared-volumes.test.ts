@@ -156,6 +156,14 @@ test('declared volumes do not cover the files and file systems of berth, nor the
   await assertEach(image, [], script, 'own\n1\n../run/deep/resolv.conf\n/bin/sh\n');
 });
 
+test('more declared volumes than any image needs are refused before anything is copied', { skip }, async () => {
+  const names = Array.from({ length: 65 }, (_, i) => `/v${i}/deep`);
+  const [{ pod }] = pods as [(typeof pods)[0]];
+  const create = async (volumes: readonly string[]) => runContainer(daemon.client, pod, await imageWith([], ...volumes), `c${++count}`, 'sleep 1000');
+  await assert.rejects(create(names), /FAILED_PRECONDITION.*the image declares 65 volumes/);
+  assert.equal((await exec(daemon.client, await create(names.slice(1)), 'sh', '-c', 'ls -d /v*/deep')).split('\n').length, 65);
+});
+
 test('a declared volume is counted in the disk usage of its container, and removed with it', { skip }, async () => {
   const image = await imageWith([{ path: 'data/' }, { path: 'data/seed', content: Buffer.alloc(1 << 20, 1) }], '/data');
   for (const { name, pod, context, firstId } of pods) {

@@ -6,10 +6,14 @@
  */
 import { chownSync, fstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { failedPrecondition } from '../../lib/errors.ts';
 import { isErrno } from '../../sys/call/ffi.ts';
 import { close, O_DIRECTORY, O_RDONLY, openat2, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS } from '../../sys/call/syscalls.ts';
 import { copyDirectory } from '../../sys/filesystem/copy-tree.ts';
 import type { IdMap } from '../state/spec.ts';
+
+/** More than any image needs: each costs a copy, and several registers of the plan. */
+const volumesMax = 64;
 
 /** Returns the directory of a declared volume. @param index in the list of the image's config. */
 export const volumePath = (volumesDir: string, index: number): string => join(volumesDir, String(index));
@@ -17,12 +21,15 @@ export const volumePath = (volumesDir: string, index: number): string => join(vo
 /**
  * Creates the directories.
  *
+ * @throws {BerthError} FAILED_PRECONDITION for too many volumes.
  * @param root fd of the container's rootfs, which no other process uses yet.
  * @param paths the declared paths; undefined: the container does not need this one.
  * @param ids of the pod's user namespace, whose root owns directories that the image does not have. The rootfs already shows the host's ids.
  */
 export async function copyDeclaredVolumes(root: number, volumesDir: string, paths: readonly (string | undefined)[], ids?: IdMap): Promise<void> {
-  if (paths.every((path) => path === undefined)) return;
+  const count = paths.filter((path) => path !== undefined).length;
+  if (count === 0) return;
+  if (count > volumesMax) throw failedPrecondition(`the image declares ${count} volumes, more than the limit of ${volumesMax}`);
   mkdirSync(volumesDir, { mode: 0o711 });
   for (const [i, path] of paths.entries()) {
     if (path !== undefined) await copyVolume(root, path, volumePath(volumesDir, i), ids);
