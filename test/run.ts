@@ -88,7 +88,7 @@ const parts: readonly Part[] = [
     lacks: whyNoVm() ?? noDaemon,
     prepare: () => {
       tools();
-      for (const name of [...vmParts, 'root/prison']) prepareFor(`test/${name}.test.ts`);
+      for (const name of vmParts) prepareFor(`test/${name}.test.ts`);
     },
     run: () => counting('vm', [...inVm, ...node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
   },
@@ -100,20 +100,25 @@ const userNamespaceSpecs = ['Networking', 'Streaming', 'NamespaceOption', 'Conta
 /** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
 const inVm = [...node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1440'];
 
-/** Parts that need that machine. They run only when named. */
+/** Parts that need that machine: the part `vm` names them there. */
 const partsOfVm: readonly Part[] = [
   ...testsBelow('test/vm').map((file): Part => {
     return { name: nameOf(file), run: () => nodeTests(file, [file], [], 10 * minute) };
   }),
-  // These are not isolated: systemd knows processes by their pids outside.
-  { name: 'vm/prison', run: () => nodeTests('vm/prison', ['test/root/prison.test.ts'], ['env', 'BERTH_TEST_ISOLATED=machine'], 10 * minute) },
   {
+    // Not isolated: systemd knows processes by their pids outside.
     name: 'vm/critest',
     lacks: noGo,
     prepare: tools,
     run: () => counting('vm/critest', ['env', 'BERTH_TEST_ISOLATED=machine', ...node, 'test/critest/run.ts', '--all', ...vmSpecs], 15 * minute),
   },
 ];
+
+/** Ten minutes of emulation: only when named, in that machine. */
+const prisonOfVm: Part = {
+  name: 'vm/prison',
+  run: () => nodeTests('vm/prison', ['test/root/prison.test.ts'], ['env', 'BERTH_TEST_ISOLATED=machine'], 30 * minute),
+};
 
 try {
   process.exitCode = await main(process.argv.slice(2));
@@ -139,7 +144,7 @@ async function main(names: readonly string[]): Promise<number> {
 /** @param word a kind, a part, or a part of a file's path. @throws Error when nothing has that name. */
 function partsCalled(word: string): readonly Part[] {
   const name = nameOf(word);
-  const exact = [...parts, ...partsOfVm].filter((part) => part.name === name || part.name.startsWith(`${name}/`));
+  const exact = [...parts, ...partsOfVm, prisonOfVm].filter((part) => part.name === name || part.name.startsWith(`${name}/`));
   if (exact.length > 0) return exact;
   const units = unitFiles.filter((file) => file.includes(name));
   const found = isolatedParts.filter((part) => part.name.includes(name));
