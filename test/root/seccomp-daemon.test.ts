@@ -72,7 +72,7 @@ test('containers get the filter for their capabilities, in the first process and
   }
 });
 
-/** Rules that libseccomp 2.6.1 compiles without end, or to a filter that rejects calls that no rule rejects. */
+/** Several rules for a call, each with several conditions. */
 const difficultProfile = {
   defaultAction: 'SCMP_ACT_ALLOW',
   architectures: ['SCMP_ARCH_X86_64'],

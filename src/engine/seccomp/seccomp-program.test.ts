@@ -129,7 +129,7 @@ test('planProgram() rejects different actions for the same conditions and names 
   assert.deepEqual(writesBy(resolved([...contradiction, write('ALLOW')]), [1n, 3n]), [ALLOW]);
 });
 
-/** libseccomp 2.6.1 loops forever on the first ones. It allows write(0, 3) for the third, and write(0, 0, 3) for the fourth, by none of the rules. */
+/** Rules that a program with a shared path for several rules could confuse. */
 const difficult: Readonly<Record<string, object[]>> = {
   'a condition in two rules': [write('ALLOW', arg(0, 'NE', 7), arg(1, 'EQ', 1)), write('ALLOW', arg(0, 'NE', 7), arg(2, 'EQ', 1))],
   'conditions on many arguments': [

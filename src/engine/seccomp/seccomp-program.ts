@@ -1,8 +1,7 @@
 /**
  * Generates the BPF program of a resolved profile: struct sock_filter of linux/filter.h, as seccomp(2) takes it.
  *
- * Pure. Generated here, because libseccomp (up to 2.6.1) merges the rules of a call to a tree, which it gets wrong if rules have several conditions: it
- * loops forever for some valid profiles, and for others the program allows calls that no rule allows. Here, time and size are proportional to the rules.
+ * Pure. Generated here instead of by libseccomp, so that time and size are proportional to the rules, and the program does what they say one by one.
  * Calls with neighboring numbers and the same action are one range: the kernel, which walks the program for every number when it is installed, is faster.
  *
  *   load arch; for each arch of the profile, else kill:
