@@ -144,8 +144,11 @@ async function settle(work: () => Promise<unknown>, signal: AbortSignal): Promis
   }
 }
 
+/** The caller's time starts earlier than ours: when it is over, the caller cancels the call, and our deadline is still to come. */
+const transitMsMax = 100;
+
 function cancelReason(rpc: string, deadline: Date | number): BerthError {
-  const isLate = Date.now() >= Number(deadline);
+  const isLate = Date.now() >= Number(deadline) - transitMsMax;
   return isLate
     ? new BerthError('DEADLINE_EXCEEDED', `${rpc}: the caller's deadline expired`)
     : new BerthError('CANCELLED', `${rpc}: canceled by the caller`);

@@ -47,6 +47,9 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   CheckpointContainer: [...byState, 'DEADLINE_EXCEEDED', 'UNIMPLEMENTED'],
   CheckpointPod: ['UNIMPLEMENTED'],
   RestorePod: ['UNIMPLEMENTED'],
+  ListSecurityProfiles: ['UNIMPLEMENTED'],
+  PullSecurityProfile: ['UNIMPLEMENTED'],
+  RemoveSecurityProfile: ['UNIMPLEMENTED'],
   PullImage: byPull,
   GetContainerEvents: ['CANCELLED'],
 };
