@@ -313,8 +313,9 @@ async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: s
   if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `manifest with digest ${digest} instead of ${expected}`);
   const mediaType = toMediaType(message.headers['content-type'], bytes);
   // Such as the page of a proxy. parseManifest() reports all that is wrong with a manifest.
-  const isDocument = !(orRefusal(() => parseJsonObject(bytes, 'manifest')) instanceof BerthError);
-  if (!isDocument) throw new HostFailure('wrong', `manifest: invalid JSON (${bytes.length} bytes of type ${oneLine(mediaType, 80) || 'unknown'})`);
+  const refusal = orRefusal(() => parseJsonObject(bytes, 'manifest'));
+  if (refusal instanceof BerthError)
+    throw new HostFailure('wrong', `${refusal.message} (${bytes.length} bytes of type ${oneLine(mediaType, 80) || 'unknown'})`);
   return { bytes, mediaType, digest };
 }
 
