@@ -28,7 +28,8 @@ const versions = '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.
 
 function nodeFor(t: TestContext): Node {
   const dir = mkdtempSync(join(tmpdir(), 'berth-cni-'));
-  t.after(() => rmSync(dir, { recursive: true }));
+  // A plugin that is still running may write a file meanwhile.
+  t.after(() => rmSync(dir, { recursive: true, maxRetries: 10 }));
   const [confDir, binDir, cacheDir] = [join(dir, 'net.d'), join(dir, 'bin'), join(dir, 'cache')];
   mkdirSync(confDir);
   mkdirSync(binDir);
