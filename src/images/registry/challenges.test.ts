@@ -2,7 +2,16 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { createRandom, mutated } from '../../../test/support/mutate.ts';
 import { BerthError } from '../../lib/errors.ts';
-import { credentialsFrom, isAddressOf, parseChallenges, parseTokenResponse, type RegistryAuth, secretsOf, toTokenRequest } from './challenges.ts';
+import {
+  credentialsFrom,
+  isAddressOf,
+  parseChallenges,
+  parseTokenResponse,
+  type RegistryAuth,
+  secretsOf,
+  toTokenRequest,
+  unansweredText,
+} from './challenges.ts';
 
 const none: RegistryAuth = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
 const base64 = (text: string): string => Buffer.from(text).toString('base64');
@@ -156,4 +165,14 @@ test('parseTokenResponse() accepts either name of the token, and bounds its life
   assert.deepEqual(parse({ token: 't', expires_in: '300' }), { token: 't', lifetimeMs: 60_000 });
   for (const bad of [null, [], {}, 't', { token: 7 }, { token: 'a\nb' }, { token: 'x'.repeat(65_537) }]) assert.equal(parse(bad), undefined);
   assert.equal(parseTokenResponse(Buffer.from('{')), undefined);
+});
+
+test('unansweredText() names the realm without user, password and query', () => {
+  const text = (realm: string) =>
+    unansweredText([{ scheme: 'bearer', parameters: new Map([['realm', realm]]) }], { scheme: 'https', isMirror: false }, true);
+  for (const realm of ['https://a.example/token?key=secret', 'https://me:secret@a.example/token#secret', 'https://secret@a.example/token'])
+    assert.equal(text(realm), 'what berth sent was refused (bearer, realm https://a.example/token)');
+  assert.equal(text('Registry of the team'), 'what berth sent was refused (bearer, realm Registry of the team)');
+  for (const realm of ['me:secret@a.example/token', '//me:secret@a.example/x?secret', 'ftp://me:secret@a.example/x'])
+    assert.doesNotMatch(text(realm), /secret/, realm);
 });

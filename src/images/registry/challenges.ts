@@ -121,7 +121,7 @@ export function unansweredText(
 ): string {
   const [first] = challenges;
   if (first === undefined) return 'without a challenge';
-  const realm = oneLine(first.parameters.get('realm') ?? '');
+  const realm = shownRealm(first.parameters.get('realm') ?? '');
   const wanted = `${first.scheme}${realm === '' ? '' : `, realm ${realm}`}`;
   if (isRefused) return `what berth sent was refused (${wanted})`;
   if (first.scheme === 'bearer') {
@@ -133,6 +133,13 @@ export function unansweredText(
   if (first.scheme !== 'basic') return `not answered: berth does not support this authentication (${wanted})`;
   const advice = host.isMirror ? ': those of the pull are not for this mirror; set auth_file in hosts.toml' : '';
   return `no credentials for this host${advice} (${wanted})`;
+}
+
+/** Without the parts of a URL that may be a secret: user, password and query. */
+function shownRealm(realm: string): string {
+  const url = URL.parse(realm);
+  const text = url === null || url.origin === 'null' ? realm : `${url.origin}${url.pathname}`;
+  return oneLine(text.replace(/[?#].*$/s, '').replace(/^.*@/s, ''));
 }
 
 /**
