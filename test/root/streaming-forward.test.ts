@@ -168,7 +168,10 @@ async function openChannels(url: string, protocol?: string): Promise<{ socket: W
     const bytes = isText ? Buffer.from(data.slice(1), 'base64') : Buffer.from(data as ArrayBuffer).subarray(1);
     heard[channel] = Buffer.concat([heard[channel] ?? Buffer.alloc(0), bytes]);
   });
-  await once(socket, 'open');
+  await new Promise((settle, reject) => {
+    socket.addEventListener('open', settle);
+    socket.addEventListener('error', () => reject(new Error(`${url}: no WebSocket`)));
+  });
   return { socket, heard };
 }
 
