@@ -4,7 +4,7 @@
 
 import { lstatSync, readdirSync, type Stats, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { failedPrecondition, invalidArgument } from '../../lib/errors.ts';
+import { failedPrecondition, invalidArgument, unusable } from '../../lib/errors.ts';
 import { deviceNumbers } from '../../sys/filesystem/block-devices.ts';
 import type { DeviceRule } from '../cgroup/device-rules.ts';
 import { type DeviceNode, standardDevicePaths } from '../plan/devices.ts';
@@ -48,15 +48,24 @@ function completeNode({ permissions, ...node }: EditedNode): Omit<DeviceNode, 'u
 }
 
 function hostNode(path: string): Pick<DeviceNode, 'type' | 'major' | 'minor' | 'mode'> | undefined {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf('CDI device node', path);
   if (stat === undefined) return undefined;
   if (stat.isFIFO()) return { type: 'fifo', major: 0, minor: 0, mode: stat.mode & 0o777 };
   const node = nodeOf(stat, path, path);
   return node && { type: node.type, major: node.major, minor: node.minor, mode: node.mode };
 }
 
+/** @returns undefined if the path does not exist. @throws {BerthError} FAILED_PRECONDITION for one that cannot be followed, such as a loop of links. */
+function statOf(kind: string, path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw unusable(`${kind} ${path}`, error);
+  }
+}
+
 function findDevice(device: Device): DeviceNode[] {
-  const stat = statSync(device.hostPath, { throwIfNoEntry: false });
+  const stat = statOf('device', device.hostPath);
   if (stat === undefined) throw failedPrecondition(`device ${device.hostPath}: no such file or directory`);
   if (stat.isDirectory()) return devicesBelow(device.hostPath, device.containerPath);
   const node = nodeOf(stat, device.containerPath, device.hostPath);

@@ -2,7 +2,8 @@
  * Writes sysctls of the calling thread's namespaces.
  */
 import { writeSync } from 'node:fs';
-import { failedTo } from '../../lib/errors.ts';
+import { failedTo, invalidArgument, reasonOf } from '../../lib/errors.ts';
+import { isErrno } from '../call/ffi.ts';
 import {
   AT_FDCWD,
   close,
@@ -69,6 +70,7 @@ function writeSysctl(directory: number, { name, path, value }: Sysctl): void {
       close(file);
     }
   } catch (error) {
-    throw failedTo(`set sysctl ${name} to ${value}`, error);
+    const attempt = `set sysctl ${name} to ${value}`;
+    throw isErrno(error, 'EINVAL', 'ERANGE') ? invalidArgument(`${attempt}: ${reasonOf(error)}`, error) : failedTo(attempt, error);
   }
 }
