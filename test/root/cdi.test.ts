@@ -1,7 +1,7 @@
 /** CDI devices: the edits of vendors' files to a container, their hooks, and errors. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -173,6 +173,15 @@ test('nodes belong to the container user unless the file sets an owner, and a CD
   const devices = [{ container_path: '/dev/a', host_path: '/dev/null', permissions: 'r' }];
   const id = await start({ ...asked, devices, linux: { security_context: { run_as_username: 'web' } } });
   assert.equal(await run(id, 'stat -c "%T %u:%g" /dev/a /dev/b'), '5 1000:1001\n5 0:7\n');
+});
+
+test('a device whose path is a loop of links is refused with its path, requested or in a file', async () => {
+  const loop = join(host.directory, 'loop');
+  symlinkSync('loop', loop);
+  const devices = [{ container_path: '/dev/a', host_path: loop, permissions: 'r' }];
+  await assert.rejects(create({ devices }), { code: 'FAILED_PRECONDITION', message: /device .*loop: .*ELOOP/ });
+  writeDevice({ deviceNodes: [{ path: '/dev/a', hostPath: loop }] });
+  await assert.rejects(create(), { code: 'FAILED_PRECONDITION', message: /CDI device node .*loop: .*ELOOP/ });
 });
 
 test('the file determines the device cgroup rules, also after an update and in a privileged container', async () => {
