@@ -90,7 +90,7 @@ const parts: readonly Part[] = [
       tools();
       for (const name of vmParts) prepareFor(`test/${name}.test.ts`);
     },
-    run: () => counting('vm', [...inVm, ...node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 25 * minute),
+    run: () => counting('vm', [...inVm, ...node, 'test/run.ts', ...vmParts, ...partsOfVm.map((part) => part.name)], 30 * minute),
   },
 ];
 
@@ -98,7 +98,7 @@ const parts: readonly Part[] = [
 const userNamespaceSpecs = ['Networking', 'Streaming', 'NamespaceOption', 'Container Mount', 'SupplementalGroups', 'support exec'];
 
 /** A node as most clusters have it: systemd, cgroup v2, AppArmor. */
-const inVm = [...node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1440'];
+const inVm = [...node, 'test/vm/run.ts', '--systemd', '--apparmor', '--timeout', '1740'];
 
 /** Parts that need that machine: the part `vm` names them there. */
 const partsOfVm: readonly Part[] = [
