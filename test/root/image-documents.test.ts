@@ -72,6 +72,14 @@ async function run(image: string, changes: Message = {}): Promise<string[]> {
 
 const pulled = (name: string, image: Image) => pullImage(daemon.client, `documents/${name}:1`, image);
 
+test('bytes that are not UTF-8 in a manifest or a config do not matter, as in Go', async () => {
+  const notUtf8 = (text: string): Buffer => Buffer.from(text.replace('@', '\xff'), 'latin1');
+  const config = notUtf8(configOf({ ...defaults, Cmd: ['echo', 'ran'], Labels: { note: '@' } }).toString());
+  const { blobs, ...image } = manifestOf(config);
+  const data = notUtf8(image.data.toString().replace('{', '{"annotations":{"note":"@"},'));
+  assert.deepEqual(await run(await pulled('bytes', { ...image, blobs, data, digest: digestOf(data) })), ['ran']);
+});
+
 test('a config has keys in any case, and the exact one has precedence', async () => {
   const script = 'echo $WORD $(id -u) $PWD';
   const lower = await pulled(

@@ -263,10 +263,12 @@ const pathErrors: readonly string[] = ['ELOOP', 'ENOTDIR', 'EISDIR', 'ENOENT', '
 function codeOf(op: Op | undefined, cause: SyscallError): ErrorCode {
   if (op?.call === 'execve') return 'FAILED_PRECONDITION';
   if (op !== undefined && pathCalls.includes(op.call) && pathErrors.includes(cause.code)) return 'FAILED_PRECONDITION';
-  // The kernel refuses a value of the request, such as that of a sysctl.
-  if (op?.call === 'write' && ['EINVAL', 'ERANGE'].includes(cause.code)) return 'INVALID_ARGUMENT';
+  if (op !== undefined && setsSysctl(op) && ['EINVAL', 'ERANGE'].includes(cause.code)) return 'INVALID_ARGUMENT';
   return isExhaustion(cause) ? 'RESOURCE_EXHAUSTED' : 'INTERNAL';
 }
+
+/** The value is the caller's; those of other writes are ours. */
+const setsSysctl = (op: Op): boolean => op.call === 'setdomainname' || (op.call === 'write' && op.note.startsWith('set sysctl '));
 
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | 'late'> {
   let timer: NodeJS.Timeout | undefined;

@@ -1,6 +1,6 @@
 /**
- * Disk usage of containers' writable layers and of the volumes that their images declare: from the project quota where there is one, else measured in the background and cached, one tree at a
- * time; expensive trees are measured less often.
+ * Disk usage of containers' writable layers and of the volumes that their images declare: from the project quota where there is one, else measured in the
+ * background and cached, one tree at a time; expensive trees are measured less often.
  */
 import { existsSync } from 'node:fs';
 import { endsWithin } from '../../lib/deadline.ts';

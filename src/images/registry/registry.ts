@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { BerthError, failedPrecondition, reasonOf } from '../../lib/errors.ts';
 import { type Descriptor, isManifestType, manifestAccept, manifestBytesMax, orRefusal, toMediaType } from '../document/manifest.ts';
 import { formatReference, isDigest, type Reference } from '../document/reference.ts';
-import { oneLine, parseJsonObject } from '../document/untrusted-json.ts';
+import { oneLine, parseFields } from '../document/untrusted-json.ts';
 import { type Break, streamBlob } from './blob.ts';
 import { readBody } from './body.ts';
 import { type Credentials, credentialsFrom, isAddressOf, type RegistryAuth } from './challenges.ts';
@@ -313,7 +313,7 @@ async function getManifest(deps: SessionDeps, client: HostClient, tagOrDigest: s
   if (expected !== undefined && digest !== expected) throw new HostFailure('wrong', `manifest with digest ${digest} instead of ${expected}`);
   const mediaType = toMediaType(message.headers['content-type'], bytes);
   // Such as the page of a proxy. parseManifest() reports all that is wrong with a manifest.
-  const refusal = orRefusal(() => parseJsonObject(bytes, 'manifest'));
+  const refusal = orRefusal(() => parseFields(bytes, 'manifest', []));
   if (refusal instanceof BerthError)
     throw new HostFailure('wrong', `${refusal.message} (${bytes.length} bytes of type ${oneLine(mediaType, 80) || 'unknown'})`);
   return { bytes, mediaType, digest };
